@@ -158,7 +158,7 @@ async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_to
     answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **requested)
     assert answer.status_code == 200
     (ended,) = stage.edge.ended
-    assert (ended["user"], set(ended["login_ids"])) == ("alice@example.com", ids)
+    assert (ended["user"], set(ended["over"])) == ("alice@example.com", ids)
     for browser in (alice, other):
         assert (await browser.get("/api/v1/me")).status_code == 401
     assert (await root.get("/api/v1/me")).status_code == 200

@@ -868,7 +868,7 @@ PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=oid
 def test_a_state_is_read_by_its_own_browser_as_it_was_made(
     secret: str, other: str, page: str, later: int, data: st.DataObject
 ) -> None:
-    state = oidc.make_state(secret, page, 1000.0, b"salt")
+    state = oidc.make_state(secret, page, 1000.0)
     assert oidc.read_state(secret, state, 1000.0 + later) == page
     at = data.draw(st.integers(0, len(state) - 1))
     changed = state[:at] + data.draw(st.characters()) + state[at + 1 :]
@@ -881,7 +881,7 @@ def test_a_state_is_read_by_its_own_browser_as_it_was_made(
 def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -> None:
     """The provider may send the browser back within the second, to the other replica."""
     secret = oidc._base64url(b"s" * 32)
-    state = oidc.make_state(secret, "/", 1000.0, b"salt")
+    state = oidc.make_state(secret, "/", 1000.0)
     assert oidc.read_state(secret, state, 1000.0 - oidc.STATE_LEEWAY_SECONDS) == "/"
     with pytest.raises(oidc.StateError, match="300 s in the future: the clocks of two replicas differ"):
         oidc.read_state(secret, state, 700.0)

@@ -140,7 +140,7 @@ _NO_ONE: frozenset[Role] = frozenset()
 # Selkies 2.1), and everything below it. The first path that fits decides. A desktop itself refuses what a viewer may
 # not change, but it lets every collaborator disconnect the owner, record the screen and take screenshots. So the edge
 # decides, and no role may request a path of the API that is not listed, such as one that a later version adds.
-RULES: tuple[tuple[str, frozenset[Role]], ...] = (
+RULES: tuple[tuple[str, frozenset[str]], ...] = (
     # Who is connected, and disconnecting them.
     ("/api/sessions", _OWNER),
     # Connections and people among other measurements.

@@ -1,4 +1,4 @@
-"""The login as a component of the gateway: what it is made of, its routes, and what it does in the background."""
+"""The login as a component of the gateway: its objects, routes and background work. `app` builds one per process."""
 
 import asyncio
 import logging
@@ -8,9 +8,8 @@ from starlette.routing import BaseRoute
 
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
-from vdi.gateway.login.local_users import Passwords
-from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.login.local_users import LocalUsers, Passwords, UsersUnavailableError
+from vdi.gateway.login.logins import Logins, SignOut, local_identity
 from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.pages import AccountPages, LoginPages, LoginServices
 from vdi.gateway.login.throttle import Throttle
@@ -20,12 +19,12 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
 
-# How soon a local user who was removed, or has a new password, is logged out everywhere.
+# A local user who was removed, or has a new password, is logged out everywhere within this time.
 FOLLOW_SECONDS = 30.0
 
 
 class Login(Component):
-    """Logging in and out. Which user sends a request is `Guard`'s business."""
+    """Logging in and out, and API tokens for programs. `Guard` authenticates requests."""
 
     def __init__(
         self,
@@ -54,29 +53,28 @@ class Login(Component):
         )
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        """Login, logout, account, and the command line's way in."""
         pages = LoginPages(self.services), AccountPages(self.services), CliLoginPages(self.services)
         return [route for group in pages for route in group.routes()]
 
     def internal_routes(self) -> Sequence[BaseRoute]:
-        """The probe CronJob's way in."""
         return ProbeTokens(self.services.context, self.services.logins).routes()
 
     async def follow(self) -> None:
-        """Once: end the logins whose time is over, and what removed users have open.
+        """End logins whose time is over, and those of removed users, with the desktop access they gave.
 
         Raises UsersUnavailableError and DatabaseUnavailableError.
         """
         logins, sign_out = self.services.logins, self.services.sign_out
         await sign_out.end_grants_of(await logins.end_over())
         await logins.forget_old()
-        gone = await logins.follow_users(await self.services.local.identities())
+        users = await self.services.local.read()
+        settings = self.services.context.settings
+        gone = await logins.follow_users({user: local_identity(user, entry, settings) for user, entry in users.items()})
         if gone:
             log.info("%d logins have ended: their users were removed, or have another password", len(gone))
         await sign_out.end_grants_of(gone)
 
     async def run(self) -> None:
-        """Follow the local users, and forget what has been over for long."""
         try:
             while True:
                 try:
@@ -93,7 +91,7 @@ class Login(Component):
             await self.services.provider.close()
 
     async def external_problems(self) -> Sequence[str]:
-        """Whether the identity provider answers."""
+        """One line while the identity provider does not respond."""
         provider = self.services.provider
         problem = await provider.trouble() if provider else ""
         return [f"single sign-on: {problem}"] if problem else []

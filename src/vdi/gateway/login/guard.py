@@ -1,10 +1,11 @@
-"""Who sends a request, and whether they may: every route asks this first.
+"""Authentication of requests, and the check that a change comes from a page of the portal: called first by every route.
 
     user = await guard.require(request)          # pages and API: a login, or 303 to the login page, or 401
     user = await guard.require_admin(request)    # the same, and 403 for everyone else
     await guard.check_csrf(request)              # first line of every handler that changes something
 
-A refusal is a starlette HTTPException with a sentence for people.
+A refusal is a starlette HTTPException with a sentence for people. Only this module reads the login's cookie and the
+Authorization header.
 """
 
 from urllib.parse import quote, urlsplit
@@ -34,9 +35,9 @@ class Guard:
         self._settings = settings
 
     async def user_of(self, request: HTTPConnection) -> User | None:
-        """Who is logged in: by `Authorization: Bearer vdi_...`, else by the login's cookie.
+        """The user of `Authorization: Bearer vdi_...`, without that header of the login's cookie; None: no one.
 
-        A request with an Authorization header never falls back to the cookie. Raises DatabaseUnavailableError.
+        Raises DatabaseUnavailableError.
         """
         if _USER not in request.scope:
             request.scope[_USER] = await self.authenticate(request)
@@ -44,13 +45,13 @@ class Guard:
         return user
 
     async def authenticate(self, request: HTTPConnection) -> User | None:
-        """The same, always looked up: for streams, whose login may end while they are open."""
+        """`user_of` without a cache: for streams, whose login may end while they are open."""
         if request.headers.get("authorization") is not None:
             return await self._logins.person_by_token(bearer(request))
         return await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE))
 
     async def require(self, request: HTTPConnection) -> User:
-        """Who is logged in. Otherwise raises HTTPException: a page 303 to the login and back, anything else 401."""
+        """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""
         user = await self.user_of(request)
         if user is not None:
             return user
@@ -64,33 +65,30 @@ class Guard:
         raise HTTPException(401, _LOGGED_OUT, {"WWW-Authenticate": 'Bearer realm="vdi"'})
 
     async def require_unattended(self, request: HTTPConnection) -> User:
-        """Who has logged in here with a browser, for what an open page requests by itself again and again; else 401.
-
-        It is no use of the login: a page that no one looks at must not keep it alive.
-        """
+        """The user with a browser's login, for requests that an open page repeats by itself; else 401."""
+        # Not a use of the login: a page that no one looks at must not keep it alive.
         user = await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE), in_use=False)
         if user is None:
             raise HTTPException(401, _LOGGED_OUT)
         return user
 
     async def require_admin(self, request: HTTPConnection) -> User:
-        """An administrator who is logged in; 403 for everyone else."""
+        """The user, if an administrator; else 403."""
         user = await self.require(request)
         if not user.admin:
             raise HTTPException(403, f"Only administrators can do this; {user.email} is not an administrator.")
         return user
 
     async def require_browser(self, request: HTTPConnection) -> User:
-        """Who has logged in here with a browser: an API token must not make or end logins and other tokens."""
+        """The user with a browser's login; 403 for an API token, which must not make or end logins and tokens."""
         user = await self.require(request)
         if request.headers.get("authorization") is not None:
             raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
     async def check_csrf(self, request: Request) -> None:
-        """Refuse (403) a change that no page of ours has sent. A request with a bearer token needs no proof: no browser
-        adds one by itself, as it may a password (`Basic`).
-        """
+        """Refuse (403) a change that no page of the portal has sent."""
+        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
         if request.method in SAFE or bearer(request):
             return
         why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
@@ -107,7 +105,7 @@ class Guard:
 
 
 def login_url(page: str) -> str:
-    """The login page that leads back to this page."""
+    """The address of the login page that leads back to this page."""
     return f"/login?next={quote(page, safe='/')}" if page not in ("", "/") else "/login"
 
 

@@ -18,66 +18,69 @@ from starlette.exceptions import HTTPException
 
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User
+from vdi.gateway.login.local_users import LocalUser
+from vdi.gateway.rights import User, normal_groups
+from vdi.gateway.settings import Settings
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore, SubjectStore
 
-TOKEN_PREFIX = "vdi_"  # noqa: S105 -- what our tokens begin with, so that scanners of leaked secrets know them
-# What `User.login_id` begins with where an API token spoke.
+# All API tokens begin with it, so that scanners for leaked secrets recognise them.
+TOKEN_PREFIX = "vdi_"  # noqa: S105
+# `User.login_id` begins with it where the request came with an API token.
 TOKEN_ID = "token:"  # noqa: S105
-
-# API tokens of one person.
+# API tokens of one user.
 MOST_TOKENS = 50
 LOCAL = "local"
 OIDC = "oidc"
 _LONGEST_SECRET = 100
 _SEEN_EVERY = timedelta(minutes=1)
-# How long rows stay after their end: long enough to look up what was seen in a log.
+# Rows of ended logins stay for so long, to be looked up after an incident.
 _KEPT = timedelta(days=7)
-
-
-"""What a browser calls itself, in words that its user recognises. Pure."""
-
-# The first that is found: each of the later ones is also in what some of the earlier ones say.
-_BROWSERS = (
-    ("Edg/", "Edge"),
-    ("OPR/", "Opera"),
-    ("Firefox/", "Firefox"),
-    ("Chrome/", "Chrome"),
-    ("Safari/", "Safari"),
-    ("curl/", "curl"),
-)
-_SYSTEMS = (
-    ("Android", "Android"),
-    ("iPhone", "iPhone"),
-    ("iPad", "iPad"),
-    ("Windows", "Windows"),
-    ("Mac OS X", "macOS"),
-    ("CrOS", "ChromeOS"),
-    ("Linux", "Linux"),
-)
+# In this order: user agents of the first ones also name the later ones.
+_BROWSERS = {
+    "Edg/": "Edge",
+    "OPR/": "Opera",
+    "Firefox/": "Firefox",
+    "Chrome/": "Chrome",
+    "Safari/": "Safari",
+    "curl/": "curl",
+}
+_SYSTEMS = {
+    "Android": "Android",
+    "iPhone": "iPhone",
+    "iPad": "iPad",
+    "Windows": "Windows",
+    "Mac OS X": "macOS",
+    "CrOS": "ChromeOS",
+    "Linux": "Linux",
+}
 
 
 class LoginEndedError(HTTPException):
-    """Raised when a login has ended while something was made with it."""
+    """Raised when a login has ended while a token was made with it."""
 
     def __init__(self) -> None:
         super().__init__(403, "Your sign-in has ended. Sign in again.")
 
 
 class AnotherAccountError(Exception):
-    """Raised when an address belongs to another account of the identity provider; the sentence is for the person."""
+    """Raised when an address belongs to another account of the identity provider; the sentence is for the person.
+
+    `taken`: the address that an administrator has to release first.
+    """
 
     def __init__(self, who: "Identity", taken: str, words: str) -> None:
         self.who = who
         self.taken = taken
-        """The address that an administrator has to release first."""
         release = f"vdi gateway user release {taken}"
         super().__init__(f"{words} Ask an administrator of VDI, who can release the address {taken}: {release}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who somebody has just proven to be, and how."""
+    """The identity that a password or an identity provider has just proven.
+
+    `credential`: a hash of the local user's entry. `issuer` and `subject`: the account at the identity provider.
+    """
 
     user: str
     name: str = ""
@@ -85,14 +88,13 @@ class Identity:
     admin: bool = False
     source: str = LOCAL
     credential: str = ""
-    # With `subject` the account at the identity provider; empty for local users.
     issuer: str = ""
     subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a login came from, for its user to recognise."""
+    """The browser that a login came from, for its user to recognise."""
 
     address: str = ""
     agent: str = ""
@@ -109,10 +111,7 @@ class Logins:
         self._clock = context.clock
 
     async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
-        """A new login with a new secret for the cookie. What the user's API tokens may do follows it.
-
-        Raises AnotherAccountError.
-        """
+        """A new login, and its secret for the cookie. Updates the user's API tokens. Raises AnotherAccountError."""
         now = self._clock()
         secret = secrets.token_urlsafe(32)
         login = Login(
@@ -139,8 +138,10 @@ class Logins:
         return secret, login
 
     async def _add_bound(self, login: Login, secret_hash: str, who: Identity) -> None:
+        # One INSERT does nothing if the account or the address is bound already: of two logins at once, one wins. An
+        # empty answer means that the binding in the way was released at this moment.
         bound: dict[str, str] = {}
-        while not bound:  # empty: what was in the way was released at this moment
+        while not bound:
             bound = await self._subjects.add_login(who.issuer, who.subject, login, secret_hash)
         other = next((user for user in bound if user != who.user), None)
         if bound.get(who.user, who.subject) != who.subject:
@@ -153,15 +154,15 @@ class Logins:
             )
 
     async def release(self, user: str) -> bool:
-        """Let another account of the identity provider have this address; False: none has it."""
+        """Unbind this address from its account of the identity provider; False: it is not bound."""
         return await self._subjects.release(user)
 
     async def release_all(self) -> list[str]:
-        """The same for all addresses that an account has; the addresses."""
+        """Unbind all addresses; returns them."""
         return await self._subjects.release_all()
 
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
-        """Whose login this is, while it holds. `in_use`: whether that counts as use of the login, so that it lasts."""
+        """The user of a login's secret, while it holds. `in_use`: whether this counts as use of the login."""
         if not secret or len(secret) > _LONGEST_SECRET:
             return None
         login = await self._store.login_by_hash(hash_of(secret))
@@ -172,7 +173,7 @@ class Logins:
         return _person(login)
 
     async def person_by_token(self, token: str) -> User | None:
-        """Whose API token this is, while it holds."""
+        """The user of an API token, while it holds."""
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
             return None
         found = await self._store.token_by_hash(hash_of(token))
@@ -182,45 +183,44 @@ class Logins:
         return _person(found)
 
     async def is_live(self, login_id: str) -> bool:
-        """Whether this login, or API token, holds now."""
+        """Whether this login or API token holds now."""
         return await self._holding(login_id) is not None
 
     async def touch(self, login_id: str) -> bool:
-        """The same, and if so it is in use: who works in a desktop is not idle."""
+        """`is_live`, and counts as use: a user who works in a desktop is not idle."""
         credential = await self._holding(login_id)
         if credential is not None:
             await self._see(credential)
         return credential is not None
 
     async def person_by_id(self, login_id: str) -> User | None:
-        """Whose login, or API token, this is, while it holds. Only for ids that we have kept ourselves."""
+        """The user of a login or API token, while it holds. Only for ids that the gateway itself has kept."""
         credential = await self._holding(login_id)
         return _person(credential) if credential is not None else None
 
     async def source_of(self, login_id: str) -> str:
-        """`local` or `oidc`: how they proved who they are; empty for what is not there."""
+        """`local` or `oidc`; empty for an unknown login."""
         credential = await self._by_id(login_id)
         return credential.source if credential is not None else ""
 
     async def of(self, user: str) -> list[Login]:
-        """The logins of a user that hold now, the latest seen first."""
+        """The user's logins that hold now, the latest seen first."""
         return [login for login in await self._store.logins_of(user, self._clock()) if self._holds(login)]
 
     async def end(self, login_id: str) -> None:
-        """End one login."""
         await self._store.end_logins([login_id], self._clock())
 
     async def end_all(self, user: str) -> list[str]:
-        """End all logins of a user; their ids."""
+        """End all logins of a user; returns their ids."""
         now = self._clock()
         ids = [login.id for login in await self._store.logins_of(user, now)]
         await self._store.end_logins(ids, now)
         return ids
 
     async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
-        """An API token that may do what this person may; the token itself is in this answer and nowhere else.
+        """A new API token with the rights of this user. The database has only its hash: it is readable only now.
 
-        Raises LoginEndedError, and ActionDenied for one token too many.
+        Raises LoginEndedError, and ActionDenied for more than MOST_TOKENS.
         """
         now = self._clock()
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
@@ -239,33 +239,33 @@ class Logins:
             words = f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need."
             raise ActionDenied("OverLimit", words)
         if user.login_id and not await self.is_live(user.login_id):
-            # Whoever ended it meanwhile may have looked for the user's tokens before this one was there.
+            # *Sign out everywhere* may have listed the user's tokens just before this one was written.
             await self._store.end_tokens([token.id], self._clock())
             raise LoginEndedError
         return secret, token
 
     async def tokens(self, user: str) -> list[ApiToken]:
-        """The API tokens of a user that hold now, the newest first."""
+        """The user's API tokens that hold now, the newest first."""
         return await self._store.tokens_of(user, self._clock())
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
-        """Revoke an API token of this user; None where the id is unknown or the token has ended."""
+        """Revoke an API token of this user; None: the id is unknown, or the token has ended."""
         now = self._clock()
         mine = [token for token in await self._store.tokens_of(user, now) if token.id == token_id]
         await self._store.end_tokens([token.id for token in mine], now)
         return mine[0] if mine else None
 
     async def end_tokens(self, user: str) -> list[str]:
-        """Revoke all API tokens of a user; their ids, as `User.login_id` has them."""
+        """Revoke all API tokens of a user; returns their ids as `User.login_id` has them."""
         now = self._clock()
         ids = [token.id for token in await self._store.tokens_of(user, now)]
         await self._store.end_tokens(ids, now)
         return [f"{TOKEN_ID}{token_id}" for token_id in ids]
 
     async def follow_users(self, users: Mapping[str, Identity]) -> list[str]:
-        """Bring what local users have open in line with the users there are now; the ids of the logins it ended.
+        """Apply the current local users to open logins and API tokens; returns the ids of the logins that this ended.
 
-        Who is gone or has another password is logged out. A new name, group or role counts at once.
+        A removed user, and one with a new password, is logged out. A new name, group or role counts at once.
         """
         now = self._clock()
         ended = []
@@ -284,14 +284,14 @@ class Logins:
         return ended
 
     async def end_over(self) -> list[str]:
-        """End the logins whose time is over; their ids."""
+        """End the logins whose time is over; returns their ids."""
         now = self._clock()
         ids = [login.id for login in await self._store.over_logins(now, now - self._idle)]
         await self._store.end_logins(ids, now)
         return ids
 
     async def forget_old(self) -> None:
-        """Remove what has been over for a week."""
+        """Delete rows that ended a week ago."""
         await self._store.forget_before(self._clock() - _KEPT)
 
     async def _follow(self, credential: Login | ApiToken, who: Identity) -> None:
@@ -319,7 +319,7 @@ class Logins:
 
 
 def hash_of(secret: str) -> str:
-    """What is stored of a random secret."""
+    """The SHA-256 of a random secret: the database has only this."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -330,10 +330,23 @@ def _person(credential: Login | ApiToken) -> User:
     )
 
 
+def local_identity(user: str, entry: LocalUser, settings: Settings) -> Identity:
+    """The identity of a local user, with this entry in the Secret."""
+    groups = normal_groups(entry.groups)
+    return Identity(
+        user=user,
+        name=entry.name,
+        groups=groups,
+        admin=entry.admin or user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
+        source=LOCAL,
+        credential=hash_of(entry.password)[:32],
+    )
+
+
 def browser(agent: str) -> str:
-    """`Firefox on Windows`; an unknown one is shown as it is, cut off."""
-    name = next((word for mark, word in _BROWSERS if mark in agent), "")
-    system = next((word for mark, word in _SYSTEMS if mark in agent), "")
+    """`Firefox on Windows`; an unknown user agent as it is, cut off."""
+    name = next((word for mark, word in _BROWSERS.items() if mark in agent), "")
+    system = next((word for mark, word in _SYSTEMS.items() if mark in agent), "")
     if not name:
         return agent[:60] or "unknown"
     return f"{name} on {system}" if system else name

@@ -12,8 +12,8 @@ import hashlib
 import hmac
 import logging
 import re
+import secrets
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -37,11 +37,39 @@ from vdi.http_client import (
 )
 from vdi.session.users import check_address
 
-# How long a person may take at the provider.
-STATE_SECONDS = 600
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-# Seconds that the clocks of two replicas may differ: one begins a login, the other may end it.
+# A person may take so long at the provider.
+STATE_SECONDS = 600
+# The clocks of the replicas that begin and end a login may differ by so much.
 STATE_LEEWAY_SECONDS = 60
+# The clocks of the provider and the gateway may differ by so much.
+_CLOCK_LEEWAY_SECONDS = 60
+# Every whole number up to here is a number in JSON and in floating point.
+_LARGEST_TIME = 2**53
+# OpenID Connect Core 1.0, 2: at most 255 ASCII characters.
+_SUBJECT = re.compile("[ -~]{1,255}")
+# Signatures with the provider's private key: `none` is no signature, and anyone may know a shared secret.
+SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
+# Types of keys that make such signatures; `oct` is a shared secret.
+_KEY_TYPES = ("RSA", "EC", "OKP")
+# Hash of `at_hash` by the end of the signature's name; Ed25519 has SHA-512.
+_HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
+# For the whole of one request to the provider.
+_REQUEST_SECONDS = 10.0
+# The keys of a provider with many of them take about 20 KiB.
+_MAX_RESPONSE_BYTES = 128 * 1024
+# The provider's metadata and keys are read again after this time.
+_METADATA_SECONDS = 3600.0
+# Before a browser is sent to the provider, younger metadata is needed: a page of the gateway that says that the
+# provider is down is better than the browser's own "cannot connect".
+_BEFORE_REDIRECT_SECONDS = 30.0
+# Between two reads of the keys because of an unknown key id: rotation works, and no one can make the gateway ask in a
+# loop.
+_UNKNOWN_KEY_SECONDS = 30.0
+# A provider that has just not responded is not asked again for so long: logins would queue for it.
+_DOWN_SECONDS = 5.0
 _SALT_BYTES = 16
 _TIME_BYTES = 8
 _LONGEST_NEXT = 512
@@ -49,23 +77,23 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class StateError(Exception):
-    """Raised when what comes back is not what this browser was sent away with."""
+    """Raised when `state` is not the one that this browser was sent away with."""
 
 
 def is_secret(text: str) -> bool:
-    """Whether a cookie's value can be one of ours (32 bytes, as `secrets.token_urlsafe(32)` writes them)."""
+    """Whether a cookie's value has the form of `secrets.token_urlsafe(32)`."""
     return _SECRET.fullmatch(text) is not None
 
 
-def make_state(secret: str, next_page: str, now: float, salt: bytes) -> str:
-    """A state that only this browser can bring back."""
+def make_state(secret: str, next_page: str, now: float) -> str:
+    """A state that only the browser with this secret can bring back."""
     page = next_page if len(next_page) <= _LONGEST_NEXT else "/"
-    content = _base64url(int(now).to_bytes(_TIME_BYTES) + salt[:_SALT_BYTES].ljust(_SALT_BYTES, b"\0") + page.encode())
+    content = _base64url(int(now).to_bytes(_TIME_BYTES) + secrets.token_bytes(_SALT_BYTES) + page.encode())
     return f"{content}.{_sign(secret, 'state', content.encode())}"
 
 
 def read_state(secret: str, state: str, now: float) -> str:
-    """Where to go afterwards. Raises StateError for a state of another browser, or an old one."""
+    """The page to go to after the login. Raises StateError for a state of another browser, or an old one."""
     text, _, mark = state.partition(".")
     known = is_secret(secret) and state.isascii()
     if not known or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
@@ -102,26 +130,16 @@ def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-# Seconds that clocks may differ.
-_CLOCK_LEEWAY_SECONDS = 60
-# Seconds since 1970: every whole number up to here is a number in JSON and in floating point.
-_LARGEST_TIME = 2**53
-# By the end of the signature's name; Ed25519 has SHA-512.
-_HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
-# OpenID Connect Core 1.0, 2: at most 255 ASCII characters.
-_SUBJECT = re.compile("[ -~]{1,255}")
-
-
 class ClaimsError(Exception):
-    """Raised when a provider's answer must not be believed: for the log, and for people in one general sentence."""
+    """Raised for a response that is not valid; the reason is for the log, and people read one general sentence."""
 
 
 class RefusedError(Exception):
-    """Raised when the person is known and may not come in; the sentence is for them."""
+    """Raised when the provider has authenticated a person who may not log in; the sentence is for them."""
 
 
 def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float) -> None:
-    """OpenID Connect Core 1.0, 3.1.3.7. Raises ClaimsError naming the claim, what it says and what is allowed."""
+    """Check an ID token (OpenID Connect Core 1.0, 3.1.3.7). Raises ClaimsError with claim and allowed values."""
     if claims.get("iss") != config.issuer:
         raise ClaimsError(f"iss is {claims.get('iss')!r}; allowed: {config.issuer!r}")
     audience = claims.get("aud")
@@ -141,7 +159,7 @@ def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ClaimsError(f"{name} is {value!r}; allowed: a time")
-        if not abs(value) <= _LARGEST_TIME:  # NaN is neither more nor less than any time
+        if not abs(value) <= _LARGEST_TIME:  # not `>`: NaN is neither more nor less than any number
             raise ClaimsError(f"{name} is {str(value)[:40]}; allowed: a time of at most 2^53 seconds")
         if (low is not None and value <= low) or (high is not None and value > high):
             raise ClaimsError(f"{name} is {value:.0f}, and the current time is {now:.0f}")
@@ -154,18 +172,18 @@ def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float
 
 
 def check_access_token(header: Mapping[str, Any], claims: Mapping[str, Any], access_token: str) -> None:
-    """OpenID Connect Core 1.0, 3.1.3.8: `at_hash`, where it is there. Raises ClaimsError."""
+    """Check `at_hash`, if the ID token has it (OpenID Connect Core 1.0, 3.1.3.8). Raises ClaimsError."""
     if "at_hash" not in claims:
         return
     hashed = hashlib.new(_HASHES.get(str(header["alg"])[-3:], "sha512"), access_token.encode()).digest()
-    expected = urlsafe_b64encode(hashed[: len(hashed) // 2]).rstrip(b"=")
+    expected = _base64url(hashed[: len(hashed) // 2])
     said = claims["at_hash"]
-    if not isinstance(said, str) or not hmac.compare_digest(_utf8(said), expected):
+    if not isinstance(said, str) or not hmac.compare_digest(_utf8(said), expected.encode()):
         raise ClaimsError("at_hash does not match the access token")
 
 
 def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -> Identity:
-    """Who this is. Raises RefusedError without an e-mail address that the provider stands for."""
+    """The identity in these claims. Raises RefusedError without an e-mail address that the provider has verified."""
     email = claims.get("email")
     if not isinstance(email, str) or not email:
         raise RefusedError(
@@ -202,23 +220,24 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
 
 
 def lacks_claims(claims: Mapping[str, Any], config: OIDC) -> bool:
-    """Whether something that an identity needs is not in the ID token."""
+    """Whether the ID token lacks a claim that an identity needs."""
     needed = ["email", config.groups_claim] + (["email_verified"] if config.require_verified else [])
     return any(name not in claims for name in needed)
 
 
 def merge_claims(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims of the ID token, with what it lacks from the user info."""
+    """The claims of the ID token, and those that it lacks from the user info."""
     merged = {**user_info, **id_token}
+    # `email_verified` counts only beside its own `email`: else the claim about one address would vouch for another.
     if "email" in id_token and "email_verified" not in id_token and user_info.get("email") != id_token["email"]:
-        merged.pop("email_verified", None)  # it is said of another address
+        merged.pop("email_verified", None)
     if "email" not in id_token and "email_verified" in id_token:
         merged["email_verified"] = user_info.get("email_verified")
     return merged
 
 
 def groups_in(claim: Any) -> frozenset[str]:
-    """Groups, as a list or as one text with commas between them."""
+    """Groups of a claim: a list, or one text with commas."""
     names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
     return normal_groups(name for name in names if isinstance(name, str) and name.strip().isprintable())
 
@@ -227,33 +246,12 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-# Signatures with the provider's private key: `none`, and those with a shared secret, are not signatures.
-SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
-# Kinds of keys that make such signatures; `oct` is a shared secret.
-_KEY_TYPES = ("RSA", "EC", "OKP")
-# For the whole of one request.
-_REQUEST_SECONDS = 10.0
-# Bytes: the keys of a provider with many of them take about 20 KiB.
-_MAX_RESPONSE_BYTES = 128 * 1024
-# Seconds that what the provider says about itself is kept.
-_METADATA_SECONDS = 3600.0
-# The same before a browser is sent there: a page in words is better than the browser's own "cannot connect".
-_BEFORE_REDIRECT_SECONDS = 30.0
-# Seconds between two looks at its keys because of a key that is not among them.
-_UNKNOWN_KEY_SECONDS = 30.0
-# Seconds for which a provider that has just not answered is not asked again, so that requests do not queue for it.
-_DOWN_SECONDS = 5.0
-
-
 class ProviderDownError(Exception):
-    """Raised when the provider does not answer, or not as OpenID Connect says; the words are for the log."""
+    """Raised when the provider does not respond, or not as OpenID Connect says; the reason is for the log."""
 
 
 class Metadata(msgspec.Struct):
-    """What a provider says about itself, as far as it is needed here."""
+    """The provider's metadata, as far as it is needed here."""
 
     issuer: str
     authorization_endpoint: str
@@ -275,7 +273,7 @@ class _Keys(msgspec.Struct):
 
 
 class Provider:
-    """One provider. `redirect_uri` is the address at which people come back."""
+    """The identity provider. `redirect_uri`: the gateway's address for the way back."""
 
     def __init__(
         self,
@@ -300,7 +298,7 @@ class Provider:
         self._keys_at = 0.0
 
     async def login_url(self, secret: str, state: str) -> str:
-        """Where to send the browser. Raises ProviderDownError."""
+        """The provider's address to send the browser to. Raises ProviderDownError."""
         metadata = await self._about(_BEFORE_REDIRECT_SECONDS)
         query = {
             "response_type": "code",
@@ -315,7 +313,7 @@ class Provider:
         return _with_query(metadata.authorization_endpoint, query)
 
     async def logout_url(self, user: str) -> str | None:
-        """Where the browser can log out of the provider as well; None where the provider has no such page (now)."""
+        """The provider's address for logging out there, too; None without such a page."""
         try:
             metadata = await self._about(_BEFORE_REDIRECT_SECONDS)
         except ProviderDownError as why:
@@ -331,7 +329,7 @@ class Provider:
         return _with_query(metadata.end_session_endpoint, query)
 
     async def identity_of(self, code: str, secret: str, state: str, issuer: str | None) -> Identity:
-        """Who came back with this code. `issuer` is the parameter `iss` of the way back (RFC 9207), if there was one.
+        """The identity behind a code. `issuer`: the parameter `iss` of the way back (RFC 9207), if there was one.
 
         Raises ProviderDownError, ClaimsError and RefusedError.
         """
@@ -347,7 +345,7 @@ class Provider:
         return identity_from(claims, self.config, self._settings)
 
     async def trouble(self) -> str:
-        """Why it did not answer when it was last needed; empty: it did, or does now, or was not needed yet."""
+        """The reason why the provider does not respond; empty: it does, or was not needed yet."""
         if self._down is None:
             return ""
         try:
@@ -357,7 +355,6 @@ class Provider:
         return ""
 
     async def close(self) -> None:
-        """Let go of connections."""
         if self._http is not None:
             await self._http.close()
 
@@ -411,7 +408,7 @@ class Provider:
         return await self._json("POST", metadata.token_endpoint, _Tokens, data=form, auth=auth)
 
     async def _verified(self, metadata: Metadata, tokens: _Tokens) -> dict[str, Any]:
-        """The claims of an ID token that the provider has signed."""
+        """The claims of an ID token, if the provider has signed it. Raises ClaimsError."""
         try:
             try:
                 token = jwt.decode(
@@ -427,7 +424,7 @@ class Provider:
         return token.claims
 
     async def _key_set(self, metadata: Metadata, fresh: float) -> KeySet:
-        """Its keys, read again after `fresh` seconds: by one login at a time, for all that wait."""
+        """The provider's keys, read again after `fresh` seconds: once for all logins that wait."""
         async with self._keys_lock:
             if self._keys is None or self._now() - self._keys_at > fresh:
                 self._keys = None
@@ -444,7 +441,7 @@ class Provider:
 
     async def _json(self, method: str, url: str, into: type[T], **rest: Any) -> T:
         where = f"{method} {url.partition('?')[0]}"
-        if self._http is None:  # not before it is needed: it reads all certificates of the system
+        if self._http is None:  # made late: it reads all certificates of the system
             self._http = open_client_for_any_host(seconds=_REQUEST_SECONDS)
         try:
             answer = await self._http.request(
@@ -452,7 +449,7 @@ class Provider:
             )
         except HTTP_ERRORS as error:
             raise ProviderDownError(f"{where}: {reason_of(error)}") from error
-        if answer.status == 400:  # OAuth's answer to a code or a token that is wrong, old, or used before
+        if answer.status == 400:  # OAuth's response to a code or token that is wrong, old, or used before
             raise ClaimsError(f"{where}: 400 {_error_of(answer)}".rstrip())
         if answer.status != 200:
             raise ProviderDownError(f"{where}: {answer.status} {_error_of(answer)}".rstrip())
@@ -471,7 +468,7 @@ def _is_address(url: str, schemes: set[str]) -> bool:
 
 
 def _read_keys(found: _Keys) -> KeySet:
-    """Keys that verify signatures. One that cannot be used here is left out (RFC 7517, 5)."""
+    """Keys that verify signatures, without those that cannot be used here (RFC 7517, 5)."""
     keys: list[Key] = []
     for key in found.keys:
         if key.get("use", "sig") != "sig" or key.get("kty") not in _KEY_TYPES:
@@ -484,7 +481,7 @@ def _read_keys(found: _Keys) -> KeySet:
 
 
 def _error_of(answer: Response) -> str:
-    """OAuth's own word for what is wrong, never the body: there may be tokens in it."""
+    """OAuth's error code; never the body, which may have tokens in it."""
     try:
         error = answer.json(dict[str, Any]).get("error", "")
     except BadResponseError:
@@ -497,5 +494,5 @@ def _with_query(url: str, query: dict[str, str]) -> str:
 
 
 def _form_encoded(text: str) -> str:
-    """RFC 6749, 2.3.1: what goes into Basic is encoded like a form first."""
+    """The text encoded like a form, as RFC 6749, 2.3.1 has it for Basic."""
     return urlencode({"": text})[1:]

@@ -20,9 +20,18 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login import oidc
 from vdi.gateway.login.guard import Guard, login_url
-from vdi.gateway.login.local import LocalUsers, UsersUnavailableError
-from vdi.gateway.login.local_users import BusyError
-from vdi.gateway.login.logins import LOCAL, OIDC, AnotherAccountError, Device, Identity, Logins, SignOut, browser
+from vdi.gateway.login.local_users import BusyError, LocalUsers, UsersUnavailableError
+from vdi.gateway.login.logins import (
+    LOCAL,
+    OIDC,
+    AnotherAccountError,
+    Device,
+    Identity,
+    Logins,
+    SignOut,
+    browser,
+    local_identity,
+)
 from vdi.gateway.login.oidc import ClaimsError, Provider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
 from vdi.gateway.rights import User
@@ -41,10 +50,25 @@ from vdi.gateway.web.credentials import (
 from vdi.gateway.web.render import Renderer
 from vdi.session.users import check_address, normal_user
 
+log = logging.getLogger(__name__)
+
+# Days that a token made on the account page may last.
+LIFETIMES = (1, 7, 30, 90, 365)
+_WRONG = "The e-mail address or the password is wrong. Check both, and whether Caps Lock is on."
+_UNAVAILABLE = "Signing in is not possible right now. Try again in a minute. Open desktops are not affected."
+_DONE = {
+    "ended": "That browser is signed out.",
+    "revoked": "The token is revoked.",
+    "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
+}
+_LONGEST_NEXT = 2048
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_VISIBLE = re.compile(r"[!-~]+")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginServices:
-    """One per gateway."""
+    """Collaborators of the login's pages. `provider`: None without single sign-on; `sleep` delays guesses."""
 
     context: GatewayContext
     logins: Logins
@@ -53,19 +77,19 @@ class LoginServices:
     audit: Audit
     local: LocalUsers
     throttle: Throttle
-    # None: single sign-on is not set up.
     provider: Provider | None
-
     sleep: Callable[[float], Awaitable[None]]
 
-
-_LONGEST_NEXT = 2048
-_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_VISIBLE = re.compile(r"[!-~]+")
+    async def record(
+        self, actor: str, action: str, *, target: str | None = None, outcome: str = "done", **detail: str
+    ) -> None:
+        """Write to the audit log. `target`: None is the actor."""
+        at, target = self.context.clock(), actor if target is None else target
+        await self.audit.record(actor=actor, action=action, target=target, outcome=outcome, detail=detail, at=at)
 
 
 def safe_next(text: str | None, settings: Settings) -> str:
-    """The address itself where it is a path of this host, or a whole address of a host of ours; `/` otherwise.
+    """The text itself where it is a path of this host, or an address of one of our hosts; `/` otherwise.
 
     Browsers read `//host`, `/\\host` and addresses with tabs or line ends in them as another host: none of these pass.
     """
@@ -88,44 +112,42 @@ def _is_ours(text: str, settings: Settings) -> bool:
     return domain == settings.domain and _LABEL.fullmatch(label) is not None
 
 
-log = logging.getLogger(__name__)
-
-_WRONG = "The e-mail address or the password is wrong. Check both, and whether Caps Lock is on."
-_UNAVAILABLE = "Signing in is not possible right now. Try again in a minute. Open desktops are not affected."
-
-
-def logged_out(
-    renderer: Renderer, request: Request, provider: Provider | None, provider_url: str | None = None
-) -> Response:
-    """The page after the end. It goes to the provider by itself: a redirect would break `form-action` of the page
-    before, which does not name the provider.
-    """
-    name = provider.config.name if provider is not None else ""
-    answer = renderer.render(request, "logged_out.html", provider_url=provider_url, provider=name)
-    if provider_url is not None:
-        answer.headers["Refresh"] = f"1; url={provider_url}"
-    return answer
+def checked_label(label: str) -> str:
+    """The name of a token, if people can read it. Raises ValueError."""
+    if not 0 < len(label) <= 60 or not label.isprintable():
+        raise ValueError(f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols.")
+    return label
 
 
-def _if_address(user: str) -> str:
-    """What was typed, unless it may be a password in the wrong field."""
-    try:
-        return check_address(user)
-    except ValueError:
-        return ""
-
-
-class LoginPages:
-    """`/login` and `/logout`."""
+class Pages:
+    """Base of the login's pages."""
 
     def __init__(self, login: LoginServices) -> None:
         self._login = login
-        self._renderer = Renderer(login.context.settings)
-        terms = login.context.settings.brand.terms
+        self._settings = login.context.settings
+        self._renderer = Renderer(self._settings)
+
+    def _logged_out(self, request: Request, provider_url: str | None = None) -> Response:
+        """The page after a logout; it goes on to the identity provider's own page, if there is one."""
+        name = self._login.provider.config.name if self._login.provider is not None else ""
+        answer = self._renderer.render(request, "logged_out.html", provider_url=provider_url, provider=name)
+        if provider_url is not None:
+            # Not a redirect: Chrome holds redirects after a form against `form-action` of the page with the form, and
+            # that does not name the provider.
+            answer.headers["Refresh"] = f"1; url={provider_url}"
+        drop_cookie(answer, LOGIN_COOKIE)
+        return answer
+
+
+class LoginPages(Pages):
+    """`/login` and `/logout`."""
+
+    def __init__(self, login: LoginServices) -> None:
+        super().__init__(login)
+        terms = self._settings.brand.terms
         self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16] if terms else ""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/login", self.show_login, methods=["GET"]),
             Route("/login", self.do_login, methods=["POST"]),
@@ -136,8 +158,7 @@ class LoginPages:
         ]
 
     async def show_login(self, request: Request) -> Response:
-        """GET /login"""
-        next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
+        next_page = safe_next(request.query_params.get("next"), self._settings)
         if await self._login.guard.user_of(request) is not None:
             return RedirectResponse(next_page, 303)
         if not self._accepted(request):
@@ -145,68 +166,69 @@ class LoginPages:
         return await self._form(request, next_page)
 
     async def accept_terms(self, request: Request) -> Response:
-        """POST /login/terms: the button below the terms. They hold for one login in this browser."""
-        next_page = safe_next(str((await request.form()).get("next", "")), self._login.context.settings)
+        """The button below the terms: they are accepted for one login in this browser."""
+        next_page = safe_next(str((await request.form()).get("next", "")), self._settings)
         await self._login.guard.check_csrf(request)
         answer = RedirectResponse(login_url(next_page), 303)
         set_cookie(answer, TERMS_COOKIE, self._terms_mark)
         return answer
 
     async def do_login(self, request: Request) -> Response:
-        """POST /login: address and password."""
         form = await request.form(max_files=0, max_fields=20)
         given = {name: value for name, value in form.items() if isinstance(value, str)}
-        next_page = safe_next(given.get("next"), self._login.context.settings)
+        next_page = safe_next(given.get("next"), self._settings)
         try:
             await self._login.guard.check_csrf(request)
         except HTTPException as refusal:
-            log.info("a login was not looked at: %s", refusal.detail)
+            log.info("a login was not checked: %s", refusal.detail)
             return await self._form(request, next_page, 403, "This page was open for too long. Please try again.")
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
         try:
             await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
-            who = await self._login.local.identity_of(user, password)
+            found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, LOCAL, refusal, next_page, user)
         except (BusyError, UsersUnavailableError) as error:
             log.error("no one can log in with a password now: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
-        if who is None:
-            await self._tried(_if_address(user), LOCAL, "refused")
+        if found is None:
+            # What was typed is written down only if it is an address: it may be a password in the wrong field.
+            try:
+                typed = check_address(user)
+            except ValueError:
+                typed = ""
+            await self._tried(typed, LOCAL, "refused")
             return await self._form(request, next_page, 403, _WRONG, user)
-        return await self._begin(request, who, next_page)
+        return await self._begin(request, local_identity(*found, self._settings), next_page)
 
     async def start_oidc(self, request: Request) -> Response:
-        """GET /login/oidc: to the identity provider."""
-        if self._login.provider is None:
-            raise HTTPException(404, "Single sign-on is not configured.")
-        next_page = safe_next(request.query_params.get("next"), self._login.context.settings)
+        """Send the browser to the identity provider."""
+        provider = self._provider()
+        next_page = safe_next(request.query_params.get("next"), self._settings)
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
         secret = cookie_of(request, FLOW_COOKIE)
         if not oidc.is_secret(secret):
             secret = secrets.token_urlsafe(32)
-        state = oidc.make_state(secret, next_page, self._login.context.clock().timestamp(), secrets.token_bytes(16))
+        state = oidc.make_state(secret, next_page, self._login.context.clock().timestamp())
         try:
-            url = await self._login.provider.login_url(secret, state)
+            url = await provider.login_url(secret, state)
         except ProviderDownError as error:
-            return self._provider_down(request, error, next_page)
+            return self._provider_down(request, provider, error, next_page)
         answer = RedirectResponse(url, 303)
         set_cookie(answer, FLOW_COOKIE, secret, oidc.STATE_SECONDS)
         return answer
 
     async def finish_oidc(self, request: Request) -> Response:
-        """GET /login/oidc/back: from the identity provider, with a code, or with its refusal."""
-        if self._login.provider is None:
-            raise HTTPException(404, "Single sign-on is not configured.")
-        query = request.query_params
-        state, secret, name = query.get("state", ""), cookie_of(request, FLOW_COOKIE), self._login.provider.config.name
+        """Back from the identity provider, with a code or with its refusal."""
+        provider, query = self._provider(), request.query_params
+        state, secret, name = query.get("state", ""), cookie_of(request, FLOW_COOKIE), provider.config.name
         try:
             next_page = safe_next(
                 oidc.read_state(secret, state, self._login.context.clock().timestamp()),
-                self._login.context.settings,
+                self._settings,
             )
         except oidc.StateError as why:
             return self._problem(request, 403, f"Not signed in: {why}.", "/")
@@ -220,15 +242,15 @@ class LoginPages:
             return self._problem(request, 403, f"{name} did not sign you in: {said}", next_page)
         try:
             async with self._login.throttle.sign_on(self._address(request)):
-                who = await self._login.provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
-            # Not counted: the provider has vouched for the account, whether or not the address is another one's.
+                who = await provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
+            # Outside of the count: the provider has vouched for the account, even if its address is taken.
             return await self._begin(request, who, next_page)
         except TooManyError as refusal:
             return await self._throttled(request, OIDC, refusal, next_page)
         except ProviderDownError as error:
-            return self._provider_down(request, error, next_page)
+            return self._provider_down(request, provider, error, next_page)
         except ClaimsError as error:
-            log.error("an answer of %s is not believed: %s", self._login.provider.config.issuer, error)
+            log.error("a response of %s cannot be verified: %s", provider.config.issuer, error)
             await self._tried("", OIDC, "refused")
             return self._problem(
                 request,
@@ -242,31 +264,27 @@ class LoginPages:
         except AnotherAccountError as why:
             log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
             more = {"reason": "another-account", "taken": why.taken, "subject": why.who.subject}
-            # The account is the actor: the address is that of the person whom it may want to be.
+            # The actor is the account, not the address: that is the address of the person whom it may want to be.
             await self._tried(why.who.user, OIDC, "refused", actor=f"{why.who.issuer}#{why.who.subject}", **more)
             return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
-        """POST /logout: ends this login and the desktops' pictures in this browser; then the provider's own page."""
+        """End this login with its desktops' pictures; then show the identity provider's page, if it has one."""
         await self._login.guard.check_csrf(request)
         user = await self._login.guard.user_of(request)
         url = None
         if user is not None:
             source = await self._login.logins.source_of(user.login_id)
             await self._login.sign_out.end_login(user.login_id)
-            await self._login.audit.record(
-                actor=user.email,
-                action="login.end",
-                target=user.email,
-                outcome="done",
-                detail={},
-                at=self._login.context.clock(),
-            )
+            await self._login.record(user.email, "login.end")
             if source == OIDC and self._login.provider is not None:
                 url = await self._login.provider.logout_url(user.email)
-        answer = logged_out(self._renderer, request, self._login.provider, url)
-        drop_cookie(answer, LOGIN_COOKIE)
-        return answer
+        return self._logged_out(request, url)
+
+    def _provider(self) -> Provider:
+        if self._login.provider is None:
+            raise HTTPException(404, "Single sign-on is not configured.")
+        return self._login.provider
 
     async def _form(
         self, request: Request, next_page: str, status: int = 200, notice: str = "", user: str = ""
@@ -280,7 +298,7 @@ class LoginPages:
             next_page=next_page,
             provider=self._login.provider.config.name if self._login.provider else "",
             provider_url=f"/login/oidc?next={quote(next_page, safe='/')}",
-            with_password=self._login.provider is None or await self._login.local.are_there(),
+            with_password=self._login.provider is None or await self._login.local.exist(),
         )
 
     async def _throttled(
@@ -293,7 +311,7 @@ class LoginPages:
         return answer
 
     def _with_form(self, request: Request, template: str, **context: Any) -> Response:
-        """A page with a form for who is not logged in yet: it is bound to a cookie of this browser."""
+        """A page with a form for a browser without a login: its CSRF token is bound to a cookie of this browser."""
         secret = cookie_of(request, PRE_LOGIN_COOKIE)
         fresh = not oidc.is_secret(secret)
         if fresh:
@@ -305,7 +323,7 @@ class LoginPages:
         return answer
 
     async def _begin(self, request: Request, who: Identity, next_page: str) -> Response:
-        """A new login with a new cookie. What this browser was before has ended: no one can have planted it."""
+        """Begin a login with a new cookie, and end the browser's former one, which somebody may have planted."""
         device = Device(self._address(request), request.headers.get("user-agent", ""))
         secret, _ = await self._login.logins.begin(who, device)
         before = await self._login.guard.user_of(request)
@@ -313,30 +331,24 @@ class LoginPages:
             await self._login.sign_out.end_login(before.login_id)
         await self._tried(who.user, who.source, "in")
         answer = RedirectResponse(next_page, 303)
-        set_cookie(answer, LOGIN_COOKIE, secret, int(self._login.context.settings.login_max.total_seconds()))
+        set_cookie(answer, LOGIN_COOKIE, secret, int(self._settings.login_max.total_seconds()))
         drop_cookie(answer, PRE_LOGIN_COOKIE)
         drop_cookie(answer, TERMS_COOKIE)
         return answer
 
     def _accepted(self, request: Request) -> bool:
-        """Whether this browser has accepted the terms as they are now; true where terms are empty."""
+        """Whether this browser has accepted the current terms, or there are none."""
         return not self._terms_mark or cookie_of(request, TERMS_COOKIE) == self._terms_mark
 
     async def _tried(self, user: str, source: str, outcome: str, *, actor: str = "", **more: str) -> None:
-        """Count an attempt and write it down. `user`: empty if unknown; `actor`: who tried, if another one."""
+        """Count an attempt to log in, and write it to the audit log. `user`: empty if unknown."""
         self._login.context.metrics.logins.labels(source, outcome).inc()
-        await self._login.audit.record(
-            actor=actor or user,
-            action="login.begin",
-            target=user,
-            outcome="done" if outcome == "in" else outcome,
-            detail={"source": source, **more} | ({"terms": self._terms_mark} if self._terms_mark else {}),
-            at=self._login.context.clock(),
-        )
+        if self._terms_mark:
+            more["terms"] = self._terms_mark
+        result = "done" if outcome == "in" else outcome
+        await self._login.record(actor or user, "login.begin", target=user, outcome=result, source=source, **more)
 
-    def _provider_down(self, request: Request, error: Exception, next_page: str) -> Response:
-        provider = self._login.provider
-        assert provider is not None  # noqa: S101 -- both callers have looked
+    def _provider_down(self, request: Request, provider: Provider, error: Exception, next_page: str) -> Response:
         log.error("%s: %s", provider.config.issuer, error)
         words = f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in a minute."
         return self._problem(request, 503, words, next_page)
@@ -347,35 +359,13 @@ class LoginPages:
         )
 
     def _address(self, request: Request) -> str:
-        context = self._login.context
-        return client_address(request, context.settings.trusted_proxies, context.cluster)
+        return client_address(request, self._settings.trusted_proxies, self._login.context.cluster)
 
 
-# Days that a token made here may last.
-LIFETIMES = (1, 7, 30, 90, 365)
-_DONE = {
-    "ended": "That browser is signed out.",
-    "revoked": "The token is revoked.",
-    "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
-}
-
-
-def checked_label(label: str) -> str:
-    """A name that people can read. Raises ValueError."""
-    if not 0 < len(label) <= 60 or not label.isprintable():
-        raise ValueError(f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols.")
-    return label
-
-
-class AccountPages:
-    """Pages under `/account`."""
-
-    def __init__(self, login: LoginServices) -> None:
-        self._login = login
-        self._renderer = Renderer(login.context.settings)
+class AccountPages(Pages):
+    """`/account`: the user's logins, sign-out everywhere, and API tokens."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/account", self.show_account, methods=["GET"]),
             Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
@@ -386,33 +376,30 @@ class AccountPages:
         ]
 
     async def show_account(self, request: Request) -> Response:
-        """GET /account"""
         user = await self._login.guard.require_browser(request)
         return await self._page(request, user, done=_DONE.get(request.query_params.get("done", ""), ""))
 
     async def end_one(self, request: Request) -> Response:
-        """POST /account/logins/{id}/end: sign one of my browsers out."""
+        """Sign out one of the user's browsers."""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         login_id = request.path_params["id"]
         if login_id in {login.id for login in await self._login.logins.of(user.email)}:
             await self._login.sign_out.end_login(login_id)
-            await self._audit(user, "login.end", {"which": "another browser"})
+            await self._login.record(user.email, "login.end", which="another browser")
         return RedirectResponse("/account?done=ended", 303)
 
     async def end_everywhere(self, request: Request) -> Response:
-        """POST /account/logout-everywhere: all my browsers, all my desktops' pictures, and on request my API tokens."""
+        """End all logins and desktop pictures of the user, and on request their API tokens."""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         tokens = (await request.form()).get("tokens") == "yes"
         await self._login.sign_out.end_everything(user.email, tokens=tokens)
-        await self._audit(user, "login.end_all", {"tokens": str(tokens).lower()})
-        answer = logged_out(self._renderer, request, self._login.provider)
-        drop_cookie(answer, LOGIN_COOKIE)
-        return answer
+        await self._login.record(user.email, "login.end_all", tokens=str(tokens).lower())
+        return self._logged_out(request)
 
     async def end_person(self, request: Request) -> Response:
-        """POST /account/sign-out-person: an administrator ends all that somebody has open, API tokens too."""
+        """Administrators: end all logins, API tokens and desktop pictures of a user."""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.require_admin(request)
         await self._login.guard.check_csrf(request)
@@ -427,7 +414,7 @@ class AccountPages:
         return RedirectResponse("/account?done=person", 303)
 
     async def make_token(self, request: Request) -> Response:
-        """POST /account/tokens: a new API token, shown in this answer only."""
+        """Make an API token; only this response shows it."""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         form = await request.form()
@@ -440,17 +427,16 @@ class AccountPages:
             secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
         except (ValueError, ActionDenied) as why:
             return await self._page(request, user, status=422, error=str(why))
-        await self._audit(user, "token.create", {"label": label, "days": days})
+        await self._login.record(user.email, "token.create", label=label, days=days)
         return await self._page(request, user, new_token=secret, new_label=label)
 
     async def revoke_token(self, request: Request) -> Response:
-        """POST /account/tokens/{id}/revoke"""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
         if ended is None:
             raise HTTPException(404, "You have no such token. It may have expired.")
-        await self._audit(user, "token.revoke", {"label": ended.label})
+        await self._login.record(user.email, "token.revoke", label=ended.label)
         return RedirectResponse("/account?done=revoked", 303)
 
     async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
@@ -466,14 +452,4 @@ class AccountPages:
             lifetimes=LIFETIMES,
             now=self._login.context.clock(),
             **context,
-        )
-
-    async def _audit(self, user: User, action: str, detail: dict[str, str]) -> None:
-        await self._login.audit.record(
-            actor=user.email,
-            action=action,
-            target=user.email,
-            outcome="done",
-            detail=detail,
-            at=self._login.context.clock(),
         )

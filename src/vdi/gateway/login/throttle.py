@@ -1,10 +1,8 @@
-"""Guessing passwords is slow, counted over all replicas. What is counted are attempts, before their password is
-checked: a thousand at once are a thousand, and unknown users are counted like known ones.
+"""Limits to guessing passwords, counted over all replicas. The login pages count each attempt before they check it: a
+thousand at once are a thousand, and unknown users count like known ones.
 
-An attempt is refused by what its own network or address has done, never by what others did: otherwise anyone could lock
-a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.
-
-Of single sign-on, what stays counted are attempts that fail: a whole office may sign in from one address.
+An attempt is refused for what its own network or address has done, never for what others did: otherwise anyone could
+lock a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.
 """
 
 import hashlib
@@ -17,32 +15,31 @@ from vdi.gateway.shared_state import SharedState, SharedUnavailableError
 
 # Seconds in which attempts are counted.
 WINDOW = 900
-
-# Seconds that an attempt waits at most before it is looked at.
+# Seconds that an attempt waits at most before it is checked.
 SLOWEST = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """How many attempts go at full speed, and after how many the next one is refused, in one window."""
+    """Attempts in one window that go at full speed, and attempts after which the next one is refused."""
 
     free: int
     most: int
 
 
-# `most` is for one network. After as many from all networks together, each network has only `free` for this user.
+# `most` counts for one network. After as many from all networks together, each network has only `free` for this user.
 PER_USER = Bound(10, 60)
-# Wider: behind one address there may be a whole office.
+# Wider: a whole office may be behind one address.
 PER_ADDRESS = Bound(30, 300)
-# Prefix length of one address: whoever has one IPv6 address has the 2^64 of its subnet.
+# Prefix length of one address: a host with one IPv6 address has the 2^64 of its subnet.
 _ADDRESS = {4: 32, 6: 64}
-# Prefix length of one network: what a small provider or a site is given as a whole, and what a guesser with one
-# machine can change addresses within. A wider one would more often hold the right user too.
+# Prefix length of one network: a small provider or a site has as much as a whole, and a guesser with one machine can
+# change addresses within it (RFC 6177). A wider one would more often hold the right user, too.
 _NETWORK = {4: 24, 6: 48}
 
 
 class TooManyError(Exception):
-    """Raised when an attempt is not looked at; the sentence is the same for users that do not exist."""
+    """Raised when an attempt is not checked; the sentence is the same for users that do not exist."""
 
     def __init__(self) -> None:
         self.seconds = WINDOW
@@ -50,7 +47,7 @@ class TooManyError(Exception):
 
 
 class Throttle:
-    """Counts attempts in what the replicas share."""
+    """Counts attempts in `SharedState`."""
 
     def __init__(self, shared: SharedState, per_user: Bound = PER_USER, per_address: Bound = PER_ADDRESS) -> None:
         self._shared = shared
@@ -58,10 +55,8 @@ class Throttle:
         self._per_address = per_address
 
     async def seconds_to_wait(self, user: str, address: str) -> float:
-        """Count one attempt; returns how long it has to wait. Raises TooManyError.
-
-        A refused attempt is not counted any further, so that it does not slow down the user elsewhere.
-        """
+        """Count one attempt; returns the seconds that it has to wait. Raises TooManyError."""
+        # A refused attempt is not counted any further: it must not slow down the user elsewhere.
         by_address = await self._shared.count(f"login/address/{_prefix(address, _ADDRESS)}", WINDOW)
         if by_address > self._per_address.most:
             raise TooManyError
@@ -76,20 +71,19 @@ class Throttle:
 
     @asynccontextmanager
     async def sign_on(self, address: str) -> AsyncIterator[None]:
-        """Within, the identity provider is asked who comes back; an attempt that raises stays counted.
-
-        Raises TooManyError.
-        """
+        """Within, the identity provider is asked about a way back. Raises TooManyError."""
+        # Only attempts that raise stay counted: a whole office may sign in from one address. Whatever fails counts,
+        # since providers differ in how they refuse a code.
         key = f"login/oidc/{_prefix(address, _ADDRESS)}"
         if await self._shared.count(key, WINDOW) > self._per_address.most:
             raise TooManyError
         yield
-        with suppress(SharedUnavailableError):  # who has proven who they are is not to wait for this
+        with suppress(SharedUnavailableError):  # a proven user must not fail for this
             await self._shared.uncount(key)
 
 
 def _delay(attempts: int, bound: Bound) -> float:
-    """Nothing, then half a second, doubled with each attempt."""
+    """Seconds: zero, then half a second, doubled with each attempt."""
     beyond = attempts - bound.free
     return min(SLOWEST, 0.25 * 2.0 ** min(beyond, 10)) if beyond > 0 else 0.0
 

@@ -32,15 +32,16 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import LoginEndedError, Logins, hash_of
 from vdi.gateway.login.oidc import challenge_of
-from vdi.gateway.login.pages import LoginServices
+from vdi.gateway.login.pages import Pages
 from vdi.gateway.rights import User
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.token_review import TokenReviewer, plain
-from vdi.gateway.web.render import Renderer
 
-# How long a token of `vdi login` lasts.
 CLI_TOKEN_LIFETIME = timedelta(days=30)
-
+# `.invalid` is the domain of no one (RFC 2606). The chart names this user in the `access` of the probe's template.
+PROBE_USER = "vdi-probe@vdi.invalid"
+# Somewhat longer than the Job may run.
+PROBE_TOKEN_LIFETIME = timedelta(minutes=10)
 _CODE_SECONDS = 300
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")
@@ -49,7 +50,7 @@ _FIELDS = ("redirect_uri", "state", "code_challenge", "code_challenge_method", "
 
 
 class _Grant(msgspec.Struct):
-    """What a code stands for."""
+    """The content of a code."""
 
     login_id: str
     challenge: str
@@ -58,7 +59,7 @@ class _Grant(msgspec.Struct):
 
 
 def loopback(uri: str) -> bool:
-    """Whether an address is the person's own machine, by number and with a port: a name could be anybody's."""
+    """Whether an address is the user's own machine, by number and with a port: others may answer to a name."""
     if not re.fullmatch(r"http://(127\.0\.0\.1|\[::1\]):[0-9]{1,5}(/[A-Za-z0-9/_-]*)?", uri):
         return False
     parts = urlsplit(uri)
@@ -69,7 +70,7 @@ def loopback(uri: str) -> bool:
 
 
 def _authorization_request(given: Mapping[str, object]) -> dict[str, str]:
-    """What a command asks for. Raises HTTPException naming the field, its value and what is allowed."""
+    """The request of a command, by field. Raises HTTPException with the field, its value and what is allowed."""
     asked = {name: str(given.get(name, "")) for name in _FIELDS}
     asked["client"] = asked["client"] or "vdi on the command line"
     allowed = {
@@ -90,22 +91,13 @@ def _key(code: str) -> str:
 
 
 def _refuse(error: str, words: str) -> Response:
-    return _json({"error": error, "error_description": words}, 400)
+    return JSONResponse({"error": error, "error_description": words}, 400)
 
 
-def _json(content: dict[str, str], status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
-
-
-class CliLoginPages:
+class CliLoginPages(Pages):
     """`/cli/authorize` and `/cli/token`."""
 
-    def __init__(self, login: LoginServices) -> None:
-        self._login = login
-        self._renderer = Renderer(login.context.settings)
-
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/cli/authorize", self.ask, methods=["GET"]),
             Route("/cli/authorize", self.agree, methods=["POST"]),
@@ -113,7 +105,7 @@ class CliLoginPages:
         ]
 
     async def ask(self, request: Request) -> Response:
-        """GET /cli/authorize: who asks, and may they?"""
+        """Show the user which program requests access."""
         user = await self._login.guard.require_browser(request)
         asked = _authorization_request(request.query_params)
         return self._renderer.render(
@@ -121,7 +113,7 @@ class CliLoginPages:
         )
 
     async def agree(self, request: Request) -> Response:
-        """POST /cli/authorize: a code, for the command that made the challenge."""
+        """Make a code for the command that made the challenge."""
         user = await self._login.guard.require_browser(request)
         await self._login.guard.check_csrf(request)
         asked = _authorization_request(await request.form())
@@ -133,11 +125,11 @@ class CliLoginPages:
             back = f"{asked['redirect_uri']}?{urlencode({'code': code, 'state': asked['state']})}"
         answer = self._renderer.render(request, "cli_done.html", back=back, code=code)
         if back:
-            answer.headers["Refresh"] = f"0; url={back}"  # no redirect: `form-action` of the page before would stop it
+            answer.headers["Refresh"] = f"0; url={back}"  # not a redirect: see Pages._logged_out
         return answer
 
     async def exchange(self, request: Request) -> Response:
-        """POST /cli/token: the API token for a code. Needs no cookie: the code and the verifier are the proof."""
+        """The API token for a code. Needs no cookie: the code and the verifier are the proof."""
         form = await request.form(max_files=0, max_fields=10)
         given = {name: value for name, value in form.items() if isinstance(value, str)}
         code, verifier = given.get("code", ""), given.get("code_verifier", "")
@@ -163,26 +155,12 @@ class CliLoginPages:
         except ActionDenied as error:
             return _refuse("access_denied", error.sentence)
         self._login.context.metrics.logins.labels("cli", "in").inc()
-        detail = {"label": grant.client, "days": str(CLI_TOKEN_LIFETIME.days)}
-        await self._login.audit.record(
-            actor=user.email,
-            action="token.create",
-            target=user.email,
-            outcome="done",
-            detail=detail,
-            at=self._login.context.clock(),
-        )
-        return _json({"token": secret, "user": user.email, "expires": format_time(token.expires)})
-
-
-# `.invalid` is the domain of no one (RFC 2606). The chart names this user in the `access` of the probe's template.
-PROBE_USER = "vdi-probe@vdi.invalid"
-# As long as the Job may run, and some more.
-PROBE_TOKEN_LIFETIME = timedelta(minutes=10)
+        await self._login.record(user.email, "token.create", label=grant.client, days=str(CLI_TOKEN_LIFETIME.days))
+        return JSONResponse({"token": secret, "user": user.email, "expires": format_time(token.expires)})
 
 
 class ProbeTokens:
-    """Creates the tokens."""
+    """`/internal/probe-token`, on the internal listener, which no browser reaches."""
 
     def __init__(self, context: GatewayContext, logins: Logins) -> None:
         self._logins = logins
@@ -190,11 +168,10 @@ class ProbeTokens:
         self._reviewer = TokenReviewer(context.client, account, "the probe", "requests a token of the probe")
 
     def routes(self) -> Sequence[BaseRoute]:
-        """On the internal listener, which no browser reaches."""
         return (Route("/internal/probe-token", self.answer, methods=["POST"]),)
 
     async def answer(self, request: Request) -> Response:
-        """`{"user": ..., "token": ...}`."""
+        """`{"user": ..., "token": ...}` for the probe's account."""
         if refusal := await self._reviewer.refusal(request):
             return refusal
         try:
