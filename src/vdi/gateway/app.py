@@ -22,7 +22,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
-from vdi.gateway.addresses import client_address
 from vdi.gateway.api.component import Api
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import Component, GatewayContext
@@ -58,6 +57,7 @@ from vdi.gateway.web.middleware import (
     HostRouter,
     RequestMetrics,
     SecurityHeaders,
+    client_address,
 )
 from vdi.gateway.web.render import ErrorPages
 from vdi.kube.config import ClusterConfig
@@ -73,7 +73,6 @@ _RETRY_SECONDS = 2.0
 
 def now() -> datetime:
     """The machine's own clock, in UTC."""
-
     return datetime.now(UTC)
 
 

@@ -1,4 +1,7 @@
-"""Why an action is denied: a code and the fields for programs, a sentence for people."""
+"""Refusals of an action, raised by every layer: code and fields for programs, a sentence for people.
+
+REST API, portal and edge translate them into responses. The API server's errors become refusals here, too.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +27,7 @@ STATUS = {
 
 
 class FieldProblem(msgspec.Struct, omit_defaults=True):
-    """One field that has no allowed value."""
+    """A field with a value that is not allowed."""
 
     field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
     allowed: Annotated[str, doc("What is allowed.")]
@@ -32,20 +35,21 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
 
 
 class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
-    """Raised when an action is denied. `sentence` is for the person and names what is allowed."""
+    """Raised when an action is denied.
+
+    `code`: a key of STATUS. `sentence`: for the user, names what is allowed. `fields`: the fields of the request that
+    it is about, by their names in the REST API.
+    """
 
     def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
         self.code = code
-        """A key of `STATUS`."""
-
         self.sentence = sentence
         self.fields = fields
-        """The fields of the request that it is about, by their names in the REST API."""
         super().__init__(sentence)
 
     @property
     def status(self) -> int:
-        """The HTTP status that says so."""
+        """The HTTP status of the code."""
         return STATUS[self.code]
 
 
@@ -62,22 +66,19 @@ def refused_address(error: AddressError) -> ActionDenied:
 
 
 def name_not_available(name: str) -> ActionDenied:
-    """The refusal of a name that another person's desktop has: a guessed name tells who has which desktop."""
+    """The refusal of a name that another user's desktop has; does not tell whose."""
     return ActionDenied("Conflict", f"name: {name!r} is not available. Choose another name.")
 
 
 def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> ActionDenied:
-    """What the API server's refusal of a write to session `name` means to the person who requested it.
-
-    `sent`: the body of the write, for the values of the fields that are refused.
-    """
+    """The refusal for an error of the API server at a write to session `name`. `sent`: body of the write."""
     another = ActionDenied(
         "Conflict",
         f"The desktop {name!r} has ended, and a new desktop has the same name. Reload the page and try again.",
     )
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
-            return another  # to the API server a uid that is not the object's own is a change of it
+            return another  # the API server reads the uid of a former object as an attempt to change the uid
         why = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes) or error.message
         return ActionDenied("Invalid", f"The cluster does not accept this: {why}.", *_fields(error, sent or {}))
     if isinstance(error, NotFound):
@@ -106,7 +107,7 @@ _PART = re.compile(r"[^.\[\]]+")
 
 
 def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:
-    """The fields of the spec that the API server refuses, each with what our CRD allows there."""
+    """The fields of the spec that the API server refuses, each with what the CRD allows."""
     for cause in error.causes:
         if cause.field.startswith("spec."):
             allowed = allowed_in_session(cause.field) or cause.message

@@ -10,6 +10,7 @@ no redirects, and a limit to time and size.
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,19 +20,41 @@ import msgspec
 
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, Role, VDISession
-from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User, role_in
+from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, open_client
 from vdi.kube.errors import KubeError
+from vdi.kube.http import url_host
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
+from vdi.session.naming import service_name
+
+# For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each time.
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+AGENT_PORT = 8082
+# The desktop's page waits for the report on start-up scripts.
+SCRIPTS_SECONDS = 2.0
+SCRIPTS_MAX_BYTES = 64 * 1024
+MAX_SCRIPTS = 2
+MAX_LINES, MAX_CHARACTERS = 40, 4096
+_TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+def desktop_url(session: VDISession, port: int) -> str:
+    """Base URL of a port of the session's pod."""
+    # By address: cluster DNS learns of a ready desktop a moment after its session is Running, and a client that asked
+    # before gets "no such name" for seconds (CoreDNS's `ttl`, 5 s). Under an operator that does not write status.podIP
+    # yet, the name of the headless Service leads to the same port.
+    address, meta = session.status.pod_ip, session.metadata
+    host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
+    return f"http://{url_host(host)}:{port}"
 
 
 class DesktopKeyError(Exception):
-    """Raised when the key cannot be had now; says why, and shows nothing of it."""
+    """Raised when the key cannot be read now; says why, and shows nothing of it."""
 
 
 class _Secret(msgspec.Struct):
@@ -39,9 +62,9 @@ class _Secret(msgspec.Struct):
 
 
 class DesktopKey:
-    """Read once, and again after a desktop has refused a token.
+    """The release's desktop key, read once, and again after a desktop has refused a token.
 
-    Meanwhile the last one counts: neither that desktop nor a slow API server may hold up the others.
+    Meanwhile the last key counts: neither that desktop nor a slow API server may hold up the others.
     """
 
     def __init__(self, client: Client, namespace: str) -> None:
@@ -52,7 +75,7 @@ class DesktopKey:
         self._reading: asyncio.Task[None] | None = None
 
     def reread(self) -> "asyncio.Task[None]":
-        """Read the key, unless that is under way: a desktop has refused a token."""
+        """Read the key, unless that is under way."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.get_running_loop().create_task(self._read(), name="desktop key")
         return self._reading
@@ -77,15 +100,11 @@ class DesktopKey:
             self._problem = f"the Secret {self._namespace}/{KEY_SECRET} {error}"
 
 
-AGENT_PORT = 8082
-
-
 @dataclass(frozen=True, slots=True)
 class DesktopAgent:
-    """The agents of all desktops."""
+    """Requests to the agents in desktops. `address`: base URL of a session's agent."""
 
     key: DesktopKey
-    # URL of the agent in a session's desktop.
     address: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
 
     async def ask(
@@ -98,7 +117,7 @@ class DesktopAgent:
         max_bytes: int,
         json: Mapping[str, object] | None = None,
     ) -> Response:
-        """One request, whole within `seconds`. Raises ActionDenied, with its cause, where no answer comes."""
+        """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a response."""
         meta = session.metadata
         url = f"{self.address(session)}{path}"
         try:
@@ -120,28 +139,17 @@ class DesktopAgent:
         except HTTP_ERRORS as error:
             raise ActionDenied("Unavailable", f"The agent in the desktop {meta.name!r} does not respond.") from error
         if answer.status == HTTPStatus.UNAUTHORIZED:
-            self.key.reread()  # perhaps there is another key
+            self.key.reread()  # the release may have a new key
         return answer
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
-    """A session whose existence the user may know, and the user's role in it; administrators have none in others'.
-
-    Raises ActionDenied with NotFound.
-    """
+    """A session that the user may know of, and their role in it; None: an administrator. Raises ActionDenied."""
     session = context.cluster.session(name)
     role = role_in(session, user.email, context.clock()) if session else None
     if session is None or (role is None and not user.admin):
         raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
     return session, role
-
-
-# The desktop's page waits for it.
-SCRIPTS_SECONDS = 2.0
-SCRIPTS_MAX_BYTES = 64 * 1024
-MAX_SCRIPTS = 2
-MAX_LINES, MAX_CHARACTERS = 40, 4096
-_TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -171,13 +179,13 @@ class _Report(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupScripts:
-    """Asks the desktops' agents."""
+    """Reads the results of start-up scripts, for REST API and portal."""
 
     context: GatewayContext
     agent: DesktopAgent
 
     async def read(self, user: User, name: str) -> tuple[StartupScript, ...]:
-        """Those of the user's own desktop since its start. Raises ActionDenied."""
+        """The scripts of the user's own desktop since its start. Raises ActionDenied."""
         session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} can read what its scripts write.")
@@ -202,7 +210,7 @@ class StartupScripts:
 
 
 def is_readable(session: VDISession, role: Role | None) -> bool:
-    """Whether somebody with this role in the session gets the report now."""
+    """Whether this role may read the report now."""
     return (
         role is Role.OWNER
         and session.status.phase == Phase.RUNNING
@@ -212,7 +220,8 @@ def is_readable(session: VDISession, role: Role | None) -> bool:
 
 
 def last_lines(output: str) -> str:
-    """The end of a script's output as plain text: no colours, and no characters that change the order of others."""
+    """The end of a script's output as plain text: no colours, and no characters that reorder others."""
+    # What a script has written is untrusted input, from whoever wrote the script and from the desktop's user.
     text = _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :]).replace("\r\n", "\n").replace("\r", "\n")
     plain = "".join(character for character in text if character in "\n\t" or character.isprintable())
     return "\n".join(plain[-MAX_CHARACTERS:].rstrip().split("\n")[-MAX_LINES:])

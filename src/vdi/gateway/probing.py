@@ -1,10 +1,10 @@
-"""`vdi session probe` on the gateway's side: the mark is armed, a ticket made, and the figures become metrics.
+"""The gateway's side of `vdi session probe`: arms the mark, issues a ticket, and turns measurements into metrics.
 
     begin   owner, Running -> the agent in the desktop is armed -> a ticket into the desktop, and the probe's id
     finish  the id, once, within minutes -> histogram and gauges; a stage that failed is counted
 
-What is measured is the person's word, as it must be: no one else sees the pixels at the end of their way. It can move
-their own template's figures and nothing else; how often is limited for each session.
+The measurements are untrusted input: no one but the user sees the pixels at their end. They can change the figures of
+the user's own template and nothing else, and each session has a rate limit.
 """
 
 import logging
@@ -28,13 +28,13 @@ from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
 
-# The longest that an agent takes: connecting and the first picture may take half of it.
+# The longest that an agent accepts. Connecting and the first picture may take half of it.
 ARMED_SECONDS = 60
 
 ANSWER_SECONDS = 3.0
 ANSWER_BYTES = 4096
 FINISH_SECONDS = 180.0
-# Probes of one session in so many seconds, over all replicas.
+# At most MOST probes of one session in WINDOW seconds, over all replicas.
 WINDOW, MOST = 60, 6
 
 # Where a probe can fail: `vdi.latency_probe.client.StageError`.
@@ -42,7 +42,7 @@ Stage = Literal["entering", "connecting", "first picture", "the mark", "measurin
 
 
 class Begun(msgspec.Struct):
-    """A probe that may start."""
+    """The response to a probe that may start."""
 
     id: Annotated[str, doc("Identifies this probe when its results are submitted.")]
     url: Annotated[str, doc("The desktop's address.")]
@@ -54,21 +54,18 @@ class TooManyProbesError(Exception):
     """Raised when a session is probed too often."""
 
 
-# `Edge.issue_ticket`: a ticket into this session.
-IssueTicket = Callable[[User, VDISession, str], Awaitable[str]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prober:
-    """Begins and ends probes. Raises ActionDenied."""
+    """Begins and ends probes. `issue_ticket`: `TicketHandoff.issue_ticket`."""
 
     context: GatewayContext
-    issue_ticket: IssueTicket
+    issue_ticket: Callable[[User, VDISession, str], Awaitable[str]]
     agent: DesktopAgent
 
     async def begin(self, user: User, name: str, state: str) -> Begun:
-        """Arm the mark, and open the way. `state`: SHA-256 of a secret, as of a browser's cookie. Raises too
-        TooManyProbesError.
+        """Arm the mark and issue a ticket. `state`: SHA-256 of the caller's secret, in place of a browser's cookie.
+
+        Raises ActionDenied and TooManyProbesError.
         """
         session = self._own(user, name)
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
@@ -89,7 +86,7 @@ class Prober:
         return Begun(probe, session.status.url, ticket, mark)
 
     async def finish(self, user: User, name: str, probe: str, found: Measurements | Stage) -> None:
-        """What the probe has seen, or the stage in which it failed."""
+        """Take the measurements, or the stage in which the probe failed. Raises ActionDenied."""
         session = self._own(user, name)
         if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
             raise ActionDenied("NotFound", f"There is no active probe {probe!r} of {name!r}: it has ended or expired.")
@@ -108,7 +105,7 @@ class Prober:
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
     def _own(self, user: User, name: str) -> VDISession:
-        """The person's own desktop: a probe looks at the screen and presses keys; no administrator's affair."""
+        """The user's own session: a probe sees the screen and presses keys, so administrators may not either."""
         session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", f"Only {session.spec.user}, the owner of desktop {name!r}, may probe it.")

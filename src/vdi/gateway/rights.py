@@ -19,17 +19,16 @@ from vdi.session.users import same_user
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who has proven who they are, for as long as the login lasts."""
+    """An authenticated user, for one request."""
 
-    # E-mail address as `normal_user` writes it; what `spec.user` of a session is compared with.
+    # In the spelling of `normal_user`; `spec.user` of a session is compared with it.
     email: str
-
     # For people to read; never compared.
     name: str = ""
-    # As the identity provider or the users' Secret named them at login, as `normal_groups` writes them.
+    # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
-    # The login that this request came with; empty where none did (a test, a background job).
+    # The login or API token of the request; empty for background work.
     login_id: str = ""
 
 
@@ -39,7 +38,7 @@ def normal_groups(names: Iterable[str]) -> frozenset[str]:
 
 
 class Action(StrEnum):
-    """What a person can do with a session that is there."""
+    """An action on an existing session."""
 
     SEE = "see"
     OPEN = "open"
@@ -53,6 +52,7 @@ class Action(StrEnum):
     UNSHARE = "unshare"
 
 
+# Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
@@ -65,7 +65,7 @@ def _allowed(role: Role) -> frozenset[Action]:
 
 
 def _is_for_admins(action: Action) -> bool:
-    """An administrator keeps order among desktops and does not look into them, nor lets others do so."""
+    """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
         case Action.OPEN | Action.SHARE:
             return False
@@ -82,7 +82,7 @@ _GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Actio
 
 
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
-    """The user's role in the session; None: no access, no access any more, or a role of a later version."""
+    """The user's role in the session; None: no access, an expired share, or a role of a later version."""
     if same_user(session.spec.user, user):
         return Role.OWNER
     for access in session.spec.access:
@@ -92,7 +92,7 @@ def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
 
 
 def access_ends(session: VDISession, user: str) -> datetime | None:
-    """When this user's share in the session ends; None: it has no end, or there is no share."""
+    """The end of this user's share; None: it has no end, or there is no share."""
     for access in session.spec.access:
         if same_user(access.user, user) and access.expires:
             return parse_time(access.expires)
@@ -100,7 +100,7 @@ def access_ends(session: VDISession, user: str) -> datetime | None:
 
 
 def may_use(template: VDITemplate, user: User) -> bool:
-    """Whether the person may start desktops of this template. A template without names is for everyone."""
+    """Whether the user may start desktops of this template; one without names is for everyone."""
     access = template.spec.access
     if user.admin or not (access.users or access.groups):
         return True
@@ -110,12 +110,12 @@ def may_use(template: VDITemplate, user: User) -> bool:
 
 
 def knows_of(session: VDISession, user: User, now: datetime) -> bool:
-    """Whether the person may know that this session is there."""
+    """Whether the user may know that this session exists."""
     return user.admin or role_in(session, user.email, now) is not None
 
 
 def refusal(user: User, action: Action, session: VDISession, now: datetime) -> str | None:
-    """Why the person may not do this; None: they may. Of a session that they may not know of, it names nothing."""
+    """The reason why the user may not do this; None: they may. Names nothing of a session that they may not know of."""
     name = session.metadata.name
     role = role_in(session, user.email, now)
     if (role and action in ACTIONS[role]) or (user.admin and _is_for_admins(action)):

@@ -1,8 +1,8 @@
-"""Fills the Secrets of the servers that the chart brings: PostgreSQL, Redis, coturn.
+"""Random values for the Secrets of the servers that the chart brings: PostgreSQL, Redis, coturn.
 
-The chart makes them without `data`, so that two renders with the same values are equal and no upgrade touches a
-password. The gateway's init container, `python -m vdi.gateway.server_secrets`, draws each random value once and derives
-what contains it.
+The chart renders these Secrets without `data`: two renders with the same values are equal, and no upgrade changes a
+password. The gateway's init container, `python -m vdi.gateway.server_secrets`, draws each value once and derives the
+texts that contain it.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 
 VARIABLE = "VDI_SERVER_SECRETS"
-# What PostgreSQL's URL, redis.conf and turnserver.conf take without quoting.
+# PostgreSQL's URL, redis.conf and turnserver.conf take these characters without quoting.
 _ALPHABET = string.ascii_letters + string.digits
 
 
 class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one Secret must contain."""
+    """The required content of one Secret."""
 
     name: str
     # Length of a random value by key. A value that exists is kept.
     random: dict[str, int]
 
-    # Text by key; `{KEY}` in it stands for the value of that random key.
+    # Text by key; `{KEY}` is replaced by the value of that random key.
     text: dict[str, str] = {}
-    # Key by the file that gets its value: a volume of the Secret would hold the pod back until the key exists.
+    # Key by the file that gets its value. A volume of the Secret would hold the pod back until the key exists.
     files: dict[str, str] = {}
 
 
@@ -49,7 +49,7 @@ class _Secret(msgspec.Struct):
 
 
 def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: Callable[[int], str]) -> dict[str, str]:
-    """The entries that must be written, by key. `existing` is what the Secret contains, decoded."""
+    """The entries that must be written. `existing`: the Secret's decoded content."""
     values = {key: existing.get(key) or draw(length) for key, length in required.random.items()}
     entries = dict(values)
     for key, text in required.text.items():
@@ -60,7 +60,7 @@ def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: C
 
 
 async def fill(client: Client, namespace: str, required: Sequence[ServerSecret]) -> None:
-    """Write what is missing, then the files. Raises KubeError; NotFound where the chart's Secret does not exist."""
+    """Write missing entries, then the files. Raises KubeError; NotFound: the chart has not rendered the Secret."""
     for secret in required:
         while True:
             current = await client.get(SECRETS, secret.name, namespace=namespace, into=_Secret)
@@ -76,7 +76,7 @@ async def fill(client: Client, namespace: str, required: Sequence[ServerSecret])
             try:
                 await client.patch(SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw)
             except Conflict:
-                continue  # another replica was faster: its values count
+                continue  # another replica has written first: its values count
             print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
             _write_files(secret.files, {**existing, **missing})
             break

@@ -1,4 +1,7 @@
-"""What replicas must agree on: single use, counters, short-lived values, and news. In this process, or in Redis."""
+"""State that all replicas share: single use, counters, short-lived values, and messages. In this process, or in Redis.
+
+Logins, tickets, rate limits and the edge's revocations use it; the database has what must survive a restart.
+"""
 
 import asyncio
 import logging
@@ -18,7 +21,7 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Messages that are kept for a listener who is slow; of more, the oldest are lost.
+# Messages that are kept for a slow listener; of more, the oldest are lost.
 BACKLOG = 1000
 
 _SUBSCRIBE_SECONDS = 5.0
@@ -39,7 +42,7 @@ _SWEEP = 10.0
 
 
 class SharedUnavailableError(OSError):
-    """Raised when the shared state does not answer: the caller must refuse."""
+    """Raised when the shared state does not respond. The caller must refuse: it fails closed."""
 
 
 class SharedState(Protocol):
@@ -49,31 +52,31 @@ class SharedState(Protocol):
     """
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        """True for the first caller of all replicas, False for everybody else during the next `seconds`."""
+        """True for the first caller of all replicas, False for all others during the next `seconds`."""
 
     async def count(self, key: str, seconds: float) -> int:
-        """Count one more and say how many there were in this window, which began with its first and has `seconds`."""
+        """Add one; returns the count in the window, which begins with its first count and lasts `seconds`."""
 
     async def uncount(self, key: str) -> None:
-        """Count one less, while the window lasts."""
+        """Subtract one, while the window lasts."""
 
     async def put(self, key: str, value: str, seconds: float) -> None:
-        """Remember a value for so long; one that is there is replaced."""
+        """Store a value for so long, in place of an existing one."""
 
     async def pop(self, key: str) -> str | None:
-        """Take the value away: of all callers one gets it, and only while it lasts."""
+        """Take the value: one of all callers gets it, while it lasts."""
 
     async def publish(self, channel: str, text: str) -> None:
-        """Tell all who listen on this channel now, in every replica; this one too."""
+        """Send a message to all current listeners of the channel, in every replica; this one too."""
 
     def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Listen while the context lasts. Who is too slow loses the oldest (`BACKLOG` are kept)."""
+        """Listen while the context lasts. A slow listener loses the oldest messages (`BACKLOG` are kept)."""
 
     async def check(self) -> None:
-        """Return when it answers."""
+        """Return when it responds."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
 
 
 @dataclass(slots=True)
@@ -84,7 +87,7 @@ class _Entry:
 
 
 class MemorySharedState:
-    """For one replica. Touched only from the event loop's thread, between two awaits: hence no lock."""
+    """Shared state of one replica. Used only from the event loop's thread, between two awaits: hence no lock."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._now = monotonic
@@ -93,14 +96,12 @@ class MemorySharedState:
         self._listeners: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        """See SharedState."""
         if self._alive(key) is not None:
             return False
         self._entries[key] = _Entry(self._now() + seconds)
         return True
 
     async def count(self, key: str, seconds: float) -> int:
-        """See SharedState."""
         entry = self._alive(key)
         if entry is None:
             entry = self._entries[key] = _Entry(self._now() + seconds)
@@ -108,18 +109,15 @@ class MemorySharedState:
         return entry.number
 
     async def uncount(self, key: str) -> None:
-        """See SharedState."""
         entry = self._alive(key)
         if entry is not None:
             entry.number -= 1
 
     async def put(self, key: str, value: str, seconds: float) -> None:
-        """See SharedState."""
         self._alive(key)
         self._entries[key] = _Entry(self._now() + seconds, value)
 
     async def pop(self, key: str) -> str | None:
-        """See SharedState."""
         entry = self._alive(key)
         if entry is None:
             return None
@@ -127,13 +125,11 @@ class MemorySharedState:
         return entry.value
 
     async def publish(self, channel: str, text: str) -> None:
-        """See SharedState."""
         for queue in self._listeners.get(channel, ()):
             offer(queue, text)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """See SharedState."""
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         self._listeners[channel].add(queue)
         try:
@@ -144,10 +140,10 @@ class MemorySharedState:
                 del self._listeners[channel]
 
     async def check(self) -> None:
-        """See SharedState: this process answers."""
+        pass
 
     async def close(self) -> None:
-        """See SharedState: there are no connections."""
+        pass
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -162,57 +158,51 @@ class MemorySharedState:
 
 
 def offer(queue: "asyncio.Queue[str]", text: str) -> None:
-    """Put without waiting; the oldest makes room."""
+    """Put without waiting; a full queue drops its oldest."""
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(text)
 
 
 async def from_queue(queue: "asyncio.Queue[str]") -> AsyncIterator[str]:
-    """What comes, for ever."""
+    """The messages of a queue, without end."""
     while True:
         yield await queue.get()
 
 
 class RedisSharedState:
-    """For several replicas: Redis 6.2 or newer, or what speaks its protocol. Keys of ours begin with `vdi:`."""
+    """Shared state of several replicas in Redis 6.2 or newer. All keys begin with `vdi:`."""
 
     def __init__(self, url: str) -> None:
-        # With a `socket_timeout`, which is their default, redis-py sends through asyncio.wait_for. In Python 3.11 that
-        # can lose a cancellation: the task goes on, and who cancelled it waits for ever. `_within` has the deadlines.
+        # With a `socket_timeout`, its default, redis-py sends through asyncio.wait_for. In Python 3.11 that can lose a
+        # cancellation: the task goes on, and its canceller waits for ever. So `_within` has the deadlines.
         client = partial(Redis.from_url, url, decode_responses=True, socket_connect_timeout=2.0, socket_timeout=None)
         self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
         self._count = self._redis.register_script(_COUNT)
         self._uncount = self._redis.register_script(_UNCOUNT)
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        """See SharedState."""
         return bool(await _ask(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
 
     async def count(self, key: str, seconds: float) -> int:
-        """See SharedState."""
         return int(await _ask(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
 
     async def uncount(self, key: str) -> None:
-        """See SharedState."""
         await _ask(self._uncount(keys=[_key(key)]))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
-        """See SharedState."""
         await _ask(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
 
     async def pop(self, key: str) -> str | None:
-        """See SharedState."""
         value = await _ask(self._redis.getdel(_key(key)))
         return None if value is None else str(value)
 
     async def publish(self, channel: str, text: str) -> None:
-        """See SharedState."""
         await _ask(self._redis.publish(_key(channel), text))
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """See SharedState. A connection that is lost is opened again; messages in between are lost."""
+        """Listen while the context lasts. A lost connection is opened again; messages in between are lost."""
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         ready = asyncio.Event()
         listener = asyncio.create_task(self._listen(_key(channel), queue, ready), name=f"listening on {channel}")
@@ -229,11 +219,9 @@ class RedisSharedState:
                 await listener
 
     async def check(self) -> None:
-        """See SharedState."""
         await _ask(self._redis.ping())
 
     async def close(self) -> None:
-        """See SharedState."""
         await self._redis.aclose()
         await self._listening.aclose()
 
@@ -249,7 +237,7 @@ class RedisSharedState:
 
 
 async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
-    """Hand on what is said until the connection is lost; one that is silent is asked whether it still lives."""
+    """Hand on messages until the connection is lost. A connection that stays silent must answer a ping."""
     asked = False
     while True:
         message = await _within(pubsub.get_message(timeout=_SILENCE), _SILENCE + _RESPONSE_SECONDS)
@@ -267,7 +255,7 @@ async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Even
 
 
 def open_shared_state(redis_url: str) -> SharedState:
-    """What the settings ask for: Redis where a URL is given, this process otherwise."""
+    """The shared state in Redis; without a URL that of this process."""
     return RedisSharedState(redis_url) if redis_url else MemorySharedState()
 
 
@@ -280,7 +268,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 async def _within(response: Awaitable[T], seconds: float = _RESPONSE_SECONDS) -> T:
-    """The response, if it comes in that time. Raises RedisConnectionError."""
+    """The response, within this time. Raises RedisConnectionError."""
     try:
         async with asyncio.timeout(seconds):
             return await response

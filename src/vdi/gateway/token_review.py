@@ -1,5 +1,6 @@
-"""Whether a request comes from a ServiceAccount of the release: it sends a token for our audience alone, and the API
-server says whose it is.
+"""Authentication of the release's own programs: the operator's reports and the probe's CronJob.
+
+A program sends a token of its ServiceAccount for the audience `vdi-gateway`, and the API server reviews it.
 """
 
 import asyncio
@@ -21,13 +22,13 @@ log = logging.getLogger(__name__)
 
 AUDIENCE = "vdi-gateway"
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
-# Seconds for which a token is not asked about again: sessions end in bursts, and made-up tokens cost the API server
+# Seconds for which the result of a review is kept: sessions end in bursts, and made-up tokens cost the API server
 # nothing the second time.
 REMEMBERED = 60.0
 
-# Tokens from one address that the API server refuses or cannot check within `REMEMBERED`; of more it is not asked.
+# After so many tokens from one address that failed within REMEMBERED, the API server is not asked about others.
 MOST_REFUSED = 10
-# Refused tokens and their addresses that are remembered; of more, the oldest are forgotten.
+# Most refused tokens and addresses that are kept.
 _KEPT = 1000
 
 
@@ -42,30 +43,28 @@ class _ReviewStatus(msgspec.Struct):
 
 
 class TokenReview(msgspec.Struct):
-    """What the API server says of a token."""
+    """The API server's review of a token."""
 
     status: _ReviewStatus = msgspec.field(default_factory=_ReviewStatus)
 
 
 class RefusedTokens:
-    """Tokens that the API server has refused lately, as hashes, and how many failed from each address. In memory."""
+    """Hashes of tokens that the API server has refused lately, and failures by address. In memory."""
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[bytes, float] = OrderedDict()
+        # By address: the number of failures, and until when they count.
         self._addresses: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """By address: how many, and until when they count."""
 
     def knows(self, digest: bytes) -> bool:
-        """Whether this token was refused."""
         return self._tokens.get(digest, 0.0) > time.monotonic()
 
     def is_full(self, address: str) -> bool:
-        """Whether so many tokens of this address have failed that the API server is not asked about another."""
+        """Whether MOST_REFUSED tokens of this address have failed lately."""
         count, until = self._addresses.get(address, (0, 0.0))
         return count >= MOST_REFUSED and until > time.monotonic()
 
     def add(self, digest: bytes, address: str) -> None:
-        """Note a refusal."""
         self.count(address)
         self._tokens[digest] = time.monotonic() + REMEMBERED
         if len(self._tokens) > _KEPT:
@@ -81,9 +80,9 @@ class RefusedTokens:
 
 
 class TokenReviewer:
-    """Whether a token is that of one account; an empty one has none.
+    """Reviews tokens of one account; no token passes for an empty one.
 
-    `owner` is whose account it is, in answers; `purpose` what the account does here, for the log.
+    `owner`: the account's program, in responses. `purpose`: its use of the gateway, in the log.
     """
 
     def __init__(self, client: Client, account: str, owner: str, purpose: str) -> None:
@@ -91,7 +90,7 @@ class TokenReviewer:
         self._account = account
         self._owner = owner
         self._purpose = purpose
-        # The last good token, as a hash, and until when it is believed. Lost at restart.
+        # Hash of the last good token, and until when it is accepted without a review.
         self._known = b""
         self._until = float("-inf")
         self._refused = RefusedTokens()
@@ -99,7 +98,7 @@ class TokenReviewer:
         self._asking_again = asyncio.Lock()
 
     async def refusal(self, request: Request) -> Response | None:
-        """The answer to a request without a good token; None where it has one."""
+        """The response to a request without a good token; None: the token is good."""
         token = bearer(request)
         if not token:
             return plain(401, f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is required")
@@ -107,8 +106,8 @@ class TokenReviewer:
         address = request.client.host if request.client else ""
         if self._is_known(digest):
             return None
-        # One question at a time: the answer to the first one serves the others that wait. The last good token has its
-        # own line and no limit, so that made-up tokens neither delay the account nor lock it out.
+        # One review at a time: its result serves the requests that wait for it. The last good token has a lock of its
+        # own and no limit, so made-up tokens neither delay the account nor lock it out.
         was_good = digest == self._known
         async with self._asking_again if was_good else self._asking:
             if self._is_known(digest):
@@ -151,5 +150,5 @@ class TokenReviewer:
 
 
 def plain(status: int, sentence: str) -> Response:
-    """An answer for a program of the release."""
+    """A response for a program of the release."""
     return PlainTextResponse(f"{sentence}\n", status)

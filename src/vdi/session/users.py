@@ -32,6 +32,8 @@ def check_address(text: str) -> str:
     Called for every address that a person enters or an identity provider sends.
     """
     user = normal_user(text)
+    # Two addresses that look the same are two users, so an address is refused and not normalised further: Unicode's
+    # forms turn the Kelvin sign into a K, and whoever may choose the other spelling could borrow the first one.
     if not user.isprintable() or _INVISIBLE.search(user) or not is_normalized("NFC", user):
         shown = text[:260].encode("unicode_escape").decode()
         why = "has invisible characters, or characters that look like others"

@@ -9,9 +9,9 @@ import pytest
 from starlette.requests import HTTPConnection
 
 from vdi.api.session import VDISession
-from vdi.gateway.addresses import client_address
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.settings import Settings
+from vdi.gateway.web.middleware import client_address
 from vdi.kube.transport import Client
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("fd00::/8"))

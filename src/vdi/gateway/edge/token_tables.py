@@ -14,9 +14,8 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
-from vdi.gateway.addresses import NO_AUTHORITIES, desktop_url
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKey, DesktopKeyError, desktop_url
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import role_in

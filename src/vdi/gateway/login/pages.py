@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from vdi.gateway.addresses import client_address
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login import oidc
@@ -47,6 +46,7 @@ from vdi.gateway.web.credentials import (
     drop_cookie,
     set_cookie,
 )
+from vdi.gateway.web.middleware import client_address
 from vdi.gateway.web.render import Renderer
 from vdi.session.users import check_address, normal_user
 

@@ -6,14 +6,17 @@ import hashlib
 import re
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.metrics import Metrics
-from vdi.gateway.settings import Settings
+from vdi.gateway.settings import Network, Settings
 
 PUBLIC_BODY = 64 * 1024
 # A whole session with managedFields; the API server itself takes no more than 3 MiB.
@@ -221,3 +224,24 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+def client_address(request: HTTPConnection, trusted: tuple[Network, ...], cluster: ClusterCache) -> str:
+    """The browser's address, for rate limits and the audit; without a trusted proxy in front, the peer's own."""
+    # A trusted proxy is Traefik, which appends the address of its own peer to X-Forwarded-For. Entries before the last
+    # one may be the browser's inventions. Pods of desktops share their network with Traefik and run any program of
+    # their users: where no NetworkPolicy is enforced, one can connect directly. So a desktop is never a proxy.
+    peer = request.client.host if request.client else ""
+    if not is_address(peer) or cluster.is_desktop(peer) or not any(ip_address(peer) in network for network in trusted):
+        return peer
+    last = ",".join(request.headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+    return last if is_address(last) else peer
+
+
+def is_address(text: str) -> bool:
+    """Whether the text is an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
