@@ -76,9 +76,7 @@ async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: Traefi
     assert "small=1" in edge.desktop.seen[-1].headers["Cookie"]
 
 
-async def test_after_too_many_planted_cookies_one_look_at_the_portal_helps(
-    edge: TraefikStage, alice: BrowserContext
-) -> None:
+async def test_visiting_the_portal_helps_after_too_many_cookies(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(60)], "x" * 4000])
     assert await page.evaluate("document.cookie.length") > HEAD_BYTES
@@ -92,9 +90,7 @@ async def test_after_too_many_planted_cookies_one_look_at_the_portal_helps(
 
 
 @pytest.mark.long
-async def test_as_many_small_cookies_as_push_out_the_login_cost_alice_a_login(
-    edge: TraefikStage, alice: BrowserContext
-) -> None:
+async def test_cookies_that_push_out_the_login_cost_one_login(edge: TraefikStage, alice: BrowserContext) -> None:
     """Chromium keeps 180 for the whole domain and forgets the oldest. No one else's login takes its place."""
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(400)], "1"])

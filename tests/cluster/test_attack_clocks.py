@@ -121,7 +121,7 @@ async def test_what_the_other_ends_is_over_and_stays_over(pair: Pair) -> None:
 
 
 @pytest.mark.long
-async def test_the_history_says_when_a_session_was_deleted_to_within_the_skew(pair: Pair) -> None:
+async def test_history_dates_a_deletion_to_within_the_skew(pair: Pair) -> None:
     """Two rows, or an end before the start, would be wrong figures for ever."""
     made = await pair.stage.session("mine", "none")
     alice = await pair.log_in(ALICE)

@@ -62,7 +62,7 @@ async def opens(edge: TraefikStage, browser: aiohttp.ClientSession) -> tuple[int
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
-async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
+async def test_without_redis_desktops_go_on_and_no_one_new_enters(
     edge: TraefikStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str
 ) -> None:
     socket = await connect(edge, alice)
@@ -96,7 +96,7 @@ async def test_without_redis_open_desktops_go_on_and_new_visitors_are_refused(
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
-async def test_without_the_database_tokens_hold_until_their_end_and_the_refusal_says_why(
+async def test_without_the_database_tokens_hold_until_their_end(
     edge: TraefikStage, alice: aiohttp.ClientSession, postgres_server: Postgres, how: str
 ) -> None:
     socket = await connect(edge, alice)

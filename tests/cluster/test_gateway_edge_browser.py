@@ -81,9 +81,7 @@ async def test_the_address_opens_the_desktop(edge: TraefikStage, chromium: Brows
 
 
 @pytest.mark.long
-async def test_a_desktop_that_became_ready_a_moment_ago_opens_once_it_answers(
-    edge: TraefikStage, chromium: Browser
-) -> None:
+async def test_a_new_desktop_opens_once_it_responds(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, status={"phase": "Running", "ready_time": format_time(edge.stage.clock.now())})
     page = await (await a_person(edge, chromium)).new_page()
     paths: list[str] = []
@@ -102,9 +100,7 @@ async def test_a_desktop_that_became_ready_a_moment_ago_opens_once_it_answers(
     assert paths[2:] == ["/.vdi/open", "/.vdi/wait", "/"]
 
 
-async def test_the_page_follows_the_start_and_opens_the_desktop_by_itself(
-    edge: TraefikStage, chromium: Browser
-) -> None:
+async def test_the_page_follows_the_start_and_opens_the_desktop(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, status=CREATING)
     page = await (await a_person(edge, chromium)).new_page()
     problems: list[str] = []
@@ -157,9 +153,7 @@ async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chr
 
 
 @pytest.mark.long
-async def test_the_page_stays_with_a_desktop_that_is_suspended_while_it_starts(
-    edge: TraefikStage, chromium: Browser
-) -> None:
+async def test_a_suspension_during_the_start_shows_on_the_page(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, status=CREATING)
     page = await (await a_person(edge, chromium)).new_page()
     await page.goto(edge.url())

@@ -168,9 +168,7 @@ async def alices_own(edge: TraefikStage, page: Page) -> Page:
     return page
 
 
-async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
-    edge: TraefikStage, alice: BrowserContext
-) -> None:
+async def test_nothing_of_a_former_desktop_is_left_for_the_next(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await alice.new_page()
     assert "403" in await attacked(edge, page)
     assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
@@ -179,9 +177,7 @@ async def test_nothing_of_a_former_desktop_runs_or_is_read_in_the_next_one(
 
 
 @pytest.mark.long
-async def test_a_service_worker_that_a_template_allows_ends_with_its_session(
-    edge: TraefikStage, alice: BrowserContext
-) -> None:
+async def test_an_allowed_service_worker_ends_with_its_session(edge: TraefikStage, alice: BrowserContext) -> None:
     allow_service_workers(edge)
     page = await alice.new_page()
     assert await attacked(edge, page) == "registered"

@@ -108,7 +108,7 @@ async def alice(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
         yield browser
 
 
-async def test_the_page_opens_over_tls_and_the_browser_never_has_the_password(
+async def test_the_browser_never_has_the_images_password(
     edge: TraefikStage, image: KasmVNC, alice: aiohttp.ClientSession
 ) -> None:
     own = {**PROGRAM, "Authorization": "Basic bWFsbG9yeTp4", "Selkies-Authorization": "Bearer m"}

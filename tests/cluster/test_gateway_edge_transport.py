@@ -34,7 +34,7 @@ async def opened(edge: TraefikStage, page: Page, role: str) -> None:
     assert edge.desktop.table[page.url.partition("#token=")[2]]["role"] == role
 
 
-async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
+async def test_without_a_relay_the_owner_goes_over_to_websocket(
     webrtc: TraefikStage,
     chromium: Browser,
 ) -> None:
@@ -51,7 +51,7 @@ async def test_the_owner_is_reported_and_the_desktop_goes_over_to_websocket(
 
 
 @pytest.mark.long
-async def test_a_viewer_changes_nothing_and_comes_in_once_it_has_changed(
+async def test_a_viewer_enters_once_the_transport_has_changed(
     webrtc: TraefikStage,
     chromium: Browser,
 ) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -63,10 +63,9 @@ class SignOnStage:
 
 
 @asynccontextmanager
-async def _open(stage: Stage, folder: Path, *, require_verified: bool = True) -> AsyncIterator[SignOnStage]:
+async def _open(stage: Stage, folder: Path) -> AsyncIterator[SignOnStage]:
     async with identity_provider(folder, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
-        config = replace(provider.config, require_verified=require_verified)
-        more: dict[str, Any] = {"oidc": config, "admin_groups": frozenset({"vdi-admins"})}
+        more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
         async with open_gateway_stage(stage, folder, **more) as gateway:
             assert gateway.portal == PORTAL
             yield SignOnStage(gateway, provider, people)
@@ -107,7 +106,7 @@ async def test_people_log_in_with_their_groups(sign_on: SignOnStage) -> None:
     )
 
 
-async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_on: SignOnStage) -> None:
+async def test_unverified_addresses_are_refused(sign_on: SignOnStage) -> None:
     for login, words in (
         ("mallory", "not verified"),
         ("silent", "gateway.oidc.requireVerified"),
@@ -120,7 +119,7 @@ async def test_addresses_that_the_provider_does_not_stand_for_are_refused(sign_o
         assert (await browser.get("/account")).status_code == 303, "nobody is logged in"
 
 
-async def test_an_address_is_its_first_account_s_until_an_administrator_releases_it(sign_on: SignOnStage) -> None:
+async def test_an_address_stays_with_its_account_until_released(sign_on: SignOnStage) -> None:
     carol, thief = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     assert (await sign_on.log_in(carol, "carol")).status_code == 303
     answer = await sign_on.log_in(thief, "thief")
@@ -135,14 +134,6 @@ async def test_an_address_is_its_first_account_s_until_an_administrator_releases
     assert (await sign_on.log_in(thief, "thief")).status_code == 303
     assert (await me(thief))["user"] == "carol@example.com"
     assert (await sign_on.log_in(await sign_on.gateway.browser(), "carol")).status_code == 403
-
-
-async def test_a_provider_without_the_claim_needs_the_setting(stage: Stage, tmp_path: Path) -> None:
-    async with _open(stage, tmp_path, require_verified=False) as sign_on:
-        browser = await sign_on.gateway.browser()
-        assert (await sign_on.log_in(browser, "silent")).status_code == 303
-        assert (await me(browser))["user"] == "silent@example.com"
-        assert (await sign_on.log_in(await sign_on.gateway.browser(), "mallory")).status_code == 403
 
 
 @pytest.mark.long
@@ -160,21 +151,6 @@ async def test_a_way_back_is_of_no_use_to_others_and_only_once(sign_on: SignOnSt
     assert answer.status_code == 403
     assert "could not be verified" in answer.text
     assert (await thief.get("/account")).status_code == 303
-
-
-async def test_the_way_back_works_once(sign_on: SignOnStage) -> None:
-    browser = await sign_on.gateway.browser()
-    back = path_of(await sign_on.person().log_in(await sign_on.begin(browser), "carol"))
-    assert (await browser.get(back)).status_code == 303
-    assert (await browser.get(back)).status_code == 403
-
-
-async def test_who_cancels_is_reported_so(sign_on: SignOnStage) -> None:
-    browser = await sign_on.gateway.browser()
-    back = await sign_on.person().refuse(await sign_on.begin(browser))
-    answer = await browser.get(path_of(back))
-    assert answer.status_code == 403
-    assert "access_denied" in answer.text
 
 
 async def test_logging_out_here_leads_to_logging_out_there(sign_on: SignOnStage) -> None:
@@ -198,7 +174,7 @@ async def test_logging_out_here_leads_to_logging_out_there(sign_on: SignOnStage)
     assert (await me(browser))["user"] == "dave@example.com"
 
 
-async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(sign_on: SignOnStage) -> None:
+async def test_a_provider_that_is_down_stops_new_logins_only(sign_on: SignOnStage) -> None:
     carol, browser = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     await sign_on.log_in(carol, "carol")
     there = await sign_on.begin(browser)
@@ -212,15 +188,3 @@ async def test_a_provider_that_is_gone_stops_new_logins_and_nothing_else(sign_on
     await sign_on.gateway.log_in("alice@example.com")
     await sign_on.provider.start_again()
     assert (await sign_on.log_in(browser, "dave")).status_code == 303
-
-
-@pytest.mark.long
-async def test_a_gateway_that_starts_without_its_provider_is_ready(stage: Stage, tmp_path: Path) -> None:
-    async with _open(stage, tmp_path) as first:
-        config = first.provider.config
-    async with open_gateway_stage(stage, tmp_path, oidc=config) as gateway:
-        browser = await gateway.browser()
-        answer = await browser.get("/login/oidc")
-        assert answer.status_code == 503
-        assert "does not respond" in answer.text
-        assert (await gateway.inside("/readyz")).status_code == 200

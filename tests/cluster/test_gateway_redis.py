@@ -69,9 +69,7 @@ async def test_a_listener_that_is_cancelled_at_any_moment_ends(redis: RedisServe
         await shared.close()
 
 
-async def test_a_redis_that_dies_is_said_to_be_dead_and_is_listened_to_again_when_it_is_back(
-    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_lost_redis_is_reported_and_followed_again(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LISTEN_AGAIN", 0.05)
     shared = RedisSharedState(redis.url)
     heard: list[str] = []

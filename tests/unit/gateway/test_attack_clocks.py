@@ -49,9 +49,7 @@ async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, th
 
 
 @pytest.mark.parametrize("who_ends_it", first_of(["here", "there"]))
-async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
-    here: EdgeStage, there: EdgeStage, who_ends_it: str
-) -> None:
+async def test_an_ended_grant_stays_ended_on_every_clock(here: EdgeStage, there: EdgeStage, who_ends_it: str) -> None:
     """A token of the replica that is ahead is good at the other one when its revocation was forgotten there."""
     visitor = await here.logged_in(OWNER)
     assert (await visitor.open(address())).status_code == 200
@@ -67,7 +65,7 @@ async def test_what_was_ended_stays_ended_for_as_long_as_a_token_lasts_anywhere(
             assert answer.status_code == 401, "a token whose login has ended opens the desktop again"
 
 
-async def test_a_token_alone_is_good_at_a_replica_that_has_read_of_its_grant(here: EdgeStage, there: EdgeStage) -> None:
+async def test_a_replica_takes_tokens_only_of_grants_it_knows(here: EdgeStage, there: EdgeStage) -> None:
     """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its times say."""
     visitor = await here.logged_in(OWNER)
     assert (await visitor.open(address())).status_code == 200

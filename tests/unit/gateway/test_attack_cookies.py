@@ -35,9 +35,7 @@ def header(cookies: str) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("disguise", DISGUISES)
-async def test_a_login_in_disguise_is_nobodys_and_does_not_cover_the_real_one(
-    stage: AttackStage, disguise: str
-) -> None:
+async def test_a_disguised_login_cookie_does_not_count(stage: AttackStage, disguise: str) -> None:
     """Otherwise a person works, without noticing, as whoever has planted it: session fixation over the domain."""
     mallory, _ = await stage.gateway.login.services.logins.begin(BOB, Device())
     alice, _ = await stage.gateway.login.services.logins.begin(ALICE, Device())

@@ -15,7 +15,7 @@ PEOPLE = 3
 
 
 @pytest.mark.timeout(60)
-async def test_keys_change_under_load_and_no_one_who_may_enter_is_refused(tmp_path: Path) -> None:
+async def test_a_key_rotation_under_load_refuses_no_one(tmp_path: Path) -> None:
     """A day and more; around the change each person asks both replicas each minute."""
     async with EdgeStage(tmp_path) as one, EdgeStage(tmp_path, secrets=one.secrets, shared=one.shared) as two:
         replicas = (one, two)

@@ -233,7 +233,7 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
 
 
 @pytest.mark.timeout(60)
-async def test_no_page_for_strangers_and_of_desktops_lets_a_name_become_markup(
+async def test_no_page_for_strangers_lets_a_name_become_markup(
     hostile: tuple[AttackStage, Browser, str],
 ) -> None:
     stage, browser, bad = hostile

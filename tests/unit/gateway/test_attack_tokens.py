@@ -38,7 +38,7 @@ async def alice(stage: EdgeStage) -> Browser:
         (86400, 401),
     ],
 )
-async def test_a_stolen_token_is_worth_its_minutes_and_nothing_before_or_after(
+async def test_a_stolen_token_counts_only_in_its_minutes(
     stage: EdgeStage, alice: Browser, seconds: float, status: int
 ) -> None:
     """The token alone, as a thief of it has it: without the grant's handle nothing renews it."""

@@ -31,7 +31,7 @@ def test_what_is_no_proxy(times: tuple[float, ...]) -> None:
     assert list(cuts(*times).problems(times[-1] + 1)) == []
 
 
-def test_pages_do_not_disturb_each_other_and_old_ones_are_forgotten() -> None:
+def test_pages_are_independent_and_old_ones_forgotten() -> None:
     found = DisconnectDetector()
     for beat in range(5):
         found.opened("alice-desktop", "g1", "/api/websockets", 60 * beat)

@@ -97,7 +97,7 @@ async def test_a_guest_enters_as_what_the_session_says(stage: EdgeStage) -> None
     assert (grant.user, grant.role, grant.login_id) == (GUEST, "collaborator", browser.login_id)
 
 
-async def test_a_browser_that_enters_another_session_at_this_host_clears_what_the_last_one_left(
+async def test_entering_another_session_clears_the_former_one(
     stage: EdgeStage,
 ) -> None:
     browser = await stage.logged_in(OWNER)
@@ -283,7 +283,7 @@ async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
     assert len(await GrantStore(stage.database).open()) == 1
 
 
-async def test_who_drops_the_cookie_each_time_has_no_more_grants_than_a_person_needs(stage: EdgeStage) -> None:
+async def test_a_user_has_at_most_most_grants_in_a_session(stage: EdgeStage) -> None:
     """The desktop refuses a token table that is too large, and then no one is cut off and no one gets in."""
     stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
@@ -303,7 +303,7 @@ async def test_who_drops_the_cookie_each_time_has_no_more_grants_than_a_person_n
     assert found == [401, 200]
 
 
-async def test_signing_out_everywhere_is_not_outrun_by_a_browser_that_enters(
+async def test_entering_does_not_outrun_signing_out_everywhere(
     stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     browser = await stage.logged_in(OWNER)

@@ -73,7 +73,7 @@ def test_the_desktop_sees_no_cookie_of_ours_and_all_of_its_own(header: str) -> N
 
 @given(COOKIES)
 @example("small=1; " + "; ".join(f"{name}={'x' * 3000}" for name in "abc") + "; last=2")
-def test_the_desktop_is_sent_no_more_cookies_than_its_server_takes(header: str) -> None:
+def test_the_desktop_gets_no_more_cookies_than_it_takes(header: str) -> None:
     kept = that_fit(header)
     assert len(kept) <= COOKIE_BYTES
     assert set(kept.split("; ")) <= {*header.split("; "), ""}

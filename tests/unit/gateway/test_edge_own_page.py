@@ -74,9 +74,7 @@ async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: Ed
     assert desktop.tables == [] and desktop.refused == 0, "no token table is posted to it"
 
 
-async def test_its_sockets_keep_their_own_subprotocol_and_wait_for_no_table(
-    stage: EdgeStage, desktop: FakeSelkies
-) -> None:
+async def test_own_pages_keep_their_subprotocol(stage: EdgeStage, desktop: FakeSelkies) -> None:
     have_template(stage)
     desktop.hangs = True
     cookies = await entered(stage)
@@ -162,7 +160,7 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> N
     assert "sec-websocket-protocol" not in answer.headers
 
 
-async def test_a_new_desktop_is_asked_at_its_own_health_path_before_it_is_opened(stage: EdgeStage) -> None:
+async def test_a_new_desktop_is_asked_at_its_own_health_path(stage: EdgeStage) -> None:
     have_template(stage, health_path="/healthz")
     status = {"ready_time": format_time(stage.clock.now())}
     stage.add(changed(a_session(), status=status, metadata={"resource_version": "9"}))

@@ -208,9 +208,7 @@ async def test_a_new_role_is_a_new_grant(stage: EdgeStage, desktop: FakeSelkies)
     await until_cut(desktop)
 
 
-async def test_suspending_cuts_the_picture_and_a_way_made_after_that_stays(
-    stage: EdgeStage, desktop: FakeSelkies
-) -> None:
+async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
@@ -261,7 +259,7 @@ async def test_what_a_removed_user_has_opened_ends(stage: EdgeStage, desktop: Fa
     assert (await no_one(stage), await reasons(stage)) == (True, ["login-over", "login-over"])
 
 
-async def test_grants_whose_end_failed_once_do_not_outlive_their_logins(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: FakeSelkies) -> None:
     """The logins have ended by then, so who looks for logins that are over does not find them again."""
     browsers = [await a_guest(stage, desktop), await stage.logged_in(OWNER)]
     await browsers[1].open(address())
@@ -278,7 +276,7 @@ async def test_grants_whose_end_failed_once_do_not_outlive_their_logins(stage: E
     assert await no_one(stage)
 
 
-async def test_signing_out_everywhere_revokes_what_is_made_with_those_logins_later(stage: EdgeStage) -> None:
+async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     (grant,) = await GrantStore(stage.database).open()
@@ -309,9 +307,7 @@ async def sweep(stage: EdgeStage) -> None:
     await stage.edge.revoker.sweep()
 
 
-async def test_a_replica_that_does_not_know_a_session_yet_ends_no_grants_in_it(
-    here: EdgeStage, behind: EdgeStage
-) -> None:
+async def test_a_late_replica_ends_no_grants_of_a_new_session(here: EdgeStage, behind: EdgeStage) -> None:
     session = here.add(a_session("alice-second"))
     await record(here, session)
     alice, there = await here.logged_in(OWNER), SETTINGS.host("alice-second")
@@ -324,9 +320,7 @@ async def test_a_replica_that_does_not_know_a_session_yet_ends_no_grants_in_it(
     assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
 
 
-async def test_a_replica_that_does_not_know_of_a_new_role_ends_no_grants_of_it(
-    here: EdgeStage, behind: EdgeStage
-) -> None:
+async def test_a_late_replica_ends_no_grants_of_a_new_role(here: EdgeStage, behind: EdgeStage) -> None:
     shared = here.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
     guest = await here.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
@@ -338,7 +332,7 @@ async def test_a_replica_that_does_not_know_of_a_new_role_ends_no_grants_of_it(
     assert (await no_one(here), await reasons(here)) == (True, ["access-ended"])
 
 
-async def test_a_session_that_is_another_one_of_the_same_name_has_ended(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_another_session_of_the_same_name_ends_the_grants(here: EdgeStage, behind: EdgeStage) -> None:
     session = here.add(a_session("alice-second"))
     await record(here, session)
     await (await here.logged_in(OWNER)).open(address("alice-second"))
@@ -384,9 +378,7 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
     assert await no_one(here)
 
 
-async def test_a_replica_that_sees_a_suspension_late_ends_only_what_was_made_before_it(
-    here: EdgeStage, behind: EdgeStage
-) -> None:
+async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behind: EdgeStage) -> None:
     early, late = await here.logged_in(OWNER), await here.logged_in(OWNER)
     await early.open(address())
     here.clock.forward(seconds=60)
@@ -402,9 +394,7 @@ async def test_a_replica_that_sees_a_suspension_late_ends_only_what_was_made_bef
     assert (kept.login_id, await reasons(here)) == (late.login_id, ["suspended"])
 
 
-async def test_a_replica_that_sees_a_suspension_after_the_desktop_was_resumed_ends_nothing(
-    here: EdgeStage, behind: EdgeStage
-) -> None:
+async def test_a_suspension_seen_after_the_resume_ends_nothing(here: EdgeStage, behind: EdgeStage) -> None:
     alice = await here.logged_in(OWNER)
     await alice.open(address())
     suspended = publish(behind.world, changed(a_session(), spec={"suspended": True}))

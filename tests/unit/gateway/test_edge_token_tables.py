@@ -83,7 +83,7 @@ async def as_viewer(stage: EdgeStage) -> Browser:
 
 
 @pytest.mark.parametrize("broken", ["answers 500", "does not respond", "is another image", "has lost the grant"])
-async def test_a_viewer_comes_to_no_desktop_that_has_not_confirmed_them(
+async def test_a_viewer_enters_no_desktop_without_confirmation(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
@@ -126,7 +126,7 @@ async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage,
 
 
 @pytest.mark.parametrize("broken", ["answers 404", "does not respond"])
-async def test_the_page_of_a_viewer_says_why_there_is_no_picture_and_opens_once_the_table_is_taken(
+async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
@@ -153,7 +153,7 @@ async def test_the_page_of_a_viewer_says_why_there_is_no_picture_and_opens_once_
     assert (await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)).status_code == 200
 
 
-async def test_the_page_that_says_why_loads_itself_again_and_is_the_viewers_alone(
+async def test_only_viewers_see_the_page_that_says_why(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
@@ -173,7 +173,7 @@ async def test_the_page_that_says_why_loads_itself_again_and_is_the_viewers_alon
     assert "The desktop is opening." in (await guest.open(address(path="/.vdi/wait"))).text
 
 
-async def test_a_viewer_is_refused_for_good_where_the_image_cannot_hold_them_and_a_collaborator_works(
+async def test_selkies_1_refuses_viewers_and_serves_collaborators(
     stage: EdgeStage,
 ) -> None:
     guest = await as_viewer(stage)
@@ -284,9 +284,7 @@ async def test_what_changes_during_a_post_is_posted_again(stage: EdgeStage, desk
     assert len(desktop.table) == 1
 
 
-async def test_a_desktop_that_has_just_become_ready_is_reported_by_itself(
-    stage: EdgeStage, desktop: FakeSelkies
-) -> None:
+async def test_a_desktop_that_becomes_ready_gets_its_table(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)

@@ -53,9 +53,7 @@ def given(answer: httpx.Response) -> tuple[str, str]:
     return html.unescape(found[1]), found[2]
 
 
-async def test_the_way_in_leads_to_the_test_and_that_to_selkies_page_with_the_grants_own_token(
-    stage: EdgeStage, alice: Browser
-) -> None:
+async def test_the_test_leads_to_selkies_page_with_the_own_token(stage: EdgeStage, alice: Browser) -> None:
     answer = await alice.open(address(path="/?a=b"))
     assert answer.url.path == "/.vdi/transport"
     (grant,) = await GrantStore(stage.database).open()
@@ -77,9 +75,7 @@ async def test_a_page_that_loads_itself_again_is_tested_again(stage: EdgeStage, 
     assert (await alice.get(page, headers=program)).status_code == 200, "Selkies' page asks for its own version so"
 
 
-async def test_the_address_of_another_grant_is_tested_again_since_its_token_is_over(
-    stage: EdgeStage, alice: Browser
-) -> None:
+async def test_the_address_of_another_grant_is_tested_again(stage: EdgeStage, alice: Browser) -> None:
     where, _ = given(await alice.open(address()))
     publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
     bob = await stage.logged_in(GUEST)
@@ -118,9 +114,7 @@ async def test_one_that_does_not_run_is_waited_for(stage: EdgeStage, alice: Brow
 
 
 @pytest.mark.parametrize("has_ended", [False, True], ids=["suspended", "ended"])
-async def test_its_script_goes_to_the_waiting_page_when_the_gateway_answers_for_the_desktop(
-    stage: EdgeStage, alice: Browser, has_ended: bool
-) -> None:
+async def test_the_script_learns_that_access_has_ended(stage: EdgeStage, alice: Browser, has_ended: bool) -> None:
     answer = await alice.open(address(path="/?a=b"))
     (waits,) = re.findall(r'data-waits="([^"]+)"', answer.text)
     assert waits == "/.vdi/wait?next=/%3Fa%3Db"

@@ -71,7 +71,7 @@ async def signed(stage: EdgeStage, **claims: Any) -> str:
 # ---- those who have entered
 
 
-async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(stage: EdgeStage, alice: Browser) -> None:
+async def test_the_desktop_gets_none_of_the_browsers_credentials(stage: EdgeStage, alice: Browser) -> None:
     (grant,) = await GrantStore(stage.database).open()
     mine = f"theme=dark; {cookies(alice)}; selkies_token=edge"
     answer = await stage.verify(HOST, "/api/files/", Cookie=mine)
@@ -81,7 +81,7 @@ async def test_the_desktop_gets_its_own_credentials_and_none_of_the_browsers(sta
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
+async def test_a_handshake_gets_the_grants_own_token(
     stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
@@ -92,7 +92,7 @@ async def test_a_handshake_brings_the_grants_own_token_whatever_was_offered(
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, own)
 
 
-async def test_signalling_brings_no_token_since_the_desktop_would_log_it(
+async def test_signalling_gets_no_token_that_would_be_logged(
     stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
@@ -114,7 +114,7 @@ async def test_connections_are_noted_and_pages_are_not(
     assert noted == [("alice-desktop", "/api/websockets")]
 
 
-async def test_a_navigation_gets_the_fragment_that_selkies_page_requests(stage: EdgeStage, alice: Browser) -> None:
+async def test_a_page_load_gets_the_fragment_that_selkies_needs(stage: EdgeStage, alice: Browser) -> None:
     for uri, where in (("/", "/?v=1#token=edge"), ("/?a=b", "/?a=b&v=1#token=edge")):
         answer = await stage.verify(HOST, uri, Cookie=cookies(alice), **NAVIGATION)
         assert (answer.status_code, answer.headers["location"]) == (302, ORIGIN + where)
@@ -213,15 +213,13 @@ async def test_a_suspended_desktop_answers_no_one_while_it_stops(stage: EdgeStag
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/"
 
 
-async def test_a_replica_that_does_not_know_yet_what_was_revoked_lets_no_one_in(
-    stage: EdgeStage, alice: Browser
-) -> None:
+async def test_a_replica_without_revocations_lets_no_one_in(stage: EdgeStage, alice: Browser) -> None:
     stage.edge.revoker.primed = False
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 503
 
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Dest": "serviceworker"}, {"Service-Worker": "script"}])
-async def test_no_service_worker_is_registered_unless_the_template_allows_it(
+async def test_service_workers_need_the_templates_permission(
     stage: EdgeStage, alice: Browser, headers: dict[str, str]
 ) -> None:
     """One would outlive the session in this browser. Browsers send both headers, also when they look for an update."""
@@ -238,7 +236,7 @@ async def test_no_service_worker_is_registered_unless_the_template_allows_it(
     assert (await stage.verify(HOST, "/sw.js", Cookie=cookies(alice), **worker)).status_code == 200
 
 
-async def test_all_but_a_permission_carries_the_headers_of_every_answer(stage: EdgeStage, alice: Browser) -> None:
+async def test_every_refusal_has_the_transport_headers(stage: EdgeStage, alice: Browser) -> None:
     answers = [
         await stage.verify(HOST, "/", **NAVIGATION),
         await stage.verify(HOST, "/"),
@@ -273,7 +271,7 @@ async def test_a_person_is_led_in_and_a_program_is_reported(stage: EdgeStage) ->
         assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (401, "1"), headers
 
 
-async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage: EdgeStage) -> None:
+async def test_a_host_without_a_desktop_looks_like_others(stage: EdgeStage) -> None:
     for host in (HOST, SETTINGS.host("nobody")):
         assert (await stage.verify(host, "/")).status_code == 401
         answer = await stage.verify(host, "/", **NAVIGATION)
@@ -283,9 +281,7 @@ async def test_a_host_without_a_desktop_is_like_one_that_is_somebody_elses(stage
 # ---- those who cheat: tokens
 
 
-async def test_the_token_of_another_session_and_a_stolen_cookie_on_another_host(
-    stage: EdgeStage, alice: Browser
-) -> None:
+async def test_a_stolen_cookie_on_another_host_is_refused(stage: EdgeStage, alice: Browser) -> None:
     stage.add(a_session("bob-desktop", GUEST))
     bob = await stage.logged_in(GUEST)
     await bob.open(address("bob-desktop"))
@@ -558,7 +554,7 @@ OTHER_SITES: list[tuple[str, dict[str, str]]] = [
 ]
 
 
-async def test_another_sites_page_can_do_nothing_with_a_persons_cookies(stage: EdgeStage, alice: Browser) -> None:
+async def test_pages_of_other_sites_are_refused(stage: EdgeStage, alice: Browser) -> None:
     for uri, headers in OTHER_SITES:
         assert (await stage.verify(HOST, uri, Cookie=cookies(alice), **headers)).status_code == 403, (uri, headers)
 

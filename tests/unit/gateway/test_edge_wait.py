@@ -155,9 +155,7 @@ async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
         assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
 
 
-async def test_a_page_without_a_stream_sees_whether_a_gateway_serves_the_page(
-    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its script fetches the page before it goes there: what counts is the mark, not the status."""
     now(stage, status=in_line())
     browser = await stage.logged_in(OWNER)
@@ -205,7 +203,7 @@ async def test_a_page_that_loads_itself_again_does_not_resume(stage: EdgeStage) 
     assert 'action="/.vdi/resume?next=/"' in page.text
 
 
-async def test_a_page_that_loads_itself_again_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
+async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
     """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the portal."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -289,7 +287,7 @@ async def test_who_loses_the_share_is_sent_to_look_again(stage: EdgeStage) -> No
     assert [event["stage"] for event in events] == ["queued", "again"]
 
 
-async def test_who_gets_another_role_or_whose_grant_ends_is_sent_to_look_again(stage: EdgeStage) -> None:
+async def test_a_new_role_or_an_ended_grant_sends_to_look_again(stage: EdgeStage) -> None:
     now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
@@ -381,7 +379,7 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
     assert stage.title
 
 
-def test_who_is_denied_the_picture_reads_why_while_the_desktop_runs() -> None:
+def test_a_viewer_without_a_picture_reads_why() -> None:
     stage = describe(changed(a_session(), status={"phase": Phase.RUNNING}), Role.VIEWER, "It takes no viewers.")
     assert (stage.key, stage.message) == ("denied", "It takes no viewers.")
     assert describe(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key == "starting"

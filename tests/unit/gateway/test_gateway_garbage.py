@@ -3,26 +3,18 @@ without its guard."""
 
 import random
 import re
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
-from support.database import sqlite_with_tables
-from support.passwords import HASHER
-from support.waiting import eventually
-from unit.kube.kube_fake_api import FakeApi, fake_api
-from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
+from unit.gateway.attack_stage import ALICE, BOB, AttackStage, Way, furnish, open_attack_stage
+from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.revocation import Revoker
-from vdi.gateway.login.local_users import Passwords
-from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.settings import Settings
+from vdi.gateway.login.logins import Device
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
@@ -46,60 +38,47 @@ BODIES = (
 STREAMS = ("/events", "/.vdi/events")
 
 
-@dataclass
-class Played:
-    gateway: Gateway
-    public: Any
-    internal: Any
-    cookies: dict[str, str]
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
+    async with fake_api() as api:
+        furnish(api)
+        async with open_attack_stage(api, tmp_path) as stage:
+            yield stage
 
 
-@asynccontextmanager
-async def playing(api: FakeApi, folder: Path) -> AsyncIterator[Played]:
-    settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
-    api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
-    spec = {"image": "registry.example.com/desktop:1"}
-    api.put("vditemplates", "desktop", namespace="", spec=spec)
-    for name, user in (("alice-desktop", "alice@example.com"), ("bobs", "bob@example.com")):
-        session = {"user": user, "template": "desktop"}
-        status = {"url": settings.url(settings.host(name))}
-        metadata = {"creationTimestamp": "2026-11-20T08:00:00Z"}
-        api.put("vdisessions", name, namespace=settings.namespaces[0], metadata=metadata, spec=session, status=status)
-    async with open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway:
-        await eventually(lambda: gateway.health.begun and gateway.edge.ready, "it has begun")
-        cookies = {"nobody": ""}
-        for who, admin in (("alice", False), ("root", True)):
-            identity = Identity(user=f"{who}@example.com", name=who, admin=admin)
-            cookies[who], _ = await gateway.login.services.logins.begin(identity, Device())
-        yield Played(
-            gateway,
-            build_public(gateway.context, gateway.components, gateway.health),
-            build_internal(gateway.context, gateway.components, gateway.health),
-            cookies,
-        )
+def ways(stage: AttackStage, table: str) -> list[Way]:
+    """Every method of every route of a table, those of the kubelet too; a route without methods gets all."""
+    every = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+    components = (stage.gateway.health, *stage.gateway.components)
+    routes = [route for component in components for route in getattr(component, table)()]
+    assert routes
+    return [
+        Way(method, route.path)
+        for route in routes
+        if isinstance(route, Route)
+        for method in sorted(route.methods or every)
+    ]
 
 
-def addresses(routes: list[BaseRoute]) -> Iterator[tuple[str, set[str]]]:
-    for route in routes:
-        if isinstance(route, Route):
-            yield route.path, set(route.methods or {"GET", "POST", "PUT", "PATCH", "DELETE"})
-
-
-def filled(path: str, chance: random.Random) -> str:
-    return re.sub(r"{[^}]*}", lambda _: chance.choice(GARBAGE) or "x", path)
+async def cookies_of(stage: AttackStage) -> list[str]:
+    """Login cookies of no one, a user and an administrator."""
+    logins = stage.gateway.login.services.logins
+    return ["", *[(await logins.begin(who, Device()))[0] for who in (BOB, ALICE)]]
 
 
 class Asker:
     """Asks one app, and judges each answer by what all of them must have in common."""
 
-    def __init__(self, app: Any, played: Played, host: str) -> None:
+    def __init__(self, app: Any, host: str, seed: int) -> None:
         self._transport = httpx.ASGITransport(app=app)  # a fault is raised here, not hidden in a 500
         self._origin = f"https://{host}"
-        self._played = played
+        self._chance = random.Random(seed)
 
-    async def ask(self, method: str, path: str, who: str, chance: random.Random) -> httpx.Response:
+    async def ask(self, way: Way, secret: str, garbage: str = "") -> httpx.Response:
+        """One request with a login's cookie; `garbage`: what stands in the path, by chance if empty."""
+        chance, method = self._chance, way.method
+        path = re.sub(r"{[^}]*}", lambda _: garbage or chance.choice(GARBAGE) or "x", way.path)
         body, kind = chance.choice(BODIES) if method not in ("GET", "HEAD") else (b"", None)
-        secret = self._played.cookies[who]
         headers = {
             "Accept": chance.choice(("text/html", "*/*")),
             "Origin": self._origin,
@@ -112,7 +91,7 @@ class Asker:
         query = f"?{chance.choice(PARAMETERS)}={chance.choice(GARBAGE)}"
         async with httpx.AsyncClient(transport=self._transport, base_url=self._origin) as client:
             answer = await client.request(method, path + query.replace(" ", "%20"), content=body, headers=headers)
-        what = f"{method} {path}{query} by {who} with {body[:40]!r}: {answer.status_code}"
+        what = f"{method} {path}{query} with {secret[:4]} and {body[:40]!r}: {answer.status_code}"
         assert answer.status_code != 500, what
         is_page = answer.headers.get("content-type", "").startswith("text/html")
         assert not (is_page and "<script>alert" in answer.text), what
@@ -122,35 +101,24 @@ class Asker:
         return answer
 
 
-@pytest.fixture
-async def api() -> AsyncIterator[FakeApi]:
-    async with fake_api() as api:
-        yield api
-
-
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 @pytest.mark.timeout(30)
-async def test_no_request_is_a_fault_of_ours(api: FakeApi, tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    async with playing(api, tmp_path) as played:
-        for part_routes, app, host in (
-            ("portal_routes", played.public, "portal.vdi.localhost"),
-            ("desktop_routes", played.public, "alice-desktop.vdi.localhost"),
-            ("internal_routes", played.internal, "vdi-gateway.kasm.svc"),
-        ):
-            asker = Asker(app, played, host)
-            parts = (played.gateway.health, *played.gateway.components)
-            routes = [route for component in parts for route in getattr(component, part_routes)()]
-            assert routes
-            for path, methods in addresses(routes):
-                for method in sorted(methods):
-                    for who in played.cookies:
-                        if path in STREAMS or path.endswith("/events"):
-                            continue  # they answer for ever where they answer
-                        answer = await asker.ask(method, filled(path, chance), who, chance)
-                        if app is played.public:
-                            assert "default-src 'none'" in answer.headers["content-security-policy"]
-                            assert answer.headers["x-content-type-options"] == "nosniff"
+async def test_no_request_is_a_fault_of_ours(stage: AttackStage, seed: int) -> None:
+    cookies = await cookies_of(stage)
+    for table, app, host in (
+        ("portal_routes", stage.public, "portal.vdi.localhost"),
+        ("desktop_routes", stage.public, "alice-desktop.vdi.localhost"),
+        ("internal_routes", stage.internal, "vdi-gateway.kasm.svc"),
+    ):
+        asker = Asker(app, host, seed)
+        for way in ways(stage, table):
+            if way.path in STREAMS or way.path.endswith("/events"):
+                continue  # they answer for ever where they answer
+            for secret in cookies:
+                answer = await asker.ask(way, secret)
+                if app is stage.public:
+                    assert "default-src 'none'" in answer.headers["content-security-policy"]
+                    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 # What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to is found here.
@@ -164,28 +132,19 @@ def is_refused(answer: httpx.Response) -> bool:
     return answer.status_code in (401, 403, 405) or answer.headers.get("location", "").startswith("/login")
 
 
-async def test_every_page_but_these_asks_who_it_is(api: FakeApi, tmp_path: Path) -> None:
-    chance = random.Random(1)
-    async with playing(api, tmp_path) as played:
-        asker = Asker(played.public, played, "portal.vdi.localhost")
-        routes = [route for component in played.gateway.components for route in component.portal_routes()]
-        unguarded = set()
-        for path, methods in addresses(routes):
-            for method in methods:
-                address = re.sub(r"{[^}]*}", "x", path)
-                answers = [await asker.ask(method, address, "nobody", chance) for _ in range(4)]
-                refused = [is_refused(answer) for answer in answers]
-                # 400 is about the body alone; whether the address asks who it is, the other answers say.
-                if not any(refused) or any(
-                    not refusal and answer.status_code != 400 for answer, refusal in zip(answers, refused, strict=True)
-                ):
-                    unguarded.add(path)
-        assert unguarded == OPEN
+async def test_every_page_but_these_asks_who_it_is(stage: AttackStage) -> None:
+    asker = Asker(stage.public, "portal.vdi.localhost", 1)
+    unguarded = set()
+    for way in ways(stage, "portal_routes"):
+        answers = [await asker.ask(way, "", "x") for _ in range(4)]
+        # 400 is about the body alone; whether the address asks who it is, the other answers say.
+        told = [is_refused(answer) for answer in answers if answer.status_code != 400]
+        if not told or not all(told):
+            unguarded.add(way.path)
+    assert unguarded == OPEN
 
 
-async def test_a_login_that_ends_without_a_request_ends_its_ways_into_desktops(
-    api: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_login_that_expires_ends_its_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
     ended: list[str] = []
 
@@ -194,6 +153,8 @@ async def test_a_login_that_ends_without_a_request_ends_its_ways_into_desktops(
         return 1
 
     monkeypatch.setattr(Revoker, "end", end)
-    async with playing(api, tmp_path) as played:
-        await played.gateway.login.services.sign_out.end_grants_of(["that-login"])
+    async with fake_api() as api:
+        furnish(api)
+        async with open_attack_stage(api, tmp_path) as stage:
+            await stage.gateway.login.services.sign_out.end_grants_of(["that-login"])
     assert ended == ["that-login"]

@@ -54,7 +54,7 @@ def test_credentials_are_those_of_the_turn_rest_convention() -> None:
     assert base64.b64decode(password) == hmac.new(b"north", name.encode(), hashlib.sha1).digest()
 
 
-def test_the_page_finds_turn_at_the_second_place_and_stun_at_the_first() -> None:
+def test_stun_servers_come_first_and_turn_servers_second() -> None:
     stun, turn = ice_servers(URLS, SECRET, "uid-1", datetime(2026, 11, 20, tzinfo=UTC))
     assert stun == {"urls": ["stun:turn.example.com:3478"]}
     assert turn["urls"] == list(URLS) and turn["username"].endswith(":uid-1") and turn["credential"]
@@ -92,7 +92,7 @@ async def test_a_login_that_has_ended_gets_none(stage: EdgeStage) -> None:
     assert (await ask(stage, owner)).status_code == 401
 
 
-async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credentials(stage: EdgeStage) -> None:
+async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
     owner = await entered(stage, OWNER)
     before = (await ask(stage, owner)).json()
     assert stage.settings.turn_secret_file is not None
@@ -107,7 +107,7 @@ async def test_a_rotated_secret_counts_at_once_and_a_bad_one_makes_no_credential
     assert (await ask(stage, owner)).status_code == 503
 
 
-async def test_without_a_turn_server_there_is_none_not_even_a_strangers(tmp_path: Path) -> None:
+async def test_without_a_turn_server_the_list_is_empty(tmp_path: Path) -> None:
     async with EdgeStage(tmp_path) as stage:
         owner = await entered(stage, OWNER)
         assert (await ask(stage, owner)).json()["iceServers"] == []

@@ -263,7 +263,7 @@ async def test_the_command_line_gets_a_token_through_the_browser(stage: LoginSta
     assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
 
 
-async def test_the_command_line_makes_no_more_tokens_than_a_person_may_have(
+async def test_vdi_login_respects_the_limit_of_tokens(
     stage: LoginStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 1)

@@ -109,7 +109,7 @@ async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
     assert len(parameters) == 1, "the stand-in's hash costs as much as a real one"
 
 
-async def test_a_login_ends_when_it_is_idle_and_at_the_latest_after_a_week(stage: LoginStage) -> None:
+async def test_a_login_ends_when_idle_and_after_a_week(stage: LoginStage) -> None:
     browser = stage.browser()
     await browser.log_in()
     for _ in range(13):
@@ -247,7 +247,7 @@ async def test_a_new_role_counts_without_another_login(stage: LoginStage) -> Non
     assert (me["admin"], me["groups"]) == (True, ["admins"])
 
 
-async def test_without_the_secret_no_one_gets_in_and_one_is_reported_why(stage: LoginStage) -> None:
+async def test_without_the_secret_no_one_gets_in(stage: LoginStage) -> None:
     stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
     answer = await stage.browser().log_in()
     assert answer.status_code == 503
@@ -272,7 +272,7 @@ async def test_no_more_passwords_wait_than_can_be_looked_at() -> None:
         await passwords.check(None, "x")
 
 
-def test_accented_letters_are_one_password_however_they_are_written() -> None:
+def test_passwords_are_compared_in_nfc() -> None:
     passwords = Passwords()
     stored = passwords.make_hash("cafe\u0301 cafe\u0301")
     assert passwords._verify(stored, "café café".encode())

@@ -244,44 +244,48 @@ async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> No
     assert answer.headers["location"] == "/"
 
 
-@pytest.mark.parametrize(
-    "claims",
-    [
-        {"iss": "https://evil.example"},
-        {"iss": ISSUER + "/"},
-        {"iss": None},
-        {"aud": "another"},
-        {"aud": ["another"]},
-        {"aud": None},
-        {"aud": ["vdi", "another"]},
-        {"aud": ["vdi", "another"], "azp": "another"},
-        {"azp": "another"},
-        {"exp": 1},
-        {"exp": None},
-        {"exp": True},
-        {"exp": "never"},
-        {"iat": 99999999999},
-        {"iat": None},
-        {"nbf": 99999999999},
-        {"nonce": "another"},
-        {"nonce": None},
-        {"nonce": 1},
-        {"nonce": "\ud800"},
-        {"at_hash": "\ud800"},
-        {"sub": ""},
-        {"sub": None},
-        {"sub": 1},
-        {"sub": "1" * 256},
-        {"sub": "ä"},
-        {"sub": "1\0"},
-    ],
-    ids=str,
-)
-async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
-    answer = await sign_on.come_back(**claims)
-    assert answer.status_code == 403
-    assert "could not be verified" in answer.text
-    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
+WRONG_CLAIMS: list[dict[str, Any]] = [
+    {"iss": "https://evil.example"},
+    {"iss": ISSUER + "/"},
+    {"iss": None},
+    {"aud": "another"},
+    {"aud": ["another"]},
+    {"aud": None},
+    {"aud": ["vdi", "another"]},
+    {"aud": ["vdi", "another"], "azp": "another"},
+    {"azp": "another"},
+    {"exp": 1},
+    {"exp": None},
+    {"exp": True},
+    {"exp": "never"},
+    {"iat": 99999999999},
+    {"iat": None},
+    {"nbf": 99999999999},
+    {"nonce": "another"},
+    {"nonce": None},
+    {"nonce": 1},
+    {"nonce": "\ud800"},
+    {"at_hash": "\ud800"},
+    {"sub": ""},
+    {"sub": None},
+    {"sub": 1},
+    {"sub": "1" * 256},
+    {"sub": "ä"},
+    {"sub": "1\0"},
+    *(
+        {name: value}
+        for name in ("exp", "iat", "nbf")
+        for value in (10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf"))
+    ),
+]
+
+
+async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn) -> None:
+    for claims in WRONG_CLAIMS:
+        sign_on.provider.claims = {}
+        answer = await sign_on.come_back(**claims)
+        assert (answer.status_code, "could not be verified" in answer.text) == (403, True), claims
+        assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie")), claims
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -308,30 +312,6 @@ async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch
         await provider.close()
 
 
-@pytest.mark.parametrize(
-    ("keys", "status"),
-    [
-        ([KEY.as_dict(private=False)] * 2000, 503),
-        ("k1", 503),
-        ([["k1"]], 503),
-        ([{"kty": ["RSA"], "kid": "k1"}], 403),
-        ([{"kty": "oct", "kid": "k1", "k": "AAAA"}], 403),
-        ([{"kty": "RSA", "kid": "k1", "n": "AQAB", "e": "AQAB"}], 403),
-    ],
-    ids=["huge", "text", "lists", "odd kind", "shared secret", "small"],
-)
-async def test_keys_that_are_none_let_no_one_in(sign_on: SignOn, keys: Any, status: int) -> None:
-    sign_on.provider.keys = keys
-    answer = await sign_on.come_back()
-    assert answer.status_code == status
-    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
-
-
-async def test_a_token_that_is_nested_too_deeply_is_not_believed(sign_on: SignOn) -> None:
-    sign_on.provider.sign = lambda _: f"{oidc._base64url(DEEP)}.e30.AAAA"
-    assert (await sign_on.come_back()).status_code == 403
-
-
 @pytest.mark.parametrize("claims", [{"aud": ["vdi"]}, {"aud": ["vdi", "x"], "azp": "vdi"}, {"azp": "vdi"}], ids=str)
 async def test_audiences_that_name_us_are_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
     assert (await sign_on.come_back(**claims)).status_code == 303
@@ -353,33 +333,45 @@ def tampered(claims: dict[str, Any]) -> str:
     return f"{head}.{oidc._base64url(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
 
 
-@pytest.mark.parametrize(
-    "sign",
-    [
-        none,
-        tampered,
-        lambda claims: hs256(claims, KEY.as_pem(private=False)),
-        lambda claims: hs256(claims, CONFIG.client_secret.encode()),
-        lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY),
-        lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, OTHER_KEY),
-        lambda claims: jwt.encode({"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY),
-        lambda claims: "a.b.c",
-        lambda claims: "",
-        lambda claims: "x" * 10000,
-    ],
-)
-async def test_a_token_that_is_not_signed_is_not_believed(
-    sign_on: SignOn, sign: Callable[[dict[str, Any]], str]
-) -> None:
-    sign_on.provider.sign = sign
-    answer = await sign_on.come_back()
-    assert answer.status_code == 403
+WRONG_TOKENS: list[Callable[[dict[str, Any]], str]] = [
+    none,
+    tampered,
+    lambda claims: hs256(claims, KEY.as_pem(private=False)),
+    lambda claims: hs256(claims, CONFIG.client_secret.encode()),
+    lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY),
+    lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, OTHER_KEY),
+    lambda claims: jwt.encode({"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY),
+    lambda claims: "a.b.c",
+    lambda claims: "",
+    lambda claims: "x" * 10000,
+    lambda _: f"{oidc._base64url(DEEP)}.e30.AAAA",
+    lambda _: signed(HEAD, b"[]"),
+    lambda _: signed(HEAD, b"1"),
+    lambda _: signed(HEAD, b"null"),
+    lambda _: signed(HEAD, b"\xff\xfe"),
+    lambda _: signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
+    lambda _: signed(HEAD, b"[" * 50_000),
+    lambda _: signed(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
+    lambda _: signed(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
+    lambda _: signed(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
+    lambda _: signed(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
+    lambda _: signed(b"[]", b"{}"),
+    lambda _: signed(b"[" * 50_000, b"{}"),
+    lambda claims: "\u212a.b.c",
+    lambda claims: "..",
+    lambda claims: "a.b.c.d.e",
+]
+
+
+async def test_a_token_that_is_not_signed_is_not_believed(sign_on: SignOn) -> None:
+    for number, sign in enumerate(WRONG_TOKENS):
+        sign_on.provider.sign = sign
+        answer = await sign_on.come_back()
+        assert (answer.status_code, "could not be verified" in answer.text) == (403, True), number
 
 
 @pytest.mark.parametrize("later", [61, 3601])
-async def test_a_key_that_was_swapped_under_its_name_is_not_believed_before_keys_are_read_again(
-    sign_on: SignOn, later: int
-) -> None:
+async def test_a_swapped_key_counts_once_the_keys_are_read_again(sign_on: SignOn, later: int) -> None:
     assert (await sign_on.come_back()).status_code == 303
     sign_on.provider.keys = [OTHER_KEY.as_dict(private=False)]
     sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY)
@@ -400,56 +392,32 @@ async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn) -> 
     assert sign_on.provider.asked.count("/keys") == asked + 1
 
 
-@pytest.mark.parametrize(
+ODD_KEYS: list[Any] = [
+    [KEY.as_dict(private=False)] * 2000,
+    5,
+    None,
     "keys",
-    [
-        5,
-        None,
-        "keys",
-        [None, 5, "x", []],
-        [{}],
-        [{"kty": "RSA"}],
-        [{"kty": "RSA", "n": 5, "e": [], "kid": "k1"}],
-        [{"kty": "RSA", "n": "!", "e": "!", "kid": "k1"}],
-        [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "k1"}],
-        [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}],
-        [{"kty": "OKP", "crv": "X", "x": "AA", "kid": "k1"}],
-        [{"kty": ["RSA"], "kid": {"a": 1}}],
-    ],
-    ids=str,
-)
-async def test_odd_key_sets_let_no_one_in(sign_on: SignOn, keys: Any) -> None:
-    sign_on.provider.keys = keys
-    assert (await sign_on.come_back()).status_code in (403, 503)
+    [["k1"]],
+    [None, 5, "x", []],
+    [{}],
+    [{"kty": "RSA"}],
+    [{"kty": "RSA", "n": 5, "e": [], "kid": "k1"}],
+    [{"kty": "RSA", "n": "!", "e": "!", "kid": "k1"}],
+    [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "k1"}],
+    [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "k1"}],
+    [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}],
+    [{"kty": "OKP", "crv": "X", "x": "AA", "kid": "k1"}],
+    [{"kty": ["RSA"], "kid": {"a": 1}}],
+]
 
 
-@pytest.mark.parametrize(
-    "sign",
-    [
-        lambda _: signed(HEAD, b"[]"),
-        lambda _: signed(HEAD, b"1"),
-        lambda _: signed(HEAD, b"null"),
-        lambda _: signed(HEAD, b"\xff\xfe"),
-        lambda _: signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
-        lambda _: signed(HEAD, b"[" * 50_000),
-        lambda _: signed(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
-        lambda _: signed(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
-        lambda _: signed(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
-        lambda _: signed(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
-        lambda _: signed(b"[]", b"{}"),
-        lambda _: signed(b"[" * 50_000, b"{}"),
-        lambda claims: "\u212a.b.c",
-        lambda claims: "..",
-        lambda claims: "a.b.c.d.e",
-    ],
-)
-async def test_a_token_that_is_no_token_is_a_refusal_in_words(
-    sign_on: SignOn, sign: Callable[[dict[str, Any]], str]
-) -> None:
-    sign_on.provider.sign = sign
-    answer = await sign_on.come_back()
-    assert answer.status_code == 403
-    assert "could not be verified" in answer.text
+async def test_odd_key_sets_let_no_one_in(sign_on: SignOn) -> None:
+    for keys in ODD_KEYS:
+        sign_on.provider.keys = keys
+        sign_on.stage.clock.forward(hours=2)  # by then the keys are read again
+        answer = await sign_on.come_back()
+        assert answer.status_code in (403, 503), keys
+        assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie")), keys
 
 
 def hs256_with_a_published_secret(claims: dict[str, Any]) -> str:
@@ -485,18 +453,6 @@ async def test_an_access_token_of_another_person_is_not_used(
     """OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it."""
     right = oidc._base64url(hashlib.sha256(b"at").digest()[:16])
     assert (await sign_on.come_back(at_hash=right if at_hash is True else at_hash)).status_code == status
-
-
-@pytest.mark.parametrize("name", ["exp", "iat", "nbf"])
-@pytest.mark.parametrize(
-    "value",
-    [10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf")],
-    ids=["large", "small", "above", "nan", "inf", "-inf"],
-)
-async def test_a_time_that_is_no_date_is_refused_in_words(sign_on: SignOn, name: str, value: float) -> None:
-    answer = await sign_on.come_back(**{name: value})
-    assert answer.status_code == 403
-    assert "could not be verified" in answer.text
 
 
 async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
@@ -559,7 +515,7 @@ async def test_an_address_is_verified_only_by_what_is_said_beside_it(sign_on: Si
     assert (await sign_on.come_back(email="Alice@Example.com", email_verified=None)).status_code == 303
 
 
-async def test_a_provider_that_never_says_verified_is_let_in_by_the_setting(tmp_path: Path) -> None:
+async def test_a_setting_allows_addresses_without_verification(tmp_path: Path) -> None:
     async with signing_on(tmp_path, config=replace(CONFIG, require_verified=False)) as sign_on:
         assert (await sign_on.come_back(email_verified=None)).status_code == 303
         assert "/me" not in sign_on.provider.asked
@@ -665,7 +621,7 @@ async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -
             assert await release()
 
 
-async def test_an_account_that_is_refused_leaves_the_browser_who_it_was(sign_on: SignOn) -> None:
+async def test_a_refused_account_leaves_the_browsers_login(sign_on: SignOn) -> None:
     assert await user_of(sign_on) == "alice@example.com"
     browser = sign_on.stage.browser()
     await browser.log_in()
@@ -674,7 +630,7 @@ async def test_an_account_that_is_refused_leaves_the_browser_who_it_was(sign_on:
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
-async def test_a_local_user_and_an_account_with_one_address_are_one_person(sign_on: SignOn) -> None:
+async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn) -> None:
     """The password is a way in while the provider is down; it neither takes nor frees the address."""
     browser = sign_on.stage.browser()
     await browser.log_in()
@@ -758,14 +714,12 @@ async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplo
         {"authorization_endpoint": "https:///auth"},
     ],
 )
-async def test_a_provider_that_says_odd_things_about_itself_is_as_good_as_down(
-    sign_on: SignOn, metadata: dict[str, Any]
-) -> None:
+async def test_a_provider_with_odd_metadata_counts_as_down(sign_on: SignOn, metadata: dict[str, Any]) -> None:
     sign_on.provider.metadata = metadata
     assert (await sign_on.stage.browser().get("/login/oidc")).status_code == 503
 
 
-async def test_endpoints_on_other_hosts_are_taken_and_redirects_are_not(sign_on: SignOn) -> None:
+async def test_endpoints_on_other_hosts_pass_but_no_redirects(sign_on: SignOn) -> None:
     """Google's are on three hosts. What the discovery names is the provider's word; where that sends us on is not."""
     sign_on.provider.metadata = {"jwks_uri": "https://keys.example.net/keys"}
     assert (await sign_on.come_back()).status_code == 303
@@ -878,7 +832,7 @@ def test_a_state_is_read_by_its_own_browser_as_it_was_made(
                 oidc.read_state(wrong_secret, wrong_state, 1000.0)
 
 
-def test_a_state_of_a_replica_whose_clock_is_ahead_is_read_within_the_leeway() -> None:
+def test_a_state_from_the_future_is_read_within_the_leeway() -> None:
     """The provider may send the browser back within the second, to the other replica."""
     secret = oidc._base64url(b"s" * 32)
     state = oidc.make_state(secret, "/", 1000.0)

@@ -28,7 +28,7 @@ def test_a_change_leaves_the_others_alone(users: dict[str, LocalUser], user: str
     assert read_users(change_user(write_users(users), user, entry))[0] == expected
 
 
-def test_a_change_keeps_what_cannot_be_used_and_replaces_other_spellings() -> None:
+def test_a_change_keeps_bad_entries() -> None:
     text = f"bob@example.com: {{password: plain}}\nAlice@Example.com: {{password: '{HASH}'}}\n"
     changed = yaml.safe_load(change_user(text, "alice@example.com", LocalUser(password=HASH, admin=True)))
     assert changed == {"bob@example.com": {"password": "plain"}, "alice@example.com": {"password": HASH, "admin": True}}
@@ -49,7 +49,7 @@ def test_a_change_keeps_what_cannot_be_used_and_replaces_other_spellings() -> No
         (f"a@b.c: {{password: '{HASH}'}}\nA@b.c: {{password: '{HASH}'}}", "twice"),
     ],
 )
-def test_an_entry_that_cannot_be_used_is_named_without_its_password(entry: str, words: str) -> None:
+def test_a_bad_entry_is_named_without_its_password(entry: str, words: str) -> None:
     users, problems = read_users(entry)
     assert len(problems) == 1
     assert words in problems[0]

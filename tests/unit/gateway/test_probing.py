@@ -26,7 +26,7 @@ def value(stage: ApiStage, name: str, **labels: str) -> float | None:
     return stage.services.context.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 
-async def test_the_mark_is_armed_the_way_opened_and_the_figures_become_metrics(stage: ApiStage) -> None:
+async def test_a_probe_arms_the_mark_and_makes_metrics(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
         begun = (await program.post(ONE, json={"state": STATE})).json()

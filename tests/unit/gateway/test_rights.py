@@ -25,7 +25,7 @@ def test_owner_guest_and_stranger() -> None:
     assert [role_in(session, user, NOW) for user in (ALICE, BOB, EVE)] == [Role.OWNER, Role.COLLABORATOR, None]
 
 
-def test_addresses_are_compared_without_the_case_of_ascii_letters_only() -> None:
+def test_addresses_ignore_the_case_of_ascii_letters_only() -> None:
     assert role_in(shared(user="Bob@Example.COM"), "BOB@example.com", NOW) is Role.VIEWER
     kelvin = "\u212aim@example.com"
     assert kelvin.lower() == "kim@example.com"  # what Python's own folding would do

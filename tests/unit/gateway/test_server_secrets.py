@@ -13,12 +13,12 @@ def draw(length: int) -> str:
     return "x" * length
 
 
-def test_an_empty_secret_gets_its_random_values_and_the_texts_around_them() -> None:
+def test_an_empty_secret_gets_values_and_texts() -> None:
     entries = missing_entries(POSTGRESQL, {}, draw)
     assert entries == {"password": "x" * 32, "url": f"postgresql+asyncpg://vdi:{'x' * 32}@db/vdi"}
 
 
-def test_a_password_that_exists_is_kept_and_what_contains_it_follows_the_chart() -> None:
+def test_an_existing_password_is_kept_in_new_texts() -> None:
     existing = {"password": "old", "url": "postgresql+asyncpg://vdi:old@elsewhere/vdi", "note": "ours"}
     assert missing_entries(POSTGRESQL, existing, draw) == {"url": "postgresql+asyncpg://vdi:old@db/vdi"}
 

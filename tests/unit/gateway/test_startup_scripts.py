@@ -142,7 +142,7 @@ async def test_without_scripts_and_for_others_there_is_no_section(portal: Portal
     assert 'id="scripts"' not in (await portal.browser().get(PAGE)).text
 
 
-async def test_what_cannot_be_read_is_said_where_the_template_has_a_script(portal: PortalStage) -> None:
+async def test_an_unreadable_report_is_shown_as_such(portal: PortalStage) -> None:
     assert "The agent does not respond." in (await portal.browser().get(PAGE)).text
     portal.put(a_template())
     assert 'id="scripts"' not in (await portal.browser().get(PAGE)).text
