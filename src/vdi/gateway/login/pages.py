@@ -127,6 +127,12 @@ class Pages:
         self._settings = login.context.settings
         self._renderer = Renderer(self._settings)
 
+    async def _user_of_form(self, request: Request) -> User:
+        """The user with a browser's login who has sent a form of ours. Raises HTTPException."""
+        user = await self._login.guard.require_browser(request)
+        await self._login.guard.check_csrf(request)
+        return user
+
     def _logged_out(self, request: Request, provider_url: str | None = None) -> Response:
         """The page after a logout; it goes on to the identity provider's own page, if there is one."""
         name = self._login.provider.config.name if self._login.provider is not None else ""
@@ -381,8 +387,7 @@ class AccountPages(Pages):
 
     async def end_one(self, request: Request) -> Response:
         """Sign out one of the user's browsers."""
-        user = await self._login.guard.require_browser(request)
-        await self._login.guard.check_csrf(request)
+        user = await self._user_of_form(request)
         login_id = request.path_params["id"]
         if login_id in {login.id for login in await self._login.logins.of(user.email)}:
             await self._login.sign_out.end_login(login_id)
@@ -391,8 +396,7 @@ class AccountPages(Pages):
 
     async def end_everywhere(self, request: Request) -> Response:
         """End all logins and desktop pictures of the user, and on request their API tokens."""
-        user = await self._login.guard.require_browser(request)
-        await self._login.guard.check_csrf(request)
+        user = await self._user_of_form(request)
         tokens = (await request.form()).get("tokens") == "yes"
         await self._login.sign_out.end_everything(user.email, tokens=tokens)
         await self._login.record(user.email, "login.end_all", tokens=str(tokens).lower())
@@ -400,9 +404,8 @@ class AccountPages(Pages):
 
     async def end_person(self, request: Request) -> Response:
         """Administrators: end all logins, API tokens and desktop pictures of a user."""
-        user = await self._login.guard.require_browser(request)
+        user = await self._user_of_form(request)
         await self._login.guard.require_admin(request)
-        await self._login.guard.check_csrf(request)
         try:
             email = check_address(str((await request.form()).get("user", "")))
         except ValueError as why:
@@ -415,8 +418,7 @@ class AccountPages(Pages):
 
     async def make_token(self, request: Request) -> Response:
         """Make an API token; only this response shows it."""
-        user = await self._login.guard.require_browser(request)
-        await self._login.guard.check_csrf(request)
+        user = await self._user_of_form(request)
         form = await request.form()
         label, days = str(form.get("label", "")).strip(), str(form.get("days", ""))
         try:
@@ -431,8 +433,7 @@ class AccountPages(Pages):
         return await self._page(request, user, new_token=secret, new_label=label)
 
     async def revoke_token(self, request: Request) -> Response:
-        user = await self._login.guard.require_browser(request)
-        await self._login.guard.check_csrf(request)
+        user = await self._user_of_form(request)
         ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
         if ended is None:
             raise HTTPException(404, "You have no such token. It may have expired.")

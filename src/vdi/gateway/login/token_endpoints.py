@@ -114,8 +114,7 @@ class CliLoginPages(Pages):
 
     async def agree(self, request: Request) -> Response:
         """Make a code for the command that made the challenge."""
-        user = await self._login.guard.require_browser(request)
-        await self._login.guard.check_csrf(request)
+        user = await self._user_of_form(request)
         asked = _authorization_request(await request.form())
         code = secrets.token_urlsafe(32)
         grant = _Grant(user.login_id, asked["code_challenge"], asked["redirect_uri"], asked["client"])
