@@ -221,7 +221,7 @@ def is_readable(session: VDISession, role: Role | None) -> bool:
 
 def last_lines(output: str) -> str:
     """The end of a script's output as plain text: no colours, and no characters that reorder others."""
-    # What a script has written is untrusted input, from whoever wrote the script and from the desktop's user.
+    # A script's output is untrusted input, of its author and of the desktop's user.
     text = _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :]).replace("\r\n", "\n").replace("\r", "\n")
     plain = "".join(character for character in text if character in "\n\t" or character.isprintable())
     return "\n".join(plain[-MAX_CHARACTERS:].rstrip().split("\n")[-MAX_LINES:])

@@ -37,7 +37,7 @@ FINISH_SECONDS = 180.0
 # At most MOST probes of one session in WINDOW seconds, over all replicas.
 WINDOW, MOST = 60, 6
 
-# Where a probe can fail: `vdi.latency_probe.client.StageError`.
+# Stages in which a probe can fail (`vdi.latency_probe.client.StageError`).
 Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
 
 

@@ -23,7 +23,7 @@ class User:
 
     # In the spelling of `normal_user`; `spec.user` of a session is compared with it.
     email: str
-    # For people to read; never compared.
+    # Shown to people; never compared.
     name: str = ""
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()

@@ -66,18 +66,16 @@ async def fill(client: Client, namespace: str, required: Sequence[ServerSecret])
             current = await client.get(SECRETS, secret.name, namespace=namespace, into=_Secret)
             existing = {key: base64.b64decode(value).decode() for key, value in current.data.items()}
             missing = missing_entries(secret, existing, _draw)
-            if not missing:
-                _write_files(secret.files, existing)
-                break
-            patch = {
-                "metadata": {"resourceVersion": current.metadata.resource_version},
-                "data": {key: base64.b64encode(value.encode()).decode() for key, value in missing.items()},
-            }
-            try:
-                await client.patch(SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw)
-            except Conflict:
-                continue  # another replica has written first: its values count
-            print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
+            if missing:
+                patch = {
+                    "metadata": {"resourceVersion": current.metadata.resource_version},
+                    "data": {key: base64.b64encode(value.encode()).decode() for key, value in missing.items()},
+                }
+                try:
+                    await client.patch(SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw)
+                except Conflict:
+                    continue  # another replica has written first: its values count
+                print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
             _write_files(secret.files, {**existing, **missing})
             break
 

@@ -1,1 +1,1 @@
-"""The way to the desktops: who may enter, how, for how long, and how it ends at once."""
+"""Access to desktops from a browser: entering, the check of every request, the waiting page, and the end of access."""

@@ -34,7 +34,7 @@ CHANNEL = "edge/ended"
 # A poll looks back so far before now: the clocks of replicas differ.
 OVERLAP = timedelta(seconds=60)
 
-# For the API server's response about one session; after that the next sweep asks again.
+# The API server gets so long to respond about one session; after that the next sweep asks again.
 API_SECONDS = 5.0
 # Rows of ended grants stay for so long, to be looked up after an incident.
 KEPT = timedelta(days=7)

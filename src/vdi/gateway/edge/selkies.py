@@ -141,11 +141,11 @@ _NO_ONE: frozenset[Role] = frozenset()
 # not change, but it lets every collaborator disconnect the owner, record the screen and take screenshots. So the edge
 # decides, and no role may request a path of the API that is not listed, such as one that a later version adds.
 RULES: tuple[tuple[str, frozenset[str]], ...] = (
-    # Who is connected, and disconnecting them.
+    # The list of connections, and disconnecting people.
     ("/api/sessions", _OWNER),
     # Connections and people among other measurements.
     ("/api/metrics", _OWNER),
-    # What Selkies' page needs in order to show the picture.
+    # Requests with which Selkies' page shows the picture.
     ("/api/health", _ALL),
     ("/api/status", _ALL),
     ("/api/turn", _ALL),

@@ -208,7 +208,7 @@ class WaitingPage:
             return PlainTextResponse(f"{error}\n", 429, {**OURS, **error.headers})
 
     async def resume(self, request: Request) -> Response:
-        """`/.vdi/resume`: the button."""
+        """`/.vdi/resume`: resume the session, from the button of the page."""
         self._handoff.check_own_page(request)
         admitted = await self._authorizer.admit_request(request)
         if admitted is None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 TURN_PATH = "/api/turn"
 _BLOCKED = "This network cannot reach the TURN server that WebRTC needs. UDP may be blocked."
 _NO_SERVER = "WebRTC needs a TURN server, and none is configured."
-# As the chart's TURN server takes it.
+# The characters and length that the chart's TURN server accepts.
 _SECRET = re.compile(r"[A-Za-z0-9+/=_.~-]{32,}")
 
 

@@ -1,1 +1,1 @@
-"""How people prove who they are: local passwords, OIDC, API tokens; and how long that holds."""
+"""Authentication of users: local passwords, an identity provider, API tokens, and the life of logins."""

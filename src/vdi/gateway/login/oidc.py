@@ -56,7 +56,7 @@ SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _KEY_TYPES = ("RSA", "EC", "OKP")
 # Hash of `at_hash` by the end of the signature's name; Ed25519 has SHA-512.
 _HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
-# For the whole of one request to the provider.
+# Timeout of one whole request to the provider.
 _REQUEST_SECONDS = 10.0
 # The keys of a provider with many of them take about 20 KiB.
 _MAX_RESPONSE_BYTES = 128 * 1024

@@ -146,7 +146,7 @@ class Pages:
 
 
 class LoginPages(Pages):
-    """`/login` and `/logout`."""
+    """`/login`: form, terms and identity provider; `/logout`."""
 
     def __init__(self, login: LoginServices) -> None:
         super().__init__(login)
@@ -200,7 +200,7 @@ class LoginPages(Pages):
             log.error("no one can log in with a password now: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
         if found is None:
-            # What was typed is written down only if it is an address: it may be a password in the wrong field.
+            # The text is written down only if it is an address: it may be a password in the wrong field.
             try:
                 typed = check_address(user)
             except ValueError:

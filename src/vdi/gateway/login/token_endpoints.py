@@ -95,7 +95,7 @@ def _refuse(error: str, words: str) -> Response:
 
 
 class CliLoginPages(Pages):
-    """`/cli/authorize` and `/cli/token`."""
+    """`/cli/authorize` and `/cli/token`, for `vdi login`."""
 
     def routes(self) -> list[Route]:
         return [
