@@ -182,9 +182,9 @@ async def test_when_the_gateway_dies_open_desktops_go_on(edge: TraefikStage, ali
 
 
 async def test_a_viewer_meets_no_desktop_that_takes_no_table(
-    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.2)
+    edge.stage.edge.verify.handshake_seconds = 0.2
     await eventually(lambda: len(edge.desktop.table) == 2)
     edge.desktop.refuse = 500
     session = edge.stage.world.session("alice-desktop")

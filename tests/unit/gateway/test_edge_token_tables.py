@@ -63,12 +63,10 @@ async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Edg
     assert (answer.status_code, list(desktop.table)) == (200, [grant_token(MASTER, grant.id)])
 
 
-async def test_a_handshake_does_not_wait_for_ever(
-    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_handshake_does_not_wait_for_ever(stage: EdgeStage, desktop: FakeSelkies) -> None:
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 500
     answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
     assert answer.status_code == 200
@@ -87,7 +85,7 @@ async def test_a_viewer_enters_no_desktop_without_confirmation(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    stage.edge.verify.handshake_seconds = 0.05
     if broken == "does not respond":
         desktop.hangs = True
     elif broken == "has lost the grant":
@@ -129,7 +127,7 @@ async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage,
 async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    stage.edge.verify.handshake_seconds = 0.05
     monkeypatch.setattr("vdi.gateway.edge.wait._CONFIRMATION_SECONDS", 0.01)
     monkeypatch.setattr(token_tables, "ANSWER_SECONDS", 0.05)
     desktop.refuse, desktop.hangs = (404, False) if broken == "answers 404" else (0, True)
@@ -153,10 +151,8 @@ async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     assert (await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)).status_code == 200
 
 
-async def test_only_viewers_see_the_page_that_says_why(
-    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+async def test_only_viewers_see_the_page_that_says_why(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 404
     guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
     await eventually(lambda: UID in stage.edge.tables._failing)
@@ -196,15 +192,13 @@ async def test_selkies_1_refuses_viewers_and_serves_collaborators(
     assert (await stage.verify(HOST, "/x.js", Cookie=again.stolen(HOST))).status_code == 200
 
 
-async def test_a_viewer_comes_in_once_the_desktop_knows_them(
-    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+async def test_a_viewer_comes_in_once_the_desktop_knows_them(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 500
     guest = await as_viewer(stage)
     assert "The desktop is opening." in (await guest.open(address())).text
     desktop.refuse = 0
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 5.0)
+    stage.edge.verify.handshake_seconds = 5.0
     assert (await guest.open(address())).status_code == 200
     posts = len(desktop.tables)
     for path in ("/x.js", "/y.js"):
@@ -214,12 +208,10 @@ async def test_a_viewer_comes_in_once_the_desktop_knows_them(
     assert (handshake.status_code, len(desktop.tables)) == (200, posts + 1), "but for a connection"
 
 
-async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
-    stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_desktop_that_was_restarted_has_confirmed_no_one(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await as_viewer(stage)
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.05)
+    stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 500
     shared = stage.world.session("alice-desktop")
     assert shared is not None

@@ -81,10 +81,8 @@ async def test_the_desktop_gets_none_of_the_browsers_credentials(stage: EdgeStag
     assert "set-cookie" not in answer.headers
 
 
-async def test_a_handshake_gets_the_grants_own_token(
-    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+async def test_a_handshake_gets_the_grants_own_token(stage: EdgeStage, alice: Browser) -> None:
+    stage.edge.verify.handshake_seconds = 0.01
     (grant,) = await GrantStore(stage.database).open()
     own = subprotocols(grant_token(MASTER, grant.id))
     offered = {**HANDSHAKE, "Sec-WebSocket-Protocol": subprotocols("the owner's, stolen"), "Origin": ORIGIN}
@@ -92,10 +90,8 @@ async def test_a_handshake_gets_the_grants_own_token(
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, own)
 
 
-async def test_signalling_gets_no_token_that_would_be_logged(
-    stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+async def test_signalling_gets_no_token_that_would_be_logged(stage: EdgeStage, alice: Browser) -> None:
+    stage.edge.verify.handshake_seconds = 0.01
     answer = await stage.verify(HOST, "/api/webrtc/signaling/", Cookie=cookies(alice), Origin=ORIGIN, **HANDSHAKE)
     assert (answer.status_code, "sec-websocket-protocol" in answer.headers) == (200, False)
 
@@ -104,7 +100,7 @@ async def test_connections_are_noted_and_pages_are_not(
     stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that those which a proxy cuts again and again are distinguished."""
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    stage.edge.verify.handshake_seconds = 0.01
     noted: list[tuple[str, str]] = []
     monkeypatch.setattr(
         stage.edge.verify.disconnects, "opened", lambda session, _grant, path, _now: noted.append((session, path))
@@ -187,7 +183,7 @@ async def test_without_a_database_a_token_that_holds_is_good_enough(
         raise DatabaseUnavailableError("it is down")
 
     monkeypatch.setattr(stage.database, "connect", fail)
-    monkeypatch.setattr("vdi.gateway.edge.verify.HANDSHAKE_SECONDS", 0.01)
+    stage.edge.verify.handshake_seconds = 0.01
     stage.clock.forward(seconds=200)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, "set-cookie" in answer.headers) == (200, False)

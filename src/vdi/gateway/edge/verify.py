@@ -192,6 +192,7 @@ class Verify:
         self._tables = tables
         self._ready = ready
         self.disconnects = DisconnectDetector()
+        self.handshake_seconds = HANDSHAKE_SECONDS
         metrics = context.metrics
         self._seconds = metrics.verify_seconds
         self._outcomes = {
@@ -311,7 +312,7 @@ class Verify:
         is_viewer = claims.role not in FULL_CONTROL
         if not request.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
             return True
-        confirmed = await self._tables.posted(session.metadata.uid, HANDSHAKE_SECONDS)
+        confirmed = await self._tables.posted(session.metadata.uid, self.handshake_seconds)
         return claims.gid in confirmed or not is_viewer
 
     def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:
