@@ -1,6 +1,6 @@
 """How a command fails: a message and an exit code. Raised everywhere in this package, printed by `main`."""
 
-from vdi.findings.exit_codes import ExitCode
+from vdi.findings import ExitCode
 
 FINDINGS = ExitCode.FINDINGS
 USAGE = ExitCode.USAGE

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.findings.exit_codes import ExitCode
+from vdi.findings import ExitCode
 
 
 class Severity(StrEnum):

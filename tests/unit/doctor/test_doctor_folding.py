@@ -11,8 +11,8 @@ from unit.doctor.doctor_faults import SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.kasm_builders import Kasm
-from vdi.doctor.checks.registry import found
 from vdi.doctor.checks.run import rank
+from vdi.doctor.codes import make_finding
 from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
 from vdi.doctor.fixes import FIXES
 from vdi.doctor.objects.references import observe_gpus, pods_to_log
@@ -246,7 +246,7 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
     for what in ("shared state", "single sign-on", "webhooks"):
         cluster.logs["kasm/vdi-gateway-1"].append(line.format(what))
     tried = [
-        found(code, f"vdisession/{SPACE}/alice", "It was tried.", remedy=Remedy.run("true"))
+        make_finding(code, f"vdisession/{SPACE}/alice", "It was tried.", remedy=Remedy.run("true"))
         for code in ("probe_pod_failed", "probe_bad_answer", "probe_turn_refused")
     ]
     assert [root.code for root in roots(rank([*cluster.findings(), *tried]))] == ["dns_down"]

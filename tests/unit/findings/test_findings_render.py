@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vdi.findings.exit_codes import ExitCode
+from vdi.findings import ExitCode
 from vdi.findings.model import Finding, Remedy, Severity, errors, exit_code, roots, worst
 from vdi.findings.render import Report, as_data, as_junit, as_text
 

@@ -7,7 +7,7 @@ from typing import Any
 from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import missing_cluster_rights, missing_rights_there
 from vdi.doctor.objects.components import (
     LEASE,
@@ -38,7 +38,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
         name = shipped["metadata"]["name"]
         there = snapshot.find("customresourcedefinitions", name)
         if there is None:
-            yield found(
+            yield make_finding(
                 "crd_missing",
                 f"customresourcedefinition/{name}",
                 f"The cluster does not know {shipped['spec']['names']['kind']}: its CRD is not installed.",
@@ -49,7 +49,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
         lacking = list(_lacking(_schema(shipped), _schema(there), ""))
         if lacking:
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            yield found(
+            yield make_finding(
                 "crd_outdated",
                 f"customresourcedefinition/{name}",
                 f"The cluster's {shipped['spec']['names']['kind']} is older than this version of vdi."
@@ -94,7 +94,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
         if namespace in watched or is_led(snapshot, namespace):
             continue
         if watched:
-            yield found(
+            yield make_finding(
                 "session_unwatched",
                 f"namespace/{namespace}",
                 f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions are not "
@@ -112,7 +112,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 ),
             )
         else:
-            yield found(
+            yield make_finding(
                 "operator_missing",
                 f"namespace/{namespace}",
                 "There is no operator on this cluster: sessions do not start.",
@@ -126,7 +126,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators of which no replica answers, or whose settings cannot be read."""
     for operator in operators_in_scope(snapshot):
         if operator.problem:
-            yield found(
+            yield make_finding(
                 "operator_settings_bad",
                 operator.object,
                 f"The operator cannot start with its settings: {operator.problem}.",
@@ -137,7 +137,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 ),
             )
         if operator.desired == 0:
-            yield found(
+            yield make_finding(
                 "operator_down",
                 operator.object,
                 "The operator is scaled to 0: sessions do not start.",
@@ -163,7 +163,7 @@ def _down(snapshot: Snapshot, operator: Operator) -> Finding:
         for condition in conditions
         if condition["type"] == "ReplicaFailure"
     ]
-    return found(
+    return make_finding(
         "operator_down",
         operator.object,
         f"None of {operator.desired} replicas of the operator is ready: {words}.",
@@ -193,7 +193,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if not is_led(snapshot, namespace):
             said = f"spec.renewTime: {spec.get('renewTime')}, holder {spec.get('holderIdentity') or 'none'}"
-            yield found(
+            yield make_finding(
                 "operator_without_lease",
                 where,
                 "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
@@ -214,7 +214,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
         # A pod that is no more holds it for some seconds: its name begins as its Deployment's.
         names = tuple(f"{watcher.name}-" for watcher in find_operators(snapshot) if namespace in watcher.watches)
         if pods and holder and not holder.startswith(names):
-            yield found(
+            yield make_finding(
                 "lease_of_a_stranger",
                 where,
                 f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A second operator is "
@@ -241,7 +241,7 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
                     if operator.lease_namespace == other.lease_namespace
                     else "Both are active there and revert each other's changes."
                 )
-                yield found(
+                yield make_finding(
                     "operators_share_namespace",
                     f"namespace/{shared[0]}",
                     f"{both} watch the namespace {', '.join(shared)}. {result}",
@@ -252,7 +252,7 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
                     related_objects=[other.object, operator.object],
                 )
             elif operator.settings.domain == other.settings.domain:
-                yield found(
+                yield make_finding(
                     "operators_share_domain",
                     operator.object,
                     f"{both} serve the same domain {operator.settings.domain}. Traefik gives its hosts to one of them.",
@@ -289,7 +289,7 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
         first, where = (there[0][1], f" --namespace {there[0][0]}") if there else (cluster[0], " --all-namespaces")
         lines = [f"may not {right.words} in namespace {namespace}" for namespace, right in there]
         lines += [f"may not {right.words} in the cluster" for right in cluster]
-        yield found(
+        yield make_finding(
             "operator_rights_missing",
             operator.object,
             f"The operator's account {operator.account} lacks {len(lines)} permissions that it needs."
@@ -310,7 +310,7 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
         why = "no operator is running that could remove it" if leaderless else "its operator has not done so"
         operator = operator_for(snapshot, meta.namespace)
         undo = '\'{"metadata":{"finalizers":null}}\''
-        yield found(
+        yield make_finding(
             "finalizer_stuck",
             f"vdisession/{meta.namespace}/{meta.name}",
             f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and remains until its finalizer is "

@@ -6,7 +6,7 @@ from typing import Any
 
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Certificate, Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
     Traefik,
@@ -56,7 +56,7 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield _traefik_down(snapshot, traefik)
     for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
         if traefiks and all(traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks):
-            yield found(
+            yield make_finding(
                 "traefik_not_watching",
                 f"namespace/{namespace}",
                 f"Traefik does not watch the namespace {namespace}, so its routes respond with 404.",
@@ -81,7 +81,7 @@ def _traefik_down(snapshot: Snapshot, one: Traefik) -> Finding:
     else:
         said = f"None of {one.desired} replicas of Traefik is ready"
         remedy = Remedy.run(f"{command} describe {one.kind} {one.name}", f"{command} describe pods")
-    return found(
+    return make_finding(
         "traefik_down",
         one.object,
         f"{said}: no desktop can be reached.",
@@ -95,7 +95,7 @@ def _traefik_down(snapshot: Snapshot, one: Traefik) -> Finding:
 def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """The cluster does not know IngressRoute at all."""
     if "ingressroutes" in snapshot.absent and snapshot.sessions:
-        yield found(
+        yield make_finding(
             "traefik_crds_missing",
             "customresourcedefinition/ingressroutes.traefik.io",
             "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. Desktops have no address.",
@@ -120,7 +120,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         route = snapshot.find("ingressroutes", name, diagnosis.namespace)
         if route is None:
             if snapshot.age(pod.metadata.creation_timestamp) > _YOUNG:
-                yield found(
+                yield make_finding(
                     "route_missing",
                     where,
                     f"The desktop of {diagnosis.session.metadata.name} is ready, but has no route: its address "
@@ -145,7 +145,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Itera
     for rule in rules:
         for pattern, words in _OLD_RULES:
             if pattern.search(rule):
-                yield found(
+                yield make_finding(
                     "route_rule_v2",
                     where,
                     f"Its rule has the syntax of Traefik 2, which Traefik 3 does not accept: {words}.",
@@ -157,7 +157,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Itera
     host = diagnosis.host
     led = [name for rule in rules for name in _HOST.findall(rule)]
     if host and not any(covers(name, host) for name in led):
-        yield found(
+        yield make_finding(
             "route_host_mismatch",
             where,
             f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}. Browsers get 404.",
@@ -179,7 +179,7 @@ def _shadowed(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: Any, where
             if _priority(rule) <= own or not _takes_all_of(rule.get("match", ""), host):
                 continue
             delete = f"kubectl --namespace {meta['namespace']} delete ingressroute {meta['name']}"
-            yield found(
+            yield make_finding(
                 "route_shadowed",
                 where,
                 f"The route {meta['namespace']}/{meta['name']} takes over the host {host}: its priority is "
@@ -222,7 +222,7 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
     known = frozenset(name for traefik in traefiks for name in traefik.entry_points)
     strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
     if strange:
-        yield found(
+        yield make_finding(
             "route_entry_point_unknown",
             where,
             f"Traefik has no entry point {', '.join(strange)}, so it ignores the route; it has: "
@@ -238,7 +238,7 @@ def _reference_findings(snapshot: Snapshot, diagnosis: SessionDiagnosis, route: 
             yield from _middleware(snapshot, diagnosis, reference["name"], there, where)
         for reference in [*(one.get("middlewares") or ()), *(one.get("services") or ())]:
             if reference.get("namespace", namespace) != namespace and not crosses:
-                yield found(
+                yield make_finding(
                     "route_crosses_namespaces",
                     where,
                     f"It names {reference['name']!r} in the namespace {reference['namespace']}. Traefik rejects "
@@ -268,7 +268,7 @@ def _middleware(
     for each, there in ((name, namespace), *((link["name"], link.get("namespace") or namespace) for link in links)):
         if snapshot.find("middlewares", each, there) is not None:
             continue
-        yield found(
+        yield make_finding(
             "middleware_missing",
             where,
             f"It names the Middleware {there}/{each}, which does not exist: Traefik ignores the route (404).",
@@ -301,7 +301,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
         if service is not None and answering:
             continue
         selector = (service or {}).get("spec", {}).get("selector")
-        yield found(
+        yield make_finding(
             "service_without_endpoints" if service else "service_missing",
             where,
             "The desktop is ready, but its Service "
@@ -343,7 +343,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
     )
     if one.problem:
         missing = one.problem == "missing"
-        yield found(
+        yield make_finding(
             "certificate_missing",
             where,
             f"Routes name the certificate {one.namespace}/{one.secret}, "
@@ -356,7 +356,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
     left = -snapshot.age(one.ends)
     if left < _SOON or snapshot.age(one.begins) < 0:
         state = "has ended" if left < 0 else "ends" if snapshot.age(one.begins) >= 0 else "is not valid yet"
-        yield found(
+        yield make_finding(
             "certificate_expired" if state != "ends" else "certificate_expires_soon",
             where,
             f"The certificate of {shown} {state} ({one.begins} to {one.ends})"
@@ -367,7 +367,7 @@ def _certificate(snapshot: Snapshot, one: Certificate, hosts: list[str]) -> Iter
         )
     bare = [host for host in hosts if not any(covers(name, host) for name in one.names)]
     if bare:
-        yield found(
+        yield make_finding(
             "certificate_for_other_names",
             where,
             f"The certificate is for {', '.join(one.names) or 'no name'}, which does not cover {bare[0]}"
@@ -416,7 +416,7 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
         ]
         without = [namespace for namespace in operator.watches if namespace not in here]
         if named and named[0] and without:
-            yield found(
+            yield make_finding(
                 "gateway_missing",
                 operator.object,
                 f"Its routes use the Middleware {named[0]}, but {', '.join(without)} has no gateway behind it.",
@@ -435,7 +435,7 @@ def _gateway_down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Reme
             evidence += [] if any(ended in line for line in evidence) else [f"log: {ended}"]
             code = "database_newer" if "at revision" in ended else code
         words = words or ended or why
-    return found(
+    return make_finding(
         code or "gateway_down",
         gateway.object,
         f"No replica of the gateway is ready: {words or 'it has no pods'}.",
@@ -459,7 +459,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 yield _cut(snapshot, gateway, what.removeprefix(_CUT), pod_name, why)
                 continue
             code, words = _BY_NAME.get(what, ("gateway_troubled", f"It lacks {what}"))
-            yield found(
+            yield make_finding(
                 code,
                 gateway.object if code != "gateway_troubled" else f"{gateway.object}/{what.replace(' ', '-')}",
                 f"{words}: {why.rstrip('.')}.",
@@ -495,7 +495,7 @@ def _cut(snapshot: Snapshot, gateway: Gateway, session: str, pod_name: str, why:
     else:
         message += " A proxy or load balancer between browser and Traefik ends them."
         remedy = Remedy("Raise the idle timeout of the proxy in front of Traefik (nginx: proxy_read_timeout 3600s).")
-    return found(
+    return make_finding(
         "websocket_cut",
         f"vdisession/{_namespace_of(snapshot, gateway, session)}/{session}",
         message,

@@ -13,7 +13,7 @@ from vdi.cluster.objects import Event
 from vdi.cluster.units import amount
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.references import secrets_to_sign_in, templates_with_tls
 from vdi.doctor.objects.sessions import SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -84,7 +84,7 @@ def _library(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
         if match := _LIBRARY.search(line):
             library, template = match[1] or match[2], diagnosis.session.spec.template
             shown = "waits for a stream that never starts" if diagnosis.pod.ready else "does not start"
-            return found(
+            return make_finding(
                 "library_missing",
                 f"pod/{diagnosis.namespace}/{diagnosis.pod.metadata.name}",
                 f"The image of {template!r} lacks the library {library}: the desktop {shown}.",
@@ -105,7 +105,7 @@ def _no_space(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | None:
         return None
     command = f"kubectl --namespace {diagnosis.namespace}"
     name = diagnosis.session.metadata.name
-    return found(
+    return make_finding(
         "home_full",
         f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}" if home else diagnosis.object,
         f"The desktop {name} cannot write: no space is left in its home or on the disk of its node.",
@@ -126,7 +126,7 @@ def _known_words(diagnosis: SessionDiagnosis, lines: list[str]) -> Finding | Non
             if not match:
                 continue
             pod, namespace = diagnosis.pod.metadata.name, diagnosis.namespace
-            return found(
+            return make_finding(
                 code,
                 f"pod/{namespace}/{pod}",
                 words.format(match[1].strip().rstrip(".")),
@@ -164,7 +164,7 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
             next((variable.value for variable in template.spec.env if variable.name == "SELKIES_ENCODER"), "") or ""
         )
         if old := obsolete_encoders(chosen):
-            yield found(
+            yield make_finding(
                 "encoder_obsolete",
                 f"vditemplate/{name}",
                 f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses "
@@ -200,7 +200,7 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         else:
             continue
         patch = f'\'{{"spec":{{"port":{listens}}}}}\''
-        yield found(
+        yield make_finding(
             "desktop_port_wrong",
             f"vditemplate/{name}",
             f"The desktop listens on port {listens}, but its template `{name}` has port {port}: no probe succeeds.",
@@ -229,7 +229,7 @@ def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
         if name not in used or amount("memory", size) >= _LEAST_SHM:
             continue
         patch = '\'{"spec":{"shmSize":"1Gi"}}\''
-        yield found(
+        yield make_finding(
             "shm_too_small",
             f"vditemplate/{name}",
             f"Template `{name}` sets /dev/shm to {size}: browsers crash with less than 64Mi.",
@@ -255,7 +255,7 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
         spec = '{"cpu":"1"}' if own else '{"defaultCPU":"1"}'
         ready = diagnosis.pod is not None and diagnosis.pod.ready
         source = "the session" if own else f"template `{template}`"
-        yield found(
+        yield make_finding(
             "cpu_limit_low",
             where,
             f"The desktop may use {desktop.cpu} of a CPU (limit from {source}): it is throttled"
@@ -320,7 +320,7 @@ def _graphics_finding(diagnosis: SessionDiagnosis, pod: str, graphics: GraphicsS
             )
         else:
             remedy = Remedy("See what the desktop tried, then restart it.", (read_log, restart))
-    return found(
+    return make_finding(
         code,
         diagnosis.object,
         message,
@@ -341,7 +341,7 @@ def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
         product = (node["metadata"].get("labels") or {}).get(PRODUCT_LABEL, "")
         if not lacks_encoder(product):
             continue
-        yield found(
+        yield make_finding(
             "gpu_encoder_missing",
             f"node/{name}",
             f"The GPUs of node {name} ({product}) have no video encoder: desktops there encode on the CPU.",
@@ -371,7 +371,7 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         kind = secret["type"] if secret else SECRET_TYPE
         used = _count_sessions(snapshot, namespace, templates)
-        yield found(
+        yield make_finding(
             "basic_auth_secret_missing",
             f"secret/{namespace}/{name}",
             f"{_names(templates)} in basicAuthSecret the Secret {namespace}/{name}, which "
@@ -403,7 +403,7 @@ def servers_transport_missing(snapshot: Snapshot) -> Iterator[Finding]:
         if snapshot.find("serverstransports", DESKTOP_TRANSPORT, namespace):
             continue
         used = _count_sessions(snapshot, namespace, templates)
-        yield found(
+        yield make_finding(
             "servers_transport_missing",
             f"serverstransport/{namespace}/{DESKTOP_TRANSPORT}",
             f"The ServersTransport {namespace}/{DESKTOP_TRANSPORT} does not exist. Traefik ignores the routes of "

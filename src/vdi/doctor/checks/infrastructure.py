@@ -12,7 +12,7 @@ from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_duration
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Raw, Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import find_operators
 from vdi.doctor.objects.references import (
     LOCAL_PATH_CONFIG,
@@ -49,7 +49,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
             ]
             starting = condition.status == "False" and snapshot.age(condition.last_transition_time) <= _NEW_NODE
             if condition.type == "Ready" and condition.status != "True" and not starting:
-                yield found(
+                yield make_finding(
                     "node_not_ready",
                     f"node/{name}",
                     f"The node {name} is not ready:"
@@ -62,7 +62,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                 )
             elif condition.type.endswith("Pressure") and condition.status == "True":
                 what = condition.type.removesuffix("Pressure").lower()
-                yield found(
+                yield make_finding(
                     "node_under_pressure",
                     f"node/{name}",
                     f"The node {name} is short of {what}: it accepts no new pods and evicts running ones.",
@@ -98,7 +98,7 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             continue  # whole GPUs, and enough of them: somebody wants it so
         if one.code == "gpu_device_plugin_missing" and not meant and observed.gpu_nodes:
             continue
-        yield found(
+        yield make_finding(
             one.code,
             one.object,
             one.message,
@@ -121,7 +121,7 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
         template = diagnosis.session.spec.template
         if raw and not raw["spec"].get("runtimeClassName"):
             patch = '\'{"spec":{"placement":{"runtimeClassName":"nvidia"}}}\''
-            yield found(
+            yield make_finding(
                 "gpu_runtime_class_unset",
                 f"vditemplate/{template}",
                 f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them no GPU.",
@@ -159,7 +159,7 @@ def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
         f"kubectl patch vditemplate {template} --type merge --patch {patch}",
         f"kubectl --namespace {meta['namespace']} delete pvc {meta['name']}",
     )
-    return found(
+    return make_finding(
         "storage_class_missing",
         where,
         f"The home requests the StorageClass {class_name!r}, which does not exist. Available: "
@@ -187,7 +187,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
     helpers = [key for key in snapshot.logs if meta["uid"] in key and "/helper-pod-" in key]
     if failed or helpers:
         said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1:][0]
-        yield found(
+        yield make_finding(
             "home_not_provisioned",
             where,
             f"The provisioner {provisioner} cannot create the volume: {said.rstrip('.')}.",
@@ -197,7 +197,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
             related_objects=[f"node/{chosen}"],
         )
     elif snapshot.age(meta["creationTimestamp"]) > _PATIENCE:
-        yield found(
+        yield make_finding(
             "provisioner_silent",
             where,
             f"The home has waited {int(snapshot.age(meta['creationTimestamp']))} s for the provisioner "
@@ -219,7 +219,7 @@ def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         lines = [line.strip() for line in script.splitlines() if read_closed_modes(line)]
         patch = shlex.quote(json.dumps({"data": {"setup": open_modes(script)}}))
-        yield found(
+        yield make_finding(
             "local_path_mode_wrong",
             f"configmap/{namespace}/{LOCAL_PATH_CONFIG}",
             f"New local-path volumes have mode {modes[0]}: only root can write to them.",
@@ -243,7 +243,7 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         gone = [one for one in pinned if one not in snapshot.nodes]
         state = "is no longer in this cluster" if gone else "does not respond"
-        yield found(
+        yield make_finding(
             "home_on_lost_node",
             f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
             f"The home of the session {diagnosis.session.metadata.name} is on the node {', '.join(pinned)}, which "
@@ -275,7 +275,7 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
         if len(pods) < 2 or not ours or (present and present.is_shared):
             continue
         if (ours["metadata"].get("labels") or {}).items() >= MANAGED_BY.items():
-            yield found(
+            yield make_finding(
                 "home_mounted_twice",
                 f"persistentvolumeclaim/{namespace}/{claim}",
                 f"{len(pods)} pods write to one home at the same time: {', '.join(sorted(pods))}.",
@@ -348,7 +348,7 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         ]
         if not keepers:
             continue
-        yield found(
+        yield make_finding(
             "node_kept",
             f"node/{name}",
             f"An autoscaler cannot remove the node {name}: {_count(keepers)}.",

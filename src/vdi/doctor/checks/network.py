@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vdi.diagnosis.check import check
 from vdi.diagnosis.dns import dns_down
 from vdi.diagnosis.snapshot import Raw, Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import find_gateways, find_operators, find_traefiks, find_turn_servers, lease_of
 from vdi.doctor.objects.sessions import active, diagnose_sessions
@@ -26,7 +26,7 @@ def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
     """The chart's own TURN server, where it is installed."""
     for turn_server in find_turn_servers(snapshot):
         if not turn_server.ready:
-            yield found(
+            yield make_finding(
                 "turn_down",
                 turn_server.object,
                 "No replica of the TURN server is ready: WebRTC does not work through firewalls.",
@@ -50,7 +50,7 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
         reported.add((direction, source.words, target.words))
         names = [f"{policy['metadata']['namespace']}/{policy['metadata']['name']}" for policy in policies]
         first = policies[0]["metadata"]
-        yield found(
+        yield make_finding(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
             f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}. "
@@ -111,7 +111,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
         ahead[operator.object] = -snapshot.age(spec.get("renewTime"))
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:
-            yield found(
+            yield make_finding(
                 "clock_wrong",
                 where,
                 f"Its clock is {seconds:.0f} s ahead of this machine's clock: one of them is wrong.",
@@ -131,7 +131,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
     left = -snapshot.age(snapshot.api_certificate_ends) / _DAY
     if left < _API_DAYS:
         over = left < 0
-        yield found(
+        yield make_finding(
             "api_certificate_ends",
             "certificate/api-server",
             f"The API server's certificate {'has expired' if over else f'expires in {left:.0f} days'}"
@@ -146,7 +146,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
 def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """Whether the API server answers at once."""
     if snapshot.api_seconds > _API_SECONDS:
-        yield found(
+        yield make_finding(
             "api_server_slow",
             "apiserver/kubernetes",
             f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few "

@@ -14,8 +14,7 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions
 from vdi.doctor.checks import data_plane as gateways
 from vdi.doctor.checks import infrastructure as nodes_kept
-from vdi.doctor.checks.registry import found
-from vdi.doctor.codes import CODES
+from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
 
@@ -95,7 +94,7 @@ def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
     try:
         yield from one.run(snapshot)
     except Exception as error:
-        yield found(
+        yield make_finding(
             "check_failed",
             f"check/{one.name}",
             f"The check {one.name} failed, so its result is unknown: {type(error).__name__}: {error}",
@@ -108,7 +107,7 @@ def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
     for unread in snapshot.unread:
         skipped = [check.name for check in checks if unread.kind in check.needs]
         lost = f" Not checked: {', '.join(skipped)}." if skipped else ""
-        yield found(
+        yield make_finding(
             "not_readable",
             f"kind/{unread.kind}",
             unread.words + lost,

@@ -12,7 +12,7 @@ from vdi.cluster.units import amount
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.desktops import code_of_words
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import is_led, last_warnings, operator_for
 from vdi.doctor.objects.sessions import REFUSED, SessionDiagnosis, active, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -87,7 +87,7 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
         elif young:
             continue
         elif _idle_for(diagnosis) > SLOW:
-            yield found(
+            yield make_finding(
                 "session_ignored",
                 diagnosis.object,
                 f"Nothing blocks this session, but it has had no pod for {int(_idle_for(diagnosis))} s. The "
@@ -121,7 +121,7 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found_here) < 2:
             continue
         names = [diagnosis.session.metadata.name for diagnosis in found_here]
-        yield found(
+        yield make_finding(
             "operator_stuck",
             operator.object,
             f"The operator leads, but does not process {len(names)} sessions: one of its watches may be stuck.",
@@ -179,7 +179,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         "home_lost": Remedy.run(f"kubectl --namespace {namespace} get pvc"),
     }
     queue, again = diagnosis.session.status.queue, _restart(diagnosis)
-    return found(
+    return make_finding(
         code,
         diagnosis.object,
         problem.message,
@@ -287,7 +287,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         log = snapshot.logs.get(f"{diagnosis.namespace}/{pod.metadata.name}") or []
         if code in _CRASHED and not log:
             code = code_of_words(answer.sentence) or code
-        yield found(
+        yield make_finding(
             code,
             diagnosis.object,
             f"The desktop used more memory than its limit ({_memory_limit(diagnosis)}), and was stopped."
@@ -414,7 +414,7 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         if pod.ready and snapshot.age(ended) > _RECENT:
             continue
         stage, seconds = max(stages, key=lambda stage: stage[1])
-        yield found(
+        yield make_finding(
             "start_slow",
             diagnosis.object,
             f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}:"
@@ -475,7 +475,7 @@ def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
     for diagnosis in active(diagnose_sessions(snapshot)):
         status = diagnosis.session.status
         if status.phase == Phase.FAILED and diagnosis.pod is not None and diagnosis.answer is None:
-            yield found(
+            yield make_finding(
                 "session_failed",
                 diagnosis.object,
                 status.message or "It is Failed, and its status does not contain a reason.",
@@ -491,7 +491,7 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
     for diagnosis in active(diagnose_sessions(snapshot)):
         ends = diagnosis.session.status.expires_at
         if diagnosis.pod is not None and snapshot.age(ends) > _OVERDUE:
-            yield found(
+            yield make_finding(
                 "session_overdue",
                 diagnosis.object,
                 f"Its time limit was reached {snapshot.age(ends):.0f} s ago, but its desktop is still running.",

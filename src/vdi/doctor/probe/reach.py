@@ -17,7 +17,7 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
 from vdi.kube.clock import Clock
@@ -122,7 +122,7 @@ def _address(url: str) -> str:
 
 
 def _found(code: str, target: Target, message: str, remedy: Remedy) -> Finding:
-    return found(
+    return make_finding(
         code,
         target.session,
         message,
@@ -188,7 +188,7 @@ async def probe_health(client: Client, session: str, pod: Pod, port: int, path: 
     try:
         await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
     except KubeError as error:
-        return found(
+        return make_finding(
             "probe_desktop_silent",
             session,
             f"Its pod {name} counts as ready, but {path} on port {port} does not respond: {error}.",
@@ -276,7 +276,7 @@ async def probe_pod(
         return None
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""
-    return found(
+    return make_finding(
         "probe_pod_failed",
         f"vditemplate/{template.metadata.name}",
         f"A pod of its image{volume} failed at a step of a desktop's start: {failure.rstrip('.')}.",
@@ -296,7 +296,7 @@ async def _address_of(client: Client, denied: DeniedPort) -> str:
 
 
 def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
-    return found(
+    return make_finding(
         "network_policy_not_enforced",
         f"namespace/{namespace}",
         f"This cluster does not enforce NetworkPolicies: a pod with a desktop's labels connected to port {denied.port}"

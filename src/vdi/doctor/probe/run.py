@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
-from vdi.doctor.checks.registry import found
+from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import (
     Gateway,
@@ -56,7 +56,7 @@ def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
         for gpu in gpus:
             if gpu.memory and gpu.memory_used is not None and gpu.memory_used / gpu.memory >= _FULL:
                 words = f"{gpu.memory_used} of {gpu.memory} MiB"
-                yield found(
+                yield make_finding(
                     "gpu_memory_full",
                     f"node/{node}",
                     f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the next desktop that "
@@ -88,7 +88,7 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
             denied = [ip for ip in _addresses(there) if not is_allowed(config, ip)]
             if denied:
                 findings.append(
-                    found(
+                    make_finding(
                         "turn_peers_denied",
                         server.object,
                         f"The TURN server does not relay to desktops: the pod of {session} has the address "
@@ -249,7 +249,7 @@ async def _turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: datet
         await allocate(match["host"], int(match["port"]), username, password)
     except TurnError as error:
         return [
-            found(
+            make_finding(
                 "probe_turn_refused",
                 f"turn/{match['host']}:{match['port']}",
                 f"The TURN server allocates no relay address: {error}.",
@@ -287,7 +287,7 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
 
 
 def _unknown(kind: str, why: str) -> Finding:
-    return found(
+    return make_finding(
         "not_readable",
         f"probe/{kind}",
         f"A probe could not run: {why}",
