@@ -12,22 +12,21 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
 
 
-class Code(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of the catalogue. Codes are never renamed and never used again for something else."""
+class Code(msgspec.Struct, frozen=True):
+    """An entry of the catalogue: meaning, proof and remedy for a reader who has never seen it.
+
+    Codes are never renamed and never reused for something else.
+    """
 
     code: str
+    means: str
+    proof: str
+    remedy: str
     layer: str
     severity: Severity = Severity.ERROR
-    # What it means, for somebody who has never seen it.
-    means: str
-
-    # What it is concluded from.
-    proof: str
-    # What helps, and why.
-    remedy: str
-    # Codes that explain this one, the best explanation first, when they are about an object that is related to it.
+    # Codes that explain this one when their finding is about a related object, the best explanation first.
     follows: tuple[str, ...] = ()
-    # As a cause it explains whatever lists it, whatever object that is about: the whole cluster depends on it.
+    # The whole cluster depends on it: as a cause it explains each code that lists it, whatever the object.
     cluster_wide: bool = False
 
 

@@ -7,10 +7,11 @@ from vdi.diagnosis.dns import DNS_DOWN
 from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
+_warning = partial(_code, severity=Severity.WARNING)
 _VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
 
 # Why a desktop ends again and again, or does not answer.
-_CRASH_CAUSES = (
+CRASH_CAUSES = (
     "library_missing",
     "home_full",
     "home_not_writable",
@@ -42,10 +43,8 @@ GPU_SHARED_WRONG = (
 def _gpu(
     code: str, means: str, remedy: str, *, severity: Severity = Severity.ERROR, follows: tuple[str, ...] = ()
 ) -> Code:
-    # A cluster has one configuration of its GPUs: what is wrong with it explains all that is short of them.
-    return _code(
-        code=code, severity=severity, means=means, proof=_VERIFY, remedy=remedy, follows=follows, cluster_wide=True
-    )
+    # A cluster has one configuration of its GPUs: a fault of it explains every finding that lacks GPUs.
+    return _code(code, means, _VERIFY, remedy, severity=severity, follows=follows, cluster_wide=True)
 
 
 _GPUS = (
@@ -79,8 +78,8 @@ _GPUS = (
     ),
     _gpu(
         "gpu_default_key_missing",
-        "The default configuration is not a key of the ConfigMap: the device plugin does not start on nodes "
-        "without their own label.",
+        "The default configuration is not a key of the ConfigMap: the device plugin does not start on nodes without "
+        "their own label.",
         "Configure the sharing again: this sets an existing key.",
     ),
     _gpu(
@@ -126,12 +125,8 @@ _GPUS = (
         "A node advertises another number of GPUs than its GPUs times the replicas, such as 1 instead of 8.",
         "Restart the device plugin, then check the node again.",
         follows=(
-            "gpu_config_not_read",
-            "gpu_policy_not_taken_up",
-            "gpu_default_key_missing",
-            "gpu_default_key_unset",
-            "gpu_device_plugin_not_ready",
-            "gpu_config_invalid",
+            *("gpu_config_not_read", "gpu_policy_not_taken_up", "gpu_default_key_missing", "gpu_default_key_unset"),
+            *("gpu_device_plugin_not_ready", "gpu_config_invalid"),
         ),
     ),
     _gpu(
@@ -173,258 +168,228 @@ _GPUS = (
 
 INFRASTRUCTURE = (
     _code(
-        code="node_not_ready",
-        means=(
-            "A node does not respond. Its desktops cannot be reached, and are started elsewhere only if their home "
-            "is not on it."
-        ),
-        proof="The node's condition Ready.",
-        remedy="Check the node's power, network and kubelet.",
+        "node_not_ready",
+        "A node does not respond. Its desktops cannot be reached; those with a home on it do not start elsewhere.",
+        "The node's condition Ready.",
+        "Check the node's power, network and kubelet.",
     ),
     _code(
-        code="node_under_pressure",
-        means="A node is short of memory, disk or process ids: it evicts pods and accepts no new ones.",
-        proof="The node's conditions.",
-        remedy="Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
+        "node_under_pressure",
+        "A node is short of memory, disk or process ids: it evicts pods and accepts no new ones.",
+        "The node's conditions.",
+        "Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
     ),
     *_GPUS,
-    _code(
-        code="node_kept",
-        severity=Severity.WARNING,
-        means="An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule,"
-        " a pod that autoscalers do not evict, or an annotation keeps it.",
-        proof="Annotations of the node and its pods, and what would end each desktop on it. PodDisruptionBudgets of"
-        " other programs are not read.",
-        remedy="Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template."
-        " Remove the annotations that no one needs.",
+    _warning(
+        "node_kept",
+        "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule, a "
+        "pod that autoscalers do not evict, or an annotation keeps it.",
+        "Annotations of the node and its pods, and what would end each desktop on it. PodDisruptionBudgets of other "
+        "programs are not read.",
+        "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template. Remove the "
+        "annotations that no one needs.",
+    ),
+    _warning(
+        "gpu_runtime_class_unset",
+        "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the picture "
+        "stays black, or is rendered by the CPU.",
+        "A GPU desktop on a K3s node without spec.runtimeClassName.",
+        "Set the RuntimeClass in the template, for desktops that start from now on.",
     ),
     _code(
-        code="gpu_runtime_class_unset",
-        severity=Severity.WARNING,
-        means=(
-            "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the "
-            "picture stays black, or is rendered by the CPU."
-        ),
-        proof="A GPU desktop on a K3s node without spec.runtimeClassName.",
-        remedy="Set the RuntimeClass in the template, for desktops that start from now on.",
-    ),
-    _code(
-        code="gpu_insufficient",
-        means="There is no free GPU for the session: all are in use (it starts automatically), or no node has any.",
-        proof="The queue's own calculation, or the scheduler's message.",
-        remedy="End or suspend a desktop, share each GPU among more desktops, or add nodes.",
+        "gpu_insufficient",
+        "There is no free GPU for the session: all are in use (it starts automatically), or no node has any.",
+        "The queue's own calculation, or the scheduler's message.",
+        "End or suspend a desktop, share each GPU among more desktops, or add nodes.",
         follows=(*GPU_SHARED_WRONG, "node_not_ready", "node_under_pressure"),
     ),
     _code(
-        code="room_insufficient",
-        means="There is not enough capacity for the session: CPU, memory, pods, or a node for its template and home.",
-        proof="The queue's own calculation.",
-        remedy="End or suspend a desktop, request less, or add nodes.",
+        "room_insufficient",
+        "There is not enough capacity for the session: CPU, memory, pods, or a node for its template and home.",
+        "The queue's own calculation.",
+        "End or suspend a desktop, request less, or add nodes.",
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
     ),
     _code(
-        code="desktop_unschedulable",
-        means="The scheduler finds no node for the desktop's pod.",
-        proof="The pod's condition PodScheduled.",
-        remedy="Remove the obstacle on the nodes that the message names.",
+        "desktop_unschedulable",
+        "The scheduler finds no node for the desktop's pod.",
+        "The pod's condition PodScheduled.",
+        "Remove the obstacle on the nodes that the message names.",
         follows=(
-            "storage_class_missing",
-            "provisioner_silent",
-            "home_not_provisioned",
-            "home_on_lost_node",
-            "node_not_ready",
-            "node_under_pressure",
+            *("storage_class_missing", "provisioner_silent", "home_not_provisioned", "home_on_lost_node"),
+            *("node_not_ready", "node_under_pressure"),
         ),
     ),
     _code(
-        code="image_unavailable",
-        means="The node cannot pull the desktop's image.",
-        proof="The container's reason, and the kubelet's Event.",
-        remedy="Correct registry, name, tag or pull secret in the template, or the node's access to the registry.",
+        "image_unavailable",
+        "The node cannot pull the desktop's image.",
+        "The container's reason, and the kubelet's Event.",
+        "Correct registry, name, tag or pull secret in the template, or the node's access to the registry.",
         follows=("node_under_pressure",),
     ),
     _code(
-        code="reference_missing",
-        means="The desktop needs a Secret, ConfigMap or key that does not exist.",
-        proof="The container's reason, or the kubelet's Event.",
-        remedy="Create it in the sessions' namespace, or remove it from the template.",
+        "reference_missing",
+        "The desktop needs a Secret, ConfigMap or key that does not exist.",
+        "The container's reason, or the kubelet's Event.",
+        "Create it in the sessions' namespace, or remove it from the template.",
         follows=("basic_auth_secret_missing",),
     ),
     _code(
-        code="desktop_crashes",
-        means="The desktop keeps crashing.",
-        proof="The container's last state, and the last lines of its log.",
-        remedy="Read the log of the last attempt.",
-        follows=_CRASH_CAUSES,
+        "desktop_crashes",
+        "The desktop keeps crashing.",
+        "The container's last state, and the last lines of its log.",
+        "Read the log of the last attempt.",
+        follows=CRASH_CAUSES,
+    ),
+    _warning(
+        "cpu_limit_low",
+        "The CPU limit of a desktop is so low that it is throttled most of the time: it takes minutes to start, or "
+        "its liveness probe ends it.",
+        "The CPU limit of the pod, and its source.",
+        "Raise the CPU limit to 1 or more.",
     ),
     _code(
-        code="cpu_limit_low",
-        severity=Severity.WARNING,
-        means=(
-            "The CPU limit of a desktop is so low that it is throttled most of the time: it takes minutes to "
-            "start, or its liveness probe ends it."
-        ),
-        proof="The CPU limit of the pod, and its source.",
-        remedy="Raise the CPU limit to 1 or more.",
+        "desktop_cannot_start",
+        "The container runtime cannot start the desktop's program.",
+        "The container's reason.",
+        "Correct the image: its program must exist, be executable, and be built for this processor.",
     ),
     _code(
-        code="desktop_cannot_start",
-        means="The container runtime cannot start the desktop's program.",
-        proof="The container's reason.",
-        remedy="Correct the image: its program must exist, be executable, and be built for this processor.",
+        "desktop_out_of_memory",
+        "The desktop used more memory than its limit.",
+        "The container ended as OOMKilled, or its termination message begins with OutOfMemory.",
+        "Raise the memory limit. Data in /dev/shm counts too.",
     ),
     _code(
-        code="desktop_out_of_memory",
-        means="The desktop used more memory than its limit.",
-        proof="The container ended as OOMKilled, or its termination message begins with OutOfMemory.",
-        remedy="Raise the memory limit. Data in /dev/shm counts too.",
+        "desktop_out_of_disk",
+        "The desktop used more local disk (ephemeral storage) than its limit.",
+        "The pod's reason Evicted, and the kubelet's message with the limit.",
+        "Raise the template's resources.defaultEphemeralStorage, or write large files to the home.",
     ),
     _code(
-        code="desktop_out_of_disk",
-        means="The desktop used more local disk (ephemeral storage) than its limit.",
-        proof="The pod's reason Evicted, and the kubelet's message with the limit.",
-        remedy="Raise the template's resources.defaultEphemeralStorage, or write large files to the home.",
-    ),
-    _code(
-        code="desktop_evicted",
-        means="The node evicted the desktop because it was short of a resource.",
-        proof="The pod's reason Evicted.",
-        remedy="Free that resource on the node: the message names it.",
+        "desktop_evicted",
+        "The node evicted the desktop because it was short of a resource.",
+        "The pod's reason Evicted.",
+        "Free that resource on the node: the message names it.",
         follows=("node_under_pressure",),
     ),
     _code(
-        code="node_refused",
-        means=(
-            "The kubelet refused the pod although the scheduler chose the node, for example for two GPU slices "
-            "with failRequestsGreaterThanOne."
-        ),
-        proof="The pod's reason, such as UnexpectedAdmissionError.",
-        remedy="Request one GPU: more slices add no computing time.",
+        "node_refused",
+        "The kubelet refused the pod although the scheduler chose the node, for example for two GPU slices with "
+        "failRequestsGreaterThanOne.",
+        "The pod's reason, such as UnexpectedAdmissionError.",
+        "Request one GPU: more slices add no computing time.",
         follows=GPU_SHARED_WRONG,
     ),
     _code(
-        code="desktop_on_lost_node",
-        means="The desktop is on a node that does not respond or no longer exists.",
-        proof="The pod's node, and that node's condition Ready.",
-        remedy="Bring the node back.",
+        "desktop_on_lost_node",
+        "The desktop is on a node that does not respond or no longer exists.",
+        "The pod's node, and that node's condition Ready.",
+        "Bring the node back.",
         follows=("node_not_ready",),
     ),
     _code(
-        code="node_network_broken",
-        means="The node cannot set up pods because of the network plugin or the container runtime.",
-        proof="Event FailedCreatePodSandBox.",
-        remedy="Read the node's Events and its kubelet's log.",
+        "node_network_broken",
+        "The node cannot set up pods because of the network plugin or the container runtime.",
+        "Event FailedCreatePodSandBox.",
+        "Read the node's Events and its kubelet's log.",
         follows=("node_not_ready",),
     ),
     _code(
-        code="volume_not_mounted",
-        means="A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or missing.",
-        proof="Event FailedMount, or the runtime's message.",
-        remedy="Read the pod's Events. On the node, check owner and mode of the folder.",
+        "volume_not_mounted",
+        "A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or missing.",
+        "Event FailedMount, or the runtime's message.",
+        "Read the pod's Events. On the node, check owner and mode of the folder.",
         follows=("home_on_lost_node", "node_not_ready"),
     ),
     _code(
-        code="storage_class_missing",
-        means="A home requests a StorageClass that does not exist.",
-        proof="spec.storageClassName of the claim, compared with the StorageClasses.",
-        remedy="Create the StorageClass, or name an existing one in the template.",
+        "storage_class_missing",
+        "A home requests a StorageClass that does not exist.",
+        "spec.storageClassName of the claim, compared with the StorageClasses.",
+        "Create the StorageClass, or name an existing one in the template.",
     ),
     _code(
-        code="home_not_provisioned",
-        means=(
-            "The provisioner reports why it cannot create the volume; for local-path often: mkdir: Permission denied."
-        ),
-        proof="Event ProvisioningFailed, or the log of local-path's helper pod.",
-        remedy="Fix what the message names. For local-path, the folder on the node must be writable for root.",
+        "home_not_provisioned",
+        "The provisioner reports why it cannot create the volume; for local-path often: mkdir: Permission denied.",
+        "Event ProvisioningFailed, or the log of local-path's helper pod.",
+        "Fix what the message names. For local-path, the folder on the node must be writable for root.",
         follows=("storage_class_missing", "local_path_mode_wrong", "node_under_pressure", "node_not_ready"),
     ),
     _code(
-        code="local_path_mode_wrong",
-        means=(
-            "The local-path provisioner creates folders that only root can write to: desktops and databases that "
-            "run as another user fail with Permission denied."
-        ),
-        proof="The mode in the script `setup` of the ConfigMap local-path-config. fsGroup has no effect on hostPath"
-        " volumes.",
-        remedy="Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
+        "local_path_mode_wrong",
+        "The local-path provisioner creates folders that only root can write to: desktops and databases that run as "
+        "another user fail with Permission denied.",
+        "The mode in the script `setup` of the ConfigMap local-path-config. fsGroup has no effect on hostPath volumes.",
+        "Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
         cluster_wide=True,
     ),
     _code(
-        code="provisioner_silent",
-        means="A home waits for its volume, and the provisioner neither creates it nor reports a reason.",
-        proof="The claim has been Pending for more than a minute, without an Event.",
-        remedy="Check whether the provisioner runs, and read its log.",
+        "provisioner_silent",
+        "A home waits for its volume, and the provisioner neither creates it nor reports a reason.",
+        "The claim has been Pending for more than a minute, without an Event.",
+        "Check whether the provisioner runs, and read its log.",
         follows=("node_not_ready",),
     ),
     _code(
-        code="home_lost",
-        means="The volume of a home no longer exists; its claim is Lost.",
-        proof="The claim's phase.",
-        remedy="Restore the volume from a backup. Without a backup, delete the claim for an empty home.",
+        "home_lost",
+        "The volume of a home no longer exists; its claim is Lost.",
+        "The claim's phase.",
+        "Restore the volume from a backup. Without a backup, delete the claim for an empty home.",
     ),
     _code(
-        code="home_on_lost_node",
-        means="A local-path volume is a folder on one node, and that node no longer exists or does not respond.",
-        proof="The volume's nodeAffinity, compared with the nodes.",
-        remedy="Bring the node back.",
+        "home_on_lost_node",
+        "A local-path volume is a folder on one node, and that node no longer exists or does not respond.",
+        "The volume's nodeAffinity, compared with the nodes.",
+        "Bring the node back.",
         follows=("node_not_ready",),
     ),
     _code(
-        code="home_mounted_twice",
-        means="Two pods write to one home at the same time.",
-        proof="The volumes of running pods.",
-        remedy="Delete the pod that belongs to no session.",
+        "home_mounted_twice",
+        "Two pods write to one home at the same time.",
+        "The volumes of running pods.",
+        "Delete the pod that belongs to no session.",
     ),
-    _code(
-        code="start_slow",
-        severity=Severity.WARNING,
-        means="A start took more than 30 seconds.",
-        proof="The times of session and pod for each stage: queue, scheduler, node (image and volume), desktop.",
-        remedy="Pull images in advance (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
-        follows=("node_not_ready", "node_under_pressure", "image_unavailable", *_CRASH_CAUSES, "api_server_slow"),
+    _warning(
+        "start_slow",
+        "A start took more than 30 seconds.",
+        "The times of session and pod for each stage: queue, scheduler, node (image and volume), desktop.",
+        "Pull images in advance (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
+        follows=("node_not_ready", "node_under_pressure", "image_unavailable", *CRASH_CAUSES, "api_server_slow"),
     ),
 )
 
-_network_code = partial(Code, layer="infrastructure")
-
 NETWORK = (
     DNS_DOWN,
-    _network_code(
-        code="network_policy_blocks",
-        means="NetworkPolicies block connections that Traefik, the gateway or the operator need.",
-        proof="The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
-        remedy="Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
+    _code(
+        "network_policy_blocks",
+        "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
+        "The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
+        "Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
     ),
-    _network_code(
-        code="turn_down",
-        means=(
-            "No replica of the TURN server is ready: WebRTC does not work through firewalls. Desktops use WebSockets."
-        ),
-        proof="Ready replicas of the workload with the label app.kubernetes.io/name=coturn.",
-        remedy="Read the Events of its pods. On the host's network, another program may use port 3478.",
-        severity=Severity.WARNING,
+    _warning(
+        "turn_down",
+        "No replica of the TURN server is ready: WebRTC does not work through firewalls. Desktops use WebSockets.",
+        "Ready replicas of the workload with the label app.kubernetes.io/name=coturn.",
+        "Read the Events of its pods. On the host's network, another program may use port 3478.",
         follows=("node_not_ready",),
     ),
-    _network_code(
-        code="clock_wrong",
-        means="Clocks differ: tokens count as not yet valid or expired, and Leases as stale.",
-        proof="A time recorded by the cluster is in the future of the machine that runs the doctor.",
-        remedy="Set up time synchronisation (systemd-timesyncd, chrony) on the node and here.",
-        severity=Severity.WARNING,
+    _warning(
+        "clock_wrong",
+        "Clocks differ: tokens count as not yet valid or expired, and Leases as stale.",
+        "A time recorded by the cluster is in the future of the machine that runs the doctor.",
+        "Set up time synchronisation (systemd-timesyncd, chrony) on the node and here.",
     ),
-    _network_code(
-        code="api_server_slow",
-        means="The API server takes more than a second for a small request: operator and portal are equally slow.",
-        proof="The fastest of three consecutive small requests from the machine that runs the doctor.",
-        remedy="Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
-        severity=Severity.WARNING,
+    _warning(
+        "api_server_slow",
+        "The API server takes more than a second for a small request: operator and portal are equally slow.",
+        "The fastest of three consecutive small requests from the machine that runs the doctor.",
+        "Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
         cluster_wide=True,
     ),
-    _network_code(
-        code="api_certificate_ends",
-        means="The API server's certificate expires soon. K3s renews it at its start, in the last 90 days.",
-        proof="The certificate that the API server presents.",
-        remedy="Restart K3s on one server after the other (kubeadm: kubeadm certs renew all).",
-        severity=Severity.WARNING,
+    _warning(
+        "api_certificate_ends",
+        "The API server's certificate expires soon. K3s renews it at its start, in the last 90 days.",
+        "The certificate that the API server presents.",
+        "Restart K3s on one server after the other (kubeadm: kubeadm certs renew all).",
     ),
 )
