@@ -1,8 +1,11 @@
 """Checks and the codes of their findings, whatever product they are about.
 
-The doctor and `vdi.kasm` declare theirs with `check` and `Code`.
+The doctor and `vdi.kasm` declare theirs with `check` and `Code`. A check is a pure function of a snapshot; it names the
+kinds that it needs, and does not run when one of them could not be read.
 """
 
+import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -35,17 +38,23 @@ CheckFunction = Callable[[Snapshot], Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check."""
+    """A check and the kinds without which it could only guess."""
 
     name: str
-    # Kinds without which it could only guess.
     needs: frozenset[str]
     run: CheckFunction
 
 
 def check(*needs: str) -> Callable[[CheckFunction], Check]:
-    """Make a check of a function."""
+    """Decorator that makes a check of a function."""
     return lambda function: Check(function.__name__, frozenset(needs), function)
+
+
+def merge_patch(kind: str, name: str, patch: object, namespace: str = "") -> str:
+    """The kubectl command that applies a JSON merge patch to an object."""
+    place = f"--namespace {namespace} " if namespace else ""
+    text = shlex.quote(json.dumps(patch, separators=(",", ":")))
+    return f"kubectl {place}patch {kind} {name} --type merge --patch {text}"
 
 
 def code_page(code: Code) -> str:
@@ -64,7 +73,7 @@ def make_finding(
     related_objects: Iterable[str] = (),
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding of this code. Severity and the remedy's sentence are the catalogue's, unless they depend."""
+    """A finding of this code. Its severity and the remedy's sentence default to those of the catalogue."""
     return Finding(
         code=code,
         severity=severity or codes[code].severity,

@@ -190,21 +190,35 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def events(self) -> dict[tuple[str, str, str], list[Event]]:
-        """Warnings, by kind, namespace and name of what they are about."""
+        """Warnings, by kind, namespace and name of the object they are about."""
         found: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
         for event in self._decoded("events", Event):
             found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
         return found
 
-    def nodes_of(self, workload: Raw) -> list[str]:
-        """Its pods' nodes, as findings name them; while a pod has no node, also nodes that are not ready."""
+    def events_of(self, kind: str, namespace: str, name: str) -> list[Event]:
+        """Warnings about one object."""
+        return self.events.get((kind, namespace, name), [])
+
+    def log_of(self, pod: Pod) -> list[str]:
+        """The end of a pod's log; empty where none was read."""
+        return self.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
+
+    def pods_of(self, workload: Raw) -> list[Pod]:
+        """Pods of a Deployment or DaemonSet, by its selector, with those that are being deleted."""
+        namespace = workload["metadata"]["namespace"]
         selector = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
-        pods = [
+        return [
             pod
             for pod in self.pods
-            if pod.metadata.namespace == workload["metadata"]["namespace"]
+            if selector
+            and pod.metadata.namespace == namespace
             and selector.items() <= dict(pod.metadata.labels).items()
         ]
+
+    def nodes_of(self, workload: Raw) -> list[str]:
+        """Nodes of its pods, as findings name them; while a pod has no node, also nodes that are not ready."""
+        pods = self.pods_of(workload)
         names = {pod.spec.node_name for pod in pods if pod.spec.node_name}
         if not pods or not all(pod.spec.node_name for pod in pods):
             names |= {name for name, node in self.nodes.items() if not node.ready}

@@ -31,7 +31,6 @@ from vdi.doctor.objects.references import (
 )
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES
-from vdi.gpu.sharing.state import DEFAULT_NAME
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
@@ -119,13 +118,10 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         await reading.all_of(LEASES, namespace=other, field_selector=f"metadata.name={LEASE}")
     await asyncio.gather(
         *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(seen)),
-        *(
-            reading.one(CONFIG_MAPS, name, namespace)
-            for namespace, name in gpu_config_maps(reading.objects, DEFAULT_NAME)
-        ),
+        *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(seen)),
         *(
             reading.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=LOCAL_PATH_CONFIG)
-            for namespace in local_path_namespaces(reading.objects)
+            for namespace in local_path_namespaces(seen)
         ),
         *(reading.certificate(namespace, name) for namespace, name in hosts_by_certificate(seen)),
     )

@@ -23,7 +23,7 @@ from vdi.cluster.objects import Pod
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import Gateway
 from vdi.doctor.probe.reach import DeniedPort, Seen, Target, build_probe, judge, probe_here, probe_pod, try_way
-from vdi.doctor.probe.run import _turn, find_denied_port, turn_settings
+from vdi.doctor.probe.run import find_denied_port, probe_turn, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.findings.model import Remedy, Severity
 from vdi.kube.clock import SystemClock
@@ -211,14 +211,15 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
         denied = DeniedPort(
             "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), Remedy.run("helm test vdi")
         )
-        finding = await probe_pod(
+        findings = await probe_pod(
             cast(Client, cluster), "vdi-sessions", a_template(enabled=False), SystemClock(), denied
         )
     assert "pods" in cluster.removed
     if enforced:
-        assert finding is None
+        assert findings == []
     else:
-        assert finding and finding.code == "network_policy_not_enforced"
+        (finding,) = findings
+        assert finding.code == "network_policy_not_enforced"
         assert finding.severity is Severity.WARNING
         assert (
             f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
@@ -277,6 +278,6 @@ async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeyp
         "deployment", {"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, ("vdi-sessions",)
     )
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    assert await _turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
+    assert await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
     good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
     assert asked == [("turn.example.com", 3478, *good)]

@@ -1,11 +1,15 @@
-"""The API's kinds, the operator, its rights and its Lease."""
+"""Checks of the control plane: CRDs, the operator, its permissions and Lease, and finalizers that stay.
 
+`vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
+"""
+
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from vdi.api.crd import build_crds
-from vdi.diagnosis.check import check
+from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import missing_cluster_rights, missing_rights_there
@@ -15,44 +19,41 @@ from vdi.doctor.objects.components import (
     explain_pod,
     find_operators,
     is_led,
-    lease_of,
+    lease_namespace,
     operator_for,
     operators_in_scope,
-    pod_evidence,
-    pods_of,
+    read_lease,
 )
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.session.naming import FINALIZER
 
-# Seconds in which something new may not work yet without a finding.
-YOUNG = 60.0
-
+# Time that a new object has to start working before it is reported.
+_YOUNG_SECONDS = 60.0
 _INSTALL = Remedy.run("vdi install")
 
 
 @check("customresourcedefinitions")
 def crds(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the API server knows our kinds, with all the fields that this version reads."""
+    """CRDs that are missing, or lack fields that this version reads."""
     for shipped in _shipped_crds():
-        name = shipped["metadata"]["name"]
+        name, kind = shipped["metadata"]["name"], shipped["spec"]["names"]["kind"]
+        where = f"customresourcedefinition/{name}"
         there = snapshot.find("customresourcedefinitions", name)
         if there is None:
             yield make_finding(
                 "crd_missing",
-                f"customresourcedefinition/{name}",
-                f"The cluster does not know {shipped['spec']['names']['kind']}: its CRD is not installed.",
+                where,
+                f"The cluster does not know {kind}: its CRD is not installed.",
                 evidence=[f"GET customresourcedefinitions/{name}: not found"],
                 remedy=_INSTALL,
             )
-            continue
-        lacking = list(_lacking(_schema(shipped), _schema(there), ""))
-        if lacking:
+        elif lacking := list(_lacking(_schema(shipped), _schema(there), "")):
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             yield make_finding(
                 "crd_outdated",
-                f"customresourcedefinition/{name}",
-                f"The cluster's {shipped['spec']['names']['kind']} is older than this version of vdi."
+                where,
+                f"The cluster's {kind} is older than this version of vdi."
                 f" It drops {', '.join(lacking[:5])}{more} silently.",
                 evidence=[f"spec.versions[].schema has no {lacking[0]}"],
                 remedy=Remedy.run("kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"),
@@ -61,7 +62,6 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
 
 @lru_cache
 def _shipped_crds() -> tuple[dict[str, Any], ...]:
-    """Our kinds, as `trim` leaves them."""
     return tuple(custom_kind(crd) for crd in build_crds())
 
 
@@ -86,20 +86,18 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Namespaces with sessions that no operator watches."""
     operators = find_operators(snapshot)
     watched = sorted({namespace for operator in operators for namespace in operator.watches})
-    crowds: dict[str, int] = {}
-    for session in snapshot.sessions:
-        crowds[session.metadata.namespace] = crowds.get(session.metadata.namespace, 0) + 1
-    asked = [snapshot.scope.namespace] if snapshot.scope.namespace and not operators else []
-    for namespace in sorted({*crowds, *asked}):
+    sessions = Counter(session.metadata.namespace for session in snapshot.sessions)
+    requested = [snapshot.scope.namespace] if snapshot.scope.namespace and not operators else []
+    for namespace in sorted({*sessions, *requested}):
         if namespace in watched or is_led(snapshot, namespace):
             continue
         if watched:
             yield make_finding(
                 "session_unwatched",
                 f"namespace/{namespace}",
-                f"No operator watches the namespace {namespace}: its {crowds.get(namespace, 0)} sessions are not "
+                f"No operator watches the namespace {namespace}: its {sessions[namespace]} sessions are not "
                 f"processed. Watched: {', '.join(watched)}.",
-                evidence=[f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}" for operator in operators],
+                evidence=[_describe(operator) for operator in operators],
                 remedy=Remedy(
                     f"Delete these sessions and create them in {watched[0]}, or install a second release for"
                     f" {namespace}.",
@@ -121,9 +119,13 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+def _describe(operator: Operator) -> str:
+    return f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}"
+
+
 @check("deployments", "pods@all")
 def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """Operators of which no replica answers, or whose settings cannot be read."""
+    """Operators without a ready replica, or with settings that cannot be read."""
     for operator in operators_in_scope(snapshot):
         if operator.problem:
             yield make_finding(
@@ -142,84 +144,70 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 operator.object,
                 "The operator is scaled to 0: sessions do not start.",
                 evidence=["spec.replicas: 0"],
-                remedy=Remedy(
-                    "Scale it up again.",
-                    (f"kubectl --namespace {operator.namespace} scale deployment {operator.name} --replicas 2",),
-                ),
+                remedy=operator.scale_up(2),
             )
-        elif operator.ready == 0 and snapshot.age(operator.raw["metadata"]["creationTimestamp"]) > YOUNG:
-            yield _down(snapshot, operator)
+        elif operator.ready == 0 and snapshot.age(operator.created) > _YOUNG_SECONDS:
+            yield _not_ready(snapshot, operator)
 
 
-def _down(snapshot: Snapshot, operator: Operator) -> Finding:
-    pods = pods_of(snapshot, operator)
+def _not_ready(snapshot: Snapshot, operator: Operator) -> Finding:
     words, evidence = "it has no pods", []
-    for pod in pods:
-        words = explain_pod(snapshot, pod, "operator")
-        evidence += pod_evidence(snapshot, pod, words)
+    for pod in operator.pods(snapshot):
+        words, shown = explain_pod(snapshot, pod, "operator")
+        evidence += shown
     conditions = (operator.raw.get("status") or {}).get("conditions") or ()
-    evidence += [
-        f"{condition['type']}: {condition['message']}"
-        for condition in conditions
-        if condition["type"] == "ReplicaFailure"
-    ]
+    evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
     return make_finding(
         "operator_down",
         operator.object,
         f"None of {operator.desired} replicas of the operator is ready: {words}.",
         evidence=[f"status.readyReplicas: 0 of {operator.desired}", *evidence],
-        remedy=Remedy.run(
-            f"kubectl --namespace {operator.namespace} logs deployment/{operator.name}",
-            f"kubectl --namespace {operator.namespace} describe pods",
-        ),
+        remedy=Remedy.run(f"{operator.kubectl} logs deployment/{operator.name}", f"{operator.kubectl} describe pods"),
         related_objects=snapshot.nodes_of(operator.raw),
     )
 
 
 @check("deployments", "leases")
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
-    """Operators that are ready, of which none leads; or a Lease held by somebody else."""
+    """Operators that are ready and do not lead, or a Lease that another process holds."""
     for operator in find_operators(snapshot):
+        if snapshot.scope.namespace not in ("", *operator.watches):
+            continue
+        if not operator.ready or snapshot.age(operator.created) < _YOUNG_SECONDS:
+            continue
+        # After the whole machine was off, the Lease is as old as the power cut until the operator has started again.
+        pods = operator.pods(snapshot)
+        ready = [pod.condition("Ready") for pod in pods if pod.ready]
+        if ready and all(one and snapshot.age(one.last_transition_time) < _YOUNG_SECONDS for one in ready):
+            continue
         namespace = operator.lease_namespace
-        seen = snapshot.scope.namespace in ("", *operator.watches)
-        if not seen or not operator.ready or snapshot.age(operator.raw["metadata"]["creationTimestamp"]) < YOUNG:
-            continue
-        lease, where = lease_of(snapshot, namespace), f"lease/{namespace}/{LEASE}"
-        spec = (lease or {}).get("spec") or {}
+        where, spec = f"lease/{namespace}/{LEASE}", read_lease(snapshot, namespace)
         holder = str(spec.get("holderIdentity") or "")
-        # After the whole machine was off, a Lease is as old as that, until the operator has started again.
-        ready = [pod.condition("Ready") for pod in pods_of(snapshot, operator) if pod.ready]
-        if ready and all(one and snapshot.age(one.last_transition_time) < YOUNG for one in ready):
-            continue
         if not is_led(snapshot, namespace):
-            said = f"spec.renewTime: {spec.get('renewTime')}, holder {spec.get('holderIdentity') or 'none'}"
             yield make_finding(
                 "operator_without_lease",
                 where,
                 "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
-                f" {'not renewed' if lease else 'missing'}.",
-                evidence=[said if lease else f"there is no Lease {namespace}/{LEASE}"],
-                remedy=Remedy.run(
-                    f"kubectl --namespace {operator.namespace} rollout restart deployment {operator.name}"
-                ),
-                related_objects=[operator.object, *snapshot.nodes_of(operator.raw)],
+                f" {'not renewed' if spec else 'missing'}.",
+                evidence=[
+                    f"spec.renewTime: {spec.get('renewTime')}, holder {holder or 'none'}"
+                    if spec
+                    else f"there is no Lease {namespace}/{LEASE}"
+                ],
+                remedy=Remedy.run(f"{operator.kubectl} rollout restart deployment {operator.name}"),
+                related_objects=operator.depends_on(snapshot),
             )
             continue
-        pods = [
-            pod.metadata.name
-            for watcher in find_operators(snapshot)
-            if namespace in watcher.watches
-            for pod in pods_of(snapshot, watcher)
-        ]
-        # A pod that is no more holds it for some seconds: its name begins as its Deployment's.
-        names = tuple(f"{watcher.name}-" for watcher in find_operators(snapshot) if namespace in watcher.watches)
-        if pods and holder and not holder.startswith(names):
+        rivals = [one for one in find_operators(snapshot) if namespace in one.watches]
+        names = sorted(pod.metadata.name for one in rivals for pod in one.pods(snapshot))
+        # A deleted pod still holds the Lease for some seconds, so pods are recognised by their Deployment's name.
+        if names and holder and not holder.startswith(tuple(f"{one.name}-" for one in rivals)):
             yield make_finding(
                 "lease_of_a_stranger",
                 where,
                 f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A second operator is "
                 "running, possibly of another version.",
-                evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(sorted(pods))}"],
+                evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(names)}"],
                 remedy=Remedy(
                     f"Stop the other operator (vdi operator run): {operator.name} then takes over.",
                     (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
@@ -229,11 +217,11 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("deployments")
 def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
-    """Operators of several releases that take something from each other."""
+    """Operators of several releases that share a namespace of sessions, or a domain."""
     seen: list[Operator] = []
     for operator in sorted(find_operators(snapshot), key=lambda operator: operator.object):
         for other in seen:
-            both, upgrade = f"{other.object} and {operator.object}", (operator.upgrade,)
+            both, related = f"{other.object} and {operator.object}", [other.object, operator.object]
             shared = [namespace for namespace in operator.watches if namespace in other.watches]
             if shared:
                 result = (
@@ -245,89 +233,89 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
                     "operators_share_namespace",
                     f"namespace/{shared[0]}",
                     f"{both} watch the namespace {', '.join(shared)}. {result}",
-                    evidence=[
-                        f"{watcher.object}: VDI_NAMESPACE={','.join(watcher.watches)}" for watcher in (other, operator)
-                    ],
-                    remedy=Remedy("Set another sessions.namespace in one of the releases, or uninstall one.", upgrade),
-                    related_objects=[other.object, operator.object],
+                    evidence=[_describe(other), _describe(operator)],
+                    remedy=Remedy(
+                        "Set another sessions.namespace in one of the releases, or uninstall one.", (operator.upgrade,)
+                    ),
+                    related_objects=related,
                 )
             elif operator.settings.domain == other.settings.domain:
+                domain = operator.settings.domain
                 yield make_finding(
                     "operators_share_domain",
                     operator.object,
-                    f"{both} serve the same domain {operator.settings.domain}. Traefik gives its hosts to one of them.",
-                    evidence=[
-                        f"{release.object}: VDI_DOMAIN={release.settings.domain}" for release in (other, operator)
-                    ],
-                    remedy=Remedy("Set another domain in one of the releases.", upgrade),
-                    related_objects=[other.object, operator.object],
+                    f"{both} serve the same domain {domain}. Traefik gives its hosts to one of them.",
+                    evidence=[f"{name}: VDI_DOMAIN={domain}" for name in related],
+                    remedy=Remedy("Set another domain in one of the releases.", (operator.upgrade,)),
+                    related_objects=related,
                 )
         seen.append(operator)
 
 
 @check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
 def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the operator's account may do what the operator does."""
+    """Permissions that the operator's account lacks."""
+    scope = snapshot.scope.namespace
     for operator in find_operators(snapshot):
-        if snapshot.scope.namespace not in ("", *operator.watches):
+        if scope not in ("", *operator.watches):
             continue
-        # Of a scope of one namespace, Roles and bindings of the others were not read.
-        namespaces = [snapshot.scope.namespace] if snapshot.scope.namespace else operator.watches
-        there = [
-            (namespace, right)
-            for namespace in namespaces
+        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
+        # With a scope of one namespace, Roles and bindings of the others were not read.
+        lacking = [
+            (right, f"in namespace {namespace}", f"--namespace {namespace}")
+            for namespace in ([scope] if scope else operator.watches)
             for right in missing_rights_there(
                 snapshot, operator.account, operator.namespace, namespace, is_first=namespace == operator.watches[0]
             )
         ]
-        cluster = missing_cluster_rights(
-            snapshot, operator.account, operator.namespace, counts_others=operator.counts_others
-        )
-        if not there and not cluster:
+        lacking += [
+            (right, "in the cluster", "--all-namespaces")
+            for right in missing_cluster_rights(
+                snapshot, operator.account, operator.namespace, counts_others=operator.counts_others
+            )
+        ]
+        if not lacking:
             continue
-        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
-        first, where = (there[0][1], f" --namespace {there[0][0]}") if there else (cluster[0], " --all-namespaces")
-        lines = [f"may not {right.words} in namespace {namespace}" for namespace, right in there]
-        lines += [f"may not {right.words} in the cluster" for right in cluster]
+        first, place, option = lacking[0]
         yield make_finding(
             "operator_rights_missing",
             operator.object,
-            f"The operator's account {operator.account} lacks {len(lines)} permissions that it needs."
-            f" The first: {lines[0].removeprefix('may not ')}.",
-            evidence=[*lines[:8], f"kubectl auth can-i {first.words} --as {account}{where}"],
+            f"The operator's account {operator.account} lacks {len(lacking)} permissions that it needs."
+            f" The first: {first.words} {place}.",
+            evidence=[
+                *(f"may not {right.words} {where}" for right, where, _ in lacking[:8]),
+                f"kubectl auth can-i {first.words} --as {account} {option}",
+            ],
             remedy=Remedy.run(operator.upgrade),
         )
 
 
 @check("vdisessions", "deployments", "leases")
 def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
-    """Sessions that are deleted and stay, because the finalizer is not removed."""
+    """Deleted sessions that stay, because the operator does not remove its finalizer."""
     for session in snapshot.sessions:
         meta = session.metadata
-        if FINALIZER not in meta.finalizers or snapshot.age(meta.deletion_timestamp) < YOUNG:
+        age = snapshot.age(meta.deletion_timestamp)
+        if FINALIZER not in meta.finalizers or age < _YOUNG_SECONDS:
             continue
-        leaderless = not is_led(snapshot, meta.namespace)
-        why = "no operator is running that could remove it" if leaderless else "its operator has not done so"
+        leads = is_led(snapshot, meta.namespace)
+        why = "its operator has not done so" if leads else "no operator is running that could remove it"
         operator = operator_for(snapshot, meta.namespace)
-        undo = '\'{"metadata":{"finalizers":null}}\''
         yield make_finding(
             "finalizer_stuck",
             f"vdisession/{meta.namespace}/{meta.name}",
-            f"It was deleted {int(snapshot.age(meta.deletion_timestamp))} s ago and remains until its finalizer is "
-            f"removed: {why}.",
+            f"It was deleted {int(age)} s ago and remains until its finalizer is removed: {why}.",
             evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
             remedy=Remedy(
                 "Bring the operator back, which cleans up. Only if it is gone permanently, remove the finalizer:",
-                (f"kubectl --namespace {meta.namespace} patch vdisession {meta.name} --type merge --patch {undo}",),
+                (merge_patch("vdisession", meta.name, {"metadata": {"finalizers": None}}, meta.namespace),),
             ),
-            related_objects=_operator_objects(operator, meta.namespace),
+            related_objects=[
+                f"namespace/{meta.namespace}",
+                f"lease/{lease_namespace(snapshot, meta.namespace)}/{LEASE}",
+                *([operator.object] if operator else []),
+            ],
         )
-
-
-def _operator_objects(operator: Operator | None, namespace: str) -> list[str]:
-    """What a session of this namespace hangs on."""
-    there = [f"namespace/{namespace}", f"lease/{operator.lease_namespace if operator else namespace}/{LEASE}"]
-    return [*there, operator.object] if operator else there
 
 
 CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights, finalizers)

@@ -1,46 +1,53 @@
-"""What the way in hangs on: names, network policies, clocks, the API server's certificate."""
+"""Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API server itself.
+
+`_connections` lists the connections that the policies must allow; a new one belongs there.
+"""
 
 from collections.abc import Iterator
 
 from vdi.diagnosis.check import check
 from vdi.diagnosis.dns import dns_down
-from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
-from vdi.doctor.objects.components import find_gateways, find_operators, find_traefiks, find_turn_servers, lease_of
-from vdi.doctor.objects.sessions import active, diagnose_sessions
+from vdi.doctor.objects.components import (
+    Workload,
+    find_gateways,
+    find_operators,
+    find_traefiks,
+    find_turn_servers,
+    read_lease,
+)
+from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
 
-# A second or two are rounding and the way of the request.
+# Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
 _CLOCK_SECONDS = 10.0
-
-_API_DAYS = 30.0
+_API_CERTIFICATE_DAYS = 30.0
 _API_SECONDS = 1.0
-_DAY = 86_400.0
+_DAY_SECONDS = 86_400.0
 
 
 @check("deployments", "daemonsets")
 def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """The chart's own TURN server, where it is installed."""
-    for turn_server in find_turn_servers(snapshot):
-        if not turn_server.ready:
+    """The chart's own TURN server without a ready replica."""
+    for server in find_turn_servers(snapshot):
+        if not server.ready:
             yield make_finding(
                 "turn_down",
-                turn_server.object,
+                server.object,
                 "No replica of the TURN server is ready: WebRTC does not work through firewalls.",
                 evidence=["ready: 0"],
-                related_objects=snapshot.nodes_of(turn_server.raw),
-                remedy=Remedy.run(
-                    f"kubectl --namespace {turn_server.namespace} describe {turn_server.kind} {turn_server.name}"
-                ),
+                related_objects=snapshot.nodes_of(server.raw),
+                remedy=Remedy.run(f"{server.kubectl} describe {server.kind} {server.name}"),
             )
 
 
 @check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the policies let through what a desktop needs; whether the cluster enforces them is not known."""
+    """Network policies that deny a connection which a desktop needs. Whether the cluster enforces them is not known."""
     reported = set()
     for source, target, port in _connections(snapshot):
         blocked = blocking(snapshot, source, target, port)
@@ -61,54 +68,43 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
-    traefiks = [_party("Traefik", traefik.raw) for traefik in find_traefiks(snapshot) if not _on_host(traefik.raw)]
-    gateways = find_gateways(snapshot)
-    for gateway in gateways:
-        behind = _party("the gateway", gateway.raw)
+    """Connections between the parts of a release, and to one desktop of each namespace."""
+    # Policies do not select pods on the host's network.
+    traefiks = [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")]
+    gateways = [(gateway, _party("the gateway", gateway)) for gateway in find_gateways(snapshot)]
+    for _, party in gateways:
         for traefik in traefiks:
-            yield traefik, behind, Port(8080, "http")
-            yield traefik, behind, Port(8081, "internal")
-    desktops: dict[str, tuple[Party, int]] = {}
-    for diagnosis in active(diagnose_sessions(snapshot)):
-        desktop_spec = diagnosis.desktop
-        if (
-            diagnosis.pod
-            and diagnosis.pod.ready
-            and isinstance(desktop_spec, Desktop)
-            and diagnosis.namespace not in desktops
-        ):
-            labels = dict(diagnosis.pod.metadata.labels)
-            desktops[diagnosis.namespace] = Party("a desktop", diagnosis.namespace, labels), desktop_spec.port
-    for namespace, (desktop, number) in desktops.items():
-        for traefik in traefiks:
-            yield traefik, desktop, Port(number, PORT_NAME)
-        for gateway in gateways:
-            if namespace in gateway.watches:
-                yield _party("the gateway", gateway.raw), desktop, Port(number, PORT_NAME)
+            yield traefik, party, Port(8080, "http")
+            yield traefik, party, Port(8081, "internal")
+    desktops: dict[str, tuple[Party, Port]] = {}
+    for diagnosis in active_sessions(snapshot):
+        pod, desktop = diagnosis.pod, diagnosis.desktop
+        if pod and pod.ready and isinstance(desktop, Desktop):
+            party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels))
+            desktops.setdefault(diagnosis.namespace, (party, Port(desktop.port, PORT_NAME)))
+    for namespace, (party, port) in desktops.items():
+        sources = traefiks + [source for gateway, source in gateways if namespace in gateway.watches]
+        for source in sources:
+            yield source, party, port
         for operator in find_operators(snapshot):
             if namespace in operator.watches:
-                yield _party("the operator", operator.raw), desktop, Port(operator.settings.agent_port, AGENT_PORT_NAME)
+                agent = Port(operator.settings.agent_port, AGENT_PORT_NAME)
+                yield _party("the operator", operator), party, agent
 
 
-def _party(words: str, workload: Raw) -> Party:
-    labels = (workload["spec"]["template"].get("metadata") or {}).get("labels") or {}
-    return Party(words, str(workload["metadata"]["namespace"]), labels)
-
-
-def _on_host(workload: Raw) -> bool:
-    return bool(workload["spec"]["template"]["spec"].get("hostNetwork"))
+def _party(words: str, workload: Workload) -> Party:
+    return Party(words, workload.namespace, workload.pod_labels)
 
 
 @check("nodes", "leases")
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
-    """Times of the cluster that have not come yet, by the clock of whoever looks."""
+    """Times recorded by the cluster that are in the future of the machine that collected the snapshot."""
     ahead: dict[str, float] = {}
     for node in snapshot.raw("nodes"):
         beats = [condition.get("lastHeartbeatTime") for condition in (node.get("status") or {}).get("conditions") or ()]
         ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(beat) for beat in beats], default=0.0)
     for operator in find_operators(snapshot):
-        spec = (lease_of(snapshot, operator.lease_namespace) or {}).get("spec") or {}
-        ahead[operator.object] = -snapshot.age(spec.get("renewTime"))
+        ahead[operator.object] = -snapshot.age(read_lease(snapshot, operator.lease_namespace).get("renewTime"))
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:
             yield make_finding(
@@ -125,26 +121,24 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check()
 def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the API server's certificate lasts."""
-    if not snapshot.api_certificate_ends:
-        return  # looked at from inside a bundle of old, or no TLS
-    left = -snapshot.age(snapshot.api_certificate_ends) / _DAY
-    if left < _API_DAYS:
-        over = left < 0
+    """A certificate of the API server that expires soon."""
+    ends = snapshot.api_certificate_ends
+    left = -snapshot.age(ends) / _DAY_SECONDS
+    if ends and left < _API_CERTIFICATE_DAYS:
+        state = "has expired" if left < 0 else f"expires in {left:.0f} days"
         yield make_finding(
             "api_certificate_ends",
             "certificate/api-server",
-            f"The API server's certificate {'has expired' if over else f'expires in {left:.0f} days'}"
-            f" ({snapshot.api_certificate_ends}).",
-            evidence=[f"notAfter {snapshot.api_certificate_ends}"],
+            f"The API server's certificate {state} ({ends}).",
+            evidence=[f"notAfter {ends}"],
             remedy=Remedy.run("systemctl restart k3s"),
-            severity=Severity.ERROR if over else None,
+            severity=Severity.ERROR if left < 0 else None,
         )
 
 
 @check()
 def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
-    """Whether the API server answers at once."""
+    """An API server that takes long for a small request."""
     if snapshot.api_seconds > _API_SECONDS:
         yield make_finding(
             "api_server_slow",

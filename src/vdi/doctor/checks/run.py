@@ -12,98 +12,48 @@ import msgspec
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions
-from vdi.doctor.checks import data_plane as gateways
-from vdi.doctor.checks import infrastructure as nodes_kept
 from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
 
-_SEVERITIES = tuple(Severity)
-_PLACES = {code: place for place, code in enumerate(CODES)}
-
-
-def rank(findings: list[Finding]) -> list[Finding]:
-    """Each cause with what follows from it behind it; the worst first, then what explains most, then the layer."""
-
-    by_code: dict[str, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        by_code[finding.code].append(finding)
-    keys = {finding.key for finding in findings}
-    linked = [finding if finding.caused_by in keys else _link(finding, by_code) for finding in findings]
-    followers: dict[str, list[Finding]] = defaultdict(list)
-    for one in linked:
-        followers[one.caused_by].append(one)
-    ordered: list[Finding] = []
-
-    def take(level: list[Finding]) -> None:
-        for one in sorted(level, key=lambda each: _order(each, _count(each.key, followers))):
-            ordered.append(one)
-            take(followers.get(one.key, []))
-
-    take(followers[""])
-    return ordered
-
-
-def _order(one: Finding, explains: int) -> tuple[int, int, int, str, str]:
-    return _SEVERITIES.index(one.severity), -explains, _PLACES[one.code], one.object, one.code
-
-
-def _count(key: str, followers: dict[str, list[Finding]]) -> int:
-    return sum(1 + _count(one.key, followers) for one in followers.get(key, ()))
-
-
-def _link(one: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
-    """With its cause, if one of the findings is it: the codes that explain it are listed best first."""
-    for code in CODES[one.code].follows:
-        for other in by_code.get(code, ()):
-            if other.key != one.key and (
-                CODES[code].cluster_wide or other.object in (one.object, *one.related_objects)
-            ):
-                return msgspec.structs.replace(one, caused_by=other.key)
-    return one
-
-
-# Layer by layer.
 CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
     *sessions.CHECKS,
     *infrastructure.CHECKS,
-    *nodes_kept.NODES_KEPT_CHECKS,
     *network.CHECKS,
     *data_plane.CHECKS,
-    *desktops.IMAGE_CHECKS,
     *desktops.CHECKS,
-    *desktops.GRAPHICS_CHECKS,
-    *gateways.GATEWAY_CHECKS,
     *kasm_checks.CHECKS,
 )
+_SEVERITIES = tuple(Severity)
+_PLACES = {code: place for place, code in enumerate(CODES)}
 
 
 def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
-    """Everything that is wrong, causes first; what follows from another names it in `caused_by`."""
+    """All findings of these checks, ranked. A check whose kinds could not be read is reported as not run."""
     findings: dict[str, Finding] = {}
     for check in checks:
-        if check.needs & snapshot.unreadable_kinds:
-            continue
-        for finding in _look(check, snapshot):
-            findings.setdefault(finding.key, finding)
-    return rank([*findings.values(), *_unknown(snapshot, checks)])
+        if not check.needs & snapshot.unreadable_kinds:
+            for finding in _run(check, snapshot):
+                findings.setdefault(finding.key, finding)
+    return rank([*findings.values(), *_not_run(snapshot, checks)])
 
 
-def _look(one: Check, snapshot: Snapshot) -> Iterator[Finding]:
+def _run(check: Check, snapshot: Snapshot) -> Iterator[Finding]:
     try:
-        yield from one.run(snapshot)
+        yield from check.run(snapshot)
     except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
         yield make_finding(
             "check_failed",
-            f"check/{one.name}",
-            f"The check {one.name} failed, so its result is unknown: {type(error).__name__}: {error}",
-            evidence=[f"{type(error).__name__}: {error}"],
+            f"check/{check.name}",
+            f"The check {check.name} failed, so its result is unknown: {problem}",
+            evidence=[problem],
             remedy=Remedy("Report this bug of vdi doctor, with this bundle.", ("vdi doctor --bundle doctor.json",)),
         )
 
 
-def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]:
+def _not_run(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]:
     for unread in snapshot.unread:
         skipped = [check.name for check in checks if unread.kind in check.needs]
         lost = f" Not checked: {', '.join(skipped)}." if skipped else ""
@@ -114,3 +64,42 @@ def _unknown(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
             evidence=[unread.words],
             remedy=Remedy(unread.remedy, unread.commands),
         )
+
+
+def rank(findings: list[Finding]) -> list[Finding]:
+    """Findings with `caused_by` set, each cause before its consequences.
+
+    Causes are ordered by severity, then by the number of findings that they explain, then by layer.
+    """
+    by_code: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_code[finding.code].append(finding)
+    keys = {finding.key for finding in findings}
+    consequences: dict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        linked = finding if finding.caused_by in keys else _link(finding, by_code)
+        consequences[linked.caused_by].append(linked)
+
+    def count(finding: Finding) -> int:
+        return sum(1 + count(consequence) for consequence in consequences.get(finding.key, ()))
+
+    def order(finding: Finding) -> tuple[int, int, int, str, str]:
+        severity = _SEVERITIES.index(finding.severity)
+        return severity, -count(finding), _PLACES[finding.code], finding.object, finding.code
+
+    def flatten(cause: str) -> Iterator[Finding]:
+        for finding in sorted(consequences.get(cause, ()), key=order):
+            yield finding
+            yield from flatten(finding.key)
+
+    return list(flatten(""))
+
+
+def _link(finding: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
+    """The finding with its cause: the first code in `follows` that was found at an object it depends on."""
+    near = (finding.object, *finding.related_objects)
+    for code in CODES[finding.code].follows:
+        for cause in by_code.get(code, ()):
+            if cause.key != finding.key and (CODES[code].cluster_wide or cause.object in near):
+                return msgspec.structs.replace(finding, caused_by=cause.key)
+    return finding

@@ -8,58 +8,103 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
-from typing import Any
 
 from vdi.cluster.explain import StartState, chart_subject, explain
 from vdi.cluster.objects import Event, Pod
 from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
+
+LEASE = "vdi-operator"
+# Seconds without a renewal after which no replica leads: renewals come every 2, another one takes over after 10.
+STALE_SECONDS = 30.0
+# Seconds that a Lease which was given back may have no holder: the next replica looks every second.
+HANDOVER_SECONDS = 10.0
+
+# A gateway repeats each trouble in its log every minute while it lasts, and reports its end.
+_TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
+_OVER = re.compile(r"no trouble any more: (?P<what>.+)")
+_HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
+_HISTORY_AGAIN = "history is written again"
+_BEGUN = re.compile(r"serving https://")
+_ENDED = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*")
+
+_ENTRY_POINT = "--entrypoints."
+_PROVIDER = "--providers.kubernetescrd"
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One Deployment or DaemonSet."""
+    """A Deployment or DaemonSet. `kind` is `deployment` or `daemonset`."""
 
-    # `deployment` or `daemonset`.
     kind: str
-
     raw: Raw
 
     @property
     def namespace(self) -> str:
-        """Where it runs."""
         return str(self.raw["metadata"]["namespace"])
 
     @property
     def name(self) -> str:
-        """Its own name."""
         return str(self.raw["metadata"]["name"])
 
     @property
     def object(self) -> str:
-        """As findings name it."""
+        """Its name in findings: `deployment/kasm/vdi-operator`."""
         return f"{self.kind}/{self.namespace}/{self.name}"
 
     @property
+    def kubectl(self) -> str:
+        """kubectl in its namespace, for commands of remedies."""
+        return f"kubectl --namespace {self.namespace}"
+
+    @property
     def upgrade(self) -> str:
-        """The command that renders its release again, whichever Helm is there."""
+        """The command that renders its release again, with Helm 3 or 4."""
         release = (self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "vdi")
         named = f" --release {release}" if release != "vdi" else ""
         return f"vdi upgrade --namespace {self.namespace}{named}"
 
     @property
+    def pod_spec(self) -> Raw:
+        spec: Raw = self.raw["spec"]["template"]["spec"]
+        return spec
+
+    @property
+    def pod_labels(self) -> dict[str, str]:
+        return (self.raw["spec"]["template"].get("metadata") or {}).get("labels") or {}
+
+    @property
+    def created(self) -> str:
+        return str(self.raw["metadata"]["creationTimestamp"])
+
+    @property
     def ready(self) -> int:
-        """How many replicas answer."""
+        """Number of replicas that are ready."""
         status = self.raw.get("status") or {}
         return int(status.get("readyReplicas") or status.get("numberReady") or 0)
 
     @property
     def desired(self) -> int:
-        """How many there should be."""
+        """Number of replicas that there should be."""
         if self.kind == "daemonset":
             return int((self.raw.get("status") or {}).get("desiredNumberScheduled") or 0)
         return int(self.raw["spec"].get("replicas", 1))
+
+    def scale_up(self, replicas: int = 1) -> Remedy:
+        """Remedy for a Deployment that was scaled to 0."""
+        return Remedy("Scale it up again.", (f"{self.kubectl} scale deployment {self.name} --replicas {replicas}",))
+
+    def secret_of_volume(self, name: str) -> Raw:
+        """The `secret` of its pods' volume of this name; empty when there is none."""
+        return next((volume.get("secret") or {} for volume in self.volumes if volume["name"] == name), {})
+
+    @property
+    def volumes(self) -> list[Raw]:
+        return list(self.pod_spec.get("volumes") or ())
 
 
 def workloads(snapshot: Snapshot) -> Iterator[Workload]:
@@ -79,22 +124,29 @@ def find_turn_servers(snapshot: Snapshot) -> list[Workload]:
 
 
 def last_warnings(events: Iterable[Event]) -> list[str]:
-    """The two newest that say something, whole; `Error: ImagePullBackOff` and its like repeat the state only."""
+    """The two newest Events as evidence. `Error: ImagePullBackOff` and the like only repeat the state."""
     telling = [event for event in events if event.note and not event.note.startswith("Error: ")]
     newest = sorted(telling, key=lambda event: event.seen)[-2:]
     return [f"{event.reason}: {' '.join(event.note.split())}" for event in newest]
 
 
 @dataclass(frozen=True)
-class Deployment(Workload):
-    """One Deployment of ours."""
+class Component(Workload):
+    """A Deployment of the chart that serves namespaces of sessions. `watches`: those in its VDI_NAMESPACE."""
 
-    # The sessions' namespaces, as `VDI_NAMESPACE` has them.
     watches: tuple[str, ...]
 
+    def pods(self, snapshot: Snapshot) -> list[Pod]:
+        """Its pods that are not being deleted."""
+        return [pod for pod in snapshot.pods_of(self.raw) if not pod.terminating]
 
-def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
-    """Those with a container of this name that has this variable of ours, with its whole environment."""
+    def depends_on(self, snapshot: Snapshot) -> list[str]:
+        """Objects whose findings may explain that it does not work."""
+        return [self.object, *snapshot.nodes_of(self.raw)]
+
+
+def _find_components(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
+    """Deployments with a container of this name and this variable of the chart, with its environment."""
     for raw in snapshot.raw("deployments"):
         for one in raw["spec"]["template"]["spec"]["containers"]:
             environment = {variable["name"]: variable.get("value", "") for variable in one.get("env") or ()}
@@ -102,226 +154,160 @@ def find_deployments(snapshot: Snapshot, container: str, variable: str) -> Itera
                 yield raw, environment
 
 
-def pods_of(snapshot: Snapshot, deployment: Deployment) -> list[Pod]:
-    """Its pods that are not leaving, by its selector."""
-    labels = (deployment.raw["spec"].get("selector") or {}).get("matchLabels") or {}
-    return [
-        pod
-        for pod in snapshot.pods
-        if labels
-        and pod.metadata.namespace == deployment.namespace
-        and labels.items() <= dict(pod.metadata.labels).items()
-        and not pod.terminating
-    ]
+def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> tuple[str, list[str]]:
+    """Why a pod of the chart is not ready, as a clause, and the evidence: kubelet and runtime in their own words.
 
-
-def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> str:
-    """Why a pod of the release is not ready, as a clause. `component`: `operator` or `gateway`."""
+    `component`: `operator` or `gateway`.
+    """
+    events = snapshot.events_of("Pod", pod.metadata.namespace, pod.metadata.name)
     node = snapshot.nodes.get(pod.spec.node_name)
-    events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), [])
-    return explain(StartState(pod, None, tuple(events), node, subject=chart_subject(component))).sentence.rstrip(".")
-
-
-def pod_evidence(snapshot: Snapshot, pod: Pod, words: str) -> list[str]:
-    """What shows that a pod of the release is not ready: its state, and what kubelet and runtime wrote, as they did."""
+    state = StartState(pod, None, tuple(events), node, subject=chart_subject(component))
+    why = explain(state).sentence.rstrip(".")
     container = pod.desktop
     waiting, ended = (container.state.waiting, container.last_state.terminated) if container else (None, None)
     raw = (waiting.message if waiting else "") or (ended.message if ended and ended.reason == "StartError" else "")
-    events = snapshot.events.get(("Pod", pod.metadata.namespace, pod.metadata.name), ())
-    log = snapshot.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
-    return [
-        f"pod/{pod.metadata.name}: {pod.status.phase}, {words}",
+    return why, [
+        f"pod/{pod.metadata.name}: {pod.status.phase}, {why}",
         *([" ".join(raw.split())] if raw else []),
         *last_warnings(events),
-        *(f"log: {line}" for line in log[-3:]),
+        *(f"log: {line}" for line in snapshot.log_of(pod)[-3:]),
     ]
 
 
-def unavailable_for(snapshot: Snapshot, deployment: Deployment) -> float:
-    """Seconds for which too few of its replicas have answered, by its own condition; since it was made, without one."""
-    conditions = (deployment.raw.get("status") or {}).get("conditions") or ()
-    said: Raw = next(
-        (condition for condition in conditions if condition["type"] == "Available" and condition["status"] == "False"),
-        {},
-    )
-    return snapshot.age(said.get("lastTransitionTime") or deployment.raw["metadata"]["creationTimestamp"])
-
-
-LEASE = "vdi-operator"
-# Seconds without a renewal after which no one leads: renewals come every 2, others take over after 10.
-STALE_SECONDS = 30.0
-
-# Seconds that a Lease which was given back may have no holder: the next one looks every second.
-HANDOVER_SECONDS = 10.0
-
-
 @dataclass(frozen=True)
-class Operator(Deployment):
-    """One Deployment of the operator."""
+class Operator(Component):
+    """A Deployment of the operator. `problem`: why its settings cannot be used; empty when they can."""
 
     settings: ClusterSettings
-    # Why its settings cannot be used; empty: they can.
     problem: str
     counts_others: bool = True
-    # Whether it asks an autoscaler for nodes.
+    # Whether it requests nodes from an autoscaler.
     requests_nodes: bool = False
 
     @property
     def lease_namespace(self) -> str:
-        """Where its Lease is."""
         return self.watches[0]
 
     @property
     def account(self) -> str:
-        """Its ServiceAccount."""
-        return str(self.raw["spec"]["template"]["spec"].get("serviceAccountName") or "default")
+        """Name of its ServiceAccount."""
+        return str(self.pod_spec.get("serviceAccountName") or "default")
 
 
 @lru_cache(maxsize=2)
 def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
-    """Deployments with an operator's container, found by a variable of ours."""
-    return tuple(
-        _operator(raw, environment) for raw, environment in find_deployments(snapshot, "operator", "VDI_NAMESPACE")
-    )
+    """All operators of the cluster."""
+    found = []
+    for raw, environment in _find_components(snapshot, "operator", "VDI_NAMESPACE"):
+        try:
+            read = read_settings(environment)
+        except SettingsError as error:
+            watches = tuple(environment["VDI_NAMESPACE"].split(","))
+            found.append(Operator("deployment", raw, watches, ClusterSettings(), str(error)))
+        else:
+            counts, requests = read.count_other_workloads, read.autoscaling.enabled
+            found.append(Operator("deployment", raw, read.namespaces, read.cluster, "", counts, requests))
+    return tuple(found)
 
 
 def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
-    """Those that watch what was asked about; all, where none does."""
+    """Operators that watch the requested namespace; all, where none does."""
     scope, found = snapshot.scope.namespace, find_operators(snapshot)
-    return [one for one in found if scope in ("", *one.watches)] or list(found)
-
-
-def _operator(raw: Raw, environment: dict[str, str]) -> Operator:
-    try:
-        settings = read_settings(environment)
-    except SettingsError as error:
-        watches = tuple(environment["VDI_NAMESPACE"].split(","))
-        return Operator("deployment", raw, watches, ClusterSettings(), str(error))
-    return Operator(
-        "deployment",
-        raw,
-        settings.namespaces,
-        settings.cluster,
-        "",
-        settings.count_other_workloads,
-        settings.autoscaling.enabled,
-    )
+    return [operator for operator in found if scope in ("", *operator.watches)] or list(found)
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
-    """Whose sessions these are."""
+    """The operator that watches this namespace."""
     return next((operator for operator in find_operators(snapshot) if namespace in operator.watches), None)
 
 
 def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
-    """The settings of this namespace's operator; the defaults where its Deployment is not seen."""
+    """Settings of this namespace's operator; the defaults where its Deployment is not seen."""
     operator = operator_for(snapshot, namespace)
     return operator.settings if operator else ClusterSettings()
 
 
-def sick_pods(snapshot: Snapshot, operator: Operator) -> list[Pod]:
-    """Those of its pods that run and are not ready."""
-    return [pod for pod in pods_of(snapshot, operator) if not pod.ready and pod.status.phase == "Running"]
-
-
 def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
-    """Where the Lease of this namespace's operator is; without a Deployment of it, there."""
+    """Namespace of the Lease by which an operator of this namespace leads; itself, without a Deployment."""
     operator = operator_for(snapshot, namespace)
     return operator.lease_namespace if operator else namespace
 
 
-def lease_of(snapshot: Snapshot, namespace: str) -> dict[str, Any] | None:
-    """The Lease by which one of several operators leads that work in this namespace."""
-    return snapshot.find("leases", LEASE, lease_namespace(snapshot, namespace))
+def read_lease(snapshot: Snapshot, namespace: str) -> Raw:
+    """`spec` of that Lease; empty when there is none."""
+    return (snapshot.find("leases", LEASE, lease_namespace(snapshot, namespace)) or {}).get("spec") or {}
 
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
-    """Whether somebody works on the sessions there, or did a moment ago.
-
-    While one replica hands over to another, the Lease has no holder.
-    """
-    spec = (lease_of(snapshot, namespace) or {}).get("spec") or {}
+    """Whether an operator leads there, or did a moment ago: during a handover the Lease has no holder."""
+    spec = read_lease(snapshot, namespace)
     renewed = spec.get("renewTime")
     return bool(renewed) and snapshot.age(renewed) < (STALE_SECONDS if spec.get("holderIdentity") else HANDOVER_SECONDS)
 
 
-_TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
-_OVER = re.compile(r"no trouble any more: (?P<what>.+)")
-_HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
-_HISTORY_AGAIN = "history is written again"
-_BEGUN = re.compile(r"serving https://")
-_ENDED = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*")
-
-
 @dataclass(frozen=True)
-class Gateway(Deployment):
-    """One Deployment of the gateway."""
+class Gateway(Component):
+    """A Deployment of the gateway."""
+
+    def unavailable_for(self, snapshot: Snapshot) -> float:
+        """Seconds since too few replicas are ready, by its condition Available; without it, since its creation."""
+        conditions = (self.raw.get("status") or {}).get("conditions") or ()
+        down: Raw = next((one for one in conditions if one["type"] == "Available" and one["status"] == "False"), {})
+        return snapshot.age(down.get("lastTransitionTime") or self.created)
 
 
 @lru_cache(maxsize=2)
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
-    """Deployments with a gateway's container, found by a variable of ours."""
-    found = find_deployments(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
+    """All gateways of the cluster."""
+    found = _find_components(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
     return tuple(
         Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(","))) for raw, environment in found
     )
 
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
-    """Those for the sessions that were asked about."""
-    return [
-        gateway
-        for gateway in find_gateways(snapshot)
-        if snapshot.scope.namespace in ("", *gateway.watches, gateway.namespace)
-    ]
+    """Gateways of the requested sessions."""
+    scope = snapshot.scope.namespace
+    return [gateway for gateway in find_gateways(snapshot) if scope in ("", *gateway.watches, gateway.namespace)]
 
 
-def troubles(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """What a gateway lacks, and why, as the end of its log says: each once, as it was said last.
-
-    It says so again every minute while it lasts, and that it is over.
-    """
-    said: dict[str, str] = {}
+def troubles(lines: list[str]) -> dict[str, str]:
+    """What a gateway lacks -> why, from the end of its log: each with its latest reason, without those that ended."""
+    lacking: dict[str, str] = {}
     for line in lines:
-        words = _message_of(line)
-        if _BEGUN.search(words):
-            said.clear()
-        elif over := _OVER.search(words):
-            said.pop(over["what"], None)
-        elif _HISTORY_AGAIN in words:
-            said.pop("history", None)
-        elif match := _HISTORY.search(words):
-            said["history"] = match["why"]
-        elif match := _TROUBLE.search(words):
-            said[match["what"]] = match["why"]
-    yield from said.items()
+        message = _message_of(line)
+        if _BEGUN.search(message):
+            lacking.clear()
+        elif over := _OVER.search(message):
+            lacking.pop(over["what"], None)
+        elif _HISTORY_AGAIN in message:
+            lacking.pop("history", None)
+        elif match := _HISTORY.search(message):
+            lacking["history"] = match["why"]
+        elif match := _TROUBLE.search(message):
+            lacking[match["what"]] = match["why"]
+    return lacking
 
 
 def last_words(lines: list[str]) -> str:
-    """Why it has ended, as its log says; empty: it does not."""
+    """The line of a log that says why the gateway has ended; empty: none does."""
     return next((match[0] for line in reversed(lines) if (match := _ENDED.search(_message_of(line)))), "")
 
 
 def _message_of(line: str) -> str:
-    """A line's message: it ends with the quotation mark of `msg="..."`, or with that and the rest of a JSON object."""
+    # A message ends with the quotation mark of `msg="..."`, or with that and the rest of a JSON object.
     return re.sub(r'"(, "error": .*)?\}?$', "", line)
-
-
-_ENTRY_POINT = "--entrypoints."
-_PROVIDER = "--providers.kubernetescrd"
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
-_UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 @dataclass(frozen=True)
 class Traefik(Workload):
-    """One workload that runs Traefik, and what its arguments say. A file may say more."""
+    """A workload that runs Traefik, as its arguments configure it. Options in a file are not seen."""
 
     args: tuple[str, ...]
 
     @property
     def entry_points(self) -> frozenset[str]:
-        """Names of its entry points; empty: its arguments do not say."""
+        """Names of its entry points; empty: the arguments name none."""
         return frozenset(arg.removeprefix(_ENTRY_POINT).split(".")[0] for arg in self._named(_ENTRY_POINT))
 
     @property
@@ -332,7 +318,7 @@ class Traefik(Workload):
 
     @property
     def crosses_namespaces(self) -> bool:
-        """Whether routes may name what is in another namespace."""
+        """Whether routes may name objects of another namespace."""
         return any(arg.partition("=")[2] in ("", "true") for arg in self._named(f"{_PROVIDER}.allowcrossnamespace"))
 
     @property
@@ -346,7 +332,7 @@ class Traefik(Workload):
         return found
 
     def _named(self, prefix: str) -> list[str]:
-        # Traefik takes its options in any spelling; their values are the only part where capitals count.
+        # Traefik's options are case-insensitive, their values are not.
         spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (arg.partition("=") for arg in self.args)]
         return [one for one in spelt if one.startswith(prefix)]
 
@@ -366,7 +352,7 @@ def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
     """Workloads with Traefik's image."""
     found = []
     for workload in workloads(snapshot):
-        for container in workload.raw["spec"]["template"]["spec"]["containers"]:
+        for container in workload.pod_spec["containers"]:
             name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
             if name in ("traefik", "mirrored-library-traefik"):
                 found.append(Traefik(workload.kind, workload.raw, tuple(container.get("args") or ())))

@@ -1,5 +1,6 @@
-"""Probes of the path to a desktop: from this machine, through the API server, and from a pod that starts as a
-session's would.
+"""Probes of the path to a desktop: from this machine, through the API server, and from a pod like a session's.
+
+`vdi.doctor.probe.run` calls them. An attempt (`try_way`) never raises for the network; `judge` makes findings of it.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from vdi.doctor.codes import make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
 from vdi.kube.clock import Clock
-from vdi.kube.errors import Conflict, KubeError, NotFound
+from vdi.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import restricted_container, restricted_pod, scheme_of
@@ -29,120 +30,13 @@ from vdi.session.children import restricted_container, restricted_pod, scheme_of
 _SECONDS = 10.0
 _STREAM = "/api/websockets"
 _UNKNOWN_AUTHORITY = re.compile(r"self.signed certificate|unable to get local issuer")
-# What the gateway says to somebody without a token, and Selkies without a password: the upgrade has come through.
-_REFUSED_BY_THE_DOOR = frozenset({401, 403})
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A session that runs, and where its browser goes."""
-
-    # As findings name it.
-    session: str
-
-    url: str
-    related_objects: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The result; empty and 0 where it was not reached."""
-
-    # `name`, `connection`.
-    problem: str = ""
-    words: str = ""
-    # Why it is refused.
-    certificate: str = ""
-    status: int = 0
-    # 101, or the status of the refusal.
-    websocket: int = 0
-
-
-async def try_way(url: str) -> Seen:
-    """What a browser would meet. Never raises for what the network does."""
-    certificate = ""
-    try:
-        try:
-            status, websocket = await _ask(url, None)
-        except HTTP_ERRORS as error:
-            untrusted = certificate_error(error)
-            if untrusted is None:
-                raise
-            certificate = str(untrusted)
-            status, websocket = await _ask(url, unverified())  # the rest of the way is worth knowing all the same
-        return Seen(certificate=certificate, status=status, websocket=websocket)
-    except HTTP_ERRORS as error:
-        return Seen("name" if is_unknown_host(error) else "connection", reason_of(error), certificate=certificate)
-
-
-async def _ask(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
-    """Status of the page, and of the WebSocket's handshake (RFC 6455, 4.1)."""
-    origin = url.rstrip("/")
-    key = base64.b64encode(secrets.token_bytes(16)).decode()
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
-    async with asyncio.timeout(_SECONDS), open_client(url, seconds=_SECONDS, tls=tls) as client:
-        async with client.stream("GET", url) as page:
-            pass
-        async with client.stream("GET", origin + _STREAM, headers={**upgrade, "Origin": origin}) as handshake:
-            return page.status, handshake.status
-
-
-def judge(target: Target, seen: Seen) -> Iterator[Finding]:
-    """What is wrong on the way."""
-    host = urlsplit(target.url).hostname or target.url
-    if seen.problem == "name":
-        yield _found(
-            "probe_name_not_found", target, f"{host} cannot be resolved: {seen.words}.", Remedy.run(f"dig {host}")
-        )
-        return
-    if seen.problem:
-        message = f"{target.url} does not respond: {seen.words.rstrip('.')}."
-        yield _found("probe_unreachable", target, message, Remedy.run(f"curl -vk {target.url}"))
-        return
-    # A cluster on this machine has an authority of its own, which no one is meant to trust for longer.
-    of_this_machine = host.endswith(".localhost") and _UNKNOWN_AUTHORITY.search(seen.certificate)
-    if seen.certificate and not of_this_machine:
-        message = f"The certificate at {host} is not trusted here: {seen.certificate.rstrip('.')}."
-        command = f"openssl s_client -connect {_address(target.url)}"
-        yield _found("probe_certificate_refused", target, message, Remedy.run(command))
-    if seen.status == 404:
-        message = f"{host} responds with 404: Traefik has no route for it."
-        yield _found("probe_not_routed", target, message, Remedy.run(f"curl -vk {target.url}"))
-    elif seen.status >= 500:
-        message = f"{host} responds with {seen.status}."
-        yield _found("probe_bad_answer", target, message, Remedy.run(f"curl -vk {target.url}"))
-    elif seen.websocket != 101 and seen.websocket not in _REFUSED_BY_THE_DOOR:
-        message = f"{host} responds with {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
-        yield _found("probe_websocket_refused", target, message, Remedy.run(f"curl -vk {target.url}{_STREAM}"))
-
-
-def _address(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 443}"
-
-
-def _found(code: str, target: Target, message: str, remedy: Remedy) -> Finding:
-    return make_finding(
-        code,
-        target.session,
-        message,
-        evidence=[f"tried: {target.url}"],
-        remedy=remedy,
-        related_objects=target.related_objects,
-    )
-
-
-async def probe_here(targets: list[Target]) -> list[Finding]:
-    """All of them, side by side."""
-    seen = await asyncio.gather(*(try_way(target.url) for target in targets))
-    return [finding for target, one in zip(targets, seen, strict=True) for finding in judge(target, one)]
-
-
+# Statuses of the gateway without a token, and of Selkies without a password: the upgrade has come through.
+_LOGIN_REQUIRED = frozenset({401, 403})
 _HEALTH_BYTES = 4096
 _HEALTH_SECONDS = 5.0
-# How long the pod may take: image, volume, start.
+# Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
-_LOOK_EVERY = 1.0
+_POLL_SECONDS = 1.0
 _SCRIPT = """\
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 if command -v getent > /dev/null; then
@@ -169,10 +63,126 @@ echo connected > /dev/termination-log
 Object = dict[str, Any]
 
 
-class DeniedPort(NamedTuple):
-    """A port where something listens, and which the NetworkPolicies deny to desktops."""
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A running session, as findings name it, and its address."""
 
-    # Whose it is, as findings name it.
+    session: str
+    url: str
+    related_objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The result of an attempt. Empty texts and 0: that step was not reached, or has no problem."""
+
+    # `name` or `connection`: the step that failed.
+    problem: str = ""
+    words: str = ""
+    # Why the certificate is refused.
+    certificate: str = ""
+    status: int = 0
+    # 101, or the status with which the WebSocket is refused.
+    websocket: int = 0
+
+
+async def try_way(url: str) -> Seen:
+    """The page and the WebSocket of a desktop, requested as a browser does. Never raises for network errors."""
+    certificate = ""
+    try:
+        try:
+            status, websocket = await _request(url, None)
+        except HTTP_ERRORS as error:
+            untrusted = certificate_error(error)
+            if untrusted is None:
+                raise
+            certificate = str(untrusted)
+            # Behind a certificate that is refused, the rest of the path may be broken as well.
+            status, websocket = await _request(url, unverified())
+        return Seen(certificate=certificate, status=status, websocket=websocket)
+    except HTTP_ERRORS as error:
+        return Seen("name" if is_unknown_host(error) else "connection", reason_of(error), certificate=certificate)
+
+
+async def _request(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
+    """Status of the page, and of the WebSocket's handshake (RFC 6455, 4.1)."""
+    origin = url.rstrip("/")
+    key = base64.b64encode(secrets.token_bytes(16)).decode()
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    async with asyncio.timeout(_SECONDS), open_client(url, seconds=_SECONDS, tls=tls) as client:
+        async with client.stream("GET", url) as page:
+            pass
+        async with client.stream("GET", origin + _STREAM, headers={**upgrade, "Origin": origin}) as handshake:
+            return page.status, handshake.status
+
+
+def judge(target: Target, seen: Seen) -> Iterator[Finding]:
+    """Findings of an attempt."""
+    parts, curl = urlsplit(target.url), f"curl -vk {target.url}"
+    host = parts.hostname or target.url
+
+    def finding(code: str, message: str, command: str) -> Finding:
+        return make_finding(
+            code,
+            target.session,
+            message,
+            evidence=[f"tried: {target.url}"],
+            remedy=Remedy.run(command),
+            related_objects=target.related_objects,
+        )
+
+    if seen.problem == "name":
+        yield finding("probe_name_not_found", f"{host} cannot be resolved: {seen.words}.", f"dig {host}")
+        return
+    if seen.problem:
+        yield finding("probe_unreachable", f"{target.url} does not respond: {seen.words.rstrip('.')}.", curl)
+        return
+    # A cluster on this machine has an authority of its own, which no one is meant to trust for longer.
+    of_this_machine = host.endswith(".localhost") and _UNKNOWN_AUTHORITY.search(seen.certificate)
+    if seen.certificate and not of_this_machine:
+        message = f"The certificate at {host} is not trusted here: {seen.certificate.rstrip('.')}."
+        command = f"openssl s_client -connect {parts.hostname}:{parts.port or 443}"
+        yield finding("probe_certificate_refused", message, command)
+    if seen.status == 404:
+        yield finding("probe_not_routed", f"{host} responds with 404: Traefik has no route for it.", curl)
+    elif seen.status >= 500:
+        yield finding("probe_bad_answer", f"{host} responds with {seen.status}.", curl)
+    elif seen.websocket != 101 and seen.websocket not in _LOGIN_REQUIRED:
+        message = f"{host} responds with {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
+        yield finding("probe_websocket_refused", message, f"{curl}{_STREAM}")
+
+
+async def probe_here(targets: list[Target]) -> list[Finding]:
+    """Attempts from this machine, all at the same time."""
+    seen = await asyncio.gather(*(try_way(target.url) for target in targets))
+    return [finding for target, one in zip(targets, seen, strict=True) for finding in judge(target, one)]
+
+
+async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> list[Finding]:
+    """The health page of a ready desktop, through the API server. Raises Forbidden without `pods/proxy`."""
+    where, name = pod.metadata.namespace, pod.metadata.name
+    target = name if scheme_of(pod) is Scheme.HTTP else f"https:{name}"
+    try:
+        await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
+    except Forbidden:
+        raise
+    except KubeError as error:
+        return [
+            make_finding(
+                "probe_desktop_silent",
+                session,
+                f"Its pod {name} counts as ready, but {path} on port {port} does not respond: {error}.",
+                evidence=[f"GET pods/{target}:{port}/proxy{path}"],
+                remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
+                related_objects=[f"pod/{where}/{name}"],
+            )
+        ]
+    return []
+
+
+class DeniedPort(NamedTuple):
+    """A listening port of a pod that the NetworkPolicies deny to desktops. `object`: its owner, as findings name it."""
+
     object: str
     namespace: str
     pod: str
@@ -181,32 +191,14 @@ class DeniedPort(NamedTuple):
     remedy: Remedy
 
 
-async def probe_health(client: Client, session: str, pod: Pod, port: int, path: str) -> Finding | None:
-    """Whether a desktop that counts as ready answers. What may not be asked is no finding: `probe` says so once."""
-    where, name = pod.metadata.namespace, pod.metadata.name
-    target = name if scheme_of(pod) is Scheme.HTTP else f"https:{name}"
-    try:
-        await client.page_of_pod(where, target, port, path, most_bytes=_HEALTH_BYTES, seconds=_HEALTH_SECONDS)
-    except KubeError as error:
-        return make_finding(
-            "probe_desktop_silent",
-            session,
-            f"Its pod {name} counts as ready, but {path} on port {port} does not respond: {error}.",
-            evidence=[f"GET pods/{target}:{port}/proxy{path}"],
-            remedy=Remedy.run(f"kubectl --namespace {where} logs {name}"),
-            related_objects=[f"pod/{where}/{name}"],
-        )
-    return None
-
-
 def build_probe(
     namespace: str, name: str, template: VDITemplate, denied: tuple[str, int] | None = None
 ) -> list[tuple[Resource, Object]]:
-    """A pod of the template's image, with a desktop's rights and labels, but no session's, and a claim of its class.
+    """A pod of the template's image with the rights and labels of a desktop, and a claim of its storage class.
 
-    Where its desktops have no home there is no claim: what is written goes to the node's disk, as theirs does.
+    Without homes in the template there is no claim: the pod writes to the node's disk, as its desktops do.
     """
-    # The labels are those by which network policies know a desktop; no owner, so that the operator passes it over.
+    # Network policies select a desktop by these labels. Without an owner the operator ignores the pod.
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
     script = _SCRIPT
@@ -233,9 +225,7 @@ def build_probe(
             "activeDeadlineSeconds": int(POD_SECONDS),
             "nodeSelector": dict(spec.placement.node_selector),
             "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
-            "imagePullSecrets": [
-                msgspec.to_builtins(image_pull_secret) for image_pull_secret in spec.image_pull_secrets
-            ],
+            "imagePullSecrets": [msgspec.to_builtins(secret) for secret in spec.image_pull_secrets],
             **restricted_pod(spec.run_as_user, owns_volumes=True),
             "containers": [
                 {
@@ -259,8 +249,8 @@ def build_probe(
 
 async def probe_pod(
     client: Client, namespace: str, template: VDITemplate, clock: Clock, denied: DeniedPort | None
-) -> Finding | None:
-    """Make it, wait for its end, and take it away, also when it is interrupted. Raises ApiError where it may not."""
+) -> list[Finding]:
+    """Creates the pod, waits for its end, and removes it, also when interrupted. Raises ApiError without the rights."""
     name = f"vdi-probe-{secrets.token_hex(3)}"
     address = await _address_of(client, denied) if denied else ""
     tried = (address, denied.port) if denied and address else None
@@ -271,23 +261,26 @@ async def probe_pod(
     finally:
         await asyncio.shield(_remove(client, namespace, name))
     if has_connected and denied:
-        return _not_enforced(namespace, denied, address)
+        return [_not_enforced(namespace, denied, address)]
     if not failure:
-        return None
+        return []
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""
-    return make_finding(
-        "probe_pod_failed",
-        f"vditemplate/{template.metadata.name}",
-        f"A pod of its image{volume} failed at a step of a desktop's start: {failure.rstrip('.')}.",
-        evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
-        remedy=Remedy.run(f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"),
-        related_objects=[f"namespace/{namespace}"],
-    )
+    events = f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"
+    return [
+        make_finding(
+            "probe_pod_failed",
+            f"vditemplate/{template.metadata.name}",
+            f"A pod of its image{volume} failed at a step of a desktop's start: {failure.rstrip('.')}.",
+            evidence=[f"image {template.spec.image}", f"storage class {storage.storage_class}" if volume else ""],
+            remedy=Remedy.run(events),
+            related_objects=[f"namespace/{namespace}"],
+        )
+    ]
 
 
 async def _address_of(client: Client, denied: DeniedPort) -> str:
-    """Read now: snapshots, which people send to others, have no addresses of pods."""
+    """The pod's address, which snapshots do not contain because people send them to others."""
     try:
         pod = await client.get(PODS, denied.pod, namespace=denied.namespace, into=Pod)
     except NotFound:
@@ -307,7 +300,7 @@ def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
 
 
 async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[str, bool]:
-    """Why it did not end well (empty: it did), and whether it connected to what it may not connect to."""
+    """Why the pod failed (empty: it succeeded), and whether it connected to the denied port."""
     deadline = clock.monotonic() + POD_SECONDS
     while True:
         pod = await client.get(PODS, name, namespace=namespace, into=Pod)
@@ -319,7 +312,7 @@ async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tupl
             return words or pod.status.message or "it failed without a message", False
         if clock.monotonic() > deadline:
             return await _why_waiting(client, pod), False
-        await clock.sleep(_LOOK_EVERY)
+        await clock.sleep(_POLL_SECONDS)
 
 
 async def _why_waiting(client: Client, pod: Pod) -> str:
