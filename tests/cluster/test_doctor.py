@@ -28,8 +28,9 @@ from support.variants import first_of
 from support.waiting import eventually
 from vdi.api.crd import build_crds
 from vdi.devcluster import cluster
-from vdi.doctor.apply_fixes import apply_fix, prepare_fix
+from vdi.doctor.collect import prepare_fix
 from vdi.findings.model import Severity, roots
+from vdi.gpu.cluster import apply_change
 from vdi.kinds import ROUTES, SESSIONS
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import CLAIMS, CRDS, DEPLOYMENTS, EVENTS, SECRETS, Resource
@@ -374,4 +375,4 @@ async def test_a_change_is_made_only_to_what_was_shown(ward: DoctorStage) -> Non
     assert step is not None
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"metadata": {"annotations": {"by": "somebody"}}})
     with pytest.raises(Conflict):
-        await apply_fix(ward.stage.api, step)
+        await apply_change(ward.stage.api, step, only_as_seen=True)

@@ -20,14 +20,14 @@ from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
 from vdi.cli.terminal import confirm, style
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
-from vdi.doctor.apply_fixes import apply_fix, prepare_fix
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.codes import CODES
-from vdi.doctor.collect import collect
+from vdi.doctor.collect import collect, prepare_fix
 from vdi.doctor.fixes import FIXES
 from vdi.doctor.probe.run import probe
 from vdi.doctor.report import explain_code, make_report, record_of, to_patch
 from vdi.findings.model import Finding, exit_code, roots
+from vdi.gpu.cluster import apply_change
 from vdi.gpu.sharing.changes import Change, diff_lines
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import Conflict, NotFound
@@ -69,7 +69,7 @@ async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Sn
 
 async def _apply(client: Client, step: Change) -> str:
     try:
-        await apply_fix(client, step)
+        await apply_change(client, step, only_as_seen=True)
     except (Conflict, NotFound):
         return "It was changed by someone else in the meantime, and was skipped."
     return _MADE

@@ -1,14 +1,14 @@
-"""The reading half: fetches from the API server what a Snapshot is made of. Nothing is written, nothing is judged.
+"""The doctor's reads: collects a snapshot from the API server, and the current object of a fix. Writes nothing.
 
-What may not be read is noted with the permission that is missing. At most `BUDGET` requests, besides logs; for each
-namespace with Kasm `KASM_BUDGET` more, and one for each Secret in `basicAuthSecret` of a template.
+A list that is not allowed is noted in the snapshot with the missing permission. A run makes at most `BUDGET` requests
+besides logs; for each namespace with Kasm `KASM_BUDGET` more, and one for each Secret in `basicAuthSecret`.
 """
 
 import asyncio
 import base64
 import re
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +19,7 @@ import msgspec
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
 from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
+from vdi.doctor.fixes import fix_for
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
     LOCAL_PATH_CONFIG,
@@ -30,7 +31,8 @@ from vdi.doctor.objects.references import (
     secrets_to_sign_in,
 )
 from vdi.doctor.objects.sanitize import sanitize
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES
+from vdi.findings.model import Finding
+from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
@@ -63,8 +65,8 @@ LOG_LINES = 200
 LOG_BYTES = 2**20
 _LOGS = 20
 _LOG_SECONDS = 5.0
-# Seconds that the API server has for a small request, before it counts as silent.
-_ANSWER_SECONDS = 10.0
+# Time that the API server has for a small request, before it counts as silent.
+_SMALL_REQUEST_SECONDS = 10.0
 
 Object = dict[str, Any]
 
@@ -76,31 +78,25 @@ BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
 CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
-# Asked of all namespaces whatever the scope, since what is broken is often elsewhere.
+# Listed in all namespaces whatever the scope, because the cause is often in another one.
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
-# Of these at least the namespace in question is read; where it is Kasm's, of Deployments too.
+# Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods"})
 IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, ROLES, BINDINGS)
 OF_CLUSTER = (
-    TEMPLATES,
-    NODES,
-    VOLUMES,
-    STORAGE_CLASSES,
-    CLUSTER_ROLES,
-    CLUSTER_BINDINGS,
-    CLUSTER_POLICIES,
-    RUNTIME_CLASSES,
+    *(TEMPLATES, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
+    *(CLUSTER_POLICIES, RUNTIME_CLASSES),
 )
-
-
-# Asked of namespaces with Kasm alone.
+# Listed only in namespaces with Kasm; the second group only where it is not in the scope.
 OF_KASM = (STATEFUL_SETS, JOBS)
-# Asked of them too, where they are not in the scope.
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES)
 
 
 async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
-    """The cluster as it is now. Raises ConnectionFailed and Unauthorized: then nothing can be looked at."""
+    """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be read.
+
+    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
+    """
     reading = _Reading(client, scope)
     here = scope.namespace or None
     await reading.measure_api(clock)
@@ -112,18 +108,18 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
         reading.api_certificate(),
     )
-    seen = reading.snapshot(format_time(clock.now()))
-    await reading.kasm(kasm_namespaces(seen))
-    if here and (other := lease_namespace(seen, here)) != here:
+    lists = reading.snapshot(format_time(clock.now()))
+    await reading.kasm(kasm_namespaces(lists))
+    if here and (other := lease_namespace(lists, here)) != here:
         await reading.all_of(LEASES, namespace=other, field_selector=f"metadata.name={LEASE}")
     await asyncio.gather(
-        *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(seen)),
-        *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(seen)),
+        *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(lists)),
+        *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(lists)),
         *(
             reading.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=LOCAL_PATH_CONFIG)
-            for namespace in local_path_namespaces(seen)
+            for namespace in local_path_namespaces(lists)
         ),
-        *(reading.certificate(namespace, name) for namespace, name in hosts_by_certificate(seen)),
+        *(reading.certificate(namespace, name) for namespace, name in hosts_by_certificate(lists)),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -133,9 +129,25 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
     return reading.snapshot(bare.taken_at)
 
 
+async def prepare_fix(client: Client, finding: Finding, snapshot: Snapshot) -> Change | None:
+    """The change that fixes a finding, made from the object as it is now; None: a person has to, or it is gone.
+
+    Raises ApiError and ConnectionFailed.
+    """
+    fix = fix_for(finding)
+    if fix is None:
+        return None
+    namespace, name = fix.place(finding)
+    try:
+        there = await client.get(fix.resource, name, namespace=namespace, into=Object)
+    except NotFound:
+        return None
+    return change_between(fix.resource, there, fix.change(there, snapshot))
+
+
 @dataclass
 class _Reading:
-    """What has been read so far."""
+    """The parts of a snapshot that have been read so far."""
 
     client: Client
     scope: Scope
@@ -150,40 +162,38 @@ class _Reading:
     budget: int = BUDGET
 
     def snapshot(self, taken_at: str) -> Snapshot:
-        """What was seen, in an order that does not depend on who answered first."""
+        """A snapshot in an order that does not depend on which response came first."""
         return Snapshot(
             taken_at=taken_at,
             scope=self.scope,
             objects=dict(sorted(self.objects.items())),
             absent=tuple(sorted(self.absent)),
-            unread=tuple(sorted(self.unread.values(), key=lambda one: one.kind)),
+            unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
-            certificates=tuple(
-                sorted(self.certificates, key=lambda certificate: (certificate.namespace, certificate.secret))
-            ),
+            certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
 
     async def measure_api(self, clock: Clock) -> None:
-        """Read our CRDs one after the other: how long the API server takes, before many requests wait for each other.
+        """Read our CRDs one after the other, before many requests wait for each other, and note the fastest.
 
-        Raises ConnectionFailed when it takes a connection and does not answer.
+        Raises ConnectionFailed when the API server accepts a connection and does not respond.
         """
         took = []
         for crd in build_crds():
             began = clock.monotonic()
             try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
+                async with asyncio.timeout(_SMALL_REQUEST_SECONDS):
                     await self.one(CRDS, crd["metadata"]["name"])
             except TimeoutError as error:
-                why = f"it has not responded for {_ANSWER_SECONDS:g} s: it hangs, or is overloaded"
+                why = f"it has not responded for {_SMALL_REQUEST_SECONDS:g} s: it hangs, or is overloaded"
                 raise ConnectionFailed(self.client.config.server, "GET customresourcedefinitions", why) from error
             took.append(clock.monotonic() - began)
         self.api_seconds = min(took)
 
     async def everywhere(self, kind: Resource) -> None:
-        """Of all namespaces, or at least of the one in question."""
+        """List a kind in all namespaces, or at least in the requested one."""
         if await self.all_of(kind, note=f"{kind.plural}@all"):
             return
         falls_back = kind.plural in _FALLING_BACK or (self.scope.kasm and kind is DEPLOYMENTS)
@@ -195,19 +205,17 @@ class _Reading:
     async def all_of(
         self, kind: Resource, *, namespace: str | None = None, field_selector: str | None = None, note: str = ""
     ) -> bool:
-        """All objects of a kind, in one request."""
+        """List a kind in one request: a list of thousands in pages would cost a request each."""
 
         async def read() -> None:
-            # One page: a list of thousands in pages would cost a request each.
-            pages = self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0)
-            async for page in pages:
-                found = [_decoded(item) for item in page.items]
-                self.objects.setdefault(kind.plural, []).extend(sanitize(kind.plural, one) for one in found)
+            async for page in self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0):
+                found = (sanitize(kind.plural, msgspec.json.decode(item)) for item in page.items)
+                self.objects.setdefault(kind.plural, []).extend(found)
 
-        return await self._try(kind, note or kind.plural, namespace, "list", read)
+        return await self._try(kind, read, note=note, namespace=namespace, verb="list")
 
     async def kasm(self, namespaces: Iterable[str]) -> None:
-        """What checks of Kasm read beyond the rest."""
+        """List the kinds that only checks of Kasm read."""
         for namespace in namespaces:
             self.budget += KASM_BUDGET
             calls = [self.all_of(kind, namespace=namespace) for kind in OF_KASM]
@@ -217,34 +225,35 @@ class _Reading:
             await asyncio.gather(*calls)
 
     async def one(self, kind: Resource, name: str, namespace: str | None = None, *, note: str = "") -> None:
-        """One object; that it is not there is known then."""
+        """Read one object. One that does not exist is no problem."""
 
         async def read() -> None:
             found = await self.client.get(kind, name, namespace=namespace, into=dict)
             self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
 
-        await self._try(kind, note or kind.plural, namespace, "get", read, name=name)
+        await self._try(kind, read, note=note, namespace=namespace, name=name)
 
     async def basic_auth_secret(self, namespace: str, name: str) -> None:
-        """Whether a Secret has a user name and a password."""
         self.budget += 1
         await self.one(SECRETS, name, namespace, note="secrets@basicAuthSecret")
 
     async def certificate(self, namespace: str, name: str) -> None:
-        """The public part of a TLS Secret; the key is dropped at once."""
+        """Read the certificate of a TLS Secret. Its key is dropped at once."""
         self.budget += 1
 
         async def read() -> None:
-            found = await self.client.get(SECRETS, name, namespace=namespace, into=dict)
+            try:
+                found = await self.client.get(SECRETS, name, namespace=namespace, into=dict)
+            except NotFound:
+                self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
+                return
             text = (found.get("data") or {}).get("tls.crt", "")
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
-        before = len(self.certificates)
-        if await self._try(SECRETS, "secrets", namespace, "get", read, name=name) and len(self.certificates) == before:
-            self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
+        await self._try(SECRETS, read, namespace=namespace, name=name)
 
     async def api_certificate(self) -> None:
-        """When the certificate of the API server ends; what cannot be had so is no matter, since it answers others."""
+        """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""
         server, context = urlsplit(self.client.config.server), self.client.config.ssl_context()
         if context is None or not server.hostname:
             return
@@ -260,56 +269,53 @@ class _Reading:
             self.api_certificate_ends = format_time(ends)
 
     async def log(self, namespace: str, pod: str, container: str = "") -> None:
-        """The end of a pod's log."""
+        """Read the end of a pod's log."""
         key = f"{namespace}/{pod}/{container}" if container else f"{namespace}/{pod}"
 
         async def read() -> None:
             async with asyncio.timeout(_LOG_SECONDS):
-                found = self.client.log_lines(
+                lines = self.client.log_lines(
                     namespace, pod, container=container or None, tail=LOG_LINES, max_bytes=LOG_BYTES
                 )
-                lines = [line async for line in found]
-            self.logs[key] = [line[:500] for line in lines]
+                self.logs[key] = [line[:500] async for line in lines]
 
-        await self._try(PODS, "pods/log", namespace, "get", read, what="pods/log")
+        await self._try(PODS, read, namespace=namespace, subresource="/log")
 
     async def _try(
         self,
         kind: Resource,
-        note: str,
-        namespace: str | None,
-        verb: str,
-        read: Callable[[], Any],
+        read: Callable[[], Awaitable[None]],
         *,
-        what: str = "",
+        namespace: str | None,
+        verb: str = "get",
+        note: str = "",
+        subresource: str = "",
         name: str = "",
     ) -> bool:
-        """Whether it was read, or is known not to be there."""
-        plural = what or kind.plural
-        if self.requests >= self.budget and plural != "pods/log":
-            words = f"{plural} were not read: a run makes at most {self.budget} requests."
-            self.unread[note] = Unreadable(note, words, "Check one namespace at a time: vdi doctor --namespace.")
-            return False
-        self.requests += plural != "pods/log"
+        """Whether it was read, or is known not to exist. Otherwise `note` (default: the plural) is unreadable."""
+        plural = f"{kind.plural}{subresource}"
+        note, is_log = note or plural, bool(subresource)
+        if not is_log:
+            if self.requests >= self.budget:
+                words = f"{plural} were not read: a run makes at most {self.budget} requests."
+                self.unread[note] = Unreadable(note, words, "Check one namespace at a time: vdi doctor --namespace.")
+                return False
+            self.requests += 1
         try:
             await read()
         except NotFound as error:
-            if error.api_missing and plural != "pods/log":
+            if error.api_missing and not is_log:
                 self.absent.add(plural)
         except Forbidden as error:
             self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note, name)
             return False
         except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
-            if plural == "pods/log":
-                return False  # its container has not started, or its node does not answer: other checks say so
-            self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", "", (f"kubectl get {plural} -A",))
+            # A log that is not there yet, or whose node does not respond, is what other checks report.
+            if not is_log:
+                command = f"kubectl get {plural} -A"
+                self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", "", (command,))
             return False
         return True
-
-
-def _decoded(item: Any) -> Object:
-    found: Object = msgspec.json.decode(item)
-    return found
 
 
 def _forbidden(
@@ -319,11 +325,11 @@ def _forbidden(
     where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
     group = f".{kind.group}" if kind.group else ""
     resource = f"{kind.plural}{group}{plural.removeprefix(kind.plural)}"
-    # A role for all Secrets of a namespace would be for the desktops' passwords, too.
-    one = name if kind is SECRETS else ""
+    # A role for all Secrets of a namespace would include the passwords of desktops.
+    only = name if kind is SECRETS else ""
     return Unreadable(
         note,
-        f"{who} may not {verb} {plural}{group} {where}.",
+        f"{who} may not {verb} {plural} {where}.",
         f"Create this role, and bind it to {who}.",
-        grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=one),
+        grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=only),
     )

@@ -1,4 +1,7 @@
-"""All calls of `vdi gpu` to the API server: collects the state, measures the use, applies a plan."""
+"""All calls of `vdi gpu` to the API server: collects the state, measures the use, applies a plan.
+
+`vdi doctor --fix` applies its changes with `apply_change` too.
+"""
 
 import asyncio
 from collections import Counter
@@ -16,40 +19,45 @@ from vdi.gpu.sharing.state import (
     GpuState,
     active_policies,
     in_use,
-    locate,
     names,
     observe,
     pods_of,
 )
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
-from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS, Resource
 from vdi.kube.transport import Client
 
 Raw = dict[str, Any]
 
+# DCGM exporters that are queried at the same time, limits of one page, and the time for all of them.
+AT_ONCE = 8
+PAGE_SECONDS = 3.0
+PAGE_BYTES = 4 * 2**20
+ALL_SECONDS = 20.0
+# Pause while waiting for the cluster. GPU Feature Discovery takes up to a minute for its labels.
+_POLL_SECONDS = 2.0
+
 
 async def collect(client: Client, *, usage: bool = True) -> GpuState:
-    """The state of GPUs, device plugin and configuration; `usage` reads all pods of the cluster for what is in use.
+    """The state of GPUs, device plugin and configuration. `usage`: read all pods, for the GPUs that are in use.
 
     Raises a KubeError; RefusedError for several ClusterPolicies.
     """
-
     nodes, sets, policy, used = await asyncio.gather(
         client.list(NODES, into=Raw), client.list(DAEMON_SETS, into=Raw), _policy(client), _in_use(client, usage)
     )
-    namespace = locate(policy, sets).namespace
-    pods = await client.list(PODS, namespace=namespace, into=Raw)
-    bare = locate(policy, sets, pods)
-    maps = [await _config_map(client, namespace, name) for name in sorted({bare.config_name, DEFAULT_NAME} - {""})]
+    located = observe(policy, sets)
+    names = sorted({located.config_name, DEFAULT_NAME} - {""})
+    maps = [await _get(client, CONFIG_MAPS, name, located.namespace) for name in names]
     return observe(
-        bare,
+        policy,
+        sets,
         nodes=nodes,
         used=used,
-        daemon_sets=sets,
-        pods=pods,
-        config_maps=[each for each in maps if each is not None],
-        runtime_class=await _there(client, "nvidia"),
+        pods=await client.list(PODS, namespace=located.namespace, into=Raw),
+        config_maps=[config_map for config_map in maps if config_map is not None],
+        runtime_class=await _get(client, RUNTIME_CLASSES, "nvidia") is not None,
     )
 
 
@@ -67,41 +75,25 @@ async def _policy(client: Client) -> ClusterPolicy | None:
     return active[0] if active else None
 
 
-async def _config_map(client: Client, namespace: str, name: str) -> Raw | None:
+async def _get(client: Client, kind: Resource, name: str, namespace: str | None = None) -> Raw | None:
     try:
-        return await client.get(CONFIG_MAPS, name, namespace=namespace, into=Raw)
+        return await client.get(kind, name, namespace=namespace, into=Raw)
     except NotFound:
         return None
 
 
-async def _there(client: Client, runtime_class: str) -> bool:
-    try:
-        await client.get(RUNTIME_CLASSES, runtime_class, into=Raw)
-    except NotFound:
-        return False
-    return True
-
-
-async def _in_use(client: Client, desired: bool) -> Counter[str]:
-    """GPUs that pods ask for, by node."""
-    if not desired:
+async def _in_use(client: Client, usage: bool) -> Counter[str]:
+    if not usage:
         return Counter()
     placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
     return in_use(await client.list(PODS, field_selector=placed, into=Raw))
 
 
-AT_ONCE = 8
-PAGE_SECONDS = 3.0
-MOST_BYTES = 4 * 2**20
-# In all; nodes that were not asked until then are not known.
-ALL_SECONDS = 20.0
-
-
 async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
-    """What the exporters say of these nodes' GPUs. Whatever goes wrong is a problem of the node, never an error."""
+    """Use of these nodes' GPUs by their DCGM exporters. An error is a problem of its node, and is never raised."""
     try:
-        found = [DaemonSet(each) for each in await client.list(DAEMON_SETS, into=Raw)]
-        exporters = [each for each in found if is_exporter(each)]
+        sets = [DaemonSet(daemon_set) for daemon_set in await client.list(DAEMON_SETS, into=Raw)]
+        exporters = [daemon_set for daemon_set in sets if is_exporter(daemon_set)]
         namespaces = sorted({exporter.namespace for exporter in exporters})
         pods = [pod for namespace in namespaces for pod in await client.list(PODS, namespace=namespace, into=Raw)]
     except KubeError as error:
@@ -130,13 +122,13 @@ async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
         async with asyncio.timeout(ALL_SECONDS):
             await asyncio.gather(*(ask(node, *there) for node, there in asked.items() if node in problems))
     except TimeoutError:
-        pass  # said in `problems`
+        pass  # those that are left have their problem already
     return GpuMeasurements(names, measured, problems)
 
 
 async def _read(client: Client, exporter: DaemonSet, pod: str) -> tuple[Gpu, ...]:
     page = await client.page_of_pod(
-        exporter.namespace, pod, port_of(exporter), "/metrics", most_bytes=MOST_BYTES, seconds=PAGE_SECONDS
+        exporter.namespace, pod, port_of(exporter), "/metrics", most_bytes=PAGE_BYTES, seconds=PAGE_SECONDS
     )
     return read_page(page.decode("utf-8", "replace"))
 
@@ -147,29 +139,32 @@ def _words(error: Exception) -> str:
     return error.message if isinstance(error, ApiError) else str(error)
 
 
-# Seconds between two looks while waiting; GPU Feature Discovery takes up to a minute for its labels.
-LOOK_EVERY = 2.0
+async def apply_change(client: Client, change: Change, *, only_as_seen: bool = False) -> None:
+    """Create, patch or delete the object. ConfigMaps and DaemonSets are patched only as they were when collected.
 
-
-async def apply_change(client: Client, change: Change) -> None:
-    """One change. ConfigMap and DaemonSet are changed only as they were looked at: Conflict when they are not."""
+    `only_as_seen`: so is every other object. Raises Conflict, or NotFound, when someone else was there first.
+    """
+    kind, namespace = change.resource, change.namespace
     if change.before is None:
-        await client.create(change.resource, dict(change.after or {}), namespace=change.namespace, into=dict[str, Any])
+        await client.create(kind, dict(change.after or {}), namespace=namespace, into=Raw)
         return
+    seen = change.before["metadata"]
     if change.after is None:
-        await client.delete(change.resource, change.name, namespace=change.namespace, into=dict[str, Any])
+        await client.delete(kind, change.name, namespace=namespace, uid=seen["uid"], into=Raw)
         return
     patch = change.patch
-    if change.resource in (CONFIG_MAPS, DAEMON_SETS):  # the others are written all the time, and by us in single fields
-        patch.setdefault("metadata", {})["resourceVersion"] = change.before["metadata"]["resourceVersion"]
-    await client.patch(change.resource, change.name, patch, namespace=change.namespace, into=dict[str, Any])
+    # Kubelets and the GPU Operator write nodes and ClusterPolicies all the time: a plan that changes single fields of
+    # them would nearly always meet a conflict.
+    if only_as_seen or kind in (CONFIG_MAPS, DAEMON_SETS):
+        patch.setdefault("metadata", {})["resourceVersion"] = seen["resourceVersion"]
+    await client.patch(kind, change.name, patch, namespace=namespace, into=Raw)
 
 
 async def restart_daemon_set(client: Client, daemon_set: DaemonSet, clock: Clock) -> None:
-    """What `kubectl rollout restart` does."""
+    """Restart as `kubectl rollout restart` does."""
     note = {"annotations": {"kubectl.kubernetes.io/restartedAt": clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}}
     patch = {"spec": {"template": {"metadata": note}}}
-    await client.patch(DAEMON_SETS, daemon_set.name, patch, namespace=daemon_set.namespace, into=dict[str, Any])
+    await client.patch(DAEMON_SETS, daemon_set.name, patch, namespace=daemon_set.namespace, into=Raw)
 
 
 async def wait_until_settled(
@@ -180,9 +175,9 @@ async def wait_until_settled(
     seconds: float,
     clock: Clock,
 ) -> tuple[GpuState, list[Finding]]:
-    """Look until nothing is wrong or unknown any more, or the time is over; what is left is returned, and then empty.
+    """Collect until there are only warnings, or the time is over. Returns the last state, and the findings left.
 
-    `say` gets what is waited for.
+    `say` gets the finding that is waited for.
     """
     deadline = clock.monotonic() + seconds
     while True:
@@ -191,4 +186,4 @@ async def wait_until_settled(
         if not left or clock.monotonic() >= deadline:
             return state, left
         say(f"{left[0].object}: {left[0].message}")
-        await clock.sleep(LOOK_EVERY)
+        await clock.sleep(_POLL_SECONDS)

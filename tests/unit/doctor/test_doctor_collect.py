@@ -50,7 +50,7 @@ async def test_the_time_of_a_small_request_is_measured() -> None:
 
 
 async def test_an_api_server_that_hangs_is_reported_after_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(collector, "_SMALL_REQUEST_SECONDS", 0.2)
     async with api_server(None) as client:
         with pytest.raises(ConnectionFailed, match=r"has not responded for 0\.2 s: it hangs"):
             await collect(client, Scope("vdi-sessions"), SYSTEM_CLOCK)

@@ -100,7 +100,7 @@ async def exporters(answers: dict[str, str | int], *, port: int | None = 9401) -
 
 async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "PAGE_SECONDS", 0.2)
-    monkeypatch.setattr(measuring, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(measuring, "PAGE_BYTES", 100_000)
     answers: dict[str, str | int] = {
         "good": page("shared"),
         "forbidden": 403,

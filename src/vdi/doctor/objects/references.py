@@ -11,7 +11,7 @@ from vdi.cluster.units import format_time
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.sessions import diagnose_sessions
-from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, locate, observe
+from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, observe
 from vdi.kube import certificate
 from vdi.session.naming import assigned_namespace, route_name
 
@@ -83,7 +83,7 @@ def _is_closed(mode: str) -> bool:
 
 def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Namespace and name of the ConfigMaps that may configure GPU sharing; empty on a cluster without GPUs."""
-    located = locate(_cluster_policy(snapshot), snapshot.raw("daemonsets"))
+    located = observe(_cluster_policy(snapshot), snapshot.raw("daemonsets"))
     if not located.plugins and located.policy is None:
         return []
     return [(located.namespace, name) for name in sorted({located.config_name, DEFAULT_NAME} - {""})]
@@ -92,12 +92,11 @@ def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
 def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration, as `vdi gpu verify` would see them."""
     pods = [pod for pod in snapshot.raw("pods") if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
-    sets = snapshot.raw("daemonsets")
     return observe(
-        locate(_cluster_policy(snapshot), sets, pods),
+        _cluster_policy(snapshot),
+        snapshot.raw("daemonsets"),
         nodes=snapshot.raw("nodes"),
         used=in_use(pods),
-        daemon_sets=sets,
         pods=pods,
         config_maps=snapshot.raw("configmaps"),
         runtime_class=snapshot.find("runtimeclasses", "nvidia") is not None,

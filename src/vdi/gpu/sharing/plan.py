@@ -32,7 +32,6 @@ from vdi.gpu.sharing.state import (
     GpuState,
     Node,
     effect_on,
-    has_our_volume,
     lacks_encoder,
     names,
     picker_of_plugin,
@@ -257,7 +256,7 @@ def _undo_policy(state: GpuState, record: dict[str, Any]) -> Change | None:
 
 def _undo_daemon_set(state: GpuState) -> Change | None:
     plugin = plain_plugin(state)
-    if plugin is None or not has_our_volume(plugin):
+    if plugin is None or not plugin.has_our_volume:
         return None
     main = dict(plugin.main or {})
     folder = f"/{OUR_VOLUME}/"
@@ -371,9 +370,9 @@ def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
 
 def _owner_notes(state: GpuState) -> Iterator[str]:
     config_map = state.config_map
-    if config_map is not None and config_map.of_helm:
+    if config_map is not None and config_map.helm_release:
         yield (
-            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release {config_map.of_helm}: set "
+            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release {config_map.helm_release}: set "
             "the same content in that release's values (charts/vdi: gpu.timeSlicing), or its next upgrade reverts "
             "it."
         )
@@ -386,9 +385,9 @@ def _owner_notes(state: GpuState) -> Iterator[str]:
                 "configuration's migStrategy; on GPUs without MIG the result is the same."
             )
     for plugin in state.plugins if state.policy is None else ():
-        if plugin.of_helm:
+        if plugin.helm_release:
             yield (
-                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.of_helm}: also set "
+                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.helm_release}: also set "
                 f"config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} in "
                 "its values, so that the next upgrade keeps them."
             )

@@ -15,7 +15,6 @@ from vdi.gpu.sharing.state import (
     GpuState,
     Node,
     env_of,
-    has_our_volume,
     names,
     picker_of_plugin,
 )
@@ -159,7 +158,7 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
         )
         return
     where = f"DaemonSet {plugin.namespace}/{plugin.name}"
-    if plugin.config_map is None and env_of(plugin.main, "CONFIG_FILE") and not has_our_volume(plugin):
+    if plugin.config_map is None and env_of(plugin.main, "CONFIG_FILE") and not plugin.has_our_volume:
         file = env_of(plugin.main, "CONFIG_FILE")
         yield f"{where}: CONFIG_FILE is {file!r}, which is not in a ConfigMap; allowed: a file of a ConfigMap volume."
     if plugin.manager is None and (request.nodes or len(request.configs) > 1):
