@@ -1,11 +1,13 @@
-"""Plans of `vdi gpu configure` and its undo: the changes between the state and the request, and notes for their reader.
-Pure.
+"""Plans of `vdi gpu configure` and its undo, and notes for their reader. Pure.
 
-`make generate` writes the same objects as YAML, for people who apply files.
+    ConfigMap -> labels and notes of nodes -> ClusterPolicy (or DaemonSet) -> restart of pods that have not read it
+
+The order matters: a label or a ClusterPolicy that names a configuration which does not exist yet keeps the device
+plugin down. `make generate` writes the same objects as YAML, for people who apply files.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +42,8 @@ from vdi.gpu.sharing.state import (
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
 
 DEFAULT_KEY = "any"
-
+CONFIG_PATH = ("spec", "devicePlugin", "config")
+NOTE_PATH = ("metadata", "annotations", BEFORE_ANNOTATION)
 _CONFIG_MAP = """\
 # GPU time-slicing for NVIDIA's GPU Operator: 8 desktops per GPU. scripts/configure_gpu_slicing.sh applies it, patches
 # the ClusterPolicy, restarts the device plugin and verifies the nodes. By hand:
@@ -59,96 +62,96 @@ _POLICY_PATCH = """\
 """
 
 
-def config_map(namespace: str, name: str, configs: Mapping[str, Sharing]) -> dict[str, Any]:
-    """The ConfigMap with these named configurations."""
-    return {
-        "apiVersion": CONFIG_MAPS.api_version,
-        "kind": CONFIG_MAPS.kind,
-        "metadata": {"name": name, "namespace": namespace},
-        "data": {key: render_config(sharing) for key, sharing in configs.items()},
-    }
-
-
-def policy_config(name: str, default: str) -> dict[str, Any]:
-    """`spec.devicePlugin.config` of the ClusterPolicy."""
-    return {"name": name, "default": default}
-
-
 def render_files() -> dict[str, str]:
-    """The files' contents by name."""
-    ours = config_map(OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: Sharing()})
-    patch = {"spec": {"devicePlugin": {"config": policy_config(DEFAULT_NAME, DEFAULT_KEY)}}}
+    """Names and contents of the files in manifests/."""
+    config_map = _config_map(OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: render_config(Sharing())})
+    patch = {"spec": {"devicePlugin": {"config": {"name": DEFAULT_NAME, "default": DEFAULT_KEY}}}}
     return {
-        "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(ours)}",
+        "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(config_map)}",
         "gpu-cluster-policy-patch.yaml": f"{_POLICY_PATCH}{to_yaml(patch)}",
     }
 
 
-CONFIG_PATH = ("spec", "devicePlugin", "config")
-NOTE_PATH = ("metadata", "annotations", BEFORE_ANNOTATION)
+def _config_map(namespace: str, name: str, data: Mapping[str, str]) -> dict[str, Any]:
+    meta = {"name": name, "namespace": namespace}
+    return {"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, "metadata": meta, "data": dict(data)}
 
 
 @dataclass(frozen=True, slots=True)
 class SharingPlan:
-    """The changes in their order, then the DaemonSets to restart: empty when all is as requested."""
+    """Changes in their order, then the DaemonSets to restart."""
 
     changes: tuple[Change, ...] = ()
     restarts: tuple[DaemonSet, ...] = ()
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to do."""
         return not self.changes and not self.restarts
 
 
-def default_key(state: GpuState, asked: str | None) -> str:
-    """The name of the default configuration: as asked, else the one that is in effect, else `any`."""
-    policy = state.policy
-    if policy is None:
+def default_key(state: GpuState, requested: str | None) -> str:
+    """Name of the default configuration: as requested, else the one in effect, else `any`."""
+    if state.policy is None:
         own = picker_of_plugin(plain_plugin(state)).default
-    else:  # of somebody else's ConfigMap the default says nothing about ours
-        own = str(policy.config.get("default") or "") if policy.config.get("name") == DEFAULT_NAME else ""
-    return asked or own or DEFAULT_KEY
+    else:
+        config = state.policy.config
+        # The default of another ConfigMap is not a key of the one that we write.
+        own = str(config.get("default") or "") if config.get("name") == DEFAULT_NAME else ""
+    return requested or own or DEFAULT_KEY
 
 
 def plan_configure(state: GpuState, request: SharingRequest) -> SharingPlan:
     """The changes for a request. Raises RefusedError with every reason against it."""
-    unknown = list(unknown_nodes(state, request))
-    if unknown:
+    if unknown := list(unknown_nodes(state, request)):
         raise RefusedError(unknown, usage=True)
-    problems = list(problems_with(state, request))
-    if problems:
+    if problems := list(problems_with(state, request)):
         raise RefusedError(problems)
-    maps = _config_map_change(state, request)
-    rollout = _policy_change(state, request) if state.policy is not None else _daemon_set_change(state, request)
-    nodes = [change for node in state.nodes if (change := _node_change(node, state, request))]
-    changes = tuple(change for change in (maps, *nodes, rollout) if change is not None)
-    return SharingPlan(changes, restarts_for(state, data_changes=_changes_data(maps), rolls_anyway=rollout is not None))
+    config_map = _config_map_change(state, request)
+    if state.policy is not None:
+        desired = {**state.policy.config, "name": target_name(state), "default": request.default}
+        after = with_field(state.policy.raw, CONFIG_PATH, desired)
+        rollout = change_between(CLUSTER_POLICIES, state.policy.raw, after)
+    else:
+        rollout = _daemon_set_change(state, request)
+    nodes = (_node_change(node, state, request) for node in state.nodes)
+    data_changes = config_map is not None and (config_map.before or {}).get("data") != (config_map.after or {})["data"]
+    return _plan(state, (config_map, *nodes, rollout), rolls=rollout is not None, data_changes=data_changes)
+
+
+def _plan(state: GpuState, changes: Iterable[Change | None], *, rolls: bool, data_changes: bool) -> SharingPlan:
+    """The changes, with restarts of the DaemonSets that read the ConfigMap only when they start.
+
+    `rolls`: the changes restart them anyway.
+    """
+    restarts = [
+        plugin
+        for plugin in (*state.plugins, *state.readers)
+        if plugin.pods
+        and plugin.config_map == target_name(state)
+        and (data_changes or bool(outdated_pods(plugin, state)))
+    ]
+    return SharingPlan(tuple(change for change in changes if change is not None), () if rolls else tuple(restarts))
+
+
+def _with_note(raw: Any, record: dict[str, Any]) -> dict[str, Any]:
+    return with_field(raw, NOTE_PATH, json.dumps(record, sort_keys=True))
 
 
 def _config_map_change(state: GpuState, request: SharingRequest) -> Change | None:
     name = target_name(state)
     there = state.config_maps.get(name)
-    texts = {key: render_config(sharing) for key, sharing in request.configs.items()}
     old = there.data if there else {}
+    texts = {key: render_config(sharing) for key, sharing in request.configs.items()}
+    # A text that differs in white space alone would restart the device plugin for nothing.
     texts = {key: old[key] if old.get(key, "").strip() == text else text for key, text in texts.items()}
-    desired = there.raw if there else config_map(state.namespace, name, {})
     record = (read_record(there.raw) if there else None) or {"made": there is None, "keys": {}}
     if state.policy is not None:
         record.setdefault("policy", dict(state.policy.config) or None)
     for key in texts:
         record["keys"].setdefault(key, old.get(key))
-    after = with_field(desired, ("data",), {**old, **texts})
-    return change_between(CONFIG_MAPS, there.raw if there else None, with_field(after, NOTE_PATH, note_of(record)))
-
-
-def _changes_data(change: Change | None) -> bool:
-    return change is not None and (change.before or {}).get("data") != (change.after or {}).get("data")
-
-
-def note_of(record: dict[str, Any]) -> str:
-    """A note as the annotation's value."""
-    return json.dumps(record, sort_keys=True)
+    before = there.raw if there else None
+    after = with_field(before or _config_map(state.namespace, name, {}), ("data",), {**old, **texts})
+    return change_between(CONFIG_MAPS, before, _with_note(after, record))
 
 
 def _node_change(node: Node, state: GpuState, request: SharingRequest) -> Change | None:
@@ -158,26 +161,16 @@ def _node_change(node: Node, state: GpuState, request: SharingRequest) -> Change
     if desired is not None and desired != node.label(CONFIG_LABEL):
         record.setdefault("config", node.label(CONFIG_LABEL) or None)
         after = with_field(after, ("metadata", "labels", CONFIG_LABEL), desired)
-    if node.has_gpu and node.gpus is None and (count := _counted(node, state)):
-        record["gpus"] = count
-    return change_between(NODES, node.raw, with_field(after, NOTE_PATH, note_of(record)) if record else after)
-
-
-def _counted(node: Node, state: GpuState) -> int | None:
-    """The GPUs of a node that nothing shares yet: what it advertises."""
-    sharing = effect_on(node, state).sharing
-    return node.count(RESOURCE, "capacity") if sharing is not None and sharing.replicas == 1 else None
-
-
-def _policy_change(state: GpuState, request: SharingRequest) -> Change | None:
-    policy = state.policy
-    assert policy is not None  # noqa: S101 - the caller has looked
-    desired = {**policy.config, **policy_config(target_name(state), request.default)}
-    return change_between(CLUSTER_POLICIES, policy.raw, with_field(policy.raw, CONFIG_PATH, desired))
+    if node.has_gpu and node.gpus is None:
+        # Nothing shares its GPUs yet, so it advertises as many as it has. Later this number is the only proof.
+        sharing = effect_on(node, state).sharing
+        if sharing is not None and sharing.replicas == 1 and (count := node.count(RESOURCE, "capacity")):
+            record["gpus"] = count
+    return change_between(NODES, node.raw, _with_note(after, record) if record else after)
 
 
 def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | None:
-    """Give a device plugin that has no configuration ours; one that has one reads it as it is."""
+    """Our configuration for a device plugin that has none; one that has a ConfigMap reads it as it is."""
     plugin = plain_plugin(state)
     if plugin is None or plugin.config_map is not None:
         return None
@@ -187,34 +180,19 @@ def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | Non
     mount = {"name": OUR_VOLUME, "mountPath": folder, "readOnly": True}
     main["volumeMounts"] = [*(main.get("volumeMounts") or ()), mount]
     volume = {"name": OUR_VOLUME, "configMap": {"name": target_name(state)}}
-    return with_pod_parts(plugin, main, [*(plugin.pod_spec.get("volumes") or ()), volume])
+    return _with_pod_spec(plugin, main, [*plugin.volumes, volume])
 
 
-def with_pod_parts(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) -> Change | None:
+def _with_pod_spec(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) -> Change | None:
     """The device plugin with another main container and other volumes."""
-    containers = [
-        main if container["name"] == main["name"] else container for container in plugin.pod_spec["containers"]
-    ]
+    containers = [main if container["name"] == main["name"] else container for container in plugin.containers]
     path = ("spec", "template", "spec")
     after = with_field(plugin.raw, (*path, "containers"), containers)
     return change_between(DAEMON_SETS, plugin.raw, with_field(after, (*path, "volumes"), volumes))
 
 
-def restarts_for(state: GpuState, *, data_changes: bool, rolls_anyway: bool) -> tuple[DaemonSet, ...]:
-    """Which DaemonSets read the ConfigMap, do so only when they start, and would not restart by themselves."""
-    if rolls_anyway:
-        return ()
-    return tuple(
-        plugin
-        for plugin in (*state.plugins, *state.readers)
-        if plugin.pods
-        and plugin.config_map == target_name(state)
-        and (data_changes or bool(outdated_pods(plugin, state)))
-    )
-
-
 def plan_undo(state: GpuState) -> SharingPlan:
-    """Back to what was before the first `vdi gpu configure`, except where somebody has chosen otherwise since.
+    """Back to the settings before the first `vdi gpu configure`, except those that someone has changed since.
 
     Raises RefusedError when nothing was noted.
     """
@@ -229,11 +207,16 @@ def plan_undo(state: GpuState) -> SharingPlan:
                 " not make these settings."
             ]
         )
-    rollout = _undo_policy(state, record) if state.policy is not None else _undo_daemon_set(state)
-    maps = _undo_config_map(there, record)
-    nodes = [change for node in state.nodes if (change := _undo_node(node, record))]
-    changes = tuple(change for change in (*nodes, rollout, maps) if change is not None)
-    return SharingPlan(changes, restarts_for(state, data_changes=True, rolls_anyway=rollout is not None))
+    if state.policy is None:
+        rollout = _undo_daemon_set(state)
+    elif state.policy.config.get("name") == name:
+        after = with_field(state.policy.raw, CONFIG_PATH, record.get("policy"))
+        rollout = change_between(CLUSTER_POLICIES, state.policy.raw, after)
+    else:
+        rollout = None
+    # Nodes and ClusterPolicy stop naming the configurations before the ConfigMap loses them.
+    changes = (*(_undo_node(node, record) for node in state.nodes), rollout, _undo_config_map(there, record))
+    return _plan(state, changes, rolls=rollout is not None, data_changes=True)
 
 
 def _undo_node(node: Node, record: dict[str, Any]) -> Change | None:
@@ -246,38 +229,25 @@ def _undo_node(node: Node, record: dict[str, Any]) -> Change | None:
     return change_between(NODES, node.raw, after)
 
 
-def _undo_policy(state: GpuState, record: dict[str, Any]) -> Change | None:
-    policy = state.policy
-    assert policy is not None  # noqa: S101 - the caller has looked
-    if policy.config.get("name") != target_name(state):
-        return None
-    return change_between(CLUSTER_POLICIES, policy.raw, with_field(policy.raw, CONFIG_PATH, record.get("policy")))
-
-
 def _undo_daemon_set(state: GpuState) -> Change | None:
     plugin = plain_plugin(state)
     if plugin is None or not plugin.has_our_volume:
         return None
-    main = dict(plugin.main or {})
-    folder = f"/{OUR_VOLUME}/"
+    main, folder = dict(plugin.main or {}), f"/{OUR_VOLUME}/"
     main["env"] = [
         variable
         for variable in main.get("env") or ()
         if not (variable["name"] == "CONFIG_FILE" and str(variable.get("value", "")).startswith(folder))
     ]
-    main["volumeMounts"] = [
-        volume_mount for volume_mount in main.get("volumeMounts") or () if volume_mount["name"] != OUR_VOLUME
-    ]
-    volumes = [volume for volume in plugin.pod_spec.get("volumes") or () if volume["name"] != OUR_VOLUME]
-    return with_pod_parts(plugin, {key: value for key, value in main.items() if value}, volumes)
+    main["volumeMounts"] = [mount for mount in main.get("volumeMounts") or () if mount["name"] != OUR_VOLUME]
+    volumes = [volume for volume in plugin.volumes if volume["name"] != OUR_VOLUME]
+    return _with_pod_spec(plugin, {key: value for key, value in main.items() if value}, volumes)
 
 
 def _undo_config_map(there: ConfigMap, record: dict[str, Any]) -> Change | None:
-    data: dict[str, str] = there.data
-    for key, old in record.get("keys", {}).items():
-        data.pop(key, None)
-        if old is not None:
-            data[key] = old
+    noted = record.get("keys", {})
+    data = {key: text for key, text in there.data.items() if key not in noted}
+    data |= {key: old for key, old in noted.items() if old is not None}
     if record.get("made") and not data:
         return change_between(CONFIG_MAPS, there.raw, None)
     after = with_field(with_field(there.raw, NOTE_PATH, None), ("data",), data)
@@ -285,49 +255,41 @@ def _undo_config_map(there: ConfigMap, record: dict[str, Any]) -> Change | None:
 
 
 def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
-    """The cluster as it is configured once the plan is applied; the nodes' numbers are those of before."""
-    maps, policy = dict(state.config_maps), state.policy
-    for change in plan.changes:
-        if change.resource == CONFIG_MAPS:
-            maps.pop(change.name, None)
-            if change.after is not None:
-                maps[change.name] = ConfigMap(change.after)
-        if change.resource == CLUSTER_POLICIES and policy is not None and change.after is not None:
-            policy = replace(policy, raw=change.after)
-    changed_nodes = {change.name: change.after for change in plan.changes if change.resource == NODES}
-    nodes = tuple(replace(node, raw=changed_nodes.get(node.name) or node.raw) for node in state.nodes)
-    sets = {change.name: change.after for change in plan.changes if change.resource == DAEMON_SETS}
-    plugins = tuple(replace(plugin, raw=sets.get(plugin.name) or plugin.raw) for plugin in state.plugins)
+    """The state once the plan is applied; the numbers that nodes advertise are those of before."""
+    after = {(change.resource, change.name): change.after for change in plan.changes}
+    maps = dict(state.config_maps)
+    for (resource, name), raw in after.items():
+        if resource == CONFIG_MAPS:
+            maps.pop(name, None)
+            if raw is not None:
+                maps[name] = ConfigMap(raw)
+    policy = state.policy and replace(
+        state.policy, raw=after.get((CLUSTER_POLICIES, state.policy.name)) or state.policy.raw
+    )
+    nodes = tuple(replace(node, raw=after.get((NODES, node.name)) or node.raw) for node in state.nodes)
+    plugins = tuple(replace(one, raw=after.get((DAEMON_SETS, one.name)) or one.raw) for one in state.plugins)
     return replace(state, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
 
 
-def sharing_of(state: GpuState) -> dict[str, tuple[str, Sharing]]:
-    """For each node with GPUs its configuration, where that is known."""
-    effects = {node.name: effect_on(node, state) for node in state.gpu_nodes}
-    return {name: (effect.config, effect.sharing) for name, effect in effects.items() if effect.sharing is not None}
-
-
-ISOLATES_NOTHING = (
-    "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a "
-    "crash of the GPU affects all of them."
-)
-
-
 def notes_on(state: GpuState) -> Iterator[str]:
-    """About the GPUs and the configured state: encoders, isolation, then what settings and cluster bring with them."""
-    shared = {name: each for name, (_, each) in sharing_of(state).items() if each.replicas > 1}
+    """Notes on the configured state: encoders, isolation, then effects of the settings and of the cluster."""
+    configured = [(node, effect_on(node, state).sharing) for node in state.gpu_nodes]
+    shared = {node.name: (node, sharing) for node, sharing in configured if sharing and sharing.replicas > 1}
     if without := [node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))]:
         yield f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
     if not shared:
         return
-    yield ISOLATES_NOTHING
-    yield from _memory_notes(state, shared)
-    if any(each.rename for each in shared.values()):
+    yield (
+        "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a "
+        "crash of the GPU affects all of them."
+    )
+    yield from _memory_notes(shared.values())
+    if any(sharing.rename for _, sharing in shared.values()):
         yield (
             f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the values of charts/vdi"
             " (VDI_GPU_RESOURCE), or no session finds a node."
         )
-    if any(each.fail_requests_greater_than_one for each in shared.values()):
+    if any(sharing.fail_requests_greater_than_one for _, sharing in shared.values()):
         yield (
             "failRequestsGreaterThanOne is true: a pod that requests two slices becomes Failed "
             "(UnexpectedAdmissionError) and is not retried: no template may have maxGPU above 1."
@@ -342,33 +304,29 @@ def notes_on(state: GpuState) -> Iterator[str]:
             "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node runs with "
             "default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
-    yield from _owner_notes(state)
+    yield from _owner_notes(state, {sharing.mig_strategy for _, sharing in configured if sharing})
 
 
-def _memory_notes(state: GpuState, shared: dict[str, Sharing]) -> Iterator[str]:
+def _memory_notes(shared: Collection[tuple[Node, Sharing]]) -> Iterator[str]:
     alike: dict[tuple[int, int], list[str]] = {}
-    for node in state.gpu_nodes:
-        sharing, memory = shared.get(node.name), node.label("nvidia.com/gpu.memory")
-        if sharing is not None and memory.isdigit():
+    for node, sharing in shared:
+        if (memory := node.label("nvidia.com/gpu.memory")).isdigit():
             alike.setdefault((int(memory), sharing.replicas), []).append(node.name)
     for (memory_mib, replicas), there in alike.items():
         yield (
             f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB "
             "each if they share evenly, which nothing enforces."
         )
-    for node in state.gpu_nodes:
-        sharing = shared.get(node.name)
-        if sharing is None:
-            continue
-        if node.gpus is not None and node.in_use > node.gpus * sharing.replicas:
-            slots = node.gpus * sharing.replicas
+    for node, sharing in shared:
+        slots = None if node.gpus is None else node.gpus * sharing.replicas
+        if slots is not None and node.in_use > slots:
             yield (
                 f"Node {node.name}: {node.in_use} GPU slots are in use, and it will have {slots}. "
                 "Running desktops are not affected; new ones wait until enough of them have ended."
             )
 
 
-def _owner_notes(state: GpuState) -> Iterator[str]:
+def _owner_notes(state: GpuState, mig_strategies: set[str]) -> Iterator[str]:
     config_map = state.config_map
     if config_map is not None and config_map.helm_release:
         yield (
@@ -378,8 +336,7 @@ def _owner_notes(state: GpuState) -> Iterator[str]:
         )
     if state.policy is not None:
         strategy = str(state.policy.section("mig").get("strategy") or "")
-        written = {each.mig_strategy for _, each in sharing_of(state).values()}
-        if strategy and written - {strategy}:
+        if strategy and mig_strategies - {strategy}:
             yield (
                 f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which overrides the "
                 "configuration's migStrategy; on GPUs without MIG the result is the same."
@@ -387,7 +344,7 @@ def _owner_notes(state: GpuState) -> Iterator[str]:
     for plugin in state.plugins if state.policy is None else ():
         if plugin.helm_release:
             yield (
-                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.helm_release}: also set "
-                f"config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} in "
-                "its values, so that the next upgrade keeps them."
+                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.helm_release}: also "
+                f"set config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} "
+                "in its values, so that the next upgrade keeps them."
             )
