@@ -1,14 +1,13 @@
-"""What the doctor may fix itself, after asking: what is lost by it is made again at once. Pure.
+"""Fixes of `vdi doctor --fix`: for a code, the change to the object of its finding. Pure.
 
-Not here are remedies that cost somebody's work or files, that somebody has to decide (which image, which domain), or
-that the next `helm upgrade` would take back: what came with a release is fixed by its values.
+A fix loses nothing that is not created again at once. A remedy stays with a person when it costs work or files, needs
+a decision (an image, a domain), or would be reverted by the next `helm upgrade`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.references import observe_gpus, open_modes
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
@@ -16,7 +15,6 @@ from vdi.gpu.sharing.findings import find
 from vdi.kinds import ROUTES, TEMPLATES
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
 
-Raw = Mapping[str, Any]
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2
 _BROKEN_CONFIGURATION = frozenset(
@@ -26,23 +24,21 @@ _BROKEN_CONFIGURATION = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """How objects of a code are fixed."""
+    """The fix of a code. `words`: its effect, for the catalogue and the question before it is made."""
 
     resource: Resource
-    # What it does and what follows from it, for the catalogue and for whoever is asked.
     words: str
-
-    # The object as it is -> as it shall be; None: deleted; unchanged: not to be fixed this way.
+    # The object as it is -> as it shall be. None: deleted; unchanged: a person has to fix it.
     change: Callable[[Raw, Snapshot], Raw | None]
 
     def place(self, finding: Finding) -> tuple[str | None, str]:
-        """Namespace and name of what is to be changed: what the finding is about."""
+        """Namespace and name of the finding's object."""
         _, *namespace, name = finding.object.split("/")
         return (namespace[0] if namespace else None), name
 
 
 def fix_for(finding: Finding) -> Fix | None:
-    """How this is fixed, or None: a person has to."""
+    """The fix of this finding; None: a person has to fix it."""
     fix = FIXES.get(finding.code)
     return fix if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/") else None
 
@@ -58,7 +54,7 @@ def _restart(there: Raw, snapshot: Snapshot) -> Raw:
 
 
 def _restart_plugin(there: Raw, snapshot: Snapshot) -> Raw:
-    """Not with a configuration that it cannot read: it would come back without any GPU."""
+    # With a configuration that it cannot read, the plugin would come back without any GPU.
     broken = any(one.code in _BROKEN_CONFIGURATION for one in find(observe_gpus(snapshot)))
     return there if broken else _restart(there, snapshot)
 
@@ -71,7 +67,7 @@ def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
     config_map = observe_gpus(snapshot).config_map
     keys = list(config_map.data) if config_map else []
     if len(keys) != 1:
-        return there  # which of several is for all nodes, a person says
+        return there  # a person decides which of several is for all nodes
     return with_field(there, ("spec", "devicePlugin", "config", "default"), keys[0])
 
 

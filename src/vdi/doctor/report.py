@@ -1,7 +1,6 @@
-"""Output of a run: the report that is printed, the record that a ConfigMap keeps for the metrics, and the text of a
-code. Pure.
+"""Output of a run: the report that is printed, the record that a ConfigMap keeps, and the text of a code. Pure.
 
-The record holds numbers only: no names of people or objects.
+The record holds numbers, no names of people or objects: the CronJob writes it, and the gateway's metrics show it.
 """
 
 from collections import Counter
@@ -19,10 +18,11 @@ from vdi.doctor.fixes import FIXES
 from vdi.findings.model import Finding, Severity, roots
 from vdi.findings.render import Report, count_findings
 
+KEY = "findings.json"
+
 
 def explain_code(code: Code) -> list[str]:
-    """Line by line, in Markdown."""
-
+    """Lines of Markdown, for `vdi doctor --explain` and the pages in docs/doctor."""
     lines = [
         f"{code.layer.capitalize()}, {code.severity.value}. {code.means}",
         "",
@@ -36,15 +36,12 @@ def explain_code(code: Code) -> list[str]:
     return lines
 
 
-KEY = "findings.json"
-
-
 class BadRecordError(ValueError):
     """Raised when a ConfigMap holds no record; the message says why."""
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
-    """Causes of one code; what follows from others is not counted."""
+    """Number of causes of one code. Consequences are not counted."""
 
     code: str
     severity: Severity
@@ -53,31 +50,29 @@ class Count(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One run."""
+    """The numbers of one run."""
 
     taken_at: str
     counts: tuple[Count, ...] = ()
 
 
 def record_of(findings: Iterable[Finding], taken_at: str) -> Record:
-    """The record of a run."""
+    """The record of a run's findings."""
     counted = Counter((root.code, root.severity) for root in roots(list(findings)))
-    return Record(
-        taken_at=taken_at,
-        counts=tuple(
-            Count(code=code, severity=severity, layer=CODES[code].layer, number=number)
-            for (code, severity), number in sorted(counted.items())
-        ),
+    counts = (
+        Count(code=code, severity=severity, layer=CODES[code].layer, number=number)
+        for (code, severity), number in sorted(counted.items())
     )
+    return Record(taken_at=taken_at, counts=tuple(counts))
 
 
 def to_patch(record: Record) -> dict[str, Any]:
-    """The merge patch that keeps it in a ConfigMap."""
+    """The merge patch that stores it in a ConfigMap."""
     return {"data": {KEY: msgspec.json.encode(record).decode()}}
 
 
 def read_record(config_map: dict[str, Any]) -> Record | None:
-    """What `to_patch` has kept, None before the first run. Raises BadRecordError."""
+    """The record in a ConfigMap; None before the first run. Raises BadRecordError."""
     text = (config_map.get("data") or {}).get(KEY)
     if text is None:
         return None
@@ -90,24 +85,21 @@ def read_record(config_map: dict[str, Any]) -> Record | None:
 
 
 def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = False) -> Report:
-    """The report of a run."""
+    """The report of a run, whose warnings fail it."""
+    scope = snapshot.scope
     return Report(
         tool="vdi doctor",
         findings=findings,
         summary=summarize(findings, snapshot),
         warnings_fail=True,
         verbose=verbose,
-        context={
-            "takenAt": snapshot.taken_at,
-            "namespace": snapshot.scope.namespace,
-            "session": snapshot.scope.session,
-        },
+        context={"takenAt": snapshot.taken_at, "namespace": scope.namespace, "session": scope.session},
         timestamp=snapshot.taken_at,
     )
 
 
 def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
-    """One line about the run."""
+    """One line about the run: its extent, and the number of findings."""
     looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
     if not findings:
         return f"{looked} with {len(CHECKS)} checks: no problems found."

@@ -12,7 +12,7 @@ from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.access import missing_cluster_rights, missing_rights_there
+from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
     LEASE,
     Operator,
@@ -259,32 +259,25 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
     for operator in find_operators(snapshot):
         if scope not in ("", *operator.watches):
             continue
-        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
         # With a scope of one namespace, Roles and bindings of the others were not read.
-        lacking = [
-            (right, f"in namespace {namespace}", f"--namespace {namespace}")
-            for namespace in ([scope] if scope else operator.watches)
-            for right in missing_rights_there(
-                snapshot, operator.account, operator.namespace, namespace, is_first=namespace == operator.watches[0]
-            )
-        ]
-        lacking += [
-            (right, "in the cluster", "--all-namespaces")
-            for right in missing_cluster_rights(
-                snapshot, operator.account, operator.namespace, counts_others=operator.counts_others
-            )
-        ]
+        lacking = missing_rights(snapshot, operator, [scope] if scope else operator.watches)
         if not lacking:
             continue
-        first, place, option = lacking[0]
+        lines = [
+            f"{right.words} {f'in namespace {namespace}' if namespace else 'in the cluster'}"
+            for right, namespace in lacking
+        ]
+        right, namespace = lacking[0]
+        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
+        option = f"--namespace {namespace}" if namespace else "--all-namespaces"
         yield make_finding(
             "operator_rights_missing",
             operator.object,
             f"The operator's account {operator.account} lacks {len(lacking)} permissions that it needs."
-            f" The first: {first.words} {place}.",
+            f" The first: {lines[0]}.",
             evidence=[
-                *(f"may not {right.words} {where}" for right, where, _ in lacking[:8]),
-                f"kubectl auth can-i {first.words} --as {account} {option}",
+                *(f"may not {line}" for line in lines[:8]),
+                f"kubectl auth can-i {right.words} --as {account} {option}",
             ],
             remedy=Remedy.run(operator.upgrade),
         )

@@ -5,17 +5,16 @@ Parts of a policy that are not known count as allowed, so a finding about it is 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.objects.components import Operator
 
-Raw = Mapping[str, Any]
 _NAME_LABEL = "kubernetes.io/metadata.name"
 
 
 @dataclass(frozen=True)
 class Party:
-    """Pods that connect, or are connected to."""
+    """Pods at one end of a connection. `words`: their name in messages."""
 
     words: str
     namespace: str
@@ -24,7 +23,7 @@ class Party:
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port, by number and by the name that the pod's container gives it."""
+    """A TCP port of a pod, by number and by the name in its container."""
 
     number: int
     name: str = ""
@@ -32,7 +31,6 @@ class Port:
 
 def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tuple[str, Sequence[Raw]] | None:
     """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
-
     for direction, at, other in (("ingress", target, source), ("egress", source, target)):
         policies = [
             policy
@@ -72,13 +70,10 @@ def _is_peer(peer: Raw, own: str, other: Party) -> bool:
     if "ipBlock" in peer:
         return True
     spaces = peer.get("namespaceSelector")
-    if spaces is None:
-        if other.namespace != own:
-            return False
-    else:
-        labels = spaces.get("matchLabels") or {}
-        if labels.get(_NAME_LABEL, other.namespace) != other.namespace:
-            return False
+    # Of a namespace's labels only the one with its name is known.
+    named = own if spaces is None else (spaces.get("matchLabels") or {}).get(_NAME_LABEL, other.namespace)
+    if other.namespace != named:
+        return False
     return _selects(peer.get("podSelector") or {}, other.labels)
 
 
@@ -153,40 +148,40 @@ IN_CLUSTER = _rights(
         ("", "pods"): "list watch",
     }
 )
-# Needed in the whole cluster only where the queue counts other workloads.
+# Part of IN_CLUSTER that is needed only where the queue counts other workloads.
 OTHER_WORKLOADS = _rights({("", "pods"): "list watch"})
 
 
-def missing_rights_there(
-    snapshot: Snapshot, account: str, namespace: str, watches: str, *, is_first: bool
-) -> list[Right]:
-    """What the ServiceAccount lacks in a namespace of sessions. `is_first`: it is the one with the Lease."""
-    everywhere = _rules(snapshot, "clusterrolebindings", None, account, namespace)
-    there = [*everywhere, *_rules(snapshot, "rolebindings", watches, account, namespace)]
-    return _lacking(IN_FIRST_NAMESPACE if is_first else IN_NAMESPACE, there)
+def missing_rights(snapshot: Snapshot, operator: Operator, namespaces: Iterable[str]) -> list[tuple[Right, str]]:
+    """Permissions that an operator's account lacks, and where: these namespaces of sessions, then the cluster (empty).
 
-
-def missing_cluster_rights(snapshot: Snapshot, account: str, namespace: str, *, counts_others: bool) -> list[Right]:
-    """What the ServiceAccount lacks in the whole cluster."""
-    everywhere = list(_rules(snapshot, "clusterrolebindings", None, account, namespace))
-    return _lacking(IN_CLUSTER if counts_others else IN_CLUSTER - OTHER_WORKLOADS, everywhere)
+    They are the table in docs/design/operator.md; a test holds the two equal.
+    """
+    everywhere = list(_rules(snapshot, "clusterrolebindings", "", operator))
+    needed = IN_CLUSTER if operator.counts_others else IN_CLUSTER - OTHER_WORKLOADS
+    lacking: list[tuple[Right, str]] = []
+    for namespace in namespaces:
+        rules = [*everywhere, *_rules(snapshot, "rolebindings", namespace, operator)]
+        # The Lease is in the first namespace that the operator watches.
+        there = IN_FIRST_NAMESPACE if namespace == operator.watches[0] else IN_NAMESPACE
+        lacking += [(right, namespace) for right in _lacking(there, rules)]
+    return [*lacking, *((right, "") for right in _lacking(needed, everywhere))]
 
 
 def _lacking(needed: Iterable[Right], rules: list[Raw]) -> list[Right]:
     lacking = [right for right in needed if not any(_rule_allows(rule, right) for rule in rules)]
-    return sorted(lacking, key=lambda one: (one.resource, one.group, one.verb))
+    return sorted(lacking, key=lambda right: (right.resource, right.group, right.verb))
 
 
 def _rule_allows(rule: Raw, right: Right) -> bool:
     if rule.get("resourceNames"):
-        return False  # only some objects: too little for what has to see all of them
+        return False  # the operator needs all objects, not some by name
+    resources = rule.get("resources") or ()
+    any_parent = f"*/{right.resource.partition('/')[2]}" if "/" in right.resource else ""
     return (
         _holds(rule.get("apiGroups"), right.group)
         and _holds(rule.get("verbs"), right.verb)
-        and (
-            _holds(rule.get("resources"), right.resource)
-            or ("/" in right.resource and f"*/{right.resource.split('/')[1]}" in (rule.get("resources") or ()))
-        )
+        and (_holds(resources, right.resource) or any_parent in resources)
     )
 
 
@@ -194,21 +189,20 @@ def _holds(values: Iterable[str] | None, value: str) -> bool:
     return any(one in ("*", value) for one in values or ())
 
 
-def _rules(snapshot: Snapshot, bindings: str, where: str | None, account: str, namespace: str) -> Iterator[Raw]:
+def _rules(snapshot: Snapshot, bindings: str, where: str, operator: Operator) -> Iterator[Raw]:
+    """Rules of the roles that these bindings give to the operator's account. `where` empty: of cluster roles."""
     for binding in snapshot.raw(bindings):
-        if where is not None and binding["metadata"].get("namespace") != where:
+        if binding["metadata"].get("namespace", "") != where:
             continue
-        if any(_is_meant(subject, account, namespace) for subject in binding.get("subjects") or ()):
-            ref = binding["roleRef"]
-            role = (
-                snapshot.find("clusterroles", ref["name"])
-                if ref["kind"] == "ClusterRole"
-                else snapshot.find("roles", ref["name"], where or "")
+        if any(_is_account(subject, operator.account, operator.namespace) for subject in binding.get("subjects") or ()):
+            role, kind = binding["roleRef"]["name"], binding["roleRef"]["kind"]
+            found = (
+                snapshot.find("clusterroles", role) if kind == "ClusterRole" else snapshot.find("roles", role, where)
             )
-            yield from (role or {}).get("rules") or ()
+            yield from (found or {}).get("rules") or ()
 
 
-def _is_meant(subject: Raw, account: str, namespace: str) -> bool:
+def _is_account(subject: Raw, account: str, namespace: str) -> bool:
     kind, name = subject.get("kind"), subject.get("name")
     if kind == "ServiceAccount":
         return name == account and subject.get("namespace") == namespace

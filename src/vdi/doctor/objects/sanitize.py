@@ -1,6 +1,7 @@
-"""What is kept of each object: what a check reads, and nothing that may hold a secret. Pure.
+"""The fields of each object that a snapshot keeps: those that a check reads, and none that may hold a secret. Pure.
 
-Values of environment variables and arguments of programs are kept only where a check reads them.
+`collect` sanitizes every object before anything else sees it. Values of environment variables and arguments of programs
+are kept only where a check reads them. A kind that is not in `SANITIZERS` is kept whole.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,130 +14,114 @@ from vdi.session.credentials import read_basic_auth
 Object = dict[str, Any]
 
 _META = (
-    "name",
-    "namespace",
-    "uid",
-    "generation",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "finalizers",
-    "labels",
-    "ownerReferences",
+    *("name", "namespace", "uid", "generation", "creationTimestamp", "deletionTimestamp"),
+    *("finalizers", "labels", "ownerReferences"),
 )
 _FOREIGN_NOTES = ("last-applied-configuration",)
 _READ_ENV = frozenset(
     {
-        "SELKIES_ENCODER",
-        "SELKIES_PORT",
-        "CONFIG_FILE",
-        "CONFIG_FILE_SRCDIR",
-        "DEFAULT_CONFIG",
-        "FALLBACK_STRATEGIES",
-        "CONTAINERD_SOCKET",
+        *("SELKIES_ENCODER", "SELKIES_PORT", "CONFIG_FILE", "CONFIG_FILE_SRCDIR"),
+        *("DEFAULT_CONFIG", "FALLBACK_STRATEGIES", "CONTAINERD_SOCKET"),
     }
 )
 _SETTINGS = "VDI_"
 # Settings of ours that hold a password.
 _HIDDEN = ("TOKEN", "PASSWORD", "CLIENT_SECRET", "DATABASE_URL", "REDIS_URL")
-
 _READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd")
 
 
+def _pick(found: Mapping[str, Any], *keys: str) -> Object:
+    return {key: found[key] for key in keys if key in found}
+
+
 def _meta(found: Mapping[str, Any]) -> Object:
-    meta = {key: found[key] for key in _META if key in found}
+    meta = _pick(found, *_META)
     notes = found.get("annotations") or {}
     kept = {key: value for key, value in notes.items() if not key.endswith(_FOREIGN_NOTES)}
     return {**meta, "annotations": kept} if kept else meta
 
 
 def whole(found: Object) -> Object:
-    """All but the bookkeeping."""
+    """Everything but managed fields and other metadata that no check reads."""
     return {**found, "metadata": _meta(found["metadata"])}
 
 
 def without_spec(found: Object) -> Object:
-    """Only that it is there."""
+    """Metadata only: the check asks whether the object exists."""
     return {"metadata": _meta(found["metadata"])}
 
 
 def middleware(found: Object) -> Object:
-    """That it is there, and the others that a chain names; what else is in one may be a password."""
+    """A Middleware: the members of a chain. Any other field may be a password."""
     chain = (found.get("spec") or {}).get("chain")
     return {**without_spec(found), **({"spec": {"chain": chain}} if chain else {})}
 
 
 def dated(found: Object) -> Object:
-    """With the times of its writes: they show a ConfigMap's last change."""
-    meta = _meta(found["metadata"])
-    writes = found["metadata"].get("managedFields") or ()
-    times = [{"time": write.get("time", ""), "fieldsV1": {"f:data": {}}} for write in writes if _writes_data(write)]
-    return {**found, "metadata": {**meta, "managedFields": times}}
-
-
-def _writes_data(entry: Mapping[str, Any]) -> bool:
-    return "f:data" in (entry.get("fieldsV1") or {}) and "time" in entry
+    """A ConfigMap with the times of its writes, which show its last change."""
+    writes = [
+        {"time": write["time"], "fieldsV1": {"f:data": {}}}
+        for write in found["metadata"].get("managedFields") or ()
+        if "f:data" in (write.get("fieldsV1") or {}) and "time" in write
+    ]
+    return {**found, "metadata": {**_meta(found["metadata"]), "managedFields": writes}}
 
 
 def node(found: Object) -> Object:
     """A node without addresses and images."""
     status = found.get("status", {})
-    kept = {key: status[key] for key in ("conditions", "allocatable", "capacity") if key in status}
     version = (status.get("nodeInfo") or {}).get("kubeletVersion", "")
-    spec = {key: found["spec"][key] for key in ("unschedulable", "taints") if key in found.get("spec", {})}
-    return {**whole(found), "spec": spec, "status": {**kept, "nodeInfo": {"kubeletVersion": version}}}
+    kept = {**_pick(status, "conditions", "allocatable", "capacity"), "nodeInfo": {"kubeletVersion": version}}
+    return {**whole(found), "spec": _pick(found.get("spec", {}), "unschedulable", "taints"), "status": kept}
 
 
 def template(found: Object) -> Object:
-    """A VDITemplate without the values of its environment that no check reads."""
-    spec = dict(found["spec"])
-    spec.pop("icon", None)
-    spec["env"] = [_env(variable) for variable in spec.get("env") or ()]
-    return {**whole(found), "spec": spec}
+    """A VDITemplate without its icon, and without the values of its environment that no check reads."""
+    spec = {key: value for key, value in found["spec"].items() if key != "icon"}
+    return {**whole(found), "spec": {**spec, "env": [_env(variable) for variable in spec.get("env") or ()]}}
 
 
 def pod(found: Object) -> Object:
-    """A pod: where it is, what it takes, how it is."""
+    """A pod: its place, its resources, its state."""
     spec = found["spec"]
-    kept = {key: spec[key] for key in ("nodeName", "nodeSelector", "tolerations", "runtimeClassName") if key in spec}
+    kept = _pick(spec, "nodeName", "nodeSelector", "tolerations", "runtimeClassName")
     kept["volumes"] = [
         volume for volume in spec.get("volumes") or () if "persistentVolumeClaim" in volume or "hostPath" in volume
     ]
-    of_container = ("name", "image", "resources", "restartPolicy", "ports")
     for key in ("containers", "initContainers"):
-        kept[key] = [{name: one[name] for name in of_container if name in one} for one in spec.get(key) or ()]
-    for init_container, whole_one in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
-        if wait := read_wait(whole_one):
+        kept[key] = [_pick(one, "name", "image", "resources", "restartPolicy", "ports") for one in spec.get(key) or ()]
+    for init_container, container in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
+        if wait := read_wait(container):
             init_container["waitsFor"] = wait
-    status = found.get("status", {})
     said = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses", "startTime")
-    return {**whole(found), "spec": kept, "status": {key: status[key] for key in said if key in status}}
+    return {**whole(found), "spec": kept, "status": _pick(found.get("status", {}), *said)}
 
 
 def workload(found: Object) -> Object:
-    """A Deployment or DaemonSet: what its containers are, with settings of ours and those of NVIDIA's plugin."""
+    """A Deployment, StatefulSet or DaemonSet: its containers, with our settings and those of NVIDIA's plugin."""
     spec = found["spec"]
     template = spec.get("template") or {}
     inner = template.get("spec") or {}
-    kept = {key: inner[key] for key in ("serviceAccountName", "volumes", "hostNetwork") if key in inner}
+    kept = _pick(inner, "serviceAccountName", "volumes", "hostNetwork")
     kept["containers"] = [_container(container) for container in inner.get("containers") or ()]
     labels = (template.get("metadata") or {}).get("labels") or {}
-    outer = {key: spec[key] for key in ("replicas", "selector") if key in spec}
+    outer = _pick(spec, "replicas", "selector")
     return {**whole(found), "spec": {**outer, "template": {"metadata": {"labels": labels}, "spec": kept}}}
 
 
 def job(found: Object) -> Object:
-    """A Job: how it went."""
+    """A Job: its progress."""
     labels = ((found["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
-    kept = {key: found["spec"][key] for key in ("backoffLimit", "selector", "suspend") if key in found["spec"]}
+    kept = _pick(found["spec"], "backoffLimit", "selector", "suspend")
     return {**whole(found), "spec": {**kept, "template": {"metadata": {"labels": labels}}}}
 
 
 def _container(found: Mapping[str, Any]) -> Object:
-    kept = {key: found[key] for key in ("name", "image", "volumeMounts") if key in found}
+    kept = _pick(found, "name", "image", "volumeMounts")
     kept["env"] = [_env(variable) for variable in found.get("env") or () if _is_read(variable["name"])]
     words = [*(found.get("command") or ()), *(found.get("args") or ())]
     kept["args"] = [word for word in words if word.lower().startswith(_READ_ARGS)]
-    # What tells NVIDIA's config-manager from its device plugin.
+    # This word tells NVIDIA's config-manager from its device plugin.
     kept["command"] = [word for word in found.get("command") or () if word == "config-manager"]
     return kept
 
@@ -151,25 +136,19 @@ def _env(found: Mapping[str, Any]) -> Object:
 
 
 def policy(found: Object) -> Object:
-    """A ClusterPolicy: what concerns the sharing of GPUs."""
+    """A ClusterPolicy: the fields about sharing GPUs."""
     spec = found.get("spec", {})
-    plugin, toolkit = spec.get("devicePlugin") or {}, spec.get("toolkit") or {}
-    kept: Object = {"devicePlugin": {key: plugin[key] for key in ("enabled", "config") if key in plugin}}
-    kept["toolkit"] = {
-        "enabled": toolkit.get("enabled", True),
-        "env": [_env(variable) for variable in toolkit.get("env") or ()],
-    }
-    return {**whole(found), "spec": kept}
+    toolkit = spec.get("toolkit") or {}
+    env = [_env(variable) for variable in toolkit.get("env") or ()]
+    kept: Object = {"devicePlugin": _pick(spec.get("devicePlugin") or {}, "enabled", "config")}
+    return {**whole(found), "spec": {**kept, "toolkit": {"enabled": toolkit.get("enabled", True), "env": env}}}
 
 
 def custom_kind(found: Object) -> Object:
-    """A CRD: its schema without descriptions."""
+    """A CRD: its schemas without descriptions."""
     spec = found["spec"]
     versions = [
-        {
-            **{key: version[key] for key in ("name", "served", "storage") if key in version},
-            "schema": _shape(version.get("schema")),
-        }
+        {**_pick(version, "name", "served", "storage"), "schema": _shape(version.get("schema"))}
         for version in spec.get("versions") or ()
     ]
     kept = {"group": spec.get("group"), "names": spec.get("names"), "versions": versions}
@@ -177,7 +156,7 @@ def custom_kind(found: Object) -> Object:
 
 
 def _shape(schema: Any) -> Any:
-    """The names of the fields, and what is in them."""
+    """The names of the fields, level by level."""
     found = (schema or {}).get("openAPIV3Schema", schema) or {}
     shape: Object = {}
     if "properties" in found:
@@ -188,26 +167,29 @@ def _shape(schema: Any) -> Any:
 
 
 def endpoint_slice(found: Object) -> Object:
-    """An EndpointSlice: how many answer, without addresses."""
+    """An EndpointSlice: the conditions of its endpoints, without addresses."""
     ready = [{"conditions": endpoint.get("conditions") or {}} for endpoint in found.get("endpoints") or ()]
-    return {"metadata": _meta(found["metadata"]), "endpoints": ready, "ports": found.get("ports") or []}
+    return {**without_spec(found), "endpoints": ready, "ports": found.get("ports") or []}
 
 
 def event(found: Object) -> Object:
     """An Event in the names of events.k8s.io."""
     kept = ("regarding", "type", "reason", "note", "eventTime", "deprecatedLastTimestamp")
-    return {"metadata": _meta(found["metadata"]), **{key: found[key] for key in kept if found.get(key) is not None}}
+    return {**without_spec(found), **{key: found[key] for key in kept if found.get(key) is not None}}
 
 
 def secret(found: Object) -> Object:
-    """A Secret of `basicAuthSecret`: why it cannot be used. Nothing of what it holds."""
+    """A Secret of `basicAuthSecret`: why it cannot be used. None of its values."""
     problem = ""
     try:
         read_basic_auth(found.get("data") or {})
     except ValueError as error:
         problem = str(error)
-    meta = {key: found["metadata"][key] for key in ("name", "namespace")}
-    return {"metadata": meta, "type": found.get("type", ""), "problem": problem}
+    return {
+        "metadata": _pick(found["metadata"], "name", "namespace"),
+        "type": found.get("type", ""),
+        "problem": problem,
+    }
 
 
 SANITIZERS: Mapping[str, Callable[[Object], Object]] = {
@@ -231,5 +213,5 @@ SANITIZERS: Mapping[str, Callable[[Object], Object]] = {
 
 
 def sanitize(plural: str, found: Object) -> Object:
-    """The object as it is kept."""
+    """The object as a snapshot keeps it."""
     return SANITIZERS.get(plural, whole)(found)
