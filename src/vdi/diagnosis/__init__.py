@@ -1,1 +1,1 @@
-"""What checks of a cluster work on: a snapshot, checks over it, codes of what they find. Pure, and knows no product."""
+"""Snapshots of a cluster, and checks of them with their codes. Pure; knows no product."""

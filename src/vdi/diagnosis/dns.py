@@ -1,4 +1,4 @@
-"""The cluster's DNS: checked by itself, and asked about wherever something is not found by its name."""
+"""The check of the cluster's DNS, for the doctor and for Kasm's chains of causes."""
 
 from collections.abc import Iterator
 
@@ -19,8 +19,7 @@ DNS_DOWN = Code(
 
 @check("deployments")
 def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """CoreDNS, as K3s and kubeadm install it."""
-
+    """CoreDNS, as K3s and kubeadm install it, without a ready replica."""
     for deployment in snapshot.raw("deployments"):
         meta, status = deployment["metadata"], deployment.get("status") or {}
         if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):

@@ -1,11 +1,9 @@
-"""Names of people out of a snapshot, so that it can be given to strangers; findings are given the same names. Pure.
+"""Redaction of a snapshot, so that it can be given to other people. Its findings are given the same names. Pure.
 
-E-mail addresses become `person-1@example.invalid`, everywhere alike. The names of homes, which begin with the user's,
-are computed again from that name, so that a home still has one name everywhere. Values of environment
-variables were never kept (`sanitize`); lines of logs that speak of secrets lose their values here, and so do messages:
-a pod's status has the last lines of its log.
-
-Names that people chose for objects (sessions, templates, nodes) stay: without them nothing could be fixed.
+E-mail addresses become `person-1@example.invalid`, the same everywhere. Names of homes, which begin with the user's,
+are computed again from the new name, so that a home still has one name everywhere. Values of environment variables were
+never kept (`sanitize`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
+has the last lines of its log. Names of objects (sessions, templates, nodes) stay: without them nothing could be fixed.
 """
 
 import re
@@ -25,35 +23,34 @@ _SECRET = re.compile(
     r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|\S+)"
 )
 
-# Fields of objects that quote programs: of conditions and states, and of Events.
+# Fields that quote programs: of conditions and container states, and of Events.
 _SAID = ("message", "note")
 
 
 def redact(snapshot: Snapshot) -> Snapshot:
-    """The snapshot without names of people and without what looks like a secret in a log."""
-
+    """The snapshot without names of people, and without values that look like a secret in logs and messages."""
     rename = names_in(snapshot)
     logs = {key: [_without_secrets(line) for line in lines] for key, lines in snapshot.logs.items()}
-    bare = msgspec.structs.replace(snapshot, logs=logs, objects=_without_secrets_said(snapshot.objects))
-    return msgspec.convert(_renamed(msgspec.to_builtins(bare), rename), Snapshot)
+    bare = msgspec.structs.replace(snapshot, logs=logs)
+    return msgspec.convert(_changed(msgspec.to_builtins(bare), rename), Snapshot)
 
 
 def _without_secrets(text: str) -> str:
     return _SECRET.sub(rf"\1{REDACTED}", text)
 
 
-def _without_secrets_said(value: Any, key: str = "") -> Any:
+def _changed(value: Any, rename: Rename, key: str = "") -> Any:
     if isinstance(value, str):
-        return _without_secrets(value) if key in _SAID else value
+        return rename(_without_secrets(value) if key in _SAID else value)
     if isinstance(value, dict):
-        return {name: _without_secrets_said(one, name) for name, one in value.items()}
+        return {rename(name): _changed(one, rename, name) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_secrets_said(one) for one in value]
+        return [_changed(one, rename) for one in value]
     return value
 
 
 def names_in(snapshot: Snapshot) -> Rename:
-    """Gives every text of this snapshot, or about it, with other names."""
+    """A function that replaces names of people in any text of this snapshot, or about it."""
     everything = msgspec.to_builtins(snapshot)
     people = dict.fromkeys(match for text in _texts(everything) for match in _ADDRESS.findall(text))
     given = {name: f"person-{number}@example.invalid" for number, name in enumerate(sorted(people), 1)}
@@ -90,13 +87,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _texts(one)
-
-
-def _renamed(value: Any, rename: Rename) -> Any:
-    if isinstance(value, str):
-        return rename(value)
-    if isinstance(value, dict):
-        return {rename(key): _renamed(one, rename) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_renamed(one, rename) for one in value]
-    return value

@@ -1,6 +1,6 @@
-"""The cluster at one moment, as frozen data that can be saved and replayed, and what could not be read of it. Pure.
+"""The cluster at one moment, as frozen data that can be saved and replayed, and the reads that were not allowed. Pure.
 
-Objects are as the API server sent them, without what no check reads. Checks read them through the properties.
+Objects are as the API server sent them, without fields that no check reads. Checks read them through the properties.
 """
 
 import re
@@ -19,112 +19,98 @@ from vdi.cluster.objects import Event, Node, PersistentVolume, PersistentVolumeC
 from vdi.cluster.units import parse_time
 from vdi.kube.wire import convert
 
-_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
-# Who lacks a right, where the API server does not say it.
+Raw = Mapping[str, Any]
+T = TypeVar("T")
+
+FORMAT = 1
+# In place of a value that may be a secret.
+REDACTED = "(redacted)"
+# In place of an account's name that the API server does not give.
 UNKNOWN_ACCOUNT = "your account"
+_SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 
 
 def grant_commands(
     prefix: str, who: str, verb: str, resource: str, *, namespace: str = "", resource_name: str = ""
 ) -> tuple[str, ...]:
-    """A role of this one right, with a name of its own so that several can be pasted, and its binding to `who`.
+    """Commands that create a role with this one permission, and bind it to `who`, unless that is unknown.
 
-    `resource` as kubectl takes it: `pods`, `deployments.apps`, `pods/log`. `namespace` empty: in all of them. Where it
-    is unknown who it is, the binding is left out.
+    Each role has a name of its own, so that several can be pasted. `resource` as kubectl takes it: `pods`,
+    `deployments.apps`, `pods/log`. `namespace` empty: in all of them.
     """
-
     kind, at = ("role", ["--namespace", namespace]) if namespace else ("clusterrole", [])
     name = "-".join(re.sub(r"[^a-z0-9-]", "-", part) for part in (prefix, verb, resource, resource_name) if part)
     named = [f"--resource-name={resource_name}"] if resource_name else []
     role = ["kubectl", "create", kind, name, *at, f"--verb={verb}", f"--resource={resource}", *named]
     if who == UNKNOWN_ACCOUNT:
         return (shlex.join(role),)
-    account = _ACCOUNT.fullmatch(who)
+    account = _SERVICE_ACCOUNT.fullmatch(who)
     subject = f"--serviceaccount={account[1]}:{account[2]}" if account else f"--user={who}"
     binding = ["kubectl", "create", f"{kind}binding", name, *at, f"--{kind}={name}", subject]
     return shlex.join(role), shlex.join(binding)
 
 
-Raw = Mapping[str, Any]
-T = TypeVar("T")
-
-FORMAT = 1
-# In the place of a value that may be a secret.
-REDACTED = "(redacted)"
-
-
 class BadSnapshotError(ValueError):
-    """Raised when a file is not a snapshot that this version reads; the message says what is wrong with it."""
+    """Raised when a file is not a snapshot that this version reads; the message says why."""
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """Something that could not be read. `kind` is what checks call it (`pods@all`: those of all namespaces)."""
+    """A kind that could not be read, by its name in `needs` of checks (`pods@all`: those of all namespaces)."""
 
     kind: str
     words: str
-    # What to do, in a sentence.
     remedy: str
     commands: tuple[str, ...] = ()
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The public part of a TLS Secret."""
+    """The public part of a TLS Secret. `problem`: why it cannot be used, a clause; `missing`: there is no Secret."""
 
     namespace: str
     secret: str
     names: tuple[str, ...] = ()
     begins: str = ""
     ends: str = ""
-    # Why it cannot be used, a clause; `missing`: there is no such Secret.
     problem: str = ""
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """What was requested."""
+    """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever its chart is."""
 
-    # Sessions of this namespace; empty: of all.
     namespace: str = ""
-    # Only this session of the namespace; empty: all.
     session: str = ""
-    # The namespace holds Kasm, whatever its chart is.
     kasm: bool = False
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
-    """The cluster at one moment."""
+    """The cluster at one moment. `objects` and `absent` (kinds that the API server does not know) are by plural."""
 
     format: int = FORMAT
     taken_at: str
     scope: Scope = Scope()
-    # By plural.
     objects: dict[str, list[dict[str, Any]]] = {}
-    # Plurals of kinds that the API server does not know.
     absent: tuple[str, ...] = ()
     unread: tuple[Unreadable, ...] = ()
     # The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`.
     logs: dict[str, list[str]] = {}
     certificates: tuple[Certificate, ...] = ()
-    # When the certificate that the API server shows ends; empty: not known, or there is no TLS.
+    # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
-    # How long the fastest of a few small requests took, one after the other; 0: not measured.
+    # Time of the fastest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
 
     @cached_property
     def now(self) -> datetime:
-        """When it was taken."""
         return parse_time(self.taken_at)
 
     @cached_property
     def unreadable_kinds(self) -> frozenset[str]:
-        """Kinds that could not be read."""
         return frozenset(one.kind for one in self.unread)
 
     def raw(self, plural: str) -> list[dict[str, Any]]:
-        """Objects of a kind."""
         return self.objects.get(plural, [])
 
     def find(self, plural: str, name: str, namespace: str = "") -> dict[str, Any] | None:
-        """One object, or None."""
         return self._by_name[plural].get((namespace, name))
 
     @cached_property
@@ -140,12 +126,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def all_sessions(self) -> list[VDISession]:
-        """Sessions of all namespaces that could be read."""
+        """Sessions of all namespaces, whatever the scope."""
         return self._decoded("vdisessions", VDISession)
 
     @cached_property
     def sessions(self) -> list[VDISession]:
-        """Sessions that were asked about."""
+        """Sessions in the scope."""
         scope = self.scope
         return [
             session
@@ -155,22 +141,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def templates(self) -> dict[str, VDITemplate]:
-        """By name."""
         return {template.metadata.name: template for template in self._decoded("vditemplates", VDITemplate)}
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
-        """By name."""
         return {node.metadata.name: node for node in self._decoded("nodes", Node)}
 
     @cached_property
     def pods(self) -> list[Pod]:
-        """Of all namespaces that could be read."""
         return self._decoded("pods", Pod)
 
     @cached_property
     def pods_by_owner(self) -> dict[str, list[Pod]]:
-        """By the uid of an owner."""
+        """Pods by the uid of an owner."""
         found: dict[str, list[Pod]] = defaultdict(list)
         for pod in self.pods:
             for owner in pod.metadata.owner_references:
@@ -179,13 +162,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def claims(self) -> dict[tuple[str, str], PersistentVolumeClaim]:
-        """By namespace and name."""
         found = self._decoded("persistentvolumeclaims", PersistentVolumeClaim)
         return {(one.metadata.namespace, one.metadata.name): one for one in found}
 
     @cached_property
     def volumes(self) -> dict[str, PersistentVolume]:
-        """By name."""
         return {volume.metadata.name: volume for volume in self._decoded("persistentvolumes", PersistentVolume)}
 
     @cached_property
@@ -225,7 +206,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return [f"node/{name}" for name in sorted(names)]
 
     def age(self, timestamp: str | None) -> float:
-        """Seconds from a time of the API to when this was taken; 0 where there is no time."""
+        """Seconds from a time of the API to the snapshot's; 0 without a time."""
         return (self.now - parse_time(timestamp)).total_seconds() if timestamp else 0.0
 
 
@@ -235,7 +216,7 @@ def save(snapshot: Snapshot) -> bytes:
 
 
 def load(data: bytes) -> Snapshot:
-    """What `save` wrote. Raises BadSnapshotError."""
+    """The snapshot in a document of `save`. Raises BadSnapshotError."""
     try:
         found = msgspec.json.decode(data, type=Snapshot)
         parse_time(found.taken_at)

@@ -1,4 +1,7 @@
-"""A finding: what a check has looked at, how bad it is, what shows it, and what to do. Pure."""
+"""Findings: the result of a check with severity, evidence and remedy. Pure.
+
+The doctor, `vdi gpu verify`, the checklists of Kasm and of our own release, and `vdi image check` all report these.
+"""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -10,7 +13,7 @@ from vdi.findings import ExitCode
 
 
 class Severity(StrEnum):
-    """How bad it is, the worst first. `unknown`: it could not be looked at, which is never a pass."""
+    """Severities, the worst first. `unknown`: it could not be checked, which is never a pass."""
 
     ERROR = "error"
     UNKNOWN = "unknown"
@@ -19,15 +22,14 @@ class Severity(StrEnum):
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """What to do: a sentence, and commands that can be pasted unchanged. Either may be missing."""
+    """A sentence that says what to do, and commands that can be pasted unchanged. Either may be missing."""
 
     sentence: str = ""
     commands: tuple[str, ...] = ()
 
     @classmethod
     def run(cls, *commands: str) -> "Remedy":
-        """Commands that speak for themselves."""
-
+        """Commands that need no sentence, or that of the code's catalogue."""
         return cls(commands=commands)
 
     def __bool__(self) -> bool:
@@ -35,7 +37,7 @@ class Remedy(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """All of it in one line, for formats that have no more room than that."""
+        """The remedy in one line."""
         commands = "; ".join(self.commands)
         if not self.sentence or not commands:
             return self.sentence or commands
@@ -43,63 +45,61 @@ class Remedy(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """One thing that was looked at. Most checks report only what is wrong, a checklist reports every item."""
+    """The result of a check. Most checks report only problems, a checklist reports every item."""
 
-    # Names the check or what is wrong. Codes are never renamed and never reused for something else.
+    # Name of the problem, or of the item of a checklist. Codes are never renamed and never reused for something else.
     code: str
     severity: Severity
-    # kind/namespace/name; kind/name for what is in no namespace; a path for a value of a file.
+    # kind/namespace/name; kind/name without a namespace; a path for a value of a file.
     object: str = ""
-    # What is wrong, in sentences. A checklist's item that is as it should be may have none.
+    # The problem, in sentences. An item of a checklist that is OK may have none.
     message: str = ""
-    # What was measured, where a check compares something.
+    # The value that was measured, and the one that it is compared with.
     observed: str = ""
-    # What it is compared with.
     expected: str = ""
     # Field, Event, log line or arithmetic that shows it.
     evidence: tuple[str, ...] = ()
     remedy: Remedy = Remedy()
-    # Where more about it is written.
+    # Page of the documentation about it.
     remedy_url: str = ""
-    # `CODE OBJECT` of the finding that this one follows from.
+    # Key of the finding that is the cause of this one.
     caused_by: str = ""
     # Objects that it depends on: a finding about one of them may be its cause.
     related_objects: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """What `caused_by` of another one names."""
+        """`CODE OBJECT`, as `caused_by` of a consequence has it."""
         return f"{self.code} {self.object}"
 
     @property
     def is_ok(self) -> bool:
-        """Whether nothing is wrong."""
         return self.severity is Severity.OK
 
     @property
     def text(self) -> str:
-        """All that it says, in one line."""
+        """Message and values in one line."""
         compared = f"{self.observed} (expected: {self.expected})" if self.expected else self.observed
         return " ".join(part for part in (self.message, compared) if part)
 
     def public(self) -> dict[str, Any]:
-        """For programs: without what only ranking needs."""
+        """The fields for programs, without those that only ranking needs."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if name != "related_objects"}
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
-    """The severity of all findings together."""
+    """The worst severity of these findings; OK without any."""
     severities = {finding.severity for finding in findings}
     return next((severity for severity in Severity if severity in severities), Severity.OK)
 
 
 def roots(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that follow from no other."""
+    """Findings that are not a consequence of another one."""
     return [finding for finding in findings if not finding.caused_by]
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings that forbid to go on."""
+    """Findings that forbid the next step."""
     return [finding for finding in findings if finding.severity is Severity.ERROR]
 
 
@@ -109,7 +109,7 @@ def fails(severity: Severity, *, warnings_fail: bool) -> bool:
 
 
 def exit_code(findings: Iterable[Finding], *, warnings_fail: bool = False) -> int:
-    """How a command ends that reports these findings; in a checklist, warnings are there to be read and stop no one."""
+    """Exit code of a command that reports these findings. Warnings of a checklist do not fail it."""
     severities = {finding.severity for finding in findings}
     if any(fails(severity, warnings_fail=warnings_fail) for severity in severities):
         return ExitCode.FINDINGS

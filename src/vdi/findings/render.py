@@ -14,22 +14,21 @@ from vdi.printable import escape as escape_text
 _ALIKE = 3
 
 _WIDTH = 100
-# Characters of a line of evidence that are read at night.
+# Characters of a line of evidence, unless evidence is printed in full.
 _EVIDENCE = 160
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One run of checks."""
+    """The findings of one run of `tool`, such as `vdi doctor`."""
 
-    # The command, such as `vdi doctor`.
     tool: str
     findings: Sequence[Finding]
-    # About the run, in a line; empty: the findings are counted.
+    # A line about the run; empty: the findings are counted.
     summary: str = ""
     # Whether warnings fail the run. Exit code and JUnit say the same.
     warnings_fail: bool = False
-    # What else programs may want to know about the run, for JSON.
+    # More fields about the run, for JSON.
     context: Mapping[str, Any] = field(default_factory=dict)
     # Paragraphs for people, after the findings.
     notes: Sequence[str] = ()
@@ -39,7 +38,6 @@ class Report:
 
     @property
     def conclusion(self) -> str:
-        """The line about the run."""
         return self.summary or (f"{count_findings(self.findings)}." if self.findings else "No problems found.")
 
 

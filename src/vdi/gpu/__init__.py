@@ -1,4 +1,4 @@
-"""Sharing the cluster's NVIDIA GPUs by time-slicing: what is there, what is wrong, what to change.
+"""Sharing of the cluster's NVIDIA GPUs by time-slicing, for `vdi gpu` and the doctor.
 
-`collect`, `measure` and `apply` talk to the API server; the package `sharing` is pure.
+`cluster` makes all calls to the API server; the package `sharing` is pure.
 """

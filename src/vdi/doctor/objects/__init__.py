@@ -1,1 +1,1 @@
-"""What the objects of a snapshot mean: sessions, operators, gateways, proxies, GPUs, permissions. Pure."""
+"""The objects of a snapshot, interpreted: components, sessions, permissions, policies; and their sanitized form. Pure."""

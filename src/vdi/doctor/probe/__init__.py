@@ -1,1 +1,1 @@
-"""Active probes: what can only be known by trying. The one part of the doctor, besides fix, that does not only read."""
+"""Active probes, for problems that no object shows. Besides fixes, the only part of the doctor that writes."""

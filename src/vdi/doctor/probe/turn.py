@@ -1,4 +1,4 @@
-"""One allocation at a TURN server over UDP (RFC 8656), with time-limited credentials, and given back at once."""
+"""A TURN client that makes one allocation over UDP (RFC 8656) and releases it. Only `vdi doctor --probe` uses it."""
 
 import asyncio
 import hashlib
@@ -18,7 +18,7 @@ _TRIES = 3
 
 
 class TurnError(Exception):
-    """Raised when no relay address is to be had; says why."""
+    """Raised when the server allocates no relay address; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Answer:
 
 
 async def allocate(host: str, port: int, username: str, password: str) -> None:
-    """Get a relay address, and let it go. Raises TurnError."""
+    """Allocate a relay address with time-limited credentials, then release it. Raises TurnError."""
     loop = asyncio.get_running_loop()
     try:
         transport, protocol = await loop.create_datagram_endpoint(_Mailbox, remote_addr=(host, port))
@@ -57,8 +57,6 @@ def _refusal(answer: _Answer) -> str:
 
 
 class _Mailbox(asyncio.DatagramProtocol):
-    """Answers, in the order of their coming."""
-
     def __init__(self) -> None:
         self.came: asyncio.Queue[bytes | Exception] = asyncio.Queue()
 
@@ -76,7 +74,7 @@ async def _ask(
     attributes: list[tuple[int, bytes]],
     key: bytes = b"",
 ) -> _Answer:
-    """Sent again where nothing comes: UDP loses some."""
+    # UDP loses datagrams, and anyone may send some: a response has the request's transaction id.
     identity = secrets.token_bytes(12)
     message = _message(method, identity, attributes, key)
     for _ in range(_TRIES):
@@ -107,7 +105,7 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def _read(data: bytes) -> _Answer | None:
-    """None: no answer that makes sense."""
+    """A response; None: not a STUN message."""
     if len(data) < 20:
         return None
     kind, length, cookie = struct.unpack("!HHI", data[:8])

@@ -1,1 +1,1 @@
-"""How GPUs are shared by time-slicing: the state, what is wrong with it, what to change. Pure: no I/O, no clock."""
+"""GPU sharing by time-slicing: state, configuration, findings and plans. Pure: no I/O, no clock."""

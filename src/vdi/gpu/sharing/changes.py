@@ -1,4 +1,7 @@
-"""Changes to objects as values: what was, what shall be, the merge patch between them, the diff to read. Pure."""
+"""Changes to objects as values: before, after, the merge patch between them, and the diff for a person. Pure.
+
+`vdi gpu configure` and `vdi doctor --fix` show and apply these.
+"""
 
 import copy
 import difflib
@@ -11,7 +14,6 @@ import yaml
 from vdi.kube.resource import Resource
 
 Raw = Mapping[str, Any]
-
 CLUSTER_POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
 RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
@@ -20,7 +22,7 @@ _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "ma
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. `before` None: the object is made; `after` None: it is deleted."""
+    """One change. `before` None: the object is created; `after` None: it is deleted."""
 
     resource: Resource
     name: str
@@ -29,8 +31,6 @@ class Change:
 
     @property
     def namespace(self) -> str | None:
-        """Where the object is."""
-
         either = self.after if self.after is not None else self.before
         return str(either["metadata"]["namespace"]) if either and self.resource.namespaced else None
 
@@ -41,14 +41,14 @@ class Change:
 
     @property
     def title(self) -> str:
-        """What it does, in words."""
+        """The change in words: `change ConfigMap gpu-operator/x`."""
         verb = "make" if self.before is None else "delete" if self.after is None else "change"
         place = f"{self.namespace}/" if self.namespace else ""
         return f"{verb} {self.resource.kind} {place}{self.name}"
 
 
 def change_between(resource: Resource, before: Raw | None, after: Raw | None) -> Change | None:
-    """The step, or None when there is nothing to change."""
+    """The change, or None when the objects are equal."""
     if before == after:
         return None
     either = after if after is not None else before

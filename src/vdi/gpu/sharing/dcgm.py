@@ -1,4 +1,4 @@
-"""What NVIDIA's DCGM exporter says of a node's GPUs: its page read into values. Pure; `measure` fetches it.
+"""The metrics page of NVIDIA's DCGM exporter, as values of a node's GPUs. Pure; `vdi.gpu.cluster.measure` fetches it.
 
 Its numbers are those of whole GPUs: under time-slicing the share of one desktop is not known.
 """
@@ -10,12 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vdi.gpu.sharing.state import DaemonSet, Raw
 
-# Share of the time in which the engines worked, from 0 to 1. Also for MIG's parts; not on GPUs before Volta.
+# Share of the time in which the engines worked, from 0 to 1. Also for MIG devices; not on GPUs before Volta.
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
-
-# The same in percent. Of no use with MIG: it is missing there, or 0.
+# The same in percent. With MIG it is missing or 0.
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
-# In MiB; of each part with MIG.
+# In MiB; with MIG, of each device.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
 DEFAULT_PORT = 9400
 
@@ -26,30 +25,26 @@ class BadPageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU now. Values that the exporter lacks: None."""
+    """One GPU now. Values that the exporter lacks: None. Memory in MiB, `memory` is used and free together."""
 
     index: str
     model: str
-    # Share of the time in which it works, from 0 to 1; with MIG the mean of its parts.
+    # Share of the time in which it works, from 0 to 1; with MIG the mean of its devices.
     busy: float | None
-    # MiB.
     memory_used: int | None
-    # MiB, used and free.
     memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class GpuMeasurements:
-    """What was found out about the cluster's GPUs."""
+    """GPUs by node, and for other nodes why nothing is known. `exporters`: DaemonSets, as NAMESPACE/NAME."""
 
-    # The DaemonSets that were asked, as NAMESPACE/NAME.
     exporters: tuple[str, ...] = ()
     nodes: Mapping[str, tuple[Gpu, ...]] = field(default_factory=dict)
-    # By node: why nothing is known of it.
     problems: Mapping[str, str] = field(default_factory=dict)
 
     def busy(self, node: str) -> float | None:
-        """The mean of the node's GPUs; None when it is not known of all of them."""
+        """The mean of the node's GPUs; None unless it is known of all of them."""
         shares = [gpu.busy for gpu in self.nodes.get(node, ())]
         known = [share for share in shares if share is not None]
         return sum(known) / len(known) if known and len(known) == len(shares) else None
@@ -61,7 +56,7 @@ def is_exporter(daemon_set: DaemonSet) -> bool:
 
 
 def port_of(daemon_set: DaemonSet) -> int:
-    """Where its pods serve the page."""
+    """Port on which its pods serve the page."""
     ports = (_container(daemon_set) or {}).get("ports") or ()
     return int(ports[0]["containerPort"]) if ports else DEFAULT_PORT
 

@@ -16,7 +16,6 @@ _CONFIGURE = Remedy.run("vdi gpu configure")
 
 def find(state: GpuState) -> list[Finding]:
     """All findings, causes first."""
-
     return [*configuration_findings(state), *plugin_findings(state), *node_findings(state)]
 
 

@@ -25,7 +25,7 @@ _REPLICAS_WORDS = "a whole number from 1 up (1: not shared)"
 
 
 class RefusedError(Exception):
-    """Raised when a request is refused; `problems` are whole sentences. `usage`: it was asked for wrongly."""
+    """Raised when a request is refused; `problems` are whole sentences. `usage`: the request itself is wrong."""
 
     def __init__(self, problems: Iterable[str], *, usage: bool = False) -> None:
         self.problems = tuple(problems)
@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SharingRequest:
-    """Named configurations, which of them is the default, and which nodes get another one."""
+    """Named configurations, the name of the default, and nodes with another one."""
 
     configs: Mapping[str, Sharing]
     default: str
@@ -45,23 +45,17 @@ class SharingRequest:
 def parse_request(
     sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()
 ) -> SharingRequest:
-    """The request from `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ in replicas.
+    """The request of `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ in replicas.
 
-    Raises RefusedError with every problem there is.
+    Raises RefusedError with all problems.
     """
-
     problems: list[str] = []
     if sharing.replicas < 1:
         problems.append(f"--replicas is {sharing.replicas}; allowed: {_REPLICAS_WORDS}.")
     if sharing.mig_strategy not in ("none", "single"):
-        problems.append(
-            f"--mig-strategy is {sharing.mig_strategy!r}; allowed: none, single."
-            + (
-                " With mixed, MIG devices are separate resources (nvidia.com/mig-...), which desktops do not use."
-                if sharing.mig_strategy in MIG_STRATEGIES
-                else ""
-            )
-        )
+        why = " With mixed, MIG devices are separate resources (nvidia.com/mig-...), which desktops do not use."
+        mixed = why if sharing.mig_strategy in MIG_STRATEGIES else ""
+        problems.append(f"--mig-strategy is {sharing.mig_strategy!r}; allowed: none, single.{mixed}")
     named = {default: sharing}
     if not _KEY.fullmatch(default):
         problems.append(f"--default is {default!r}; allowed: {_KEY_WORDS}.")
@@ -94,10 +88,8 @@ def _parse_nodes(nodes: Iterable[str], named: Mapping[str, Sharing], problems: l
 
 
 def target_name(state: GpuState) -> str:
-    """The ConfigMap that we write: our own under the GPU Operator, otherwise the one that the device plugin reads."""
-    if state.policy is not None:
-        return DEFAULT_NAME
-    return state.config_name or DEFAULT_NAME
+    """Name of the ConfigMap to write: our own under the GPU Operator, otherwise the device plugin's."""
+    return DEFAULT_NAME if state.policy else state.config_name or DEFAULT_NAME
 
 
 def plain_plugin(state: GpuState) -> DaemonSet | None:
@@ -106,7 +98,7 @@ def plain_plugin(state: GpuState) -> DaemonSet | None:
 
 
 def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
-    """Unknown nodes in the request: a mistake of its author."""
+    """Nodes of the request that do not exist or have no GPU."""
     with_gpu = {node.name for node in state.gpu_nodes}
     known = {node.name for node in state.nodes}
     for name in request.nodes:
@@ -116,7 +108,7 @@ def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
 
 
 def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
-    """What on the cluster is against the request."""
+    """Reasons of the cluster against the request."""
     if not state.gpu_nodes:
         yield (
             f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}):"
