@@ -55,18 +55,6 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: DoctorStag
         assert ward.of_here(await ward.look()) == []
 
 
-async def test_a_policy_that_keeps_the_gateway_from_the_desktops(ward: DoctorStage) -> None:
-    template = await ward.stage.template(**NO_HOME)
-    async with ward.at_work(cluster=SETTINGS):
-        await ward.running("alice", template)
-        closed = {"apiVersion": POLICIES.api_version, "kind": "NetworkPolicy", "metadata": {"name": "closed"}}
-        spec = {"podSelector": {"matchLabels": {"app.kubernetes.io/managed-by": "vdi-operator"}}}
-        await ward.stage.api.create(POLICIES, {**closed, "spec": spec}, namespace=ward.namespace, into=msgspec.Raw)
-        found = await ward.finds("network_policy_blocks")
-    assert found.object == f"networkpolicy/{ward.namespace}/closed"
-    assert "may not connect to a desktop" in found.message
-
-
 @pytest.mark.long
 async def test_an_image_without_its_transport_and_the_secret_to_sign_in_with(
     ward: DoctorStage, kubectl: list[str], tmp_path: Path

@@ -15,16 +15,9 @@ PLACES = {
     "A real node: kubelet, containerd, Traefik, the chart as installed (`make doctor`)": [
         "tests/doctor/node_faults.py"
     ],
-    "A real API server, controller manager and scheduler; what a kubelet would report is played": [
-        "tests/cluster/test_doctor.py",
-        "tests/cluster/test_doctor_gateway.py",
-        "tests/cluster/test_doctor_probe.py",
-    ],
     "Kasm's three generations on a real node (`make kasm`)": ["tests/kasm/test_kasm_faults.py"],
 }
 _NO_FAULTS = ("not_readable", "check_failed")
-# Tests that break something to see something else.
-_OTHERS = ("test_the_command", "test_a_change_is_made_only_to_what_was_shown")
 
 
 def render() -> str:
@@ -53,5 +46,5 @@ def faults_of(file: Path) -> Iterator[tuple[str, list[str]]]:
             ]
             words = dict.fromkeys(text.split(" ")[0] for text in texts)
             codes = [word for word in words if word in CODES and word not in _NO_FAULTS]
-            if codes and node.name not in _OTHERS and (node.name.startswith("test_") or node.decorator_list):
+            if codes and (node.name.startswith("test_") or node.decorator_list):
                 yield node.name.removeprefix("test_").replace("_", " "), codes

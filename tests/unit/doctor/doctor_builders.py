@@ -50,23 +50,9 @@ class Cluster:
             "rolebindings": [_binding("Role")],
         }
         for plural in (
-            "vdisessions",
-            "ingressroutes",
-            "services",
-            "endpointslices",
-            "persistentvolumeclaims",
-            "events",
-        ):
-            self.objects[plural] = []
-        for plural in (
-            "persistentvolumes",
-            "middlewares",
-            "clusterpolicies",
-            "runtimeclasses",
-            "configmaps",
-            "networkpolicies",
-            "secrets",
-            "serverstransports",
+            *("vdisessions", "ingressroutes", "services", "endpointslices", "persistentvolumeclaims", "events"),
+            *("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"),
+            *("networkpolicies", "secrets", "serverstransports"),
         ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}
@@ -207,7 +193,29 @@ class Cluster:
         return [root.code for root in roots(self.findings())]
 
 
-Break = Callable[[Cluster], None]
+Break = Callable[[Cluster], object]
+
+
+class Faults(dict[str, tuple[frozenset[str], Break]]):
+    """Faults by name: the codes of their causes, and the function that breaks a healthy cluster in one place.
+
+    As a decorator it adds one. `on`: what the cluster has beside that of `Cluster`.
+    """
+
+    def __init__(self, on: Break = lambda _: None, prefix: str = "") -> None:
+        super().__init__()
+        self._on, self._prefix = on, prefix
+
+    def __call__(self, *codes: str, name: str = "", on: Break | None = None) -> Callable[[Break], Break]:
+        def add(make: Break) -> Break:
+            def both(cluster: Cluster) -> None:
+                (on or self._on)(cluster)
+                make(cluster)
+
+            self[self._prefix + (name or make.__name__)] = frozenset(codes), both
+            return make
+
+        return add
 
 
 def ready_status() -> Object:

@@ -1,32 +1,17 @@
 """Faults: each breaks a healthy cluster in one place. `@fault("code")`: what is to be found, causes alone."""
 
 import copy
-from collections.abc import Callable
+from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, ready_status
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
-FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
+FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
 
 
-def fault(*codes: str) -> Callable[[Break], Break]:
-    """A fault, and the codes of its causes."""
-
-    def note(make: Break) -> Break:
-        FAULTS[make.__name__] = frozenset(codes), make
-        return make
-
-    return note
-
-
 # Control plane
-
-
-@fault("crd_missing")
-def pool_kind_missing(cluster: Cluster) -> None:
-    cluster.drop("customresourcedefinitions", "vdipools.vdi.kasm.io")
 
 
 @fault("crd_outdated")
@@ -63,62 +48,12 @@ def operator_not_ready(cluster: Cluster) -> None:
     cluster.without_pod()
 
 
-@fault("operator_down")
-def operator_scaled_away(cluster: Cluster) -> None:
-    cluster.one("deployments")["spec"]["replicas"] = 0
-
-
-@fault("operator_without_lease")
-def lease_not_renewed(cluster: Cluster) -> None:
-    cluster.one("leases")["spec"]["renewTime"] = OLD
-
-
-@fault("lease_of_a_stranger")
-def another_leads(cluster: Cluster) -> None:
-    cluster.one("leases")["spec"]["holderIdentity"] = "laptop_99"
-
-
-@fault("operators_share_namespace")
-def two_operators_for_one_namespace(cluster: Cluster) -> None:
-    _second_operator(cluster)
-
-
-@fault("operators_share_domain")
-def two_releases_with_one_domain(cluster: Cluster) -> None:
-    _second_operator(cluster, VDI_NAMESPACE="lab")
-
-
-@fault()
-def two_releases_side_by_side(cluster: Cluster) -> None:
-    _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com")
-
-
 def _second_operator(cluster: Cluster, **settings: str) -> None:
     second = copy.deepcopy(cluster.one("deployments", "vdi-operator"))
     second["metadata"] |= {"name": "lab-operator", "uid": "uid-lab"}
     for variable in second["spec"]["template"]["spec"]["containers"][0]["env"]:
         variable["value"] = settings.get(variable["name"], variable["value"])
     cluster.objects["deployments"].append(second)
-
-
-@fault("operator_rights_missing")
-def role_cut(cluster: Cluster) -> None:
-    cluster.one("roles")["rules"].pop()
-
-
-@fault("operator_rights_missing")
-def binding_gone(cluster: Cluster) -> None:
-    cluster.drop("clusterrolebindings")
-
-
-@fault("finalizer_stuck")
-def finalizer_stays(cluster: Cluster) -> None:
-    cluster.session["metadata"]["deletionTimestamp"] = OLD
-
-
-@fault("session_ignored")
-def no_one_looks(cluster: Cluster) -> None:
-    cluster.without_pod()
 
 
 @fault("operator_stuck")
@@ -148,11 +83,9 @@ def too_much_memory(cluster: Cluster) -> None:
 
 
 def _said(code: str, name: str, reason: str, **status: Any) -> None:
-    @fault(code)
+    @fault(code, name=name)
     def reported(cluster: Cluster) -> None:
         cluster.without_pod(reason, f"These are the operator's words about {reason}.", **status)
-
-    FAULTS[name] = FAULTS.pop("reported")
 
 
 _said("pod_refused", "quota_used_up", "QuotaExceeded")
@@ -175,21 +108,6 @@ def _failures(cluster: Cluster, reason: str, count: int) -> Object:
     cluster.without_pod(failures={"count": count, **reported})
     found: Object = cluster.session["status"]
     return found
-
-
-@fault("desktop_out_of_memory")
-def given_up_for_memory(cluster: Cluster) -> None:
-    _failures(cluster, "OutOfMemory", 6)["phase"] = "Failed"
-
-
-@fault("desktop_crashes")
-def pause_after_a_crash(cluster: Cluster) -> None:
-    _failures(cluster, "CrashLoop", 4)
-
-
-@fault("check_failed")
-def nonsense_in_an_object(cluster: Cluster) -> None:
-    cluster.one("persistentvolumeclaims")["status"] = "Bound?"
 
 
 @fault("not_readable")
@@ -250,30 +168,10 @@ def no_node_fits(cluster: Cluster) -> None:
     cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
 
 
-@fault("image_unavailable")
-def image_wrong(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
-
-
-@fault("reference_missing")
-def secret_missing(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'})
-
-
-@fault("desktop_crashes")
-def crash_loop(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error", "message": "bye"}, restarts=2)
-
-
 @fault("desktop_cannot_start")
 def program_missing(cluster: Cluster) -> None:
     words = 'exec: "vdi-desktop": executable file not found in $PATH'
     cluster.not_ready(waiting={"reason": "RunContainerError", "message": words})
-
-
-@fault("desktop_out_of_memory")
-def memory_used_up(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
 
 
 @fault("desktop_evicted")
@@ -285,11 +183,6 @@ def evicted(cluster: Cluster) -> None:
 def disk_limit_reached(cluster: Cluster) -> None:
     words = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
     cluster.not_ready(phase="Failed", reason="Evicted", message=words)
-
-
-@fault("node_refused")
-def two_slices(cluster: Cluster) -> None:
-    cluster.not_ready(phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas")
 
 
 @fault("desktop_on_lost_node", "home_on_lost_node")
@@ -373,11 +266,6 @@ def new_homes_are_roots_alone(cluster: Cluster) -> None:
     cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = [words]
 
 
-@fault("local_path_mode_wrong")
-def the_mode_of_new_homes_is_changed_afterwards(cluster: Cluster) -> None:
-    _local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
-
-
 @fault("home_lost")
 def volume_gone(cluster: Cluster) -> None:
     cluster.without_pod()
@@ -414,30 +302,18 @@ def no_traefik_kinds(cluster: Cluster) -> None:
     cluster.absent.append("ingressroutes")
 
 
-@fault("traefik_down")
-def traefik_not_ready(cluster: Cluster) -> None:
-    cluster.one("deployments", "traefik")["status"] = {}
-
-
 @fault("traefik_not_watching")
 def traefik_looks_elsewhere(cluster: Cluster) -> None:
     container = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]
     container["args"].append("--providers.kubernetesCRD.namespaces=kasm,web")
 
 
-@fault("route_missing")
-def no_route(cluster: Cluster) -> None:
-    cluster.drop("ingressroutes")
-
-
 def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> None:
-    @fault(code)
+    @fault(code, name=name)
     def edited(cluster: Cluster) -> None:
         found = cluster.one("ingressroutes")["spec"]
         found["routes"][0].update(rule)
         found.update(spec or {})
-
-    FAULTS[name] = FAULTS.pop("edited")
 
 
 _route("route_of_another_host", "route_host_mismatch", match="Host(`bob.vdi.example.com`)")
@@ -458,23 +334,11 @@ def link_of_a_chain_is_gone(cluster: Cluster) -> None:
 _route("middleware_elsewhere", "route_crosses_namespaces", middlewares=[{"name": "auth", "namespace": "kasm"}])
 
 
-@fault("service_missing")
-def no_service(cluster: Cluster) -> None:
-    cluster.drop("services")
-
-
-@fault("service_without_endpoints")
-def no_one_behind_the_service(cluster: Cluster) -> None:
-    cluster.one("endpointslices")["endpoints"] = []
-
-
 def _certificate(code: str, name: str, **change: Any) -> None:
-    @fault(code)
+    @fault(code, name=name)
     def changed(cluster: Cluster) -> None:
         good = {"names": ("*.vdi.example.com",), "begins": "2026-11-01T00:00:00Z", "ends": "2027-02-01T00:00:00Z"}
         cluster.certificates = [Certificate(namespace=SPACE, secret="wildcard", **{**good, **change})]
-
-    FAULTS[name] = FAULTS.pop("changed")
 
 
 _certificate("certificate_missing", "no_certificate", problem="missing")
@@ -486,13 +350,11 @@ _certificate("certificate_for_other_names", "one_label_too_few", names=("*.examp
 
 
 def _log(code: str, name: str, line: str, *, crash: bool = False) -> None:
-    @fault(code)
+    @fault(code, name=name)
     def said(cluster: Cluster) -> None:
         if crash:
             cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
         cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["starting", line]
-
-    FAULTS[name] = FAULTS.pop("said")
 
 
 _library = "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
@@ -557,11 +419,6 @@ def traefik_scaled_to_0(cluster: Cluster) -> None:
     traefik["spec"]["replicas"], traefik["status"] = 0, {}
 
 
-@fault("shm_too_small")
-def shared_memory_of_1_mib(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["shmSize"] = "1Mi"
-
-
 _log("home_full", "home_full_while_it_runs", "OSError: [Errno 28] No space left on device: '/home/user/.cache/x'")
 _log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No space left on device", crash=True)
 
@@ -584,16 +441,6 @@ def the_kubelet_is_stopped(cluster: Cluster) -> None:
     for pod in cluster.objects["pods"]:
         next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")["status"] = "False"
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
-
-
-@fault("api_server_slow")
-def each_request_takes_two_seconds(cluster: Cluster) -> None:
-    cluster.api_seconds = 2.04
-
-
-@fault("encoder_obsolete")
-def encoder_of_selkies_1(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
 
 
 # Nodes that an autoscaler could remove
@@ -638,3 +485,78 @@ def add_pod(cluster: Cluster, name: str, **metadata: Any) -> None:
     meta = {"name": name, "namespace": "lab", "uid": f"uid-{name}", **metadata}
     spec = {"nodeName": "node-1", "containers": [{"name": name, "image": "x"}]}
     cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+
+
+fault("crd_missing", name="pool_kind_missing")(
+    lambda cluster: cluster.drop("customresourcedefinitions", "vdipools.vdi.kasm.io")
+)
+fault("operator_down", name="operator_scaled_away")(
+    lambda cluster: setitem(cluster.one("deployments")["spec"], "replicas", 0)
+)
+fault("operator_without_lease", name="lease_not_renewed")(
+    lambda cluster: setitem(cluster.one("leases")["spec"], "renewTime", OLD)
+)
+fault("lease_of_a_stranger", name="another_leads")(
+    lambda cluster: setitem(cluster.one("leases")["spec"], "holderIdentity", "laptop_99")
+)
+fault("operators_share_namespace", name="two_operators_for_one_namespace")(_second_operator)
+fault("operators_share_domain", name="two_releases_with_one_domain")(
+    lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab")
+)
+fault(name="two_releases_side_by_side")(
+    lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com")
+)
+fault("operator_rights_missing", name="role_cut")(lambda cluster: cluster.one("roles")["rules"].pop())
+fault("operator_rights_missing", name="binding_gone")(lambda cluster: cluster.drop("clusterrolebindings"))
+fault("finalizer_stuck", name="finalizer_stays")(
+    lambda cluster: setitem(cluster.session["metadata"], "deletionTimestamp", OLD)
+)
+fault("session_ignored", name="no_one_looks")(lambda cluster: cluster.without_pod())
+fault("desktop_out_of_memory", name="given_up_for_memory")(
+    lambda cluster: setitem(_failures(cluster, "OutOfMemory", 6), "phase", "Failed")
+)
+fault("desktop_crashes", name="pause_after_a_crash")(lambda cluster: _failures(cluster, "CrashLoop", 4))
+fault("check_failed", name="nonsense_in_an_object")(
+    lambda cluster: setitem(cluster.one("persistentvolumeclaims"), "status", "Bound?")
+)
+fault("image_unavailable", name="image_wrong")(
+    lambda cluster: cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
+)
+fault("reference_missing", name="secret_missing")(
+    lambda cluster: cluster.not_ready(
+        waiting={"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
+    )
+)
+fault("desktop_crashes", name="crash_loop")(
+    lambda cluster: cluster.not_ready(
+        waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error", "message": "bye"}, restarts=2
+    )
+)
+fault("desktop_out_of_memory", name="memory_used_up")(
+    lambda cluster: cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
+)
+fault("node_refused", name="two_slices")(
+    lambda cluster: cluster.not_ready(
+        phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas"
+    )
+)
+fault("local_path_mode_wrong", name="the_mode_of_new_homes_is_changed_afterwards")(
+    lambda cluster: _local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
+)
+fault("traefik_down", name="traefik_not_ready")(
+    lambda cluster: setitem(cluster.one("deployments", "traefik"), "status", {})
+)
+fault("route_missing", name="no_route")(lambda cluster: cluster.drop("ingressroutes"))
+fault("service_missing", name="no_service")(lambda cluster: cluster.drop("services"))
+fault("service_without_endpoints", name="no_one_behind_the_service")(
+    lambda cluster: setitem(cluster.one("endpointslices"), "endpoints", [])
+)
+fault("shm_too_small", name="shared_memory_of_1_mib")(
+    lambda cluster: setitem(cluster.one("vditemplates")["spec"], "shmSize", "1Mi")
+)
+fault("api_server_slow", name="each_request_takes_two_seconds")(lambda cluster: setattr(cluster, "api_seconds", 2.04))
+fault("encoder_obsolete", name="encoder_of_selkies_1")(
+    lambda cluster: setitem(
+        cluster.one("vditemplates")["spec"], "env", [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
+    )
+)

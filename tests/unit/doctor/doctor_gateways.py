@@ -1,14 +1,13 @@
 """What can be wrong with the gateway and the cluster's network, on a cluster with a gateway and policies."""
 
-from collections.abc import Callable
+from operator import setitem
 from typing import Any
 
 import msgspec
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Break, Cluster, Object, deployment, ready_status
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, ready_status
 from vdi.diagnosis.snapshot import Unreadable
 
-GATEWAY_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
 _TRAEFIK = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "traefik"}}}
 _LINE = 'time=2026-11-20T11:59:00Z level=warning logger=vdi.gateway.health msg="{}"'
@@ -57,18 +56,7 @@ def _policy(name: str, namespace: str, selector: Object, ingress: list[Object]) 
     return {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
 
 
-def fault(*codes: str) -> Callable[[Break], Break]:
-    """A fault on a cluster with a gateway."""
-
-    def note(make: Break) -> Break:
-        def both(cluster: Cluster) -> None:
-            with_gateway(cluster)
-            make(cluster)
-
-        GATEWAY_FAULTS[make.__name__] = frozenset(codes), both
-        return make
-
-    return note
+GATEWAY_FAULTS = fault = Faults(on=with_gateway)
 
 
 def _says(cluster: Cluster, *messages: str) -> None:
@@ -93,11 +81,6 @@ def _office(cluster: Cluster, secret: Object | None = None) -> None:
 _CREDENTIALS = {"username": "a2FzbV91c2Vy", "password": "b2YtdGhlLWltYWdl"}
 
 
-@fault()
-def an_image_with_tls_and_a_login_that_has_all_it_needs(cluster: Cluster) -> None:
-    _office(cluster, _CREDENTIALS)
-
-
 @fault("certificate_expired")
 def the_portal_s_copy_of_the_certificate_is_over(cluster: Cluster) -> None:
     (good,) = cluster.certificates
@@ -114,11 +97,6 @@ def no_transport_to_an_image_with_tls(cluster: Cluster) -> None:
 def no_secret_to_sign_in_to_an_image(cluster: Cluster) -> None:
     _office(cluster)
     cluster.drop("secrets")
-
-
-@fault("basic_auth_secret_missing")
-def a_secret_to_sign_in_with_another_key(cluster: Cluster) -> None:
-    _office(cluster, {**_CREDENTIALS, "password": ""})
 
 
 @fault("not_readable")
@@ -145,11 +123,6 @@ def gateway_scaled_away(cluster: Cluster) -> None:
     cluster.drop("pods", "vdi-gateway-1")
 
 
-@fault("gateway_down")
-def gateway_set_wrong(cluster: Cluster) -> None:
-    _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed: a duration such as 8h")
-
-
 @fault("gateway_missing")
 def routes_ask_no_one(cluster: Cluster) -> None:
     cluster.drop("deployments", "vdi-gateway")
@@ -162,48 +135,6 @@ def routes_ask_no_one(cluster: Cluster) -> None:
 def gateway_older_than_its_database(cluster: Cluster) -> None:
     said = "VDI_DATABASE_URL: the database is at revision 0009_next, which this version does not know"
     _does_not_start(cluster, f'time=x level=critical logger=vdi.gateway msg="{said}"')
-
-
-@fault("database_unreachable")
-def database_away(cluster: Cluster) -> None:
-    _says(
-        cluster, "trouble: shared state: no answer", "trouble: database: refused", "no trouble any more: shared state"
-    )
-
-
-@fault("database_unreachable")
-def database_away_from_the_start(cluster: Cluster) -> None:
-    _does_not_start(cluster, _LINE.format("waiting for the database: connection refused"))
-
-
-@fault("redis_unreachable")
-def redis_away(cluster: Cluster) -> None:
-    _says(cluster, "trouble: shared state: no response within 2 s")
-
-
-@fault("oidc_unreachable")
-def provider_away(cluster: Cluster) -> None:
-    _says(cluster, "trouble: single sign-on: https://id.example.com: GET https://id.example.com/: 502")
-
-
-@fault("websocket_cut")
-def a_proxy_in_front_cuts_connections(cluster: Cluster) -> None:
-    _says(cluster, "trouble: websockets of alice-0: they are disconnected every 61 s")
-
-
-@fault("gateway_troubled")
-def keys_forbidden(cluster: Cluster) -> None:
-    cluster.logs["kasm/vdi-gateway-1"] = ['{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}']
-
-
-@fault("history_not_written")
-def database_read_only(cluster: Cluster) -> None:
-    """It answers, so the gateway is ready."""
-    _says(
-        cluster,
-        "history is not written, and goes on when this has passed: attempt to write a readonly database",
-        "history: the retention is put off for 30 s: attempt to write a readonly database",
-    )
 
 
 @fault("node_not_ready")
@@ -225,11 +156,6 @@ def no_names(cluster: Cluster) -> None:
     _says(cluster, "trouble: database: Temporary failure in name resolution")
 
 
-@fault("turn_down")
-def turn_away(cluster: Cluster) -> None:
-    cluster.one("deployments", "coturn")["status"] = {}
-
-
 @fault("network_policy_blocks")
 def traefik_has_other_labels(cluster: Cluster) -> None:
     labels = cluster.one("deployments", "traefik")["spec"]["template"]["metadata"]["labels"]
@@ -249,16 +175,54 @@ def node_is_ahead(cluster: Cluster) -> None:
         condition["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
 
 
-@fault("clock_wrong")
-def a_replica_of_the_gateway_is_ahead(cluster: Cluster) -> None:
-    _says(cluster, "trouble: clock: it is 300 s ahead of the API server's. Set the clocks of the nodes (NTP)")
-
-
-@fault("api_certificate_ends")
-def k3s_up_for_a_year(cluster: Cluster) -> None:
-    cluster.api_certificate_ends = "2026-12-01T00:00:00Z"
-
-
-@fault("session_overdue")
-def no_one_ends_it(cluster: Cluster) -> None:
-    cluster.session["status"]["expiresAt"] = "2026-11-20T11:50:00Z"
+fault(name="an_image_with_tls_and_a_login_that_has_all_it_needs")(lambda cluster: _office(cluster, _CREDENTIALS))
+fault("basic_auth_secret_missing", name="a_secret_to_sign_in_with_another_key")(
+    lambda cluster: _office(cluster, {**_CREDENTIALS, "password": ""})
+)
+fault("gateway_down", name="gateway_set_wrong")(
+    lambda cluster: _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed: a duration such as 8h")
+)
+fault("database_unreachable", name="database_away")(
+    lambda cluster: _says(
+        cluster, "trouble: shared state: no answer", "trouble: database: refused", "no trouble any more: shared state"
+    )
+)
+fault("database_unreachable", name="database_away_from_the_start")(
+    lambda cluster: _does_not_start(cluster, _LINE.format("waiting for the database: connection refused"))
+)
+fault("redis_unreachable", name="redis_away")(
+    lambda cluster: _says(cluster, "trouble: shared state: no response within 2 s")
+)
+fault("oidc_unreachable", name="provider_away")(
+    lambda cluster: _says(cluster, "trouble: single sign-on: https://id.example.com: GET https://id.example.com/: 502")
+)
+fault("websocket_cut", name="a_proxy_in_front_cuts_connections")(
+    lambda cluster: _says(cluster, "trouble: websockets of alice-0: they are disconnected every 61 s")
+)
+fault("gateway_troubled", name="keys_forbidden")(
+    lambda cluster: setitem(
+        cluster.logs,
+        "kasm/vdi-gateway-1",
+        ['{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}'],
+    )
+)
+# It answers, so the gateway is ready.
+fault("history_not_written", name="database_read_only")(
+    lambda cluster: _says(
+        cluster,
+        "history is not written, and goes on when this has passed: attempt to write a readonly database",
+        "history: the retention is put off for 30 s: attempt to write a readonly database",
+    )
+)
+fault("turn_down", name="turn_away")(lambda cluster: setitem(cluster.one("deployments", "coturn"), "status", {}))
+fault("clock_wrong", name="a_replica_of_the_gateway_is_ahead")(
+    lambda cluster: _says(
+        cluster, "trouble: clock: it is 300 s ahead of the API server's. Set the clocks of the nodes (NTP)"
+    )
+)
+fault("api_certificate_ends", name="k3s_up_for_a_year")(
+    lambda cluster: setattr(cluster, "api_certificate_ends", "2026-12-01T00:00:00Z")
+)
+fault("session_overdue", name="no_one_ends_it")(
+    lambda cluster: setitem(cluster.session["status"], "expiresAt", "2026-11-20T11:50:00Z")
+)

@@ -1,12 +1,10 @@
 """What can be wrong with shared GPUs, on a cluster where eight desktops share each."""
 
-from collections.abc import Callable
+from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, Break, Cluster, Object
+from unit.doctor.doctor_builders import BEGAN, Cluster, Faults, Object
 from vdi.gpu.sharing.config import Sharing, render_config
-
-GPU_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
 
 
 def shared(cluster: Cluster) -> None:
@@ -57,18 +55,7 @@ def by_policy(cluster: Cluster) -> None:
     cluster.objects["clusterpolicies"] = [{**policy, "status": {"state": "ready", "namespace": "gpu-operator"}}]
 
 
-def fault(*codes: str, on: Break = shared) -> Callable[[Break], Break]:
-    """A fault of GPUs."""
-
-    def note(make: Break) -> Break:
-        def both(cluster: Cluster) -> None:
-            on(cluster)
-            make(cluster)
-
-        GPU_FAULTS[make.__name__] = frozenset(codes), both
-        return make
-
-    return note
+GPU_FAULTS = fault = Faults(on=shared)
 
 
 def _advertise(cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", part: str = "") -> None:
@@ -93,11 +80,6 @@ def no_gpu_anywhere(cluster: Cluster) -> None:
     cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
 
 
-@fault("gpu_device_plugin_missing", on=by_policy)
-def plugin_gone(cluster: Cluster) -> None:
-    cluster.objects["daemonsets"] = []
-
-
 @fault("gpu_sharing_not_configured")
 def whole_gpus_are_not_enough(cluster: Cluster) -> None:
     spec: Any = cluster.one("daemonsets")["spec"]["template"]["spec"]
@@ -106,21 +88,6 @@ def whole_gpus_are_not_enough(cluster: Cluster) -> None:
     _advertise(cluster, 2)
     _wait_for_gpu(cluster)
     cluster.objects["configmaps"] = []
-
-
-@fault("gpu_config_map_missing")
-def config_map_gone(cluster: Cluster) -> None:
-    cluster.objects["configmaps"] = []
-
-
-@fault("gpu_config_invalid")
-def config_is_no_yaml(cluster: Cluster) -> None:
-    cluster.one("configmaps")["data"]["any"] = "version: [v2"
-
-
-@fault("gpu_default_key_missing", on=by_policy)
-def default_is_no_key(cluster: Cluster) -> None:
-    cluster.one("configmaps")["data"] = {"other": render_config(Sharing(8))}
 
 
 @fault("gpu_default_key_unset", on=by_policy)
@@ -144,11 +111,6 @@ def plugin_not_restarted(cluster: Cluster) -> None:
     _advertise(cluster, 2)
 
 
-@fault("gpu_device_plugin_not_ready")
-def plugin_fails(cluster: Cluster) -> None:
-    cluster.one("daemonsets")["status"]["numberReady"] = 0
-
-
 @fault("gpu_config_reader_not_ready")
 def discovery_fails(cluster: Cluster) -> None:
     reader = {"name": "config-manager", "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}]}
@@ -160,51 +122,8 @@ def discovery_fails(cluster: Cluster) -> None:
     cluster.objects["daemonsets"].append({"metadata": meta, "spec": spec, "status": status})
 
 
-@fault("gpu_node_config_unknown", on=by_policy)
-def label_of_nothing(cluster: Cluster) -> None:
-    cluster.one("nodes")["metadata"]["labels"]["nvidia.com/device-plugin.config"] = "huge"
-
-
-@fault("gpu_mig_mismatch")
-def cut_by_mig(cluster: Cluster) -> None:
-    cluster.one("nodes")["metadata"]["labels"] |= {
-        "nvidia.com/mig.config": "all-1g",
-        "nvidia.com/mig.strategy": "single",
-    }
-
-
-@fault("gpu_capacity_wrong")
-def one_and_not_eight(cluster: Cluster) -> None:
-    _advertise(cluster, 2)
-
-
-@fault("gpu_count_unknown")
-def no_one_counts(cluster: Cluster) -> None:
-    del cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.count"]
-
-
-@fault("gpu_unhealthy")
-def broken_gpu(cluster: Cluster) -> None:
-    _advertise(cluster, 8, part="allocatable")
-
-
-@fault("gpu_resource_twice")
-def two_names(cluster: Cluster) -> None:
-    _advertise(cluster, 16, "nvidia.com/gpu.shared")
-
-
-@fault("gpu_labels_stale", on=by_policy)
-def labels_of_yesterday(cluster: Cluster) -> None:
-    cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.replicas"] = "4"
-
-
 def _k3s(cluster: Cluster) -> None:
     cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
-
-
-@fault("gpu_runtime_class_missing")
-def no_runtime_class(cluster: Cluster) -> None:
-    _k3s(cluster)
 
 
 @fault("gpu_toolkit_paths_not_k3s", on=by_policy)
@@ -228,27 +147,63 @@ def _draws_in_software(cluster: Cluster, reason: str, message: str) -> None:
     cluster.session["status"]["graphics"] = graphics
 
 
-@fault("graphics_capability_missing", on=lambda _: None)
-def capability_left_out(cluster: Cluster) -> None:
-    _draws_in_software(cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics")
-
-
-@fault("graphics_driver_not_loadable", on=lambda _: None)
-def driver_upgraded_below_a_desktop(cluster: Cluster) -> None:
-    _draws_in_software(cluster, "DriverNotLoadable", "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: not found")
-
-
-@fault("graphics_in_software", on=lambda _: None)
-def zink_draws_nothing(cluster: Cluster) -> None:
-    _draws_in_software(cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s")
-
-
-@fault("graphics_in_software", on=lambda _: None)
-def intel_gpu_on_x11(cluster: Cluster) -> None:
-    _draws_in_software(cluster, "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland")
-
-
 @fault("gpu_encoder_missing", on=lambda _: None)
 def gpu_for_computing(cluster: Cluster) -> None:
     cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
     cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"
+
+
+fault("gpu_device_plugin_missing", name="plugin_gone", on=by_policy)(
+    lambda cluster: setitem(cluster.objects, "daemonsets", [])
+)
+fault("gpu_config_map_missing", name="config_map_gone")(lambda cluster: setitem(cluster.objects, "configmaps", []))
+fault("gpu_config_invalid", name="config_is_no_yaml")(
+    lambda cluster: setitem(cluster.one("configmaps")["data"], "any", "version: [v2")
+)
+fault("gpu_default_key_missing", name="default_is_no_key", on=by_policy)(
+    lambda cluster: setitem(cluster.one("configmaps"), "data", {"other": render_config(Sharing(8))})
+)
+fault("gpu_device_plugin_not_ready", name="plugin_fails")(
+    lambda cluster: setitem(cluster.one("daemonsets")["status"], "numberReady", 0)
+)
+fault("gpu_node_config_unknown", name="label_of_nothing", on=by_policy)(
+    lambda cluster: setitem(cluster.one("nodes")["metadata"]["labels"], "nvidia.com/device-plugin.config", "huge")
+)
+fault("gpu_mig_mismatch", name="cut_by_mig")(
+    lambda cluster: cluster.one("nodes")["metadata"]["labels"].update(
+        {
+            "nvidia.com/mig.config": "all-1g",
+            "nvidia.com/mig.strategy": "single",
+        }
+    )
+)
+fault("gpu_capacity_wrong", name="one_and_not_eight")(lambda cluster: _advertise(cluster, 2))
+fault("gpu_count_unknown", name="no_one_counts")(
+    lambda cluster: cluster.one("nodes")["metadata"]["labels"].pop("nvidia.com/gpu.count")
+)
+fault("gpu_unhealthy", name="broken_gpu")(lambda cluster: _advertise(cluster, 8, part="allocatable"))
+fault("gpu_resource_twice", name="two_names")(lambda cluster: _advertise(cluster, 16, "nvidia.com/gpu.shared"))
+fault("gpu_labels_stale", name="labels_of_yesterday", on=by_policy)(
+    lambda cluster: setitem(cluster.one("nodes")["metadata"]["labels"], "nvidia.com/gpu.replicas", "4")
+)
+fault("gpu_runtime_class_missing", name="no_runtime_class")(_k3s)
+fault("graphics_capability_missing", name="capability_left_out", on=lambda _: None)(
+    lambda cluster: _draws_in_software(
+        cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"
+    )
+)
+fault("graphics_driver_not_loadable", name="driver_upgraded_below_a_desktop", on=lambda _: None)(
+    lambda cluster: _draws_in_software(
+        cluster, "DriverNotLoadable", "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: not found"
+    )
+)
+fault("graphics_in_software", name="zink_draws_nothing", on=lambda _: None)(
+    lambda cluster: _draws_in_software(
+        cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"
+    )
+)
+fault("graphics_in_software", name="intel_gpu_on_x11", on=lambda _: None)(
+    lambda cluster: _draws_in_software(
+        cluster, "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland"
+    )
+)

@@ -1,28 +1,16 @@
 """Faults of Kasm, hand-made: each breaks a healthy Kasm in one place. tests/kasm makes them for real."""
 
-from collections.abc import Callable
-
-from unit.doctor.doctor_builders import BEGAN, Break, Cluster
+from unit.doctor.doctor_builders import BEGAN, Cluster, Faults
 from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 
-KASM_FAULTS: dict[str, tuple[frozenset[str], Break]] = {}
+KASM_FAULTS = fault = Faults(prefix="kasm_")
 VIOLATION = (
     'pods "kasm-proxy-default-deployment-x" is forbidden: violates PodSecurity "restricted:latest":'
     ' runAsNonRoot != true (container "kasm-proxy-data-perms" must not set securityContext.runAsNonRoot=false)'
 )
-
-
-def fault(*codes: str) -> Callable[[Break], Break]:
-    """A fault, and the codes of its causes."""
-
-    def note(make: Break) -> Break:
-        KASM_FAULTS[f"kasm_{make.__name__}"] = frozenset(codes), make
-        return make
-
-    return note
 
 
 @fault("kasm_probe_fails")
