@@ -35,7 +35,7 @@ RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 GPUS = {"gpu-a": 1, "gpu-b": 2}
 CONFIG_MAPS = ("time-slicing-config", "plugin-configs")
 ROOM = {"cpu": "8", "memory": "32Gi", "pods": "50"}
-SHARED, RENAMED = "nvidia.com/gpu", "nvidia.com/gpu.shared"
+SHARED = "nvidia.com/gpu"
 
 
 class GpuCluster(Tools):
@@ -301,27 +301,6 @@ def test_the_charts_config_map_does_the_same_once_the_policy_names_it(operator: 
 
 
 # What is typed, the exit code, and what is said.
-REFUSED = (
-    (("--node", "gpu-z=any"), 2, "--node names 'gpu-z', which is not in this cluster; allowed: gpu-a, gpu-b"),
-    (("--timeout", "soon"), 2, "--timeout: 'soon' is not a duration"),
-)
-
-
-def test_refused(operator: GpuCluster) -> None:
-    for words, code, said in REFUSED:
-        ran = operator.gpu("configure", *words)
-        assert (ran.returncode, ran.stdout) == (code, "")
-        assert said in ran.stderr
-        assert operator.advertised() == [1, 2]
-
-
-def test_renamed(operator: GpuCluster) -> None:
-    done = operator.gpu("configure", "--rename-by-default", "--timeout", "20s", "-o", "json")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert (operator.advertised(SHARED), operator.advertised(RENAMED)) == ([0, 0], [8, 16])
-    assert any("gpuResource=nvidia.com/gpu.shared" in note for note in json.loads(done.stdout)["notes"])
-
-
 @pytest.mark.long
 def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""

@@ -13,7 +13,6 @@ from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.kasm_builders import Kasm
 from vdi.doctor.checks.run import rank
 from vdi.doctor.codes import make_finding
-from vdi.doctor.codes.infrastructure import INFRASTRUCTURE
 from vdi.doctor.fixes import FIXES
 from vdi.doctor.objects.references import observe_gpus, pods_to_log
 from vdi.doctor.probe.reach import Seen, Target, judge
@@ -34,14 +33,6 @@ def test_a_missing_class_is_not_also_a_home_that_is_not_provisioned() -> None:
     note = 'storageclass.storage.k8s.io "fast-ssd" not found'
     cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", note)
     assert keys(cluster) == [f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
-
-
-def test_a_home_that_cannot_be_provisioned_is_one_cause() -> None:
-    cluster = Cluster()
-    claim = _pending_claim(cluster)
-    claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = "node-1"
-    cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", "mkdir: Permission denied")
-    assert keys(cluster) == [f"home_not_provisioned persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
 
 
 def test_a_pod_without_the_secret_of_its_login_is_not_another_cause() -> None:
@@ -250,13 +241,3 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
         for code in ("probe_pod_failed", "probe_bad_answer", "probe_turn_refused")
     ]
     assert [root.code for root in roots(rank([*cluster.findings(), *tried]))] == ["dns_down"]
-
-
-@pytest.mark.parametrize("name", GPU_FAULTS)
-def test_a_finding_about_gpus_is_a_short_sentence_with_details_as_evidence(name: str) -> None:
-    cluster = Cluster()
-    GPU_FAULTS[name][1](cluster)
-    for finding in cluster.findings():
-        if finding.code in {code.code for code in INFRASTRUCTURE if code.code.startswith("gpu_")}:
-            assert len(finding.message) <= 120, finding.message
-            assert finding.evidence

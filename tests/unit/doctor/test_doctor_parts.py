@@ -1,7 +1,6 @@
 """Rights, certificates, redaction, ranking, rendering, collecting: each by itself."""
 
 import json
-from xml.etree import ElementTree
 
 import msgspec
 import pytest
@@ -19,8 +18,6 @@ from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
 from vdi.doctor.objects.references import pods_to_log, read_certificate
 from vdi.doctor.objects.sanitize import sanitize
-from vdi.doctor.report import make_report, summarize
-from vdi.findings.render import as_data, as_junit, as_text
 from vdi.kube.certificate import covers
 from vdi.operator import runtime
 from vdi.session.naming import user_home_claim_name
@@ -164,21 +161,6 @@ def test_several_desktops_may_write_to_a_home_with_read_write_many() -> None:
 def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
     with pytest.raises(BadSnapshotError):
         load(data)
-
-
-def test_what_is_printed() -> None:
-    cluster = Cluster(6)
-    FAULTS["node_removed"][1](cluster)
-    snapshot, findings = cluster.snapshot(), cluster.findings()
-    text = "\n".join(as_text(make_report(findings, snapshot)))
-    assert "and 3 more desktop_on_lost_node" in text
-    assert summarize(findings, snapshot) in text
-    assert len(as_data(make_report(findings, snapshot))["findings"]) == len(findings)
-    suite = ElementTree.fromstring(as_junit(make_report(findings, snapshot)))
-    assert int(suite.attrib["tests"]) == len(suite) == len(findings)
-    healthy = Cluster().snapshot()
-    assert "no problems found" in "\n".join(as_text(make_report([], healthy)))
-    assert len(ElementTree.fromstring(as_junit(make_report([], healthy)))) == 1
 
 
 def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:

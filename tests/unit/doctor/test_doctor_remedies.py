@@ -14,53 +14,23 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_findings import every_finding
 
 # What an administrator has on their machine, or on a node.
+# Programs that an administrator has on their machine, or on a node.
 PROGRAMS = {
-    "kubectl",
-    "helm",
-    "vdi",
-    "systemctl",
-    "journalctl",
-    "timedatectl",
-    "df",
-    "k3s",
-    "crictl",
-    "chown",
-    "nvidia-smi",
-    "dmesg",
+    *("kubectl", "helm", "vdi", "systemctl", "journalctl", "timedatectl", "df", "k3s", "crictl", "chown"),
+    *("nvidia-smi", "dmesg"),
 }
 VERBS = {
-    "get",
-    "describe",
-    "delete",
-    "edit",
-    "patch",
-    "scale",
-    "label",
-    "annotate",
-    "taint",
-    "uncordon",
-    "set",
-    "create",
+    *("get", "describe", "delete", "edit", "patch", "scale", "label", "annotate", "taint", "uncordon", "set"),
+    *("create",),
 }
 KINDS = {
-    *(
-        "pod",
-        "pods",
-        "node",
-        "nodes",
-        "namespace",
-        "service",
-        "services",
-        "secret",
-        "secrets",
-        "configmap",
-        "configmaps",
-    ),
-    *("deployment", "deployments", "daemonset", "statefulset", "statefulsets", "job", "pvc", "pv", "storageclass"),
-    *("persistentvolumeclaim", "resourcequota", "limitrange", "serviceaccount", "networkpolicy", "lease", "role"),
-    *("clusterrole", "vdisession", "vdisessions", "vditemplate", "vditemplates", "ingressroute", "ingressroutes"),
-    *("middlewares.traefik.io", "clusterpolicies.nvidia.com", "clusterpolicy", "events", "replicaset"),
-    *("validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding", "clusterrolebinding"),
+    *("pod", "pods", "node", "nodes", "namespace", "service", "services", "secret", "secrets", "configmap"),
+    *("configmaps", "deployment", "deployments", "daemonset", "statefulset", "statefulsets", "job", "pvc", "pv"),
+    *("storageclass", "persistentvolumeclaim", "resourcequota", "limitrange", "serviceaccount", "networkpolicy"),
+    *("lease", "role", "clusterrole", "vdisession", "vdisessions", "vditemplate", "vditemplates", "ingressroute"),
+    *("ingressroutes", "middlewares.traefik.io", "clusterpolicies.nvidia.com", "clusterpolicy", "events"),
+    *("replicaset", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding"),
+    *("clusterrolebinding",),
 }
 PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
 # Words of a sentence that somebody reads at night.
