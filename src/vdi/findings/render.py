@@ -60,7 +60,7 @@ _COUNTED = frozenset({Severity.ERROR, Severity.WARNING})
 
 
 def as_text(report: Report) -> Iterator[str]:
-    """Line by line, with a line about the run at the end."""
+    """Lines for people, with a line about the run at the end."""
     yield from findings_as_text(report.findings, verbose=report.verbose)
     for note in report.notes:
         yield from [note, ""]
@@ -68,7 +68,7 @@ def as_text(report: Report) -> Iterator[str]:
 
 
 def findings_as_text(findings: Sequence[Finding], *, verbose: bool = True) -> Iterator[str]:
-    """Line by line: what is wrong, what shows it, what to do; under it what follows from it."""
+    """Lines for people: a cause with evidence and remedy, and its consequences below it."""
     # A new line in a name, or in a command that is there to be pasted, must not begin another one.
     return (escape_text(line) for line in _findings_as_text(findings, verbose=verbose))
 
@@ -117,7 +117,7 @@ def _heading(mark: str, finding: Finding) -> str:
 
 
 def _remedy_lines(finding: Finding, indent: str) -> Iterator[str]:
-    """A command is a line of its own and is not broken up: it is there to be pasted."""
+    # A command is a line of its own and is not broken up: it is there to be pasted.
     remedy = finding.remedy
     if remedy.sentence:
         yield from _wrapped(remedy.sentence, f"{indent}  > ")
@@ -134,7 +134,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def as_data(report: Report) -> dict[str, Any]:
-    """For programs."""
+    """A report as JSON for programs."""
     return {
         **report.context,
         "summary": report.conclusion,
@@ -144,20 +144,16 @@ def as_data(report: Report) -> dict[str, Any]:
 
 
 def as_junit(report: Report) -> str:
-    """One test case a finding; one that passes where there are no findings."""
+    """A test case for each finding; one that passes when there are none."""
     name = report.tool.replace(" ", ".")
     cases = [_case(finding, name, report) for finding in report.findings]
     cases = cases or [f'  <testcase classname="{name}" name="nothing is wrong"/>\n']
-    failures = sum(_fails(finding, report) for finding in report.findings)
+    failures = sum(fails(finding.severity, warnings_fail=report.warnings_fail) for finding in report.findings)
     skipped = sum(finding.severity is Severity.UNKNOWN for finding in report.findings)
     head = f'tests="{len(cases)}" failures="{failures}" skipped="{skipped}"'
     head += f' timestamp="{report.timestamp}"' if report.timestamp else ""
     suite = f'<testsuite name="{report.tool}" {head}>\n{"".join(cases)}</testsuite>'
     return escape_text(f'<?xml version="1.0" encoding="UTF-8"?>\n{suite}', "\n")
-
-
-def _fails(finding: Finding, report: Report) -> bool:
-    return fails(finding.severity, warnings_fail=report.warnings_fail)
 
 
 def _case(finding: Finding, classname: str, report: Report) -> str:
@@ -167,7 +163,7 @@ def _case(finding: Finding, classname: str, report: Report) -> str:
     inner = ""
     if finding.severity is Severity.UNKNOWN:
         inner = f"<skipped message={text}/>"
-    elif _fails(finding, report):
+    elif fails(finding.severity, warnings_fail=report.warnings_fail):
         inner = f"<failure type={quoteattr(finding.severity.value)} message={text}>{body}</failure>"
     elif not finding.is_ok:
         inner = f"<system-out>{escape(finding.text)}\n{body}</system-out>"

@@ -9,7 +9,7 @@ from vdi.findings.model import Severity
 _code = partial(Code, layer="control plane")
 _warning = partial(_code, severity=Severity.WARNING)
 
-# Why no operator acts on sessions.
+# Reasons why no operator acts on sessions.
 NO_OPERATOR = (
     "crd_missing",
     "operator_missing",

@@ -10,7 +10,7 @@ _code = partial(Code, layer="infrastructure")
 _warning = partial(_code, severity=Severity.WARNING)
 _VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
 
-# Why a desktop ends again and again, or does not answer.
+# Reasons why a desktop ends repeatedly, or does not respond.
 CRASH_CAUSES = (
     "library_missing",
     "home_full",
@@ -21,7 +21,7 @@ CRASH_CAUSES = (
     "shm_too_small",
 )
 
-# Why there are fewer GPUs than there should be.
+# Reasons why there are fewer GPUs than configured.
 GPU_SHARED_WRONG = (
     "gpu_nodes_missing",
     "gpu_device_plugin_missing",

@@ -1,1 +1,1 @@
-"""The objects of a snapshot, interpreted: components, sessions, permissions, policies; and their sanitized form. Pure."""
+"""Meaning of a snapshot's objects: components, sessions, permissions, policies, and their sanitized form. Pure."""

@@ -155,7 +155,7 @@ def _find_components(snapshot: Snapshot, container: str, variable: str) -> Itera
 
 
 def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> tuple[str, list[str]]:
-    """Why a pod of the chart is not ready, as a clause, and the evidence: kubelet and runtime in their own words.
+    """A clause that says why a pod of the chart is not ready, and its evidence in the words of kubelet and runtime.
 
     `component`: `operator` or `gateway`.
     """
@@ -190,7 +190,6 @@ class Operator(Component):
 
     @property
     def account(self) -> str:
-        """Name of its ServiceAccount."""
         return str(self.pod_spec.get("serviceAccountName") or "default")
 
 
@@ -272,7 +271,7 @@ def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
 
 
 def troubles(lines: list[str]) -> dict[str, str]:
-    """What a gateway lacks -> why, from the end of its log: each with its latest reason, without those that ended."""
+    """Dependency that a gateway lacks -> latest reason, from the end of its log, without those that it has again."""
     lacking: dict[str, str] = {}
     for line in lines:
         message = _message_of(line)

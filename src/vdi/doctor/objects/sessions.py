@@ -203,14 +203,14 @@ class SessionDiagnosis:
 
     @cached_property
     def answer(self) -> Explanation | None:
-        """Why its pod is not ready; None: it is ready, or there is no pod."""
+        """The reason why its pod is not ready; None: it is ready, or there is no pod."""
         if self.pod is None or (self.pod.ready and not self.observed.node_lost):
             return None
         return explain(self.observed.start_state(self.pod))
 
     @cached_property
     def problem(self) -> Blocked | None:
-        """Why it has no pod: what the operator has reported of this generation, else what it would report."""
+        """The reason why it has no pod: as the operator reported it of this generation, else as it would report it."""
         if self.pod is not None or self.resting:
             return None
         status = self.session.status
@@ -304,10 +304,10 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
 
 @lru_cache(maxsize=2)
 def diagnose_sessions(snapshot: Snapshot) -> tuple[SessionDiagnosis, ...]:
-    """The requested sessions."""
+    """All sessions in the scope. Cached: checks share what one of them has worked out."""
     return tuple(SessionDiagnosis(snapshot, session) for session in snapshot.sessions)
 
 
 def active_sessions(snapshot: Snapshot) -> list[SessionDiagnosis]:
-    """The requested sessions of which a desktop is expected."""
+    """Sessions in the scope of which a desktop is expected."""
     return [diagnosis for diagnosis in diagnose_sessions(snapshot) if not diagnosis.resting]

@@ -117,7 +117,7 @@ async def _request(url: str, tls: ssl.SSLContext | None) -> tuple[int, int]:
 
 
 def judge(target: Target, seen: Seen) -> Iterator[Finding]:
-    """Findings of an attempt."""
+    """Findings of an attempt: the first step that failed, and a certificate that is refused."""
     parts, curl = urlsplit(target.url), f"curl -vk {target.url}"
     host = parts.hostname or target.url
 
@@ -300,7 +300,7 @@ def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
 
 
 async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[str, bool]:
-    """Why the pod failed (empty: it succeeded), and whether it connected to the denied port."""
+    """The pod's failure (empty: it succeeded), and whether it connected to the denied port."""
     deadline = clock.monotonic() + POD_SECONDS
     while True:
         pod = await client.get(PODS, name, namespace=namespace, into=Pod)

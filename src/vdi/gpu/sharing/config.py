@@ -24,7 +24,7 @@ class BadConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """How the GPUs of a node are shared. One method and one number hold for all GPUs of the node."""
+    """The sharing of a node's GPUs: one method and one number for all of them."""
 
     # How many pods may have one GPU; 1 is not shared.
     replicas: int = 8
@@ -36,7 +36,7 @@ class Sharing:
 
     @property
     def resource(self) -> str:
-        """What nodes with this configuration advertise."""
+        """The resource that nodes with this configuration advertise."""
         return RENAMED if self.rename and self.replicas > 1 else RESOURCE
 
     @property
@@ -63,7 +63,7 @@ def render_config(sharing: Sharing) -> str:
 
 
 def read_config(text: str) -> Sharing:
-    """What a configuration does to nvidia.com/gpu. Raises BadConfigError."""
+    """The effect of a configuration on nvidia.com/gpu. Raises BadConfigError."""
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -1,30 +1,30 @@
-"""What is wrong with the sharing of GPUs, from the cause to the node that shows it. Pure.
+"""Findings about shared GPUs, from the configuration to the node that shows its effect. Pure.
 
-A finding is named for the bad state. One that only follows from another is not made: a node that nothing tells to share
-its GPUs is not blamed for advertising them once.
+`vdi gpu verify` and the doctor report them. A finding is named for the bad state. One that only follows from another is
+not made: a node without a configuration that shares its GPUs is not blamed for advertising them once.
 """
 
 from collections.abc import Iterator
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, Effect, GpuState, Node, effect_on, names, picker_of
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, effect_on, names, picker_of
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
 _CONFIGURE = Remedy.run("vdi gpu configure")
 
 
 def find(state: GpuState) -> list[Finding]:
-    """All findings, causes first."""
+    """All findings about a state, causes first."""
     return [*configuration_findings(state), *plugin_findings(state), *node_findings(state)]
 
 
 def configuration_findings(state: GpuState) -> Iterator[Finding]:
-    """What is wrong with ConfigMap and ClusterPolicy."""
+    """Findings about ConfigMap and ClusterPolicy."""
     policy, name = state.policy, state.config_name
     where = f"clusterpolicy/{policy.name}" if policy else "device plugin"
     if not name:
-        yield _error(
+        yield _finding(
             "gpu_sharing_not_configured",
             where,
             "The device plugin is not configured to share GPUs: each GPU serves one desktop.",
@@ -33,7 +33,7 @@ def configuration_findings(state: GpuState) -> Iterator[Finding]:
         return
     there = state.config_map
     if there is None:
-        yield _error(
+        yield _finding(
             "gpu_config_map_missing",
             where,
             f"It names ConfigMap {state.namespace}/{name}, which does not exist.",
@@ -45,7 +45,7 @@ def configuration_findings(state: GpuState) -> Iterator[Finding]:
         try:
             read_config(text)
         except BadConfigError as error:
-            yield _error(
+            yield _finding(
                 "gpu_config_invalid",
                 f"configmap/{state.namespace}/{name} key {key}",
                 "The device plugin cannot use this configuration.",
@@ -58,7 +58,7 @@ def configuration_findings(state: GpuState) -> Iterator[Finding]:
 def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
     picker, keys = picker_of(state), state.config_map.data if state.config_map else {}
     if picker.default and picker.default not in keys:
-        yield _error(
+        yield _finding(
             "gpu_default_key_missing",
             where,
             f"Its default {picker.default!r} is not a key of ConfigMap {state.config_name}.",
@@ -68,7 +68,7 @@ def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
         )
     unlabelled = [node.name for node in state.gpu_nodes if not node.label(CONFIG_LABEL)]
     if not picker.default and unlabelled and not picker.pick("", keys):
-        yield _error(
+        yield _finding(
             "gpu_default_key_unset",
             where,
             "It has no default key, so nodes without their own label share no GPUs.",
@@ -79,13 +79,12 @@ def _default_findings(state: GpuState, where: str) -> Iterator[Finding]:
 
 
 def _trap_findings(state: GpuState) -> Iterator[Finding]:
-    """What breaks GPU pods on K3s although all numbers are right."""
+    """Settings that break GPU pods on K3s although all numbers are right."""
     if not state.on_k3s:
         return
     if not state.runtime_class:
         yield _finding(
             "gpu_runtime_class_missing",
-            Severity.WARNING,
             "runtimeclass/nvidia",
             "This RuntimeClass does not exist: pods with runtimeClassName nvidia are refused.",
             Remedy(
@@ -93,6 +92,7 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
                 ("systemctl restart k3s",),
             ),
             "K3s creates this RuntimeClass itself when it finds the toolkit",
+            severity=Severity.WARNING,
         )
     policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
@@ -103,7 +103,6 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
     if environment.get("CONTAINERD_SOCKET") != K3S_SOCKET:
         yield _finding(
             "gpu_toolkit_paths_not_k3s",
-            Severity.WARNING,
             f"clusterpolicy/{policy.name}",
             "The toolkit's pods configure a containerd other than the one of K3s.",
             Remedy(
@@ -112,13 +111,14 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             ),
             f"toolkit.env CONTAINERD_SOCKET is {environment.get('CONTAINERD_SOCKET') or 'not set'}",
             f"the containerd of K3s listens at {K3S_SOCKET}",
+            severity=Severity.WARNING,
         )
 
 
 def plugin_findings(state: GpuState) -> Iterator[Finding]:
-    """What is wrong with the DaemonSets that read the configuration."""
+    """Findings about the DaemonSets that read the configuration."""
     if not state.gpu_nodes:
-        yield _error(
+        yield _finding(
             "gpu_nodes_missing",
             "nodes",
             "No node has a GPU that Kubernetes knows of.",
@@ -129,7 +129,7 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
             f"no label nvidia.com/gpu.present=true, no resource {RESOURCE}",
         )
     if not state.plugins:
-        yield _error(
+        yield _finding(
             "gpu_device_plugin_missing",
             "daemonsets",
             "No DaemonSet runs NVIDIA's device plugin.",
@@ -146,7 +146,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
     if state.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, state):
         default = picker_of(state).default or "none"
         desired = f"ConfigMap {state.config_name} with default {default}" if state.config_name else "no ConfigMap"
-        yield _error(
+        yield _finding(
             "gpu_policy_not_taken_up",
             where,
             "The GPU Operator has not applied the ClusterPolicy to it yet.",
@@ -157,7 +157,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         return
     outdated = outdated_pods(daemon_set, state)
     if outdated:
-        yield _error(
+        yield _finding(
             "gpu_config_not_read",
             where,
             f"Its pods have not read the last change of ConfigMap {state.config_name}.",
@@ -172,7 +172,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
     desired_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     updated = status.get("updatedNumberScheduled", 0)
     if status.get("observedGeneration", 0) < generation or updated < desired_pods or ready < desired_pods:
-        yield _error(
+        yield _finding(
             "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
             where,
             f"{updated} of {desired_pods} pods are of the latest revision, and {ready} are ready.",
@@ -181,7 +181,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
 
 
 def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
-    """Whether the DaemonSet is what the ClusterPolicy asks for."""
+    """Whether the DaemonSet is rendered from the current ClusterPolicy."""
     if (daemon_set.config_map or "") != state.config_name:
         return False
     if daemon_set.manager is None:
@@ -192,28 +192,25 @@ def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
 
 
 def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
-    """The pods that were made before the ConfigMap's data changed last: the plugin reads it when it starts.
-
-    Times of the API have whole seconds. A pod of the same second counts as newer: the other way round, one that is made
-    at once after the change would never be right. Should it be older after all, the node's numbers show it.
-    """
+    """The pods that were created before the last change of the ConfigMap's data, which they read when they start."""
     found = state.config_map
     if found is None or daemon_set.config_map != state.config_name:
         return []
-    stamps = {
-        str(pod["metadata"]["name"]): str(pod["metadata"].get("creationTimestamp", "")) for pod in daemon_set.pods
-    }
-    return sorted(name for name, made in stamps.items() if made < found.changed_at)
+    metadata = [pod["metadata"] for pod in daemon_set.pods]
+    stamps = {str(meta["name"]): str(meta.get("creationTimestamp", "")) for meta in metadata}
+    # Times of the API have whole seconds, so a pod of the same second counts as newer: otherwise one that is created
+    # right after the change would be reported for ever. If it is older after all, the node's numbers show it.
+    return sorted(name for name, created in stamps.items() if created < found.changed_at)
 
 
 def node_findings(state: GpuState) -> Iterator[Finding]:
-    """What nodes show that differs from their configuration."""
+    """Findings about nodes that differ from their configuration."""
     for node in state.gpu_nodes:
         effect = effect_on(node, state)
         where = f"node/{node.name}"
         if effect.sharing is None:
             if state.config_map is not None and effect.allowed and node.label(CONFIG_LABEL):
-                yield _error(
+                yield _finding(
                     "gpu_node_config_unknown",
                     where,
                     "Its label names an unknown configuration: its device plugin cannot start.",
@@ -222,7 +219,7 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
                 )
             continue
         yield from _mig_findings(node, effect.sharing, where)
-        yield from _number_findings(node, effect, where)
+        yield from _number_findings(node, effect.sharing, effect.config, where)
         # GPU Feature Discovery that does not read the ConfigMap labels as if nothing were shared.
         if state.policy is not None or state.readers:
             yield from _label_findings(node, effect.sharing, where)
@@ -230,7 +227,7 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
 
 def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
     if sharing.replicas > 1 and node.mig not in ("none", sharing.mig_strategy):
-        yield _error(
+        yield _finding(
             "gpu_mig_mismatch",
             where,
             "Its GPUs are partitioned by MIG, which its configuration does not set.",
@@ -242,31 +239,29 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
         )
 
 
-def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding]:
-    sharing = effect.sharing
-    assert sharing is not None  # noqa: S101 - the caller has looked
+def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> Iterator[Finding]:
     resource, other = sharing.resource, RENAMED if sharing.resource == RESOURCE else RESOURCE
     has, healthy = node.count(resource, "capacity"), node.count(resource)
     expected = node.gpus * sharing.replicas if node.gpus is not None else None
-    configured = f"configuration {effect.config}" if effect.config else "no configuration"
+    configured = f"configuration {config}" if config else "no configuration"
     look = Remedy.run(f"kubectl describe node {node.name}")
     if expected is None and sharing.replicas > 1:
         if has and has % sharing.replicas == 0:
             yield _finding(
                 "gpu_count_unknown",
-                Severity.UNKNOWN,
                 where,
                 f"It advertises {has} {resource}, but not how many GPUs it has.",
                 Remedy("Run GPU Feature Discovery (the chart's value gfd.enabled=true)."),
                 f"without the label nvidia.com/gpu.count, {has // sharing.replicas} x {sharing.replicas} is a guess",
+                severity=Severity.UNKNOWN,
             )
             return
         shares = f"not a multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
         message = f"It advertises {has} {resource}, {shares}."
-        yield _error("gpu_capacity_wrong", where, message, look, configured)
+        yield _finding("gpu_capacity_wrong", where, message, look, configured)
         return
     if expected is not None and has != expected:
-        yield _error(
+        yield _finding(
             "gpu_capacity_wrong",
             where,
             f"It advertises {has} {resource} instead of {expected}.",
@@ -275,14 +270,14 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
         )
         return
     if healthy < has:
-        yield _error(
+        yield _finding(
             "gpu_unhealthy",
             where,
             f"Of its {has} {resource} only {healthy} can be used: the device plugin considers a GPU unhealthy.",
             Remedy("On the node:", ("nvidia-smi", "dmesg | grep Xid")),
         )
     if sharing.replicas > 1 and node.count(other):
-        yield _error(
+        yield _finding(
             "gpu_resource_twice",
             where,
             f"It advertises {node.count(other)} {other} beside {resource}: the device plugin has not restarted.",
@@ -291,7 +286,7 @@ def _number_findings(node: Node, effect: Effect, where: str) -> Iterator[Finding
 
 
 def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
-    """Whether GPU Feature Discovery says the same as the numbers. Without its labels there is nothing to compare."""
+    """Labels of GPU Feature Discovery that contradict the configuration. Without labels there is nothing to compare."""
     replicas, method = node.label("nvidia.com/gpu.replicas"), node.sharing_label
     wrong = []
     if replicas and sharing.replicas > 1 and replicas != str(sharing.replicas):
@@ -300,7 +295,7 @@ def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Findin
         wrong.append(f"nvidia.com/gpu.sharing-strategy={method} (expected {sharing.method})")
     if wrong:
         mps = " GPUs are shared by MPS." if method == MPS else ""
-        yield _error(
+        yield _finding(
             "gpu_labels_stale",
             where,
             f"Its labels differ from its configuration.{mps}",
@@ -309,9 +304,7 @@ def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Findin
         )
 
 
-def _error(code: str, object_name: str, message: str, remedy: Remedy, *evidence: str) -> Finding:
-    return _finding(code, Severity.ERROR, object_name, message, remedy, *evidence)
-
-
-def _finding(code: str, severity: Severity, object_name: str, message: str, remedy: Remedy, *evidence: str) -> Finding:
-    return Finding(code=code, severity=severity, object=object_name, message=message, remedy=remedy, evidence=evidence)
+def _finding(
+    code: str, where: str, message: str, remedy: Remedy, *evidence: str, severity: Severity = Severity.ERROR
+) -> Finding:
+    return Finding(code=code, severity=severity, object=where, message=message, remedy=remedy, evidence=evidence)
