@@ -78,6 +78,7 @@ BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
 CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
 CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
+# One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
@@ -108,6 +109,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
         reading.api_certificate(),
     )
+    # The second round is named by the first: which Secret a template needs, which ConfigMap the device plugin reads.
     lists = reading.snapshot(format_time(clock.now()))
     await reading.kasm(kasm_namespaces(lists))
     if here and (other := lease_namespace(lists, here)) != here:
@@ -200,6 +202,7 @@ class _Reading:
         if self.scope.namespace and falls_back:
             await self.all_of(kind, namespace=self.scope.namespace)
         else:
+            # The kind itself counts as unreadable too, so that no check which needs it reports a pass.
             self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
 
     async def all_of(

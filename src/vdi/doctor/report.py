@@ -66,6 +66,8 @@ def record_of(findings: Iterable[Finding], taken_at: str) -> Record:
     return Record(taken_at=taken_at, counts=tuple(counts))
 
 
+# A ConfigMap, because the job is gone before Prometheus scrapes it. A push gateway would be one more server, and a
+# record that is sent to one gateway would be unknown to its other replicas.
 def to_patch(record: Record) -> dict[str, Any]:
     """The merge patch that stores it in a ConfigMap."""
     return {"data": {KEY: msgspec.json.encode(record).decode()}}

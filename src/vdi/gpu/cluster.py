@@ -63,6 +63,7 @@ async def collect(client: Client, *, usage: bool = True) -> GpuState:
 
 async def _policy(client: Client) -> ClusterPolicy | None:
     """The ClusterPolicy; None on a cluster without the GPU Operator."""
+    # Without the GPU Operator the API server does not know the kind.
     try:
         active = active_policies(await client.list(CLUSTER_POLICIES, into=Raw))
     except NotFound:

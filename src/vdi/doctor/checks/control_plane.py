@@ -88,6 +88,7 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
     watched = sorted({namespace for operator in operators for namespace in operator.watches})
     sessions = Counter(session.metadata.namespace for session in snapshot.sessions)
     requested = [snapshot.scope.namespace] if snapshot.scope.namespace and not operators else []
+    # An operator without a Deployment (`vdi operator run`) is known only by its Lease.
     for namespace in sorted({*sessions, *requested}):
         if namespace in watched or is_led(snapshot, namespace):
             continue
@@ -173,6 +174,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     for operator in find_operators(snapshot):
         if snapshot.scope.namespace not in ("", *operator.watches):
             continue
+        # Pods that are not ready are `operator_down`, which explains the Lease.
         if not operator.ready or snapshot.age(operator.created) < _YOUNG_SECONDS:
             continue
         # After the whole machine was off, the Lease is as old as the power cut until the operator has started again.

@@ -65,6 +65,7 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     traefiks = find_traefiks(snapshot)
     for traefik in traefiks:
         new = snapshot.age(traefik.created) <= 2 * _YOUNG_SECONDS
+        # A Traefik that is scaled to 0 beside another one that is ready is meant to be.
         if not traefik.ready and not new and not (traefik.desired == 0 and any(other.ready for other in traefiks)):
             yield _traefik_down(snapshot, traefik)
     for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
@@ -284,6 +285,7 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
     """Services that do not exist, or have no endpoint although the desktop is ready."""
     for diagnosis in active_sessions(snapshot):
         pod, name = diagnosis.pod, service_name(diagnosis.name)
+        # A Service lists a pod a moment after it becomes ready.
         ready = pod.condition("Ready") if pod and pod.ready else None
         if pod is None or ready is None or snapshot.age(ready.last_transition_time) < _YOUNG_SECONDS:
             continue
@@ -423,6 +425,8 @@ def _gateway_down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Reme
     )
 
 
+# The gateway checks its dependencies with its own credentials and from its own network, so its log knows more than any
+# request from here. A WebSocket that a proxy cuts after minutes is known only there: no probe holds one that long.
 @check("deployments", "pods@all", "pods/log")
 def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Dependencies that gateways report as failing in their logs."""

@@ -77,6 +77,7 @@ def code_of_log(text: str) -> str:
 def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops whose log says why there is no picture, also while they are ready ("Waiting for stream")."""
     for diagnosis in active_sessions(snapshot):
+        # A missing library is the image's fault, and its desktop may still count as ready: the log is the only proof.
         if diagnosis.pod and (found := _read_log(snapshot.log_of(diagnosis.pod))):
             yield _log_finding(diagnosis, diagnosis.pod, *found)
 

@@ -197,6 +197,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
         return
     events = snapshot.events_of("PersistentVolumeClaim", meta["namespace"], meta["name"])
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
+    # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that pod does.
     helpers = [key for key, log in snapshot.logs.items() if log and meta["uid"] in key and "/helper-pod-" in key]
     age = snapshot.age(meta["creationTimestamp"])
     if failed or helpers:

@@ -40,6 +40,7 @@ def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[F
 
 
 def _run(check: Check, snapshot: Snapshot) -> Iterator[Finding]:
+    # One check that meets an object of an unknown shape must not hide what the others find.
     try:
         yield from check.run(snapshot)
     except Exception as error:
@@ -75,6 +76,7 @@ def rank(findings: list[Finding]) -> list[Finding]:
     for finding in findings:
         by_code[finding.code].append(finding)
     keys = {finding.key for finding in findings}
+    # Checks of Kasm name the cause themselves: codes alone cannot say which of two pods waits for the other.
     consequences: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         linked = finding if finding.caused_by in keys else _link(finding, by_code)

@@ -146,6 +146,7 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
             ignored.setdefault(diagnosis.namespace, []).append(diagnosis)
     for namespace, found in sorted(ignored.items()):
         operator = operator_for(snapshot, namespace)
+        # One session may be a special case. Several without a reason are a fault of the operator that leads.
         if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found) < 2:
             continue
         names = sorted(diagnosis.name for diagnosis in found)
@@ -170,6 +171,8 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
     if code in _CRASHED:
         code = code_of_log(problem.message) or code
+    # A queue because capacity is in use passes by itself and is a warning. Where the end of no desktop helps, it is an
+    # error.
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
@@ -279,6 +282,7 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         if code == "home_not_provisioned" and diagnosis.home is not None:
             code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
         log = snapshot.log_of(pod)
+        # With a log, `logs_speak` makes the finding of the cause, and this one is folded under it.
         if code in _CRASHED and not log:
             code = code_of_log(answer.sentence) or code
         message = answer.sentence

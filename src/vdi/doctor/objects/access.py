@@ -68,7 +68,7 @@ def _is_port(one: Raw, port: Port) -> bool:
 
 def _is_peer(peer: Raw, own: str, other: Party) -> bool:
     if "ipBlock" in peer:
-        return True
+        return True  # a snapshot has no addresses of pods
     spaces = peer.get("namespaceSelector")
     # Of a namespace's labels only the one with its name is known.
     named = own if spaces is None else (spaces.get("matchLabels") or {}).get(_NAME_LABEL, other.namespace)
@@ -157,6 +157,8 @@ def missing_rights(snapshot: Snapshot, operator: Operator, namespaces: Iterable[
 
     They are the table in docs/design/operator.md; a test holds the two equal.
     """
+    # Evaluated from Roles and bindings, which are four requests. Asking the API server would cost one for each verb, and
+    # its answers could not be replayed from a bundle.
     everywhere = list(_rules(snapshot, "clusterrolebindings", "", operator))
     needed = IN_CLUSTER if operator.counts_others else IN_CLUSTER - OTHER_WORKLOADS
     lacking: list[tuple[Right, str]] = []

@@ -259,6 +259,7 @@ async def probe_pod(
             await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
         failure, has_connected = await _wait(client, namespace, name, clock)
     finally:
+        # Also after Ctrl-C: a pod or claim that stays would be found by no one.
         await asyncio.shield(_remove(client, namespace, name))
     if has_connected and denied:
         return [_not_enforced(namespace, denied, address)]

@@ -55,7 +55,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Finding]:
     """Findings of all probes. Creates a pod, with a volume, for each template that is tried, and removes them."""
     tried = [one for one in active_sessions(snapshot) if one.pod and one.pod.ready and one.session.status.url]
-    tried = tried[-_MAX_SESSIONS:]
+    tried = tried[-_MAX_SESSIONS:]  # the newest
     templates = sorted({one.template_name for one in tried} & set(snapshot.templates))[:_MAX_TEMPLATES]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
     gateways = gateways_in_scope(snapshot)

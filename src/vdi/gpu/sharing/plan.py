@@ -147,6 +147,7 @@ def _config_map_change(state: GpuState, request: SharingRequest) -> Change | Non
     record = (read_record(there.raw) if there else None) or {"made": there is None, "keys": {}}
     if state.policy is not None:
         record.setdefault("policy", dict(state.policy.config) or None)
+    # The note keeps the settings before the first run: a second one must not note our own as the ones to go back to.
     for key in texts:
         record["keys"].setdefault(key, old.get(key))
     before = there.raw if there else None
@@ -224,6 +225,7 @@ def _undo_node(node: Node, record: dict[str, Any]) -> Change | None:
     if noted is None:
         return None
     after = with_field(node.raw, NOTE_PATH, None)
+    # A label that someone has set to another configuration since then is not ours to remove.
     if "config" in noted and node.label(CONFIG_LABEL) in record.get("keys", {}):
         after = with_field(after, ("metadata", "labels", CONFIG_LABEL), noted["config"])
     return change_between(NODES, node.raw, after)
