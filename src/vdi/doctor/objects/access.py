@@ -157,8 +157,8 @@ def missing_rights(snapshot: Snapshot, operator: Operator, namespaces: Iterable[
 
     They are the table in docs/design/operator.md; a test holds the two equal.
     """
-    # Evaluated from Roles and bindings, which are four requests. Asking the API server would cost one for each verb, and
-    # its answers could not be replayed from a bundle.
+    # Evaluated from Roles and bindings, which are four requests. Asking the API server would cost one for each verb,
+    # and its answers could not be replayed from a bundle.
     everywhere = list(_rules(snapshot, "clusterrolebindings", "", operator))
     needed = IN_CLUSTER if operator.counts_others else IN_CLUSTER - OTHER_WORKLOADS
     lacking: list[tuple[Right, str]] = []
