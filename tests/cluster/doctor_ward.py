@@ -174,16 +174,16 @@ class DoctorStage:
         async with self.stage.operator(self.clock, **settings):
             yield
 
-    async def look(self, *, session: str = "", everywhere: bool = False, user: str = "") -> list[Finding]:
+    async def look(self, *, user: str = "") -> list[Finding]:
         """A run of the doctor; its bundle, saved and loaded, gives the same findings, with other names for people."""
-        snapshot = await self.snapshot(session=session, everywhere=everywhere, user=user)
+        snapshot = await self.snapshot(user=user)
         findings = run_checks(snapshot)
         replayed = run_checks(load(save(redact(snapshot))))
         assert renamed(findings, snapshot) == replayed
         assert b"alice@example.com" not in save(redact(snapshot))
         return findings
 
-    async def snapshot(self, *, session: str = "", everywhere: bool = False, user: str = "") -> Snapshot:
+    async def snapshot(self, *, user: str = "") -> Snapshot:
         """What the doctor sees, within its budget."""
         self.clock.ahead = self.later
         requests: list[str] = []
@@ -193,8 +193,7 @@ class DoctorStage:
             config = ClusterConfig(server=self.stage.proxy.url)
         count = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
         async with Client(config, field_manager="doctor", on_request=count) as client:
-            scope = Scope("" if everywhere else self.namespace, session)
-            found = await collect(client, scope, self.clock)
+            found = await collect(client, Scope(self.namespace), self.clock)
         assert len(requests) - len(found.logs) <= BUDGET + 3, requests  # and logs that could not be read
         return found
 
@@ -206,11 +205,11 @@ class DoctorStage:
             if self.namespace in f"{finding.object} {finding.message}" or finding.severity is Severity.UNKNOWN
         ]
 
-    async def finds(self, code: str, *, session: str = "") -> Finding:
+    async def finds(self, code: str) -> Finding:
         """Wait until the doctor's top finding has this code."""
 
         async def look() -> Finding | None:
-            top = roots(self.of_here(await self.look(session=session)))
+            top = roots(self.of_here(await self.look()))
             self.top = top
             return top[0] if top and top[0].code == code else None
 

@@ -30,7 +30,7 @@ def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_it_reads_all_with_its_own_rights_and_keeps_what_it_found(tools: Tools) -> None:
+def test_the_job_reads_all_with_its_rights_and_stores_counts(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
     tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")
     done = as_the_job(tools)
@@ -54,7 +54,7 @@ def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
     assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
 
 
-def test_it_may_read_the_secrets_that_templates_of_the_values_name(tools: Tools) -> None:
+def test_the_job_may_read_secrets_of_the_values_templates(tools: Tools) -> None:
     office = ("image=x", "protocol=Web", "basicAuthSecret.name=kasmvnc")
     objects = tools.render(*SCHEDULE, *(f"--set=templates.office.{value}" for value in office))
     names = {

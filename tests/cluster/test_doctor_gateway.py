@@ -56,7 +56,7 @@ async def test_a_healthy_cluster_with_a_gateway_has_no_findings(ward: DoctorStag
 
 
 @pytest.mark.long
-async def test_an_image_without_its_transport_and_the_secret_to_sign_in_with(
+async def test_remedies_of_transport_and_login_secret_work(
     ward: DoctorStage, kubectl: list[str], tmp_path: Path
 ) -> None:
     """Each remedy is pasted, and its finding is gone."""

@@ -217,6 +217,12 @@ class Faults(dict[str, tuple[frozenset[str], Break]]):
 
         return add
 
+    def broken(self, name: str, sessions: int = 1) -> Cluster:
+        """A cluster with this fault."""
+        cluster = Cluster(sessions)
+        self[name][1](cluster)
+        return cluster
+
 
 def ready_status() -> Object:
     """Of a pod that answers."""

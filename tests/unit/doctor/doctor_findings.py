@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 
-from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_builders import Faults
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
@@ -13,15 +13,14 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import run_checks
 from vdi.findings.model import Finding
 
-ALL = {**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS}
+ALL = Faults()
+ALL.update({**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS})
 
 
 @cache
 def snapshot_of(name: str) -> Snapshot:
     """The cluster with this fault. Not to be changed: other tests look at it, too."""
-    cluster = Cluster()
-    ALL[name][1](cluster)
-    return cluster.snapshot()
+    return ALL.broken(name).snapshot()
 
 
 @cache

@@ -28,14 +28,12 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.mark.parametrize(("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)])
 def test_the_status_says_how_it_ended(run: Run, fault: str, status: int) -> None:
-    cluster = Cluster()
-    FAULTS[fault][1](cluster)
+    cluster = FAULTS.broken(fault)
     assert run(cluster)[0] == status
 
 
 def test_causes_come_first_and_what_follows_is_folded_under_them(run: Run) -> None:
-    cluster = Cluster()
-    FAULTS["operator_gone"][1](cluster)
+    cluster = FAULTS.broken("operator_gone")
     _, out, _ = run(cluster)
     first, *rest = [
         line for line in out.splitlines() if line.split(" ")[0] in ("ERROR", "WARNING") or "follows" in line[:12]
@@ -46,8 +44,7 @@ def test_causes_come_first_and_what_follows_is_folded_under_them(run: Run) -> No
 
 
 def test_one_session_of_a_bundle(run: Run) -> None:
-    cluster = Cluster(2)
-    FAULTS["image_wrong"][1](cluster)
+    cluster = FAULTS.broken("image_wrong", 2)
     assert run(cluster, "alice-0")[0] == 1
     assert run(cluster, "alice-1")[0] == 0
     code, _, err = run(cluster, "bob")

@@ -35,9 +35,7 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
     ("created", "has_claim", "is_found"),
     [("11:59:20", True, False), ("11:59:20", False, True), ("11:58:50", True, True)],
 )
-def test_a_scheduler_that_saw_the_pod_before_its_claim_has_a_minute(
-    created: str, has_claim: bool, is_found: bool
-) -> None:
+def test_scheduler_has_a_minute_to_see_the_claim(created: str, has_claim: bool, is_found: bool) -> None:
     cluster = Cluster()
     cluster.not_ready()
     del cluster.pod["spec"]["nodeName"]
@@ -60,8 +58,7 @@ def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
 
 
 def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
-    cluster = Cluster()
-    FAULTS["home_0700"][1](cluster)
+    cluster = FAULTS.broken("home_0700")
     volume = cluster.one("persistentvolumes")
     volume["spec"] = {**volume["spec"], "hostPath": {"path": "/srv/homes of us"}}
     cluster.one("vditemplates")["spec"]["runAsUser"] = 1234
@@ -77,8 +74,7 @@ def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
     ],
 )
 def test_files_of_a_database_are_never_opened_to_all(line: str, commands: tuple[str, ...]) -> None:
-    cluster = Cluster()
-    KASM_FAULTS["kasm_database_may_not_write"][1](cluster)
+    cluster = KASM_FAULTS.broken("kasm_database_may_not_write")
     (key,) = (key for key in cluster.logs if key.startswith("kasm/"))
     cluster.logs[key] = [line]
     pod = next(pod for pod in cluster.objects["pods"] if f"kasm/{pod['metadata']['name']}/" in key)
@@ -94,7 +90,7 @@ def test_files_of_a_database_are_never_opened_to_all(line: str, commands: tuple[
     assert finding.remedy and finding.remedy.commands == commands
 
 
-def test_a_gpu_that_needs_wayland_gets_the_command_that_allows_it() -> None:
+def test_gpu_that_needs_wayland_gets_the_command() -> None:
     (finding,) = findings_of("intel_gpu_on_x11")
     assert finding.remedy
     patch, restart = finding.remedy.commands
@@ -142,7 +138,7 @@ def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     assert "Not checked: " in findings[0].message
 
 
-def test_causes_are_named_by_codes_that_exist_and_never_in_a_circle() -> None:
+def test_causes_exist_and_form_no_circle() -> None:
     def depth(code: str, seen: tuple[str, ...] = ()) -> int:
         assert code not in seen, seen
         return max((depth(follow, (*seen, code)) for follow in CODES[code].follows), default=0) + 1

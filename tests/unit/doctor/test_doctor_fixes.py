@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import Cluster
+from unit.doctor.doctor_builders import Cluster, Faults
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.cli.main import main
@@ -13,7 +13,8 @@ from vdi.doctor.fixes import FIXES, fix_for
 from vdi.findings.model import Finding, roots
 from vdi.gpu.sharing.changes import change_between, diff_lines
 
-ALL = {**FAULTS, **GPU_FAULTS}
+ALL = Faults()
+ALL.update({**FAULTS, **GPU_FAULTS})
 NOT_SCALED_DOWN = "operator_not_ready"
 FIXED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
 # Somebody else brings the effect about: a controller that restarts, the next desktop that starts.
@@ -21,14 +22,13 @@ SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_cl
 
 
 def broken(name: str) -> tuple[Cluster, Finding]:
-    cluster = Cluster()
-    ALL[name][1](cluster)
+    cluster = ALL.broken(name)
     (finding,) = [root for root in roots(run_checks(cluster.snapshot())) if root.code in FIXES]
     return cluster, finding
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_a_fix_takes_its_finding_away_and_changes_that_object_alone(name: str) -> None:
+def test_a_fix_removes_its_finding_and_changes_one_object(name: str) -> None:
     cluster, finding = broken(name)
     snapshot = cluster.snapshot()
     fix = fix_for(finding)
@@ -46,7 +46,7 @@ def test_a_fix_takes_its_finding_away_and_changes_that_object_alone(name: str) -
     assert finding.key not in {finding.key for finding in run_checks(cluster.snapshot())}
 
 
-def test_an_operator_that_fails_by_itself_is_not_fixed_by_scaling() -> None:
+def test_a_failing_operator_is_not_scaled() -> None:
     cluster, finding = broken(NOT_SCALED_DOWN)
     fix = fix_for(finding)
     assert fix is not None
@@ -68,7 +68,7 @@ def test_what_came_with_a_helm_release_is_left_to_its_values(name: str) -> None:
     assert fix.change(there, cluster.snapshot()) == there
 
 
-def test_which_of_several_keys_is_the_default_is_for_a_person_to_say() -> None:
+def test_a_person_chooses_among_several_default_keys() -> None:
     name = next(name for name in FIXED if "gpu_default_key_unset" in ALL[name][0])
     cluster, finding = broken(name)
     for config_map in cluster.objects["configmaps"]:

@@ -26,7 +26,7 @@ def keys(cluster: Cluster) -> list[str]:
     return [root.key for root in roots(cluster.findings())]
 
 
-def test_a_missing_class_is_not_also_a_home_that_is_not_provisioned() -> None:
+def test_a_missing_class_is_the_only_cause() -> None:
     cluster = Cluster()
     claim = _pending_claim(cluster)
     claim["spec"]["storageClassName"] = "fast-ssd"
@@ -35,9 +35,8 @@ def test_a_missing_class_is_not_also_a_home_that_is_not_provisioned() -> None:
     assert keys(cluster) == [f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
 
 
-def test_a_pod_without_the_secret_of_its_login_is_not_another_cause() -> None:
-    cluster = Cluster()
-    GATEWAY_FAULTS["no_secret_to_sign_in_to_an_image"][1](cluster)
+def test_a_pod_without_login_secret_is_a_consequence() -> None:
+    cluster = GATEWAY_FAULTS.broken("no_secret_to_sign_in_to_an_image")
     cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "kasmvnc" not found'})
     assert [root.code for root in roots(cluster.findings())] == ["basic_auth_secret_missing"]
     assert "reference_missing" in [finding.code for finding in cluster.findings()]
@@ -71,7 +70,7 @@ def test_what_no_seconds_take_away_is_reported_at_once(reason: str, codes: list[
         ("Segmentation fault", "desktop_crashes"),
     ],
 )
-def test_the_last_words_of_a_desktop_that_was_given_up_name_the_cause(words: str, code: str) -> None:
+def test_last_log_line_of_a_failed_desktop_names_the_cause(words: str, code: str) -> None:
     cluster = Cluster()
     message = f"The desktop stopped with exit code 1; last log line: {words!r}."
     cluster.without_pod("CrashLoop", message, phase="Failed")
@@ -107,8 +106,7 @@ def test_after_the_whole_machine_was_off_nothing_is_wrong() -> None:
 
 
 def test_a_broken_gpu_configuration_is_not_spread_by_a_restart() -> None:
-    cluster = Cluster()
-    GPU_FAULTS["plugin_not_restarted"][1](cluster)
+    cluster = GPU_FAULTS.broken("plugin_not_restarted")
     plugin: dict[str, Any] = cluster.one("daemonsets")
     snapshot = cluster.snapshot()
     restart = FIXES["gpu_config_not_read"].change
@@ -130,18 +128,18 @@ def test_a_broken_gpu_configuration_is_not_spread_by_a_restart() -> None:
         ("alice.vdi.example.com", "unable to get local issuer certificate", ["probe_certificate_refused"]),
     ],
 )
-def test_the_own_authority_of_a_cluster_on_this_machine_is_no_fault(host: str, why: str, codes: list[str]) -> None:
+def test_own_authority_of_a_local_cluster_is_no_fault(host: str, why: str, codes: list[str]) -> None:
     target = Target("vdisession/vdi-sessions/alice", f"https://{host}:8443")
     assert [one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))] == codes
 
 
-def test_the_set_up_script_of_local_path_as_k3s_has_it_is_no_fault() -> None:
+def test_setup_script_of_k3s_local_path_is_no_fault() -> None:
     cluster = Cluster()
     _local_path(cluster, SETUP.format("0777"))
     assert cluster.findings() == []
 
 
-def test_the_set_up_script_of_local_path_is_fixed_in_its_mode_alone() -> None:
+def test_only_the_mode_of_the_setup_script_is_fixed() -> None:
     cluster = Cluster()
     _local_path(cluster, SETUP.format("0700"))
     (found,) = cluster.findings()
@@ -188,7 +186,7 @@ def _kasm_has_no_program(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     "breaks", [_desktop_has_no_program, _operator_has_no_program, _gateway_has_no_program, _kasm_has_no_program]
 )
-def test_layers_of_the_container_runtime_are_evidence_and_not_the_message(breaks: Break) -> None:
+def test_layers_of_the_runtime_are_evidence_not_message(breaks: Break) -> None:
     cluster = Cluster()
     breaks(cluster)
     finding = roots(cluster.findings())[0]
@@ -219,8 +217,7 @@ def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
     ],
 )
 def test_a_timeout_of_traefik_that_cuts_websockets_is_named(argument: str, words: str) -> None:
-    cluster = Cluster()
-    GATEWAY_FAULTS["a_proxy_in_front_cuts_connections"][1](cluster)
+    cluster = GATEWAY_FAULTS.broken("a_proxy_in_front_cuts_connections")
     cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]["args"].append(argument)
     (found,) = cluster.findings()
     assert f"deployment/kube-system/traefik: {argument}" in found.evidence
@@ -231,8 +228,7 @@ def test_a_timeout_of_traefik_that_cuts_websockets_is_named(argument: str, words
 
 def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
     """What the gateway lacks, and what `--probe` finds of a pod and of the way in, while no name is found."""
-    cluster = Cluster()
-    GATEWAY_FAULTS["no_names"][1](cluster)
+    cluster = GATEWAY_FAULTS.broken("no_names")
     line = 'level=warning msg="trouble: {}: Temporary failure in name resolution"'
     for what in ("shared state", "single sign-on", "webhooks"):
         cluster.logs["kasm/vdi-gateway-1"].append(line.format(what))

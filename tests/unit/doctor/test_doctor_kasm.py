@@ -36,7 +36,7 @@ def kasm_scope(cluster: Cluster) -> Snapshot:
 
 
 @pytest.mark.parametrize("generation", ALL, ids=lambda one: one.letter)
-def test_a_healthy_kasm_has_no_findings_beside_an_operator_in_its_namespace(generation: Generation) -> None:
+def test_a_healthy_kasm_beside_an_operator_has_no_findings(generation: Generation) -> None:
     cluster = Cluster()
     Kasm(cluster, generation)
     assert cluster.findings() == []
@@ -94,8 +94,7 @@ def test_a_name_of_a_kept_address_holds_no_password() -> None:
 
 
 def test_the_chain_is_reported_from_the_cause_to_who_waits_last() -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_the_whole_chain_down_to_a_storage_class"][1](cluster)
+    cluster = KASM_FAULTS.broken("kasm_the_whole_chain_down_to_a_storage_class", 0)
     findings = cluster.findings()
     (root,) = roots(findings)
     assert root.code == "kasm_claim_class_missing"
@@ -113,9 +112,8 @@ def test_the_chain_is_reported_from_the_cause_to_who_waits_last() -> None:
 
 @settings(max_examples=15)
 @given(st.permutations(range(6)))
-def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[int]) -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
+def test_chains_do_not_depend_on_the_order_of_pods(order: list[int]) -> None:
+    cluster = KASM_FAULTS.broken("kasm_circle_of_waits", 0)
     desired = cluster.findings()
     pods = cluster.objects["pods"]
     cluster.objects["pods"] = [*(pods[place] for place in order), *pods[6:]]
@@ -123,7 +121,7 @@ def test_chains_do_not_depend_on_the_order_in_which_pods_are_listed(order: list[
     assert rank(desired) == desired
 
 
-def test_a_service_with_several_pods_that_are_not_ready_is_said_so() -> None:
+def test_a_service_with_several_unready_pods_says_so() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.unready("db", state={"waiting": {"reason": "CrashLoopBackOff"}})
@@ -134,7 +132,7 @@ def test_a_service_with_several_pods_that_are_not_ready_is_said_so() -> None:
     assert any("points to 2 pods, none of which is ready" in finding.message for finding in cluster.findings())
 
 
-def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_reported() -> None:
+def test_a_pod_waiting_for_a_starting_one_is_no_finding() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})
@@ -156,7 +154,7 @@ def test_who_waits_for_somebody_that_starts_is_no_finding_but_is_reported() -> N
         'MountVolume.SetUp failed for volume "cert" : failed to sync secret cache: timed out waiting for the condition',
     ],
 )
-def test_a_mount_that_the_kubelet_tries_again_in_a_moment_is_no_finding(note: str) -> None:
+def test_a_mount_that_the_kubelet_retries_is_no_finding(note: str) -> None:
     """Seen on a real kubelet beside other work, in the first second of a healthy Kasm."""
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
@@ -166,7 +164,7 @@ def test_a_mount_that_the_kubelet_tries_again_in_a_moment_is_no_finding(note: st
     assert run_checks(kasm_scope(cluster), CHECKS) == []
 
 
-def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> None:
+def test_an_unknown_init_container_has_ten_minutes() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.pod("proxy")["spec"]["initContainers"][0] = {"name": "own-step", "image": "example.com/own:1"}
@@ -186,7 +184,7 @@ def test_an_init_container_that_does_not_say_what_it_does_has_ten_minutes() -> N
     assert finding.remedy.commands == ("kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step",)
 
 
-def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> None:
+def test_a_name_not_on_the_command_line_is_from_the_chart() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, A)
     kasm.at_step("manager", "api")
@@ -197,7 +195,7 @@ def test_a_name_that_the_command_line_does_not_say_is_known_from_the_chart() -> 
     assert [finding.code for finding in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
 
 
-def test_a_part_that_no_one_waits_for_may_be_scaled_to_nothing_on_purpose() -> None:
+def test_an_optional_component_may_be_scaled_to_zero() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, A)
     kasm.workload("rdp-gateway")["spec"]["replicas"] = 0
@@ -207,14 +205,12 @@ def test_a_part_that_no_one_waits_for_may_be_scaled_to_nothing_on_purpose() -> N
 
 
 def test_logs_are_read_of_containers_that_ended_or_do_not_answer() -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_init_1_of_5_in_b_is_the_api"][1](cluster)
+    cluster = KASM_FAULTS.broken("kasm_init_1_of_5_in_b_is_the_api", 0)
     assert list(containers_to_log(cluster.snapshot())) == [(PLACE, "kasm-api-deployment-0", "kasm-api-container")]
 
 
-def test_what_is_left_is_not_reckoned_where_only_some_pods_are_seen() -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_too_large"][1](cluster)
+def test_free_capacity_needs_all_pods() -> None:
+    cluster = KASM_FAULTS.broken("kasm_too_large", 0)
     assert "has 63.1 CPU left" in cluster.findings()[0].message
     cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", "ask")]
     found = next(finding for finding in cluster.findings() if finding.code == "kasm_unschedulable")
@@ -246,8 +242,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
 
 
 def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, str]]) -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_init_1_of_5_in_b_is_the_api"][1](cluster)
+    cluster = KASM_FAULTS.broken("kasm_init_1_of_5_in_b_is_the_api", 0)
     code, out, _ = run(cluster, "kasm-proxy-default-deployment", "-o", "json")
     said = json.loads(out)
     assert code == 1
@@ -266,8 +261,7 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
 
 
 def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..., tuple[int, str, str]]) -> None:
-    cluster = Cluster(0)
-    KASM_FAULTS["kasm_circle_of_waits"][1](cluster)
+    cluster = KASM_FAULTS.broken("kasm_circle_of_waits", 0)
     code, out, _ = run(cluster)
     assert code == 1
     assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
@@ -335,7 +329,7 @@ def test_a_service_of_a_component_that_is_off_is_no_fault() -> None:
     assert run_checks(kasm_scope(cluster), CHECKS) == []
 
 
-def test_a_port_that_is_not_declared_and_does_not_answer_is_named() -> None:
+def test_an_undeclared_port_without_response_is_named() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, C)
     kasm.pod("manager")["spec"]["containers"][0]["ports"] = [{"containerPort": 8282}]
@@ -345,14 +339,14 @@ def test_a_port_that_is_not_declared_and_does_not_answer_is_named() -> None:
     assert "sends port 8181 to 8181, which none of its pods declares; declared ports: 8282" in first.message
 
 
-def test_the_command_for_a_refused_password_works_where_the_environment_has_the_password_alone() -> None:
+def test_password_check_command_needs_only_the_password() -> None:
     cluster = Cluster(0)
     Kasm(cluster, A).at_step("api", "db")
     (command,) = run_checks(kasm_scope(cluster), CHECKS)[0].remedy.commands
     assert 'psql -h db -U "${POSTGRES_USER:-kasmapp}" -d "${POSTGRES_DB:-kasm}"' in command
 
 
-def test_an_image_that_the_chart_names_itself_is_mirrored_and_not_corrected_in_the_values() -> None:
+def test_an_image_fixed_by_the_chart_is_to_be_mirrored() -> None:
     cluster = Cluster(0)
     kasm = Kasm(cluster, A)
     kasm.at_place("proxy", 0, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})

@@ -68,7 +68,7 @@ def test_sessions_of_the_second_namespace_are_watched(cluster: Cluster) -> None:
     assert f"Watched: {LAB}, {SPACE}." in message
 
 
-def test_a_role_that_is_missing_in_one_namespace_is_named_with_it(cluster: Cluster) -> None:
+def test_a_role_missing_in_one_namespace_is_named(cluster: Cluster) -> None:
     cluster.objects["roles"][1]["rules"] = [
         rule for rule in cluster.objects["roles"][1]["rules"] if rule["resources"] != ["secrets"]
     ]
@@ -77,7 +77,7 @@ def test_a_role_that_is_missing_in_one_namespace_is_named_with_it(cluster: Clust
     assert found(cluster, SPACE) == [], "of the other namespace nothing was read"
 
 
-def test_two_operators_that_share_one_of_their_namespaces_collide(cluster: Cluster) -> None:
+def test_operators_that_share_a_namespace_collide(cluster: Cluster) -> None:
     _second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
     (message,) = [message for code, message in found(cluster) if code == "operators_share_namespace"]
     assert "watch the namespace lab. Both are active there and revert each other's changes." in message

@@ -18,7 +18,7 @@ def node_findings(cluster: Cluster) -> list[Finding]:
     return [finding for finding in cluster.findings() if finding.code == "node_kept"]
 
 
-def test_a_desktop_that_nothing_ends_is_named_with_the_command_that_suspends_it() -> None:
+def test_an_endless_desktop_is_named_with_its_command() -> None:
     cluster = Cluster()
     desktop_without_an_end(cluster)
     (finding,) = node_findings(cluster)
@@ -65,7 +65,7 @@ def test_a_desktop_with_an_end_in_sight_is_no_finding(field: str) -> None:
     assert node_findings(cluster) == []
 
 
-def test_pods_that_leave_with_the_node_or_may_be_evicted_are_no_finding() -> None:
+def test_evictable_pods_are_no_finding() -> None:
     cluster = Cluster()
     with_autoscaler(cluster)
     add_pod(
@@ -93,7 +93,7 @@ def test_without_an_autoscaler_nothing_is_said() -> None:
     assert node_findings(cluster) == []
 
 
-def test_a_control_plane_and_nodes_that_no_desktop_uses_are_left_out() -> None:
+def test_control_plane_and_unused_nodes_are_left_out() -> None:
     cluster = Cluster()
     node_annotated_to_stay(cluster)
     cluster.one("nodes")["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "true"

@@ -75,8 +75,7 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
 
 
 def test_the_proof_is_the_event_that_says_why() -> None:
-    cluster = Cluster()
-    FAULTS["image_wrong"][1](cluster)
+    cluster = FAULTS.broken("image_wrong")
     name = cluster.pod["metadata"]["name"]
     for note in ("Failed to pull: manifest unknown", "Error: ErrImagePull", "Error: ImagePullBackOff"):
         cluster.warn("Pod", name, "Failed", note)
@@ -132,7 +131,7 @@ def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
     assert "person-1@example.invalid" in bundle
 
 
-def test_homes_keep_hanging_together_when_people_lose_their_names() -> None:
+def test_homes_stay_connected_after_redaction() -> None:
     snapshot = load(save(redact(Cluster(3).snapshot())))
     assert run_checks(snapshot) == []
     assert all(pod.home_claim in {name for _, name in snapshot.claims} for pod in snapshot.pods if pod.home_claim)
@@ -147,7 +146,7 @@ def test_a_home_of_all_templates_loses_the_name_of_its_user_too() -> None:
     assert name == user_home_claim_name("person-1@example.invalid")
 
 
-def test_several_desktops_may_write_to_a_home_with_read_write_many() -> None:
+def test_desktops_may_share_a_read_write_many_home() -> None:
     cluster = Cluster()
     two_on_one_home(cluster)
     assert "home_mounted_twice" in {finding.code for finding in run_checks(cluster.snapshot())}
@@ -163,7 +162,7 @@ def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
         load(data)
 
 
-def test_logs_are_read_of_one_desktop_per_template_and_of_those_in_trouble() -> None:
+def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     cluster = Cluster(5)
     names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
     assert len(pods_to_log(cluster.snapshot(), 20)) == 1

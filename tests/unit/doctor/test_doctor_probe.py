@@ -98,20 +98,20 @@ async def test_what_is_answered_is_said(
         assert await found_at(url) == code
 
 
-async def test_a_certificate_of_no_one_is_named_and_the_rest_of_the_way_is_tried(
+async def test_an_untrusted_certificate_does_not_stop_the_probe(
     certificate: tuple[Path, Path],
 ) -> None:
     async with server(certificate, http("404 Not Found"), http("404 Not Found")) as url:
         assert await found_at(url) == {"probe_certificate_refused", "probe_not_routed"}
 
 
-async def test_a_name_that_is_not_there_and_a_port_where_no_one_listens() -> None:
+async def test_an_unknown_name_and_a_closed_port_are_told_apart() -> None:
     assert await found_at("https://nobody.invalid") == {"probe_name_not_found"}
     seen = await try_way("https://127.0.0.1:9")
     assert (seen.problem, seen.status) == ("connection", 0)
 
 
-def test_a_finding_names_the_address_and_the_command_that_shows_more() -> None:
+def test_a_probe_finding_has_address_and_command() -> None:
     target = Target("vdisession/vdi-sessions/alice", "https://alice.vdi.example.com:8443", ("node/one",))
     (finding,) = judge(target, Seen(certificate="certificate has expired.", status=200, websocket=101))
     assert finding.remedy.commands == ("openssl s_client -connect alice.vdi.example.com:8443",)
@@ -145,7 +145,7 @@ def denying(snapshot_objects: dict[str, Any], *policies: dict[str, Any]) -> Deni
     return find_denied_port(snapshot, "vdi-sessions")
 
 
-def test_a_port_that_the_policies_deny_to_desktops_is_tried_and_none_where_they_deny_nothing() -> None:
+def test_a_port_denied_to_desktops_is_found() -> None:
     labels = {"app": "operator"}
     container = {"name": "operator", "env": [{"name": "VDI_NAMESPACE", "value": "vdi-sessions"}]}
     deployment = {
@@ -202,7 +202,7 @@ class Cluster:
 
 
 @pytest.mark.parametrize("enforced", [True, False])
-async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_they_deny(enforced: bool) -> None:
+async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> None:
     cluster = Cluster()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -243,7 +243,7 @@ async def test_policies_that_are_not_enforced_are_found_by_a_connection_that_the
     ],
     ids=["own Secret", "made by the gateway", "something else", "none"],
 )  # fmt: skip
-def test_the_turn_server_s_secret_is_the_one_that_the_gateway_reads_or_makes(
+def test_turn_secret_is_the_gateways_or_coturns(
     volumes: list[dict[str, object]], of_the_server: list[dict[str, object]], secret: tuple[str, str]
 ) -> None:
     url = "turn:turn.example.com:3478?transport=udp"
@@ -257,7 +257,7 @@ def test_the_turn_server_s_secret_is_the_one_that_the_gateway_reads_or_makes(
     assert turn_settings(snapshot, Gateway("deployment", gateway, ("vdi-sessions",))) == (url, *secret)
 
 
-async def test_the_turn_server_is_asked_with_what_the_gateway_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Secret made from a file may end with a line feed: gateway and server leave it out."""
     asked: list[tuple[Any, ...]] = []
 

@@ -150,8 +150,7 @@ def without_options(words: list[str]) -> list[str]:
 
 def _waits_for_a_gpu(*nodes: tuple[str, str, dict[str, Any]]) -> str:
     """The commands for a desktop of 8 GPUs, on nodes of (name, number of GPUs, spec); 4 of node `gpu` are taken."""
-    cluster = Cluster()
-    FAULTS["gpus_busy_and_operator_silent"][1](cluster)
+    cluster = FAULTS.broken("gpus_busy_and_operator_silent")
     next(pod for pod in cluster.objects["pods"] if pod["metadata"]["name"] == "job")["spec"]["nodeName"] = "gpu"
     first = cluster.one("nodes")
     cluster.objects["nodes"] = []

@@ -27,14 +27,14 @@ def page(name: str) -> str:
     return (PAGES / f"{name}.txt").read_text()
 
 
-def test_a_shared_gpu_counts_once_however_many_pods_the_exporter_names() -> None:
+def test_a_shared_gpu_counts_once() -> None:
     first, second = read_page(page("shared"))
     assert first == Gpu("0", "NVIDIA L4", 0.62, 10240, 22528)
     assert second == Gpu("1", "NVIDIA L4", 0.1, 0, 22528)
     assert GpuMeasurements(nodes={"gpu-b": (first, second)}).busy("gpu-b") == pytest.approx(0.36)
 
 
-def test_a_gpu_without_profiling_is_reported_by_gpu_util_and_a_blank_number_is_none() -> None:
+def test_gpu_util_is_read_without_profiling() -> None:
     (gpu,) = read_page(page("old"))
     assert gpu == Gpu("0", "Tesla M60", 0.85, None, None)
 
@@ -175,7 +175,7 @@ def test_the_page_of_status_says_unknown_and_why() -> None:
     assert nodes["gpu-a"]["busyUnknown"] == "no pod of the DCGM exporter runs there"
 
 
-def test_memory_that_is_not_reported_is_unknown_beside_a_load_that_is() -> None:
+def test_unreported_memory_is_unknown() -> None:
     lines = status_lines(configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))}))
     (row,) = [line for line in lines if line.startswith("gpu-c")]
     assert row.split()[-2:] == ["85%", "UNKNOWN"]

@@ -125,7 +125,7 @@ def test_feature_discovery_has_not_read_it_either() -> None:
     assert (finding.code, finding.object) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
 
 
-def test_the_toolkit_talks_to_another_containerd_than_that_of_k3s() -> None:
+def test_toolkit_with_another_containerd_than_k3s() -> None:
     observed = operator(None, GOOD, on_k3s(shared(a_node())))
     finding = only(observed)
     assert (finding.code, finding.severity) == ("gpu_toolkit_paths_not_k3s", Severity.WARNING)

@@ -94,7 +94,7 @@ def test_other_replicas_restart_what_reads_the_config_map() -> None:
     assert [restart.name for restart in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
 
 
-def test_a_label_alone_restarts_nothing_since_the_config_manager_sees_labels() -> None:
+def test_a_label_alone_restarts_nothing() -> None:
     observed = configured(a_node("a"), a_node("b"), a_node("c"), request=replace(SEVERAL, nodes={}))
     plan = plan_configure(observed, SEVERAL)
     assert [step.patch["metadata"]["labels"] for step in plan.changes] == [
@@ -160,7 +160,7 @@ nodes_of = st.lists(st.integers(1, 8), min_size=1, max_size=4)
 
 
 @given(nodes_of, st.data())
-def test_once_done_it_holds_and_nothing_is_left_to_do_and_undone_it_is_as_before(gpus: list[int], data: Any) -> None:
+def test_a_plan_converges_and_its_undo_reverts_it(gpus: list[int], data: Any) -> None:
     nodes = [a_node(f"n{i}", count) for i, count in enumerate(gpus)]
     if data.draw(st.booleans(), "a label of somebody's"):
         nodes[0] = labelled(nodes[0], "theirs")
@@ -265,7 +265,7 @@ def test_the_merge_patch_makes_the_one_of_the_other(before: dict[str, Any], afte
     assert (patch == {}) == (before == after)
 
 
-def test_the_diff_shows_what_changes_and_not_what_the_server_keeps() -> None:
+def test_the_diff_leaves_out_server_fields() -> None:
     lines = diff_lines(plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any")).changes[0])
     assert [line for line in lines if line[0] in "+-"] == [
         "--- ConfigMap gpu-operator/time-slicing-config (now)",
@@ -387,7 +387,7 @@ def notes(observed: GpuState, request: SharingRequest = EIGHT) -> str:
     return "\n".join(notes_on(state_after(observed, plan_configure(observed, request))))
 
 
-def test_gpus_without_an_encoder_are_named_whether_they_are_shared_or_not() -> None:
+def test_gpus_without_an_encoder_are_named() -> None:
     observed = fresh(a_node("gpu-a"), a_node("gpu-h", labels={"gpu.product": "NVIDIA-H100-80GB-HBM3"}))
     said = "gpu-h: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
     assert said in list(notes_on(observed))

@@ -41,7 +41,7 @@ def test_what_is_written_is_read_as_it_was_meant(sharing: Sharing) -> None:
         assert read == sharing
 
 
-def test_one_replica_is_written_without_sharing_since_plugins_refuse_less_than_two() -> None:
+def test_one_replica_is_written_without_sharing() -> None:
     assert "sharing" not in yaml.safe_load(render_config(Sharing(replicas=1)))
 
 
