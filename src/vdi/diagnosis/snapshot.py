@@ -177,9 +177,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
             found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
         return found
 
-    def events_of(self, kind: str, namespace: str, name: str) -> list[Event]:
+    def events_of(self, kind: str, namespace: str, name: str, uid: str) -> list[Event]:
         """Warnings about one object."""
-        return self.events.get((kind, namespace, name), [])
+        # Events outlive their object by an hour: those of an earlier one with this name have another uid.
+        found = self.events.get((kind, namespace, name), ())
+        return [event for event in found if event.regarding.uid in ("", uid)]
 
     def log_of(self, pod: Pod) -> list[str]:
         """The end of a pod's log; empty where none was read."""

@@ -35,6 +35,15 @@ def test_a_missing_class_is_the_only_cause() -> None:
     assert keys(cluster) == [f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
 
 
+def test_events_of_a_deleted_claim_are_not_its_namesakes() -> None:
+    cluster = Cluster()
+    claim = _pending_claim(cluster)["metadata"]["name"]
+    cluster.warn(
+        "PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir: Permission denied", uid="of-the-last-one"
+    )
+    assert cluster.roots() == ["provisioner_silent"]
+
+
 def test_a_pod_without_login_secret_is_a_consequence() -> None:
     cluster = GATEWAY_FAULTS.broken("no_secret_to_sign_in_to_an_image")
     cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "kasmvnc" not found'})

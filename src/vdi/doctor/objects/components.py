@@ -159,7 +159,7 @@ def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> tuple[str, list
 
     `component`: `operator` or `gateway`.
     """
-    events = snapshot.events_of("Pod", pod.metadata.namespace, pod.metadata.name)
+    events = snapshot.events_of("Pod", pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)
     node = snapshot.nodes.get(pod.spec.node_name)
     state = StartState(pod, None, tuple(events), node, subject=chart_subject(component))
     why = explain(state).sentence.rstrip(".")

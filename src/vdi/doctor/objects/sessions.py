@@ -193,13 +193,10 @@ class SessionDiagnosis:
     def _events(self) -> Iterator[Event]:
         if self.pod is None:
             return
-        # An earlier pod of the session had the same name, and its Events outlive it by an hour.
-        uids = ("", self.pod.metadata.uid)
-        for event in self.snapshot.events_of("Pod", self.namespace, self.pod.metadata.name):
-            if event.regarding.uid in uids:
-                yield event
-        if self.pod.home_claim:
-            yield from self.snapshot.events_of("PersistentVolumeClaim", self.namespace, self.pod.home_claim)
+        yield from self.snapshot.events_of("Pod", self.namespace, self.pod.metadata.name, self.pod.metadata.uid)
+        if self.home:
+            claim = self.home.metadata
+            yield from self.snapshot.events_of("PersistentVolumeClaim", self.namespace, claim.name, claim.uid)
 
     @cached_property
     def answer(self) -> Explanation | None:
