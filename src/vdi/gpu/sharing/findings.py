@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, effect_on, names, picker_of
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, effect_on, env_of, names, picker_of
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
 _CONFIGURE = Remedy.run("vdi gpu configure")
@@ -97,10 +97,8 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
     policy = state.policy
     if policy is None or policy.section("toolkit").get("enabled") is False:
         return
-    environment = {
-        variable["name"]: variable.get("value", "") for variable in policy.section("toolkit").get("env") or ()
-    }
-    if environment.get("CONTAINERD_SOCKET") != K3S_SOCKET:
+    socket = env_of(policy.section("toolkit"), "CONTAINERD_SOCKET")
+    if socket != K3S_SOCKET:
         yield _finding(
             "gpu_toolkit_paths_not_k3s",
             f"clusterpolicy/{policy.name}",
@@ -109,7 +107,7 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
                 f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or "
                 "toolkit.enabled=false if nvidia-container-toolkit is installed on the node."
             ),
-            f"toolkit.env CONTAINERD_SOCKET is {environment.get('CONTAINERD_SOCKET') or 'not set'}",
+            f"toolkit.env CONTAINERD_SOCKET is {socket or 'not set'}",
             f"the containerd of K3s listens at {K3S_SOCKET}",
             severity=Severity.WARNING,
         )
@@ -186,9 +184,7 @@ def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
         return False
     if daemon_set.manager is None:
         return not state.config_name
-    from_policy = picker_of(state).default
-    environment = {variable["name"]: variable.get("value", "") for variable in daemon_set.manager.get("env") or ()}
-    return (environment.get("DEFAULT_CONFIG") or "") == from_policy
+    return env_of(daemon_set.manager, "DEFAULT_CONFIG") == picker_of(state).default
 
 
 def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
