@@ -22,11 +22,22 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import Gateway
-from vdi.doctor.probe.reach import DeniedPort, Seen, Target, build_probe, judge, probe_here, probe_pod, try_way
+from vdi.doctor.probe.reach import (
+    DeniedPort,
+    Seen,
+    Target,
+    build_probe,
+    judge,
+    probe_health,
+    probe_here,
+    probe_pod,
+    try_way,
+)
 from vdi.doctor.probe.run import find_denied_port, probe_turn, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.findings.model import Remedy, Severity
 from vdi.kube.clock import SystemClock
+from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
@@ -137,6 +148,16 @@ def test_a_template_without_homes_is_tried_without_a_volume() -> None:
     assert pod[1]["spec"]["volumes"] == [{"name": "probe", "persistentVolumeClaim": {"claimName": "vdi-probe-1"}}]
     ((kind, alone),) = build_probe("vdi-sessions", "vdi-probe-1", a_template(enabled=False))
     assert (kind, alone["spec"]["volumes"]) == (PODS, [{"name": "probe", "emptyDir": {}}])
+
+
+async def test_a_health_page_that_may_not_be_read_is_not_silent() -> None:
+    class Api:
+        async def page_of_pod(self, *_: object, **__: object) -> bytes:
+            raise Forbidden(403, "Forbidden", "pods/proxy is forbidden")
+
+    pod = msgspec.convert({"metadata": {"name": "alice", "namespace": "vdi-sessions"}}, Pod)
+    with pytest.raises(Forbidden):
+        await probe_health(cast(Client, Api()), "vdisession/vdi-sessions/alice", pod, 8080, "/health")
 
 
 def denying(snapshot_objects: dict[str, Any], *policies: dict[str, Any]) -> DeniedPort | None:

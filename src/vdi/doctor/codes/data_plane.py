@@ -55,8 +55,7 @@ DATA_PLANE = (
     ),
     _code(
         "route_shadowed",
-        "Another route takes over the host of a desktop: Traefik uses the rule with the highest priority, which by "
-        "default is the length of the rule.",
+        "Another route takes over a desktop's host: Traefik uses the highest priority, by default the longest rule.",
         "Host, HostRegexp and priority of all routes. Ingresses are not read.",
         "Give the other route another host or a lower priority, or delete it.",
     ),
@@ -361,8 +360,7 @@ PROBES = (
     ),
     _probe_warning(
         "gpu_memory_full",
-        "The memory of a shared GPU is nearly used up. Slicing shares the time, not the memory: the next desktop that "
-        "needs more fails.",
+        "The memory of a shared GPU is nearly used up. Slicing does not limit memory: the next desktop may fail.",
         "The metrics of NVIDIA's DCGM exporter, requested through the API server.",
         "Suspend a desktop on that node, or share its GPUs among fewer desktops.",
     ),

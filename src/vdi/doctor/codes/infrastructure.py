@@ -78,8 +78,7 @@ _GPUS = (
     ),
     _gpu(
         "gpu_default_key_missing",
-        "The default configuration is not a key of the ConfigMap: the device plugin does not start on nodes without "
-        "their own label.",
+        "The default is not a key of the ConfigMap: the device plugin does not start on nodes without their own label.",
         "Configure the sharing again: this sets an existing key.",
     ),
     _gpu(
@@ -184,8 +183,7 @@ INFRASTRUCTURE = (
         "node_kept",
         "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule, a "
         "pod that autoscalers do not evict, or an annotation keeps it.",
-        "Annotations of the node and its pods, and what would end each desktop on it. PodDisruptionBudgets of other "
-        "programs are not read.",
+        "Annotations of the node and its pods, and the end of each desktop. Other PodDisruptionBudgets are not read.",
         "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template. Remove the "
         "annotations that no one needs.",
     ),
@@ -243,8 +241,7 @@ INFRASTRUCTURE = (
     ),
     _warning(
         "cpu_limit_low",
-        "The CPU limit of a desktop is so low that it is throttled most of the time: it takes minutes to start, or "
-        "its liveness probe ends it.",
+        "A desktop's CPU limit is so low that it takes minutes to start, or its liveness probe ends it.",
         "The CPU limit of the pod, and its source.",
         "Raise the CPU limit to 1 or more.",
     ),
@@ -275,8 +272,7 @@ INFRASTRUCTURE = (
     ),
     _code(
         "node_refused",
-        "The kubelet refused the pod although the scheduler chose the node, for example for two GPU slices with "
-        "failRequestsGreaterThanOne.",
+        "The kubelet refused the pod that the scheduler placed, as for two slices with failRequestsGreaterThanOne.",
         "The pod's reason, such as UnexpectedAdmissionError.",
         "Request one GPU: more slices add no computing time.",
         follows=GPU_SHARED_WRONG,
