@@ -32,7 +32,9 @@ from vdi.cli.logins import Logins, write_logins
 from vdi.demo.browser import Login
 from vdi.devcluster import probe
 from vdi.devcluster.progress import Progress
-from vdi.kube import PODS, Client, load_config
+from vdi.kube.config import load_config
+from vdi.kube.resource import PODS
+from vdi.kube.transport import Client
 from vdi.session.naming import SESSION_LABEL
 
 SIZE = (1280, 720)

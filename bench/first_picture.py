@@ -31,8 +31,10 @@ from vdi.devcluster import cluster
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.progress import Progress
-from vdi.kube import CLAIMS, Client, load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.kube.resource import CLAIMS
+from vdi.kube.transport import Client
 from vdi.session.naming import home_claim_name
 
 PICTURE_SECONDS = 60.0

@@ -24,8 +24,9 @@ from vdi.cluster.units import parse_duration, parse_time
 from vdi.devcluster import cluster
 from vdi.devcluster.layout import ClusterError
 from vdi.kinds import SESSIONS, TEMPLATES
-from vdi.kube import Client, load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.kube.transport import Client
 from vdi.session.conditions import DRAINING
 
 # Of the template, and of its session.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.ways import NAMESPACE, Object, is_ready, remove, until
-from vdi.kube import PODS, SERVICES, Client
+from vdi.kube.resource import PODS, SERVICES
+from vdi.kube.transport import Client
 from vdi.session.children import MASTER_TOKEN_DIGEST
 
 # Chromium decodes video for secure contexts alone; a name below `localhost` is one without TLS too.

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from bench.ways import Object, ThroughOperator, remove, until
 from vdi.demo.browser import Login
 from vdi.kinds import POOLS, TEMPLATES
-from vdi.kube import Client
+from vdi.kube.transport import Client
 
 # Of the pool, and of its template.
 NAME = "bench-pool"

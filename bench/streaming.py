@@ -34,8 +34,10 @@ from vdi.devcluster.binaries import BinaryUnavailable, ensure
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
-from vdi.kube import CLAIMS, PODS, Client, load_config
+from vdi.kube.config import load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
+from vdi.kube.resource import CLAIMS, PODS
+from vdi.kube.transport import Client
 from vdi.session.children import CONTAINER
 from vdi.session.naming import SESSION_LABEL, home_claim_name
 

@@ -7,7 +7,8 @@ from typing import Any
 from bench.ways import USER, Object, ThroughOperator, remove
 from vdi.demo.browser import Login
 from vdi.kinds import TEMPLATES
-from vdi.kube import CLAIMS, Client
+from vdi.kube.resource import CLAIMS
+from vdi.kube.transport import Client
 from vdi.session.naming import home_claim_name
 
 

@@ -15,8 +15,9 @@ import msgspec
 
 from vdi.demo.browser import Login
 from vdi.kinds import ROUTES, SESSIONS
-from vdi.kube import PODS, SECRETS, SERVICES, Client, Resource
 from vdi.kube.errors import NotFound
+from vdi.kube.resource import PODS, SECRETS, SERVICES, Resource
+from vdi.kube.transport import Client
 from vdi.session.children import PASSWORD_KEY
 from vdi.session.naming import SESSION_LABEL
 

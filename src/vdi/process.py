@@ -1,12 +1,10 @@
-"""Parts that the operator's and the gateway's process share: log lines, and the token that guards /metrics.
+"""Parts that the operator's and the gateway's process share: log lines, the token of /metrics, the end by a signal."""
 
-Each log line names the session, pool or template that it is about. Log text may come from users and desktops, so
-characters that are not printable are escaped.
-"""
-
+import asyncio
 import hmac
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,50 +15,36 @@ from pathlib import Path
 
 from vdi.printable import escape
 
+log = logging.getLogger(__name__)
+# The WWW-Authenticate header of a refusal with 401 (RFC 9110, 11.6.1).
+CHALLENGE = 'Bearer realm="vdi"'
 _subject: ContextVar[tuple[str, str] | None] = ContextVar("subject", default=None)
 
 
-@contextmanager
-def log_about(kind: str, name: str) -> Iterator[None]:
-    """Lines logged within, also by tasks started within, carry `kind=name`, such as `pool=gpu-desks`."""
-
-    token = _subject.set((kind, name))
-    try:
-        yield
-    finally:
-        _subject.reset(token)
-
-
-def log_from_now_on_about(kind: str, name: str) -> None:
-    """As `log_about`, until this task says otherwise: for what is logged of a piece of work after it has ended."""
+def set_log_subject(kind: str, name: str) -> None:
+    """From now on, lines that this task and tasks started by it log carry `kind=name`, such as `pool=gpu-desks`."""
     _subject.set((kind, name))
 
 
-@contextmanager
-def log_session(key: tuple[str, str]) -> Iterator[None]:
-    """Lines logged within, also by tasks started within, carry this session (namespace, name)."""
-    with log_about("session", "/".join(key)):
-        yield
-
-
 class KeyValueFormatter(logging.Formatter):
-    """`time=... level=... logger=... session=... msg="..."`, and the traceback below, if any."""
+    """`time=... level=... logger=... session=... msg="..."`, and the traceback below, if any.
+
+    Log text may come from users and desktops: characters that are not printable are escaped.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record."""
         fields = _fields_of(record)
         message = json.dumps(fields.pop("msg"), ensure_ascii=False)
         lines = [f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"]
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
-        return "\n  ".join(map(escape, lines))  # indented: no line of an error's text can pretend to be a record
+        return "\n  ".join(map(escape, lines))  # indented, so that no line of a traceback looks like a record
 
 
 class JsonFormatter(logging.Formatter):
-    """The same as one JSON object per line; a traceback is its field `error`."""
+    """One JSON object per line; a traceback is its field `error`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record."""
         fields = _fields_of(record)
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)
@@ -80,29 +64,38 @@ def _fields_of(record: logging.LogRecord) -> dict[str, str]:
 
 
 def set_up_logging(level: str, form: str = "text") -> None:
-    """Send everything from `level` on to standard error, as `text` or `json`."""
+    """Log everything from `level` on to standard error, as `text` or `json`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else KeyValueFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
-log = logging.getLogger(__name__)
-
-# Where the chart mounts it.
-METRICS_TOKEN_FILE = Path("/var/run/secrets/vdi-metrics/token")
-# The WWW-Authenticate header of a refusal with 401 (RFC 9110, 11.6.1).
-CHALLENGE = 'Bearer realm="vdi"'
+@contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop` while the context lasts."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
 
 
 class MetricsToken:
-    """The token in a file, which is read again for each request: a rotation restarts nothing."""
+    """The token that a request for /metrics must have, in a file that is read for each request: it can be rotated.
+
+    A NetworkPolicy alone would not do: not every network plugin enforces one. Probes need no token; the kubelet has
+    none.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._complaint = ""
 
     def refusal(self, authorization: str) -> tuple[HTTPStatus, str] | None:
-        """Why this Authorization header is not enough, as HTTP status and sentence; None where it is."""
+        """Status and sentence of the refusal of a request with this Authorization header; None where it may pass."""
         try:
             token = self._file.read_bytes().strip()
             complaint = "" if token else "it is empty"

@@ -1,5 +1,5 @@
-"""Settings from environment variables `VDI_*`, which the chart writes from its values: how every process reads its own,
-and the operator's.
+"""Settings from environment variables `VDI_*`, which the chart writes from its values: readers for every process, and
+the operator's settings.
 
 The doctor, `vdi install` and `vdi home` read the operator's settings from its Deployment. The gateway's are in
 `vdi.gateway.settings`.
@@ -15,16 +15,17 @@ from urllib.parse import urlsplit
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cluster.units import parse_duration, parse_quantity
-from vdi.process import METRICS_TOKEN_FILE
 from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 
-# Variable -> name of the setting, and what reads the text; that raises ValueError with what is allowed.
+# Variable -> name of the setting, and the reader of its text, which raises ValueError with the allowed values.
 Variables = Mapping[str, tuple[str, Callable[[str], Any]]]
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
-# Variables of the other commands; a program started by hand may well see them.
+# Where the chart mounts the token of /metrics.
+METRICS_TOKEN_FILE = Path("/var/run/secrets/vdi-metrics/token")
+# Variables of other commands, which a program started by hand may see.
 _OTHERS = frozenset({"VDI_CACHE", "VDI_STATE", "VDI_DEBUG", "VDI_USER", "VDI_KUBECONFIG", "VDI_CONTEXT"})
 
 
@@ -35,12 +36,11 @@ class SettingsError(Exception):
 def read_variables(
     environ: Mapping[str, str], variables: Variables, secret: Set[str] = frozenset()
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings by name, of what is set and not empty; and what is wrong, in sentences. `secret`: values not shown.
+    """Settings by name, of the variables that are set and not empty, and a sentence for each that cannot be read.
 
-    A variable that is almost one of ours is taken for a misspelling and refused; other `VDI_` variables belong to other
-    commands, or are made by Kubernetes for Services.
+    A name that almost equals one of `variables` is a misspelling and a problem. Other `VDI_` variables belong to other
+    commands, or come from Kubernetes for Services. Values of `secret` variables are not shown.
     """
-
     problems = _misspelt(environ, variables)
     values: dict[str, Any] = {}
     for variable, (name, read) in variables.items():
@@ -65,7 +65,7 @@ def _misspelt(environ: Mapping[str, str], variables: Variables) -> list[str]:
 
 
 def matching(pattern: str, allowed: str) -> Callable[[str], str]:
-    """Text that matches; `allowed` is the same in words."""
+    """A reader of text that matches; `allowed` describes the pattern in words."""
 
     def read(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -76,7 +76,7 @@ def matching(pattern: str, allowed: str) -> Callable[[str], str]:
 
 
 def namespaces(text: str) -> tuple[str, ...]:
-    """Names of namespaces, at least one, with commas between them."""
+    """Reads names of namespaces, at least one, separated by commas."""
     names = tuple(part.strip() for part in text.split(","))
     if not all(re.fullmatch(LABEL, name) for name in names):
         raise ValueError("allowed: the name of a namespace, or several with commas between them")
@@ -86,7 +86,7 @@ def namespaces(text: str) -> tuple[str, ...]:
 
 
 def number(low: int, high: int) -> Callable[[str], int]:
-    """A whole number between two, both included."""
+    """A reader of a whole number from `low` to `high`."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
@@ -97,7 +97,7 @@ def number(low: int, high: int) -> Callable[[str], int]:
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """One of these words, in any case."""
+    """A reader of one of these words, in any case."""
 
     def read(text: str) -> str:
         if text.lower() not in allowed:
@@ -108,20 +108,20 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def truth(text: str) -> bool:
-    """`true` or `false`, in any case."""
+    """Reads `true` or `false`, in any case."""
     if text.lower() not in ("true", "false"):
         raise ValueError("allowed: true and false")
     return text.lower() == "true"
 
 
 def address(text: str) -> tuple[str, int]:
-    """HOST:PORT to listen on; `:8081` is all addresses."""
+    """Reads HOST:PORT to listen on; `:8081` means all addresses."""
     host, _, port = text.rpartition(":")
-    return host.strip("[]") or "0.0.0.0", number(0, 65535)(port)  # noqa: S104 -- said so
+    return host.strip("[]") or "0.0.0.0", number(0, 65535)(port)  # noqa: S104 -- as documented
 
 
 def duration(text: str) -> str:
-    """A length of time, as it was written."""
+    """Reads a length of time, and keeps it as it was written."""
     parse_duration(text)
     return text
 
@@ -132,13 +132,13 @@ FORMAT = one_of("text", "json")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All choices of an operator process."""
+    """Settings of an operator process."""
 
-    # VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`. The first has the Lease.
+    # VDI_NAMESPACE: the sessions' namespaces, such as `desks,lab`. The first one has the Lease.
     namespaces: tuple[str, ...] = ("vdi-sessions",)
     # VDI_OPERATOR_NAMESPACE: where the operator's own Secrets are, out of the reach of desktops.
     operator_namespace: str = RELEASE_NAMESPACE
-    # VDI_WORKERS: how many sessions are worked on at the same time.
+    # VDI_WORKERS: how many sessions are reconciled at the same time.
     workers: int = 32
     # VDI_LOG_LEVEL: debug, info, warning or error.
     log_level: str = "info"
@@ -156,11 +156,11 @@ class Settings:
     gateway_url: str = ""
     # VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh.
     gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
-    # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
+    # VDI_METRICS_TOKEN_FILE: the token that a request for /metrics needs; without the file all are refused.
     metrics_token_file: Path = METRICS_TOKEN_FILE
     # VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
     # VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
-    # what holds for every session.
+    # choices that hold for every session.
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     # VDI_PLACEHOLDER_NAMESPACE, VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS, VDI_MAX_PLACEHOLDERS,
     # VDI_HEADROOM (`cad=2,small=1`): how nodes are requested for waiting sessions.
@@ -168,7 +168,7 @@ class Settings:
 
     @property
     def namespace(self) -> str:
-        """The first of the sessions' namespaces: it has what there is once, such as the Lease."""
+        """The first of the sessions' namespaces, which has the Lease."""
         return self.namespaces[0]
 
 

@@ -1,8 +1,7 @@
-"""A real browser on a real desktop: logs in at the portal, opens a session's address, waits for the first picture,
-types, takes screenshots.
+"""A headless browser on a desktop: logs in at the portal, opens a session, waits for its picture, types.
 
-Used by the demo, the end-to-end tests and the benchmark of the first picture. It looks at pixels, never at what the
-page says of itself: a page that shows "Waiting for stream..." has a video element too, but nothing is drawn into it.
+Used by the demo, the end-to-end tests and the benchmark of the first picture. Only pixels count, not what the page says
+of itself: a page that shows "Waiting for stream..." has a video element, too, but nothing is drawn into it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 # Chromium without windows: a smaller package, which starts in a quarter of the time with a fifth of the CPU time.
 _HEADLESS_PACKAGE = "chromium-headless-shell"
-
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", _HEADLESS_PACKAGE)
 
 CHROMIUM_ARGS = (
@@ -38,11 +36,10 @@ CHROMIUM_ARGS = (
     "--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1",
 )
 
-# Selkies draws into <video id="videoStream"> (WebSocket) or <video id="stream"> (WebRTC); before the video plays, into
-# <canvas id="videoCanvas">, where the first picture of a still desktop stays. A frame counts as a picture when its
-# pixels differ: an element without a stream, and a black screen, are of one colour. The grid is fine
-# enough for a prompt.
-# A function for the page: whether a picture is drawn in it.
+# A function for the page: whether a picture is drawn in it. Selkies draws into <video id="videoStream"> (WebSocket) or
+# <video id="stream"> (WebRTC); before the video plays, into <canvas id="videoCanvas">, where the first picture of a
+# still desktop stays. A frame counts as a picture when its pixels differ: an element without a stream, and a black
+# screen, have one colour. The grid is fine enough for a prompt.
 HAS_PICTURE = """() => {
   const grid = document.createElement('canvas');
   grid.width = 160; grid.height = 90;
@@ -60,30 +57,28 @@ HAS_PICTURE = """() => {
   return false;
 }"""
 
-
-# What the Node inside Playwright's wheel is linked to, and Debian's package with it. Debian 13's Chromium brings it
-# along, Debian 12's does not.
+# Library of the Node inside Playwright's wheel, and Debian's package of it, which Debian 12's Chromium does not bring.
 _DRIVER_LIBRARY, _DRIVER_PACKAGE = "libatomic.so.1", "libatomic1"
 
 _TERMINAL_FROM_LEFT, _TERMINAL_FROM_BOTTOM = 194, 18
-# The wallpaper has fewer than ten in so small a place.
+# Colours of the terminal's icon; the wallpaper has fewer than ten in so small a place.
 _ICON_COLOURS, _PANEL_SECONDS = 30, 20.0
 _KEY_MILLISECONDS = 20
-# Of what Playwright does by itself: start the browser, click, take a screenshot.
+# For actions of Playwright itself: start the browser, click, take a screenshot.
 _ACTION_SECONDS = 30.0
-# Of 255 steps of brightness.
+# Difference of brightness, of 255, that an encoder may cause.
 _NOISE = 24
-# Times `timeout_factor`: on a slow machine a look itself takes that long, and the page has no time left to draw.
+# Multiplied by `timeout_factor`: on a slow machine a screenshot takes that long, and the page could not draw.
 _LOOK_AGAIN_MILLISECONDS, _PICTURE_POLL_MILLISECONDS = 200, 50
-# What Chromium says of an error that came without a page.
+# Chromium's error for a response with an error status and no page.
 _NO_PAGE = "ERR_HTTP_RESPONSE_CODE_FAILURE"
-# Of the browser's console, and of refused requests, in what is said of a picture that did not come.
+# Messages of the console, and refused requests, in the error for a missing picture.
 _LAST_MESSAGES = 12
 
 
 @dataclass(frozen=True)
 class Login:
-    """Somebody who has a password at the portal."""
+    """A user with a password at the portal."""
 
     # The portal's URL, without a slash at its end.
     portal: str
@@ -92,11 +87,11 @@ class Login:
 
 
 class NoPictureError(Exception):
-    """Raised when no picture came in time; says what the page showed instead."""
+    """Raised when no picture came in time; the message says what the page shows instead."""
 
 
 def changed_pixels(before: Image.Image, after: Image.Image) -> int:
-    """How many pixels differ by more than what an encoder's noise makes."""
+    """Number of pixels that differ by more than an encoder's noise."""
     from PIL import ImageChops
 
     difference = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > _NOISE else 0)
@@ -124,8 +119,8 @@ def missing_packages() -> list[str]:
 class DesktopBrowser:
     """One headless browser with one page on one desktop; a context manager.
 
-    `url` is where `open` goes: it may be set as late as that. `login` is whose browser it is; None on a desktop
-    that asks for no login. `args`: more of Chromium's own; of two with one name, the last counts. `timeout_factor`
+    `url` is the address for `open`, and may be set later. `login` is the user of this browser; None for a desktop that
+    asks for no login. `args` are added to Chromium's arguments; of two with one name, the last counts. `timeout_factor`
     multiplies every time limit, for a slow machine.
     """
 
@@ -144,7 +139,7 @@ class DesktopBrowser:
         self.messages: list[str] = []
 
     def __enter__(self) -> DesktopBrowser:
-        from playwright.sync_api import sync_playwright  # a development dependency: only who looks at pictures needs it
+        from playwright.sync_api import sync_playwright  # installed with the extra `demo` only
 
         executable = find_chromium()
         if executable is None:
@@ -193,7 +188,7 @@ class DesktopBrowser:
 
     @contextmanager
     def beside(self, login: Login | None) -> Iterator[DesktopBrowser]:
-        """The browser of another person on the same desktop: no cookie is shared, only the program is."""
+        """Another user's browser on the same desktop: it shares the program, but no cookie."""
         width, height = self._size
         other = DesktopBrowser(self.url, login, width=width, height=height, timeout_factor=self._timeout_factor)
         other._browser = self._browser
@@ -205,7 +200,6 @@ class DesktopBrowser:
 
     @property
     def has_login(self) -> bool:
-        """Whether it is somebody's."""
         return self._login is not None
 
     def log_in(self, *, timeout_s: float = 30.0) -> None:
@@ -229,7 +223,7 @@ class DesktopBrowser:
         self.wait_for_picture(timeout_s=timeout_s)
 
     def _go(self, seconds: float) -> Response | None:
-        """Go to the desktop, again while the answer is an error without a page, as a person would."""
+        """Go to the desktop, and again while the response is an error without a page, as a person would."""
         from playwright.sync_api import Error
 
         deadline = time.monotonic() + seconds
@@ -276,7 +270,7 @@ class DesktopBrowser:
             ) from error
 
     def _page_name(self) -> str:
-        """The page's address without query and fragment: there may be secrets in them."""
+        """The page's address without query and fragment, which may contain secrets."""
         return self.page.url.partition("#")[0].partition("?")[0]
 
     def _shown(self) -> str:

@@ -25,20 +25,29 @@ from vdi.devcluster.layout import give_to_invoker, write_private
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress
 
-_COMMAND_SECONDS = 60.0
+RELEASE = "vdi"
+NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
+SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
+# What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried.
+FAKE_GPUS = 8
+
+_INSTALL_SECONDS, _SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
 
 
-class PeopleError(Exception):
-    """Raised when a user cannot be made; has the words of `vdi gateway user`."""
+class DemoError(Exception):
+    """Raised when the demo cannot go on; says what to do."""
+
+
+class PeopleError(DemoError):
+    """Raised when a user cannot be created; has the message of `vdi gateway user`."""
 
 
 def ready_user(kubeconfig: Path, folder: Path, portal: str, user: str, *, timeout_factor: float = 1.0) -> Login:
-    """An administrator of the portal with a generated password, the same for as long as the cluster lives.
+    """An administrator of the portal with a generated password, the same as long as the cluster lives.
 
-    The cluster keeps a hash alone, so the password is kept in `folder`, for its owner's eyes only. `timeout_factor`
-    multiplies the time limit of each command.
+    The cluster has only a hash, so the password is kept in `folder`, for its owner alone. `timeout_factor` multiplies
+    the time limit of each command. Raises PeopleError.
     """
-
     file, seconds = folder / "portal-login.json", _COMMAND_SECONDS * timeout_factor
     if file.exists() and user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split():
         return Login(portal, user, json.loads(file.read_text())["password"])
@@ -50,14 +59,14 @@ def ready_user(kubeconfig: Path, folder: Path, portal: str, user: str, *, timeou
 
 
 def add_user(kubeconfig: Path, user: str, password: str, *more: str, seconds: float = _COMMAND_SECONDS) -> None:
-    """Make a local user, or give one that is there this password. Raises PeopleError."""
+    """Create a local user, or give an existing one this password. Raises PeopleError."""
     known = user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split()
     words = ["passwd", user] if known else ["add", user, *more]
     _run(kubeconfig, *words, "--password-stdin", stdin=f"{password}\n", seconds=seconds)
 
 
 def remove_user(kubeconfig: Path, user: str) -> None:
-    """Forget a local user. Raises PeopleError."""
+    """Remove a local user. Raises PeopleError."""
     _run(kubeconfig, "rm", user)
 
 
@@ -77,19 +86,6 @@ def _run(kubeconfig: Path, *words: str, stdin: str = "", seconds: float = _COMMA
     return done.stdout
 
 
-RELEASE = "vdi"
-NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
-SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
-# What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried.
-FAKE_GPUS = 8
-
-_INSTALL_SECONDS, _SESSION_SECONDS = 600.0, 300.0
-
-
-class DemoError(Exception):
-    """Raised when the demo cannot go on; says what to do."""
-
-
 @dataclass(frozen=True)
 class Demo:
     """A cluster with the operator installed."""
@@ -97,7 +93,7 @@ class Demo:
     kubeconfig: Path
     # A folder with kubectl, helm and vdi.
     tools: Path
-    # Somebody who may log in at the portal, and administers it.
+    # An administrator of the portal.
     login: Login
     # What time limits are multiplied with: more than 1 on a slow machine.
     timeout_factor: float = 1.0
@@ -112,7 +108,7 @@ def checkout() -> Path:
 
 
 def up(name: str, *, browser: bool, nodes: int | None = None, timeout_factor: float = 1.0, progress: Progress) -> Demo:
-    """Bring up the cluster, install operator and gateway through the chart, and have a user who can log in.
+    """Bring up the cluster, install operator and gateway through the chart, and create a user who can log in.
 
     With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `timeout_factor` (at least 1) multiplies the
     time limits, for a slow machine.
@@ -121,45 +117,38 @@ def up(name: str, *, browser: bool, nodes: int | None = None, timeout_factor: fl
     """
     checkout()
     with privileged.rights("The demo"):
-        return _bring_up(name, browser, nodes, timeout_factor, progress)
-
-
-def _bring_up(name: str, browser: bool, nodes: int | None, timeout_factor: float, progress: Progress) -> Demo:
-    found, (vdi_image, desktop_image) = _make_parts(browser, progress)
-    made = cluster.up(
-        name,
-        fake_gpus=FAKE_GPUS,
-        nodes=nodes,
-        install_packages=True,
-        image_archives=[vdi_image, desktop_image],
-        timeout_factor=timeout_factor,
-        progress=progress,
-    )
-    tools = _folder_of_tools(made.state_dir / "tools", found)
-    repository, _, tag = images.VDI.rpartition(":")
-    values = {
-        "image": {"repository": repository, "tag": tag},
-        "templates": {TEMPLATE: {"image": images.DESKTOP}},
-        "urlPort": made.websecure_port,
-        "gateway": {"doctor": True},
-        "probe": {"enabled": False},  # a machine for a try has better things to do
-        # The tag stays the same when the image was built again: its archive's name has a digest.
-        "podAnnotations": {"image": vdi_image.parent.name},
-    }
-    (file := made.state_dir / "values.yaml").write_text(json.dumps(values))
-    _install(file, made.kubeconfig, tools, timeout_factor=timeout_factor, progress=progress)
-    with progress.step(f"vdi gateway user add {USER} --admin"):
-        try:
+        found, (vdi_image, desktop_image) = _make_parts(browser, progress)
+        made = cluster.up(
+            name,
+            fake_gpus=FAKE_GPUS,
+            nodes=nodes,
+            install_packages=True,
+            image_archives=[vdi_image, desktop_image],
+            timeout_factor=timeout_factor,
+            progress=progress,
+        )
+        tools = _folder_of_tools(made.state_dir / "tools", found)
+        repository, _, tag = images.VDI.rpartition(":")
+        values = {
+            "image": {"repository": repository, "tag": tag},
+            "templates": {TEMPLATE: {"image": images.DESKTOP}},
+            "urlPort": made.websecure_port,
+            "gateway": {"doctor": True},
+            "probe": {"enabled": False},  # a machine for a try has better things to do
+            # The tag stays the same when the image was built again: its archive's name has a digest.
+            "podAnnotations": {"image": vdi_image.parent.name},
+        }
+        (file := made.state_dir / "values.yaml").write_text(json.dumps(values))
+        _install(file, made.kubeconfig, tools, timeout_factor=timeout_factor, progress=progress)
+        with progress.step(f"vdi gateway user add {USER} --admin"):
             login = ready_user(
                 made.kubeconfig, made.state_dir, portal_url(made.websecure_port), USER, timeout_factor=timeout_factor
             )
-        except PeopleError as error:
-            raise DemoError(str(error)) from error
-    return Demo(made.kubeconfig, tools, login, timeout_factor)
+        return Demo(made.kubeconfig, tools, login, timeout_factor)
 
 
 def start_session(demo: Demo, *, progress: Progress) -> str:
-    """Start the demo's session, or find it running: its URL. Raises StepFailed with what the session says of itself."""
+    """Start the demo's session, or find it running: its URL. Raises StepFailed with the session's own message."""
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
     limit = f"{_SESSION_SECONDS * demo.timeout_factor:.0f}s"
     command: list[str | Path] = [sys.executable, "-m", "vdi", *create, "--timeout-wait", limit]
@@ -191,12 +180,12 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
 
 
 def portal_url(websecure_port: int) -> str:
-    """Where the portal of a cluster with that port is."""
+    """The portal's address in a cluster with that port."""
     return f"https://portal.{DOMAIN}" + ("" if websecure_port == 443 else f":{websecure_port}")
 
 
 def down(name: str) -> list[str]:
-    """Stop everything the demo started; says what was removed. Built programs and images stay in the cache."""
+    """Stop everything the demo started; returns what was removed. Built programs and images stay in the cache."""
     return cluster.down(name)
 
 
@@ -233,7 +222,7 @@ def _install(values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: flo
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
-    """What a person types, in one folder for the PATH; with `kubectl-vdi` there, `kubectl vdi` works."""
+    """A folder for the PATH with kubectl, helm, vdi and `kubectl-vdi`, by which `kubectl vdi` works."""
     folder.mkdir(exist_ok=True)
     scripts = Path(sys.executable).parent
     programs = {name: found[name] for name in ("kubectl", "helm")}

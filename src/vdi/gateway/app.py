@@ -342,7 +342,7 @@ def run_process(config: ClusterConfig, settings: Settings) -> None:
     """The whole life of a gateway process, on uvloop."""
     import uvloop
 
-    from vdi.operator.runtime import stop_on_signals
+    from vdi.process import stop_on_signals
 
     async def life() -> None:
         stop = asyncio.Event()

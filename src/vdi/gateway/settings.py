@@ -14,7 +14,6 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cluster.units import parse_duration
 from vdi.gateway.brand import Brand
 from vdi.gateway.rights import normal_groups
-from vdi.process import METRICS_TOKEN_FILE
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import normal_name
 from vdi.session.users import check_address
@@ -22,6 +21,7 @@ from vdi.settings import (
     FORMAT,
     LABEL,
     LEVEL,
+    METRICS_TOKEN_FILE,
     SUBDOMAIN,
     SettingsError,
     Variables,

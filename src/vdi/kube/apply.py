@@ -1,7 +1,7 @@
-"""Brings one object to what is wanted with as few requests as possible: none when it is so already.
+"""Creation and repair of objects with as few requests as possible: none for an object that is as desired.
 
-`managed_fields` explains how it is known that nothing is to be done. Creation is a POST, which was measured to cost the
-API server a fifth less than server-side apply; repair is server-side apply.
+`managed_fields` tells whether it is. Creation is a POST, which was measured to cost the API server a fifth less than
+server-side apply; repair is server-side apply.
 """
 
 import logging
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Applier(Generic[T]):
     """Creates, repairs and deletes the objects of one kind, reading only `store`.
 
-    What the store is made with decides. With `Store(marks=FieldOwnershipReader(client.field_manager, ANNOTATION))`
-    drift is repaired. Without marks, objects are created once and left as they are.
+    With `Store(FieldOwnershipReader(client.field_manager, ANNOTATION))` drift is repaired; in other stores objects are
+    created once and left as they are.
 
     Desired objects should leave out empty values (`0`, `false`, `""`) where those are the default: for many of
     them the server keeps no owner, and such an object costs one request, without effect, after each start of the
@@ -38,8 +38,9 @@ class Applier(Generic[T]):
         self._client = client
         self._into = into
         self._marks = store.ownership
-        # By uid: the mark on the answer to our last write, which is as much ours as the object can be. Lives as long as
-        # the object; after a restart `owns_all` decides.
+        # By uid: our ownership after our last write, which is as much as it can be. The server keeps no owner for some
+        # empty values, and without this memory such an object would be applied for ever. After a restart `owns_all`
+        # decides, which costs it one request.
         self._settled: dict[str, FieldOwnership] = {}
         store.listen(self._drop)
 
@@ -49,10 +50,9 @@ class Applier(Generic[T]):
         POST when the store has none, nothing when it is as desired, server-side apply otherwise (changed spec or
         drift). One that is being deleted is returned as it is, and nothing is sent: its removal will call.
 
-        An object of this name that we did not know of is taken over by server-side apply. Who must not take over a
-        stranger's puts a controller ownerReference into the spec: the server refuses a second one (Invalid).
+        An unknown object of this name is taken over by server-side apply. A caller that must not take over somebody
+        else's puts a controller ownerReference into the spec: the server refuses a second one (Invalid).
         """
-
         metadata = desired["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
         observed = self.store.get(namespace, name)
@@ -70,8 +70,10 @@ class Applier(Generic[T]):
             await self._hand_over(namespace, name)
         return await self._apply(namespace, name, body)
 
-    def is_as_desired(self, observed: T, desired: Mapping[str, Any]) -> bool:
-        """Whether `ensure` would send nothing for this object, which the store has."""
+    def is_as_desired(self, observed: T | None, desired: Mapping[str, Any]) -> bool:
+        """Whether `ensure` would send nothing for this object of the store."""
+        if observed is None:
+            return False
         if self._marks is None or observed.metadata.deletion_timestamp is not None:
             return True
         mark = self.store.mark_of(observed)
@@ -91,14 +93,14 @@ class Applier(Generic[T]):
     async def delete(self, observed: T, *, grace_seconds: int | None = None) -> bool:
         """Delete exactly this incarnation; True when it is gone, False while it is terminating.
 
-        One that the store already knows to be terminating is not asked again. Gone before, or replaced by another
-        incarnation, is True as well.
+        One that the store knows to be terminating is not deleted again, unless by force (`grace_seconds` 0). Gone
+        before, or replaced by another incarnation, is True as well.
         """
         metadata = observed.metadata
         present = self.store.get(metadata.namespace, metadata.name)
         if present is None or present.metadata.uid != metadata.uid:
             return True
-        if present.metadata.deletion_timestamp is not None:
+        if present.metadata.deletion_timestamp is not None and grace_seconds != 0:
             return False
         try:
             left = await self._client.delete(

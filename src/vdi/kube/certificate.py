@@ -1,4 +1,4 @@
-"""What the certificate of a TLS Secret says: for which names it is, and for how long. The key is never looked at."""
+"""Names and validity of the certificate in a TLS Secret. The key is never read."""
 
 from datetime import datetime
 
@@ -19,7 +19,6 @@ class Certificate(msgspec.Struct, frozen=True):
 
 def read_certificate(pem: bytes) -> Certificate:
     """The first certificate of a chain, which is the server's."""
-
     if not pem.strip():
         return Certificate(problem="it has no key tls.crt")
     try:

@@ -1,4 +1,4 @@
-"""Time as a parameter: what waits or looks at a clock here is given one, so that tests need no real time."""
+"""Time as a parameter: code that waits or reads a clock gets a `Clock`, so that tests need no real time."""
 
 import asyncio
 import time
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the runtime asks of time."""
+    """Wall time, monotonic time and sleep."""
 
     def now(self) -> datetime:
-        """Wall time, in UTC."""
+        """Wall time, in UTC. It may jump either way; use `monotonic` for durations."""
 
     def monotonic(self) -> float:
         """Seconds since some fixed point, never going back."""
@@ -20,19 +20,15 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of this machine."""
 
     def now(self) -> datetime:
-        """Wall time, in UTC."""
-
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Seconds of the monotonic clock."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
-        """`asyncio.sleep`, with negative times taken as zero."""
         await asyncio.sleep(max(0.0, seconds))
 
 

@@ -1,4 +1,7 @@
-"""Address of the cluster and our credentials: from a kubeconfig, or from the service account of the pod."""
+"""Address of the cluster and credentials for it, from a kubeconfig or from the service account of the pod.
+
+Programs call `load_config` and give the result to a `Client`, which keeps the bearer token fresh with `Credentials`.
+"""
 
 import asyncio
 import base64
@@ -19,13 +22,12 @@ from vdi.kube.http import url_host
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
-    """One way to one cluster. Secrets are kept out of its repr."""
+    """Address of one cluster with credentials. Its repr leaves out secrets."""
 
     # URL, such as `https://10.0.0.1:6443`.
     server: str
-
     namespace: str = "default"
-    # Where this was read from, in words, for messages.
+    # The place that this was read from, for messages.
     source: str = ""
     # PEM; None means the machine's own authorities.
     ca: bytes | None = field(default=None, repr=False)
@@ -42,7 +44,7 @@ class ClusterConfig:
     client_key: bytes | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """What TLS needs, or None for plain HTTP. Raises ConfigError when a certificate or key cannot be used."""
+        """The TLS context, None for plain HTTP. Raises ConfigError when a certificate or key cannot be used."""
         if not self.server.startswith("https://"):
             return None
         try:
@@ -60,8 +62,8 @@ class ClusterConfig:
 
 
 def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
-    """Python's ssl takes client certificates from files only: private ones, gone when this returns."""
-    import tempfile  # only here: a pod has a token, and this brings archives and compression with it
+    # Python's ssl takes client certificates from files only: this one is private, and gone at the end.
+    import tempfile  # only here: a pod has a token, and `tempfile` imports archives and compression
 
     with tempfile.TemporaryDirectory(prefix="vdi-tls-") as folder:
         pair = Path(folder, "pair.pem")
@@ -261,7 +263,7 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
     return response
 
 
-# Where every pod finds its token, CA and namespace (kubernetes.io: Accessing the API from a Pod).
+# Token, CA and namespace of every pod (kubernetes.io: Accessing the API from a Pod).
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 

@@ -1,4 +1,4 @@
-"""Connections to one server: opened when needed, straight or through a proxy, and kept for the next request."""
+"""Connections to one HTTP server: opened when needed, directly or through a proxy, and kept for the next request."""
 
 import asyncio
 import ssl
@@ -12,17 +12,17 @@ from urllib.parse import unquote, urlsplit
 from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 
 CONNECT_SECONDS = 10.0
-# A connection unused for longer is closed, which API servers do after 90: each takes memory while it is kept.
+# A connection that is unused for longer is closed: each costs memory. API servers close it after 90.
 IDLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server, and the way there. Raises ValueError where the URL or the proxy's URL cannot be used."""
+    """Address of a server, with TLS and proxy. Raises ValueError where the URL or the proxy's cannot be used."""
 
     url: str
     tls: ssl.SSLContext | None = None
-    # Name to be found in the server's certificate, where it is not the URL's host.
+    # Name in the server's certificate, where it is not the URL's host.
     tls_name: str | None = None
 
     proxy: str | None = None
@@ -41,13 +41,13 @@ class Target:
 
     @property
     def prefix(self) -> str:
-        """What stands before each path in a request line."""
+        """The part of a request line before each path."""
         parts = urlsplit(self.url)
         plain_proxy = f"http://{parts.netloc}" if self.proxy and self.tls is None else ""
         return plain_proxy + parts.path.rstrip("/")
 
     async def connect(self, buffer: memoryview) -> Connection:
-        """Open a connection that reads by way of `buffer`. Raises OSError, HttpError, TimeoutError."""
+        """Open a connection that reads through `buffer`. Raises OSError, HttpError, TimeoutError."""
         loop = asyncio.get_running_loop()
         host, port = self.address
         connection = Connection(buffer)
@@ -61,7 +61,8 @@ class Target:
                     if self.tls:
                         await self._through_tunnel(connection, self.tls)
             except BaseException:
-                # When the handshake has just ended, asyncio itself waits for the server's farewell, up to 30 s.
+                # When the handshake has just ended, asyncio itself would wait for the server's close_notify, up to 30
+                # s.
                 connection.abort()
                 raise
             return connection
@@ -91,16 +92,16 @@ class HttpClient:
     def __init__(self, target: Target, *, limit: int) -> None:
         self._target = target
         self._turns = _Turns(limit)
-        # Not one each, and not the loop's: it would allocate 256 KiB for every piece of an answer that comes over TLS.
+        # One for all connections. Without it the loop would allocate 256 KiB for each piece of a response over TLS.
         self._buffer = memoryview(bytearray(BUFFER))
-        self._idle: deque[Connection] = deque()  # the one used last at the end
+        self._idle: deque[Connection] = deque()  # the most recently used at the end
         self._closer: asyncio.TimerHandle | None = None
         self._busy: set[Connection] = set()
 
     async def request(
         self, request: bytes, deadline: float, before_send: Callable[[], object] | None = None
     ) -> Response:
-        """Send a request and read its answer whole.
+        """Send a request and read its whole response.
 
         Raises OSError, HttpError, TimeoutError at `deadline` on the event loop's clock. `before_send` is called at the
         last moment, when there is a connection; what it raises is raised.
@@ -129,7 +130,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
-        """Send a request on a connection of its own, from which its answer is read while the context lasts."""
+        """Send a request on a connection of its own; its response is read from that while the context lasts."""
         connection = await self._target.connect(self._buffer)
         self._busy.add(connection)
         try:
@@ -140,7 +141,7 @@ class HttpClient:
             connection.abort()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those in use included."""
         for connection in (*self._idle, *self._busy):
             connection.abort()
         self._idle.clear()
@@ -175,9 +176,9 @@ class HttpClient:
 
 
 class _Turns:
-    """So many at a time, the others in the order in which they came, each until its deadline.
+    """A semaphore with deadlines, first come first served.
 
-    asyncio's semaphore within its timeout takes four times as long, and in a crowd nearly every request waits here.
+    asyncio's within its timeout takes four times as long, and in a burst nearly every request waits here.
     """
 
     def __init__(self, limit: int) -> None:
@@ -185,7 +186,7 @@ class _Turns:
         self._queue: deque[asyncio.Future[None]] = deque()
 
     async def take(self, deadline: float) -> None:
-        """Return when it is our turn; raises TimeoutError at `deadline` on the event loop's clock."""
+        """Take a place; raises TimeoutError at `deadline` on the event loop's clock."""
         if self._free:
             self._free -= 1
             return
@@ -197,13 +198,13 @@ class _Turns:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled() and turn.exception() is None:
-                self.give_back()  # it was our turn already
+                self.give_back()  # the place was ours already
             raise
         finally:
             timer.cancel()
 
     def give_back(self) -> None:
-        """Whoever has waited longest may go."""
+        """Free a place, for the task that has waited longest."""
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
@@ -217,23 +218,42 @@ def _time_out(turn: "asyncio.Future[None]") -> None:
         turn.set_exception(TimeoutError())
 
 
-async def ask_once(url: str, request: bytes, most: int) -> tuple[int, bytes]:
-    """Send a request on a connection of its own; status and body of its answer, of which no more than `most` bytes.
+class AnswerError(Exception):
+    """Raised for an answer that is missing or not as expected; the message is a sentence about the peer."""
 
-    Raises OSError, HttpError, TimeoutError.
+
+async def ask_once(
+    peer: str, method: str, url: str, *, bearer: str, body: bytes = b"", expected: int = 200, most: int, seconds: float
+) -> bytes:
+    """Send one request with a bearer token on a connection of its own; redirects are not followed.
+
+    Returns no more than `most` bytes of the body. Raises AnswerError, whose sentence begins with `peer`.
     """
-    connection = await Target(url).connect(memoryview(bytearray(most)))
+    parts = urlsplit(url)
+    head = f"{method} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
+    head += f"Authorization: Bearer {bearer}\r\n"
+    if body:
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     try:
-        connection.send(request)
-        response = await connection.head()
-        body = b""
-        async for chunk in connection.chunks():
-            body += chunk
-            if len(body) >= most:
-                break
-        return response.status, body[:most]
-    finally:
-        connection.abort()
+        if not (bearer.isascii() and bearer.isprintable()):
+            raise HttpError("the token has characters that are not allowed in a request")
+        async with asyncio.timeout(seconds):
+            connection = await Target(url).connect(memoryview(bytearray(most)))
+            try:
+                connection.send(f"{head}\r\n".encode("latin-1") + body)
+                response = await connection.head()
+                received = b""
+                async for chunk in connection.chunks():
+                    received += chunk
+                    if len(received) >= most:
+                        break
+            finally:
+                connection.abort()
+    except (HttpError, TimeoutError, OSError) as error:
+        raise AnswerError(f"{peer} does not respond ({str(error) or type(error).__name__})") from error
+    if response.status != expected:
+        raise AnswerError(f"{peer} responds with {response.status} ({received[:200].decode(errors='replace').strip()})")
+    return received[:most]
 
 
 def _address(url: str) -> tuple[str, int]:

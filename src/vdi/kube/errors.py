@@ -1,4 +1,4 @@
-"""Everything that can go wrong between us and the API server.
+"""Errors of requests to the API server.
 
     KubeError
     +-- ConfigError          no usable kubeconfig or service account
@@ -25,17 +25,16 @@ Foreign exceptions (ssl, msgspec) are mapped to these once, in `transport`, and 
 # ruff: noqa: N818 - the names are the API's own reasons, and read so where they are caught
 
 import re
-from dataclasses import dataclass
 
 import msgspec
 
 
 class KubeError(Exception):
-    """Raised when the Kubernetes API could not do what was asked. Catch this one to catch them all."""
+    """Raised when a request to the Kubernetes API has failed. Base of all errors of this package."""
 
 
 class ConfigError(KubeError):
-    """Raised when there is no usable way to a cluster: no kubeconfig, no context, no credentials."""
+    """Raised without a usable kubeconfig, context or credentials."""
 
 
 class NotLeader(KubeError):
@@ -59,17 +58,16 @@ class UnexpectedAnswer(KubeError):
     """Raised when an answer cannot be read as what the API promises (a proxy's page, a wrong type)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One entry of a Status' `details.causes`: which field, what is wrong with it."""
+class Cause(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a Status' `details.causes`: a field, and what is wrong with it."""
 
-    field: str
-    reason: str
-    message: str
+    field: str = ""
+    reason: str = ""
+    message: str = ""
 
 
 class ApiError(KubeError):
-    """Raised when the server refused: see the subclass for why. `message` is the server's own sentence."""
+    """Raised when the server refuses; the subclass says why, `message` is the server's own sentence."""
 
     def __init__(
         self,
@@ -121,7 +119,7 @@ class Conflict(ApiError):
 
 
 class Replaced(Conflict):
-    """Raised on 409 when a uid precondition did not hold: the object that was meant is gone, another has its name."""
+    """Raised on 409 when a uid precondition did not hold: the object is gone, and another has its name."""
 
 
 class Gone(ApiError):
@@ -152,15 +150,9 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 }
 
 
-class _Cause(msgspec.Struct, gc=False):
-    field: str = ""
-    reason: str = ""
-    message: str = ""
-
-
 class _Details(msgspec.Struct, rename="camel"):
     name: str = ""
-    causes: list[_Cause] = []
+    causes: tuple[Cause, ...] = ()
     retry_after_seconds: float = 0
 
 
@@ -172,7 +164,7 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-# In both of the API server's sentences (registry/rest/delete.go, storage/interfaces.go); the reason is Conflict.
+# In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their reason is Conflict.
 _ANOTHER_UID = re.compile(r"UID in (the )?precondition")
 _decode_status = msgspec.json.Decoder(_Status).decode
 
@@ -194,7 +186,7 @@ def error_from(status: int, body: bytes, *, request: str = "", retry_after: floa
         status,
         response.reason,
         response.message,
-        causes=tuple(Cause(c.field, c.reason, c.message) for c in details.causes),
+        causes=details.causes,
         retry_after=retry_after if retry_after is not None else details.retry_after_seconds or None,
         request=request,
         api_missing=status == 404 and not details.name,

@@ -1,7 +1,7 @@
-"""Events (events.k8s.io/v1): what `kubectl describe` shows. They never block or fail the work that they tell of.
+"""Events (events.k8s.io/v1), as `kubectl describe` shows them. They never block or fail the work that they report.
 
-What is said again within `SERIES_LIFE` about one object in the same words becomes a series: one Event whose count
-grows, patched at most every `SERIES_PAUSE`. The API server throws Events away after an hour by itself.
+Repetitions about one object within `SERIES_LIFE` become a series: one Event whose count grows, patched at most every
+`SERIES_PAUSE`. The API server deletes Events after an hour by itself.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ SERIES_LIFE = 360.0
 SERIES_PAUSE = 10.0
 # Events that may wait to be sent; what comes beyond is dropped.
 WAITING = 1024
-# While more than so many wait, there are seconds between two requests: the work that they tell of goes first.
+# While more than so many wait, there are seconds between two requests: the work that they report goes first.
 CROWD, CROWD_PAUSE = 8, 0.05
 # Events kept in mind so that repetitions are known; the oldest is forgotten first.
 REMEMBERED = 2048
@@ -44,7 +44,7 @@ Topic = tuple[str, str, str, str, str]
 
 @dataclass(slots=True)
 class _Series:
-    """One Event: what was said of it so far (`count`, `last`), and how much of that the server knows (`sent`)."""
+    """One Event: its repetitions so far (`count`, `last`), and how many of them the server knows (`sent`)."""
 
     regarding: ObjectReference
     topic: Topic
@@ -58,7 +58,6 @@ class _Series:
 
     @property
     def namespace(self) -> str:
-        """Where the Event belongs."""
         return self.regarding.namespace or "default"  # Events about cluster-scoped objects
 
     def state(self) -> dict[str, Any]:
@@ -72,8 +71,7 @@ class EventRecorder:
     """Sends Events in the background; repetitions become one series; under load Events are dropped, and counted."""
 
     def __init__(self, client: Client, *, controller: str, instance: str, clock: Clock = SYSTEM_CLOCK) -> None:
-        self.dropped = 0
-        """How many were given up: too many waited, or the server did not take them."""
+        self.dropped = 0  # too many waited, or the server refused them
         self._client = client
         self._controller = controller
         self._instance = instance[:128]
@@ -88,7 +86,7 @@ class EventRecorder:
     def emit(
         self, regarding: ObjectReference, type: Literal["Normal", "Warning"], reason: str, note: str, action: str
     ) -> None:
-        """Tell of something, now; returns at once. `note` is escaped, and cut at 1024 bytes."""
+        """Report something; returns at once. `note` is escaped, and cut at 1024 bytes."""
         note = escape(note)
         topic = (regarding.uid, type, reason, note, action)
         now = self._clock.monotonic()
@@ -112,7 +110,7 @@ class EventRecorder:
         self._queue.add(topic, urgent=type == "Warning")
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send what is recorded, until cancelled."""
         timer = asyncio.create_task(self._queue.run_timer(), name="events: timer")
         try:
             while (topic := await self._queue.take()) is not None:
@@ -120,7 +118,7 @@ class EventRecorder:
                 try:
                     if series is not None and series.count > series.sent:
                         await self._send(series)
-                        if series.count > series.sent:  # said again meanwhile
+                        if series.count > series.sent:  # repeated meanwhile
                             self._queue.add_after(topic, SERIES_PAUSE)
                 except KubeError as error:
                     self.dropped += 1
@@ -136,10 +134,7 @@ class EventRecorder:
             timer.cancel()
 
     async def flush(self) -> None:
-        """Return when every new Event emitted so far was sent or given up; needs `run` at work.
-
-        The end is near: from now on nothing waits for anything else.
-        """
+        """Return when every new Event is sent or given up by `run`, from now on without pauses."""
         self._hurried = True
         await self._idle.wait()
 

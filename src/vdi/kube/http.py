@@ -1,4 +1,4 @@
-"""HTTP/1.1 as API servers speak it: one request at a time on a connection, answers whole or streamed.
+"""HTTP/1.1 as API servers speak it: one request at a time on a connection, responses whole or streamed.
 
 Own code, because a general HTTP library was measured to cost the operator a third of its CPU time and 13 MiB of memory
 (docs/bench.md). It leaves out what no API server does: redirects, cookies, compression, pipelining, HTTP/2.
@@ -67,10 +67,8 @@ class Connection(asyncio.BufferedProtocol):
         self._ended = True
         self._keep = True
         self._whole = True
-        self._to_the_end = False  # whoever waits has no use for a part
+        self._to_the_end = False  # the reader needs it whole
         self._paused = False
-
-    # --- what the user calls
 
     @property
     def reusable(self) -> bool:
@@ -157,18 +155,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(TimeoutError())
 
-    # --- what the event loop calls
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember where to write."""
         self.transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
-        """Where what comes is put; emptied by `buffer_updated` at once, so that all connections can share it."""
+        """The buffer for incoming bytes; `buffer_updated` empties it at once, so all connections can share it."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take in what came."""
         data = bytes(self._buffer[:nbytes])
         if self._rest:
             data = self._rest + data

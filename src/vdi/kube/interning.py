@@ -1,7 +1,7 @@
-"""Lets equal parts be one: most of what a decoded object says is said in thousands of others too.
+"""Interning of equal parts of decoded objects, most of which thousands of others contain, too.
 
-Strings (times, reasons, a namespace) were two fifths of the memory of what the operator keeps. Whole values that cannot
-be changed are kept once as well: finalizers, the owner of four children.
+Strings (times, reasons, a namespace) were two fifths of the operator's memory. Whole immutable values are kept once as
+well: finalizers, the owner of four children.
 """
 
 from collections.abc import Callable, Hashable
@@ -13,7 +13,7 @@ from msgspec.structs import force_setattr
 
 Shared = TypeVar("Shared", bound=Hashable)
 
-# Characters; longer ones are sentences, which are rarely said twice.
+# Characters; longer ones are sentences, which are rarely repeated.
 LONGEST = 64
 
 REMEMBERED = 16384

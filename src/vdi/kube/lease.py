@@ -1,4 +1,4 @@
-"""Which of several processes works: election over one Lease object, and the guard that keeps the others from writing.
+"""Leader election over one Lease object, and the guard that keeps all but the leader from writing.
 
 The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Clocks are never compared:
 
@@ -6,10 +6,10 @@ The holder renews the Lease; whoever sees it unchanged for `duration` takes it. 
     others    see that renewal at t or later: the earliest they take the Lease is t + duration, since each change of
               it is a new resourceVersion, which a takeover names as its precondition.
 
-As last_word < duration, no write of an old holder is under way when a new one begins. What stays is a process that is
-stopped between the look at the guard and the system call that sends, some microseconds; and somebody who deletes the
-Lease under a living holder while a process that has never seen it starts. Against both stands what every write of ours
-carries by itself: a uid, a resourceVersion, or a name that can be taken once only.
+As last_word < duration, no write of an old holder is under way when a new one begins. Two gaps remain: a process that
+is stopped in the microseconds between the guard and the system call that sends, and a Lease that somebody deletes while
+its holder lives and a process that has never seen it starts. Every write is safe against both by itself: it carries a
+uid, a resourceVersion, or a name that can be taken only once.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ class LeaseTiming:
     # a release that makes it longer needs one before it that waits that long already.
     duration: float = 10.0
 
-    # A write of the holder's is given up so long after its last renewal.
+    # The holder gives up a write this long after its last renewal.
     last_word: float = 9.0
-    # A write of the holder's may not begin later than this after its last renewal.
+    # The holder begins no write later than this after its last renewal.
     deadline: float = 7.0
     # Pause between two renewals.
     renew: float = 2.0
-    # Pause between two looks of those who wait, and after a failure.
+    # Pause between two looks while standing by, and after a failure.
     look: float = 1.0
 
 
@@ -67,7 +67,7 @@ class _Lease(msgspec.Struct):
 
 
 class Elector:
-    """One candidacy: waits for the Lease, holds it, and ends when somebody else has taken it. Then make a new one.
+    """One candidacy: waits for the Lease, holds it, and ends when another process has taken it. Then create a new one.
 
     `client` must be its own (not fenced, no retries, a timeout below `deadline`), so that a burst of other requests
     never keeps a renewal waiting. `identity` must be new for each Elector.
@@ -85,23 +85,20 @@ class Elector:
     ) -> None:
         self.name = name
         self.identity = identity
-        self.holder = ""
-        """Who held the Lease when it was last looked at."""
+        self.holder = ""  # of the Lease when it was last read
+        # Why the last look or renewal failed; None while all is well.
         self.last_error: KubeError | None = None
-        """Why the last look or renewal failed; None while all is well."""
         self._client = client
         self._namespace = namespace
         self._timing = timing
         self._clock = clock
-        self._mine: _Lease | None = None  # what our last write has made of it
+        self._mine: _Lease | None = None  # the Lease after our last write
         self._renewed: tuple[float, datetime] | None = None  # when the last good renewal was sent, by both clocks
         self._seen = ""  # resourceVersion of the last look
         self._seen_at = 0.0
-        self._seen_duration = 0.0  # for how long it is its holder's, from then on; 0: it is free
+        self._seen_duration = 0.0  # how long it is held from then on; 0: free
         self._leading = asyncio.Event()
         self._hurry = asyncio.Event()
-
-    # -- what the others ask
 
     @property
     def leads(self) -> bool:
@@ -115,11 +112,11 @@ class Elector:
         if self._renewed is None:
             return None
         monotonic, wall = self._renewed
-        # The monotonic clock stands still while a machine sleeps, the wall clock may be set back: believe the later.
+        # The monotonic clock stands still while a machine sleeps, and the wall clock may be set back: the later counts.
         return max(self._clock.monotonic() - monotonic, (self._clock.now() - wall).total_seconds())
 
     def allowance(self) -> float:
-        """How many seconds a write that begins now may take. Raises NotLeader when it must not begin."""
+        """Seconds that a write that begins now may take. Raises NotLeader when it must not begin."""
         age = self.age
         if age is not None and age < self._timing.deadline:
             return self._timing.last_word - age
@@ -136,19 +133,17 @@ class Elector:
 
     def _ask_for_renewal(self) -> None:
         self._leading.clear()
-        if self.last_error is None:  # else the next try is due in a moment, and must not become a tight loop
+        if self.last_error is None:  # else the next try is due in a moment anyway
             self._hurry.set()
 
-    # -- the work
-
     async def run(self) -> None:
-        """Stand, and lead, until somebody else has taken the Lease from us, or until cancelled."""
+        """Stand by, then lead, until another process has taken the Lease, or until cancelled."""
         wait: float | None = 0.0
         while (wait := await self.step()) is not None:
             await self._nap(wait)
 
     async def step(self) -> float | None:
-        """One look or one renewal; the seconds until the next, or None when the Lease was lost to somebody else."""
+        """One look or one renewal; the seconds until the next, None when another process has taken the Lease."""
         try:
             if self._mine is None:
                 wait: float | None = await self._look()
@@ -163,7 +158,7 @@ class Elector:
     async def release(self) -> None:
         """Give the Lease back so that others need not wait; call it when `run` and all writes have ended.
 
-        From now on this candidacy is over. Failure is said in the log only: the Lease then runs out by itself.
+        This ends the candidacy. A failure is only logged: the Lease then runs out by itself.
         """
         mine, self._mine, self._renewed = self._mine, None, None
         for _ in range(_GIVE_BACK_TRIES):
@@ -179,21 +174,19 @@ class Elector:
                 log.warning("the lease %s was not given back: %s", self.name, error)
                 return
 
-    # -- the steps
-
     async def _look(self) -> float:
-        """Of one who waits: take the Lease when it is free or has run out."""
+        """While standing by: take the Lease when it is free or has run out."""
         try:
             lease = await self._read()
         except NotFound:
-            if self._is_held():  # somebody has deleted it: its holder may not know yet
+            if self._is_held():  # deleted by somebody, which its holder may not know yet
                 return self._timing.look
             return await self._create()
         if lease.metadata.resource_version != self._seen:
             self._seen = lease.metadata.resource_version
             self._seen_at = self._clock.monotonic()
-            # Never the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set it to days, and a
-            # dead holder would keep all replicas waiting for so long.
+            # Not the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set it to days, and a
+            # dead holder would keep all replicas waiting.
             self._seen_duration = self._timing.duration if lease.spec.holder_identity else 0.0
         holder = lease.spec.holder_identity or ""
         if holder != self.holder and holder not in ("", self.identity):
@@ -237,7 +230,7 @@ class Elector:
         return max(0.0, sent + self._timing.renew - self._clock.monotonic())
 
     async def _is_still_ours(self) -> bool:
-        """Whether it was a renewal of our own that stood in our way, one whose answer was lost."""
+        """Whether the conflict was with a renewal of our own whose answer was lost."""
         try:
             lease = await self._read()
         except NotFound:
@@ -261,8 +254,6 @@ class Elector:
         self._mine, self._renewed, self.holder = lease, sent, self.identity
         self._leading.set()
 
-    # -- requests
-
     async def _read(self) -> _Lease:
         return await self._client.get(LEASES, self.name, namespace=self._namespace, into=_Lease)
 
@@ -284,7 +275,7 @@ class Elector:
         return self._clock.now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
     async def _nap(self, seconds: float) -> None:
-        """Until it is time, or until somebody finds the guard shut."""
+        """Sleep, until a caller of the guard asks for a renewal."""
         self._hurry.clear()
         nap = asyncio.ensure_future(self._clock.sleep(seconds))
         hurried = asyncio.ensure_future(self._hurry.wait())
@@ -295,7 +286,7 @@ class Elector:
             hurried.cancel()
 
     def _say(self, error: KubeError) -> None:
-        """Log a trouble when it begins or changes, not each time it is met again."""
+        """Log a failure when it begins or changes, not at each repetition."""
         if str(error) != str(self.last_error):
             log.warning("lease %s: %s", self.name, error)
         self.last_error = error

@@ -1,13 +1,13 @@
-"""Tells from an object's metadata alone whether it still is as we last wrote it.
+"""Field ownership: whether an object still is as we last wrote it, from its metadata alone.
 
-The API server keeps book of who set which field (`metadata.managedFields`): when anybody else changes or removes a
-field that we set, it ceases to be ours. So an object is as we wrote it exactly when the hash of our spec, which we
-leave on it as an annotation, is unchanged and every field of our spec is still ours. That needs no comparison of values
-(no defaults, no `1Gi` against `1024Mi`), no memory of our own, no request, and holds across restarts.
+The API server records who set which field (`metadata.managedFields`): when somebody else changes or removes a field
+that we set, it is no longer ours. So an object is as we wrote it when the hash of our spec, which we keep on it as an
+annotation, is unchanged, and every field of our spec is still ours. That needs no comparison of values (no defaults, no
+`1Gi` against `1024Mi`), no memory, no request, and holds across restarts.
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 
-One thing the book does not tell: `"f:data": {}` stands for a map that is ours as a whole, and also for one of which we
-have lost every entry. Two looks decide it: whether somebody else owns something inside, and whether anything is there.
+One ambiguity: `"f:data": {}` means a map that is ours as a whole, and also one of which we have lost every entry. It is
+decided by whether somebody else owns something inside, and whether the map has entries.
 """
 
 import re
@@ -23,7 +23,7 @@ Tree = dict[str, Any]
 Path = tuple[str, ...]
 _UID = re.compile(rb'(k:\{\\"uid\\":\\")[^"\\]+')
 _UID_KEY = b'k:{\\"uid\\":'
-# How a book begins that holds nothing but status: its names are sorted, and `f:metadata` and `f:spec` come before.
+# Begin of an entry that has nothing but status: names are sorted, and `f:metadata` and `f:spec` come before.
 _STATUS_ALONE = b'{"f:status":'
 
 _NOTHING = (b"", b"{}", b"[]", b"null")
@@ -50,7 +50,7 @@ _decode = msgspec.json.Decoder(_Object).decode
 
 
 class FieldOwnership(msgspec.Struct, frozen=True, gc=False):
-    """What one state of an object says of us."""
+    """Our ownership of one state of an object."""
 
     # Our annotation: the hash of the spec that was last written; empty without one.
     hash: str
@@ -79,7 +79,7 @@ class _Outline:
         """The paths that lead to nothing, or to an empty map or list."""
         try:
             outline = self._decode(body)
-        except msgspec.ValidationError:  # not what its own book says
+        except msgspec.ValidationError:  # not as its own managedFields say
             return list(self._paths)
         return [path for path in self._paths if self._at(outline, path) in _NOTHING]
 
@@ -103,13 +103,13 @@ class _Outline:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a set of books says, before a look at the object itself."""
+    """Ownership according to one set of `managedFields`, whatever the object itself contains."""
 
     tree: Tree
     fields: bytes
-    # Those of its leaves that can be looked up in the object by name alone.
+    # The leaves that can be looked up in the object by name alone.
     leaves: _Outline | None
-    # `fields` less some leaves that an object did not have, each such set worked out once.
+    # `fields` without leaves that an object did not have, computed once for each such set.
     without: dict[tuple[Path, ...], bytes]
 
     def fields_in(self, body: bytes | msgspec.Raw) -> bytes:
@@ -123,10 +123,10 @@ class _Shape:
 
 
 class FieldOwnershipReader:
-    """Reads our mark on an object: the hash annotation we wrote, and the fields that the server says are ours.
+    """Reads `FieldOwnership` from an object: the hash annotation, and the fields that are ours according to the server.
 
-    Objects made by one builder have the same books, so each distinct one is worked out and kept once (`_shapes`: lives
-    as long as the process, is cleared when it has grown beyond what builders can explain).
+    Objects made by one builder have the same `managedFields`, so each distinct set is evaluated and kept once
+    (`_shapes`, which is cleared when it has grown beyond what builders can explain).
     """
 
     def __init__(self, field_manager: str, annotation: str) -> None:
@@ -135,7 +135,7 @@ class FieldOwnershipReader:
         self._shapes: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _Shape] = {}
 
     def read(self, body: bytes | msgspec.Raw) -> FieldOwnership:
-        """The mark on an object given as JSON. Raises msgspec.DecodeError for any other text."""
+        """Our ownership of an object given as JSON. Raises msgspec.DecodeError for any other text."""
         metadata = _decode(body).metadata
         ours: list[bytes] = []
         others: list[bytes] = []
@@ -143,9 +143,10 @@ class FieldOwnershipReader:
         for entry in metadata.managed_fields or ():
             fields = bytes(entry.fields)
             if entry.subresource and fields.startswith(_STATUS_ALONE):
-                continue  # of no spec, and different in every object: a pod's IP is a key in it
+                continue  # not about a spec, and different in every object: a pod's IP is a key in it
             if _UID_KEY in fields:
-                # The owner's uid would make every object's book unique; what counts is that an owner reference is ours.
+                # The owner's uid would make each object's entries unique; it counts only that an owner reference is
+                # ours.
                 fields = _UID.sub(rb"\1", fields)
             if entry.manager == self.field_manager and not entry.subresource:
                 ours.append(fields)

@@ -1,6 +1,6 @@
-"""What this package asks of the objects it handles: only their metadata, and of that only a few fields.
+"""Protocols of the objects that this package handles, of which it reads only some metadata.
 
-The structs themselves belong to the caller (pruned to what he reads); any struct that satisfies `HasMetadata` will do.
+The structs belong to the callers, with the fields that these read; any struct that satisfies `HasMetadata` will do.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 
 class Owner(Protocol):
-    """One of `metadata.ownerReferences`."""
+    """An entry of `metadata.ownerReferences`: the garbage collector deletes the object after its owner."""
 
     @property
     def uid(self) -> str: ...
@@ -33,7 +33,7 @@ class Metadata(Protocol):
 
 
 class HasMetadata(Protocol):
-    """Any decoded Kubernetes object."""
+    """Any decoded Kubernetes object with the metadata above."""
 
     @property
     def metadata(self) -> Metadata: ...
@@ -44,7 +44,7 @@ T = TypeVar("T", bound=HasMetadata)
 
 @dataclass(frozen=True, slots=True)
 class ObjectReference:
-    """Which object an Event is about."""
+    """The object that an Event is about."""
 
     api_version: str
     kind: str
@@ -55,10 +55,9 @@ class ObjectReference:
 
 def version_of(obj: HasMetadata) -> int:
     """`resourceVersion` as a number (Kubernetes' own storage always gives one), 0 when the object has none."""
-
     return int(obj.metadata.resource_version or 0)
 
 
 def key_of(obj: HasMetadata) -> tuple[str, str]:
-    """(namespace, name)."""
+    """The object's key in a store: (namespace, name)."""
     return obj.metadata.namespace, obj.metadata.name

@@ -1,6 +1,6 @@
-"""The work queue and the loop around `reconcile`: keys in, one of four outcomes out.
+"""Work queues and controllers: keys in, `reconcile(key)`, and one of three outcomes.
 
-The queue holds keys, never events: whoever works on a key reads the state as it then is, so a hundred changes that came
+The queue holds keys, not events. A worker reads the state as it is when it takes a key, so a hundred changes that came
 meanwhile are one piece of work.
 """
 
@@ -16,31 +16,26 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import ApiError, Conflict, KubeError
 
 log = logging.getLogger(__name__)
-# Seconds within which what falls due is added together: a crowd of timers is no crowd of wakeups.
+# Keys that fall due within these seconds are added together, so that many timers do not mean many wakeups.
 GRAIN = 0.02
 
-# What names a piece of work; mostly (namespace, name).
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a reconcile wants next: nothing, or to be called again after `requeue_after` seconds, if not before."""
+    """Result of a reconcile: done, or to be called again after `requeue_after` seconds at the latest."""
 
     requeue_after: float | None = None
-
-
-class TerminalError(Exception):
-    """Raised by a reconcile when trying again cannot help until something changes."""
 
 
 class WorkQueue(Generic[Key]):
     """Keys that need work: each at most once in the queue, and never worked on twice at the same time.
 
-    The urgent ones are handed out first, so that a crowd of new work does not keep what is nearly done waiting.
+    Urgent keys are taken first, so that in a burst of new work, work that is nearly done does not wait.
 
-    Its maps live as long as the process; nothing is lost with them, since the first list brings every key back. They
-    are touched only between two awaits: hence no lock.
+    Nothing is lost with the process: the first lists bring every key back. Its maps are touched only between two
+    awaits: hence no lock.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK, *, backoff: float = 0.1, backoff_cap: float = 60.0) -> None:
@@ -63,11 +58,11 @@ class WorkQueue(Generic[Key]):
         self.closed = False
 
     def __len__(self) -> int:
-        """How many keys wait to be taken now."""
+        """Number of keys that wait to be taken."""
         return len(self._dirty) - len(self._dirty & self._processing)
 
     def add(self, key: Key, *, urgent: bool = False) -> None:
-        """This key needs work now; while it is being worked on, once more after that."""
+        """Add a key. While it is being worked on, it is handed out once more after that."""
         if self.closed or (key in self._dirty and (not urgent or key in self._urgent)):
             return
         self._dirty.add(key)
@@ -77,11 +72,11 @@ class WorkQueue(Generic[Key]):
             self._offer(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """This key needs work then; of several times for one key the earliest counts."""
+        """Add a key after `seconds`; of several times for one key the earliest counts."""
         self._delay(self._due, key, seconds)
 
     def requeue_within(self, key: Key, seconds: float) -> None:
-        """This key needs a look by then: one that it gets before, for whatever reason, will do."""
+        """Add a key after `seconds`, unless it is taken before for any other reason."""
         self._delay(self._latest, key, seconds)
 
     def _delay(self, times: dict[Key, float], key: Key, seconds: float) -> None:
@@ -112,11 +107,11 @@ class WorkQueue(Generic[Key]):
         return delay
 
     def forget(self, key: Key) -> None:
-        """The key is well: its next failure waits the shortest delay again."""
+        """Reset the delay of a key whose work has succeeded."""
         self._failures.pop(key, None)
 
     async def take(self) -> Key | None:
-        """The next key, to be given back with `done`; None when the queue was closed."""
+        """The next key, to be returned with `done`; None when the queue is closed."""
         while (key := self._pop()) is None:
             if self.closed:
                 return None
@@ -128,14 +123,14 @@ class WorkQueue(Generic[Key]):
         return key
 
     async def _nap(self) -> None:
-        """Return when there may be a key for this worker: one is woken for each key, not all."""
+        """Return when there may be a key for this worker. Each key wakes one worker, not all."""
         nap = asyncio.get_running_loop().create_future()
         self._idle.append(nap)
         try:
             await nap
         except asyncio.CancelledError:
             if not nap.cancelled():
-                self._wake_one()  # it was meant for a worker that takes the key
+                self._wake_one()  # the key is still there: wake another worker
             raise
 
     def _wake_one(self) -> None:
@@ -154,13 +149,13 @@ class WorkQueue(Generic[Key]):
         return None
 
     def done(self, key: Key) -> None:
-        """The work on this key has ended, however it ended."""
+        """The work on this key has ended, well or not."""
         self._processing.discard(key)
         if key in self._dirty:
             self._offer(key)
 
     def close(self) -> None:
-        """Hand out no more keys: everyone who waits in `take` gets None."""
+        """Hand out no more keys: all who wait in `take` get None."""
         self.closed = True
         for keys in (self._ready, self._first, self._dirty, self._urgent):
             keys.clear()
@@ -204,7 +199,7 @@ Reconcile = Callable[[Key], Awaitable[Result]]
 class Controller(Generic[Key]):
     """A queue, and workers that take keys from it and reconcile them.
 
-    Who enqueues gets the controller, and the reconciler is made from all of them: so it is given to `run`.
+    The reconciler is an argument of `run`: components that enqueue into the controller are created before it.
     """
 
     def __init__(
@@ -216,26 +211,26 @@ class Controller(Generic[Key]):
         on_outcome: Callable[[str, float], None] | None = None,
     ) -> None:
         self.name = name
-        self.outcomes: dict[str, int] = dict.fromkeys(("done", "requeue_after", "retry", "terminal"), 0)
+        self.outcomes: dict[str, int] = dict.fromkeys(("done", "requeue_after", "retry"), 0)
         self.queue: WorkQueue[Key] = WorkQueue(clock)
         self._workers = workers
         self._clock = clock
         self._on_outcome = on_outcome
 
     def enqueue(self, key: Key, *, urgent: bool = False) -> None:
-        """This key needs work."""
+        """Add a key now. `urgent`: ahead of all keys that are not."""
         self.queue.add(key, urgent=urgent)
 
     def enqueue_within(self, key: Key, seconds: float) -> None:
-        """This key needs a look by then: one that it gets before, for whatever reason, will do."""
+        """Add a key after `seconds`, unless it is taken before for any other reason."""
         self.queue.requeue_within(key, seconds)
 
     def enqueue_after(self, key: Key, seconds: float) -> None:
-        """This key needs work then; the earliest of several times counts."""
+        """Add a key after `seconds`; of several times the earliest counts."""
         self.queue.add_after(key, seconds)
 
     async def run(self, reconcile: Reconcile[Key]) -> None:
-        """Work until `stop` (the reconciles under way are finished first) or until cancelled (so are they)."""
+        """Work until `stop`, which lets the reconciles under way end, or until cancelled."""
         timer = asyncio.create_task(self.queue.run_timer(), name=f"{self.name}: timer")
         try:
             async with asyncio.TaskGroup() as group:
@@ -260,13 +255,9 @@ class Controller(Generic[Key]):
                 self._on_outcome(outcome, self._clock.monotonic() - began)
 
     async def _attempt(self, reconcile: Reconcile[Key], key: Key) -> str:
-        """Reconcile once; gives the outcome."""
+        """Reconcile one key once, and enqueue it again where that is due. Returns the outcome."""
         try:
             result = await reconcile(key)
-        except TerminalError as error:
-            log.error("%s %s: given up until something changes: %s", self.name, key, error)
-            self.queue.forget(key)
-            return "terminal"
         except Exception as error:
             asked = error.retry_after if isinstance(error, ApiError) else None
             self._say(key, error, self.queue.retry(key, asked or 0.0))
@@ -278,7 +269,7 @@ class Controller(Generic[Key]):
         return "requeue_after"
 
     def _say(self, key: Key, error: Exception, delay: float) -> None:
-        if isinstance(error, Conflict):  # somebody was faster: an everyday thing
+        if isinstance(error, Conflict):  # somebody was faster, which is normal
             log.debug("%s %s: again in %.1f s: %s", self.name, key, delay, error)
         elif isinstance(error, KubeError):
             log.warning("%s %s: again in %.1f s: %s", self.name, key, delay, error)

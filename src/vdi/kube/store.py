@@ -1,8 +1,8 @@
-"""What we know of the objects of one kind: filled by a Reflector, corrected at once by our own writes.
+"""Stores: the known objects of one kind, filled by a `Reflector` and corrected at once by our own writes.
 
-Two streams of news meet here: the watch, complete but late, and the answers to our own writes, which are early. Which
-of two states of one incarnation (uid) is newer is decided by resourceVersion, compared as a number; an answer older
-than what the watch has already shown is history and ignored, since the watch may have shown the object's end too.
+Two sources meet here: the watch, complete but late, and the answers to our own writes, which are early. Of two states
+of one incarnation (uid) the one with the higher resourceVersion is newer, compared as a number. An answer that is older
+than the watch is ignored, since the watch may also have shown the object's end.
 """
 
 import logging
@@ -18,15 +18,15 @@ Listener = Callable[[T | None, T | None], None]
 
 log = logging.getLogger(__name__)
 ObjectKey = tuple[str, str]
-# So many of the objects that changed last share no strings yet: most of them have another state in a moment.
+# Objects that changed last and do not share strings yet: in a burst most of them change again in a moment.
 NEWEST = 256
 
 
 class _Index(Generic[T]):
-    """Entry -> the key of the object that is found under it; where it is several, a map of their keys.
+    """Entry -> the key of its object; only where there are several, a map of their keys.
 
-    Nearly always it is one, and a map for each would be a fifth of what the operator remembers. Keys, not objects: most
-    changes of an object leave its entries as they are, and then nothing is to be done here.
+    Nearly always there is one, and a map for each would be a fifth of the operator's memory. Keys, not objects: most
+    changes of an object leave its entries as they are, and then there is nothing to do.
     """
 
     def __init__(self, keys: Callable[[T], Collection[Hashable]], interner: Interner | None) -> None:
@@ -36,7 +36,6 @@ class _Index(Generic[T]):
 
     def find(self, entry: Hashable) -> Iterable[ObjectKey]:
         """The keys of all objects under this entry."""
-
         group = self._groups.get(entry, ())
         return (group,) if group and isinstance(group, tuple) else group
 
@@ -75,15 +74,13 @@ def _owner_uids(obj: T) -> Collection[Hashable]:
 
 
 class Store(Generic[T]):
-    """Objects of one kind by (namespace, name). `ownership` is needed where an Applier works on the store.
+    """Objects of one kind by (namespace, name). `ownership` is needed where an Applier repairs the store's objects.
 
-    With a `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
-    differs in nothing but its version is no change: no listener is called.
+    With an `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
+    differs only in its version is no change: no listener is called.
 
-    Objects are shared: who reads one must not change it (the indices would not notice).
-
-    Its maps live as long as the process, are rebuilt from the API at start, and are touched only from the event loop's
-    thread, between two awaits: hence no lock.
+    Objects are shared, so readers must not change them: the indices would not notice. The maps are touched only from
+    the event loop's thread, between two awaits: hence no lock.
     """
 
     def __init__(self, ownership: FieldOwnershipReader | None = None, interner: Interner | None = None) -> None:
@@ -103,7 +100,7 @@ class Store(Generic[T]):
         return self._objects.get((namespace, name))
 
     def values(self) -> list[T]:
-        """All objects."""
+        """All objects, as a copy that may be iterated while the cache changes."""
         return list(self._objects.values())
 
     def by_owner(self, uid: str) -> list[T]:
@@ -122,7 +119,7 @@ class Store(Generic[T]):
         return [self._objects[found] for found in self._indices[name].find(key)]
 
     def mark_of(self, obj: T) -> FieldOwnership | None:
-        """What the last state of this incarnation says of our ownership."""
+        """Our ownership of this incarnation, as of its last state."""
         return self._marks.get(obj.metadata.uid)
 
     def __len__(self) -> int:
@@ -133,7 +130,7 @@ class Store(Generic[T]):
         self._listeners.append(listener)
 
     def remember(self, obj: T, mark: FieldOwnership | None = None) -> None:
-        """Take in the answer to our own write at once; older events that the watch still brings do not undo it.
+        """Put the answer to our own write at once; older events that the watch still brings do not undo it.
 
         Only for objects that a Reflector of the store would bring too (its namespace, its selectors).
         """
@@ -141,19 +138,19 @@ class Store(Generic[T]):
             self._put(obj, mark)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
-        """Our delete was answered and this incarnation is gone: drop it now, whatever the watch still says."""
+        """Our delete was answered and this incarnation is gone: drop it now, whatever the watch still brings."""
         present = self._objects.get((namespace, name))
         if present is not None and present.metadata.uid == uid:
             self._gone[uid] = namespace
             self._change((namespace, name), present, None)
 
     def observe(self, obj: T, mark: FieldOwnership | None = None) -> None:
-        """ADDED or MODIFIED came by the watch."""
+        """Put an object that the watch reports as ADDED or MODIFIED."""
         self.observe_version(version_of(obj), self._scope_of(obj))
         self._put(obj, mark)
 
     def observe_deleted(self, obj: T) -> None:
-        """DELETED came by the watch; `obj` is the last state, with the version of the deletion."""
+        """Drop an object that the watch reports as DELETED, with the version of the deletion."""
         self.observe_version(version_of(obj), self._scope_of(obj))
         self._gone.pop(obj.metadata.uid, None)
         key = key_of(obj)
@@ -165,13 +162,13 @@ class Store(Generic[T]):
             self._change(key, present, None)
 
     def observe_version(self, version: int, scope: str = "") -> None:
-        """A BOOKMARK came by the watch of that scope: everything up to this version has been sent."""
+        """The watch of that scope has sent everything up to this version (a BOOKMARK)."""
         self._seen[scope] = max(self._seen.get(scope, 0), version)
 
     def relist(self, version: int, scope: str = "") -> "Relist[T]":
-        """Begin to take in a complete list of that version: of one namespace, or of everything (the empty scope).
+        """Begin to put a complete list of that version: of one namespace, or of all (the empty scope).
 
-        Several Reflectors may fill one store, each with a namespace of its own. None of them knows about the others'.
+        Several Reflectors may fill one store, each with its own namespace, and none removes objects of another.
         """
         return Relist(self, version, scope)
 
@@ -181,7 +178,7 @@ class Store(Generic[T]):
         return namespace if namespace in self._seen else ""
 
     def is_news(self, obj: T) -> bool:
-        """Whether this state is newer than what is known; if not, putting it in would change nothing."""
+        """Whether this state is newer than the known one."""
         metadata = obj.metadata
         return self.awaits(metadata.namespace, metadata.name, metadata.uid, version_of(obj))
 
@@ -239,7 +236,7 @@ class Store(Generic[T]):
 
 
 class Relist(Generic[T]):
-    """A complete list on its way into the store, page by page; what is not in it has vanished meanwhile."""
+    """A complete list on its way into the store, page by page; objects that it lacks have vanished."""
 
     def __init__(self, store: Store[T], version: int, scope: str) -> None:
         self._store = store
@@ -249,8 +246,8 @@ class Relist(Generic[T]):
         self._uids: set[str] = set()
         seen = store._seen.setdefault(scope, 0)
         if version < seen:
-            # Lists are consistent reads, so the server's own history went back (a restored backup, a reset cluster):
-            # what we know from the lost future would outlive it. Start over.
+            # Lists are consistent reads, so the server's own history went back (a restored backup, a reset cluster).
+            # Objects from the lost future would stay for ever: start over.
             self._rewind()
 
     def put(self, obj: T, mark: FieldOwnership | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The only module that talks to the API server: requests, retries, watches, logs. What the bytes mean is in `wire`."""
+"""Client of the API server: requests, retries, watches, logs. The only module that talks to it; `wire` decodes."""
 
 import asyncio
 import random
@@ -14,22 +14,10 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from vdi.kube import wire
+from vdi.kube import errors, wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig, Credentials
 from vdi.kube.connections import HttpClient, Target
-from vdi.kube.errors import (
-    ApiError,
-    ConfigError,
-    ConnectionFailed,
-    Gone,
-    ServerError,
-    StreamSilent,
-    TooManyRequests,
-    Unauthorized,
-    UnexpectedAnswer,
-    error_from,
-)
 from vdi.kube.http import HttpError, Response
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.wire import Page, WatchEvent
@@ -37,7 +25,7 @@ from vdi.kube.wire import Page, WatchEvent
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how patiently a request is repeated when the server is busy, restarting or out of reach.
+    """Retries of a request while the server is busy, restarting or out of reach.
 
     The wait before try n + 1 is `base * 2**(n-1)` seconds, at most `cap`, less a random part of up to `jitter` (0 to 1)
     of it, and never less than the server's Retry-After. A Retry-After beyond `cap` is not waited for but raised.
@@ -48,10 +36,9 @@ class RetryPolicy:
     cap: float = 10.0
     jitter: float = 0.5
 
-    def wait(self, tries: int, error: ConnectionFailed | ApiError, draw: float) -> float | None:
+    def wait(self, tries: int, error: errors.ConnectionFailed | errors.ApiError, draw: float) -> float | None:
         """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number from 0 to 1."""
-
-        asked = error.retry_after if isinstance(error, ApiError) else None
+        asked = error.retry_after if isinstance(error, errors.ApiError) else None
         if tries >= self.attempts or not _may_pass(error) or (asked or 0.0) > self.cap:
             return None
         own: float = min(self.cap, self.base * 2 ** (tries - 1)) * (1 - self.jitter * draw)
@@ -62,14 +49,14 @@ NO_RETRY = RetryPolicy(attempts=1)
 DEFAULT_RETRY = RetryPolicy()
 
 
-def _may_pass(error: ConnectionFailed | ApiError) -> bool:
+def _may_pass(error: errors.ConnectionFailed | errors.ApiError) -> bool:
     """Whether another try can help; a plain 500 is a bug or a refusal that will come again."""
-    if isinstance(error, ServerError):
+    if isinstance(error, errors.ServerError):
         return error.status in (502, 503, 504) or error.retry_after is not None
-    return isinstance(error, ConnectionFailed | TooManyRequests)
+    return isinstance(error, errors.ConnectionFailed | errors.TooManyRequests)
 
 
-# Gives how many seconds a write that begins now may take. Raises NotLeader when it must not begin.
+# Seconds that a write that begins now may take; raises NotLeader when it must not begin (`Elector.allowance`).
 LeaseGuard = Callable[[], float]
 
 T = TypeVar("T")
@@ -89,7 +76,7 @@ APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Client:
-    """One connection to one cluster; use it as an async context manager.
+    """A client of one cluster; use it as an async context manager.
 
     Every method raises a KubeError. `into` is what the answer is decoded to: a msgspec struct with the fields you read,
     `dict[str, Any]` for the whole object, or `msgspec.Raw` for its JSON. A retried POST whose first try was executed
@@ -120,7 +107,7 @@ class Client:
         self._credentials = Credentials(config, clock)
         self._http: HttpClient | None = None
         self._prefix = self._constant = ""
-        # The last answer's Answer.head and when it came: the server's clock is read out of them when it is asked for.
+        # Head of the last response and when it came: the server's time is parsed only when it is needed.
         self._heard: tuple[bytes, float] | None = None
 
     async def __aenter__(self) -> Self:
@@ -128,7 +115,7 @@ class Client:
         try:
             target = Target(config.server, config.ssl_context(), config.tls_server_name, config.proxy_url)
         except ValueError as error:
-            raise ConfigError(f"{config.source or config.server}: {error}") from error
+            raise errors.ConfigError(f"{config.source or config.server}: {error}") from error
         self._prefix = target.prefix
         # identity: the API server gzips answers from 128 KiB on if it may, which costs both sides time.
         self._constant = (
@@ -146,7 +133,7 @@ class Client:
         self._http = None
 
     def server_time(self) -> datetime | None:
-        """What the API server's clock shows now, to a second, by the last answer's Date; None: nothing is known."""
+        """The API server's time, to a second, from the Date of the last response; None without one."""
         if self._heard is None:
             return None
         head, when = self._heard
@@ -157,7 +144,7 @@ class Client:
         return then.replace(tzinfo=UTC) + timedelta(seconds=self._clock.monotonic() - when)
 
     async def get(self, resource: Resource, name: str, *, namespace: str | None = None, into: type[T]) -> T:
-        """Read one object."""
+        """Read one object. Raises NotFound."""
         path = resource.path(namespace, name)
         return wire.decode(await self._send("GET", resource, path), into, f"GET {path}")
 
@@ -255,7 +242,7 @@ class Client:
         try:
             async for page in self.pages(resource, **scope):
                 found += [wire.decode(item, into, what) for item in page.items]
-        except Gone:  # the pages took longer than the server remembers: take all at once
+        except errors.Gone:  # the pages took longer than the server remembers: take all at once
             found.clear()
             async for page in self.pages(resource, **scope, size=0):
                 found += [wire.decode(item, into, what) for item in page.items]
@@ -315,7 +302,7 @@ class Client:
                 for line in lines.feed(chunk):
                     yield wire.parse_event(line, what)
         if lines.rest():
-            raise ConnectionFailed(self.config.server, what, "the stream was cut in the middle of an event")
+            raise errors.ConnectionFailed(self.config.server, what, "the stream was cut in the middle of an event")
 
     async def log_lines(
         self,
@@ -361,7 +348,7 @@ class Client:
                 async for chunk in content:
                     page += chunk
                     if len(page) > most_bytes:
-                        raise UnexpectedAnswer(f"GET {there}: more than {most_bytes} bytes")
+                        raise errors.UnexpectedAnswer(f"GET {there}: more than {most_bytes} bytes")
         except TimeoutError as error:
             raise self._lost(f"GET {there}", TimeoutError(f"no complete response within {seconds:g} s")) from error
         return page
@@ -384,11 +371,11 @@ class Client:
         while True:
             try:
                 return await self._once(method, resource, there, data, content_type)
-            except Unauthorized:
+            except errors.Unauthorized:
                 if renewed or not await self._credentials.renew():
                     raise
                 renewed = True
-            except (ConnectionFailed, TooManyRequests, ServerError) as error:
+            except (errors.ConnectionFailed, errors.TooManyRequests, errors.ServerError) as error:
                 tries += 1
                 wait = self._retry.wait(tries, error, random.random())  # noqa: S311 - spreads load, guards nothing
                 if wait is None:
@@ -398,7 +385,8 @@ class Client:
     async def _once(self, method: str, resource: Resource, there: str, data: bytes, content_type: str) -> bytes:
         http = self._open()
         what = f"{method} {there.partition('?')[0]}"
-        # A reading method needs no lease; a write stopped by the lease guard at the last moment ends there.
+        # A read needs no Lease. For a write the guard is asked now, and again when it has a connection and is about to
+        # leave: in a burst it may wait for that longer than the Lease lasts.
         lease_guard = self._lease_guard if method != "GET" else None
         seconds = min(lease_guard(), self._timeout) if lease_guard else self._timeout
         request = self._request(method, there, data, content_type)
@@ -420,7 +408,7 @@ class Client:
     async def _stream(
         self, method: str, resource: Resource, path: str, query: Mapping[str, str], read_deadline: float | None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """One answer of unknown length, without retries: who reads a stream knows where to go on."""
+        """One response of unknown length, without retries: its reader knows where to resume."""
         http = self._open()
         what = f"{method} {path}"
         request = self._request("GET", f"{path}?{urlencode(query)}", b"", JSON)
@@ -439,9 +427,9 @@ class Client:
             if not status:
                 self._count(method, resource, status, began)
             elif isinstance(error, TimeoutError):
-                raise StreamSilent(self.config.server, what, f"silent for {read_deadline} s") from error
+                raise errors.StreamSilent(self.config.server, what, f"silent for {read_deadline} s") from error
             raise self._lost(what, error) from error
-        except Unauthorized:
+        except errors.Unauthorized:
             await self._credentials.renew()  # for the next attempt
             raise
 
@@ -461,8 +449,8 @@ class Client:
         if self._on_request is not None:
             self._on_request(method, resource.plural, status, time.perf_counter() - began)
 
-    def _lost(self, what: str, error: Exception) -> ConnectionFailed:
-        return ConnectionFailed(self.config.server, what, str(error) or type(error).__name__)
+    def _lost(self, what: str, error: Exception) -> errors.ConnectionFailed:
+        return errors.ConnectionFailed(self.config.server, what, str(error) or type(error).__name__)
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:
@@ -470,6 +458,6 @@ def _selectors(label_selector: str | None, field_selector: str | None) -> dict[s
     return {name: value for name, value in query.items() if value}
 
 
-def _failure(response: Response, body: bytes, what: str) -> ApiError:
+def _failure(response: Response, body: bytes, what: str) -> errors.ApiError:
     retry_after = wire.parse_retry_after(response.header("Retry-After"))
-    return error_from(response.status, body, request=what, retry_after=retry_after)
+    return errors.error_from(response.status, body, request=what, retry_after=retry_after)

@@ -1,27 +1,17 @@
-"""Keeps a Store equal to what the API server has: list once, then watch for ever, through all interruptions."""
+"""Reflectors, which keep a `Store` equal to the API server: list once, then watch through all interruptions."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
 
 import msgspec
 
-from vdi.kube import wire
+from vdi.kube import errors, wire
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
-from vdi.kube.errors import (
-    ApiError,
-    ConnectionFailed,
-    Gone,
-    KubeError,
-    ServerError,
-    StreamSilent,
-    TooManyRequests,
-    UnexpectedAnswer,
-)
 from vdi.kube.managed_fields import FieldOwnership
 from vdi.kube.meta import T
 from vdi.kube.resource import Resource
@@ -33,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WatchTiming:
-    """How patient a Reflector is, in seconds."""
+    """Timing of a Reflector, in seconds."""
 
     # How long one watch may last: drawn between these, so that those of many clients do not end together.
     session: tuple[float, float] = (300.0, 600.0)
@@ -50,7 +40,7 @@ DEFAULT_TIMING = WatchTiming()
 
 
 class Reflector(Generic[T]):
-    """One kind, in one namespace or in all, reflected into `store`."""
+    """Keeps `store` up to date with one kind, in one namespace or in all."""
 
     def __init__(
         self,
@@ -62,15 +52,12 @@ class Reflector(Generic[T]):
         namespace: str | None = None,
         label_selector: str | None = None,
         field_selector: str | None = None,
-        on_change: Callable[[T | None, T | None], None] | None = None,
         timing: WatchTiming = DEFAULT_TIMING,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.resource = resource
         self.namespace = namespace
         self.store = store
-        if on_change is not None:
-            store.listen(on_change)
         self._client = client
         self._into = into
         self._scope: dict[str, Any] = {
@@ -81,15 +68,17 @@ class Reflector(Generic[T]):
         self._timing = timing
         self._clock = clock
         self._synced = asyncio.Event()
-        self._last_contact: float | None = None
-        self._last_error: KubeError | None = None
-        self._version = ""  # where the next watch goes on; empty: list first
+        # When the server last sent anything (a page, an event, a watch's acceptance), on the monotonic scale.
+        self.last_contact: float | None = None
+        # Why the last list or watch failed; None while all is well.
+        self.last_error: errors.KubeError | None = None
+        self._version = ""  # of the last event, to resume from; empty: list first
         self._page_size = PAGE_SIZE
         self._failures = 0
-        self._said = ""  # the trouble that was logged last, so that it is logged once
+        self._said = ""  # the failure that was logged last, so that it is logged once
 
     async def run(self) -> None:
-        """Reflect until cancelled."""
+        """List and watch until cancelled."""
         while True:
             began = self._clock.monotonic()
             try:
@@ -97,9 +86,11 @@ class Reflector(Generic[T]):
                     await self._list()
                 known = await self._watch()
                 if not known and self._clock.monotonic() - began < 1.0:
-                    raise ConnectionFailed(self._client.config.server, f"WATCH {self.resource.plural}", "ended at once")
+                    raise errors.ConnectionFailed(
+                        self._client.config.server, f"WATCH {self.resource.plural}", "ended at once"
+                    )
                 self._recovered()
-            except KubeError as error:
+            except errors.KubeError as error:
                 await self._recover(error)
 
     async def wait_synced(self) -> None:
@@ -111,22 +102,12 @@ class Reflector(Generic[T]):
         """Whether the store has had a complete list."""
         return self._synced.is_set()
 
-    @property
-    def last_contact(self) -> float | None:
-        """When the server last said anything (a page, an event, that a watch is accepted), on the monotonic scale."""
-        return self._last_contact
-
-    @property
-    def last_error(self) -> KubeError | None:
-        """Why the last list or watch failed; None while all is well."""
-        return self._last_error
-
     async def _list(self) -> None:
         relist: Relist[T] | None = None
         version = ""
         async with aclosing(self._client.pages(self.resource, **self._scope, size=self._page_size)) as pages:
             async for page in pages:
-                self._last_contact = self._clock.monotonic()
+                self.last_contact = self._clock.monotonic()
                 if relist is None:
                     version = wire.numeric(page.resource_version, f"list of {self.resource.plural}")
                     relist = self.store.relist(int(version), self.namespace or "")
@@ -134,16 +115,16 @@ class Reflector(Generic[T]):
                     decoded = self._decode(item)
                     if decoded is not None:
                         relist.put(*decoded)
-                await asyncio.sleep(0)  # a page of hundreds took milliseconds: let the others work
+                await asyncio.sleep(0)  # a page of hundreds takes milliseconds: let other tasks run
         if relist is not None:
             relist.finish()
         self._version = version
         self._page_size = PAGE_SIZE
-        self._last_error = None
+        self.last_error = None
         self._synced.set()
 
     async def _watch(self) -> bool:
-        """One watch, until the server ends it or says nothing any more; False when it ended without an event."""
+        """One watch, until the server ends it or falls silent; False when it ended without an event."""
         low, high = self._timing.session
         known = False
         stream = self._client.watch(
@@ -158,12 +139,12 @@ class Reflector(Generic[T]):
             async with aclosing(stream) as news:
                 async for event in news:
                     self._take(event)
-                    self._last_contact = self._clock.monotonic()
+                    self.last_contact = self._clock.monotonic()
                     self._recovered()
                     known = True
-        except StreamSilent as error:
+        except errors.StreamSilent as error:
             log.debug("watching %s: opened again: %s", self.resource.plural, error)
-            return True  # no trouble yet: it is one when the next watch is not accepted
+            return True  # a failure only if the next watch is not accepted
         return known
 
     def _take(self, event: wire.WatchEvent) -> None:
@@ -178,12 +159,12 @@ class Reflector(Generic[T]):
             self.store.observe_deleted(decoded[0])
         else:
             self.store.observe(*decoded)
-        # A server that lags behind the one we asked before tells of older versions: never go back.
+        # A replica of the server that lags behind the last one sends older versions: never go back.
         if version > int(self._version):
             self._version = str(version)
 
     def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, FieldOwnership | None] | None:
-        """An object that cannot be read is left out, and said so: it must not blind us to all others."""
+        """Decode one object; one that cannot be read is logged and left out, so that it does not hide all others."""
         ownership = self.store.ownership
         try:
             if isinstance(given, wire.WatchEvent):
@@ -192,43 +173,44 @@ class Reflector(Generic[T]):
                 given = given.object
             obj = wire.decode(given, self._into, self.resource.kind)
             return obj, ownership.read(given) if ownership is not None and self.store.is_news(obj) else None
-        except (UnexpectedAnswer, msgspec.DecodeError) as error:
+        except (errors.UnexpectedAnswer, msgspec.DecodeError) as error:
             body = given.object if isinstance(given, wire.WatchEvent) else given
             log.error("%s is ignored: %s", wire.name_in(body), error)
             return None
 
     def _accepted(self) -> None:
-        """The server watches for us; whether failures are over is seen when it brings something."""
-        self._last_contact = self._clock.monotonic()
-        self._last_error = None
+        """The server has accepted a watch. Only its first event shows that failures are over."""
+        self.last_contact = self._clock.monotonic()
+        self.last_error = None
 
     def _recovered(self) -> None:
-        """The watch works. (That the list does says nothing: who may list but not watch would list in a tight loop.)"""
+        # Only after an event or a watch that ended well. After a mere list it would be too early: an account that may
+        # list but not watch would list in a tight loop.
         self._failures = 0
-        self._last_error = None
+        self.last_error = None
         self._said = ""
 
-    async def _recover(self, error: KubeError) -> None:
-        """Decide where to go on after a failure, and wait."""
-        resumable = isinstance(error, ConnectionFailed | TooManyRequests | ServerError)
+    async def _recover(self, error: errors.KubeError) -> None:
+        """Decide whether to list or to resume after a failure, and wait."""
+        resumable = isinstance(error, errors.ConnectionFailed | errors.TooManyRequests | errors.ServerError)
         if not resumable:
-            if isinstance(error, Gone) and not self._version:
-                self._page_size = 0  # the pages took longer than the server remembers: take all at once
+            if isinstance(error, errors.Gone) and not self._version:
+                self._page_size = 0  # the pages took longer than the server keeps versions: request all at once
             self._version = ""
-        if not isinstance(error, Gone):
+        if not isinstance(error, errors.Gone):
             self._say(error)
-        self._last_error = error
+        self.last_error = error
         self._failures += 1
-        if isinstance(error, Gone) and self._failures == 1:
-            return  # nothing is wrong: we were away too long
+        if isinstance(error, errors.Gone) and self._failures == 1:
+            return  # not a failure: we were away too long
         wait = min(self._timing.backoff_cap, self._timing.backoff * 2 ** min(self._failures - 1, 16))
         wait *= 1 - 0.5 * random.random()  # noqa: S311 - spreads load, guards nothing
-        if isinstance(error, ApiError) and error.retry_after is not None:
+        if isinstance(error, errors.ApiError) and error.retry_after is not None:
             wait = max(wait, min(error.retry_after, self._timing.backoff_cap))
         await self._clock.sleep(wait)
 
-    def _say(self, error: KubeError) -> None:
-        """Log a trouble when it begins or changes, not each time it is met again."""
+    def _say(self, error: errors.KubeError) -> None:
+        """Log a failure when it begins or changes, not at each repetition."""
         if str(error) != self._said:
             self._said = str(error)
             log.warning("watching %s: %s", self.resource.plural, error)

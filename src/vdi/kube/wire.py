@@ -1,4 +1,4 @@
-"""The protocol without the network: bytes of the API server in, values out. Everything here is pure."""
+"""The API's protocol without the network: bytes in, values out. Pure."""
 
 from dataclasses import dataclass
 from threading import Lock
@@ -16,7 +16,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
-    """Which object, in which state. BOOKMARKs have nothing but the version."""
+    """Identity and version of an object. BOOKMARKs have only the version."""
 
     resource_version: str = ""
     namespace: str = ""
@@ -25,9 +25,9 @@ class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
 
 
 class WatchEvent(msgspec.Struct, frozen=True, gc=False):
-    """One line of a watch, of which no more is decoded than what tells whether it is news: most is not.
+    """One line of a watch, decoded only as far as is needed to see whether it is news.
 
-    A process that writes has the answers to its own writes before the watch brings them.
+    Most lines are not: a process that writes has the answers to its own writes before the watch brings them.
     """
 
     # ADDED, MODIFIED, DELETED or BOOKMARK.
@@ -38,7 +38,7 @@ class WatchEvent(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def object(self) -> msgspec.Raw:
-        """The object as JSON."""
+        """The object as JSON, decoded from the line again at each use."""
         return _decode_event(self.line).object
 
 
@@ -82,7 +82,7 @@ class LineSplitter:
         return [line for line in lines if line]
 
     def rest(self) -> bytes:
-        """What came after the last line end."""
+        """The bytes after the last line end."""
         return b"".join(self._parts)
 
 
@@ -210,7 +210,7 @@ def numeric(version: str, what: str) -> str:
 
 
 def name_in(body: bytes | msgspec.Raw) -> str:
-    """What an object calls itself, in words, whatever else is wrong with it."""
+    """Kind, namespace and name of an object for messages, whatever else is wrong with it."""
     try:
         found = _decode_identified(body)
     except _UNREADABLE:

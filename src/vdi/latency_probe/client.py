@@ -1,4 +1,4 @@
-"""A client without a browser: it enters a desktop, receives its stream, presses keys and reads the picture.
+"""Client of the latency probe: enters a desktop, receives its stream, presses keys and reads the picture.
 
     ticket -> /.vdi/enter -> cookies -> /api/health -> wss /api/websockets
            -> SETTINGS -> pictures -> keys -> pictures that change
@@ -61,19 +61,19 @@ class StageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DesktopAccess:
-    """What the gateway issued for one visit of a desktop."""
+    """Access to one desktop, as issued by the gateway for one visit."""
 
     url: str
     ticket: str
     state: str
     mark: Mark
-    # ADDRESS:PORT to connect to, in place of what the host's name resolves to.
+    # ADDRESS:PORT to connect to, in place of the address that the host's name resolves to.
     connect: str = ""
 
 
 @dataclass(slots=True)
 class Stream:
-    """What has arrived. Written by the receiving task alone."""
+    """State of a received stream. Written by the receiving task alone."""
 
     screen: Screen
     mode: str = ""
@@ -88,7 +88,7 @@ class Stream:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def receive(self, message: bytes, now: float) -> None:
-        """Process one binary message."""
+        """Count and decode a binary message of Selkies that arrived at `now`."""
         stripe = read_stripe(message)
         if stripe is None:
             return
@@ -102,7 +102,7 @@ class Stream:
         self.notify()
 
     def notify(self) -> None:
-        """Wake all who wait for a change."""
+        """Wake all tasks that wait for a change."""
         self.changed.set()
         self.changed = asyncio.Event()
 
@@ -141,7 +141,7 @@ async def _enter(http: HttpClient, access: DesktopAccess) -> str:
 
 
 async def _until_routed(http: HttpClient, access: DesktopAccess, cookies: str) -> None:
-    """Wait until Traefik leads to the desktop, as the waiting page does. What else is wrong the handshake reports."""
+    """Wait until Traefik routes to the desktop, as the waiting page does. The handshake reports any other failure."""
     deadline = time.perf_counter() + ROUTE_SECONDS
     with suppress(*HTTP_ERRORS):
         while time.perf_counter() < deadline:
@@ -291,9 +291,7 @@ async def _until(stream: Stream, there: Callable[[], bool], seconds: float, stag
         async with asyncio.timeout(seconds):
             while not there():
                 if stream.closed:
-                    raise StageError(
-                        stage, f"the desktop closed the connection: {stream.close_reason or 'without a reason'}"
-                    )
+                    raise _closed(stage, stream)
                 await stream.changed.wait()
     except TimeoutError:
         raise StageError(stage, message) from None

@@ -1,4 +1,4 @@
-"""Selkies' video messages, and what they show at one point of the screen.
+"""Decoder of Selkies' video messages, and the brightness of one place of the screen. Used by `client`.
 
 A message begins with 12 bytes (`0x04`: type, codec and key frame, frame id, top, width, height, reference), or with 6
 for JPEG (`0x03`: type, -, frame id, top); the encoded picture follows. A frame may come in several stripes, each with
@@ -47,7 +47,7 @@ def read_stripe(message: bytes) -> Stripe | None:
 
 
 def missing_between(before: int, after: int) -> int:
-    """How many frames lie between these two ids; 0 where the order is unclear (restart, same frame)."""
+    """Number of frames between these two ids; 0 where the order is unclear (restart, same frame)."""
     gap = (after - before) % FRAME_IDS
     return gap - 1 if 0 < gap < FRAME_IDS // 2 else 0
 

@@ -19,7 +19,7 @@ class Mark(msgspec.Struct, frozen=True, rename="camel"):
     width: Annotated[int, msgspec.Meta(ge=1, le=20_000, description="Width of the desktop's screen.")]
     height: Annotated[int, msgspec.Meta(ge=1, le=20_000, description="Its height.")]
     flip: Annotated[
-        int, msgspec.Meta(ge=1, le=2**31, description=("Keysym that toggles the mark between black and white."))
+        int, msgspec.Meta(ge=1, le=2**31, description="Keysym that toggles the mark between black and white.")
     ]
     play: Annotated[int, msgspec.Meta(ge=1, le=2**31, description="Keysym that makes the mark change all the time.")]
     play_seconds: Annotated[float, msgspec.Meta(ge=0.5, le=30, description="Duration.")]

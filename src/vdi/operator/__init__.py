@@ -1,1 +1,1 @@
-"""The operator: turns sessions into desktops. What may be decided without looking is decided in `vdi.session`."""
+"""The operator: turns sessions into desktops. `vdi.session` decides; this package observes and acts."""

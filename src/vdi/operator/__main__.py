@@ -1,6 +1,6 @@
-"""`python -m vdi.operator`: the operator as a program of its own; `vdi operator run` becomes it.
+"""Entry point `python -m vdi.operator`, which `vdi operator run` execs.
 
-The command line's parser and what that imports were measured to hold 9 MiB for as long as the process lives.
+It leaves out the command line's parser, whose imports were measured to cost 9 MiB for the life of the process.
 """
 
 import logging
@@ -21,8 +21,7 @@ DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
 
 
 def main() -> int:
-    """Run until SIGTERM or Ctrl-C, as the environment says: VDI_KUBECONFIG, VDI_CONTEXT and the settings."""
-
+    """Run until SIGTERM or Ctrl-C; reads VDI_KUBECONFIG, VDI_CONTEXT and the settings. Returns the exit code."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:

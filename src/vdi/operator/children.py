@@ -31,28 +31,28 @@ from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import HOLD, Identity, has_label, pod_name
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The result of a build."""
+    """A session's children after `Builder.build`, and what stood in its way."""
 
-    # With the children as they are now.
+    # The session with its children as they are now.
     observed: Observed
-
-    # Why not all children are there, in words.
+    # Why a child is missing: not allowed to start, or refused.
     blocked: Blocked | None = None
-    # The problem is the API server's refusal of a child, or a stranger's object in its place.
+    # The API server refused a child, or an object of somebody else has its name.
     refused: bool = False
-    # Trouble that a later try may not have: to be raised when the status has been written.
+    # A failure that another try may not have: the controller raises it once the status is written.
     failure: Exception | None = None
 
 
 class Builder:
-    """Turns a verdict into objects."""
+    """Creates a session's children and repairs those that have drifted."""
 
     def __init__(
         self,
-        *,
         owned: OwnedResources,
         hosts: Hosts,
         reservations: Reservations,
@@ -68,7 +68,7 @@ class Builder:
         self._settings = settings
 
     async def reserve_host(self, observed: Observed) -> Observed:
-        """Record whose host it is, where that is not known. Before that a session gets no route. Raises KubeError."""
+        """Reserve a chosen host label for the user; until then the session gets no route. Raises KubeError."""
         session, label = observed.session, observed.host
         if not label or not self._hosts.needs_reservation(session, label):
             return observed
@@ -84,23 +84,18 @@ class Builder:
         return replace(observed, host="", host_blocked=host_taken(label))
 
     async def build(self, observed: Observed, decision: Decision, *, evictable: bool = False) -> Built:
-        """Send what is missing or has drifted. A session that may not start gets nothing.
+        """Send what is missing or has drifted, side by side. A session that may not start gets nothing.
 
-        `evictable`: the pod need not be kept from a drain any more.
+        `evictable`: the pod's notice of a drain is over, so it may be evicted.
         """
         if decision.blocked:
             return Built(observed, decision.blocked)
         session = observed.session
-        identity = Identity.of(session)
-        work = self._work(observed, decision, identity, evictable=evictable)
+        work = self._work(observed, decision, evictable=evictable)
         results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
-        made: dict[str, Any] = {}
-        failures: dict[str, BaseException] = {}
-        for name, result in zip(work, results, strict=True):
-            if isinstance(result, BaseException):
-                failures[name] = result
-            else:
-                made[name] = result
+        by_name = dict(zip(work, results, strict=True))
+        failures = {name: result for name, result in by_name.items() if isinstance(result, BaseException)}
+        made: dict[str, Any] = {name: result for name, result in by_name.items() if name not in failures}
         uncertain = [name for name, failure in failures.items() if is_uncertain(failure)]
         if not uncertain:
             self._reservations.release(session.metadata.uid)
@@ -109,18 +104,16 @@ class Builder:
             self._uncertain_creates.add(key_of(session), meta.namespace, pod_name(meta.name))
         return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
 
-    def _work(
-        self, observed: Observed, decision: Decision, identity: Identity, *, evictable: bool
-    ) -> dict[str, Awaitable[Any]]:
-        """The requests to make, by the field of `Observed` that each is for; the pod, which needs the others, last."""
+    def _work(self, observed: Observed, decision: Decision, *, evictable: bool) -> dict[str, Awaitable[Any]]:
+        """The requests to make, by the field of `Observed` that each sets; the pod, which needs the others, last."""
         session, owned, desktop = observed.session, self._owned, decision.desktop
-        uid = session.metadata.uid
+        identity, uid = Identity.of(session), session.metadata.uid
         host = self._settings.host(observed.host)
         work: dict[str, Awaitable[Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(identity, self._tokens(observed))
         elif observed.pod is None and observed.secret.agent_token != (tokens := self._tokens(observed)).agent:
-            # It is that of a pool's desktop, or of another key. The pod follows when the new Secret is there: a kubelet
+            # The Secret is a pool desktop's, or of another key. The pod follows when the new Secret is there: a kubelet
             # reads an immutable Secret once for as long as a pod names it.
             work["secret"] = self._replace_secret(observed.secret, identity, tokens)
             desktop = None
@@ -140,7 +133,7 @@ class Builder:
                 work["route"] = owned.routes.ensure(route)
         if observed.home and MADE_AHEAD in observed.home.metadata.annotations:
             # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
-            work["home"] = owned.homes.annotate_unchanged(observed.home, {MADE_AHEAD: None})
+            work["home"] = owned.homes.patch_unchanged(observed.home, annotations={MADE_AHEAD: None})
             desktop = None
         home = desktop.home if desktop else None
         is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
@@ -149,13 +142,13 @@ class Builder:
         if observed.pod:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
             if not observed.pod.terminating and not labels.items() <= observed.pod.metadata.labels.items():
-                work["pod"] = owned.pods.label(observed.pod, labels)
+                work["pod"] = owned.pods.patch_metadata(observed.pod, labels=labels)
         elif desktop and (home is None or self._may_mount(home, session)):
-            run = run_annotations(session, None)
-            port = self._settings.agent_port
+            run, port = run_annotations(session, None), self._settings.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
             if home and not home.retain and not (observed.home and owner_uid(observed.home) == uid):
-                # A claim of this name may be an earlier session's, or somebody else's: no pod of ours mounts it.
+                # A claim of this name may be an earlier session's, or somebody else's, and no pod of ours may mount
+                # that one. So this pod alone waits until the claim is known to be the session's own.
                 work["home"] = made = asyncio.ensure_future(work["home"])
                 work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
             else:
@@ -176,7 +169,7 @@ class Builder:
         return await self._make_secret(identity, tokens)
 
     def _may_mount(self, home: Home, session: VDISession) -> bool:
-        """A home that one desktop may use at a time is reserved until the pod that mounts it is in the caches."""
+        """Whether the home is free for this session; reserves it until the pod that mounts it is in the caches."""
         if home.shared or not home.retain:
             return True
         meta = session.metadata
@@ -184,7 +177,7 @@ class Builder:
 
 
 async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[Pod]]) -> Pod | None:
-    """The pod, when `first` has been made; None where that fails, which is reported as its own failure."""
+    """The pod, made after `first`; None where `first` fails, which is reported as its own failure."""
     await asyncio.wait([first])
     return await make() if first.exception() is None else None
 
@@ -202,7 +195,7 @@ def _collect_failures(observed: Observed, failures: list[BaseException]) -> Buil
 
 
 def _explain(failure: Exception, session_name: str) -> Blocked | None:
-    """A refusal in words; None when it is no refusal but trouble (no answer, a conflict, a fault of ours)."""
+    """The reason of a refusal; None for any other failure (no answer, a conflict, a bug of ours), which is retried."""
     if isinstance(failure, ForeignObjectError):
         if failure.owner == session_name:
             return leftover(failure.kind, failure.name)
@@ -220,30 +213,22 @@ _KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS,
 
 
 def _kind_in(failure: ApiError) -> str:
-    """The kind that a request was about, from its path."""
+    """The kind that a request was about, taken from its path."""
     return next((_KINDS[part] for part in failure.request.split("/") if part in _KINDS), "child")
 
 
-log = logging.getLogger(__name__)
-
-
 class Cleanup:
-    """Deletes by uid, and only what is the session's own."""
+    """Deletes a session's children, by uid, and notes the last use of its home."""
 
     def __init__(self, owned: OwnedResources, clock: Clock) -> None:
         self._owned = owned
         self._clock = clock
 
     async def delete_all(self, observed: Observed) -> bool:
-        """Delete what a session that goes has; True when all of it is gone.
-
-        The garbage collector would delete all but the pod as well, but it looks for new kinds every 30 s only: until it
-        knows the CRD, a session of the same name would find its host and its Secret taken by one that is gone. A home
-        of the session's own is left to it: we may not delete volumes.
-
-        Pods and the way in go first: while many sessions are deleted at once, what computes is gone before the rest is
-        tidied up.
-        """
+        """Delete a deleted session's children; True when all are gone. Its own home is garbage collected."""
+        # The garbage collector would delete these too, but it looks for new kinds every 30 s only. Until it knows the
+        # CRD, a session of the same name would find its host and Secret taken by a session that is gone.
+        # Pod and route go first: when many sessions are deleted at once, CPU and GPU are free before the rest is done.
         if not await self.delete_desktop(observed):
             return False
         work = []
@@ -254,7 +239,7 @@ class Cleanup:
         return all(await asyncio.gather(*work))
 
     async def delete_desktop(self, observed: Observed) -> bool:
-        """Delete what a suspended session does not keep: pod and route; True when they are gone."""
+        """Delete pod and route, which a suspended session does not keep; True when they are gone."""
         work = [self._delete(pod, observed) for pod in pods_of(observed)]
         work.append(self._record_use(observed))
         if observed.route:
@@ -266,49 +251,46 @@ class Cleanup:
         return observed.pod is None or await self._delete(observed.pod, observed)
 
     async def delete_extra_pods(self, observed: Observed) -> None:
-        """Delete pods that should not be: a second one, and one of which a dead node would never report the end."""
+        """Delete second pods, and pods on a dead node, which would never report their end."""
         terminating = [pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating]
         unwanted = [*observed.extra_pods, *(pod for pod in terminating if _may_be_forced(pod, observed))]
         if unwanted:
             await asyncio.gather(*(self._delete(pod, observed) for pod in unwanted))
 
     async def is_gone(self, session: VDISession) -> bool:
-        """Whether the API server too has no more pod of the name that the status knows.
-
-        A cache may lag behind, and somebody may have taken the labels off by which it finds our pods: they come back.
-        """
+        """Whether the API server, too, no longer has the pod that the status names. Raises KubeError."""
+        # The cache may lag behind, above all at a takeover. Or somebody has removed the labels by which our watch finds
+        # the pod: they are set again, and the watch brings it.
         meta, pods = session.metadata, self._owned.pods
         live = await pods.get_live(meta.namespace, session.status.pod_name)
         if live is None or owner_uid(live) != meta.uid:
             return True
-        await pods.label(live, Identity.of(session).labels)
+        await pods.patch_metadata(live, labels=Identity.of(session).labels)
         return False
 
     async def _record_use(self, observed: Observed) -> bool:
-        """Note on a retained home when its desktop was stopped. No reason to keep a desktop: a failure is logged."""
+        """Annotate a retained home with the time when its desktop stopped; a failure is only logged. Always True."""
         pod, home, now = observed.pod, observed.home, self._clock.now()
         if home and MADE_AHEAD in home.metadata.annotations and pods_of(observed):
-            # The gateway made it while the operator was starting the desktop. It may have files now.
-            await self._owned.homes.annotate(home, {MADE_AHEAD: None})
+            # The gateway marked the home while the operator was starting its desktop. It may contain files by now.
+            await self._owned.homes.patch_metadata(home, annotations={MADE_AHEAD: None})
         if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):
             try:
-                await self._owned.homes.annotate(home, {LAST_USED: format_time(now)})
+                await self._owned.homes.patch_metadata(home, annotations={LAST_USED: format_time(now)})
             except KubeError as error:
                 log.warning("%s/%s: last use not recorded: %s", home.metadata.namespace, home.metadata.name, error)
         return True
 
     async def _delete(self, pod: Pod, observed: Observed) -> bool:
-        if _may_be_forced(pod, observed):
-            return await self._owned.pods.delete_now(pod)
-        return await self._owned.pods.delete(pod)
+        return await self._owned.pods.delete(pod, grace_seconds=0 if _may_be_forced(pod, observed) else None)
 
 
 def pods_of(observed: Observed) -> list[Pod]:
-    """All pods of a session."""
+    """All pods of a session, wanted or not."""
     return [pod for pod in (observed.pod, observed.terminating, *observed.extra_pods) if pod]
 
 
 def _may_be_forced(pod: Pod, observed: Observed) -> bool:
-    """Its node cannot tell that it has ended; if it still runs there, it can at least spoil no volume."""
+    """Whether to delete without its node's confirmation: the node is lost, and the pod writes to no volume."""
     on_that_node = observed.node is None or pod.spec.node_name == observed.node.metadata.name
     return pod.terminating and observed.node_lost and on_that_node and not pod.writes_to

@@ -18,24 +18,24 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import ReleaseKey
 from vdi.process import CHALLENGE, MetricsToken
 
-# Makes an answer to a request with this Authorization header ("" without one): status, content type, body.
+# Renders a response (status, content type, body) to a request with this Authorization header, "" without one.
 Page = Callable[[str], tuple[int, str, bytes]]
 
 TEXT = "text/plain; charset=utf-8"
-# Seconds in which a whole request must have come.
+# Seconds for a client to send its whole request.
 REQUEST_TIMEOUT = 5.0
 
-# Bytes of a request's head; a body is not expected.
+# Bytes of a request's head; no body is expected.
 LONGEST_REQUEST = 16 * 1024
-# Turns of asyncio's loop from the acceptance of a connection until its protocol knows of it, and one more.
+# Turns of asyncio's loop between the acceptance of a connection and its `connection_made`, and one more.
 _ACCEPT_TURNS = 4
 
 
 @asynccontextmanager
 async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncIterator[int]:
-    """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError.
+    """Serve while the context lasts, on a free port when `port` is 0; yields the port. Raises OSError.
 
-    Whoever is connected when the context ends is cut off.
+    Open connections are cut when the context ends.
     """
     loop = asyncio.get_running_loop()
     connections: set[_Connection] = set()
@@ -55,7 +55,7 @@ async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncI
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: one request, one answer, end."""
+    """One connection with one request and its response."""
 
     def __init__(self, pages: Mapping[str, Page], connections: "set[_Connection]") -> None:
         self._pages = pages
@@ -117,7 +117,7 @@ STALE = 150.0
 
 
 class Health:
-    """Answers probes and Prometheus."""
+    """Pages for probes and Prometheus."""
 
     def __init__(self, metrics: Metrics, clock: Clock, token: MetricsToken) -> None:
         self._metrics = metrics
@@ -128,11 +128,11 @@ class Health:
         self._keys: Sequence[ReleaseKey] = ()
 
     def watch(self, caches: Caches, elector: Elector, keys: Sequence[ReleaseKey]) -> None:
-        """Tell of these from now on."""
+        """Report the state of these from now on."""
         self._caches, self._elector, self._keys = caches, elector, keys
 
     def troubles(self) -> Iterator[str]:
-        """Why the operator is not ready, one line each; none when it is, be it to work or to take over at once."""
+        """Reasons why the operator is not ready, one line each. A standby that could take over at once is ready."""
         if self._caches is None or self._elector is None:
             yield "the operator has not started yet"
             return
@@ -146,12 +146,12 @@ class Health:
         yield from (key.problem for key in self._keys if key.problem)
 
     def serve(self, host: str, port: int) -> AbstractAsyncContextManager[int]:
-        """Serve while the context lasts, on a free port when `port` is 0; gives the port. Raises OSError."""
+        """Serve while the context lasts; see `serve_pages`."""
         pages = {"/healthz": self._alive, "/readyz": self._ready, "/metrics": self._scrape}
         return serve_pages(pages, host, port)
 
     def _alive(self, _authorization: str) -> tuple[int, str, bytes]:
-        """This answer proves that the event loop turns; a task that dies takes the process with it."""
+        # The response proves that the event loop turns. A task that fails ends the process.
         return 200, TEXT, b"ok\n"
 
     def _ready(self, _authorization: str) -> tuple[int, str, bytes]:

@@ -1,9 +1,12 @@
-"""What Prometheus gets to see."""
+"""The operator's metrics: counters and histograms, which components increment, and gauges that are read at a scrape.
+
+`runtime` and `wiring` register the sources of the gauges with the `watch_` methods.
+"""
 
 from collections import Counter as Tally
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,14 +26,8 @@ _WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 2880
 _FAST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
-class Waits(Protocol):
-    """How many seconds each session in the queue has waited by now. `gpu`: only of those that request a GPU."""
-
-    def __call__(self, *, gpu: bool = False) -> Collection[float]: ...
-
-
 class Metrics:
-    """The operator's own registry; one per process, or per test."""
+    """The registry of one process, or one test."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -62,22 +59,21 @@ class Metrics:
             buckets=_FAST_BUCKETS,
             registry=self.registry,
         )
-        # Counted here and handed to Prometheus only at a scrape: its own counters take a lock each time.
+        # Counted here and given to Prometheus only at a scrape: its own counters take a lock each time.
         self._requests: Tally[tuple[str, str, int]] = Tally()
         self._measures["requests"] = self._measure_requests
 
-        # Each search for a child takes longer than counting.
+        # To look up the child of these labels takes longer than to count.
         self._reconciled = lru_cache(self._reconciles.labels)
         self._reconciled_in = lru_cache(self._reconcile_seconds.labels)
 
     def count_reconcile(self, controller: str, outcome: str, seconds: float) -> None:
-        """A reconcile has ended."""
-
+        """Count a reconcile that has ended."""
         self._reconciled(controller, outcome).inc()
         self._reconciled_in(controller).observe(seconds)
 
     def count_request(self, method: str, resource: str, status: int, _seconds: float) -> None:
-        """A request to the API server was answered, or not."""
+        """Count a request to the API server; `status` is 0 without a response."""
         self._requests[method, resource, status] += 1
 
     def _measure_requests(self) -> Iterator[Metric]:
@@ -88,7 +84,7 @@ class Metrics:
         yield requests
 
     def watch_lease(self, elector: Elector) -> None:
-        """Tell whether this process leads; what only the leader knows is left out while it does not."""
+        """Report whether this process leads. While it does not, metrics of the cluster's state are left out."""
 
         def measure() -> Iterator[Metric]:
             yield GaugeMetricFamily("vdi_leader", "1 where this process works, 0 where it stands by.", elector.leads)
@@ -99,7 +95,7 @@ class Metrics:
         self._leads = lambda: elector.leads
 
     def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]]) -> None:
-        """Count sessions by phase when asked; only the leader does, so that they are not counted twice."""
+        """Report sessions by phase and graphics, by the leader alone, so that sums over replicas are right."""
 
         def measure() -> Iterator[Metric]:
             if not self._leads():
@@ -124,7 +120,7 @@ class Metrics:
         self._measures["sessions"] = measure
 
     def watch_pools(self, pools: Callable[[], Iterable[VDIPool]], clock: Clock) -> None:
-        """Count the desktops of each pool when asked, as its status does."""
+        """Report the desktops of each pool, as its status does."""
 
         def measure() -> Iterator[Metric]:
             if not self._leads():
@@ -149,7 +145,7 @@ class Metrics:
         self._measures["pools"] = measure
 
     def watch_caches(self, reflectors: Collection[Reflector[Any]]) -> None:
-        """Count what is known of the cluster when asked."""
+        """Report the number of cached objects by kind."""
 
         def measure() -> Iterator[Metric]:
             sizes: Tally[str] = Tally()
@@ -161,7 +157,7 @@ class Metrics:
         self._measures["caches"] = measure
 
     def watch_queues(self, controllers: Collection[Controller[Any]]) -> None:
-        """Measure the work that waits when asked; every controller shows from the start on."""
+        """Report the length of the work queues; all controllers and outcomes appear from the start."""
         for controller in controllers:
             self._reconcile_seconds.labels(controller.name)
             for outcome in controller.outcomes:
@@ -173,19 +169,19 @@ class Metrics:
 
         self._measures["queues"] = measure
 
-    def watch_waiting(self, waiting: Waits) -> None:
-        """Measure the queue when asked."""
+    def watch_waiting(self, waits: Callable[..., Collection[float]]) -> None:
+        """Report the capacity queue. `waits` is `QueueManager.waits`."""
 
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
-            waits = waiting()
-            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(waits))
+            seconds = waits()
+            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(seconds))
             # A metric of its own: a label would change what `max(vdi_waiting_sessions)` means in people's dashboards.
             gpu = "Sessions that wait for capacity and request a GPU."
-            yield GaugeMetricFamily("vdi_waiting_gpu_sessions", gpu, value=len(waiting(gpu=True)))
+            yield GaugeMetricFamily("vdi_waiting_gpu_sessions", gpu, value=len(waits(gpu=True)))
             longest = "Waiting time of the session that has waited longest for capacity."
-            yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(waits, default=0.0))
+            yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(seconds, default=0.0))
 
         self._measures["waiting"] = measure
 
@@ -197,13 +193,11 @@ class _Measured(Collector):
         self._measures = measures
 
     def collect(self) -> Iterator[Metric]:
-        """What everybody measures."""
         for measure in self._measures.values():
             yield from measure()
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing is measured before it is asked for."""
-        return iter(())
+        return iter(())  # nothing is measured before the first scrape
 
 
 def _gauge(name: str, words: str, label: str, values: "Tally[str] | dict[str, int]") -> Metric:

@@ -1,4 +1,7 @@
-"""Everything known of one session at this moment, from the stores alone: no API reads."""
+"""The state of one session as `vdi.session` decides on it, from the stores alone: no API reads.
+
+Also decides, with `find_holder`, which of several sessions has a home, a host or a name.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -21,10 +24,7 @@ N = TypeVar("N", bound=HasMetadata)
 
 
 class Observer:
-    """Looks sessions up, with their children and their rivals.
-
-    `report` gives what a desktop's agent said last; `is_unpublished` whether a pod was made that no status names yet.
-    """
+    """Collects a session's template, children and rivals; used by the session controller."""
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Observer:
         report: Callable[[str], Activity | None],
         is_unpublished: Callable[[str], bool],
     ) -> None:
+        """`report` and `is_unpublished` are those of `Agents` and `StatusWriter`."""
         self._caches = caches
         self._reservations = reservations
         self._hosts = hosts
@@ -43,8 +44,7 @@ class Observer:
         self._is_unpublished = is_unpublished
 
     def observe(self, session: VDISession) -> Observed:
-        """The state of a session. Objects of its children's names that belong to others are not among it."""
-
+        """The session's state. Objects with its children's names that belong to others are left out."""
         caches, meta = self._caches, session.metadata
         pod, terminating, extra_pods = self._pods_of(session)
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
@@ -81,10 +81,10 @@ class Observer:
         )
 
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
-        """The session's pod, one that we have deleted and that has not ended yet, and those that are too many.
+        """The session's pod, a pod that we have deleted and that has not ended yet, and extra pods.
 
-        A pod that somebody else deletes is the session's pod until its end. Which of several stays, all reconciles
-        decide alike: the one that the status names, else one that is ready, else the oldest.
+        A pod that somebody else deletes is the session's pod until its end. Of several, the pod that the status names
+        stays, else one that is ready, else the oldest: so every reconcile chooses the same.
         """
         named, uid = session.status.pod_name, session.metadata.uid
         pods = [pod for pod in self._caches.pods.by_owner(uid) if owner_uid(pod) == uid]
@@ -102,13 +102,10 @@ class Observer:
         return (live[0] if live else None, given_up[0] if given_up else None, (*live[1:], *given_up[1:]))
 
     def _events(self, namespace: str, pod: Pod, claim: str) -> Iterator[Event]:
-        subjects = [("Pod", pod.metadata.name)] + ([("PersistentVolumeClaim", claim)] if claim else [])
-        for kind, name in subjects:
-            for event in self._caches.events.by_index(BY_SUBJECT, (kind, name)):
-                # Events outlive their objects: those of an earlier pod of this name explain nothing.
-                of_another_pod = kind == "Pod" and event.regarding.uid != pod.metadata.uid
-                if event.metadata.namespace == namespace and not of_another_pod:
-                    yield event
+        yield from self._caches.events_of(pod)
+        if claim:
+            events = self._caches.events.by_index(BY_SUBJECT, ("PersistentVolumeClaim", claim))
+            yield from (event for event in events if event.metadata.namespace == namespace)
 
     def _home_holder(self, session: VDISession, home: Home) -> str | None:
         if home.shared or not home.retain:
@@ -125,7 +122,7 @@ class Observer:
         return _holder(session, having=mounting, wanting=wanting)
 
     def _is_taken(self, session: VDISession, label: str) -> bool:
-        """Whether the host belongs to another person, or to another session of this one."""
+        """Whether the host label belongs to another user, or to another session of the same user."""
         if self._hosts.is_owned_by_another(session, label):
             return True
         host, owner = self._settings.host(label), self._hosts.owner_of(label)
@@ -134,7 +131,7 @@ class Observer:
             for peer in self._caches.sessions.by_index(BY_HOST, label)
             if owner in (None, peer.spec.user) and self._hosts.label_of(peer) == label
         ]
-        if not peers:  # the label is made with the key: no other session asks for it
+        if not peers:  # the label is made with the key: no other session requests it
             return False
         reserved, url = self._reservations.holder(host), self._settings.url(host)
         wanting = [
@@ -143,7 +140,7 @@ class Observer:
         return _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting) is not None
 
     def _could_start(self, session: VDISession, claim: str) -> bool:
-        """Whether only this home keeps it from starting: one that waits for something else must not block others."""
+        """Whether the session waits for this home alone; else it must not keep others from it."""
         if session.spec.suspended:
             return False
         template = self._caches.templates.get("", session.spec.template)
@@ -155,7 +152,7 @@ class Observer:
         return has_home and not given_up and not is_blocked
 
     def _name_holder(self, session: VDISession) -> VDISession | None:
-        """The session of another namespace that has this one's name."""
+        """The session of another namespace that has this session's name."""
         namesakes = self._caches.namesakes(session)
         if not namesakes:
             return None
@@ -170,7 +167,7 @@ def _within(namespace: str, objects: Iterable[N]) -> list[N]:
 
 
 def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Contender]) -> str | None:
-    """The name of whoever gets it, if it is not this session."""
+    """The name of the session that gets it, if that is another one."""
     contenders = list(wanting)
     for obj in having:
         owner = session_of(obj)
@@ -182,7 +179,7 @@ def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iter
 
 
 def _contender(session: VDISession, *, holds: bool, first: bool = False) -> Contender:
-    """`first`: before all that are older. So a suspended session, which has no route, comes back where it was."""
+    """`first`: before all older ones. So a suspended session, which has no route, gets its former host again."""
     meta = session.metadata
     return Contender(
         uid=meta.uid,

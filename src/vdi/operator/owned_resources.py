@@ -1,7 +1,10 @@
-"""Create, repair and delete for the objects that a session owns, never for an object of someone else."""
+"""Writes of objects that a session owns: created, repaired, adopted and deleted, never an object of somebody else.
+
+Used by `children` for all five kinds of a session's objects, and by `pools` for pods.
+"""
 
 from collections.abc import Hashable, Mapping
-from typing import Any, Generic, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -10,19 +13,9 @@ from vdi.cluster.objects import PersistentVolumeClaim, Pod, Service
 from vdi.kinds import ROUTES
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import (
-    AlreadyExists,
-    ApiError,
-    Conflict,
-    KubeError,
-    NotFound,
-    Replaced,
-    ServerError,
-    TooManyRequests,
-)
+from vdi.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound, ServerError, TooManyRequests
 from vdi.kube.meta import HasMetadata, T
-from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES, Resource
-from vdi.kube.store import Store
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.session.children import Route, Secret
@@ -35,27 +28,19 @@ class ForeignObjectError(Exception):
     def __init__(self, kind: str, name: str, owner: str | None) -> None:
         self.kind = kind
         self.name = name
-        self.owner = owner
-        """Name of the session that it belongs to, if it is one's."""
-
+        self.owner = owner  # name of the session that it belongs to, if any
         super().__init__(f"{kind} {name!r} belongs to {owner or 'someone else'}")
 
 
-class OwnedResource(Generic[T]):
-    """The children of one kind. Where the store keeps marks, drift is put right; else they are made once and left so.
+class OwnedResource(Applier[T]):
+    """The children of one kind: an `Applier` that refuses to touch an object of somebody else.
 
-    Pods, homes and Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
+    Services and routes are repaired when somebody edits them: their stores keep field ownership. Pods, homes and
+    Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
     """
 
-    def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T]) -> None:
-        self.resource = resource
-        self.store = store
-        self._client = client
-        self._into = into
-        self._applier = Applier(client, resource, into, store)
-
     async def ensure(self, desired: Mapping[str, Any]) -> T:
-        """Make the object if it is missing, repair it if that is this kind's way; returns it as it then is.
+        """Create or repair the object; returns it as it then is.
 
         Raises ForeignObjectError, ApiError, ConnectionFailed.
         """
@@ -63,73 +48,37 @@ class OwnedResource(Generic[T]):
         present = self.store.get(metadata["namespace"], metadata["name"])
         if present is None:
             try:
-                return await self._applier.create(desired)
+                return await self.create(desired)
             except AlreadyExists:
                 # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
                 present = await self._adopt(metadata)
         self._refuse_foreign(present, metadata)
-        return await self._applier.ensure(desired)
+        return await super().ensure(desired)
 
-    def is_as_desired(self, present: T | None, desired: Mapping[str, Any]) -> bool:
-        """Whether `ensure` would have nothing to do for this object, the session's own."""
-        return present is not None and self._applier.is_as_desired(present, desired)
-
-    async def label(self, present: T, labels: Mapping[str, str]) -> T:
-        """Set these labels of this incarnation; gives it as it then is."""
-        return await self._patch_metadata(present, {"labels": labels})
-
-    async def annotate(self, present: T, annotations: Mapping[str, str | None]) -> T:
-        """Set these annotations of this incarnation, remove those that are None; gives it as it then is."""
-        return await self._patch_metadata(present, {"annotations": annotations})
-
-    async def annotate_unchanged(self, present: T, annotations: Mapping[str, str | None]) -> T:
-        """The same, only if it is as it is known here. Raises Conflict."""
-        version = present.metadata.resource_version
-        return await self._patch_metadata(present, {"annotations": annotations, "resourceVersion": version})
-
-    async def _patch_metadata(self, present: T, change: Mapping[str, object]) -> T:
+    async def patch_metadata(self, present: T, **change: Any) -> T:
+        """Change these fields of this incarnation's metadata, such as `labels`; returns the object as it then is."""
         meta = present.metadata
         patch = {"metadata": {**change, "uid": meta.uid}}
         response = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
-        return self._remember(response)
+        obj, ownership = wire.decode(response, self._into, self.resource.kind), self.store.ownership
+        self.store.remember(obj, ownership.read(response) if ownership else None)
+        return obj
 
-    async def delete(self, present: T) -> bool:
-        """Delete this incarnation; True when it is gone, False while it is terminating."""
-        return await self._applier.delete(present)
-
-    async def delete_now(self, present: T) -> bool:
-        """Delete this incarnation without waiting for the word of its node, also if it is terminating already."""
-        meta = present.metadata
-        try:
-            left = await self._client.delete(
-                self.resource, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0, into=self._into
-            )
-        except (NotFound, Replaced):
-            left = None
-        if left is None:
-            self.store.forget(meta.namespace, meta.name, meta.uid)
-            return True
-        self.store.remember(left)
-        return False
+    async def patch_unchanged(self, present: T, **change: Any) -> T:
+        """The same, only if the object is still as it is known here. Raises Conflict."""
+        return await self.patch_metadata(present, **change, resourceVersion=present.metadata.resource_version)
 
     async def get_live(self, namespace: str, name: str) -> T | None:
-        """What the API server has of this name, for where a cache that lags would do harm; None when it has nothing."""
+        """The object as the API server has it, for where a cache that lags would do harm; None when it has none."""
         try:
             return await self._client.get(self.resource, name, namespace=namespace, into=self._into)
         except NotFound:
             return None
 
     async def _adopt(self, metadata: Mapping[str, Any]) -> T:
-        name, namespace = metadata["name"], metadata["namespace"]
-        response = await self._client.get(self.resource, name, namespace=namespace, into=msgspec.Raw)
-        live = wire.decode(response, self._into, self.resource.kind)
+        live = await self._client.get(self.resource, metadata["name"], namespace=metadata["namespace"], into=self._into)
         self._refuse_foreign(live, metadata)
-        return await self.label(live, metadata["labels"])
-
-    def _remember(self, response: msgspec.Raw) -> T:
-        obj, ownership = wire.decode(response, self._into, self.resource.kind), self.store.ownership
-        self.store.remember(obj, ownership.read(response) if ownership else None)
-        return obj
+        return await self.patch_metadata(live, labels=metadata["labels"])
 
     def _refuse_foreign(self, present: T, metadata: Mapping[str, Any]) -> None:
         desired_owners = metadata.get("ownerReferences")
@@ -165,9 +114,11 @@ def owner_uid(obj: HasMetadata) -> str | None:
 
 
 class UncertainCreates:
-    """Names of such pods, by the key of the session or pool that they are for.
+    """Pods whose create was sent and whose answer was lost, by the key of the session or pool that they are for.
 
-    Lives as long as the process: the next one's first lists have them.
+    The watch tells in a moment whether such a pod exists, unless it is broken too, which happens together. Until then
+    no other session may have its capacity, nor the home that it mounts: a session that is deleted or suspended in that
+    moment would give both away. Lives as long as the process: the next one's first lists have the pods.
     """
 
     def __init__(self, pods: OwnedResource[Pod]) -> None:
@@ -175,11 +126,14 @@ class UncertainCreates:
         self._names: dict[Hashable, set[tuple[str, str]]] = {}
 
     def add(self, whose: Hashable, namespace: str, name: str) -> None:
-        """A pod of this name may be there."""
+        """A pod of this name may exist."""
         self._names.setdefault(whose, set()).add((namespace, name))
 
     async def settle(self, whose: Hashable) -> list[str]:
-        """Ask for them: those that are there are in the caches then. Their names. Raises KubeError: still not known."""
+        """Ask the API server for these pods; those that exist are in the caches then. Returns all their names.
+
+        Raises KubeError while it is still not known.
+        """
         settled = sorted(self._names.get(whose, ()))
         for namespace, name in settled:
             live = await self._pods.get_live(namespace, name)
@@ -189,12 +143,11 @@ class UncertainCreates:
         return [name for _, name in settled]
 
     def forget(self, whose: Hashable) -> None:
-        """The session or pool is gone."""
         self._names.pop(whose, None)
 
 
 def is_uncertain(failure: BaseException) -> bool:
-    """Whether a create that failed so may have been done all the same: its answer was lost."""
+    """Whether a create that failed with this may have been executed all the same: its answer was lost."""
     if isinstance(failure, ApiError):
         return isinstance(failure, Conflict | TooManyRequests | ServerError)
     return isinstance(failure, KubeError)

@@ -9,100 +9,46 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import merge
-from typing import Protocol
 
-from vdi.api.session import QueueStatus, VDISession
+from vdi.api.session import QueueStatus
 from vdi.cluster.capacity import Demand, NodeCapacity
-from vdi.cluster.objects import PersistentVolumeClaim, Pod
 from vdi.cluster.units import format_time, parse_time
 from vdi.operator.caches import Caches
 from vdi.operator.owned_resources import owner_uid
-from vdi.session.alerts import Notice
 from vdi.session.autoscaling import NodeRequest, can_use_new_node
-from vdi.session.decide import Observed
-from vdi.session.effective import Blocked, Desktop
-from vdi.session.lifetime import Activity
+from vdi.session.effective import Blocked
 from vdi.session.queueing.groups import Group, PendingSession
 from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """There is no room now."""
-
-    # Why, with a reason of `conditions.QUEUE_REASONS`; makes Admitted False.
-    blocked: Blocked
-
-    queue: QueueStatus
-
-
-class CapacityQueue(Protocol):
-    """Who may have room on which node."""
-
-    def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
-        """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
-
-    def withdraw(self, uid: str) -> None:
-        """The session wants no room any more, or not now: out of the queue, its room is free."""
-
-    def forget(self, uid: str) -> None:
-        """The session is gone: the same, and nothing is remembered of it."""
-
-
-class Pools(Protocol):
-    """Desktops that run already and wait for somebody."""
-
-    async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
-        """Make one of them this session's; None when no desktop fits. The pod carries `run_annotations`.
-
-        Raises KubeError when it is not known whether it has worked: the caller tries again later.
-        """
-
-
-class EndReports(Protocol):
-    """Tells the gateway of sessions that end, for its history."""
-
-    def seconds_to_wait(self, session: VDISession) -> float | None:
-        """How long this session has to wait for its report at most, after which it is woken; None: it may go."""
-
-
-class Desktops(Protocol):
-    """The agents in the desktops."""
-
-    def report(self, uid: str) -> Activity | None:
-        """What the agent of this session's desktop said last; None when it could not be asked."""
-
-    def notify(self, session: VDISession, pod: Pod, notice: Notice) -> None:
-        """Show a notice in the desktop, once; one without text withdraws it. Returns at once."""
-
-
-# So many may be put in order at each question; more only as often as time allows.
-_SHORT = 64
-# Milliseconds between two countings of a long queue: a session that comes meanwhile gets the last position.
-_PAUSE = 4_500
-# So many, the first in line, publish what the autoscaler says: each of its answers is a write per session.
+# A queue of at most this length is put in order at each request, a longer one only every `_RECOUNT_MS`.
+_SHORT_QUEUE = 64
+# Until then, a session that has joined a long queue has the last position.
+_RECOUNT_MS = 4_500
+# Only the first sessions in line publish what the autoscaler says: each of its answers is a write per session.
 _NODE_REQUEST_POSITIONS = 100
-# Milliseconds by which a time must differ to be published again.
-_LATER = 60_000
-# Milliseconds from which on a message has the date: the portal takes a time of day for the nearest one.
-_DATED = 12 * 3_600_000
+# An expected start is published again when it has moved by at least this.
+_SLOT_MOVED_MS = 60_000
+# From this distance on, a message names the date, too: the portal takes a time of day for the nearest one.
+_DATED_MS = 12 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedPosition:
-    """What the status of a waiting session says."""
+    """Part of a waiting session's status: `blocked` with its `queue`, and the facts that it was made from."""
 
-    waiting: Waiting
-    position: int
-    reason: str
-    # Milliseconds since the epoch; 0: not known.
+    # Its reason is one of `conditions.QUEUE_REASONS`.
+    blocked: Blocked
+    queue: QueueStatus
+    # The expected start in milliseconds since the epoch; 0: not known.
     slot: int
     node_request: NodeRequest | None
 
 
 @dataclass(slots=True)
 class _GroupState:
+    """Shortage and expected starts of one group, as of `at` and the queue's number of `changes`."""
+
     changes: int
     at: int
     shortage: Shortage
@@ -110,7 +56,7 @@ class _GroupState:
 
 
 class QueuePositions:
-    """Positions and expected times of all waiting sessions, computed as seldom as possible."""
+    """Positions and expected starts of all waiting sessions, computed as seldom as possible. Used by `QueueManager`."""
 
     def __init__(self, queue: Queue, caches: Caches, node_requests: Mapping[Demand, NodeRequest] | None) -> None:
         """`node_requests`: None where no autoscaler is asked for nodes."""
@@ -127,7 +73,7 @@ class QueuePositions:
         self._fitting_of = -1
 
     def of(self, pending: PendingSession, now: int, published: PublishedPosition | None) -> PublishedPosition:
-        """The position of one session; `published` itself if that is near enough."""
+        """The position of one session; `published` itself while that is near enough, which costs no write."""
         if self._is_due(*self._counted, now):
             self.count(now)
         group = self._queue.group_of(pending.demand)
@@ -145,21 +91,21 @@ class QueuePositions:
         return _publish(known.shortage, position, slot, node_request, now)
 
     def count(self, now: int) -> None:
-        """Order all waiting sessions."""
+        """Put all waiting sessions in order, and number them."""
         self._places = {
             pending.uid: position for position, pending in enumerate(self._queue.order(now, can_grow=self._can_grow), 1)
         }
         self._counted = self._queue.changes, now
-        if len(self._groups) > 2 * len(self._queue) + _SHORT:
+        if len(self._groups) > 2 * len(self._queue) + _SHORT_QUEUE:
             self._groups.clear()
 
     def shortage(self, group: Group) -> Shortage:
-        """Why no session of a group can start now."""
+        """The reason why no session of a group can start now."""
         return explain_shortage(group, self._queue.capacities, self._find_fitting)
 
     def _is_due(self, changes: int, at: int, now: int) -> bool:
-        """Whether a result is due again: a change counts at once only in a short queue."""
-        return changes != self._queue.changes and (len(self._queue) <= _SHORT or not 0 <= now - at < _PAUSE)
+        """Whether a result has to be computed again. In a long queue a change counts only after `_RECOUNT_MS`."""
+        return changes != self._queue.changes and (len(self._queue) <= _SHORT_QUEUE or not 0 <= now - at < _RECOUNT_MS)
 
     def _group_state(self, group: Group, now: int) -> _GroupState:
         known = self._groups.get(group.demand)
@@ -170,7 +116,7 @@ class QueuePositions:
         return known
 
     def _find_fitting(self, demand: Demand) -> list[NodeCapacity]:
-        """Lines that differ only in where their homes are share the answer."""
+        """Nodes that could ever run this demand, wherever its home is."""
         if self._fitting_of != self._queue.changes:
             self._fitting.clear()
             self._fitting_of = self._queue.changes
@@ -180,7 +126,7 @@ class QueuePositions:
         return self._fitting[anywhere]
 
     def _endings_on(self, group: Group, now: int) -> list[ExpectedEnd]:
-        """Desktops that run on this line's nodes, the first to end first."""
+        """Expected ends of the desktops on this group's nodes, the soonest first."""
         if self._is_due(*self._endings_of, now):
             self._endings_of = self._queue.changes, now
             self._endings = self._list_endings()
@@ -198,7 +144,7 @@ class QueuePositions:
         for pod in self._caches.pods.values():
             end = ends.get(owner_uid(pod) or "")
             if end and pod.spec.node_name:
-                ending = ExpectedEnd(_milliseconds(end), pod.spec.node_name, pod.spec.takes)
+                ending = ExpectedEnd(milliseconds(end), pod.spec.node_name, pod.spec.takes)
                 endings.setdefault(ending.node, []).append(ending)
         for of_node in endings.values():
             of_node.sort(key=_time_of)
@@ -206,15 +152,13 @@ class QueuePositions:
 
 
 def _differs(published: PublishedPosition, reason: str, position: int, slot: int, now: int) -> bool:
-    if (
-        published.reason != reason
-        or (published.position == 0) != (position == 0)
-        or (published.slot == 0) != (slot == 0)
-    ):
+    """Whether a position has changed enough to be worth a write."""
+    before = published.queue.position
+    if published.queue.reason != reason or (before == 0) != (position == 0) or (published.slot == 0) != (slot == 0):
         return True
-    if abs(published.position - position) >= max(1, published.position // 10):
+    if abs(before - position) >= max(1, before // 10):
         return True
-    return abs(published.slot - slot) >= max(_LATER, (published.slot - now) // 10)
+    return abs(published.slot - slot) >= max(_SLOT_MOVED_MS, (published.slot - now) // 10)
 
 
 def _publish(
@@ -222,7 +166,7 @@ def _publish(
 ) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     if position:
-        when = moment if slot - now >= _DATED else f"{moment[11:16]} UTC"
+        when = moment if slot - now >= _DATED_MS else f"{moment[11:16]} UTC"
         by = f" Capacity is expected by {when}." if moment else ""
         words = f"Waiting for capacity, number {position} in line: {shortage.words}.{by}"
     else:
@@ -237,8 +181,7 @@ def _publish(
         earliest_slot=moment,
         node_request_time=node_request.time if node_request else "",
     )
-    waiting = Waiting(Blocked(shortage.reason, words), queue)
-    return PublishedPosition(waiting, position, shortage.reason, slot, node_request)
+    return PublishedPosition(Blocked(shortage.reason, words, queue=queue), queue, slot, node_request)
 
 
 def _time_of(ending: ExpectedEnd) -> int:
@@ -246,5 +189,6 @@ def _time_of(ending: ExpectedEnd) -> int:
 
 
 @lru_cache(maxsize=20_000)
-def _milliseconds(text: str) -> int:
+def milliseconds(text: str) -> int:
+    """A time of the API in the queue's unit."""
     return int(parse_time(text).timestamp() * 1000)

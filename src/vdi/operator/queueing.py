@@ -1,9 +1,7 @@
-"""The capacity queue: which session starts on which node, and which waits. Feeds `vdi.session.queueing` from the
-caches.
+"""The capacity queue: which session starts on which node, and which waits.
 
-A session requests capacity for its desktop. It starts at once, or waits and is enqueued: when its capacity has been
-reserved, or when its published position is outdated. Nothing is written here, and little is lost with the process:
-the sessions' statuses say since when each waits.
+Feeds `vdi.session.queueing`, which decides, from the caches. Nothing is written here, and little is lost with the
+process: the sessions' statuses say since when each waits.
 """
 
 import asyncio
@@ -14,11 +12,10 @@ from dataclasses import dataclass
 from vdi.api.session import VDISession
 from vdi.cluster.capacity import Demand, demand_of, read_capacity
 from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolumeClaim, Pod
-from vdi.cluster.units import parse_time
 from vdi.kube.clock import Clock
-from vdi.operator.caches import Caches, ClusterContext
+from vdi.operator.caches import Caches, ClusterContext, SessionKey
 from vdi.operator.owned_resources import owner_uid, session_of
-from vdi.operator.queue_positions import PublishedPosition, QueuePositions, Waiting
+from vdi.operator.queue_positions import PublishedPosition, QueuePositions, milliseconds
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
@@ -34,14 +31,14 @@ _ENDED = frozenset({"Succeeded", "Failed"})
 
 def now_milliseconds(clock: Clock) -> int:
     """Wall time in the queue's unit."""
-
     return int(clock.now().timestamp() * 1000)
 
 
 class ResourceAccounting:
-    """Listens to nodes and pods. What was granted goes over to the pod that comes of it as soon as that is known.
+    """Keeps the queue's nodes and their use up to date, from the watches of nodes and pods.
 
-    Grants stand in the queue under the session's uid, or the name of a pool's pod; pods under `pod/<uid>`.
+    In the queue a grant has the session's uid as its id, or the name of a pool's pod; a pod has `pod/<uid>`. As soon as
+    the pod of a grant is known, it takes the grant's place.
     """
 
     def __init__(
@@ -53,26 +50,25 @@ class ResourceAccounting:
         on_end: Callable[[Pod], None],
         on_change: Callable[[], None],
     ) -> None:
-        self.spare: dict[str, Pod] = {}
-        """Unclaimed desktops of pools, by uid."""
+        self.spare: dict[str, Pod] = {}  # unclaimed desktops of pools, by uid
         self._caches = caches
         self._queue = queue
         self._clock = clock
         self._on_end = on_end
         self._on_change = on_change
-        self._unassigned: dict[str, Pod] = {}  # ours, bound to no node, made before we were here
+        self._unassigned: dict[str, Pod] = {}  # ours, on no node yet, from before this process
         caches.nodes.listen(self._node_changed)
         caches.pods.listen(self._pod_changed)
         caches.foreign_pods.listen(self._foreign_pod_changed)
         caches.foreign_pods_elsewhere.listen(self._foreign_pod_changed)
 
     def settle(self) -> None:
-        """Assume nodes for the pods that had none, by what is known now."""
+        """Assume nodes for the pods that had none, from what is known now."""
         for pod in list(self._unassigned.values()):
             self._account_for(pod)
 
     def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
-        """The nodes that a home can be reached from; empty: all, or not known since there is no volume yet."""
+        """The nodes from which a home can be mounted; empty: all, or unknown because there is no volume yet."""
         volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
         return volume.pin if volume else ()
 
@@ -85,7 +81,7 @@ class ResourceAccounting:
             try:
                 self._queue.set_node(read_capacity(new))
             except ValueError as why:
-                log.error("node %s is left out of the reckoning: %s", new.metadata.name, why)
+                log.error("node %s does not count as capacity: %s", new.metadata.name, why)
                 self._queue.remove_node(new.metadata.name)
             self._on_change()
 
@@ -98,8 +94,8 @@ class ResourceAccounting:
         self._on_change()
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
-        if old and new and not is_waiting(new) and _room_of(old) == _room_of(new):
-            return  # it starts, it is ready: it takes what it took
+        if old and new and not is_waiting(new) and _use_of(old) == _use_of(new):
+            return  # it starts or is ready: its use has not changed
         if new is not None:
             self._account_for(new)
         elif old is not None:
@@ -144,43 +140,41 @@ def _id(pod: Pod | ForeignPod) -> str:
     return f"pod/{pod.metadata.uid}"
 
 
-def _room_of(pod: Pod) -> tuple[object, ...]:
-    """All that counts of a pod."""
+def _use_of(pod: Pod) -> tuple[object, ...]:
+    """The fields of a pod that decide what it uses."""
     meta, spec = pod.metadata, pod.spec
     ended = pod.status.phase in _ENDED
     return meta.uid, meta.deletion_timestamp, ended, spec.node_name, spec.takes, meta.owner_references
 
 
 def _capacity(node: Node) -> tuple[object, ...]:
-    """All that counts of a node; the rest of it changes with every heartbeat."""
+    """The fields of a node that decide its capacity; others change with every heartbeat."""
     meta, spec = node.metadata, node.spec
     return meta.deletion_timestamp, meta.labels, spec.unschedulable, spec.taints, node.ready, node.status.allocatable
 
 
-SessionKey = tuple[str, str]
-
-# Seconds between two looks for sessions whose published position is outdated.
-_TICK = 5.0
-# Milliseconds after which a reservation without a request is released.
-_UNCLAIMED = 30_000
-# So many of those who wait are looked at before others may work.
+# Pause between two searches for outdated positions.
+_TICK_SECONDS = 5.0
+# Capacity that was granted and not requested within this time is released.
+_UNCLAIMED_MS = 30_000
+# Waiting sessions that are compared before other tasks may run.
 _AT_A_TIME = 100
 
 
 @dataclass(slots=True)
 class _Granted:
+    """Capacity reserved for a session, since `at`; `fetched` when its reconcile has got it."""
+
     pending: PendingSession
     at: int
     fetched: bool = False
 
 
 class QueueManager:
-    """The one queue of an operator. Touched only from the event loop's thread, between two awaits: hence no lock.
+    """The operator's capacity queue, used by the controllers of sessions, pools and placeholders.
 
-    `_granted` has the sessions that may start and have no pod in the caches yet; `_published` has what the status of
-    each waiting session says of its position. Both live as long as this process leads; after that, statuses and pods
-    are read again. `_granted_since` has since when a session had waited whose pod has no node yet: where the scheduler
-    refuses the pod, the session goes on waiting from there. No status has it: after a restart it waits from now.
+    Its maps live as long as this process leads; the next leader reads statuses and pods again. They are touched only
+    from the event loop's thread, between two awaits: hence no lock.
     """
 
     def __init__(
@@ -193,11 +187,10 @@ class QueueManager:
         enqueue: Callable[[SessionKey], None],
         yield_capacity: Callable[[Iterable[Pod]], None],
     ) -> None:
-        """`node_requests` has the nodes that were requested, by shape; None where no autoscaler is asked.
+        """Create the queue and listen to the caches.
 
-        `enqueue` gets a session that may start, or whose position has changed.
-
-        `yield_capacity` gets desktops of pools without which a session could start.
+        `node_requests`: nodes requested from an autoscaler, by shape; None without one. `enqueue` gets each session
+        that may start or whose position has changed, `yield_capacity` the pools' desktops whose place a session needs.
         """
         caches, clock = cluster.caches, cluster.clock
         self._caches = caches
@@ -212,21 +205,30 @@ class QueueManager:
         )
         self._positions = QueuePositions(self._queue, caches, node_requests)
         caches.pods.listen(self._pod_changed)
+        # All by the session's uid.
         self._keys: dict[str, SessionKey] = {}
-        self._granted: dict[str, _Granted] = {}
+        self._granted: dict[str, _Granted] = {}  # may start, and have no pod in the caches yet
+        self._published: dict[str, PublishedPosition] = {}  # part of the status of a waiting session
+        # Since when a session had waited whose pod has no node yet. If the scheduler refuses the pod, the session goes
+        # on waiting from there. No status has this, so after a restart it waits from now.
         self._granted_since: dict[str, int] = {}
-        self._published: dict[str, PublishedPosition] = {}
-        self._yielding: set[str] = set()
+        self._yielding: set[str] = set()  # uids of pools' desktops
         self._began: int | None = None  # when this process began to lead
 
-    def request(self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None) -> Waiting | None:
-        """None: start; capacity is reserved until the pod is in the caches, or `withdraw`. Else wait to be enqueued."""
+    def request(
+        self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None
+    ) -> PublishedPosition | None:
+        """Request capacity for a session's desktop.
+
+        None: start. The capacity is reserved until the pod is in the caches, or `withdraw`. Else the session waits, and
+        is enqueued when that changes.
+        """
         self._restore()
         uid, now = session.metadata.uid, now_milliseconds(self._clock)
         pending = self._pending_session(session, desktop, home, now)
         present = self._granted.get(uid)
         if present and (present.pending.demand != pending.demand or self._queue.node_of(uid) is None):
-            self._queue.remove(uid, now)  # it wants something else, or had its pod and needs another
+            self._queue.remove(uid, now)  # it requests something else, or needs another pod
             del self._granted[uid]
         if uid not in self._granted:
             self._keys[uid] = session.metadata.namespace, session.metadata.name
@@ -238,12 +240,12 @@ class QueueManager:
                 self._on_admitted(granted.pending.waited(now) / 1000)
             self._published.pop(uid, None)
             return None
-        return self._publish(pending, now).waiting
+        return self._publish(pending, now)
 
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
-        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
+        """Reserve capacity for a pool's pod until it is in the caches, or `withdraw`; the reason where that fails.
 
-        A session that waits for the same goes first: pools come last.
+        A session that waits for the same capacity goes first.
         """
         self._restore()
         now, demand = now_milliseconds(self._clock), desktop.demand()
@@ -256,7 +258,7 @@ class QueueManager:
         return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
 
     def withdraw(self, uid: str) -> None:
-        """The session (or the pool's pod of this name) wants no room any more, or not now."""
+        """Take a session, or the pool's pod of this name, out of the queue, and free its capacity."""
         now = now_milliseconds(self._clock)
         self._queue.leave(uid, now)
         self._queue.remove(uid, now)
@@ -266,12 +268,12 @@ class QueueManager:
         self._grant()
 
     def forget(self, uid: str) -> None:
-        """The session is gone."""
+        """Withdraw a session that is gone, and drop the time of its last grant."""
         self._granted_since.pop(uid, None)
         self.withdraw(uid)
 
     def waits(self, *, gpu: bool = False) -> list[float]:
-        """How many seconds each of those who wait has waited by now. `gpu`: only of sessions that request a GPU."""
+        """Seconds that each waiting session has waited. `gpu`: only of sessions that request a GPU."""
         now, resource = now_milliseconds(self._clock), self._settings.gpu_resource
         return [
             pending.waited(now) / 1000 for pending in self._queue if not gpu or resource in dict(pending.demand.takes)
@@ -279,21 +281,18 @@ class QueueManager:
 
     @property
     def changes(self) -> int:
-        """Goes up with every change of what there is or who waits."""
+        """A number that grows with every change of capacity or of the waiting sessions."""
         return self._queue.changes
 
     def waiting_demands(self) -> list[tuple[Demand, int]]:
-        """How many sessions wait for each shape, the first in line first."""
+        """Number of waiting sessions of each shape, the first in line first."""
         self._restore()
-        now = now_milliseconds(self._clock)
-        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
-        firsts.sort(key=lambda pair: pair[0])
-        return [(group.demand, len(group.queue)) for _, group in firsts]
+        return [(group.demand, len(group.queue)) for group in self._groups(now_milliseconds(self._clock))]
 
     async def run(self) -> None:
-        """Keep those who wait informed, until cancelled."""
+        """Keep the queue and the published positions up to date, until cancelled."""
         while True:
-            await self._clock.sleep(_TICK)
+            await self._clock.sleep(_TICK_SECONDS)
             self._restore()
             now = now_milliseconds(self._clock)
             self._accounting.settle()
@@ -302,10 +301,8 @@ class QueueManager:
             self._grant()
             await self._enqueue_outdated(now)
 
-    # Inside
-
     def _grant(self, asking: str = "") -> None:
-        """Reserve capacity for the sessions whose turn it is, and enqueue them, but for `asking`."""
+        """Reserve capacity for the sessions that are next, and enqueue them, except `asking`."""
         now = now_milliseconds(self._clock)
         if not len(self._queue):
             return
@@ -319,15 +316,13 @@ class QueueManager:
             self._make_pools_yield(now)
 
     def _pod_changed(self, _old: Pod | None, new: Pod | None) -> None:
-        """A session whose pod has a node waits no longer."""
         if new and new.spec.node_name and (uid := owner_uid(new)):
             self._granted_since.pop(uid, None)
 
     def _keep_capacity(self, pod: Pod) -> None:
-        """A session whose pod is replaced gets its capacity before any that waits: its run goes on.
-
-        If it does not come for it at once (a loss with a pause, one that is given up), it withdraws.
-        """
+        """Keep the capacity of a pod that has ended for its session."""
+        # The run goes on with another pod, so its session goes before all that wait. If it does not request the
+        # capacity at once (a loss with a pause, a session that is given up), its controller withdraws.
         owner = session_of(pod)
         session = self._caches.sessions.get(pod.metadata.namespace, owner.name) if owner else None
         if self._began is None or owner is None or session is None or session.metadata.uid != owner.uid:
@@ -375,12 +370,12 @@ class QueueManager:
             if self._queue.node_of(uid) is None:
                 del self._granted[uid]  # it has its pod
                 self._keys.pop(uid, None)
-            elif not granted.fetched and now - granted.at > _UNCLAIMED:
-                log.warning("%s/%s has not come for its room, which is given back", *self._keys.get(uid, ("?", uid)))
+            elif not granted.fetched and now - granted.at > _UNCLAIMED_MS:
+                log.warning("%s/%s did not use the capacity that was reserved for it", *self._keys.get(uid, ("?", uid)))
                 self.withdraw(uid)
 
     def _restore(self) -> None:
-        """Put everybody in line who waited when another process led, before anybody new is let in."""
+        """At the first use: put the sessions in line that waited under the last leader, before any new one starts."""
         if self._began is not None:
             return
         self._began = now = now_milliseconds(self._clock)
@@ -399,7 +394,7 @@ class QueueManager:
         self._grant()
 
     def _pending_again(self, session: VDISession, now: int) -> PendingSession | None:
-        """What a session waits for that does not ask now; None: it can have no desktop as it is."""
+        """The pending session of one that requests nothing now; None where it can have no desktop as it is."""
         template, homes = self._caches.templates.get("", session.spec.template), self._caches.homes_of(session)
         desktop = resolve(session, template, self._settings, homes) if template else None
         if not isinstance(desktop, Desktop):
@@ -421,7 +416,7 @@ class QueueManager:
         )
 
     def _make_pools_yield(self, now: int) -> None:
-        """Unclaimed desktops of pools yield to sessions: as many as help one, and no more."""
+        """Have unclaimed desktops of pools yield to waiting sessions: as many as let one start, and no more."""
         spare: dict[str, list[Pod]] = {}
         for pod in self._accounting.spare.values():
             node = self._queue.node_of(f"pod/{pod.metadata.uid}")
@@ -430,9 +425,8 @@ class QueueManager:
         for pods in spare.values():
             pods.sort(key=lambda pod: pod.metadata.uid not in self._yielding)
         free = {node: dict(self._queue.capacities[node].free) for node in spare}
-        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
         chosen: list[Pod] = []
-        for _, group in sorted(firsts, key=lambda pair: pair[0]):
+        for group in self._groups(now):
             for _ in range(len(group.queue)):
                 helping = _help(group, spare, free)
                 if not helping:
@@ -444,9 +438,14 @@ class QueueManager:
             self._yielding.update(pod.metadata.uid for pod in going)
             self._yield_capacity(going)
 
+    def _groups(self, now: int) -> list[Group]:
+        """The groups in which sessions wait, in the order of their first session."""
+        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
+        return [group for _, group in sorted(firsts, key=lambda pair: pair[0])]
+
 
 def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, int]]) -> list[Pod]:
-    """The desktops of one node whose end makes room for one more session of this group; takes them off `spare`."""
+    """Desktops of one node whose end lets one more session of this group start; takes them off `spare`."""
     takes = group.demand.takes
     for node, pods in spare.items():
         capacity = group.capacities.get(node)
@@ -469,20 +468,14 @@ def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, i
 
 
 def _waiting_since(session: VDISession, now: int, began: int) -> int:
-    """As the status says. Who comes for the first time comes now, or came when no operator was there to see it.
-
-    Statuses know whole seconds only: within one, the published position tells which came first.
-    """
+    """Since when a session has waited, from its status; without one since now, or since an operator was missing."""
     status = session.status
     for condition in status.conditions:
         if condition.type == ADMITTED and condition.reason in QUEUE_REASONS and condition.last_transition_time:
-            bind = status.queue.position if status.queue else 0
-            return _milliseconds(condition.last_transition_time) + min(bind, 999)
+            # Times in a status are whole seconds; within one, the published position says which session came first.
+            position = status.queue.position if status.queue else 0
+            return milliseconds(condition.last_transition_time) + min(position, 999)
     if not status.conditions and session.metadata.creation_timestamp:
-        made = _milliseconds(session.metadata.creation_timestamp)
+        made = milliseconds(session.metadata.creation_timestamp)
         return made if made < began - 1000 else now
     return now
-
-
-def _milliseconds(text: str) -> int:
-    return int(parse_time(text).timestamp() * 1000)

@@ -1,8 +1,7 @@
-"""The secret keys of a release, of the host labels and of the desktops' tokens: one for all replicas, each in a Secret
-of the operator's own namespace.
+"""Secret keys of a release: of host labels and of desktops' tokens, each in a Secret of the operator's namespace.
 
-The chart makes the Secrets, empty. The operator draws the keys: it may not create Secrets there, since a Secret of
-another type would hold the token of any account.
+The chart creates the Secrets, empty, and the first leader draws the keys. The operator may not create Secrets there: a
+Secret of another type would give it the token of any service account.
 """
 
 import base64
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 HOST_KEY = "vdi-host-key"
 DESKTOP_KEY = KEY_SECRET
-# What another key means, by the name of the Secret.
+# Effect of losing a key, by the name of its Secret.
 _LOSSES = {
     HOST_KEY: "all desktops without spec.hostname then get new addresses",
     DESKTOP_KEY: "all running desktops then have to be restarted",
@@ -37,13 +36,11 @@ class _KeySecret(msgspec.Struct):
 
 
 class ReleaseKey:
-    """Read, or drawn, before the first session is reconciled. Without it none is worked on."""
+    """One key; `load` it before the first reconcile."""
 
     def __init__(self, client: Client, namespace: str, name: str) -> None:
         """`name`: `HOST_KEY` or `DESKTOP_KEY`."""
-
-        self.problem = ""
-        """Why it could not be read; empty while nothing is wrong."""
+        self.problem = ""  # why it could not be read
         self._client = client
         self._namespace = namespace
         self._name = name
@@ -56,13 +53,13 @@ class ReleaseKey:
 
     @property
     def value(self) -> bytes:
-        """The key. Raises RuntimeError before it was read."""
+        """The key. Raises RuntimeError before it is read."""
         if not self._value:
             raise RuntimeError(f"the key in the Secret {self._name} has not been read yet")
         return self._value
 
     async def load(self) -> bool:
-        """Read the key, or draw it if the Secret is empty. False: `problem` and the log say why that failed."""
+        """Read the key, or draw it if the Secret is empty. False on failure: see `problem` and the log."""
         problem = ""
         secret, loss = f"the Secret {self._namespace}/{self._name}", _LOSSES[self._name]
         try:
@@ -98,6 +95,6 @@ class ReleaseKey:
             try:
                 made = await self._client.patch(SECRETS, self._name, patch, namespace=self._namespace, into=_KeySecret)
             except Conflict:
-                continue  # another replica was faster: its key counts
+                continue  # another replica was faster, and its key counts
             log.info("drew the key in the Secret %s/%s: keep it in your backups", self._namespace, self._name)
             return made

@@ -1,5 +1,6 @@
-"""Homes and hosts that only one session can have: reserved in memory until the caches show the object, and host labels
-for good in ConfigMaps.
+"""Reservations of homes and hosts, which only one session can have.
+
+In memory until the caches show what was created; chosen host labels for good, in ConfigMaps.
 """
 
 from vdi.api.session import VDISession
@@ -13,15 +14,14 @@ from vdi.session.naming import build_reservation, host_label, refuse_hostname, r
 
 def home_reservation(namespace: str, claim: str) -> str:
     """The name under which a home is reserved: a user may have one of the same name in each namespace."""
-
     return f"{namespace}/{claim}"
 
 
 class Reservations:
-    """Things that only one session can have, by name of the thing.
+    """Homes and hosts reserved by sessions, between a decision and the moment when the caches show its result.
 
-    Lives as long as the process. Lost at a restart without harm: by then the first lists show what was made.
-    Touched only from the event loop's thread, between two awaits: hence no lock.
+    Lost at a restart without harm: the first lists show what was created. Touched only from the event loop's thread,
+    between two awaits: hence no lock.
     """
 
     def __init__(self) -> None:
@@ -29,34 +29,34 @@ class Reservations:
         self._things: dict[str, set[str]] = {}
 
     def holder(self, thing: str) -> str | None:
-        """The uid of the session that has reserved it."""
+        """The uid of the session that has reserved `thing`."""
         return self._holders.get(thing)
 
     def reserve(self, thing: str, uid: str) -> bool:
-        """Reserve it; False when another session was faster."""
+        """Reserve `thing`; False when another session has it."""
         if self._holders.setdefault(thing, uid) != uid:
             return False
         self._things.setdefault(uid, set()).add(thing)
         return True
 
     def release(self, uid: str) -> None:
-        """Give back all that this session has reserved."""
+        """Release everything that this session has reserved."""
         for thing in self._things.pop(uid, ()):
             del self._holders[thing]
 
 
 class Hosts:
-    """Looks labels and their owners up in the stores, and reserves labels."""
+    """Host labels: which label a session has, and whose it is. Used by `Observer` and `Builder`."""
 
     def __init__(self, cluster: ClusterContext, key: ReleaseKey) -> None:
         self._client = cluster.client
         self._caches = cluster.caches
         self._settings = cluster.settings
         self._key = key
-        self._namespace = cluster.namespaces[0]  # hosts are the same for all: of two namespaces, one is first
+        self._namespace = cluster.namespaces[0]  # reservations count for all namespaces
 
     def label_of(self, session: VDISession) -> str:
-        """The host label that the session is to have, unless it is taken; empty where its hostname is refused."""
+        """The session's host label, unless that is taken; empty where its hostname is refused."""
         if refuse_hostname(session, self._settings):
             return ""
         meta = session.metadata
@@ -65,24 +65,22 @@ class Hosts:
         )
 
     def needs_reservation(self, session: VDISession, label: str) -> bool:
-        """Whether a reservation for this label of the session has to be made."""
+        """Whether the session has chosen this label and no one has reserved it."""
         return label == session.spec.hostname and self.owner_of(label) is None
 
     def is_owned_by_another(self, session: VDISession, label: str) -> bool:
-        """Whether the label is reserved for another person."""
+        """Whether the label is reserved for another user."""
         return self.owner_of(label) not in (None, session.spec.user)
 
     def owner_of(self, label: str) -> str | None:
-        """Who has reserved the label; None: no one."""
+        """The user who has reserved the label; None: no one."""
         reservation = self._caches.reservations.get(self._namespace, reservation_name(label))
         return reservation.data.user if reservation else None
 
     async def reserve(self, session: VDISession, label: str) -> str:
-        """Reserve the label for the session's user, unless it is reserved already. Gives its owner. Raises KubeError.
-
-        The API server decides who is first. A reservation that is there is never changed but for its labels, by which
-        the watch finds it.
-        """
+        """Reserve the label for the session's user, unless it is reserved; returns its owner. Raises KubeError."""
+        # The API server decides who is first. Of an existing reservation only the labels are repaired, by which our
+        # watch finds it.
         namespace = self._namespace
         body = build_reservation(namespace, label, session.spec.user)
         try:

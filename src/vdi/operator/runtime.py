@@ -1,21 +1,18 @@
-"""The operator's life cycle: caches fill, the process stands by, is elected, leads, and starts over when the Lease is
-lost.
+"""Life cycle of the operator: caches fill, it stands by, is elected, leads, and starts over without the Lease.
 
-A `Runtime` passes nothing on to the next one: a process that has lost the Lease begins as one that was just started,
+A `Runtime` passes nothing on to the next one: a process that has lost the Lease begins like one that was just started,
 since another process has written meanwhile. Only the metrics and the health port outlive it.
 """
 
 import asyncio
 import gc
 import logging
-import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from uuid import uuid4
 
-from vdi.kinds import FIELD_MANAGER
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.config import ClusterConfig
 from vdi.kube.events import EventRecorder
@@ -25,32 +22,32 @@ from vdi.operator.caches import Caches, ClusterContext
 from vdi.operator.health import Health
 from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
-from vdi.operator.wiring import AnyWorker, OperatorContext, Wiring, build_wiring
-from vdi.process import MetricsToken
+from vdi.operator.wiring import OperatorContext, Wiring, build_wiring
+from vdi.process import MetricsToken, stop_on_signals
 from vdi.settings import Settings
 from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
 
-# The name of the Lease, in the first of the sessions' namespaces.
+# Name of the Lease, in the first of the sessions' namespaces.
 LEASE = "vdi-operator"
+_FIELD_MANAGER = "vdi-operator"
 
-# Seconds that reconciles under way may take after SIGTERM; Kubernetes kills after 30.
+# All in seconds. Time for the reconciles under way after SIGTERM; Kubernetes kills the process after 30.
 DRAIN = 10.0
-# Seconds that Events may take then; a successor waits for it.
+# Time for the Events after that; a successor waits for it.
 _FLUSH = 1.0
-# Seconds that a new leader waits for watches that do not work just now; then it works with what it knows.
+# A new leader waits this long for watches that fail; then it works with what it knows.
 _CATCH_UP = 10.0
-# Seconds between two looks at them.
 _CATCH_UP_INTERVAL = 0.1
-# Seconds between two tries to read the keys of the release.
+# Between two tries to read the release's keys.
 _READ_KEY_INTERVAL = 2.0
-# Seconds between two log lines on why the operator cannot start working.
+# Between two log lines on why the operator cannot start working.
 _LOG_INTERVAL = 30.0
 
 
 class Runtime:
-    """Made for `run`, once."""
+    """One life of the operator, from empty caches to a lost Lease or the end of the process. `run` it once."""
 
     def __init__(
         self, config: ClusterConfig, settings: Settings, metrics: Metrics, health: Health, clock: Clock
@@ -61,12 +58,12 @@ class Runtime:
         make_client = partial(
             Client,
             config,
-            field_manager=FIELD_MANAGER,
-            user_agent=user_agent(FIELD_MANAGER),
+            field_manager=_FIELD_MANAGER,
+            user_agent=user_agent(_FIELD_MANAGER),
             on_request=metrics.count_request,
             clock=clock,
         )
-        # Two renewals in a row may fail by their timeout before the lease is anybody's.
+        # Two renewals in a row may fail by this timeout before the Lease runs out.
         timeout = DEFAULT_LEASE_TIMING.deadline - DEFAULT_LEASE_TIMING.renew
         self._lease_client = make_client(retry=NO_RETRY, request_timeout=timeout)
         host = socket.gethostname()
@@ -83,24 +80,23 @@ class Runtime:
             placeholders_namespace=settings.autoscaling.namespace if settings.autoscaling.enabled else "",
         )
         self._recorder = EventRecorder(self._client, controller="kasm.io/vdi-operator", instance=host, clock=clock)
-        host_key, desktop_key = self._keys = (
-            ReleaseKey(self._client, settings.operator_namespace, HOST_KEY),
-            ReleaseKey(self._client, settings.operator_namespace, DESKTOP_KEY),
+        self._keys = tuple(
+            ReleaseKey(self._client, settings.operator_namespace, name) for name in (HOST_KEY, DESKTOP_KEY)
         )
         cluster = ClusterContext(self._client, self._caches, settings.cluster, clock, settings.namespaces)
         self._wiring = build_wiring(
-            OperatorContext(cluster, self._recorder, metrics, settings, self._elector, host_key, desktop_key)
+            OperatorContext(cluster, self._recorder, metrics, settings, self._elector, *self._keys)
         )
         health.watch(self._caches, self._elector, self._keys)
         metrics.watch_lease(self._elector)
         metrics.watch_sessions(self._caches.sessions.values)
         metrics.watch_caches(self._caches.reflectors)
-        metrics.watch_queues([worker.controller for worker in self._wiring.workers])
+        metrics.watch_queues([controller for controller, _ in self._wiring.controllers])
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
-        """Live until `stop` is set or the lease is lost. `on_ready` is called when the caches are full.
+        """Run until `stop` is set or the Lease is lost; `on_ready` is called when the caches are full.
 
-        Raises what a helper of the assembly failed with, RuntimeError when one has ended by itself.
+        Raises the error of a helper that has failed, RuntimeError for one that has ended by itself.
         """
         async with self._lease_client, self._client, asyncio.TaskGroup() as group:
             work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
@@ -112,7 +108,7 @@ class Runtime:
                 task.cancel()
 
     async def _wait_until_synced(self, stop: asyncio.Event) -> bool:
-        """Wait for the first list of every kind; False when stopped before. Logs what is missing."""
+        """Wait for the first list of every kind, and log which are missing; False when stopped before."""
         synced = asyncio.create_task(self._caches.wait_synced(), name="first lists")
         stopped = asyncio.create_task(stop.wait(), name="stop")
         try:
@@ -127,7 +123,7 @@ class Runtime:
         return not stop.is_set()
 
     async def _run_election(self, stop: asyncio.Event) -> None:
-        """Stand for election, lead, and hand over: the lease is given back once nothing can be written any more."""
+        """Stand by, lead, and hand over."""
         elector = self._elector
         candidacy = asyncio.create_task(elector.run(), name="election")
         elected = asyncio.create_task(elector.wait_leading(), name="elected")
@@ -148,15 +144,14 @@ class Runtime:
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await candidacy
+        # A reconcile that was cut off may have a write on its way: then the Lease is not given back but runs out.
         if clean:
             await elector.release()
 
     async def _catch_up(self, *ends: "asyncio.Task[object]") -> None:
-        """Wait until watches that reconnect have brought what the last leader did.
-
-        A pod that we do not know has capacity that we would give away. When the API server comes back, our elector may
-        get the Lease before our watches are complete.
-        """
+        """Wait until all watches work, but not for ever."""
+        # When the API server comes back, the elector may get the Lease before the watches are complete. They may not
+        # show a pod yet that the last leader created, and its capacity would be given to another session.
         until = self._clock.monotonic() + _CATCH_UP
         while (troubles := list(self._caches.troubles())) and not any(end.done() for end in ends):
             if self._clock.monotonic() >= until:
@@ -165,7 +160,7 @@ class Runtime:
             await asyncio.wait(ends, timeout=_CATCH_UP_INTERVAL)
 
     async def _read_keys(self, *ends: "asyncio.Task[object]") -> bool:
-        """Wait for the keys of the release; False when it is over before. No session is worked on without them."""
+        """Wait for the keys, without which no session is reconciled; False where one of `ends` comes first."""
         while not any(end.done() for end in ends):
             if all([await key.load() for key in self._keys]):
                 return True
@@ -173,16 +168,16 @@ class Runtime:
         return False
 
     async def _lead(self, wiring: Wiring, stopped: "asyncio.Task[object]", lost: "asyncio.Task[object]") -> bool:
-        """Run everything until stopped; then let the reconciles under way end. Gives whether they have."""
-        working = asyncio.create_task(_run_all(wiring.workers), name="controllers")
+        """Run controllers and helpers until stopped; then whether the reconciles under way have ended in time."""
+        working = asyncio.create_task(_run_all(wiring), name="controllers")
         helpers = [asyncio.create_task(helper(), name=getattr(helper, "__qualname__", "")) for helper in wiring.helpers]
         try:
             await asyncio.wait((working, stopped, lost, *helpers), return_when=asyncio.FIRST_COMPLETED)
             for helper in helpers:
                 if helper.done():
                     raise RuntimeError(f"{helper.get_name()} ended unexpectedly") from helper.exception()
-            for worker in wiring.workers:
-                worker.controller.stop()
+            for controller, _ in wiring.controllers:
+                controller.stop()
             if not self._elector.leads:
                 return False
             await asyncio.wait_for(working, DRAIN)
@@ -196,10 +191,10 @@ class Runtime:
         return True
 
 
-async def _run_all(workers: Iterable[AnyWorker]) -> None:
+async def _run_all(wiring: Wiring) -> None:
     async with asyncio.TaskGroup() as group:
-        for worker in workers:
-            group.create_task(worker.run(), name=worker.controller.name)
+        for controller, reconcile in wiring.controllers:
+            group.create_task(controller.run(reconcile), name=controller.name)
 
 
 async def run_operator(
@@ -210,13 +205,12 @@ async def run_operator(
     clock: Clock = SYSTEM_CLOCK,
     on_ready: Callable[[int], None],
 ) -> None:
-    """Run until `stop` is set, then finish what is under way.
+    """Run one `Runtime` after the other until `stop` is set, then finish the reconciles under way.
 
-    `on_ready` gets the health port whenever the caches are full: at the start, and again after a lost lease.
+    `on_ready` gets the health port whenever the caches are full: at the start, and again after a lost Lease.
 
-    Raises OSError when the health port is taken, KubeError when the configuration cannot be used at all. A cluster that
-    is out of reach, lacks the CRDs or refuses permission is waited for, and said so; while another operator works for
-    this namespace, this one stands by.
+    Raises OSError when the health port is taken, KubeError when the configuration cannot be used at all. The operator
+    waits for a cluster that is out of reach, lacks the CRDs or refuses permission, and logs why.
     """
     metrics = Metrics()
     health = Health(metrics, clock, MetricsToken(settings.metrics_token_file))
@@ -227,29 +221,16 @@ async def run_operator(
     log.info("stopped")
 
 
-@contextmanager
-def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop` while the context lasts."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
 def settle_memory() -> None:
-    """What was just listed lives on: keep the garbage collector from walking through it again and again."""
-    gc.unfreeze()  # what a lost lease left behind
+    """Keep the garbage collector from walking through the listed objects, which stay, again and again."""
+    gc.unfreeze()  # objects of a runtime that has lost its Lease
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
 
 def run_process(config: ClusterConfig, settings: Settings) -> None:
-    """The whole life of an operator process, on uvloop."""
+    """Run the operator as this process, on uvloop, until SIGTERM or SIGINT."""
     import uvloop
 
     async def life() -> None:

@@ -1,22 +1,20 @@
-"""Writes a session's status when it says something new, and emits the Events and metrics that the change means.
+"""Writes of a session's status, with the Events and metrics that a change of status means.
 
-The beginning of a start is held back for 1.5 s: a start that is quicker writes one status instead of two, and the
-budget of seven writes (docs/design/architecture.md) depends on it.
+A status is written when it has changed: at once where people or programs wait for it, progress at most every 3 s.
 """
 
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from vdi.api.meta import API_VERSION, Condition
+from vdi.api.meta import Condition
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
-from vdi.kinds import SESSIONS
+from vdi.kinds import SESSIONS, reference_to
 from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
-from vdi.kube.meta import ObjectReference
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.metrics import Metrics
@@ -25,42 +23,41 @@ from vdi.session.conditions import ADMITTED, ENDED_BY_ITSELF, POD_READY, READY, 
 
 T = TypeVar("T")
 
-# Seconds between two notes on progress.
+# Seconds between two statuses that only report progress.
 PROGRESS_PAUSE = 3.0
 
-# Seconds for which the beginning of a start may go unsaid.
+# Seconds for which a start is not reported. A start that is quicker writes one status instead of two, and the budget of
+# seven writes (docs/design/architecture.md) depends on it. In a burst it is 20 starts per second longer, up to 15 s:
+# the statuses would delay the very starts that they report.
 START_PAUSE, START_PAUSE_EACH, LONGEST_START_PAUSE = 1.5, 0.05, 15.0
 
 
 class StatusWriter:
-    """The only writer of `status`."""
+    """The only writer of a session's `status`; used by its controller."""
 
     def __init__(self, client: Client, sessions: Store[VDISession], clock: Clock) -> None:
         self._client = client
         self._sessions = sessions
         self._clock = clock
-        # By uid: when we last wrote, and until when a start may go unsaid. They live as long as the session; after a
-        # restart the next note comes at once, and a start goes unsaid for a little longer.
+        # By uid: when the status was last written, and until when a start is not reported. Lost at a restart: then the
+        # next progress is written at once, and a start is reported a little later.
         self._written: dict[str, float] = {}
         self._unpublished: dict[str, float] = {}
 
     async def write(
         self, session: VDISession, desired: SessionStatus, *, at_once: bool = False, if_unchanged: bool = False
     ) -> tuple[VDISession, float | None]:
-        """Patch what has changed, if anything; gives the session as it is now, and the seconds until a note is due.
+        """Patch what has changed; returns the session as it is now, and the seconds until a withheld status is due.
 
-        `at_once`: what is done next needs the status to be written. `if_unchanged`: only where the session is as it is
+        `at_once`: the next step needs the status to be written. `if_unchanged`: only if the session is still as it is
         known here; raises Conflict.
         """
         desired = printable(desired)
         wait = 0.0 if at_once else self._wait(session, desired)
-        if wait is None:
-            return session, None
-        if wait > 0:
+        if wait is None or wait > 0:
             return session, wait
         meta = session.metadata
-        changes = difference(session.status, desired)
-        if not changes:
+        if not (changes := difference(session.status, desired)):
             return session, None
         version = {"resourceVersion": meta.resource_version} if if_unchanged else {}
         patch = {"metadata": {"uid": meta.uid, **version}, "status": changes}
@@ -73,27 +70,26 @@ class StatusWriter:
         return patched, None
 
     def hold(self, session: VDISession) -> float | None:
-        """A desktop is on its way: seconds until that is said, if it may go unsaid for a while."""
+        """Seconds until a start that has just begun is to be reported; None where it is to be reported now."""
         if session.status.phase not in ("", Phase.PENDING):
             return None
         uid, now = session.metadata.uid, self._clock.monotonic()
         crowd = min(LONGEST_START_PAUSE, START_PAUSE_EACH * len(self._unpublished))
-        # Fixed when it begins: those before it are done by then, but it has waited for them.
+        # Fixed when the start begins. The starts before it are done by then, but this one has waited for them.
         return self._unpublished.setdefault(uid, now + max(START_PAUSE, crowd)) - now
 
     def is_unpublished(self, uid: str) -> bool:
-        """Whether a pod was made of which the status does not know yet."""
+        """Whether a pod was created that no status has reported yet."""
         return uid in self._unpublished
 
     def forget(self, uid: str) -> None:
-        """The session is gone."""
         self._written.pop(uid, None)
         self._unpublished.pop(uid, None)
 
     def _wait(self, session: VDISession, desired: SessionStatus) -> float | None:
-        """Seconds until this may be written; None: it says nothing new."""
+        """Seconds until the status may be written, at most 0 where it may be now; None where it says nothing new."""
         before, uid, now = session.status, session.metadata.uid, self._clock.monotonic()
-        if before.last_activity_time != desired.last_activity_time:  # changes all the time: goes with the next one
+        if before.last_activity_time != desired.last_activity_time:  # alone not worth a write
             before = msgspec.structs.replace(before, last_activity_time=desired.last_activity_time)
         if before == desired:
             self._unpublished.pop(uid, None)
@@ -106,8 +102,8 @@ class StatusWriter:
 
 
 def printable(status: T) -> T:
-    """A status, or a part of one, with all texts escaped: kubelet, scheduler and desktops have a part in them."""
-    # Most have only ASCII, and encoding all of it is 20 times as fast as a walk through the structs.
+    """The same status, or part of one, with its texts escaped: kubelet, scheduler and desktops contribute to them."""
+    # Most are ASCII only, and to encode a status is 20 times as fast as a walk through its structs.
     try:
         text = msgspec.json.encode(status).decode()
     except UnicodeEncodeError:  # a lone surrogate
@@ -128,23 +124,16 @@ def _escaped(part: T) -> T:
 
 
 def _is_significant(before: SessionStatus, now: SessionStatus) -> bool:
-    """What people and programs wait for is written at once; the rest is a note on progress.
-
-    The gateway knows by the address whose rights count at a host, so it must not lag behind the route.
-    """
+    """Whether people or programs wait for this change; anything else is progress."""
+    # The gateway finds by `status.url` whose rights count at a host, so the address must not lag behind the route.
     return (before.phase, before.url) != (now.phase, now.url) or any(
-        _holds(before, kind) != _holds(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND, *WARNING_TYPES)
+        _state(before, kind) != _state(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND, *WARNING_TYPES)
     )
 
 
-def _holds(status: SessionStatus, kind: str) -> str | None:
-    return next((condition.status for condition in status.conditions if condition.type == kind), None)
-
-
 def difference(before: SessionStatus, now: SessionStatus) -> dict[str, Any]:
-    """A merge patch from one status to another: fields that have become empty are removed."""
-    old, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
-    return _merge(old, new)
+    """A merge patch from one status to another, which removes fields that have become empty."""
+    return _merge(msgspec.to_builtins(before), msgspec.to_builtins(now))
 
 
 def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -157,19 +146,23 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 class SessionEvents:
-    """Called once for each status that was written."""
+    """Events and the startup metric of a status that was written: at most three Events in a session that goes well."""
 
     def __init__(self, recorder: EventRecorder, metrics: Metrics) -> None:
         self._recorder = recorder
         self._metrics = metrics
 
     def announce(self, before: VDISession, after: VDISession, now: datetime) -> None:
-        """Compare the two statuses and say what is worth an Event."""
+        """Emit the Events for the difference of two statuses."""
         old, new = before.status, after.status
-        if new.ready_time and new.phase == Phase.RUNNING and (old.ready_time, old.start_time) != _run(new):
-            # A spec that has been edited may have been suspended for days: such a run is measured from its own begin.
-            asked = after.metadata.creation_timestamp if after.metadata.generation == 1 else new.start_time
-            seconds = (now - parse_time(asked)).total_seconds()
+        if (
+            new.ready_time
+            and new.phase == Phase.RUNNING
+            and (old.ready_time, old.start_time) != (new.ready_time, new.start_time)
+        ):
+            # A session whose spec was edited may have been suspended for days: its run is measured from its own begin.
+            since = after.metadata.creation_timestamp if after.metadata.generation == 1 else new.start_time
+            seconds = (now - parse_time(since)).total_seconds()
             self._metrics.startup.observe(seconds)
             self._emit(after, "Normal", "Ready", f"The desktop is ready after {seconds:.0f} s: {new.url}", "Start")
         if after.spec.suspended and old.next_start and parse_time(old.next_start) < now:
@@ -194,28 +187,26 @@ class SessionEvents:
             self._emit(after, "Warning", refused.reason, refused.message, "Admit")
         elif new.phase == Phase.FAILED and old.phase != Phase.FAILED and pod:
             self._emit(after, "Warning", pod.reason, new.message, "Start")
-        elif (
-            pod and pod.reason in (Reason.RESTARTING, PodReason.NODE_LOST) and _differs(_condition(old, POD_READY), pod)
-        ):
-            kind = "Normal" if pod.reason == Reason.RESTARTING else "Warning"
-            self._emit(after, kind, pod.reason, pod.message, "Restart")
+        elif pod and _differs(_condition(old, POD_READY), pod):
+            if pod.reason == Reason.RESTARTING:
+                self._emit(after, "Normal", pod.reason, pod.message, "Restart")
+            elif pod.reason == PodReason.NODE_LOST:
+                self._emit(after, "Warning", pod.reason, pod.message, "Restart")
 
     def _announce_end(self, old: SessionStatus, after: VDISession) -> None:
-        new = after.status
-        ready = _condition(new, READY)
-        if ready is None or not _differs(_condition(old, READY), ready):
-            return
-        if ready.reason in ENDED_BY_ITSELF | {Reason.SUSPENDED}:
-            self._emit(after, "Normal", ready.reason, new.message, "Stop")
+        ready = _condition(after.status, READY)
+        if ready and _differs(_condition(old, READY), ready) and ready.reason in ENDED_BY_ITSELF | {Reason.SUSPENDED}:
+            self._emit(after, "Normal", ready.reason, after.status.message, "Stop")
 
-    def _emit(self, session: VDISession, kind: str, reason: str, note: str, action: str) -> None:
-        meta = session.metadata
-        subject = ObjectReference(API_VERSION, "VDISession", meta.name, meta.uid, meta.namespace)
-        self._recorder.emit(subject, "Warning" if kind == "Warning" else "Normal", reason, note, action)
+    def _emit(
+        self, session: VDISession, kind: Literal["Normal", "Warning"], reason: str, note: str, action: str
+    ) -> None:
+        self._recorder.emit(reference_to(session), kind, reason, note, action)
 
 
-def _run(status: SessionStatus) -> tuple[str, str]:
-    return status.ready_time, status.start_time
+def _state(status: SessionStatus, kind: str) -> str | None:
+    condition = _condition(status, kind)
+    return condition.status if condition else None
 
 
 def _condition(status: SessionStatus, kind: str) -> Condition | None:

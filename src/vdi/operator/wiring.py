@@ -1,60 +1,42 @@
-"""What the operator consists of. A new controller, poll or timer is added in `build_wiring`, and nowhere else.
+"""Assembly of the operator: `build_wiring` creates every controller, poll and timer, and nothing else does.
 
-Built for each `vdi.operator.runtime.Runtime`, before the first lists: so every listener gets every object from its
-first state on. Until this process leads, keys gather in the queues and nothing runs.
+Called for each `Runtime` before the first lists, so that every listener gets every object from its first state on.
+Until this process leads, keys gather in the queues and nothing runs.
 """
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
+from typing import Any
 
 from vdi.cluster.capacity import Demand
 from vdi.kube.events import EventRecorder
 from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller, Key, Reconcile, Result
 from vdi.operator.agents import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents, NoticeKey
-from vdi.operator.caches import ClusterContext
-from vdi.operator.children import Builder, Cleanup
+from vdi.operator.caches import ClusterContext, SessionKey
 from vdi.operator.controllers.homes_ahead import HomesAhead
 from vdi.operator.controllers.placeholders import PLACEHOLDERS, Placeholders
-from vdi.operator.controllers.pool import PoolController, PoolDesktops
-from vdi.operator.controllers.session import Dependencies, SessionController, SessionKey
-from vdi.operator.controllers.template import PrePuller, TemplateController, TemplateWarnings
+from vdi.operator.controllers.pool import PoolController
+from vdi.operator.controllers.session import SessionController
+from vdi.operator.controllers.template import TemplateController
 from vdi.operator.end_reports import CONCURRENT_REPORTS, EndReports
 from vdi.operator.metrics import Metrics
 from vdi.operator.owned_resources import OwnedResources, UncertainCreates
 from vdi.operator.pools import Pools
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.reservations import Hosts, Reservations
 from vdi.operator.status import SessionEvents
 from vdi.operator.watch_handlers import WatchHandlers
-from vdi.process import log_from_now_on_about
+from vdi.process import set_log_subject
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.naming import assigned_namespace
 from vdi.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Worker(Generic[Key]):
-    """A controller and what it reconciles with."""
-
-    controller: Controller[Key]
-    reconcile: Reconcile[Key]
-
-    async def run(self) -> None:
-        """Work until the controller is stopped, or until cancelled."""
-
-        await self.controller.run(self.reconcile)
-
-
-AnyWorker = Worker[str] | Worker[SessionKey] | Worker[NoticeKey]
-
-
-@dataclass(frozen=True, slots=True)
 class OperatorContext:
-    """What everything else is made from."""
+    """Everything that the components are created from."""
 
     cluster: ClusterContext
     recorder: EventRecorder
@@ -64,186 +46,121 @@ class OperatorContext:
     host_key: ReleaseKey
     desktop_key: ReleaseKey
 
-    def controller(self, name: str, *, workers: int | None = None) -> Controller[Key]:
-        """A queue with its workers (by default as many as the settings say), counted under this name."""
+    def controller(self, name: str, workers: int) -> Controller[Any]:
+        """A queue with its workers, counted in the metrics under this name."""
         return Controller(
-            name,
-            workers=workers or self.settings.workers,
-            clock=self.cluster.clock,
-            on_outcome=partial(self.metrics.count_reconcile, name),
+            name, workers=workers, clock=self.cluster.clock, on_outcome=partial(self.metrics.count_reconcile, name)
         )
 
-    def worker(self, controller: Controller[Key], reconcile: Reconcile[Key]) -> Worker[Key]:
-        """Reconciles while this process leads.
+    def while_leading(self, name: str, reconcile: Reconcile[Key]) -> Reconcile[Key]:
+        """The same reconcile, held back while the Lease may be lost; its log lines name the object.
 
-        Work waits while the lease may be lost: better than to fail at each write, and to come back later and later.
-        Log lines carry the object: a session where the key begins with (namespace, name), else the controller's name.
+        The object is a session where the key begins with (namespace, name), else one of the controller's `name`.
         """
 
         async def reconcile_leading(key: Key) -> Result:
-            about = ("session", "/".join(key[:2])) if isinstance(key, tuple) else (controller.name, str(key))
-            log_from_now_on_about(*about)
+            set_log_subject(*("session", "/".join(key[:2])) if isinstance(key, tuple) else (name, str(key)))
+            # Better to wait than to fail at each write and to come back later and later.
             await self.elector.wait_leading()
             return await reconcile(key)
 
-        return Worker(controller, reconcile_leading)
+        return reconcile_leading
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """What is at work while this process leads."""
+    """The parts that work while this process leads."""
 
-    # Their controllers finish the reconciles under way when they are stopped.
-    workers: tuple[AnyWorker, ...]
-    # Polls and timers: run beside the controllers until cancelled; one that returns or fails ends the operator.
+    # They finish the reconciles under way when they are stopped.
+    controllers: tuple[tuple[Controller[Any], Reconcile[Any]], ...]
+    # Polls and timers, which run beside the controllers until cancelled. One that returns or fails ends the operator.
     helpers: tuple[Callable[[], Coroutine[object, None, None]], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Controllers:
-    """The queues, which exist before the components that fill them and work on them."""
-
-    sessions: Controller[SessionKey]
-    pools: Controller[str]
-    templates: Controller[str]
-    polls: Controller[SessionKey]
-    notices: Controller[NoticeKey]
-    reports: Controller[SessionKey]
-    homes_ahead: Controller[SessionKey]
-
-
 def build_wiring(context: OperatorContext) -> Wiring:
-    """All controllers and helpers, listening to the caches."""
-    cluster, settings = context.cluster, context.settings
-    queues = _Controllers(
-        sessions=context.controller("session"),
-        pools=context.controller("pool", workers=2),
-        templates=context.controller("template", workers=2),
-        polls=context.controller("activity", workers=CONCURRENT_POLLS),
-        notices=context.controller("notice", workers=CONCURRENT_NOTICES),
-        reports=context.controller("history", workers=CONCURRENT_REPORTS),
-        homes_ahead=context.controller("home-ahead", workers=1),
-    )
+    """Create all controllers and helpers; they listen to the caches from now on."""
+    cluster, settings, metrics, recorder = context.cluster, context.settings, context.metrics, context.recorder
+    caches, clock = cluster.caches, cluster.clock
+
+    # The queues exist before the components that fill them and work on them.
+    sessions: Controller[SessionKey] = context.controller("session", settings.workers)
+    pools: Controller[str] = context.controller("pool", 2)
+    templates: Controller[str] = context.controller("template", 2)
+    polls: Controller[SessionKey] = context.controller("activity", CONCURRENT_POLLS)
+    notices: Controller[NoticeKey] = context.controller("notice", CONCURRENT_NOTICES)
+    ends: Controller[SessionKey] = context.controller("history", CONCURRENT_REPORTS)
+    homes_ahead: Controller[SessionKey] = context.controller("home-ahead", 1)
+
+    owned = OwnedResources(cluster.client, caches)
+    uncertain_creates = UncertainCreates(owned.pods)
     agents = Agents(
-        cluster.caches,
-        context.recorder,
-        cluster.clock,
-        port=cluster.settings.agent_port,
-        enqueue_poll=queues.polls.enqueue,
-        enqueue_notice=queues.notices.enqueue,
-        enqueue_session=queues.sessions.enqueue,
+        cluster,
+        recorder,
+        enqueue_poll=polls.enqueue,
+        enqueue_notice=notices.enqueue,
+        enqueue_session=sessions.enqueue,
     )
-    pools = Pools(cluster, context.recorder, context.desktop_key, queues.pools.enqueue_after)
+    claims = Pools(cluster, owned.pods, recorder, context.desktop_key, pools.enqueue_after)
     node_requests: dict[Demand, NodeRequest] = {}
-    manager = QueueManager(
+    queue = QueueManager(
         cluster,
         weights=settings.queue_weights,
         node_requests=node_requests if settings.autoscaling.enabled else None,
-        on_admitted=context.metrics.queue_wait.observe,
-        enqueue=queues.sessions.enqueue,
-        yield_capacity=pools.yield_capacity,
+        on_admitted=metrics.queue_wait.observe,
+        enqueue=sessions.enqueue,
+        yield_capacity=claims.yield_capacity,
     )
-    context.metrics.watch_waiting(manager.waits)
-    reports = _build_reports(context, queues)
-    owned = OwnedResources(cluster.client, cluster.caches)
-    uncertain_creates = UncertainCreates(owned.pods)
-    dependencies = Dependencies(manager, pools, agents, reports)
-    sessions = _build_session_controller(context, owned, uncertain_creates, dependencies)
-    WatchHandlers(cluster.caches, cluster.settings.domain, queues.sessions, sessions.forget)
-    pool_controller = _build_pool_controller(context, queues, pools, manager, uncertain_creates)
-    workers: list[AnyWorker] = [
-        context.worker(queues.sessions, sessions.reconcile),
-        context.worker(queues.polls, agents.poll),
-        context.worker(queues.notices, agents.deliver),
-        context.worker(queues.pools, pool_controller.reconcile),
-        context.worker(queues.templates, _build_template_controller(context, queues).reconcile),
-        context.worker(queues.homes_ahead, HomesAhead(cluster, owned.homes, queues.homes_ahead.enqueue).reconcile),
+    reports = None
+    if settings.gateway_url:
+        reports = EndReports(
+            settings.gateway_url,
+            settings.gateway_token_file,
+            caches.sessions,
+            recorder,
+            clock,
+            enqueue_report=ends.enqueue,
+            enqueue_session=sessions.enqueue,
+        )
+    session_controller = SessionController(
+        cluster,
+        owned,
+        uncertain_creates,
+        context.host_key,
+        context.desktop_key,
+        queue=queue,
+        pools=claims,
+        agents=agents,
+        reports=reports,
+        events=SessionEvents(recorder, metrics),
+    )
+    WatchHandlers(caches, cluster.settings.domain, sessions, session_controller.forget)
+    pool_controller = PoolController(
+        cluster,
+        claims,
+        queue,
+        uncertain_creates,
+        context.desktop_key,
+        enqueue=pools.enqueue_after,
+        enqueue_session=sessions.enqueue,
+    )
+    work: list[tuple[Controller[Any], Reconcile[Any]]] = [
+        (sessions, session_controller.reconcile),
+        (polls, agents.poll),
+        (notices, agents.deliver),
+        (pools, pool_controller.reconcile),
+        (templates, TemplateController(cluster, templates.enqueue).reconcile),
+        (homes_ahead, HomesAhead(cluster, owned.homes, homes_ahead.enqueue).reconcile),
     ]
     if settings.autoscaling.enabled:
-        workers.append(_build_placeholders(context, manager, node_requests))
+        placeholders: Controller[str] = context.controller("placeholder", 1)
+        placeholders.enqueue(PLACEHOLDERS)
+        work.append((placeholders, Placeholders(cluster, settings.autoscaling, queue, node_requests).reconcile))
     if reports:
-        workers.append(context.worker(queues.reports, reports.report))
-    return Wiring(tuple(workers), helpers=(manager.run,))
+        work.append((ends, reports.report))
 
-
-def _build_session_controller(
-    context: OperatorContext,
-    owned: OwnedResources,
-    uncertain_creates: UncertainCreates,
-    dependencies: Dependencies,
-) -> SessionController:
-    cluster = context.cluster
-    reservations = Reservations()
-    hosts = Hosts(cluster, context.host_key)
-    return SessionController(
-        cluster,
-        hosts=hosts,
-        reservations=reservations,
-        uncertain_creates=uncertain_creates,
-        builder=Builder(
-            owned=owned,
-            hosts=hosts,
-            reservations=reservations,
-            uncertain_creates=uncertain_creates,
-            desktop_key=context.desktop_key,
-            settings=cluster.settings,
-        ),
-        cleanup=Cleanup(owned, cluster.clock),
-        dependencies=dependencies,
-        session_events=SessionEvents(context.recorder, context.metrics),
+    metrics.watch_waiting(queue.waits)
+    metrics.watch_pools(
+        lambda: (pool for pool in caches.pools.values() if assigned_namespace(pool.metadata, cluster.namespaces)), clock
     )
-
-
-def _build_reports(context: OperatorContext, queues: _Controllers) -> EndReports | None:
-    settings = context.settings
-    if not settings.gateway_url:
-        return None
-    return EndReports(
-        settings.gateway_url,
-        settings.gateway_token_file,
-        context.cluster.caches.sessions,
-        context.recorder,
-        context.cluster.clock,
-        enqueue_report=queues.reports.enqueue,
-        enqueue_session=queues.sessions.enqueue,
-    )
-
-
-def _build_pool_controller(
-    context: OperatorContext,
-    queues: _Controllers,
-    pools: Pools,
-    manager: QueueManager,
-    uncertain_creates: UncertainCreates,
-) -> PoolController:
-    cluster = context.cluster
-    desktops = PoolDesktops(
-        cluster, pools=pools, queue=manager, uncertain_creates=uncertain_creates, key=context.desktop_key
-    )
-    context.metrics.watch_pools(
-        lambda: (
-            pool for pool in cluster.caches.pools.values() if assigned_namespace(pool.metadata, cluster.namespaces)
-        ),
-        cluster.clock,
-    )
-    return PoolController(
-        cluster,
-        pools=pools,
-        desktops=desktops,
-        enqueue=queues.pools.enqueue_after,
-        enqueue_session=queues.sessions.enqueue,
-    )
-
-
-def _build_placeholders(
-    context: OperatorContext, manager: QueueManager, node_requests: dict[Demand, NodeRequest]
-) -> Worker[str]:
-    placeholders = Placeholders(context.cluster, context.settings.autoscaling, manager, node_requests)
-    controller: Controller[str] = context.controller("placeholder", workers=1)
-    controller.enqueue(PLACEHOLDERS)
-    return context.worker(controller, placeholders.reconcile)
-
-
-def _build_template_controller(context: OperatorContext, queues: _Controllers) -> TemplateController:
-    cluster = context.cluster
-    return TemplateController(cluster, PrePuller(cluster), TemplateWarnings(cluster), queues.templates.enqueue)
+    controllers = ((controller, context.while_leading(controller.name, reconcile)) for controller, reconcile in work)
+    return Wiring(tuple(controllers), helpers=(queue.run,))

@@ -19,7 +19,7 @@ from vdi.gateway.component import Component
 from vdi.gateway.health import Health
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.process import METRICS_TOKEN_FILE
+from vdi.settings import METRICS_TOKEN_FILE
 
 
 class FakeDatabase:

@@ -71,7 +71,7 @@ async def test_created_by_post_with_our_hash_and_known_at_once() -> None:
         assert here.sent() == [], "the store lags, but our own write is remembered"
 
 
-async def test_a_changed_requested_is_applied() -> None:
+async def test_changed_object_is_applied() -> None:
     async with fake_api() as api, stage(api) as here:
         await here.applier.ensure(requested(size=1))
         await here.applier.ensure(requested(size=2))
@@ -92,7 +92,7 @@ async def test_an_edit_by_somebody_else_is_repaired_once() -> None:
         assert here.sent() == ["PATCH"]
 
 
-async def test_what_others_add_is_left_alone() -> None:
+async def test_fields_of_others_are_left_alone() -> None:
     async with fake_api() as api, stage(api) as here:
         await here.applier.ensure(requested(size=1))
         api.put("things", "a", metadata={"labels": {"theirs": "x"}})
@@ -102,7 +102,7 @@ async def test_what_others_add_is_left_alone() -> None:
         assert here.sent() == []
 
 
-async def test_after_a_restart_nothing_is_sent_for_what_is_as_we_left_it() -> None:
+async def test_restart_sends_nothing_for_unchanged_objects() -> None:
     async with fake_api() as api:
         async with stage(api) as here:
             await here.applier.ensure(requested(size=1))
@@ -120,7 +120,7 @@ async def test_after_a_restart_nothing_is_sent_for_what_is_as_we_left_it() -> No
             assert restarted.sent() == ["PATCH"]
 
 
-async def test_a_requested_that_can_never_be_owned_costs_one_request_and_no_loop() -> None:
+async def test_field_that_cannot_be_owned_costs_one_request() -> None:
     async with fake_api() as api:
         async with stage(api) as here:
             await here.applier.ensure(requested(size=0))
@@ -131,7 +131,7 @@ async def test_a_requested_that_can_never_be_owned_costs_one_request_and_no_loop
             assert restarted.sent() == ["PATCH"]
 
 
-async def test_a_first_changed_requested_after_a_post_hands_the_fields_over() -> None:
+async def test_first_change_after_a_create_takes_over_its_fields() -> None:
     async with fake_api() as api, stage(api) as here:
         await here.applier.ensure(requested(size=1))
         theirs = {"manager": "other", "operation": "Update", "fieldsV1": {"f:x": {}}}
@@ -150,14 +150,14 @@ async def test_a_first_changed_requested_after_a_post_hands_the_fields_over() ->
         assert applied_body["size"] == 2
 
 
-async def test_one_that_exists_unknown_to_us_is_applied() -> None:
+async def test_existing_object_outside_the_cache_is_applied() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
         api.put("things", "a", size=9)
         assert (await here.applier.ensure(requested(size=1))).size == 1
         assert here.sent() == ["POST", "PATCH"]
 
 
-async def test_nothing_is_sent_to_what_is_being_deleted() -> None:
+async def test_nothing_is_sent_for_an_object_being_deleted() -> None:
     async with fake_api() as api:
         api.put("things", "a", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]})
         async with stage(api) as here:
@@ -180,14 +180,14 @@ async def test_deleted_is_known_at_once_and_not_asked_twice() -> None:
             assert here.store.get("ns", "a") is None
 
 
-async def test_deleting_what_has_finalizers_waits_for_the_watch() -> None:
+async def test_deletion_with_finalizers_waits_for_the_watch() -> None:
     async with fake_api() as api:
         api.put("things", "a", metadata={"finalizers": ["x"]})
         async with stage(api) as here:
             here.sent()
             assert not await here.applier.delete(here.known(), grace_seconds=1)
             assert not await here.applier.delete(here.known())
-            assert here.sent() == ["DELETE"]
+            assert [request[3]["gracePeriodSeconds"] for request in api.requests if request[0] == "DELETE"] == [1]
             api.remove("things", "a")
             await eventually(lambda: here.store.get("ns", "a") is None)
 
@@ -215,7 +215,7 @@ async def test_another_incarnation_is_not_deleted() -> None:
             assert ("things", "ns", "a") in api.objects
 
 
-async def test_a_refused_requested_is_raised_and_leaves_the_store_alone() -> None:
+async def test_refused_object_is_raised_and_not_stored() -> None:
     async with fake_api() as api, stage(api, watching=False) as here:
         api.faults = [("POST", refusal(403, "Forbidden"))]
         with pytest.raises(errors.Forbidden):

@@ -1,4 +1,4 @@
-"""Finding the cluster, and saying what is missing when there is not."""
+"""The configuration of a cluster, and the errors that name what is missing."""
 
 import base64
 import sys
@@ -121,7 +121,7 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
         ({"token": 7}, {}, r"\$.users\[0\].user.token"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], words: str) -> None:
+def test_wrong_entry_is_named(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(a_file(tmp_path / "c", user=user, **cluster))
 
@@ -147,7 +147,7 @@ def plugin(tmp_path: Path, status: str) -> dict[str, Any]:
     return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
 
 
-def test_an_exec_plugin_gives_the_token_and_is_asked_again_for_a_fresh_one(tmp_path: Path) -> None:
+def test_exec_plugin_gives_the_token_and_a_fresh_one(tmp_path: Path) -> None:
     found = load_config(a_file(tmp_path / "c", user=plugin(tmp_path, '{"token":"from-plugin"}')))
     assert found.token == "from-plugin"
     assert found.token_plugin is not None

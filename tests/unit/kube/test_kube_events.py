@@ -50,7 +50,7 @@ async def reporter(*, running: bool = True) -> AsyncIterator[Reporter]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_event_says_all_that_the_api_asks_for() -> None:
+async def test_event_has_all_fields_of_the_api() -> None:
     async with reporter() as here:
         here.say("hello")
         await here.flushed()
@@ -77,7 +77,7 @@ async def test_an_event_says_all_that_the_api_asks_for() -> None:
         }
 
 
-async def test_what_is_not_printable_in_a_note_is_escaped() -> None:
+async def test_unprintable_text_in_a_note_is_escaped() -> None:
     async with reporter() as here:
         here.say("its agent says \x1b]0;title\x07\u202e\nx")
         await here.flushed()
@@ -106,7 +106,7 @@ async def test_other_words_or_another_object_are_another_event() -> None:
         assert here.reported() == [("one", 1), ("two", 1), ("one", 1)]
 
 
-async def test_after_a_long_pause_it_is_news_again() -> None:
+async def test_repetition_after_a_long_pause_is_a_new_event() -> None:
     async with reporter() as here:
         here.say()
         await here.flushed()
@@ -116,7 +116,7 @@ async def test_after_a_long_pause_it_is_news_again() -> None:
         assert here.reported() == [("something", 1), ("something", 1)]
 
 
-async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
+async def test_repetitions_before_sending_are_one_request() -> None:
     async with reporter() as here:
         for _ in range(3):
             here.say()
@@ -125,7 +125,7 @@ async def test_what_was_repeated_before_it_was_sent_is_one_request() -> None:
         assert here.api.count("POST") == 1
 
 
-async def test_what_is_said_again_while_it_is_being_sent_is_counted_too() -> None:
+async def test_repetition_during_the_request_is_counted() -> None:
     async with reporter() as here:
 
         async def say_again(request: web.Request) -> None:
@@ -148,14 +148,14 @@ async def test_a_series_that_the_server_threw_away_begins_again() -> None:
         await eventually(lambda: here.reported() == [("something", 2)])
 
 
-async def test_under_load_events_are_dropped_and_counted_and_no_one_waits() -> None:
+async def test_overload_drops_and_counts_events() -> None:
     async with reporter(running=False) as here:
         for number in range(events.WAITING + 50):
             here.say(f"note {number}")
         assert here.recorder.dropped == 50
 
 
-async def test_a_refused_event_is_counted_and_said_in_the_log_and_the_next_one_goes() -> None:
+async def test_refused_event_is_counted_and_the_next_is_sent() -> None:
     async with reporter() as here:
         here.api.faults = [("POST", refusal(403, "Forbidden"))]
         here.say("refused")
@@ -166,7 +166,7 @@ async def test_a_refused_event_is_counted_and_said_in_the_log_and_the_next_one_g
         assert here.reported() == [("refused", 1)]
 
 
-async def test_an_event_whose_first_answer_was_lost_is_one_that_was_sent() -> None:
+async def test_lost_answer_to_an_event_counts_as_sent() -> None:
     """The client tries again, and the server has it already: seen in the chaos suite as "was not sent"."""
     async with reporter() as here:
         here.api.faults = [("POST", refusal(409, "AlreadyExists"))]

@@ -65,7 +65,7 @@ def test_equal_strings_are_one_wherever_they_stand() -> None:
     assert one.metadata.resource_version is not other.metadata.resource_version
 
 
-def test_equal_values_that_cannot_change_are_one_as_a_whole() -> None:
+def test_equal_immutable_values_are_one() -> None:
     interner, one, other = Interner(), a_thing("one"), a_thing("other")
     interner.intern_fields(one)
     interner.intern_fields(other)
@@ -104,7 +104,7 @@ def test_nothing_else_changes() -> None:
     assert empty == Thing(Meta(""))
 
 
-def test_what_it_knows_is_bounded() -> None:
+def test_interner_is_bounded() -> None:
     interner = Interner()
     for number in range(REMEMBERED + 100):
         interner.intern_fields(Thing(Meta(f"thing-{number}")))

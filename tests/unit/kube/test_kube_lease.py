@@ -1,4 +1,4 @@
-"""Who leads: never two at once, whatever is lost, late, stolen or stopped; and somebody soon."""
+"""Leader election: never two leaders at once, whatever is lost, late, stolen or stopped; and a new one soon."""
 
 import asyncio
 import logging
@@ -82,7 +82,7 @@ def test_the_first_leads_at_once_and_the_second_waits() -> None:
     assert world.processes[1].elector.holder == "p0-1"
 
 
-def test_who_is_killed_is_replaced_when_the_lease_has_run_out() -> None:
+def test_killed_leader_is_replaced_when_its_lease_has_expired() -> None:
     world = LeaseSimulation()
     world.live(5)
     killed = world.time
@@ -95,7 +95,7 @@ def test_who_is_killed_is_replaced_when_the_lease_has_run_out() -> None:
 
 
 @pytest.mark.parametrize("said", [1, 86400, None])
-def test_a_dead_holder_keeps_the_lease_for_our_own_duration_whatever_it_says(said: int | None) -> None:
+def test_dead_holder_keeps_the_lease_for_our_own_duration(said: int | None) -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.lease = {"metadata": {"resourceVersion": "0"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": said}}
     world.live(TIMING.duration - 0.5)
@@ -104,7 +104,7 @@ def test_a_dead_holder_keeps_the_lease_for_our_own_duration_whatever_it_says(sai
     assert world.terms == ["p0-1"]
 
 
-def test_who_gives_back_is_replaced_at_the_next_look() -> None:
+def test_released_lease_is_taken_at_the_next_look() -> None:
     world = LeaseSimulation()
     world.live(5)
     world.processes[0].release()
@@ -114,7 +114,7 @@ def test_who_gives_back_is_replaced_at_the_next_look() -> None:
     assert world.terms == ["p0-1", "p1-2"]
 
 
-def test_release_after_a_renewal_whose_answer_no_one_awaited() -> None:
+def test_release_follows_a_renewal_without_an_answer() -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.live(5)
     process = world.processes[0]
@@ -130,7 +130,7 @@ def test_release_after_a_renewal_whose_answer_no_one_awaited() -> None:
     assert world.lease["spec"]["holderIdentity"] == ""
 
 
-def test_a_lost_answer_to_a_renewal_or_a_takeover_is_found_out_and_nothing_is_lost() -> None:
+def test_lost_answers_to_renewal_and_takeover_do_no_harm() -> None:
     world = LeaseSimulation()
     for _ in range(2):
         for number in (0, 1):
@@ -153,7 +153,7 @@ def test_a_slow_api_does_not_cost_the_lease() -> None:
     assert world.processes[0].elector.leads
 
 
-def test_nothing_is_written_when_renewals_fail_and_work_goes_on_when_no_one_has_taken_over() -> None:
+def test_failed_renewals_stop_writes_until_the_next_success() -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.live(3)
     elector = world.processes[0].elector
@@ -178,7 +178,7 @@ def test_a_write_may_never_outlast_the_lease() -> None:
         elector.allowance()
 
 
-def test_the_time_of_a_renewal_is_when_it_was_sent_since_others_may_have_seen_it_from_then_on() -> None:
+def test_renewal_counts_from_when_it_was_sent() -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.live(0.3)
     process = world.processes[0]
@@ -191,7 +191,7 @@ def test_the_time_of_a_renewal_is_when_it_was_sent_since_others_may_have_seen_it
     assert process.elector.age == pytest.approx(4.0)
 
 
-def test_a_wall_clock_that_jumps_forward_shuts_the_fence_until_the_next_renewal() -> None:
+def test_forward_jump_of_the_wall_clock_stops_writes() -> None:
     """A machine that slept: its monotonic clock has not noticed."""
     world = LeaseSimulation(rates=(1.0,))
     world.live(3)
@@ -207,7 +207,7 @@ def test_a_wall_clock_that_jumps_forward_shuts_the_fence_until_the_next_renewal(
     assert not process.elector.leads
 
 
-def test_a_deleted_lease_is_not_taken_from_a_holder_who_does_not_know_yet() -> None:
+def test_deleted_lease_is_not_taken_before_its_holder_stops() -> None:
     world = LeaseSimulation()
     world.live(3)
     world.lease = None
@@ -226,7 +226,7 @@ def test_a_deleted_lease_ends_its_holders_candidacy() -> None:
     assert not world.processes[0].elector.leads
 
 
-def test_who_comes_back_after_somebody_else_has_led_has_lost() -> None:
+def test_holder_that_returns_after_another_term_has_lost() -> None:
     world = LeaseSimulation()
     world.live(3)
     world.live(14, 1)
@@ -272,7 +272,7 @@ async def test_over_http_one_leads_renews_and_hands_over() -> None:
         await asyncio.wait_for(other.wait_leading(), PATIENCE)
 
 
-async def test_who_finds_the_fence_shut_has_the_lease_renewed_at_once() -> None:
+async def test_refused_write_renews_the_lease_at_once() -> None:
     clock = FakeClock()
     async with fake_api() as api, electing(api, clock) as elector:
         await asyncio.wait_for(elector.wait_leading(), PATIENCE)
@@ -283,7 +283,7 @@ async def test_who_finds_the_fence_shut_has_the_lease_renewed_at_once() -> None:
         assert elector.allowance() > TIMING.deadline
 
 
-async def test_a_refusal_is_said_once_and_kept_for_the_probe(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusal_is_logged_once_and_kept_for_the_probe(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     async with fake_api() as api:
         api.faults = [("GET", refusal(403, "Forbidden")) for _ in range(3)]
@@ -301,7 +301,7 @@ async def test_a_refusal_is_said_once_and_kept_for_the_probe(caplog: pytest.LogC
     assert len([record for record in caplog.records if "lease" in record.message]) == 1
 
 
-async def test_a_write_behind_a_shut_fence_is_not_sent() -> None:
+async def test_write_without_the_lease_is_not_sent() -> None:
     def shut() -> float:
         raise NotLeader("somebody else leads")
 
@@ -319,7 +319,7 @@ async def test_a_write_behind_a_shut_fence_is_not_sent() -> None:
     assert [request[0] for request in api.requests] == ["GET"]
 
 
-async def test_a_fence_that_shuts_while_a_connection_is_awaited_stops_the_bytes() -> None:
+async def test_lease_lost_while_connecting_stops_the_write() -> None:
     looks = 0
 
     def closing() -> float:

@@ -51,13 +51,13 @@ def read(*entries: dict[str, Any], **live: Any) -> FieldOwnership:
     return FieldOwnershipReader("us", HASH).read(body(*entries, **live))
 
 
-def test_what_we_posted_is_ours() -> None:
+def test_created_object_is_owned() -> None:
     mark = read(entry(book()))
     assert owns_all(mark, SERVICE)
     assert (mark.hash, mark.posted) == ("h", True)
 
 
-def test_what_we_applied_is_ours_whatever_others_add() -> None:
+def test_applied_object_is_owned_beside_fields_of_others() -> None:
     status = entry({"f:status": {"f:x": {}}}, "us", "Update", subresource="status")
     theirs = entry({"f:metadata": {"f:labels": {"f:other": {}}}, "f:spec": {"f:type": {}}}, "them")
     mark = read(entry(book(), operation="Apply"), theirs, status)
@@ -76,7 +76,7 @@ def test_what_we_applied_is_ours_whatever_others_add() -> None:
         {"metadata": {"f:ownerReferences": {".": {}}}},
     ],
 )
-def test_a_field_that_another_took_is_missed(lost: dict[str, Any]) -> None:
+def test_field_taken_by_another_manager_is_missed(lost: dict[str, Any]) -> None:
     fields = book(**lost)
     for part in fields.values():
         for name in [name for name, below in part.items() if below is None]:
@@ -84,17 +84,17 @@ def test_a_field_that_another_took_is_missed(lost: dict[str, Any]) -> None:
     assert not owns_all(read(entry(fields)), SERVICE)
 
 
-def test_a_map_that_somebody_else_holds_entries_of_is_not_ours_as_a_whole() -> None:
+def test_map_with_entries_of_others_is_not_owned() -> None:
     ours = entry(book(metadata={"f:labels": {}}))
     assert owns_all(read(ours), SERVICE), "an atomic map looks like this"
     assert not owns_all(read(ours, entry({"f:metadata": {"f:labels": {"f:app": {}}}}, "them")), SERVICE)
 
 
-def test_a_map_in_which_nothing_is_left_is_not_ours_as_a_whole() -> None:
+def test_emptied_map_is_not_owned() -> None:
     assert not owns_all(read(entry(book(metadata={"f:labels": {}})), metadata={"labels": {}}), SERVICE)
 
 
-def test_a_book_that_was_wiped_says_nothing_is_ours() -> None:
+def test_nothing_is_owned_without_managed_fields() -> None:
     assert not owns_all(read(), SERVICE)
     assert not owns_all(read(entry(book(), "them")), SERVICE)
 
@@ -121,13 +121,13 @@ def test_sets_are_looked_up_by_value() -> None:
     assert not owns_all(mark, {"metadata": {"name": "x", "finalizers": ["a", "c"]}})
 
 
-def test_objects_of_one_builder_share_one_book() -> None:
+def test_equal_field_sets_are_shared() -> None:
     reader = FieldOwnershipReader("us", HASH)
     other = body(entry(book())).replace(b"1234-abcd", b"9999-ffff")
     assert reader.read(body(entry(book()))).fields is reader.read(other).fields
 
 
-def test_what_a_status_says_makes_no_book_another() -> None:
+def test_status_does_not_split_shared_fields() -> None:
     reader = FieldOwnershipReader("us", HASH)
     marks = [
         reader.read(
@@ -144,12 +144,12 @@ def test_what_a_status_says_makes_no_book_another() -> None:
     assert owns_all(marks[0], SERVICE)
 
 
-def test_labels_that_somebody_changes_by_way_of_the_status_are_theirs() -> None:
+def test_labels_changed_through_the_status_are_not_owned() -> None:
     theirs = entry({"f:metadata": {"f:labels": {"f:app": {}}}, "f:status": {}}, "them", subresource="status")
     assert not owns_all(read(entry(book(metadata={"f:labels": {}})), theirs), SERVICE)
 
 
-def test_an_object_that_is_not_as_its_own_book_says_is_not_ours() -> None:
+def test_object_that_contradicts_its_managed_fields_is_not_owned() -> None:
     assert not owns_all(read(entry(book()), spec="a string"), SERVICE)
 
 
@@ -174,7 +174,7 @@ def paths(value: Any) -> list[tuple[str, ...]]:
 
 
 @given(objects, st.data())
-def test_any_requested_is_owned_in_full_and_no_longer_when_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
+def test_object_is_owned_until_one_leaf_is_taken(spec: dict[str, Any], data: Any) -> None:
     requested = {"metadata": {"name": "x"}, "spec": spec}
     fields = {"f:spec": owned(spec)}
     live = {"metadata": {"managedFields": [entry(fields)]}, "spec": spec}

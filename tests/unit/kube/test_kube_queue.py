@@ -9,7 +9,7 @@ import pytest
 from support.clock import FakeClock, settle
 from support.waiting import PATIENCE
 from vdi.kube.errors import Conflict, TooManyRequests
-from vdi.kube.queue import GRAIN, Controller, Result, TerminalError, WorkQueue
+from vdi.kube.queue import GRAIN, Controller, Result, WorkQueue
 
 
 @asynccontextmanager
@@ -32,7 +32,7 @@ async def test_a_key_is_in_the_queue_once() -> None:
     assert [await queue.take(), await queue.take()] == ["a", "b"]
 
 
-async def test_a_key_added_while_worked_on_comes_once_more_and_not_before() -> None:
+async def test_key_added_during_its_work_comes_once_more() -> None:
     queue: WorkQueue[str] = WorkQueue(FakeClock())
     queue.add("a")
     await queue.take()
@@ -46,7 +46,7 @@ async def test_a_key_added_while_worked_on_comes_once_more_and_not_before() -> N
     assert len(queue) == 0
 
 
-async def test_what_is_urgent_is_handed_out_first_and_once() -> None:
+async def test_urgent_keys_come_first_and_once() -> None:
     queue: WorkQueue[str] = WorkQueue(FakeClock())
     for key in "abcd":
         queue.add(key)
@@ -84,7 +84,7 @@ async def test_a_key_that_was_urgent_is_so_no_longer() -> None:
     assert await waiting is None
 
 
-async def test_delays_come_due_in_order_and_the_earliest_of_several_counts() -> None:
+async def test_earliest_delay_of_a_key_counts() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)
     timer = asyncio.create_task(queue.run_timer())
@@ -105,7 +105,7 @@ async def test_delays_come_due_in_order_and_the_earliest_of_several_counts() -> 
     timer.cancel()
 
 
-async def test_a_look_that_a_key_gets_before_will_do() -> None:
+async def test_earlier_work_on_a_key_satisfies_requeue_within() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)
     timer = asyncio.create_task(queue.run_timer())
@@ -126,7 +126,7 @@ async def test_a_look_that_a_key_gets_before_will_do() -> None:
     timer.cancel()
 
 
-async def test_times_that_no_longer_hold_are_not_kept_for_ever() -> None:
+async def test_outdated_delays_are_dropped() -> None:
     clock = FakeClock()
     queue: WorkQueue[str] = WorkQueue(clock)
     for round_ in range(1000):
@@ -142,7 +142,7 @@ async def test_times_that_no_longer_hold_are_not_kept_for_ever() -> None:
     timer.cancel()
 
 
-async def test_failures_wait_longer_each_time_up_to_the_cap_and_success_forgives() -> None:
+async def test_backoff_grows_to_its_cap_and_success_resets_it() -> None:
     queue: WorkQueue[str] = WorkQueue(FakeClock(), backoff=1, backoff_cap=10)
     assert [queue.retry("a") for _ in range(6)] == [1, 2, 4, 8, 10, 10]
     assert queue.retry("b") == 1
@@ -151,7 +151,7 @@ async def test_failures_wait_longer_each_time_up_to_the_cap_and_success_forgives
     assert queue.retry("b", at_least=7) == 7
 
 
-async def test_one_key_is_never_worked_on_twice_at_a_time_but_different_ones_are() -> None:
+async def test_keys_are_worked_on_in_parallel_but_never_one_twice() -> None:
     active: dict[str, int] = {}
     most_of_one = most_of_all = 0
     gate = asyncio.Semaphore(0)
@@ -190,14 +190,13 @@ def failing(error: Exception) -> Reconcile:
     return reconcile
 
 
-async def test_the_four_outcomes_are_counted_and_reported() -> None:
+async def test_the_outcomes_are_counted_and_reported() -> None:
     clock = FakeClock()
     reported: list[str] = []
     answers: dict[str, Result | Exception] = {
         "done": Result(),
         "requeue_after": Result(requeue_after=60),
         "retry": ValueError("a bug"),
-        "terminal": TerminalError("nothing to be done"),
     }
 
     async def reconcile(key: str) -> Result:
@@ -219,10 +218,10 @@ async def test_the_four_outcomes_are_counted_and_reported() -> None:
         assert controller.outcomes["retry"] == 2
         await clock.advance(60)
         assert controller.outcomes["requeue_after"] == 2
-        assert controller.outcomes["terminal"] == controller.outcomes["done"] == 1
+        assert controller.outcomes["done"] == 1
 
 
-async def test_what_a_reconcile_has_written_calls_for_one_more_of_it() -> None:
+async def test_own_writes_of_a_reconcile_enqueue_it_once_more() -> None:
     called = 0
 
     async def reconcile(key: str) -> Result:
@@ -242,7 +241,7 @@ async def test_what_a_reconcile_has_written_calls_for_one_more_of_it() -> None:
     assert called == 2
 
 
-async def test_what_others_tell_meanwhile_is_never_missed() -> None:
+async def test_changes_during_a_reconcile_are_not_missed() -> None:
     called: list[str] = []
     end, late = asyncio.Event(), asyncio.Event()
     lingering: list[asyncio.Task[None]] = []
@@ -292,7 +291,7 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
     assert called == 2
 
 
-async def test_the_servers_requested_to_wait_is_honoured() -> None:
+async def test_retry_after_of_the_server_is_honoured() -> None:
     clock = FakeClock()
     controller: Controller[str] = Controller("test", clock=clock)
     async with at_work(controller, failing(TooManyRequests(429, "", "busy", retry_after=30))):
@@ -303,7 +302,7 @@ async def test_the_servers_requested_to_wait_is_honoured() -> None:
         assert controller.outcomes["retry"] == 2
 
 
-async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_conflict_is_retried_without_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, failing(Conflict(409, "Conflict", "changed"))):
         controller.enqueue("a")
@@ -312,7 +311,7 @@ async def test_a_conflict_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-async def test_a_bug_is_reported_with_its_trace_and_the_workers_live_on(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exception_is_logged_with_its_traceback_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     controller: Controller[str] = Controller("test", clock=FakeClock(), workers=1)
     async with at_work(controller, failing(KeyError("oops"))):
         for key in "ab":
@@ -362,7 +361,7 @@ async def test_cancelling_run_cancels_the_work() -> None:
     assert cancelled == ["a"]
 
 
-async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_another() -> None:
+async def test_cancelled_worker_leaves_its_key_to_another() -> None:
     queue: WorkQueue[str] = WorkQueue(FakeClock())
     first, second = asyncio.create_task(queue.take()), asyncio.create_task(queue.take())
     await settle()
@@ -371,7 +370,7 @@ async def test_a_worker_cancelled_when_its_key_has_just_come_leaves_it_to_anothe
     assert await asyncio.wait_for(second, PATIENCE) == "a"
 
 
-async def test_a_crowd_of_timers_wakes_no_one_for_each_of_them() -> None:
+async def test_many_delays_share_few_wake_ups() -> None:
     clock = FakeClock()
     queue: WorkQueue[int] = WorkQueue(clock)
     timer = asyncio.create_task(queue.run_timer())

@@ -26,9 +26,8 @@ class Reflected:
         self.api = api
         self.journal = Journal()
         self.store: Store[Thing] = Store()
-        self.reflector = Reflector(
-            client, THINGS, Thing, self.store, on_change=self.journal, timing=timing, **{"namespace": "ns", **scope}
-        )
+        self.store.listen(self.journal)
+        self.reflector = Reflector(client, THINGS, Thing, self.store, timing=timing, **{"namespace": "ns", **scope})
 
     def size_of(self, name: str) -> int | None:
         thing = self.store.get("ns", name)
@@ -115,7 +114,7 @@ async def test_a_bookmark_moves_the_place_to_go_on() -> None:
         assert api.requests[-1][2]["resourceVersion"] == "500"
 
 
-async def test_an_older_bookmark_of_a_lagging_server_does_not_move_it_back() -> None:
+async def test_older_bookmark_of_a_lagging_server_is_ignored() -> None:
     async with fake_api() as api, reflected(api) as this:
         await eventually(lambda: api.watching)
         before = this.reflector.last_contact
@@ -158,7 +157,7 @@ async def test_410_as_an_event_lists_again_and_reports_what_vanished() -> None:
             await eventually(lambda: api.watching)
 
 
-async def test_410_between_two_pages_begins_the_list_again_in_one_piece() -> None:
+async def test_410_between_two_pages_restarts_the_list_without_pages() -> None:
     async with fake_api() as api:
         for number in range(600):
             api.put("things", f"t{number}")
@@ -291,7 +290,7 @@ async def test_duplicate_and_out_of_order_events() -> None:
         assert this.journal.lines == ["+a", "~a", "~a"]
 
 
-async def test_what_is_known_already_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_known_version_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with fake_api() as api, reflected(api) as this:
         await eventually(lambda: api.watching)
         decoded: list[bytes] = []
@@ -324,7 +323,7 @@ async def test_one_unreadable_object_does_not_hide_the_others(caplog: pytest.Log
 
 
 @pytest.mark.parametrize(("code", "error"), [(403, Forbidden), (404, NotFound)])
-async def test_what_may_not_be_read_or_is_not_installed_is_said_once_and_tried_again(
+async def test_refused_or_missing_kind_is_logged_once_and_retried(
     code: int, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with fake_api() as api:
@@ -348,7 +347,7 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_hammered() -> None:
             assert api.count("WATCH") == 1
 
 
-async def test_who_may_list_but_not_watch_does_not_list_in_a_tight_loop(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refused_watch_does_not_list_in_a_tight_loop(caplog: pytest.LogCaptureFixture) -> None:
     timing = WatchTiming(backoff=0.02, backoff_cap=30)
     async with fake_api() as api:
         api.faults = [("WATCH", refusal(403, "Forbidden"))] * 5

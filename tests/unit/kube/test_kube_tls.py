@@ -92,9 +92,7 @@ async def test_nothing_stays_open_when_the_client_closes_amid_watches(tmp_path: 
     gc.collect()  # an unclosed transport warns now, and warnings are errors here
 
 
-async def test_a_connection_that_is_given_up_when_its_handshake_ends_is_closed_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_connection_abandoned_at_its_handshake_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """asyncio itself would close it politely, and wait 30 s for a server that says nothing."""
     made: list[Connection] = []
 

@@ -58,7 +58,7 @@ async def test_the_servers_clock_is_read_out_of_its_answers() -> None:
         assert client.server_time() == before + timedelta(seconds=60)
 
 
-async def test_apply_says_who_and_by_force() -> None:
+async def test_apply_sends_manager_and_force() -> None:
     async with fake_api() as api, connected(api) as client:
         api.put("things", "a")
         await client.apply(THINGS, "a", requested("a"), namespace="ns", dry_run=True, into=Thing)
@@ -77,30 +77,13 @@ async def test_a_list_longer_than_a_page_is_complete() -> None:
         assert api.count("GET") == 3
 
 
-async def test_a_list_whose_pages_expire_is_taken_at_once() -> None:
+async def test_list_with_an_expired_page_is_repeated_without_pages() -> None:
     async with fake_api() as api, connected(api) as client:
         for number in range(PAGE_SIZE + 100):
             api.put("things", f"t{number:04}")
         api.faults = [("GET", refusal(410, "Expired"))]
         assert len(await client.list(THINGS, into=Thing)) == PAGE_SIZE + 100
         assert "limit" not in api.requests[-1][2]
-
-
-async def test_deleting_what_has_finalizers_tells_that_it_is_still_there() -> None:
-    async with fake_api() as api, connected(api) as client:
-        api.put("things", "a", metadata={"finalizers": ["x"]})
-        left = await client.delete(THINGS, "a", namespace="ns", grace_seconds=0, into=Thing)
-        assert left is not None
-        assert left.metadata.deletion_timestamp
-        assert api.requests[-1][3]["gracePeriodSeconds"] == 0
-
-
-async def test_the_wrong_incarnation_is_not_deleted() -> None:
-    async with fake_api() as api, connected(api) as client:
-        api.put("things", "a")
-        with pytest.raises(errors.Conflict):
-            await client.delete(THINGS, "a", namespace="ns", uid="another", into=Thing)
-        assert len(api.objects) == 1
 
 
 @pytest.mark.parametrize(
@@ -153,7 +136,7 @@ async def test_a_burst_of_429_is_waited_out_as_long_as_the_server_asks() -> None
     assert api.count("POST") == 4
 
 
-async def test_a_server_that_asks_for_more_than_the_cap_is_not_waited_for() -> None:
+async def test_retry_after_above_the_cap_is_not_waited_for() -> None:
     clock = EagerClock()
     async with fake_api() as api, connected(api, clock) as client:
         api.faults = [("GET", refusal(429, "TooManyRequests", headers={"Retry-After": "3600"}))]
@@ -194,7 +177,7 @@ async def test_a_server_out_of_reach_is_named() -> None:
     assert len(clock.slept) == 4
 
 
-async def test_a_connection_cut_after_the_post_was_done_ends_in_already_exists() -> None:
+async def test_retry_of_a_lost_create_ends_in_already_exists() -> None:
     async with fake_api() as api, connected(api) as client:
 
         async def do_and_cut(request: web.Request) -> None:
@@ -293,7 +276,7 @@ async def test_log_lines_come_as_they_are_written() -> None:
     assert lines == ["first", "secönd", "third"]
 
 
-async def test_a_log_has_a_largest_size_which_the_server_is_told() -> None:
+async def test_log_size_limit_is_sent_to_the_server() -> None:
     async def log(request: web.Request) -> web.Response:
         assert dict(request.query) == {"tailLines": "5", "limitBytes": "1000"}
         return web.Response(body=b"x" * 3 * 2**20)
@@ -305,7 +288,7 @@ async def test_a_log_has_a_largest_size_which_the_server_is_told() -> None:
     assert max(map(len, lines)) < 3 * 2**20
 
 
-async def test_a_closed_client_says_so() -> None:
+async def test_closed_client_raises() -> None:
     async with fake_api() as api:
         client = Client(api.config(), field_manager="tester")
         with pytest.raises(RuntimeError, match="async with"):

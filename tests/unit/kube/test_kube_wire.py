@@ -15,7 +15,7 @@ lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b""
 
 
 @given(lines, st.data())
-def test_lines_come_out_whole_however_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
+def test_lines_are_whole_wherever_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     splitter = LineSplitter(2**20)
@@ -40,7 +40,7 @@ def test_a_line_without_an_end_comes_in_pieces() -> None:
     assert splitter.feed(b"\ny\n") == [b"x" * 60, b"y"]
 
 
-def test_what_is_nested_too_deeply_is_refused() -> None:
+def test_deep_nesting_is_refused() -> None:
     deep = b'{"a":' * 20_000
     for parse in (lambda: decode(deep, dict, "GET x"), lambda: parse_event(deep, "x"), lambda: parse_page(deep, "x")):
         with pytest.raises(UnexpectedAnswer, match="recursion"):
@@ -104,9 +104,6 @@ THINGS = Resource("example.org", "v1beta1", "things", "Thing")
 )
 def test_paths(path: str, expected: str) -> None:
     assert path == expected
-
-
-def test_api_versions() -> None:
     assert (PODS.api_version, THINGS.api_version) == ("v1", "example.org/v1beta1")
 
 
@@ -119,9 +116,6 @@ def test_parts_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="Pod"):
         PODS.path(namespace, name, subresource)
-
-
-def test_a_cluster_scoped_kind_takes_no_namespace() -> None:
     with pytest.raises(ValueError, match="cluster-scoped"):
         NODES.path("ns")
 

@@ -1,4 +1,4 @@
-"""The probe against a host that speaks Selkies' protocol: what is measured, and what is said when it fails."""
+"""The probe against a host that speaks Selkies' protocol: measurements, and the stage of each failure."""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -113,7 +113,7 @@ def socket_to(url: str) -> connect:
     return connect(f"ws{url.removeprefix('http')}/api/websockets", additional_headers=headers, proxy=None)
 
 
-async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_probe_enters_measures_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAUSE_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(client, "RAMP_SECONDS", 0.0)
     desktop = Desktop(skip=1)
@@ -132,7 +132,7 @@ async def test_what_is_measured_and_how_it_goes_in_and_out(monkeypatch: pytest.M
     assert {"SETTINGS", "CLIENT_FRAME_ACK", "kd", "ku"} <= set(desktop.seen)
 
 
-async def test_it_waits_for_the_route_of_a_desktop_that_has_just_started(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_probe_waits_for_the_route_of_a_new_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_POLL_SECONDS", 0.01)
     desktop = Desktop(unrouted=3)
     async with access_to(desktop) as access:

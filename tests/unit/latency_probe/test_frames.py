@@ -1,4 +1,4 @@
-"""Messages of the stream: what they are, and what is seen at the mark's place, with real encoders."""
+"""Messages of the stream, and the brightness at the mark's place, with real encoders."""
 
 import struct
 
@@ -36,7 +36,7 @@ def test_of_stripes_the_one_counts_that_has_the_mark() -> None:
     assert look(screen, upper.message(0, 2)) is None
 
 
-def test_what_comes_before_a_key_frame_shows_nothing() -> None:
+def test_nothing_is_shown_before_a_key_frame() -> None:
     screen, encoder = Screen(0, 0, 48), Encoder()
     key, delta = encoder.message(0, 1), encoder.message(255, 2)
     assert look(screen, delta) is None

@@ -11,7 +11,7 @@ def figures(taken: list[float], lost: int = 0) -> Measurements:
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=60), st.sampled_from([0.5, 0.95]))
-def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(values: list[int], share: float) -> None:
+def test_percentile_is_the_smallest_value_with_its_share(values: list[int], share: float) -> None:
     found = percentile(values, share)
     assert found is not None
     assert sum(one <= found for one in values) >= share * len(values)

@@ -7,22 +7,19 @@ import msgspec
 import pytest
 from prometheus_client import generate_latest
 
-from unit.operator.operator_world import NAMESPACE, OperatorWorld
+from unit.operator.operator_world import NAMESPACE, ObserverWorld, OperatorWorld
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.cluster.objects import Pod
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.operator.metrics import Metrics
-from vdi.operator.observe import Observer
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.reservations import Hosts, Reservations, home_reservation
-from vdi.operator.watch_handlers import WatchHandlers
-from vdi.session.children import HostReservation
+from vdi.operator.reservations import Hosts, home_reservation
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import decide
 from vdi.session.homes import home_names
-from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace, build_reservation
+from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 
 LAB = "lab"
 _OLD, _YOUNG = "2026-11-20T07:00:00Z", "2026-11-20T09:00:00Z"
@@ -37,7 +34,7 @@ def watched(*namespaces: str, **options: Any) -> list[tuple[str, str | None]]:
     return sorted((reflector.resource.plural, reflector.namespace or "") for reflector in caches.reflectors)
 
 
-def test_one_namespace_costs_the_watches_that_it_did_before() -> None:
+def test_one_namespace_costs_fourteen_watches() -> None:
     """One for each kind, three for pods: desktops, others in the namespace, others elsewhere."""
     of_cluster = {(plural, "") for plural in (*_OF_CLUSTER, "pods")}
     there = [(plural, NAMESPACE) for plural in (*_NAMESPACED, "configmaps", "pods", "pods")]
@@ -45,14 +42,14 @@ def test_one_namespace_costs_the_watches_that_it_did_before() -> None:
     assert len(watched(NAMESPACE)) == 14
 
 
-def test_each_namespace_has_its_own_watches_and_none_is_of_all_secrets() -> None:
+def test_secrets_are_watched_in_the_namespaces_of_sessions_only() -> None:
     both = watched(NAMESPACE, LAB, count_others=False)
     more = [(plural, LAB) for plural in (*_NAMESPACED, "pods", "pods")]
     assert both == sorted([*watched(NAMESPACE, count_others=False), *more]), "no second ledger of hosts"
     assert {plural for plural, namespace in both if not namespace} == _OF_CLUSTER
 
 
-def test_pods_elsewhere_are_those_in_none_of_the_namespaces() -> None:
+def test_foreign_pods_are_watched_outside_the_namespaces() -> None:
     caches = OperatorWorld(namespaces=(NAMESPACE, LAB)).caches
     everywhere = [
         reflector
@@ -63,8 +60,7 @@ def test_pods_elsewhere_are_those_in_none_of_the_namespaces() -> None:
     assert selector.startswith(f"metadata.namespace!={NAMESPACE},metadata.namespace!={LAB},spec.nodeName!=,")
 
 
-def test_objects_of_several_namespaces_are_counted_once() -> None:
-    world = NamespacesWorld()
+def test_objects_of_all_namespaces_are_counted_together(world: "NamespacesWorld") -> None:
     world.session("cad")
     world.session("lab-cad", LAB)
     metrics = Metrics()
@@ -72,7 +68,7 @@ def test_objects_of_several_namespaces_are_counted_once() -> None:
     assert b'vdi_cache_objects{kind="vdisessions"} 2.0' in generate_latest(metrics.registry)
 
 
-def test_a_template_or_pool_is_worked_on_in_the_namespace_of_its_label() -> None:
+def test_label_assigns_a_template_or_pool_to_a_namespace() -> None:
     def metadata(**labels: str) -> ObjectMeta:
         return ObjectMeta(name="any", labels=labels)
 
@@ -82,27 +78,11 @@ def test_a_template_or_pool_is_worked_on_in_the_namespace_of_its_label() -> None
     assert assigned_namespace(metadata(**{SESSIONS_NAMESPACE: "other"}), both) is None
 
 
-class NamespacesWorld(OperatorWorld):
-    """An observer of two namespaces, and whom the watch handlers wake."""
+class NamespacesWorld(ObserverWorld):
+    """An observer of two namespaces."""
 
     def __init__(self) -> None:
-        super().__init__(namespaces=(NAMESPACE, LAB))
-        self.settings = ClusterSettings()
-        self.reservations = Reservations()
-        self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=b"k" * 32)))
-        self.observer = Observer(
-            self.caches, self.reservations, self.hosts, self.settings, lambda _: None, lambda _: False
-        )
-        self.woken: set[tuple[str, str]] = set()
-        WatchHandlers(self.caches, "vdi.localhost", self, lambda _: None)
-        self.put_template()
-
-    def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:
-        del urgent
-        self.woken.add(key)
-
-    def enqueue_within(self, key: tuple[str, str], _seconds: float) -> None:
-        self.woken.add(key)
+        super().__init__(NAMESPACE, LAB)
 
     def session(self, name: str, namespace: str = NAMESPACE, created: str = _OLD, **spec: Any) -> VDISession:
         metadata = {"namespace": namespace, "uid": f"uid-{namespace}-{name}", "creationTimestamp": created}
@@ -111,12 +91,11 @@ class NamespacesWorld(OperatorWorld):
     def pod(self, session: VDISession, home: str = "") -> Pod:
         meta = session.metadata
         owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": meta.name, "uid": meta.uid}
-        metadata = {"namespace": meta.namespace, "uid": f"pod-{meta.uid}", "ownerReferences": [owner]}
-        volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
-        return self.put(self.caches.pods, Pod, meta.name, metadata=metadata, spec={"volumes": volumes})
+        metadata: dict[str, Any] = {"namespace": meta.namespace, "uid": f"pod-{meta.uid}", "ownerReferences": [owner]}
+        return self.add_pod(meta.name, "", home, **metadata)
 
     def reason(self, session: VDISession) -> tuple[str, str] | None:
-        blocked = decide(self.observer.observe(session), self.settings, self.clock.now()).blocked
+        blocked = decide(self.observer.observe(session), ClusterSettings(), self.clock.now()).blocked
         return (blocked.reason, blocked.message) if blocked else None
 
 
@@ -144,7 +123,7 @@ def test_the_end_of_a_session_wakes_the_one_of_its_name(world: NamespacesWorld) 
     young = world.session("cad", created=_YOUNG)
     world.woken.clear()
     world.remove(world.caches.sessions, old)
-    assert (NAMESPACE, "cad") in world.woken
+    assert "cad" in world.woken
     assert world.reason(young) is None
 
 
@@ -162,8 +141,7 @@ def test_a_host_is_reserved_once_for_all_namespaces(world: NamespacesWorld) -> N
     alice = world.session("cad", hostname="design")
     bob = world.session("lab-cad", LAB, _YOUNG, hostname="design", user="bob@example.com")
     assert (world.reason(bob) or ("",))[0] == "HostTaken", "the older session asks for it"
-    reservation = build_reservation(NAMESPACE, "design", "bob@example.com")
-    world.put(world.caches.reservations, HostReservation, reservation["metadata"]["name"], data=reservation["data"])
+    world.reserve_host("design", "bob@example.com")
     assert (world.reason(alice) or ("",))[0] == "HostTaken"
     assert world.reason(bob) is None
 

@@ -65,7 +65,7 @@ class PlaceholderWorld(QueueWorld):
         return sorted(self.caches.placeholders.values(), key=lambda pod: pod.metadata.name)
 
 
-async def test_a_placeholder_for_each_session_that_waits_and_none_when_it_has_gone() -> None:
+async def test_each_waiting_session_has_a_placeholder() -> None:
     world = PlaceholderWorld()
     (running,) = world.fill(1)
     assert await world.sync() == []
@@ -88,13 +88,13 @@ async def test_no_more_placeholders_than_the_limit() -> None:
     assert await world.sync() == ["create 0", "create 1"]
 
 
-async def test_headroom_is_kept_without_anyone_who_waits() -> None:
+async def test_headroom_is_kept_without_waiting_sessions() -> None:
     world = PlaceholderWorld(headroom={"desktop": 2, "unknown": 3})
     assert await world.sync() == ["create 0", "create 1"]
     assert world.node_requests == {}, "no session waits"
 
 
-async def test_a_new_operator_deletes_what_no_one_needs() -> None:
+async def test_new_operator_deletes_unneeded_placeholders() -> None:
     world = PlaceholderWorld()
     world.put(
         world.caches.placeholders,
@@ -105,7 +105,7 @@ async def test_a_new_operator_deletes_what_no_one_needs() -> None:
     assert await world.sync() == ["delete 0"]
 
 
-async def test_a_refusal_is_tried_again_after_a_pause_and_does_not_stop_the_operator() -> None:
+async def test_refused_placeholder_is_retried_after_a_pause() -> None:
     world = PlaceholderWorld()
     world.fill(1)
     assert world.request(world.session("w"))
@@ -116,7 +116,7 @@ async def test_a_refusal_is_tried_again_after_a_pause_and_does_not_stop_the_oper
     assert await world.sync() == ["create 0"]
 
 
-async def test_the_session_says_what_the_autoscaler_says() -> None:
+async def test_status_follows_the_autoscalers_events() -> None:
     world = PlaceholderWorld()
     world.fill(1)
     session = world.session("w")
@@ -139,7 +139,7 @@ async def test_the_session_says_what_the_autoscaler_says() -> None:
     assert waiting and waiting.blocked.message.endswith("A node is being added (requested at 08:00:00 UTC).")
 
 
-async def test_a_session_that_no_node_of_today_can_take_stands_in_line() -> None:
+async def test_session_for_a_future_node_has_a_queue_position() -> None:
     world = PlaceholderWorld(gpus=0)
     session = world.session("w")
     assert world.reported(session) == (1, "NoGPUs")

@@ -1,4 +1,4 @@
-"""Claims and refills against an API server of our own, with real caches; what a kubelet does is put in by hand."""
+"""Claims and refills against an API server of our own, with real caches; the test plays the kubelet."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,42 +20,41 @@ from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import NO_RETRY, Client
-from vdi.operator.controllers.pool import PoolController, PoolDesktops
+from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource, UncertainCreates
 from vdi.operator.pools import Pools
+from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.session.children import Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import derive_pool_tokens
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.pool import fingerprint
 
 SETTINGS = ClusterSettings()
 TEMPLATE = {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}}
 
 
 class PoolWorld(OperatorWorld):
-    """Caches over an API server, one template, one node, one pool; and what was said, woken and refused."""
+    """Caches over an API server with one template, one node and one pool."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
         super().__init__(client, start=datetime(2026, 11, 20, 9, tzinfo=UTC))
         self.api = api
         self.due: set[str] = set()
         self.key = cast(ReleaseKey, SimpleNamespace(value=KEY, known=True))
-        self.pools = Pools(self.cluster, self.recorder, self.key, lambda name, _: self.due.add(name))
+        pods = OwnedResource(client, PODS, Pod, self.caches.pods)
+        self.pools = Pools(self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
-        uncertain_creates = UncertainCreates(OwnedResource(client, PODS, Pod, self.caches.pods))
-        desktops = PoolDesktops(
-            self.cluster, pools=self.pools, queue=self, uncertain_creates=uncertain_creates, key=self.key
-        )
         self.woken: list[tuple[str, str]] = []
         self.controller = PoolController(
             self.cluster,
-            pools=self.pools,
-            desktops=desktops,
+            self.pools,
+            cast(QueueManager, self),
+            UncertainCreates(pods),
+            self.key,
             enqueue=lambda name, _: self.due.add(name),
             enqueue_session=self.woken.append,
         )
@@ -87,7 +86,7 @@ class PoolWorld(OperatorWorld):
         return self.api.put("vdisessions", name, namespace=NS, spec=spec)
 
     def start(self, name: str) -> None:
-        """What scheduler and kubelet do."""
+        """Play scheduler and kubelet."""
         made = {"creationTimestamp": "2026-11-20T08:59:00Z"}
         container = {"name": "desktop", "state": {"running": {"startedAt": "2026-11-20T08:59:01Z"}}}
         status = {
@@ -157,7 +156,7 @@ async def world() -> AsyncIterator[PoolWorld]:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: PoolWorld) -> None:
+async def test_pool_starts_desktops_each_with_a_secret_of_its_own(world: PoolWorld) -> None:
     names = await world.fill()
     assert len(names) == 2 and set(names) == set(world.live("pods")) == set(world.asked)
     for name in names:
@@ -176,20 +175,18 @@ async def test_pool_starts_its_desktops_each_with_a_secret_that_it_owns(world: P
 
 async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: PoolWorld) -> None:
     names = await world.fill()
-    before = {name: world.live("pods")[name] for name in names}
+    before = world.live("pods")
     made = world.session()
+    await world.synced()
+    world.api.requests.clear()
     pod = await world.claim()
     assert pod is not None and pod.metadata.name == min(names)
-    after = world.live("pods")[pod.metadata.name]
+    assert [request[0] for request in world.api.requests if "watch" not in request[1]] == ["PATCH"], "no Secret is read"
+    was, after = before[pod.metadata.name], world.live("pods")[pod.metadata.name]
     meta = after["metadata"]
-    assert (meta["uid"], after["spec"], after["status"]) == (
-        before[pod.metadata.name]["metadata"]["uid"],
-        before[pod.metadata.name]["spec"],
-        before[pod.metadata.name]["status"],
-    )
-    assert [(owner_reference["kind"], owner_reference["uid"]) for owner_reference in meta["ownerReferences"]] == [
-        ("VDISession", made["metadata"]["uid"])
-    ]
+    assert (meta["uid"], after["spec"], after["status"]) == (was["metadata"]["uid"], was["spec"], was["status"])
+    (owner,) = meta["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("VDISession", made["metadata"]["uid"])
     assert meta["labels"]["vdi.kasm.io/session"] == "alice"
     assert meta["labels"]["vdi.kasm.io/hold"] == "true"
     assert meta["annotations"]["vdi.kasm.io/user"] == "alice@example.com"
@@ -199,7 +196,7 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: PoolWor
     assert (world.status["ready"], world.status["claimed"], len(world.live("pods"))) == (2, 1, 3)
 
 
-async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world: PoolWorld) -> None:
+async def test_last_desktop_is_claimed_by_one_of_two_sessions(world: PoolWorld) -> None:
     world.pool(1)
     await world.fill()
     world.session("alice")
@@ -209,7 +206,7 @@ async def test_two_sessions_that_want_the_last_desktop_do_not_both_get_it(world:
     assert await world.claim("bob") is None or await world.claim("alice") is None
 
 
-async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: PoolWorld) -> None:
+async def test_claim_survives_a_change_of_the_pod(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     world.api.faults.append(("PATCH", refusal(409, "Conflict")))
@@ -218,7 +215,7 @@ async def test_pod_that_changed_meanwhile_is_claimed_as_it_is_now(world: PoolWor
     assert world.api.count("GET") > 0
 
 
-async def test_pod_that_became_unready_meanwhile_is_not_claimed(world: PoolWorld) -> None:
+async def test_pod_that_became_unready_is_not_claimed(world: PoolWorld) -> None:
     world.pool(1)
     (name,) = await world.fill()
     world.session()
@@ -257,39 +254,23 @@ async def test_lost_answer_to_a_claim_does_no_harm(world: PoolWorld, is_retried:
     assert [pod.metadata.name for pod in world.caches.pods.by_owner(made["metadata"]["uid"])] == [name]
 
 
-@pytest.mark.parametrize("change", ["cordoned", "other-template", "home"])
-async def test_desktop_that_does_not_fit_is_not_given_away(world: PoolWorld, change: str) -> None:
+@pytest.mark.parametrize("change", ["cordoned", "other-template", "home", "password"])
+async def test_desktop_that_does_not_fit_is_not_claimed(world: PoolWorld, change: str) -> None:
+    """A session that was suspended, or has lost its pod, keeps its Secret: its users know the password."""
     await world.fill()
     if change == "cordoned":
         world.node(cordoned=True)
     if change == "other-template":
         world.template(image="registry.example.com/desktop:2")
+    secret = msgspec.convert({"metadata": {"name": "alice-auth"}}, Secret) if change == "password" else None
     world.session(persistence={"enabled": change == "home"})
-    assert await world.claim() is None
-    assert await world.claim() is None
+    for _ in range(2):
+        assert await world.claim(secret=secret) is None
     reported = [(name, reason) for name, reason, _ in world.said]
-    assert reported == ([("alice", "NotFromPool")] if change == "home" else []), "once"
+    assert reported == ([("alice", "NotFromPool")] if change in ("home", "password") else []), "once"
 
 
-async def test_session_with_a_password_keeps_it(world: PoolWorld) -> None:
-    """It was suspended, or has lost its pod: its Secret is there, and its users know what is in it."""
-    await world.fill()
-    world.session()
-    secret = msgspec.convert({"metadata": {"name": "alice-auth"}}, Secret)
-    assert await world.claim(secret=secret) is None
-    assert [reason for _, reason, _ in world.said] == ["NotFromPool"]
-
-
-async def test_a_claim_reads_no_secret(world: PoolWorld) -> None:
-    await world.fill()
-    world.session()
-    await world.synced()
-    world.api.requests.clear()
-    assert await world.claim()
-    assert [request[0] for request in world.api.requests if "watch" not in request[1]] == ["PATCH"]
-
-
-async def test_another_key_replaces_the_desktops_that_wait(world: PoolWorld) -> None:
+async def test_another_key_replaces_the_waiting_desktops(world: PoolWorld) -> None:
     old = await world.fill()
     world.key.value = b"n" * 32  # type: ignore[misc]  # what another leader reads
     world.session()
@@ -300,7 +281,7 @@ async def test_another_key_replaces_the_desktops_that_wait(world: PoolWorld) -> 
     assert len(new) == 2 and not set(old) & set(new)
 
 
-async def test_pool_without_room_says_so_and_gives_way_to_people(world: PoolWorld) -> None:
+async def test_pool_without_capacity_yields_to_sessions(world: PoolWorld) -> None:
     world.room = [Blocked("GPUsBusy", "All 8 GPUs are taken.")] * 9
     await world.fill()
     assert world.live("pods") == {}
@@ -316,7 +297,7 @@ async def test_pool_without_room_says_so_and_gives_way_to_people(world: PoolWorl
     assert set(world.live("pods")) == {names[1]}
 
 
-async def test_desktop_that_was_claimed_unseen_is_not_removed(world: PoolWorld) -> None:
+async def test_desktop_claimed_behind_the_cache_is_not_removed(world: PoolWorld) -> None:
     """The last claim of the leader before, which our caches have not seen yet."""
     world.pool(1)
     (name,) = await world.fill()
@@ -329,7 +310,7 @@ async def test_desktop_that_was_claimed_unseen_is_not_removed(world: PoolWorld) 
     assert name in world.live("pods")
 
 
-async def test_outdated_desktop_makes_room_for_a_new_one(world: PoolWorld) -> None:
+async def test_outdated_desktop_is_replaced_when_there_is_capacity(world: PoolWorld) -> None:
     names = await world.fill()
     world.template(image="registry.example.com/desktop:2")
     await world.synced()
@@ -345,7 +326,7 @@ async def test_outdated_desktop_makes_room_for_a_new_one(world: PoolWorld) -> No
     assert {pod["spec"]["containers"][0]["image"][-1] for pod in world.live("pods").values()} == {"2"}
 
 
-async def test_desktops_that_fail_are_not_made_again_at_once(world: PoolWorld) -> None:
+async def test_failed_desktops_are_replaced_after_a_pause(world: PoolWorld) -> None:
     world.pool(1)
     (name,) = await world.fill()
     world.api.put("pods", name, namespace=NS, status={"phase": "Failed", "reason": "Evicted"})
@@ -374,7 +355,7 @@ async def test_desktop_without_a_secret_gets_one(world: PoolWorld) -> None:
     assert set(world.live("secrets")) == {f"{name}-auth"}
 
 
-async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(world: PoolWorld) -> None:
+async def test_deleted_pool_leaves_claimed_desktops_alone(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     claimed = await world.claim()
@@ -385,7 +366,7 @@ async def test_deleted_pool_takes_its_desktops_with_it_but_not_the_claimed_ones(
     assert list(world.live("pods")) == [claimed.metadata.name]
 
 
-async def test_refused_pod_is_said_and_its_room_given_back(world: PoolWorld) -> None:
+async def test_refused_pod_is_reported_and_returns_its_capacity(world: PoolWorld) -> None:
     world.pool(1)
     await world.synced()
     forbidden = refusal(403, "Forbidden")
@@ -396,7 +377,7 @@ async def test_refused_pod_is_said_and_its_room_given_back(world: PoolWorld) -> 
     assert result.requeue_after == 30.0
 
 
-async def test_trouble_gives_room_back_once_it_is_known_that_nothing_was_made(world: PoolWorld) -> None:
+async def test_uncertain_create_keeps_its_capacity_until_it_is_known(world: PoolWorld) -> None:
     await world.synced()
     world.api.faults.append(("POST", refusal(500, "trouble")))
     with pytest.raises(ServerError):
@@ -408,19 +389,19 @@ async def test_trouble_gives_room_back_once_it_is_known_that_nothing_was_made(wo
     world.api.faults.append(("GET", refusal(500, "trouble")))
     with pytest.raises(ServerError):
         await world.controller.reconcile("warm")
-    assert (world.withdrawn, world.asked) == ([], asked), "still nobody knows"
+    assert (world.withdrawn, world.asked) == ([], asked), "it is still not known"
     assert len(await world.fill()) == 2
     assert world.withdrawn == [name for name in asked if name != other]
 
 
-async def test_whoever_waits_is_woken_when_a_desktop_that_fits_is_ready(world: PoolWorld) -> None:
+async def test_waiting_session_is_woken_by_a_desktop_that_fits(world: PoolWorld) -> None:
     world.session("with-home", persistence={"enabled": True})
     world.session("waiting")
     await world.fill()
     assert set(world.woken) == {(NS, "waiting")}
 
 
-async def test_node_template_and_desktops_call_for_work(world: PoolWorld) -> None:
+async def test_node_template_pool_and_pods_enqueue_the_pool(world: PoolWorld) -> None:
     await world.fill()
     changes: tuple[Callable[[], None], ...] = (
         lambda: world.node(cordoned=True),
@@ -433,15 +414,3 @@ async def test_node_template_and_desktops_call_for_work(world: PoolWorld) -> Non
         change()
         await world.synced()
         assert world.due == {"warm"}
-
-
-async def test_claimed_desktop_fits_exactly(world: PoolWorld) -> None:
-    await world.fill()
-    (pod, *_) = world.pools.waiting_in("warm")
-    world.session()
-    await world.synced()
-    session, template = world.caches.sessions.get(NS, "alice"), world.caches.templates.get("", "desktop")
-    assert session and template
-    desktop = resolve(session, template, SETTINGS)
-    assert isinstance(desktop, Desktop)
-    assert pod.metadata.annotations["vdi.kasm.io/pool-desktop"] == fingerprint("desktop", desktop, SETTINGS, KEY)

@@ -20,7 +20,7 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=PATIENCE)
 
 
-def test_what_only_the_command_line_or_other_programs_need_is_not_in_memory() -> None:
+def test_operator_imports_nothing_of_other_programs() -> None:
     heavy = ("typer", "pydantic", "rich", "yaml", "cryptography", "kubernetes", "aiohttp", "httpx")
     show = f"import sys, vdi.operator.__main__; print([one for one in {heavy} if one in sys.modules])"
     assert start("-c", show).stdout.strip() == "[]"

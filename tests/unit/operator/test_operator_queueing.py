@@ -1,4 +1,4 @@
-"""The queue on the operator's own stores, filled by hand: who goes, who is woken, what is reported to them."""
+"""The queue on the operator's own stores, filled by hand: admission, wake-ups and published positions."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -14,7 +14,7 @@ from vdi.cluster.objects import ForeignPod, Node, PersistentVolume, PersistentVo
 from vdi.cluster.units import format_time
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.web.template_filters import local_times
-from vdi.operator.queue_positions import Waiting
+from vdi.operator.queue_positions import PublishedPosition
 from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.cluster_settings import ClusterSettings
@@ -58,7 +58,7 @@ class QueueWorld(OperatorWorld):
     def session(self, name: str, *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
         return self.put_session(name, status=status, **{"user": f"{name}@x.yz"} | spec)
 
-    def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> Waiting | None:
+    def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> PublishedPosition | None:
         desktop = resolve(session, self.template, ClusterSettings())
         assert isinstance(desktop, Desktop)
         return self.admission.request(session, desktop, home)
@@ -89,7 +89,7 @@ class QueueWorld(OperatorWorld):
         return waiting.queue.position, waiting.queue.reason
 
 
-def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
+def test_capacity_of_an_admitted_session_is_kept_for_its_pod() -> None:
     world = QueueWorld(gpus=1)
     first, second = world.session("first"), world.session("second")
     assert world.request(first) is None
@@ -100,11 +100,11 @@ def test_whoever_fits_goes_and_the_room_is_kept_until_the_pod_is_seen() -> None:
     world.remove(world.caches.pods, pod)
     assert world.woken == ["second"]
     assert world.request(second) is None
-    assert world.request(first), "its room went with its pod"
+    assert world.request(first), "its capacity went with its pod"
     assert world.waited == [0.0, 0.0]
 
 
-def test_withdrawn_room_goes_to_the_next() -> None:
+def test_withdrawn_capacity_goes_to_the_next_session() -> None:
     world = QueueWorld(gpus=1)
     world.request(world.session("first"))
     second = world.session("second")
@@ -116,7 +116,7 @@ def test_withdrawn_room_goes_to_the_next() -> None:
     assert world.waited[-1] == 3.0
 
 
-def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
+def test_run_keeps_its_capacity_while_its_pod_is_replaced() -> None:
     world = QueueWorld(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
@@ -132,7 +132,7 @@ def test_a_run_whose_pod_is_replaced_keeps_its_room() -> None:
 
 
 @pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
-def test_who_is_suspended_or_requests_what_cannot_be_keeps_no_room(change: dict[str, Any]) -> None:
+def test_session_that_cannot_run_loses_its_capacity(change: dict[str, Any]) -> None:
     world = QueueWorld(gpus=1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
@@ -143,7 +143,7 @@ def test_who_is_suspended_or_requests_what_cannot_be_keeps_no_room(change: dict[
     assert world.woken == ["waiting"]
 
 
-def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
+def test_capacity_on_a_cordoned_node_is_lost() -> None:
     world = QueueWorld(gpus=1)
     world.node("n2", 1)
     running, waiting = world.session("running"), world.session("waiting")
@@ -156,7 +156,7 @@ def test_no_room_is_kept_on_a_node_that_is_closed() -> None:
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
+def test_ended_pod_takes_no_capacity(phase: str) -> None:
     world = QueueWorld(gpus=1)
     (pod,) = world.fill(1)
     waiting = world.session("waiting")
@@ -165,7 +165,7 @@ def test_a_pod_that_has_ended_takes_no_room(phase: str) -> None:
     assert world.woken == ["waiting"]
 
 
-def test_others_count_wherever_they_are() -> None:
+def test_pods_of_others_count_in_every_namespace() -> None:
     for name in ("foreign_pods", "foreign_pods_elsewhere"):
         world = QueueWorld(gpus=1)
         store = getattr(world.caches, name)
@@ -177,7 +177,7 @@ def test_others_count_wherever_they_are() -> None:
         assert world.woken == ["waiting"]
 
 
-def test_heartbeats_of_a_node_are_no_news() -> None:
+def test_heartbeat_of_a_node_does_not_change_the_queue() -> None:
     world = QueueWorld(gpus=1)
     before = world.admission._queue.changes
     world.node("n1", 1)
@@ -191,7 +191,7 @@ def waited_since(moment: str, place: int) -> dict[str, Any]:
     return {"conditions": [condition], "queue": {"position": place, "reason": "GPUsBusy"}}
 
 
-def test_after_a_restart_everybody_has_waited_as_long_as_before() -> None:
+def test_restart_keeps_order_and_waiting_times() -> None:
     world = QueueWorld(gpus=1)
     world.fill(1)
     second = world.session("second", status=waited_since("2026-11-20T07:00:00Z", 2))
@@ -226,30 +226,25 @@ def refused_by_the_scheduler(world: QueueWorld, *, node: str = "") -> VDISession
     return alice
 
 
-def test_a_session_that_the_scheduler_refuses_has_waited_as_long_as_before() -> None:
+def test_session_refused_by_the_scheduler_keeps_its_waiting_time() -> None:
     world = QueueWorld(gpus=1)
     world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
     alice = refused_by_the_scheduler(world)
     assert world.reported(alice)[0] == 1
     assert world.waited_for(alice) == 7500
+    world.admission.forget(alice.metadata.uid)
+    assert world.admission._granted_since == {}, "nothing is kept of a session that is gone"
 
 
-def test_a_session_whose_pod_has_had_a_node_waits_from_now() -> None:
+def test_session_with_a_scheduled_pod_waits_from_now() -> None:
     world = QueueWorld(gpus=1)
     alice = refused_by_the_scheduler(world, node="n1")
     assert world.request(alice)
     assert world.waited_for(alice) == 0
 
 
-def test_nothing_is_remembered_of_a_session_that_is_gone() -> None:
-    world = QueueWorld(gpus=1)
-    alice = refused_by_the_scheduler(world)
-    world.admission.forget(alice.metadata.uid)
-    assert world.admission._granted_since == {}
-
-
 @pytest.mark.parametrize(("hours", "by"), [(11, "19:00 UTC"), (30, "2026-11-21T14:00:00Z")])
-def test_a_time_that_is_not_of_this_day_is_reported_with_its_date(hours: int, by: str) -> None:
+def test_expected_time_of_another_day_has_its_date(hours: int, by: str) -> None:
     """In both sentences; the portal shows either form in the browser's time zone, on the right day."""
     world = QueueWorld(gpus=1)
     world.fill(1)
@@ -264,41 +259,33 @@ def test_a_time_that_is_not_of_this_day_is_reported_with_its_date(hours: int, by
     assert f'<time datetime="{format_time(slot)}"' in local_times(said, world.clock.now())
 
 
-def test_no_one_new_is_let_in_before_those_who_waited_when_the_operator_went() -> None:
+def test_restart_admits_no_newcomer_before_waiting_sessions() -> None:
     world = QueueWorld(gpus=1)
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
     assert world.request(world.session("newcomer"))
     assert world.woken == ["waiting"]
 
 
-def test_whoever_came_while_no_operator_was_there_has_waited_since_then() -> None:
+def test_waiting_time_counts_from_creation_and_apart_for_gpus() -> None:
     world = QueueWorld(gpus=0)
     early = world.session("early")
     world.clock.forward(minutes=5)
     world.request(early)
-    assert world.admission.waits() == [300.0]
-    world.request(world.session("late"))
-    assert sorted(world.admission.waits()) == [0.0, 300.0]
-
-
-def test_sessions_that_wait_for_a_gpu_are_counted_apart() -> None:
-    world = QueueWorld()
+    assert world.admission.waits() == world.admission.waits(gpu=True) == [300.0]
     world.node("n1", unschedulable=True)
-    world.request(world.session("with-a-gpu"))
-    world.clock.forward(minutes=5)
     world.template = world.put_template(resources={"defaultGPU": 0})
     world.request(world.session("without"))
     assert world.admission.waits() == [300.0, 0.0]
     assert world.admission.waits(gpu=True) == [300.0]
 
 
-def test_pods_that_are_on_no_node_yet_are_reckoned_with_after_a_restart() -> None:
+def test_pods_without_a_node_count_after_a_restart() -> None:
     world = QueueWorld(gpus=1)
     world.pod("made", owner="made", node="")
     assert world.request(world.session("waiting"))
 
 
-def test_places_further_back_are_reported_again_only_when_it_counts() -> None:
+def test_far_positions_are_published_again_only_when_they_matter() -> None:
     world = QueueWorld(gpus=0)
     world.node("n1", 1)
     pods = world.fill(1)
@@ -309,14 +296,14 @@ def test_places_further_back_are_reported_again_only_when_it_counts() -> None:
     before = world.request(sessions[30])
     for number in (0, 1):
         world.admission.withdraw(f"uid-s{number:02}")
-    assert world.reported(sessions[5])[0] == 4, "near the front every step is told"
+    assert world.reported(sessions[5])[0] == 4, "near the front every step is published"
     assert world.request(sessions[30]) is before, "two of 31 are not worth a write"
     world.admission.withdraw("uid-s02")
     assert world.reported(sessions[30])[0] == 28
     assert pods
 
 
-async def test_those_whose_place_has_changed_are_woken() -> None:
+async def test_sessions_with_a_changed_position_are_woken() -> None:
     world = QueueWorld(gpus=1)
     world.fill(1)
     sessions = [world.session(f"s{number}") for number in range(3)]
@@ -327,7 +314,7 @@ async def test_those_whose_place_has_changed_are_woken() -> None:
     assert world.woken == ["s1", "s2"]
 
 
-async def test_room_that_no_one_fetches_is_given_back() -> None:
+async def test_unused_capacity_is_taken_back() -> None:
     world = QueueWorld(gpus=1)
     pods = world.fill(1)
     first, second = world.session("first"), world.session("second")
@@ -341,7 +328,7 @@ async def test_room_that_no_one_fetches_is_given_back() -> None:
     assert world.request(second) is None
 
 
-def test_a_home_ties_to_the_node_of_its_volume() -> None:
+def test_home_requires_the_node_of_its_volume() -> None:
     world = QueueWorld(gpus=1)
     world.node("n2", 1)
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
@@ -356,7 +343,7 @@ def test_a_home_ties_to_the_node_of_its_volume() -> None:
     assert world.request(world.session("free")) is None
 
 
-def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> None:
+def test_pools_yield_as_many_desktops_as_sessions_wait() -> None:
     world = QueueWorld(gpus=3)
     for number in range(3):
         world.pod(f"pool-{number}", pool=True)
@@ -373,7 +360,7 @@ def test_desktops_of_pools_make_room_for_people_and_for_no_more_than_wait() -> N
     assert len(world.yielded) == 2
 
 
-def test_pools_are_refused_where_people_wait() -> None:
+def test_pool_is_refused_while_a_session_waits() -> None:
     world = QueueWorld(gpus=1)
     session = world.session("one")
     desktop = resolve(session, world.template, ClusterSettings())
@@ -389,7 +376,7 @@ def test_pools_are_refused_where_people_wait() -> None:
     assert refused and world.woken == ["two"]
 
 
-def test_a_session_that_got_a_pools_desktop_stands_in_line_no_more() -> None:
+def test_session_with_a_desktop_of_a_pool_leaves_the_queue() -> None:
     world = QueueWorld(gpus=1)
     pod = world.pod("pool-1", pool=True)
     session = world.session("alice")

@@ -17,8 +17,8 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE, Runtime
 from vdi.operator.wiring import Wiring
-from vdi.process import METRICS_TOKEN_FILE, MetricsToken
-from vdi.settings import Settings
+from vdi.process import MetricsToken
+from vdi.settings import METRICS_TOKEN_FILE, Settings
 
 NAMESPACE, OPERATOR_NAMESPACE = "ns", "ours"
 
@@ -58,7 +58,7 @@ async def living(api: FakeApi) -> AsyncIterator[Operator]:
         await asyncio.wait_for(task, PATIENCE)
 
 
-async def test_it_is_ready_then_leads_and_gives_the_lease_back() -> None:
+async def test_operator_is_ready_then_leads_and_releases_its_lease() -> None:
     async with fake_api() as api:
         async with living(api) as operator:
             await eventually(operator.ready.is_set, "it is ready")
@@ -69,7 +69,7 @@ async def test_it_is_ready_then_leads_and_gives_the_lease_back() -> None:
         assert not operator.leads()
 
 
-async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
+async def test_standby_is_ready_and_writes_nothing() -> None:
     async with fake_api() as api, living(api) as leader:
         await eventually(leader.leads, "the first leads")
         held = leader.holder
@@ -81,7 +81,7 @@ async def test_who_stands_by_is_ready_and_writes_nothing() -> None:
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-async def test_a_new_leader_waits_for_watches_that_are_being_fixed_but_not_for_ever(
+async def test_new_leader_waits_for_its_watches_for_some_time(
     fixed: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "vdi.operator.runtime")
@@ -107,7 +107,7 @@ async def test_a_new_leader_waits_for_watches_that_are_being_fixed_but_not_for_e
             assert ("without news of pods: " in caplog.text) is not fixed
 
 
-async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:
+async def test_unreadable_lease_is_named_by_the_probe() -> None:
     async with fake_api() as api:
 
         async def deny(request: Any) -> Any:
@@ -123,11 +123,11 @@ async def test_a_lease_that_may_not_be_read_is_said_by_the_probe() -> None:
             assert not operator.leads()
 
 
-async def test_a_helper_that_ends_is_a_fault_and_not_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_helper_that_ends_stops_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     async def short() -> None:
         return
 
-    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(workers=(), helpers=(short,)))
+    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(controllers=(), helpers=(short,)))
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:

@@ -102,7 +102,7 @@ def test_placeholders_need_an_image_and_a_priority_class() -> None:
         read_settings({"VDI_PLACEHOLDER_NAMESPACE": "places"})
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_errors_are_reported_at_once() -> None:
     with pytest.raises(SettingsError, match=r"VDI_WORKERS.*VDI_LOG_LEVEL"):
         read_settings({"VDI_WORKERS": "x", "VDI_LOG_LEVEL": "x"})
 

@@ -1,4 +1,4 @@
-"""Pods whose making was not answered: taken in if they are there, forgotten if not, in mind until that is known."""
+"""Creates without an answer: the pod is looked up before it is created again."""
 
 from collections.abc import AsyncIterator
 
@@ -24,7 +24,7 @@ from vdi.session.naming import MANAGED_BY
 
 
 class UnwatchedPods:
-    """An API server and what is known of its pods, which no one watches."""
+    """An API server, and a store of its pods that no watch fills."""
 
     def __init__(self, api: FakeApi, client: Client) -> None:
         self.api = api
@@ -41,16 +41,14 @@ async def unwatched() -> AsyncIterator[UnwatchedPods]:
         yield UnwatchedPods(api, client)
 
 
-async def test_no_one_is_asked_when_every_answer_came(unwatched: UnwatchedPods) -> None:
-    assert await unwatched.uncertain_creates.settle("uid-1") == []
-    assert unwatched.asked() == 0
-
-
-async def test_what_is_there_is_known_afterwards(unwatched: UnwatchedPods) -> None:
+async def test_created_pod_is_known_after_settling(unwatched: UnwatchedPods) -> None:
     unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
     unwatched.uncertain_creates.add("uid-1", "ns", "made")
     unwatched.uncertain_creates.add("uid-1", "ns", "not-made")
     unwatched.uncertain_creates.add("uid-2", "ns", "of-another")
+    unwatched.uncertain_creates.add("uid-gone", "ns", "of-a-deleted-session")
+    unwatched.uncertain_creates.forget("uid-gone")
+    assert await unwatched.uncertain_creates.settle("uid-gone") == []
     assert await unwatched.uncertain_creates.settle("uid-1") == ["made", "not-made"]
     assert [pod.metadata.name for pod in unwatched.pods.values()] == ["made"]
     assert await unwatched.uncertain_creates.settle("uid-1") == [], "asked once"
@@ -64,19 +62,13 @@ async def test_a_pod_of_somebody_else_stays_unknown(unwatched: UnwatchedPods) ->
     assert unwatched.pods.values() == []
 
 
-async def test_no_answer_again_is_no_answer(unwatched: UnwatchedPods) -> None:
+async def test_failed_settling_is_repeated(unwatched: UnwatchedPods) -> None:
     unwatched.api.put("pods", "made", metadata={"labels": MANAGED_BY})
     unwatched.uncertain_creates.add("uid-1", "ns", "made")
     unwatched.api.faults.append(("GET", refusal(500, "trouble")))
     with pytest.raises(ServerError):
         await unwatched.uncertain_creates.settle("uid-1")
     assert await unwatched.uncertain_creates.settle("uid-1") == ["made"]
-
-
-async def test_a_session_that_is_gone_is_asked_about_no_more(unwatched: UnwatchedPods) -> None:
-    unwatched.uncertain_creates.add("uid-1", "ns", "made")
-    unwatched.uncertain_creates.forget("uid-1")
-    assert await unwatched.uncertain_creates.settle("uid-1") == []
 
 
 @pytest.mark.parametrize(
@@ -94,5 +86,5 @@ async def test_a_session_that_is_gone_is_asked_about_no_more(unwatched: Unwatche
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_which_failures_leave_it_open(failure: Exception, uncertain: bool) -> None:
+def test_failures_that_leave_a_create_uncertain(failure: Exception, uncertain: bool) -> None:
     assert is_uncertain(failure) is uncertain

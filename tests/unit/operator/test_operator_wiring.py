@@ -1,7 +1,6 @@
-"""What every controller has from the assembly: it waits for the lease, is counted, and its log lines say of whom."""
+"""Controllers wait for the Lease, are counted, and log the object that they work on."""
 
 import asyncio
-import logging
 from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,7 +11,7 @@ from prometheus_client import generate_latest
 from support.clock import FakeClock
 from support.waiting import eventually
 from vdi.kube.lease import Elector
-from vdi.kube.queue import Controller, Result
+from vdi.kube.queue import Result
 from vdi.operator.caches import ClusterContext
 from vdi.operator.metrics import Metrics
 from vdi.operator.wiring import OperatorContext
@@ -22,7 +21,7 @@ from vdi.settings import Settings
 
 
 class FailingWork:
-    """Parts without a cluster; leads when `leading` is set."""
+    """A context without a cluster; leads when `leading` is set."""
 
     def __init__(self) -> None:
         self.leading = asyncio.Event()
@@ -40,10 +39,10 @@ class FailingWork:
         raise OSError("no luck")
 
 
-async def test_nothing_is_worked_on_until_this_process_leads() -> None:
+async def test_reconciles_wait_until_this_process_leads() -> None:
     failing = FailingWork()
-    controller: Controller[str] = failing.context.controller("pool", workers=1)
-    running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
+    controller = failing.context.controller("pool", 1)
+    running = asyncio.create_task(controller.run(failing.context.while_leading("pool", failing.fail)))
     controller.enqueue("gpu")
     await eventually(lambda: not len(controller.queue), "a worker has it")
     assert failing.worked == []
@@ -65,24 +64,16 @@ async def test_nothing_is_worked_on_until_this_process_leads() -> None:
         ("pool", "gpu", " pool=gpu "),
     ],
 )
-async def test_the_line_on_a_failed_reconcile_names_what_it_is_about(name: str, key: Hashable, subject: str) -> None:
-    lines = []
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(KeyValueFormatter().format(record))
-
-    failing, ear = FailingWork(), Ear()
+async def test_log_line_of_a_failed_reconcile_names_its_object(
+    name: str, key: Hashable, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.setFormatter(KeyValueFormatter())
+    failing = FailingWork()
     failing.leading.set()
-    logging.getLogger("vdi.kube.queue").addHandler(ear)
-    try:
-        controller: Controller[Hashable] = failing.context.controller(name, workers=1)
-        running = asyncio.create_task(failing.context.worker(controller, failing.fail).run())
-        controller.enqueue(key)
-        await eventually(lambda: lines, "it has failed, and said so")
-        controller.stop()
-        await running
-    finally:
-        logging.getLogger("vdi.kube.queue").removeHandler(ear)
-    assert subject in lines[0]
-    assert "no luck" in lines[0]
+    controller = failing.context.controller(name, 1)
+    running = asyncio.create_task(controller.run(failing.context.while_leading(name, failing.fail)))
+    controller.enqueue(key)
+    await eventually(lambda: "no luck" in caplog.text, "it has failed, and said so")
+    controller.stop()
+    await running
+    assert subject in caplog.text

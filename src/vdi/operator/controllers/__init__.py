@@ -1,1 +1,1 @@
-"""One module per kind that is reconciled."""
+"""Controllers: one module per kind of object that is reconciled."""

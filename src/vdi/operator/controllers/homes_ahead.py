@@ -1,8 +1,8 @@
-"""Chooses the node of a home that the gateway made ahead of a person's first desktop, so that its volume is made, too.
+"""Controller of homes that the gateway made ahead of a user's first desktop: has their volume made, too.
 
-A StorageClass that waits for the first consumer waits for the scheduler's choice, which is an annotation. It is made
-here where there is no choice: one node alone can run desktops of the template. With several, the volume would bind the
-desktop to a node before the queue knows which one has room.
+A StorageClass with `WaitForFirstConsumer` waits for the annotation by which the scheduler selects a node. It is set
+here where there is no choice, because one node alone can run desktops of the template. With several, the volume would
+tie the desktop to a node before the queue knows which one has capacity.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from vdi.operator.owned_resources import OwnedResource
 from vdi.session.homes import MADE_AHEAD
 from vdi.session.prepull import can_run
 
-# Kubernetes' own: for which node a provisioner makes the volume.
+# Kubernetes' own annotation: the node for which a provisioner makes the volume.
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
 
 class HomesAhead:
-    """Its key is the claim's namespace and name."""
+    """Key: (namespace, name) of the claim."""
 
     def __init__(
         self,
@@ -40,8 +40,7 @@ class HomesAhead:
         cluster.caches.claims.listen(claim_changed)
 
     async def reconcile(self, key: tuple[str, str]) -> Result:
-        """Once per claim. Raises KubeError for what another try may fix."""
-
+        """Select the claim's node, if there is only one. Raises KubeError for what another try may fix."""
         claim = self._caches.claims.get(*key)
         if claim is None or claim.metadata.deletion_timestamp or SELECTED_NODE in claim.metadata.annotations:
             return Result()
@@ -53,5 +52,5 @@ class HomesAhead:
         if len(names) != 1:
             return Result()
         with suppress(Conflict, NotFound):  # used or deleted meanwhile
-            await self._homes.annotate_unchanged(claim, {SELECTED_NODE: names[0]})
+            await self._homes.patch_unchanged(claim, annotations={SELECTED_NODE: names[0]})
         return Result()

@@ -7,8 +7,8 @@ operator that is killed at any write leaves what the next pass completes or dele
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import suppress
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import SessionSpec, VDISession
@@ -19,74 +19,32 @@ from vdi.kube.errors import AlreadyExists, ApiError, Forbidden, Invalid, NotFoun
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.caches import ClusterContext
-from vdi.session.autoscaling import (
-    AutoscalingSettings,
-    NodeRequest,
-    build_placeholder,
-    count_placeholders,
-    find_node_requests,
-    plan_placeholders,
-)
+from vdi.operator.queueing import QueueManager
+from vdi.session import autoscaling
 from vdi.session.effective import Desktop, resolve
 
 log = logging.getLogger(__name__)
 
 
-async def write_all(*writes: Coroutine[Any, Any, object], kind: str) -> bool:
-    """Whether the API server refused one: that is logged, and no reason to give up. Raises KubeError for the rest."""
-
-    refused = False
-    for result in await asyncio.gather(*writes, return_exceptions=True):
-        if isinstance(result, ApiError) and _is_refusal(result):
-            log.warning("a %s is refused: %s", kind, result.message)
-            refused = True
-        elif isinstance(result, BaseException):
-            raise result
-    return refused
-
-
-async def create_unless_exists(applier: Applier[Any], desired: Mapping[str, Any]) -> None:
-    """Create it; one of this name is our own create whose answer was lost, and the watch brings it."""
-    try:
-        await applier.create(desired)
-    except AlreadyExists:
-        return
-
-
-def _is_refusal(error: ApiError) -> bool:
-    return isinstance(error, Forbidden | Invalid) or (isinstance(error, NotFound) and error.api_missing)
-
-
 # The only key of the controller.
 PLACEHOLDERS = "all"
-# The longest time from a session that waits to its placeholder.
+# The longest time from a waiting session to its placeholder.
 _INTERVAL_SECONDS = 1.0
-# Until a refused placeholder is tried again: nothing reports that a quota or a policy has changed.
+# Until a refused placeholder is tried again: no event reports that a quota or a policy has changed.
 _REFUSED_SECONDS = 30.0
 
 
-class WaitingSessions(Protocol):
-    """What is asked of the queue."""
-
-    @property
-    def changes(self) -> int:
-        """Goes up with every change of what there is or who waits."""
-
-    def waiting_demands(self) -> list[tuple[Demand, int]]:
-        """How many sessions wait for each shape, the first in line first."""
-
-
 class Placeholders:
-    """Reconciles all placeholders at once."""
+    """Reconciles all placeholders at once, under the key `PLACEHOLDERS`."""
 
     def __init__(
         self,
         cluster: ClusterContext,
-        settings: AutoscalingSettings,
-        queue: WaitingSessions,
-        requests: MutableMapping[Demand, NodeRequest],
+        settings: autoscaling.AutoscalingSettings,
+        queue: QueueManager,
+        requests: MutableMapping[Demand, autoscaling.NodeRequest],
     ) -> None:
-        """`requests` is kept up to date for whoever explains to a session why it waits."""
+        """`requests`: nodes requested by shape, kept up to date for the messages of waiting sessions."""
         caches = cluster.caches
         self._caches = caches
         self._cluster_settings = cluster.settings
@@ -105,47 +63,51 @@ class Placeholders:
         if not self._changed and self._seen == self._queue.changes:
             return Result(requeue_after=_INTERVAL_SECONDS)
         self._changed, self._seen = False, self._queue.changes
-        refused = False
         try:
             refused = await self._update()
         except BaseException:
             self._changed = True
             raise
-        if refused:
-            self._changed = True
+        self._changed |= refused
         return Result(requeue_after=_REFUSED_SECONDS if refused else _INTERVAL_SECONDS)
 
     async def _update(self) -> bool:
-        """Create and delete what the plan says; whether the API server refused one."""
+        """Create and delete pods as planned; whether one was refused. Raises KubeError for other failures."""
         waiting = self._queue.waiting_demands()
         demands = [demand for demand, _ in waiting]
-        counts = count_placeholders(waiting, limit=self._settings.max_placeholders, headroom=self._headroom())
-        plan = plan_placeholders(counts, self._caches.placeholders.values())
-        self._publish(demands)
-        refused = await write_all(
-            *(self._pods.delete(pod) for pod in plan.delete),
-            *(self._create(name, demand) for name, demand in plan.create),
-            kind="placeholder",
+        counts = autoscaling.count_placeholders(
+            waiting, limit=self._settings.max_placeholders, headroom=self._headroom()
         )
+        plan = autoscaling.plan_placeholders(counts, self._caches.placeholders.values())
         self._publish(demands)
-        return refused
+        writes = [*map(self._pods.delete, plan.delete), *(self._create(name, demand) for name, demand in plan.create)]
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for failure in failures:
+            # Without a quota or PriorityClass sessions still start: a refusal is logged, and the operator goes on.
+            if not isinstance(failure, ApiError) or not _is_refusal(failure):
+                raise failure
+            log.warning("a placeholder is refused: %s", failure.message)
+        self._publish(demands)
+        return bool(failures)
 
     async def _create(self, name: str, demand: Demand) -> None:
         settings = self._settings
-        desired = build_placeholder(
+        desired = autoscaling.build_placeholder(
             demand, name, settings.namespace, image=settings.image, priority_class=settings.priority_class
         )
-        await create_unless_exists(self._pods, desired)
+        with suppress(AlreadyExists):  # our own create whose answer was lost: the watch brings it
+            await self._pods.create(desired)
 
     def _publish(self, demands: Iterable[Demand]) -> None:
         caches = self._caches
-        found = find_node_requests(demands, caches.placeholders.values(), caches.autoscaler_events.values())
+        found = autoscaling.find_node_requests(demands, caches.placeholders.values(), caches.autoscaler_events.values())
         if found != self._requests:
             self._requests.clear()
             self._requests.update(found)
 
     def _headroom(self) -> Iterator[tuple[Demand, int]]:
-        """The shape of each template's default desktop; nothing for a template that is not there or cannot be used."""
+        """The shape of each template's default desktop, for the templates that exist and can be used."""
         for name, number in self._settings.headroom.items():
             if template := self._caches.templates.get("", name):
                 plain = VDISession(ObjectMeta(name), SessionSpec(user="headroom@vdi.localhost", template=name))
@@ -155,3 +117,7 @@ class Placeholders:
 
     def _note_change(self, _old: object, _new: object) -> None:
         self._changed = True
+
+
+def _is_refusal(error: ApiError) -> bool:
+    return isinstance(error, Forbidden | Invalid) or (isinstance(error, NotFound) and error.api_missing)

@@ -1,13 +1,13 @@
 """Controller of VDIPool: creates missing desktops, removes outdated and broken ones, writes the status.
 
-caches -> plan (`session.pool`) -> remove, complete, make -> status -> soonest requeue
+caches -> plan (`session.pool`) -> remove, complete, create -> status -> soonest requeue
 """
 
 import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,63 +20,47 @@ from vdi.kube.apply import Applier
 from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
-from vdi.operator.caches import BY_SUBJECT, ClusterContext
+from vdi.operator.caches import ClusterContext
 from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
+from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import printable
+from vdi.session import pool as pooling
 from vdi.session.children import Secret, build_pool_pod, build_pool_secret
 from vdi.session.conditions import BUSY_REASONS, READY
 from vdi.session.credentials import derive_pool_tokens
 from vdi.session.decide import explain_api_error
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import PoolIdentity, assigned_namespace, pool_pod_name, pool_secret_name
-from vdi.session.pool import (
-    FITS,
-    Backoff,
-    Obstacles,
-    PoolPlan,
-    desired_ready,
-    is_waiting,
-    maker_uid,
-    plan,
-    pool_desktop,
-    pool_of,
-    summarise,
-)
+from vdi.session.pool import FITS, is_waiting, pool_of
 from vdi.session.schedule import next_change
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Desktops that one pool starts at a time: people's own sessions need the API server and the registry too.
+# Desktops that one pool starts at a time: users' own sessions need the API server and the registry, too.
 AT_ONCE = 8
-
 # An unused desktop has nothing to save, and a session may wait for its GPU.
 GRACE_SECONDS = 1
-
-
-class PoolCapacity(Protocol):
-    """What a pool asks of the queue."""
-
-    def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
-        """None: room is kept for a pod of this name until it is in the caches, or `withdraw`. Else: what is short.
-
-        A session that waits for capacity goes before any pool.
-        """
-
-    def withdraw(self, uid: str) -> None:
-        """The pod of this name will not be made."""
+# Until a pool without capacity tries again.
+_CAPACITY_AGAIN_SECONDS = 5.0
+# Until a refused pod is tried again: no event reports that a quota or a label of the namespace has changed.
+_REFUSED_AGAIN_SECONDS = 30.0
+# Pause between two statuses of one pool that only report progress.
+_STATUS_PAUSE_SECONDS = 1.0
+# Changes of a pool's desktops within this time are handled together.
+_GATHERED_SECONDS = 0.1
 
 
 class PoolDesktops:
-    """The hands of the pools' controller."""
+    """Writes of a pool's unclaimed desktops: pods and their Secrets."""
 
     def __init__(
         self,
         cluster: ClusterContext,
-        *,
         pools: Pools,
-        queue: PoolCapacity,
+        queue: QueueManager,
         uncertain_creates: UncertainCreates,
         key: ReleaseKey,
     ) -> None:
@@ -91,19 +75,19 @@ class PoolDesktops:
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
     async def settle(self, pool: str) -> None:
-        """Find out which uncertain creates exist, and release the capacity of the others."""
+        """Find out which pods of uncertain creates exist, and release the capacity of the others."""
         for name in await self._uncertain_creates.settle(pool):
             self._queue.withdraw(name)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
-        """Delete those that no session is claiming, side by side."""
+        """Delete these desktops side by side, except those that a session is claiming."""
         await _run_all(self._remove_one(pod) for pod in pods)
 
     async def _remove_one(self, pod: Pod) -> None:
         if pod.metadata.deletion_timestamp or not self._pools.reserve(pod):
             return
         node = self._pools.node_of(pod.spec.node_name)
-        # A kubelet that does not answer would never confirm the end, and there are no files to be afraid for.
+        # The kubelet of a lost node would never confirm the end, and an unused desktop has no files to lose.
         is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
         try:
             if await self._pools.withdraw(pod):
@@ -112,7 +96,7 @@ class PoolDesktops:
             self._pools.release(pod)
 
     async def complete(self, pool: PoolIdentity, pods: Iterable[Pod]) -> None:
-        """Give each desktop the Secret that it starts with, if the operator has died before it could."""
+        """Create the Secret of each desktop that has none: an operator was killed between the two writes."""
         known = self._caches.secrets
         missing = [pod for pod in pods if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
         await _run_all(self._give_secret(pool, pod) for pod in missing)
@@ -127,8 +111,8 @@ class PoolDesktops:
         )
         await self._secrets.ensure(desired)
 
-    async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: PoolPlan) -> Blocked | None:
-        """Start what is missing, as far as there is room; why not all, if so."""
+    async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: pooling.PoolPlan) -> Blocked | None:
+        """Start the missing desktops for which there is capacity; returns the reason if some are not started."""
         blocked: Blocked | None = None
         names: list[str] = []
         most = min(step.make, AT_ONCE)
@@ -137,14 +121,11 @@ class PoolDesktops:
             blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
-        if blocked and blocked.reason in BUSY_REASONS and not names and not self._has_terminating(pool):
-            await self.remove(step.outdated[:1])  # what is left of the old makes room for the new
+        is_terminating = any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name))
+        if blocked and blocked.reason in BUSY_REASONS and not names and not is_terminating:
+            await self.remove(step.outdated[:1])  # an outdated desktop makes room for a new one
         results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in results if refusal), blocked)
-
-    def _has_terminating(self, pool: PoolIdentity) -> bool:
-        """Whether room is on its way: a desktop has been deleted, and has not ended yet."""
-        return any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name))
 
     async def _make_one(self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str) -> Blocked | None:
         port = self._settings.agent_port
@@ -164,7 +145,7 @@ class PoolDesktops:
 
 
 async def _run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Do all of it side by side, to its end; then raise the first failure, if any."""
+    """Await all of it side by side, to its end; then raise the first failure, if any."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -172,86 +153,69 @@ async def _run_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [result for result in results if not isinstance(result, BaseException)]
 
 
-log = logging.getLogger(__name__)
-
-# Seconds until a pool without room looks again.
-ROOM_AGAIN = 5.0
-# Seconds until a refused pod is tried again: nothing tells us when a quota or a label of the namespace changes.
-REFUSED_AGAIN = 30.0
-# Seconds between two notes on progress in one pool's status.
-STATUS_PAUSE = 1.0
-# Seconds in which changes of a pool's desktops become one piece of work.
-GATHERED = 0.1
-
-
 class PoolController:
-    """What is done for one pool at a time; its key is the pool's name.
-
-    `_pauses` and `_written` hold, by uid, what is remembered of a pool beside the objects. They live as
-    long as it does; after a restart a failing pool tries once more at once.
-    """
+    """Reconciles pools; the key is the pool's name."""
 
     def __init__(
         self,
         cluster: ClusterContext,
-        *,
         pools: Pools,
-        desktops: PoolDesktops,
+        queue: QueueManager,
+        uncertain_creates: UncertainCreates,
+        key: ReleaseKey,
+        *,
         enqueue: Callable[[str, float], None],
         enqueue_session: Callable[[tuple[str, str]], None],
     ) -> None:
-        """`enqueue` gets the name of a pool that needs work and the seconds until then.
+        """`enqueue` gets the name of a pool that needs work, and the seconds until then.
 
-        `enqueue_session` gets a session that waits and could take a desktop that has just become ready.
+        `enqueue_session` gets a waiting session that could claim a desktop that has just become ready.
         """
         self._client = cluster.client
         self._caches = cluster.caches
         self._pools = pools
-        self._desktops = desktops
+        self._desktops = PoolDesktops(cluster, pools, queue, uncertain_creates, key)
         self._settings = cluster.settings
         self._namespaces = cluster.namespaces
         self._clock = cluster.clock
-        self._pauses: dict[str, tuple[str, Backoff]] = {}
-        self._written: dict[str, float] = {}
+        # By the pool's uid, as long as it exists. Lost at a restart: a failing pool then tries again at once.
+        self._pauses: dict[str, tuple[str, pooling.Backoff]] = {}
+        self._written: dict[str, float] = {}  # when the status was last written
         self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
-        """One step. Raises KubeError for what another try may fix."""
+        """Bring a pool one step closer to its spec. Raises KubeError for what another try may fix."""
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
         namespace = assigned_namespace(pool.metadata, self._namespaces) if pool else None
         if pool is None or pool.metadata.deletion_timestamp or namespace is None:
-            # The garbage collector would remove them too, but it learns of new kinds every 30 s only.
+            # The garbage collector would remove them, too, but it looks for new kinds every 30 s only.
             await self._desktops.remove(waiting)
             return Result()
         await self._desktops.remove(pod for pod in waiting if not self._is_of(pool, pod))
         try:
             return await self._fill(pool, PoolIdentity.of(pool, namespace))
         except NotFound:
-            if self._is_there(pool):
+            present = self._caches.pools.get("", name)
+            if present is not None and present.metadata.uid == pool.metadata.uid:
                 raise
-            return Result()  # deleted meanwhile: its event calls
-
-    def _is_there(self, pool: VDIPool) -> bool:
-        present = self._caches.pools.get("", pool.metadata.name)
-        return present is not None and present.metadata.uid == pool.metadata.uid
+            return Result()  # deleted meanwhile: its event enqueues it
 
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
-        """Whether this pool has it, and may keep it."""
-        is_its_own = maker_uid(pod) == pool.metadata.uid and pod.metadata.namespace == assigned_namespace(
-            pool.metadata, self._namespaces
-        )
+        """Whether the desktop is this pool's and may stay."""
+        namespace = assigned_namespace(pool.metadata, self._namespaces)
+        is_its_own = pooling.maker_uid(pod) == pool.metadata.uid and pod.metadata.namespace == namespace
         return is_its_own and not self._pools.is_yielding(pod)
 
-    def _plan(self, pool: VDIPool, fits: str | None) -> PoolPlan:
+    def _plan(self, pool: VDIPool, fits: str | None) -> pooling.PoolPlan:
         mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
         now = self._clock.now()
-        return plan(desired_ready(pool, now), fits, mine, self._pools.node_of, now)
+        return pooling.plan(pooling.desired_ready(pool, now), fits, mine, self._pools.node_of, now)
 
     async def _fill(self, pool: VDIPool, identity: PoolIdentity) -> Result:
         now = self._clock.now()
-        desktop = pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
+        desktop = pooling.pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
         fits = self._pools.fingerprint(pool.spec.template, desktop) if isinstance(desktop, Desktop) else None
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
@@ -262,27 +226,23 @@ class PoolController:
             if not pause.left(now):
                 blocked = await self._desktops.make(identity, desktop, fits or "", step)
         step = self._plan(pool, fits)
-        obstacles = Obstacles(desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step))
-        note_due = await self._write_status(pool, summarise(pool, step, self.claimed(pool), obstacles, now))
+        obstacles = pooling.Obstacles(
+            desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step)
+        )
+        claimed = sum(not pod.metadata.deletion_timestamp for pod in self._pools.taken_from(pool.metadata.name))
+        note_due = await self._write_status(pool, pooling.summarise(pool, step, claimed, obstacles, now))
         change = next_change(pool.spec.schedule, now) if pool.spec.schedule else None
-        room_again = None if blocked is None else REFUSED_AGAIN if blocked.needs_change else ROOM_AGAIN
-        due = [
-            left.total_seconds()
-            for left in (step.look_again, pause.left(now), change - now if change else None)
-            if left is not None
-        ]
-        return Result(min([*due, *(one for one in (note_due, room_again) if one is not None)], default=None))
+        left = (step.look_again, pause.left(now), change - now if change else None)
+        due = [span.total_seconds() for span in left if span is not None] + ([] if note_due is None else [note_due])
+        if blocked:
+            due.append(_REFUSED_AGAIN_SECONDS if blocked.needs_change else _CAPACITY_AGAIN_SECONDS)
+        return Result(min(due, default=None))
 
-    def claimed(self, pool: VDIPool) -> int:
-        """How many sessions have a desktop from this pool."""
-        pods = self._pools.taken_from(pool.metadata.name)
-        return sum(1 for pod in pods if not pod.metadata.deletion_timestamp)
-
-    def _pause(self, pool: VDIPool, fits: str, step: PoolPlan) -> Backoff:
-        """The pause after failures: longer with each, forgotten with another desktop or when the pool is full."""
-        before, pause = self._pauses.get(pool.metadata.uid, ("", Backoff()))
-        if before != fits or len(step.ready) >= desired_ready(pool, self._clock.now()):
-            pause = Backoff()
+    def _pause(self, pool: VDIPool, fits: str, step: pooling.PoolPlan) -> pooling.Backoff:
+        """The pause after failures: longer with each, reset with another kind of desktop or when the pool is full."""
+        before, pause = self._pauses.get(pool.metadata.uid, ("", pooling.Backoff()))
+        if before != fits or len(step.ready) >= pooling.desired_ready(pool, self._clock.now()):
+            pause = pooling.Backoff()
         failed = next((fault for fault in step.faults if fault.of_desktop), None)
         for fault in step.faults:
             log.info("pool %s: a desktop is replaced: %s", pool.metadata.name, fault.words)
@@ -291,23 +251,21 @@ class PoolController:
         self._pauses[pool.metadata.uid] = (fits, pause)
         return pause
 
-    def _slow(self, step: PoolPlan) -> str:
-        """What the oldest of those that start is stuck at."""
-        for pod in step.starting[:1]:
-            events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
-            why = explain(
-                StartState(pod, None, tuple(event for event in events if event.regarding.uid == pod.metadata.uid))
-            )
-            return why.sentence if why.stuck else ""
-        return ""
+    def _slow(self, step: pooling.PoolPlan) -> str:
+        """The reason why the oldest starting desktop is stuck; empty where none is."""
+        if not step.starting:
+            return ""
+        pod = step.starting[0]
+        why = explain(StartState(pod, None, tuple(self._caches.events_of(pod))))
+        return why.sentence if why.stuck else ""
 
     async def _write_status(self, pool: VDIPool, status: PoolStatus) -> float | None:
-        """Write the status if it says something new; the seconds to wait when it is too soon for a mere note."""
+        """Write the status if it says something new; the seconds to wait where it is too soon for mere progress."""
         status = printable(status)
         if status == pool.status:
             return None
         meta = pool.metadata
-        wait = self._written.get(meta.uid, float("-inf")) + STATUS_PAUSE - self._clock.monotonic()
+        wait = self._written.get(meta.uid, float("-inf")) + _STATUS_PAUSE_SECONDS - self._clock.monotonic()
         if wait > 0 and _is_full(status) == _is_full(pool.status):
             return wait
         empty: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(PoolStatus)}
@@ -337,7 +295,7 @@ class PoolController:
 
         def pod_changed(old: Pod | None, new: Pod | None) -> None:
             if (current := new or old) and (name := pool_of(current)) and (not new or is_waiting(old or new)):
-                enqueue(name, GATHERED)
+                enqueue(name, _GATHERED_SECONDS)
             if new and new.ready and is_waiting(new) and not (old and old.ready) and (key := self._pools.next_for(new)):
                 enqueue_session(key)
 

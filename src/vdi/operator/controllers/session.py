@@ -1,22 +1,28 @@
-"""Reconciles one session: observe, decide, act, write the status. The steps are always the same:
+"""Controller of VDISession: observes a session, decides with `vdi.session`, acts, and writes the status.
 
-guard -> deleting? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? -> pod lost? replace it
-      -> decide -> room -> build -> status -> soonest requeue
+deleted? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? -> pod lost? replace it
+                  -> decide -> capacity -> build children -> status -> soonest requeue
+
+The steps in full, with their reasons: docs/design/operator.md.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
-from vdi.api.session import VDISession
+from vdi.api.session import SessionStatus, VDISession
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
-from vdi.operator.caches import ClusterContext
+from vdi.operator.agents import Agents
+from vdi.operator.caches import ClusterContext, SessionKey
 from vdi.operator.children import Builder, Built, Cleanup, pods_of
+from vdi.operator.end_reports import EndReports
 from vdi.operator.observe import Observer
-from vdi.operator.owned_resources import UncertainCreates
-from vdi.operator.queue_positions import CapacityQueue, Desktops, EndReports, Pools
+from vdi.operator.owned_resources import OwnedResources, UncertainCreates
+from vdi.operator.pools import Pools
+from vdi.operator.queueing import QueueManager
+from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations
 from vdi.operator.status import SessionEvents, StatusWriter
 from vdi.session.alerts import evictable_at, find_alerts, find_notices
@@ -28,60 +34,48 @@ from vdi.session.naming import FINALIZER
 from vdi.session.schedule import start_due_at
 from vdi.session.status import derive, derive_ending, derive_suspended
 
-# (namespace, name).
-SessionKey = tuple[str, str]
-
-# Seconds until a refused child is tried again: nothing tells us when a quota or a label of the namespace changes.
-REFUSED_AGAIN = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Dependencies:
-    """Whom the controller asks: who may have room, who has a desktop ready, what the agents say, what history needs."""
-
-    admission: CapacityQueue
-    pools: Pools
-    desktops: Desktops
-    # None: there is no gateway that keeps a history.
-    history: EndReports | None = None
+# Until a refused child is tried again: no event reports that a quota or a label of the namespace has changed.
+_REFUSED_AGAIN_SECONDS = 30.0
 
 
 class SessionController:
-    """What is done for one session at a time."""
+    """Reconciles sessions, each at one time by one worker only."""
 
     def __init__(
         self,
         cluster: ClusterContext,
-        *,
-        hosts: Hosts,
-        reservations: Reservations,
+        owned: OwnedResources,
         uncertain_creates: UncertainCreates,
-        builder: Builder,
-        cleanup: Cleanup,
-        dependencies: Dependencies,
-        session_events: SessionEvents,
+        host_key: ReleaseKey,
+        desktop_key: ReleaseKey,
+        *,
+        queue: QueueManager,
+        pools: Pools,
+        agents: Agents,
+        reports: EndReports | None,
+        events: SessionEvents,
     ) -> None:
+        """`reports`: None where no gateway keeps a history."""
         client, caches, settings, clock = cluster.client, cluster.caches, cluster.settings, cluster.clock
         self._client = client
         self._caches = caches
-        self._reservations = reservations
         self._uncertain_creates = uncertain_creates
-        self._builder = builder
-        self._cleanup = cleanup
-        self._queue = dependencies.admission
-        self._pools = dependencies.pools
-        self._desktops = dependencies.desktops
-        self._history = dependencies.history
-        self._session_events = session_events
+        self._queue = queue
+        self._pools = pools
+        self._agents = agents
+        self._reports = reports
+        self._events = events
         self._settings = settings
         self._clock = clock
+        self._reservations = reservations = Reservations()
+        hosts = Hosts(cluster, host_key)
+        self._builder = Builder(owned, hosts, reservations, uncertain_creates, desktop_key, settings)
+        self._cleanup = Cleanup(owned, clock)
         self._statuses = StatusWriter(client, caches.sessions, clock)
-        report = dependencies.desktops.report
-        self._observer = Observer(caches, reservations, hosts, settings, report, self._statuses.is_unpublished)
+        self._observer = Observer(caches, reservations, hosts, settings, agents.report, self._statuses.is_unpublished)
 
     async def reconcile(self, key: SessionKey) -> Result:
-        """Bring one session one step, or all steps, further. Raises KubeError for what another try may fix."""
-
+        """Take one session as many steps further as possible. Raises KubeError for what another try may fix."""
         await self._uncertain_creates.settle(key)
         session = self._caches.sessions.get(*key)
         if session is None:
@@ -91,7 +85,7 @@ class SessionController:
         return await self._run(session)
 
     def forget(self, session: VDISession) -> None:
-        """The session is gone: drop what was remembered of it."""
+        """Drop everything that is remembered of a session that is gone."""
         self._queue.forget(session.metadata.uid)
         self._reservations.release(session.metadata.uid)
         self._uncertain_creates.forget(key_of(session))
@@ -115,39 +109,40 @@ class SessionController:
         if not pods_of(observed) and (loss := find_vanished(session, unpublished=unpublished)):
             if unpublished or await self._cleanup.is_gone(session):
                 return await self._replace_pod(observed, after_loss(observed, loss, now), now)
-            return Result()  # the caches will have it in a moment
+            return Result()  # the watch brings the pod in a moment
         if removal := find_removal(observed, now):
             return await self._replace_pod(observed, removal, now)
         return await self._reconcile_active(observed, now)
 
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
-        """Build what is missing, or wait; tell how it stands."""
+        """Create or repair the children, or wait for what is missing; write the status."""
         session = observed.session
         observed, decision = await self._request_capacity(observed, decide(observed, self._settings, now))
         free_from = evictable_at(observed, self._settings)
         built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
         if built.observed.pod is None and built.refused:
             self._queue.withdraw(session.metadata.uid)
+        # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as Running.
         if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due)
         alerts = find_alerts(built.observed, self._settings, now)
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
-        written, note_due = await self._statuses.write(session, status)
-        self._announce(session, written, now)
+        written, note_due = await self._write_status(session, status, now)
         if built.observed.pod:
             for notice in find_notices(session, alerts):
-                self._desktops.notify(session, built.observed.pod, notice)
+                self._agents.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
-        refused = built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN)
-        due = [note_due, REFUSED_AGAIN if refused else None]
-        look = next_requeue(observed, self._settings, now)
-        due.append((look - now).total_seconds() if look else None)
-        return Result(requeue_after=min((one for one in due if one is not None), default=None))
+        due = [] if note_due is None else [note_due]
+        if built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN):
+            due.append(_REFUSED_AGAIN_SECONDS)
+        if requeue_at := next_requeue(observed, self._settings, now):
+            due.append((requeue_at - now).total_seconds())
+        return Result(requeue_after=min(due, default=None))
 
     async def _request_capacity(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
-        """A desktop that is ready already, else room for a new one; Blocked when there is neither."""
+        """Claim a pool's desktop, or reserve capacity for a new one; Blocked where neither is possible."""
         session, desktop = observed.session, decision.desktop
         if observed.pod:
             return observed, decision
@@ -158,40 +153,34 @@ class SessionController:
             self._queue.withdraw(session.metadata.uid)
             return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
         if waiting := self._queue.request(session, desktop, observed.home):
-            return observed, Decision(blocked=replace(waiting.blocked, queue=waiting.queue))
+            return observed, Decision(blocked=waiting.blocked)
         return observed, decision
 
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
-        """The status first, then the pod: so a loss is counted once, and the run's begin is known between two pods."""
+        # The status first, then the pod. Killed in between, the next start counts the loss once, and between two pods
+        # the status keeps the time when the run began.
         without = replace(observed, session=removal.session, pod=None)
         status = derive(without, removal.blocked, self._settings, now)
-        written, _ = await self._statuses.write(observed.session, status, at_once=True)
-        self._announce(observed.session, written, now)
+        await self._write_status(observed.session, status, now, at_once=True)
         await self._cleanup.delete_pod(observed)
-        return Result()  # the news of it wakes us
+        return Result()  # the pod's DELETED event enqueues the session
 
     async def _reconcile_suspended(self, observed: Observed, resumed_at: datetime | None, now: datetime) -> Result:
-        """Suspended (B7): no pod, no way in, no place in the queue; home, address and Secret stay.
-
-        `resumed_at`: when the session's schedule resumes it.
-        """
+        """Remove pod, route and place in the queue; home, host and Secret stay. `resumed_at`: by its schedule."""
         session = observed.session
         self._queue.withdraw(session.metadata.uid)
-        written, _ = await self._statuses.write(session, derive_suspended(observed, self._settings, now), at_once=True)
-        self._announce(session, written, now)
+        await self._write_status(session, derive_suspended(observed, self._settings, now), now, at_once=True)
         if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
         return Result(requeue_after=(resumed_at - now).total_seconds() if resumed_at else None)
 
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
-        """The end of a run (B4): say so, then suspend or delete the session; resting or finalizing does the rest.
-
-        Each write names the state that was decided on: an extension that the watch has not brought yet wins.
-        """
+        """Write that the run is over, then suspend or delete the session. Its next reconcile does the rest."""
+        # Each write names the resourceVersion that the decision was made on. So an extension that the watch has not
+        # brought yet wins: the write fails with a conflict, and the session is reconciled again.
         session = observed.session
         status = derive_ending(observed, ending, self._settings, now)
-        written, _ = await self._statuses.write(session, status, at_once=True, if_unchanged=True)
-        self._announce(session, written, now)
+        written, _ = await self._write_status(session, status, now, at_once=True, if_unchanged=True)
         if ending.suspends:
             await self._patch(written, {"spec": {"suspended": True}})
         else:
@@ -199,39 +188,43 @@ class SessionController:
         return Result()
 
     async def _finalize(self, session: VDISession) -> Result:
-        """Delete the children, wait for the pod's end, let the session go."""
+        """Delete the children, wait until the pod has ended and the gateway knows, and remove the finalizer."""
         self._queue.withdraw(session.metadata.uid)
         if FINALIZER not in session.metadata.finalizers:
             return Result()
-        wait = self._history.seconds_to_wait(session) if self._history else None
+        wait = self._reports.seconds_to_wait(session) if self._reports else None
         observed = self._observer.observe(session)
         if pods := pods_of(observed):
             terminating = replace(observed, pod=pods[0], terminating=None)
             status = derive(terminating, None, self._settings, self._clock.now())
             session, _ = await self._statuses.write(session, status)
         if not await self._cleanup.delete_all(observed):
-            return Result()  # the DELETED event of what is left wakes us
+            return Result()  # the DELETED event of the last child enqueues the session
         if wait is not None:
             return Result(requeue_after=wait)
         kept = tuple(finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER)
         left = await self._set_finalizers(session, kept)
         if not left.metadata.finalizers:
-            # That deleted it. The answer has the version from before, which is no news to the cache: a child's end that
-            # is seen before the session's own would have it released a second time.
+            # That deleted the session. The response has the old version, so the cache would keep the session until the
+            # watch reports its end, and a child's event before that would have the finalizer removed a second time.
             meta = left.metadata
             self._caches.sessions.forget(meta.namespace, meta.name, meta.uid)
         return Result()
 
-    def _announce(self, before: VDISession, written: VDISession, now: datetime) -> None:
-        if written is not before:
-            self._session_events.announce(before, written, now)
+    async def _write_status(
+        self, session: VDISession, status: SessionStatus, now: datetime, **options: bool
+    ) -> tuple[VDISession, float | None]:
+        """`StatusWriter.write`, with the Events and metrics that belong to the change."""
+        written, note_due = await self._statuses.write(session, status, **options)
+        if written is not session:
+            self._events.announce(session, written, now)
+        return written, note_due
 
     async def _set_finalizers(self, session: VDISession, finalizers: tuple[str, ...]) -> VDISession:
-        """Write the whole list, which others write to as well."""
         return await self._patch(session, {"metadata": {"finalizers": list(finalizers)}})
 
     async def _patch(self, session: VDISession, patch: dict[str, dict[str, object]]) -> VDISession:
-        """Change this very state of the session: the resourceVersion keeps us from undoing what others have written."""
+        # With the resourceVersion, so that a finalizer of somebody else, or their edit of the spec, is not undone.
         meta = session.metadata
         body = {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": meta.resource_version}}
         patched = await self._client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=VDISession)
@@ -239,7 +232,7 @@ class SessionController:
         return patched
 
     async def _delete(self, session: VDISession) -> None:
-        """Delete this very state of the session. Raises Conflict."""
+        """Delete the session if it is still as it is known here. Raises Conflict."""
         meta = session.metadata
         try:
             left = await self._client.delete(
@@ -257,7 +250,7 @@ class SessionController:
 
 
 def _is_just_made(observed: Observed, built: Built, now: datetime) -> bool:
-    """Whether all is as it should be and the pod was made in this very look: then there is nothing to tell yet."""
+    """Whether this reconcile has created the pod, and nothing else is to be reported."""
     in_order = not (built.blocked or built.failure or observed.terminating or observed.extra_pods)
     is_made = observed.pod is None and built.observed.pod is not None
     return in_order and is_made and find_removal(built.observed, now) is None

@@ -1,6 +1,6 @@
-"""Controller of VDITemplate: pulls the image to every node that may run its desktops (`prePull`), and warns in the
-status
-of settings without effect. The plan comes from `vdi.session.prepull`.
+"""Controller of VDITemplate: pulls its image to every node that may run its desktops (`prePull`), with puller pods.
+
+`vdi.session.prepull` plans; the status reports progress, and warns of settings that have no effect.
 """
 
 import asyncio
@@ -9,52 +9,29 @@ from typing import Any
 
 import msgspec
 
+from vdi.api.meta import Condition
 from vdi.api.template import PrePullStatus, TemplateStatus, VDITemplate
-from vdi.cluster.objects import Event, Node, Pod
+from vdi.cluster.objects import Node, Pod
 from vdi.kinds import TEMPLATES
 from vdi.kube.apply import Applier
 from vdi.kube.errors import Forbidden, Invalid, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
-from vdi.operator.caches import BY_SUBJECT, ClusterContext
+from vdi.operator.caches import ClusterContext
 from vdi.operator.status import printable
 from vdi.session.decide import explain_api_error
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, build_puller, image_pulled, plan, summarise
 from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 
-
-class TemplateWarnings:
-    """Keeps one condition of each template; the others are other writers'."""
-
-    def __init__(self, cluster: ClusterContext) -> None:
-        self._client = cluster.client
-        self._caches = cluster.caches
-        self._clock = cluster.clock
-
-    async def update(self, template: VDITemplate) -> VDITemplate:
-        """Write the condition if it says something new; gives the template as it then is. Raises KubeError."""
-
-        status, meta = template.status, template.metadata
-        warning = settings_ignored(template, self._clock.now())
-        others = tuple(condition for condition in status.conditions if condition.type != SETTINGS_IGNORED)
-        conditions = (*others, warning) if warning else others
-        if conditions == status.conditions:
-            return template
-        content = {"observedGeneration": meta.generation, "conditions": msgspec.to_builtins(conditions)}
-        patch = {"metadata": {"uid": meta.uid}, "status": content}
-        patched = await self._client.patch(TEMPLATES, meta.name, patch, subresource="status", into=VDITemplate)
-        self._caches.templates.remember(patched)
-        return patched
-
-
+# Index of puller pods by the name of their template.
 _BY_TEMPLATE = "prepull"
-# Seconds between two notes on progress in one template's status; the last word is never held back.
-STATUS_PAUSE = 1.0
+# Pause between two statuses of one template that only report progress.
+_STATUS_PAUSE_SECONDS = 1.0
 
 
 class PrePuller:
-    """Works on one template at a time."""
+    """Puller pods and the status of one template at a time."""
 
     def __init__(self, cluster: ClusterContext) -> None:
         client, caches = cluster.client, cluster.caches
@@ -65,12 +42,10 @@ class PrePuller:
         self._pods = Applier(client, PODS, Pod, caches.pods)
         caches.pods.add_index(_BY_TEMPLATE, _template_name)
         self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it
-        self._written: dict[str, float] = {}  # by uid: when we last wrote the status
+        self._written: dict[str, float] = {}  # by uid: when progress was last written
 
     async def pull(self, template: VDITemplate, namespace: str) -> float | None:
-        """Bring the template's image one step closer to its nodes, with pods in this namespace.
-
-        Gives the seconds until the next look, if any.
+        """Create and remove pullers as planned, with pods in this namespace; the seconds until the next look, if any.
 
         Raises KubeError for what another try may fix; the status is written all the same.
         """
@@ -86,84 +61,93 @@ class PrePuller:
             if isinstance(result, BaseException):
                 raise result
         now = self._clock.now()
-        # What was refused just now waits in the memory too: plan once more for the time of the next look only.
+        # The plan does not know yet of pullers that were refused just now: their time is in the memory.
         looks = [failure.again for failure in memory.failures.values() if failure.again > now]
         looks += [step.again] if step.again else []
         seconds = [max(0.0, (look - now).total_seconds()) for look in looks] + ([pause] if pause is not None else [])
         return min(seconds, default=None)
 
     async def withdraw(self, template: VDITemplate) -> None:
-        """The template does not want its image anywhere any more: no puller, no word of it in the status."""
+        """Remove pullers and progress of a template that no longer has `prePull`."""
         await self.remove(self.pullers_of(template.metadata.name))
         self.forget(template)
         status = template.status
-        others = tuple(condition for condition in status.conditions if condition.type != IMAGE_PULLED)
-        if status.pre_pull is not None or others != status.conditions:
-            await self._write(template, None, others)
+        conditions = _with_condition(template, IMAGE_PULLED, None)
+        if status.pre_pull is not None or conditions != status.conditions:
+            await self._write(template, None, conditions)
 
     async def remove(self, pods: Iterable[Pod]) -> None:
         """Delete these pullers, side by side."""
         await asyncio.gather(*(self._pods.delete(pod) for pod in pods))
 
     def pullers_of(self, template_name: str) -> list[Pod]:
-        """The pullers of every template that has had this name."""
+        """The pullers of this template, and of earlier ones of its name."""
         return self._caches.pods.by_index(_BY_TEMPLATE, template_name)
 
     def forget(self, template: VDITemplate) -> None:
-        """The template is gone, or needs nothing."""
+        """Drop what is remembered of a template."""
         self._memories.pop(template.metadata.uid, None)
         self._written.pop(template.metadata.uid, None)
 
     def _plan(self, template: VDITemplate, namespace: str, memory: PullMemory) -> PullPlan:
-        pullers = [
-            (pod, self._events(pod))
-            for pod in self.pullers_of(template.metadata.name)
-            if pod.metadata.namespace == namespace
-        ]
+        mine = [pod for pod in self.pullers_of(template.metadata.name) if pod.metadata.namespace == namespace]
+        pullers = [(pod, self._caches.events_of(pod)) for pod in mine]
         nodes = self._caches.nodes.values()
         return plan(template, nodes, pullers, memory, gpu_resource=self._settings.gpu_resource, now=self._clock.now())
 
-    def _events(self, pod: Pod) -> list[Event]:
-        events = self._caches.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
-        return [event for event in events if event.regarding.uid == pod.metadata.uid]
-
     async def _create(self, template: VDITemplate, node: Node, namespace: str, memory: PullMemory) -> None:
-        """Make one puller. A refusal (quota, Pod Security) is that node's failure, and is said in the status."""
+        """Create one puller. A refusal (quota, Pod Security) counts as a failure of the node."""
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
         except (Forbidden, Invalid) as refusal:
             words = f"The pod that pulls the image is refused: {refusal.message}"
             memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
 
+    async def warn(self, template: VDITemplate) -> VDITemplate:
+        """Keep the condition on settings without effect up to date; returns the template as it then is."""
+        warning = settings_ignored(template, self._clock.now())
+        conditions = _with_condition(template, SETTINGS_IGNORED, warning)
+        if conditions == template.status.conditions:
+            return template
+        content = {"observedGeneration": template.metadata.generation, "conditions": msgspec.to_builtins(conditions)}
+        return await self._patch(template, content)
+
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
-        """Write the status if it says something new; gives the seconds to wait when it is too soon for a mere note."""
+        """Write the progress if it is new; the seconds to wait where it is too soon for the same condition."""
         status, now = template.status, self._clock.now()
         progress, condition = printable(progress), printable(image_pulled(template, progress, now))
         if progress == status.pre_pull and condition in status.conditions:
             return None
         uid = template.metadata.uid
-        wait = self._written.get(uid, float("-inf")) + STATUS_PAUSE - self._clock.monotonic()
+        wait = self._written.get(uid, float("-inf")) + _STATUS_PAUSE_SECONDS - self._clock.monotonic()
         before = next((condition.reason for condition in status.conditions if condition.type == IMAGE_PULLED), "")
         if wait > 0 and condition.reason == before:
             return wait
-        await self._write(
-            template,
-            progress,
-            (*(condition for condition in status.conditions if condition.type != IMAGE_PULLED), condition),
-        )
+        await self._write(template, progress, _with_condition(template, IMAGE_PULLED, condition))
         self._written[uid] = self._clock.monotonic()
         return None
 
-    async def _write(self, template: VDITemplate, progress: PrePullStatus | None, conditions: tuple[Any, ...]) -> None:
-        meta = template.metadata
-        status = TemplateStatus(progress, meta.generation, conditions)
+    async def _write(
+        self, template: VDITemplate, progress: PrePullStatus | None, conditions: tuple[Condition, ...]
+    ) -> None:
+        status = TemplateStatus(progress, template.metadata.generation, conditions)
         content: dict[str, Any] = {"prePull": None, "conditions": [], **msgspec.to_builtins(status)}
-        if progress is not None:  # in a merge patch, what is left out stays as it was
+        if progress is not None:  # a merge patch leaves fields that it does not name as they were
             empty: dict[str, Any] = {"image": None, "desired": 0, "ready": 0, "pulling": [], "failed": []}
             content["prePull"] = empty | content["prePull"]
-        patch = {"metadata": {"uid": meta.uid}, "status": content}
+        await self._patch(template, content)
+
+    async def _patch(self, template: VDITemplate, status: dict[str, Any]) -> VDITemplate:
+        meta = template.metadata
+        patch = {"metadata": {"uid": meta.uid}, "status": status}
         patched = await self._client.patch(TEMPLATES, meta.name, patch, subresource="status", into=VDITemplate)
         self._caches.templates.remember(patched)
+        return patched
+
+
+def _with_condition(template: VDITemplate, kind: str, condition: Condition | None) -> tuple[Condition, ...]:
+    others = tuple(known for known in template.status.conditions if known.type != kind)
+    return (*others, condition) if condition else others
 
 
 def _template_name(pod: Pod) -> tuple[str, ...]:
@@ -172,19 +156,16 @@ def _template_name(pod: Pod) -> tuple[str, ...]:
 
 
 class TemplateController:
-    """What is done for one template at a time; its key is the template's name."""
+    """Reconciles templates; the key is the template's name."""
 
-    def __init__(
-        self, cluster: ClusterContext, puller: PrePuller, warnings: TemplateWarnings, enqueue: Callable[[str], None]
-    ) -> None:
+    def __init__(self, cluster: ClusterContext, enqueue: Callable[[str], None]) -> None:
         self._caches = cluster.caches
         self._namespaces = cluster.namespaces
-        self._puller = puller
-        self._warnings = warnings
+        self._puller = PrePuller(cluster)
         self._listen(enqueue)
 
     async def reconcile(self, name: str) -> Result:
-        """One step. Raises KubeError for what another try may fix."""
+        """Take a template one step further. Raises KubeError for what another try may fix."""
         template = self._caches.templates.get("", name)
         if template is None or template.metadata.deletion_timestamp:
             await self._puller.remove(self._puller.pullers_of(name))
@@ -196,19 +177,16 @@ class TemplateController:
             self._puller.forget(template)
             return Result()
         try:
-            template = await self._warnings.update(template)
+            template = await self._puller.warn(template)
             if not template.spec.pre_pull:
                 await self._puller.withdraw(template)
                 return Result()
             return Result(requeue_after=await self._puller.pull(template, namespace))
         except NotFound:
-            if self._is_there(template):
+            present = self._caches.templates.get("", name)
+            if present is not None and present.metadata.uid == template.metadata.uid:
                 raise
-            return Result()  # deleted meanwhile: its event calls
-
-    def _is_there(self, template: VDITemplate) -> bool:
-        present = self._caches.templates.get("", template.metadata.name)
-        return present is not None and present.metadata.uid == template.metadata.uid
+            return Result()  # deleted meanwhile: its event enqueues it
 
     def _listen(self, enqueue: Callable[[str], None]) -> None:
         """Enqueue a template when it, one of its pullers or a node has changed."""
@@ -238,10 +216,10 @@ class TemplateController:
 
 
 def _desired_state(template: VDITemplate) -> tuple[object, ...]:
-    """What an edit changes, and a write of the status does not."""
+    """The parts that an edit changes, and a write of the status does not."""
     return template.metadata.generation, template.metadata.labels.get(SESSIONS_NAMESPACE)
 
 
 def _matters(node: Node) -> tuple[object, ...]:
-    """What decides whether a node should have an image, and whether it has it."""
+    """The fields of a node that decide whether it should have an image, and whether it has it."""
     return node.metadata.uid, node.ready, node.spec, node.metadata.labels, node.status.allocatable, node.status.images

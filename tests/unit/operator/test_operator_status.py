@@ -1,26 +1,27 @@
-"""What the operator says: status patches, Events, log lines, metrics."""
+"""Reports of the operator: status patches, Events, log lines, metrics."""
 
 import json
 import logging
 import sys
+from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
-from prometheus_client import generate_latest
 
 from support.builders import a_session
 from support.clock import FakeClock
 from support.hostile import HOSTILE, leaves, sample, text_at
 from vdi.api.session import SessionStatus, VDISession
-from vdi.kube.meta import ObjectReference
+from vdi.kube.events import EventRecorder
 from vdi.kube.queue import Controller
 from vdi.operator.metrics import Metrics
 from vdi.operator.reservations import Reservations
 from vdi.operator.status import PROGRESS_PAUSE, START_PAUSE, SessionEvents, StatusWriter, difference
 from vdi.printable import is_printable
-from vdi.process import JsonFormatter, KeyValueFormatter, log_about, log_session
+from vdi.process import JsonFormatter, KeyValueFormatter, set_log_subject
 
 NOW = datetime(2026, 11, 20, 8, 0, 7, tzinfo=UTC)
 
@@ -34,108 +35,76 @@ def a_condition(kind: str, status: str, reason: str, message: str = "") -> dict[
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
-class Heard:
-    """In the place of the EventRecorder."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, str, str]] = []
-
-    def emit(self, _subject: ObjectReference, kind: str, reason: str, note: str, _action: str) -> None:
-        self.events.append((kind, reason, note))
-
-
-@pytest.fixture
-def heard() -> Heard:
-    return Heard()
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def session_events(heard: Heard, metrics: Metrics) -> SessionEvents:
-    return SessionEvents(heard, metrics)  # type: ignore[arg-type]
-
-
 RUNS = {
     "phase": "Running",
     "startTime": "2026-11-20T08:00:01Z",
     "readyTime": "2026-11-20T08:00:06Z",
     "url": "https://a",
 }
+FIRST_RUN = {"phase": "Creating", "startTime": "2026-11-20T08:00:01Z"}
+LATER_RUN = {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
+HOME_IN_USE = {"phase": "Pending", "conditions": [a_condition("Admitted", "False", "HomeInUse", "In use.")]}
+OVER_LIMIT = {"phase": "Failed", "conditions": [a_condition("Admitted", "False", "OverLimit", "Too much.")]}
+EVICTED = {
+    "phase": "Failed",
+    "message": "Evicted.",
+    "conditions": [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")],
+}
+TIMED_OUT = {"phase": "Terminating", "message": "Over.", "conditions": [a_condition("Ready", "False", "TimedOut")]}
+CRASHED = {
+    "phase": "Pending",
+    "message": "Crashed.",
+    "failures": {"count": 1, "reason": "CrashLoop", "time": "t"},
+}
+EXPIRING = {"phase": "Running", "conditions": [a_condition("Expiring", "True", "ExpiringSoon", "Soon.")]}
+SUSPENDED = {
+    "phase": "Suspended",
+    "message": "Suspended.",
+    "conditions": [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")],
+}
 
 
-def test_first_readiness_is_announced_and_measured_once(
-    session_events: SessionEvents, heard: Heard, metrics: Metrics
+FIRST_RUN_READY = ("Normal", "Ready", "The desktop is ready after 7 s: https://a")
+LATER_RUN_READY = ("Normal", "Ready", "The desktop is ready after 3 s: https://a")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "event"),
+    [
+        (FIRST_RUN, RUNS, FIRST_RUN_READY),
+        ({**FIRST_RUN, "readyTime": RUNS["readyTime"]}, RUNS | LATER_RUN | {"generation": 3}, LATER_RUN_READY),
+        ({}, HOME_IN_USE, ("Warning", "HomeInUse", "In use.")),
+        (HOME_IN_USE, OVER_LIMIT, ("Warning", "OverLimit", "Too much.")),
+        ({}, EVICTED, ("Warning", "Evicted", "Evicted.")),
+        ({"phase": "Running"}, TIMED_OUT, ("Normal", "TimedOut", "Over.")),
+        ({"phase": "Running"}, CRASHED, ("Warning", "CrashLoop", "Crashed.")),
+        ({"phase": "Running"}, EXPIRING, ("Warning", "ExpiringSoon", "Soon.")),
+        (EXPIRING, SUSPENDED, ("Normal", "Suspended", "Suspended.")),
+    ],
+)
+def test_change_of_a_status_is_announced_once(
+    before: dict[str, Any], after: dict[str, Any], event: tuple[str, str, str]
 ) -> None:
-    creating = session_with(phase="Creating", startTime="2026-11-20T08:00:01Z")
-    session_events.announce(creating, session_with(**RUNS), NOW)
-    session_events.announce(session_with(**RUNS), session_with(**RUNS, nodeName="node-1"), NOW)
-    assert heard.events == [("Normal", "Ready", "The desktop is ready after 7 s: https://a")]
-    assert b"session_startup_seconds_sum 7.0" in generate_latest(metrics.registry)
-
-
-def test_later_run_is_measured_from_its_pod(session_events: SessionEvents, heard: Heard) -> None:
-    again = RUNS | {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
-    waiting = session_with(phase="Creating", startTime="2026-11-20T08:00:01Z", readyTime="2026-11-20T08:00:06Z")
-    session_events.announce(waiting, session_with(generation=3, **again), NOW)
-    assert heard.events == [("Normal", "Ready", "The desktop is ready after 3 s: https://a")]
-
-
-def test_refusal_is_announced_when_its_reason_changes(session_events: SessionEvents, heard: Heard) -> None:
-    in_use = session_with(phase="Pending", conditions=[a_condition("Admitted", "False", "HomeInUse", "In use.")])
-    over = session_with(phase="Failed", conditions=[a_condition("Admitted", "False", "OverLimit", "Too much.")])
-    session_events.announce(session_with(), in_use, NOW)
-    session_events.announce(in_use, in_use, NOW)
-    session_events.announce(in_use, over, NOW)
-    assert heard.events == [("Warning", "HomeInUse", "In use."), ("Warning", "OverLimit", "Too much.")]
-
-
-def test_failed_pod_and_end_of_time_are_announced(session_events: SessionEvents, heard: Heard) -> None:
-    conditions = [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")]
-    session_events.announce(
-        session_with(), session_with(phase="Failed", message="Evicted.", conditions=conditions), NOW
+    announced: list[tuple[str, str, str]] = []
+    metrics = Metrics()
+    recorder = SimpleNamespace(
+        emit=lambda _subject, kind, reason, note, _action: announced.append((kind, reason, note))
     )
-    over = session_with(phase="Terminating", message="Over.", conditions=[a_condition("Ready", "False", "TimedOut")])
-    session_events.announce(session_with(phase="Running"), over, NOW)
-    session_events.announce(over, over, NOW)
-    assert heard.events == [("Warning", "Evicted", "Evicted."), ("Normal", "TimedOut", "Over.")]
+    session_events = SessionEvents(cast(EventRecorder, recorder), metrics)
+    session_events.announce(session_with(**before), session_with(**after), NOW)
+    session_events.announce(session_with(**after), session_with(**after, nodeName="node-1"), NOW)
+    assert announced == [event]
+    seconds = metrics.registry.get_sample_value("session_startup_seconds_sum")
+    assert seconds == {FIRST_RUN_READY: 7.0, LATER_RUN_READY: 3.0}.get(event, 0.0)
 
 
-def test_difference_has_what_changed_and_removes_what_became_empty() -> None:
+def test_difference_has_only_changes_and_nulls_for_removals() -> None:
     before = SessionStatus(phase="Creating", message="Looking.", url="https://a")
-    now = SessionStatus(phase="Running", url="https://a")
-    assert difference(before, now) == {"phase": "Running", "message": None}
-
-
-def test_nested_difference_has_what_changed_only() -> None:
-    before, now = (
-        session_with(failures={"count": 1, "reason": "A", "time": "t"}),
-        session_with(failures={"reason": "A"}),
-    )
-    assert difference(before.status, now.status) == {"failures": {"count": None, "time": None}}
-
-
-def test_loss_warning_and_suspension_are_announced_once(session_events: SessionEvents, heard: Heard) -> None:
-    lost = session_with(phase="Pending", message="Crashed.", failures={"count": 1, "reason": "CrashLoop", "time": "t"})
-    for _ in range(2):
-        session_events.announce(session_with(phase="Running"), lost, NOW)
-        session_events.announce(lost, lost, NOW)
-    warned = session_with(phase="Running", conditions=[a_condition("Expiring", "True", "ExpiringSoon", "Soon.")])
-    session_events.announce(session_with(phase="Running"), warned, NOW)
-    session_events.announce(warned, warned, NOW)
-    suspended = [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")]
-    rests = session_with(phase="Suspended", message="It rests.", conditions=suspended)
-    session_events.announce(warned, rests, NOW)
-    session_events.announce(rests, rests, NOW)
-    assert heard.events == [
-        ("Warning", "CrashLoop", "Crashed."),
-        ("Warning", "CrashLoop", "Crashed."),
-        ("Warning", "ExpiringSoon", "Soon."),
-        ("Normal", "Suspended", "It rests."),
-    ]
+    assert difference(before, SessionStatus(phase="Running", url="https://a")) == {"phase": "Running", "message": None}
+    failed = session_with(failures={"count": 1, "reason": "A", "time": "t"})
+    assert difference(failed.status, session_with(failures={"reason": "A"}).status) == {
+        "failures": {"count": None, "time": None}
+    }
 
 
 class PatchingClient:
@@ -147,10 +116,6 @@ class PatchingClient:
     async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any) -> VDISession:
         self.patches.append(patch)
         return session_with(**{name: value for name, value in patch["status"].items() if value is not None})
-
-
-class Remembering:
-    def remember(self, _session: VDISession) -> None: ...
 
 
 @pytest.fixture
@@ -167,10 +132,12 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def writer(client: PatchingClient, clock: FakeClock) -> StatusWriter:
-    return StatusWriter(client, Remembering(), clock)  # type: ignore[arg-type]
+    return StatusWriter(client, SimpleNamespace(remember=lambda _: None), clock)  # type: ignore[arg-type]
 
 
-async def test_progress_waits_and_news_does_not(writer: StatusWriter, client: PatchingClient, clock: FakeClock) -> None:
+async def test_progress_is_throttled_and_a_new_phase_is_not(
+    writer: StatusWriter, client: PatchingClient, clock: FakeClock
+) -> None:
     session, due = await writer.write(session_with(), SessionStatus(phase="Failed", message="one"))
     assert due is None
     unchanged, due = await writer.write(session, SessionStatus(phase="Failed", message="two"))
@@ -221,7 +188,7 @@ async def test_slow_start_is_reported_when_it_has_become_slow(
 
 
 @pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (100, 5.0), (200, 10.0), (1000, 15.0)])
-async def test_in_a_crowd_a_start_goes_unsaid_for_longer_until_its_turn_has_come(
+async def test_many_starts_delay_the_status_of_the_last(
     writer: StatusWriter, clock: FakeClock, others: int, due: float
 ) -> None:
     crowd = []
@@ -238,12 +205,12 @@ async def test_in_a_crowd_a_start_goes_unsaid_for_longer_until_its_turn_has_come
     assert wait == pytest.approx(due - 1.0)
 
 
-async def test_status_that_the_next_step_needs_is_written_at_once(writer: StatusWriter) -> None:
+async def test_status_needed_by_the_next_step_is_written_at_once(writer: StatusWriter) -> None:
     session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
     assert (session.status.phase, due) == ("Creating", None)
 
 
-async def test_activity_alone_is_no_reason_to_write(writer: StatusWriter, client: PatchingClient) -> None:
+async def test_activity_alone_is_not_written(writer: StatusWriter, client: PatchingClient) -> None:
     runs = {"phase": "Running", "lastActivityTime": "2026-11-20T08:00:00Z"}
     later = SessionStatus(phase="Running", last_activity_time="2026-11-20T08:05:00Z")
     _, due = await writer.write(session_with(**runs), later)
@@ -262,7 +229,7 @@ async def test_warning_is_reported_when_it_begins_and_when_it_ends(
     assert len(client.patches) == 2
 
 
-def test_only_one_session_can_reserve_a_thing_until_it_is_released() -> None:
+def test_reservation_is_one_sessions_until_released() -> None:
     reservations = Reservations()
     assert reservations.reserve("home", "a")
     assert reservations.reserve("home", "a")
@@ -274,20 +241,22 @@ def test_only_one_session_can_reserve_a_thing_until_it_is_released() -> None:
     assert reservations.reserve("home", "b")
 
 
-def test_log_line_names_the_session_it_is_about() -> None:
+def test_log_line_names_its_object() -> None:
     record = logging.LogRecord("vdi", logging.WARNING, "f", 1, 'said "%s"', ("no",), None)
-    with log_session(("desks", "alice")):
-        line = KeyValueFormatter().format(record)
+
+    def line_about(kind: str, name: str, formatter: logging.Formatter) -> str:
+        set_log_subject(kind, name)
+        return formatter.format(record)
+
+    line = copy_context().run(line_about, "session", "desks/alice", KeyValueFormatter())
     assert line.endswith(' level=warning logger=vdi session=desks/alice msg="said \\"no\\""')
     assert "session=" not in KeyValueFormatter().format(record)
-    with log_about("pool", "gpu"):
-        line = JsonFormatter().format(record)
-    fields = json.loads(line)
+    fields = json.loads(copy_context().run(line_about, "pool", "gpu", JsonFormatter()))
     assert fields.pop("time").endswith("Z")
     assert fields == {"level": "warning", "logger": "vdi", "pool": "gpu", "msg": 'said "no"'}
 
 
-def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
+def test_json_log_line_has_its_traceback_on_the_same_line() -> None:
     try:
         raise ValueError("first\nsecond")
     except ValueError:
@@ -298,65 +267,60 @@ def test_json_log_line_keeps_a_traceback_on_its_one_line() -> None:
 
 
 @pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
-def test_hostile_text_is_no_line_of_the_log_and_acts_on_no_terminal(formatter: logging.Formatter) -> None:
+def test_hostile_text_stays_within_its_log_line_and_is_escaped(formatter: logging.Formatter) -> None:
     forged = f"{HOSTILE}\ntime=2026-11-20T08:00:00.000Z level=info msg=forged"
     try:
         raise ValueError(forged)
     except ValueError:
         record = logging.LogRecord("vdi", logging.ERROR, "f", 1, "failed: %s", (forged,), sys.exc_info())
-    with log_session(("desks", HOSTILE)):
-        text = formatter.format(record)
+
+    def format_about_hostile() -> str:
+        set_log_subject("session", HOSTILE)
+        return formatter.format(record)
+
+    text = copy_context().run(format_about_hostile)
     assert is_printable(text, "\n")
     first, *others = text.split("\n")
     assert "failed: " in first
     assert all(line.startswith("  ") for line in others)
 
 
-def test_sessions_are_counted_by_phase(metrics: Metrics) -> None:
-    metrics.watch_sessions(lambda: [session_with(phase="Running"), session_with(), session_with(phase="Running")])
-    text = generate_latest(metrics.registry).decode()
-    assert 'vdi_sessions{phase="Running"} 2.0' in text
-    assert 'vdi_sessions{phase="Pending"} 1.0' in text
-    assert 'vdi_sessions{phase="Failed"} 0.0' in text
-    assert 'vdi_sessions{phase="Suspended"} 0.0' in text
+def sample_of(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"vdi_{name}", labels)
 
 
-def test_sessions_are_counted_by_what_draws_and_what_encodes(metrics: Metrics) -> None:
+def test_sessions_are_counted_by_phase_and_graphics() -> None:
     zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
     software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}
-    seen = [session_with(phase="Running", graphics=graphics) for graphics in (zink, software, software)]
-    metrics.watch_sessions(lambda: [*seen, session_with(phase="Running")])
+    sessions = [session_with(phase="Running", graphics=graphics) for graphics in (zink, software, software)]
+    metrics = Metrics()
+    metrics.watch_sessions(lambda: [*sessions, session_with(), session_with(phase="Running")])
+    phases = {phase: sample_of(metrics, "sessions", phase=phase) for phase in ("Running", "Pending", "Failed")}
+    assert phases == {"Running": 4, "Pending": 1, "Failed": 0}
+    assert sample_of(metrics, "session_graphics", encoder="gpu", renderer="gpu") == 1
+    assert sample_of(metrics, "session_graphics", encoder="software", renderer="software") == 2
+    assert sample_of(metrics, "session_graphics", encoder="software", renderer="gpu") == 0
 
-    text = generate_latest(metrics.registry).decode()
 
-    assert 'vdi_session_graphics{encoder="gpu",renderer="gpu"} 1.0' in text
-    assert 'vdi_session_graphics{encoder="software",renderer="software"} 2.0' in text
-    assert 'vdi_session_graphics{encoder="software",renderer="gpu"} 0.0' in text
-
-
-def test_those_who_wait_for_room_are_counted_as_they_are_when_asked(metrics: Metrics) -> None:
+def test_waiting_sessions_are_counted_at_each_scrape() -> None:
     waits = [3.0, 61.5]
+    metrics = Metrics()
     metrics.watch_waiting(lambda *, gpu=False: waits[1:] if gpu else waits)
-    metrics.queue_wait.observe(70)
-    text = generate_latest(metrics.registry).decode()
-    assert "vdi_waiting_sessions 2.0" in text
-    assert "vdi_waiting_gpu_sessions 1.0" in text
-    assert "vdi_longest_wait_seconds 61.5" in text
-    assert 'vdi_queue_wait_seconds_bucket{le="60.0"} 0.0' in text
+    names = ("waiting_sessions", "waiting_gpu_sessions", "longest_wait_seconds")
+    assert [sample_of(metrics, name) for name in names] == [2, 1, 61.5]
     waits.clear()
-    text = generate_latest(metrics.registry).decode()
-    assert "vdi_waiting_sessions 0.0" in text
-    assert "vdi_waiting_gpu_sessions 0.0" in text
-    assert "vdi_longest_wait_seconds 0.0" in text
+    assert [sample_of(metrics, name) for name in names] == [0, 0, 0]
+    metrics.queue_wait.observe(70)
+    assert sample_of(metrics, "queue_wait_seconds_bucket", le="60.0") == 0
 
 
-async def test_every_controller_shows_its_queue_and_outcomes_before_it_has_worked(metrics: Metrics) -> None:
+async def test_controllers_have_metrics_before_their_first_reconcile() -> None:
     pools: Controller[str] = Controller("pool")
     pools.enqueue("a")
+    metrics = Metrics()
     metrics.watch_queues([pools])
     metrics.count_reconcile("pool", "retry", 0.2)
-    text = generate_latest(metrics.registry).decode()
-    assert 'vdi_workqueue_depth{controller="pool"} 1.0' in text
-    assert 'vdi_reconciles_total{controller="pool",outcome="done"} 0.0' in text
-    assert 'vdi_reconciles_total{controller="pool",outcome="retry"} 1.0' in text
-    assert 'vdi_reconcile_seconds_count{controller="pool"} 1.0' in text
+    assert sample_of(metrics, "workqueue_depth", controller="pool") == 1
+    assert sample_of(metrics, "reconciles_total", controller="pool", outcome="done") == 0
+    assert sample_of(metrics, "reconciles_total", controller="pool", outcome="retry") == 1
+    assert sample_of(metrics, "reconcile_seconds_count", controller="pool") == 1

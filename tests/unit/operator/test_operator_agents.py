@@ -1,4 +1,4 @@
-"""The agents are asked when it matters, believed with care, and show notices. Over real HTTP to one of our own."""
+"""Polls of agents, checks of their answers, and notices. Over real HTTP to an agent of our own."""
 
 import asyncio
 from base64 import b64encode
@@ -24,7 +24,7 @@ KEY = (NAMESPACE, "alice")
 
 
 class Agent:
-    """The desktop's part."""
+    """The agent of one desktop."""
 
     def __init__(self) -> None:
         self.answer: Any = {"idleSeconds": 0.0, "viewers": 1, "connectedSeconds": None}
@@ -46,17 +46,15 @@ class Agent:
 
 
 class ActivityWorld(OperatorWorld):
-    """One running session in the caches, its agent, and what was said and woken."""
+    """One running session in the caches, and its agent."""
 
     def __init__(self, agent: Agent, port: int) -> None:
-        super().__init__()
+        super().__init__(agent_port=port)
         self.agent = agent
         self.woken, self.polls, self.deliveries = (self.new_controller(name) for name in ("session", "ask", "deliver"))
         self.agents = Agents(
-            self.caches,
+            self.cluster,
             self.recorder,
-            self.clock,
-            port=port,
             enqueue_poll=self.polls.enqueue,
             enqueue_notice=self.deliveries.enqueue,
             enqueue_session=self.woken.enqueue,
@@ -101,7 +99,7 @@ def running(world: ActivityWorld) -> ActivityWorld:
     return world
 
 
-async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(running: ActivityWorld) -> None:
+async def test_used_desktop_is_polled_when_its_warning_would_be_due(running: ActivityWorld) -> None:
     running.clock.wall = START + timedelta(minutes=10)
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
     assert await running.poll() == 600.0
@@ -112,7 +110,7 @@ async def test_a_used_desktop_is_asked_again_when_its_warning_would_be_due(runni
     assert not running.was_woken()
 
 
-async def test_the_session_is_woken_while_a_warning_is_due_and_when_input_comes(running: ActivityWorld) -> None:
+async def test_session_is_woken_by_a_due_warning_and_by_input(running: ActivityWorld) -> None:
     running.clock.wall = START + timedelta(minutes=55)
     running.agent.answer["idleSeconds"] = 55 * 60.0
     assert await running.poll() == 5.0
@@ -144,30 +142,25 @@ GRAPHICS = {
 }  # fmt: skip
 
 
-async def test_a_desktop_without_a_timeout_is_asked_once_what_draws(running: ActivityWorld) -> None:
+@pytest.mark.parametrize("other", [{}, {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}])
+async def test_desktop_without_a_timeout_reports_its_graphics_once(
+    running: ActivityWorld, other: dict[str, str]
+) -> None:
+    graphics = GRAPHICS | other
     running.session(idle=None)
-    running.agent.answer["graphics"] = GRAPHICS
+    running.agent.answer["graphics"] = graphics
     assert await running.poll() == 5.0
     assert running.was_woken()
     activity = running.agents.report("uid-alice")
     assert activity is not None and activity.graphics is not None
-    assert msgspec.to_builtins(activity.graphics) == {name: value for name, value in GRAPHICS.items() if value != ""}
-    running.session(idle=None, graphics=GRAPHICS)
+    assert msgspec.to_builtins(activity.graphics) == {name: value for name, value in graphics.items() if value != ""}
+    running.session(idle=None, graphics=graphics)
     assert await running.poll() is None
     assert running.agent.asked == 1
     assert running.agents.report("uid-alice") is None
 
 
-async def test_a_desktop_that_draws_on_the_gpu_gives_no_reason(running: ActivityWorld) -> None:
-    running.session(idle=None)
-    running.agent.answer["graphics"] = GRAPHICS | {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}
-    await running.poll()
-    activity = running.agents.report("uid-alice")
-    assert activity is not None and activity.graphics is not None
-    assert (activity.graphics.renderer, activity.graphics.reason) == ("Zink", "")
-
-
-async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running: ActivityWorld) -> None:
+async def test_agent_without_graphics_is_polled_once(running: ActivityWorld) -> None:
     running.session(idle=None)
     assert await running.poll() is None
     assert not running.was_woken()
@@ -190,15 +183,13 @@ async def test_an_image_that_does_not_say_what_draws_is_not_asked_again(running:
         ),
     ],
 )
-async def test_a_desktop_that_lies_about_its_graphics_cannot_break_its_status(
-    running: ActivityWorld, wrong: Any
-) -> None:
+async def test_hostile_graphics_of_an_agent_are_dropped(running: ActivityWorld, wrong: Any) -> None:
     running.agent.answer["graphics"] = GRAPHICS | wrong
     await running.poll()
     assert running.agents.report("uid-alice") is None
 
 
-async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: ActivityWorld) -> None:
+async def test_change_of_graphics_wakes_its_session(running: ActivityWorld) -> None:
     running.agent.answer["graphics"] = GRAPHICS
     await running.poll()
     assert running.was_woken()
@@ -207,7 +198,7 @@ async def test_a_change_of_what_draws_wakes_a_session_with_a_timeout(running: Ac
     assert not running.was_woken()
 
 
-async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: ActivityWorld) -> None:
+async def test_new_idle_timeout_of_a_template_polls_its_desktops(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS)
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
     assert await running.poll() is None
@@ -222,6 +213,7 @@ async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: 
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
+        (None, 0),
         ("no JSON", 200),
         ({"idleSeconds": -1, "viewers": 0}, 200),
         ({"idleSeconds": 1e300, "viewers": 0}, 200),
@@ -232,22 +224,21 @@ async def test_a_new_idle_timeout_of_a_template_has_its_desktops_asked(running: 
         ("the X server can't be asked", 503),
     ],
 )
-async def test_who_does_not_answer_as_it_should_is_not_idle_and_asked_ever_more_seldom(
-    running: ActivityWorld, answer: Any, status: int
-) -> None:
+async def test_failing_agent_is_not_idle_and_polled_ever_less(running: ActivityWorld, answer: Any, status: int) -> None:
     running.agent.answer, running.agent.status = answer, status
+    if not status:  # an image without an agent
+        running.pod(ip="127.0.0.2")
     assert [await running.poll() for _ in range(6)] == [15.0, 30.0, 60.0, 120.0, 240.0, 300.0]
     assert running.agents.report("uid-alice") is None
     ((_, _, note),) = running.said
     assert note.startswith(
         "The operator cannot check whether the desktop is in use, so it does not count as idle: its "
     )
+    assert ("its agent does not respond" in note) is (not status)
 
 
 @pytest.mark.parametrize("idle", [None, "1h"])
-async def test_while_input_cancels_the_end_of_working_hours_a_silent_agent_is_asked_as_often(
-    running: ActivityWorld, idle: str | None
-) -> None:
+async def test_failing_agent_is_polled_often_while_its_hours_end(running: ActivityWorld, idle: str | None) -> None:
     schedule = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
     running.put_template("t", schedule=schedule)
     condition = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
@@ -257,14 +248,6 @@ async def test_while_input_cancels_the_end_of_working_hours_a_silent_agent_is_as
     running.agent.status = 200
     await running.poll()
     assert running.agents.report("uid-alice") is not None
-
-
-async def test_an_image_without_an_agent_is_said_in_words(running: ActivityWorld) -> None:
-    running.pod(ip="127.0.0.2")
-    for _ in range(3):
-        await running.poll()
-    assert "its agent does not respond" in running.said[0][-1]
-    assert running.agents.report("uid-alice") is None
 
 
 async def test_a_session_that_stops_is_forgotten(running: ActivityWorld) -> None:
@@ -286,7 +269,7 @@ async def deliver(world: ActivityWorld, session: VDISession, pod: Pod, notice: N
     return again
 
 
-async def test_a_notice_is_reported_once_and_withdrawn_once(world: ActivityWorld) -> None:
+async def test_notice_is_delivered_once_and_withdrawn_once(world: ActivityWorld) -> None:
     session, pod = world.session(), world.pod()
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):
@@ -297,7 +280,7 @@ async def test_a_notice_is_reported_once_and_withdrawn_once(world: ActivityWorld
     ]
 
 
-async def test_a_notice_is_tried_again_until_it_has_lost_its_meaning(world: ActivityWorld) -> None:
+async def test_notice_is_retried_until_it_is_outdated(world: ActivityWorld) -> None:
     session, pod = world.session(), world.pod()
     world.secret()
     world.agent.status = 503

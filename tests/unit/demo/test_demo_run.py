@@ -1,0 +1,217 @@
+"""The demo's output, its user, its environment and its time limits. `make machines` plays the demo itself."""
+
+import json
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from typer.testing import CliRunner
+
+from vdi.cli.errors import USAGE
+from vdi.cli.main import app, main
+from vdi.demo import run
+from vdi.demo.browser import Login
+from vdi.demo.run import PeopleError, add_user, ready_user
+from vdi.devcluster import starting
+from vdi.devcluster.layout import ClusterError, Layout
+from vdi.devcluster.progress import Progress, Step
+
+LOGIN = Login("https://portal.vdi.localhost:8443", "you@example.com", "secret-of-the-demo")
+
+
+def test_up_and_down_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, picture = "https://demo.vdi.localhost:8443/", tmp_path / "demo.png"
+    monkeypatch.setattr(run, "up", lambda *_, **__: run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN))
+    monkeypatch.setattr(run, "start_session", lambda *_, **__: url)
+    monkeypatch.setattr(run, "take_picture", lambda *_, **__: None)
+    monkeypatch.setattr(run, "down", lambda _: ["processes"])
+
+    assert main(["demo", "up", "--screenshot", str(picture), "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "portal": LOGIN.portal,
+        "user": LOGIN.user,
+        "password": LOGIN.password,
+        "desktop": {"session": run.SESSION, "url": url, "screenshot": str(picture)},
+        "kubeconfig": str(tmp_path / "admin.conf"),
+        "tools": str(tmp_path / "bin"),
+    }
+    assert main(["demo", "down", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": ["processes"]}
+
+
+def test_interrupted_demo_names_the_running_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "up", interrupt)
+    assert main(["demo", "up", "--name", "two"]) == 130
+    said = capsys.readouterr().err
+    assert "a cluster that it has started keeps running until vdi demo down --name two." in said
+
+
+YOU = "you@example.com"
+
+
+class Commands:
+    """Stands in for `vdi gateway user`: remembers users, and what was typed."""
+
+    def __init__(self) -> None:
+        self.users: dict[str, str] = {}
+        self.typed: list[tuple[str, ...]] = []
+        self.seconds: set[float] = set()
+
+    def __call__(self, _kubeconfig: Path, *words: str, stdin: str = "", seconds: float = 60.0) -> str:
+        self.seconds.add(seconds)
+        if words[0] == "ls":
+            return "\n".join(self.users)
+        self.typed.append(words)
+        assert words[0] != "add" or words[1] not in self.users, "the real one refuses"
+        self.users[words[1]] = stdin.strip()
+        return ""
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    made = Commands()
+    monkeypatch.setattr(run, "_run", made)
+    return made
+
+
+def test_password_of_the_demo_user_is_kept(commands: Commands, tmp_path: Path) -> None:
+    first = ready_user(tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU)
+    assert commands.users == {YOU: first.password}
+    assert commands.typed == [("add", YOU, "--admin", "--password-stdin")]
+    assert ready_user(tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU) == first
+    assert len(commands.typed) == 1, "another password would end everything that is open"
+
+
+def test_removed_user_gets_another_password(commands: Commands, tmp_path: Path) -> None:
+    first = ready_user(tmp_path / "k", tmp_path, "p", YOU)
+    commands.users.clear()
+    again = ready_user(tmp_path / "k", tmp_path, "p", YOU)
+    assert again.password != first.password
+    assert commands.users == {YOU: again.password}
+
+
+def test_a_lost_file_means_another_password_for_the_same_user(commands: Commands, tmp_path: Path) -> None:
+    ready_user(tmp_path / "k", tmp_path, "p", YOU)
+    (tmp_path / "portal-login.json").unlink()
+    again = ready_user(tmp_path / "k", tmp_path, "p", YOU)
+    assert commands.users == {YOU: again.password}
+    assert commands.typed[-1] == ("passwd", YOU, "--password-stdin")
+
+
+def test_password_file_is_private(commands: Commands, tmp_path: Path) -> None:
+    login = ready_user(tmp_path / "k", tmp_path, "p", YOU)
+    assert stat.S_IMODE((tmp_path / "portal-login.json").stat().st_mode) == 0o600
+    assert login.password not in repr(login)
+    assert not any(login.password in word for words in commands.typed for word in words)
+
+
+def test_on_a_slow_machine_each_command_may_take_longer(commands: Commands, tmp_path: Path) -> None:
+    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
+    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
+    assert commands.seconds == {1200.0}
+
+
+def test_error_of_a_command_names_it(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    with pytest.raises(PeopleError, match="vdi gateway user ls"):
+        add_user(tmp_path / "kubeconfig", YOU, "p")
+
+
+def test_a_command_that_takes_too_long_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("{}")
+    with pytest.raises(PeopleError, match=r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10"):
+        add_user(tmp_path / "kubeconfig", YOU, "p", seconds=0.01)
+
+
+def test_kubectl_helm_and_vdi_go_past_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "registry.example")
+    environments: list[Mapping[str, str]] = []
+
+    def remember(_step: Step, _argv: Sequence[str | Path], *, env: Mapping[str, str]) -> None:
+        environments.append(env)
+
+    monkeypatch.setattr(Step, "run", remember)
+    kubectl, kubeconfig = tmp_path / "kubectl", tmp_path / "kubeconfig"
+    kubectl.write_text(f'#!/bin/sh\nenv >> {tmp_path}/seen\necho \'{{"status": {{"url": "https://first"}}}}\'\n')
+    kubectl.chmod(0o755)
+    with Progress(tmp_path / "logs") as progress:
+        run._install(tmp_path / "values.yaml", kubeconfig, tmp_path, timeout_factor=1, progress=progress)
+        run.start_session(run.Demo(kubeconfig, tmp_path, LOGIN), progress=progress)
+    seen = (tmp_path / "seen").read_text()
+    assert f"KUBECONFIG={kubeconfig}\n" in seen
+    assert "_proxy=" not in seen.lower()
+    assert [env["KUBECONFIG"] for env in environments] == [str(kubeconfig)] * 2
+    assert not [name for env in environments for name in env if name.lower().endswith("_proxy")]
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Command lines of the demo's steps, which are not run."""
+    typed: list[list[str]] = []
+
+    def remember(_step: Step, argv: Sequence[str | Path], **_: object) -> None:
+        typed.append([str(word) for word in argv])
+
+    monkeypatch.setattr(Step, "run", remember)
+    return typed
+
+
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exists: bool, factor: float) -> None:
+    def kubectl(_kubeconfig: Path, _kubectl: Path, *words: str) -> str:
+        return '{"status": {"url": "https://first.vdi.localhost"}}' if "json" in words else "vdi/first" * exists
+
+    monkeypatch.setattr(run, "_kubectl", kubectl)
+    with Progress(tmp_path / "logs") as progress:
+        run.start_session(run.Demo(tmp_path / "kubeconfig", tmp_path, LOGIN, factor), progress=progress)
+
+
+@pytest.mark.parametrize(("factor", "limit"), [(1.0, "300s"), (10.0, "3000s")])
+def test_new_session_has_the_scaled_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]], factor: float, limit: str
+) -> None:
+    start(tmp_path, monkeypatch, exists=False, factor=factor)
+    assert steps[0][-2:] == ["--timeout-wait", limit]
+
+
+def test_existing_session_has_the_scaled_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]]
+) -> None:
+    start(tmp_path, monkeypatch, exists=True, factor=1.5)
+    assert "--timeout=450s" in steps[0]
+
+
+def test_the_processes_of_the_cluster_have_longer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed: list[float] = []
+
+    def never(_condition: object, seconds: float) -> bool:
+        allowed.append(seconds)
+        return False
+
+    monkeypatch.setattr(starting, "wait_until", never)
+    with (
+        Progress(tmp_path / "logs") as progress,
+        progress.step("Wait") as step,
+        pytest.raises(ClusterError, match="not running after 1200 s"),
+    ):
+        starting.wait_running(Layout(tmp_path / "demo"), step, timeout_factor=10)
+    assert allowed == [1200.0]
+
+
+@pytest.mark.parametrize("command", [["demo", "up"], ["cluster", "up"], ["cluster", "reset"]], ids=" ".join)
+@pytest.mark.parametrize("value", ["abc", "0.5", "101"])
+def test_invalid_factor_is_refused_first(command: list[str], value: str) -> None:
+    result = CliRunner().invoke(app, command, env={"VDI_TIMEOUT_FACTOR": value})
+    assert result.exit_code == USAGE
+    assert "VDI_TIMEOUT_FACTOR" in result.output
+    assert value in result.output
