@@ -90,9 +90,7 @@ async def test_watches_are_cut_and_expired_during_a_burst(world: ChaosWorld, tel
     tell(f"{cut} watches cut, {world.proxy.injected[Fault.GONE]} answered with 410")
 
 
-async def test_changes_during_a_gap_that_the_server_has_forgotten_are_seen(
-    world: ChaosWorld, control_plane: Cluster, tell: Tell
-) -> None:
+async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_plane: Cluster, tell: Tell) -> None:
     """Compaction, and a new API server whose memory begins after the change: a real 410, nothing injected."""
     machine = Machine(control_plane.name)
     async with world.stage.operator():

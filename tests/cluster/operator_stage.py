@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import CLAIMS, EVENTS, LEASES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE, run_operator
@@ -36,6 +37,7 @@ Object = dict[str, Any]
 # Label of a stage's own nodes, with its namespace.
 STAGE = "vdi.test/stage"
 RBAC = "rbac.authorization.k8s.io"
+QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 
 
 def condition(session: Object, kind: str) -> Object:
@@ -210,6 +212,62 @@ class Stage:
             return await eventually(look, f"{name} is {phase} {words!r}", seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {(await self.get(SESSIONS, name) or {}).get('status')}") from None
+
+    async def touch(self, name: str) -> None:
+        """Have the session reconciled: a test's clock that is put forward enqueues nothing."""
+        await self.patch(SESSIONS, name, {"metadata": {"annotations": {"touched": str(time.monotonic())}}})
+
+    async def suspend(self, name: str, *, suspended: bool = True) -> None:
+        await self.patch(SESSIONS, name, {"spec": {"suspended": suspended}})
+
+    async def end(self, name: str) -> None:
+        """Delete the session and wait until it is gone."""
+        await self.delete(SESSIONS, name)
+        await self.gone(SESSIONS, name)
+
+    async def next_pod(self, session: Object, old: Object) -> Object:
+        """Wait for a pod of the session that is not `old`."""
+
+        async def look() -> Object | None:
+            pods = await self.owned(PODS, session)
+            return next((pod for pod in pods if pod["metadata"]["uid"] != old["metadata"]["uid"]), None)
+
+        return await eventually(look, f"another pod of {session['metadata']['name']}")
+
+    async def podless(self, session: Object) -> None:
+        """Wait until the session has no pod."""
+
+        async def look() -> bool:
+            return await self.owned(PODS, session) == []
+
+        await eventually(look, f"{session['metadata']['name']} has no pod")
+
+    async def event(self, reason: str, words: str = "") -> None:
+        """Wait for an Event with that reason and these words."""
+
+        async def look() -> bool:
+            return any(one["reason"] == reason and words in one["note"] for one in await self.all(EVENTS))
+
+        await eventually(look, f"Event {reason} {words!r}")
+
+    async def warned(self, name: str, kind: str, *, expected: bool = True) -> Object:
+        """Wait until the running session has a condition of that type, or has none."""
+
+        async def look() -> Object | None:
+            session = await self.reach(name, "Running")
+            return session if (kind in {one["type"] for one in session["status"]["conditions"]}) == expected else None
+
+        return await eventually(look, f"{name} has {kind}: {expected}")
+
+    async def quota(self, name: str, **hard: str) -> None:
+        """Make a quota and wait until it is in force."""
+        body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}}
+        await self.api.create(QUOTAS, body, namespace=self.namespace, into=msgspec.Raw)
+
+        async def look() -> bool:
+            return "used" in ((await self.get(QUOTAS, name)) or {}).get("status", {})
+
+        await eventually(look, f"quota {name} is in force")
 
     async def run(self, name: str) -> Object:
         """Play the kubelet until the session runs."""

@@ -73,7 +73,7 @@ async def start(gateway: GatewayStage, browser: httpx.AsyncClient, template: str
     return "mine"
 
 
-async def test_a_first_desktop_uses_the_home_that_its_form_had_made(
+async def test_first_desktop_uses_the_home_made_ahead(
     stage: Stage, tmp_path: Path, kept: Callable[[timedelta], None]
 ) -> None:
     node = await stage.node("only")
@@ -95,8 +95,7 @@ async def test_a_first_desktop_uses_the_home_that_its_form_had_made(
             volume.get("persistentVolumeClaim", {}).get("claimName") == used["metadata"]["name"]
             for volume in pod["spec"]["volumes"]
         )
-        await stage.delete(SESSIONS, name)
-        await stage.gone(SESSIONS, name)
+        await stage.end(name)
         await open_form(alice, template)  # the home is there: nothing is made
         await open_form(bob, template)
         await until_made(stage, BOB, node=node)
@@ -105,9 +104,7 @@ async def test_a_first_desktop_uses_the_home_that_its_form_had_made(
         assert MADE_AHEAD not in (await homes(stage))[ALICE]
 
 
-async def test_a_user_has_one_home_ahead_and_no_node_is_chosen_where_there_are_two(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_one_home_ahead_per_user_and_no_choice_of_node(stage: Stage, tmp_path: Path) -> None:
     with_gpu = await stage.node("gpu")
     await stage.node("cpu", gpu="0")
     names = [f"{stage.namespace}-{suffix}" for suffix in ("cad", "office")]
@@ -129,7 +126,7 @@ async def test_a_user_has_one_home_ahead_and_no_node_is_chosen_where_there_are_t
         assert SELECTED_NODE not in (await homes(stage))[ALICE]
 
 
-async def test_no_home_is_made_for_a_desktop_that_could_not_start(stage: Stage, tmp_path: Path) -> None:
+async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
     limits.write_text(f"users: {{{ALICE}: {{sessions: 0}}}}\n")
     template = await stage.template()
@@ -145,7 +142,7 @@ async def test_no_home_is_made_for_a_desktop_that_could_not_start(stage: Stage, 
 
 
 @pytest.mark.parametrize("ends_first", [False, True])
-async def test_a_home_that_came_between_is_kept_with_its_files(stage: Stage, ends_first: bool) -> None:
+async def test_home_of_a_started_desktop_is_kept(stage: Stage, ends_first: bool) -> None:
     """The gateway and the operator make it at the same time: the pod is there, and so is the annotation."""
     template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)

@@ -18,12 +18,10 @@ from vdi.kube.config import load_config
 from vdi.kube.events import EventRecorder
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import ObjectReference
-from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, WatchTiming
-
-CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 
 
 class Seen(msgspec.Struct, gc=False):
@@ -168,7 +166,7 @@ async def test_a_watch_that_the_server_ends_goes_on(kubeconfig: Path, namespace:
 
 
 @pytest.mark.parametrize("kind", ["services", "claims", "configmaps", "secrets"])
-async def test_an_applied_object_costs_nothing_until_somebody_changes_it(
+async def test_applied_object_costs_nothing_until_changed(
     kubeconfig: Path, namespace: str, kubectl: list[str], kind: str
 ) -> None:
     counter = Counter()
@@ -222,7 +220,7 @@ async def test_an_applied_object_costs_nothing_until_somebody_changes_it(
 @pytest.mark.parametrize(
     "edit", ['{"data":{"x":"2"}}', '{"data":{"x":null}}', '{"data":null}', '{"metadata":{"labels":null}}']
 )
-async def test_drift_while_no_one_watched_is_found_at_the_next_start(
+async def test_drift_is_found_at_the_next_start(
     kubeconfig: Path, namespace: str, kubectl: list[str], edit: str
 ) -> None:
     counter = Counter()
@@ -241,7 +239,7 @@ async def test_drift_while_no_one_watched_is_found_at_the_next_start(
             assert live["metadata"]["labels"] == {"app": "test"}
 
 
-async def test_a_field_that_left_the_requested_leaves_the_object(kubeconfig: Path, namespace: str) -> None:
+async def test_field_that_left_the_spec_leaves_the_object(kubeconfig: Path, namespace: str) -> None:
     counter = Counter()
     async with (
         connected(kubeconfig, on_request=counter) as client,

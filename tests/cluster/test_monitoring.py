@@ -30,7 +30,7 @@ from tools.generate.chart_render import values_words
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
 from vdi.kinds import POOLS
-from vdi.process import METRICS_TOKEN_FILE
+from vdi.settings import METRICS_TOKEN_FILE
 
 FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
 CASES = Path(__file__).parent / "monitoring"

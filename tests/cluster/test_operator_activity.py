@@ -10,7 +10,7 @@ from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
-from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.resource import SECRETS
 from vdi.session.cluster_settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(150)
@@ -23,47 +23,26 @@ async def agent() -> AsyncIterator[Agent]:
         yield agent
 
 
-async def is_warned(stage: Stage) -> bool:
-    session = await stage.get(SESSIONS, NAME)
-    return (
-        any(condition["type"] == "Idle" for condition in session["status"].get("conditions", [])) if session else False
-    )
-
-
-async def test_an_idle_desktop_is_warned_spared_by_input_and_suspended(stage: Stage, agent: Agent) -> None:
+async def test_idle_desktop_is_warned_then_suspended(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         session = await stage.session(NAME, template, idleTimeout="8s")
         await run_desktop(stage, NAME, agent)
-        await eventually(lambda: is_warned(stage), "it is warned")
+        await stage.warned(NAME, "Idle")
         await eventually(lambda: agent.notices, "the desktop shows it")
         assert (agent.notices[0]["id"], agent.notices[0]["untilInput"]) == ("Idle", True)
         assert agent.notices[0]["text"]
 
         agent.touch()
-
-        async def is_suspended() -> bool:
-            session = await stage.get(SESSIONS, NAME)
-            return session is not None and session["spec"]["suspended"] is True
-
-        async def is_spared() -> bool:
-            return not await is_warned(stage)
-
-        await eventually(is_spared, "input takes the warning back")
+        await stage.warned(NAME, "Idle", expected=False)
         await eventually(lambda: not agent.notices[-1]["text"], "the notice is withdrawn")
         await stage.reach(NAME, "Suspended", seconds=30)
-        await eventually(is_suspended, "the spec says so after the status")
         assert time.time() - agent.last_input >= 8
-
-        async def is_stopped() -> bool:
-            return all("deletionTimestamp" in pod["metadata"] for pod in await stage.owned(PODS, session))
-
-        await eventually(is_stopped, "the pod is deleted")
         (secret,) = await stage.owned(SECRETS, session)
         assert agent.tokens == {"Bearer " + b64decode(secret["data"]["agentToken"]).decode()}
 
 
-async def test_asking_costs_no_api_request(stage: Stage, agent: Agent) -> None:
+async def test_polls_cost_no_api_request(stage: Stage, agent: Agent) -> None:
     template = await stage.template()
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="20s")

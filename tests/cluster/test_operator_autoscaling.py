@@ -2,7 +2,6 @@
 Events that cluster-autoscaler and Karpenter write."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -149,13 +148,11 @@ async def on_node(stage: Stage, name: str, node: str) -> None:
     await eventually(look, f"{name} is on {node}")
 
 
-async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscaler: Autoscaler) -> None:
+async def test_placeholders_bring_nodes_and_go(stage: Stage, autoscaler: Autoscaler) -> None:
     template = await gpu_template(stage)
     async with stage.operator(autoscaling=autoscaler.settings()):
         await stage.session("first", template, user="a@x.yz")
-        created = time.monotonic()
         await autoscaler.has(1)
-        sys.stderr.write(f"\n{time.monotonic() - created:.2f} s from a waiting session to its placeholder\n")
         for name in ("second", "third"):
             await stage.session(name, template, user=f"{name}@x.yz")
             await waits(stage, name, "NoMatchingNode")
@@ -165,7 +162,6 @@ async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscale
         assert queue_of(session)["nodeRequestTime"]
         await autoscaler.report(pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]")
         session = await waits(stage, "first", "NoMatchingNode", "A node is being added (requested at ")
-        sys.stderr.write(f"{session['status']['message']}\n")
 
         node = await stage.node("gpu", gpu="2")
         await starts(stage, "first", "second")
@@ -178,33 +174,10 @@ async def test_from_no_node_to_running_desktops_and_back(stage: Stage, autoscale
         await autoscaler.has(0)
 
 
-async def test_a_refusal_is_said_and_nothing_is_requested_again(stage: Stage, autoscaler: Autoscaler) -> None:
+async def test_placeholders_use_no_quota_of_sessions(stage: Stage, autoscaler: Autoscaler) -> None:
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)
-    async with stage.operator(autoscaling=autoscaler.settings()):
-        await running(stage, template, 1)
-        await stage.session("late", template, user="late@x.yz")
-        (pod,) = await autoscaler.unschedulable(1)
-        words = "pod didn't trigger scale-up: 2 node(s) had untolerated taint(s), 1 max node group size reached"
-        await autoscaler.report(pod, "NotTriggerScaleUp", words)
-        session = await waits(stage, "late", "GPUsBusy", "1 node group has reached its maximum size")
-        sys.stderr.write(f"\n{session['status']['message']}\n")
-        stage.proxy.passed.clear()
-        for number in range(3):  # three changes later
-            await stage.session(f"other{number}", "unknown", user="o@x.yz")
-            await stage.reach(f"other{number}", "Pending")
-        assert [one["metadata"]["uid"] for one in await autoscaler.placeholders()] == [pod["metadata"]["uid"]]
-        assert not [
-            request for request in stage.proxy.passed if request.is_write and autoscaler.namespace in request.path
-        ]
-
-
-async def test_placeholders_take_no_quota_of_the_sessions(stage: Stage, autoscaler: Autoscaler) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    quotas = Resource("", "v1", "resourcequotas", "ResourceQuota")
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "two"}, "spec": {"hard": {"pods": "2"}}}
-    await stage.api.create(quotas, quota, namespace=stage.namespace, into=msgspec.Raw)
+    await stage.quota("two", pods="2")
     async with stage.operator(autoscaling=autoscaler.settings()):
         await running(stage, template, 1)
         for number in range(4):
@@ -216,7 +189,7 @@ async def test_placeholders_take_no_quota_of_the_sessions(stage: Stage, autoscal
         assert not [one for one in sessions if "quota" in one["status"].get("message", "")]
 
 
-async def test_a_missing_priority_class_is_no_end_of_the_queue(stage: Stage, autoscaler: Autoscaler) -> None:
+async def test_queue_works_without_the_priority_class(stage: Stage, autoscaler: Autoscaler) -> None:
     """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as before."""
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)
@@ -230,17 +203,10 @@ async def test_a_missing_priority_class_is_no_end_of_the_queue(stage: Stage, aut
     assert await autoscaler.placeholders() == []
 
 
-async def _all_gone(autoscaler: Autoscaler) -> Object | None:
-    await autoscaler.has(0, _TWO_STARTS_SECONDS)
-    return None
-
-
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_a_kill_at_any_write_leaves_neither_two_placeholders_nor_one_for_good(
-    stage: Stage, autoscaler: Autoscaler, moment: Moment
-) -> None:
+async def test_placeholders_survive_a_kill_at_every_write(stage: Stage, autoscaler: Autoscaler, moment: Moment) -> None:
     template = await gpu_template(stage)
     stage.variables = autoscaler.variables()
     for write in range(1, MOST_WRITES):
@@ -254,7 +220,7 @@ async def test_a_kill_at_any_write_leaves_neither_two_placeholders_nor_one_for_g
             await autoscaler.has(1)
         await stage.delete(SESSIONS, name)
         stage.proxy.cut_at(write, moment)
-        gone = asyncio.create_task(_all_gone(autoscaler))
+        gone = asyncio.create_task(autoscaler.has(0, _TWO_STARTS_SECONDS))
         was_cut = await cut_and_kill(stage, gone, _TWO_STARTS_SECONDS) or was_cut
         async with stage.operator(autoscaling=autoscaler.settings()):
             await gone

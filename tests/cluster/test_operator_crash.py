@@ -6,7 +6,7 @@ has its answer. Then the process is killed and started again, n = 1, 2, ... unti
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -35,7 +35,7 @@ async def expect_one_of_each(stage: Stage, session: Object) -> None:
     assert len(await stage.all(CLAIMS)) == 1
 
 
-async def cut_and_kill(stage: Stage, done: "asyncio.Task[Object | None]", seconds: float = 30.0) -> bool:
+async def cut_and_kill(stage: Stage, done: "asyncio.Task[Any]", seconds: float = 30.0) -> bool:
     """Run the operator until the line is cut, then kill it; False when it got through without."""
     async with stage.operator_process() as operator:
         cut = asyncio.create_task(stage.proxy.cut.wait())
@@ -69,19 +69,13 @@ async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment
         assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, "the password has changed"
         (pod,) = await stage.owned(CHILDREN["pod"], session)
         assert [pod["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in pods] or not pods
-        await remove(stage, session)
+        async with stage.operator():
+            await stage.end(name)
+        await stage.childless(session)
         if not was_cut:
             assert write > 6, f"the operator got through with {write - 1} writes: what has it not done?"
             return
     raise AssertionError(f"still writing after {MOST_WRITES} writes")
-
-
-async def remove(stage: Stage, session: Object) -> None:
-    """Delete the session with an operator that no one disturbs."""
-    async with stage.operator():
-        await stage.delete(SESSIONS, session["metadata"]["name"])
-        await stage.gone(SESSIONS, session["metadata"]["name"])
-    await stage.childless(session)
 
 
 @pytest.mark.long
@@ -95,7 +89,7 @@ async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Mom
             await stage.run(name)
         await stage.delete(SESSIONS, name)
         stage.proxy.cut_at(write, moment)
-        leaving = asyncio.create_task(leave(stage, session))
+        leaving = asyncio.create_task(stage.gone(SESSIONS, name, 60.0))
         was_cut = await cut_and_kill(stage, leaving)
         if was_cut:
             async with stage.operator():
@@ -110,12 +104,6 @@ async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Mom
     raise AssertionError(f"still writing after {MOST_WRITES} writes")
 
 
-async def leave(stage: Stage, session: Object) -> Object | None:
-    """Wait until the session is gone."""
-    await stage.gone(SESSIONS, session["metadata"]["name"], 60.0)
-    return None
-
-
 async def delete(stage: Stage) -> None:
     await stage.delete(SESSIONS, "desktop")
 
@@ -125,9 +113,7 @@ async def suspend(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("act", [delete, suspend])
-async def test_what_a_person_does_while_the_status_is_written_is_not_lost(
-    stage: Stage, act: Callable[[Stage], Awaitable[None]]
-) -> None:
+async def test_change_during_a_status_write_is_not_lost(stage: Stage, act: Callable[[Stage], Awaitable[None]]) -> None:
     """The answer to our write tells of it first, and the event that the watch brings later is no news any more."""
     async with stage.operator():
         session = await stage.session("desktop", await stage.template())

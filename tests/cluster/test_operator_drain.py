@@ -7,11 +7,9 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from cluster.stand_in import MARK
-from support.clock import ShiftedClock
 from support.waiting import eventually
-from vdi.kinds import SESSIONS
 from vdi.kube.errors import TooManyRequests
-from vdi.kube.resource import EVENTS, NODES, PODS, Resource
+from vdi.kube.resource import NODES, PODS, Resource
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import HOLD
 
@@ -44,14 +42,6 @@ async def cordon(stage: Stage, node: str, *, closed: bool = True) -> None:
     await stage.api.patch(NODES, node, {"spec": {"unschedulable": closed}}, into=msgspec.Raw)
 
 
-async def held(stage: Stage, session: Object, value: str) -> None:
-    async def look() -> bool:
-        pods = await stage.owned(PODS, session)
-        return [pod["metadata"]["labels"].get(HOLD) for pod in pods] == [value]
-
-    await eventually(look, f"{HOLD} is {value}")
-
-
 async def lose(stage: Stage, node: str) -> None:
     """The node is cut off: no one reports for it any more."""
     labels = {"metadata": {"labels": {MARK: None}}}
@@ -60,42 +50,6 @@ async def lose(stage: Stage, node: str) -> None:
     ready = next(one for one in found["status"]["conditions"] if one["type"] == "Ready")
     status = {"conditions": [{**ready, "status": "Unknown", "reason": "NodeStatusUnknown"}]}
     await stage.api.patch(NODES, node, {"status": status}, subresource="status", into=msgspec.Raw)
-
-
-async def test_cordon_is_announced_and_frees_the_desktop_for_a_drain_after_a_while(stage: Stage) -> None:
-    node, clock = await stage.node("a"), ShiftedClock()
-    async with stage.operator(clock, cluster=ClusterSettings(drain_notice=timedelta(seconds=60))):
-        session = await run_on(stage, node, persistence={"enabled": False})
-        await held(stage, session, "true")
-        pod = await stage.pod_of(session)
-        await cordon(stage, node)
-
-        async def announced() -> Object | None:
-            found = await stage.reach(NAME, "Running")
-            return found if any(one["type"] == "Draining" for one in found["status"]["conditions"]) else None
-
-        reported = condition(await eventually(announced, "the drain is announced"), "Draining")
-        assert (reported["status"], reported["reason"]) == ("True", "NodeCordoned")
-        assert f"Node {node} is being taken out of service" in reported["message"]
-        await held(stage, session, "true")
-        clock.ahead = timedelta(seconds=61)
-        await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": "again"}}})
-        await held(stage, session, "false")
-        assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon kills nobody"
-
-        await cordon(stage, node, closed=False)
-        await held(stage, session, "true")
-
-        async def over() -> bool:
-            found = await stage.reach(NAME, "Running")
-            return not any(one["type"] == "Draining" for one in found["status"]["conditions"])
-
-        await eventually(over, "the warning is gone")
-
-        async def event() -> bool:
-            return "NodeCordoned" in {one["reason"] for one in await stage.all(EVENTS)}
-
-        await eventually(event, "an Event told of it")
 
 
 async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> None:
@@ -124,18 +78,25 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
         await cordon(stage, other, closed=False)
         await cordon(stage, node)
         assert not await evict(stage, pod), "held until the notice is over"
+        reported = condition(await stage.warned(NAME, "Draining"), "Draining")
+        assert (reported["status"], reported["reason"]) == ("True", "NodeCordoned")
         await finalizers(stage, pod, ["test.vdi.kasm.io/kubelet"])
         await eventually(lambda: evict(stage, pod), "the drain gets through")
         leaving = await stage.reach(NAME, "Creating", "must leave")
         assert condition(leaving, "PodReady")["reason"] == "Evicted"
         await finalizers(stage, pod, [])
-
-        async def moved() -> bool:
-            return [owned["spec"].get("nodeName") for owned in await stage.owned(PODS, session)] == [other]
-
-        await eventually(moved, "it is on the other node")
+        await moved(stage, session, other)
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "Evicted"
+
+
+async def moved(stage: Stage, session: Object, node: str) -> None:
+    """Wait until the session's only pod is on that node."""
+
+    async def look() -> bool:
+        return [pod["spec"].get("nodeName") for pod in await stage.owned(PODS, session)] == [node]
+
+    await eventually(look, f"the desktop is on {node}")
 
 
 async def finalizers(stage: Stage, pod: Object, names: list[str]) -> None:
@@ -156,7 +117,7 @@ async def evict(stage: Stage, pod: Object) -> bool:
     return True
 
 
-async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> None:
+async def test_desktop_without_home_leaves_a_dead_node(stage: Stage) -> None:
     node, other = await stage.node("a"), await stage.node("b")
     template = await stage.template(placement={"nodeSelector": stage.here})
     async with stage.operator():
@@ -169,17 +130,12 @@ async def test_desktop_without_home_leaves_a_dead_node_at_once(stage: Stage) -> 
         assert condition(lost, "PodReady")["reason"] == "NodeLost"
         old = await stage.pod_of(session)
         await stage.delete(PODS, old["metadata"]["name"])  # as the taint manager does after five minutes
-
-        async def moved() -> bool:
-            pods = await stage.owned(PODS, session)
-            return [pod["spec"].get("nodeName") for pod in pods] == [other]
-
-        await eventually(moved, "it is on the other node")
+        await moved(stage, session, other)
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "NodeLost"
 
 
-async def test_desktop_with_a_home_waits_until_no_one_else_can_write_to_it(stage: Stage) -> None:
+async def test_desktop_with_a_home_waits_for_a_dead_node(stage: Stage) -> None:
     node = await stage.node("a")
     async with stage.operator():
         session = await run_on(stage, node)
@@ -195,12 +151,7 @@ async def test_desktop_with_a_home_waits_until_no_one_else_can_write_to_it(stage
         (same,) = await stage.owned(PODS, session)
         assert same["metadata"]["uid"] == old["metadata"]["uid"], "it is not forced"
         await stage.delete(PODS, old["metadata"]["name"], grace_seconds=0)  # as the out-of-service taint does
-
-        async def again() -> bool:
-            pods = await stage.owned(PODS, session)
-            return bool(pods) and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
-
-        await eventually(again, "it is started again")
+        await stage.next_pod(session, old)
 
 
 async def test_session_on_a_dead_node_can_be_deleted(stage: Stage) -> None:
@@ -209,6 +160,5 @@ async def test_session_on_a_dead_node_can_be_deleted(stage: Stage) -> None:
         session = await run_on(stage, node, persistence={"enabled": False})
         await lose(stage, node)
         await stage.reach(NAME, "Creating", "does not respond")
-        await stage.delete(SESSIONS, NAME)
-        await stage.gone(SESSIONS, NAME)
+        await stage.end(NAME)
         await stage.childless(session)

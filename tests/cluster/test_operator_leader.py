@@ -147,9 +147,7 @@ async def has_written(replica: Replica) -> bool:
     return bool(replica.proxy.writes())
 
 
-async def test_killed_in_the_middle_of_its_work_the_leader_is_replaced_and_nothing_is_lost(
-    stage: Stage, pair: tuple[Replica, Replica]
-) -> None:
+async def test_killed_leader_is_replaced_and_nothing_is_lost(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)
     assert not standby.proxy.writes()
@@ -167,7 +165,7 @@ async def test_killed_in_the_middle_of_its_work_the_leader_is_replaced_and_nothi
 
 
 @pytest.mark.long
-async def test_reported_to_stop_the_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
+async def test_stopped_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)
     lease_writes: list[bytes] = []
@@ -189,9 +187,7 @@ async def test_reported_to_stop_the_leader_hands_over_at_once(stage: Stage, pair
 
 
 @pytest.mark.long
-async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
-    stage: Stage, pair: tuple[Replica, Replica]
-) -> None:
+async def test_frozen_leader_does_not_write_when_it_wakes(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     old, new = pair
     sessions = await begin_burst(stage, lambda: len(old.proxy.writes()) > 2 * BURST)
     stopped = time.monotonic()
@@ -219,7 +215,7 @@ async def test_a_leader_that_was_stopped_and_goes_on_does_not_write(
 
 
 @pytest.mark.long
-async def test_whoever_loses_the_lease_to_a_stranger_stands_by_until_it_runs_out(stage: Stage) -> None:
+async def test_stolen_lease_is_waited_for(stage: Stage) -> None:
     async with stage.operator() as port:
         replica = partial(_metric, port, "vdi_leader")
         await eventually(partial(_equals, replica, 1.0), "it leads")
@@ -239,7 +235,7 @@ async def test_whoever_loses_the_lease_to_a_stranger_stands_by_until_it_runs_out
 
 
 @pytest.mark.long
-async def test_a_lease_of_a_dead_identity_is_taken_however_long_it_says_that_it_lasts(stage: Stage) -> None:
+async def test_lease_of_a_dead_identity_is_taken(stage: Stage) -> None:
     dead = {"holderIdentity": "dead", "leaseDurationSeconds": 86400, "renewTime": "2099-01-01T00:00:00.000000Z"}
     lease = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": {"name": LEASE}, "spec": dead}
     await stage.api.create(LEASES, lease, namespace=stage.namespace, into=msgspec.Raw)
@@ -251,7 +247,7 @@ async def test_a_lease_of_a_dead_identity_is_taken_however_long_it_says_that_it_
 
 
 @pytest.mark.long
-async def test_an_api_server_out_of_reach_costs_one_operator_alone_nothing_but_the_time(stage: Stage) -> None:
+async def test_single_operator_survives_an_api_outage(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator() as port:
         leads = partial(_metric, port, "vdi_leader")

@@ -12,11 +12,10 @@ from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
 from vdi.kinds import TEMPLATES
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.resource import NODES, PODS
 from vdi.session.prepull import AT_ONCE, PREPULL, PREPULL_NODE
 
 pytestmark = pytest.mark.timeout(150)
-QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 IMAGE = "registry.example.com/desktop:1"
 
 
@@ -92,7 +91,7 @@ async def no_pullers(stage: Stage) -> None:
     await eventually(look, "the pullers are gone")
 
 
-async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(stage: Stage) -> None:
+async def test_image_is_pulled_to_every_node_few_at_a_time(stage: Stage) -> None:
     nodes = [await stage.node(f"n{number}") for number in range(5)]
     closed = await stage.node("closed")
     await stage.api.patch(NODES, closed, {"spec": {"unschedulable": True}}, into=msgspec.Raw)
@@ -114,7 +113,7 @@ async def test_image_is_on_every_node_few_at_a_time_and_again_when_it_changes(st
         await no_pullers(stage)
 
 
-async def test_pullers_go_when_no_one_requests_them(stage: Stage) -> None:
+async def test_pullers_go_with_the_request_or_the_template(stage: Stage) -> None:
     await stage.node("n1")
     async with stage.operator():
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
@@ -133,7 +132,7 @@ async def test_pullers_go_when_no_one_requests_them(stage: Stage) -> None:
         await no_pullers(stage)
 
 
-async def test_finished_pull_counts_after_a_restart_and_leftovers_are_cleared(stage: Stage) -> None:
+async def test_restarted_operator_continues_pulls(stage: Stage) -> None:
     node = await stage.node("n1")
     template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
     async with stage.operator():

@@ -5,23 +5,23 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
 from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Object, Stage, condition
+from cluster.test_operator_pool import Pool, pools
 from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.cluster.units import format_time
-from vdi.kinds import POOLS, SESSIONS, TEMPLATES
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.errors import Invalid
-from vdi.kube.resource import NODES, PODS
+from vdi.kube.resource import PODS
 from vdi.session.cluster_settings import ClusterSettings
 
+__all__ = ["pools"]
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
-NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 
 
 @pytest.fixture
@@ -41,20 +41,6 @@ def in_two_hours() -> tuple[datetime, dict[str, Any]]:
     return end, {"windows": [window(now - timedelta(hours=1), end)]}
 
 
-async def look_again(stage: Stage, clock: ShiftedClock) -> None:
-    """Time that is put forward wakes no one by itself."""
-    await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"looked": str(clock.ahead)}}})
-
-
-async def warned(stage: Stage, *, expected: bool) -> Object:
-    async def look() -> Object | None:
-        session = await stage.reach(NAME, "Running")
-        kinds = {found["type"] for found in session["status"]["conditions"]}
-        return session if ("Closing" in kinds) == expected else None
-
-    return await eventually(look, f"warned: {expected}")
-
-
 async def graphics_known(stage: Stage) -> bool:
     """The desktop's first answer is in the status; it is asked no more until the end of working hours comes near."""
     return "graphics" in (await stage.reach(NAME, "Running"))["status"]
@@ -68,15 +54,15 @@ async def suspended(stage: Stage) -> Object:
     return await eventually(look, "it is suspended, and its pod is gone")
 
 
-async def test_a_desktop_is_suspended_at_the_end_of_working_hours(stage: Stage) -> None:
+async def test_desktop_is_suspended_after_working_hours(stage: Stage) -> None:
     end, schedule = in_two_hours()
     template, clock = await stage.template(schedule=schedule), ShiftedClock()
     async with stage.operator(clock):
         await stage.session(NAME, template)
         await stage.run(NAME)
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
-        await look_again(stage, clock)
-        soon = condition(await warned(stage, expected=True), "Closing")
+        await stage.touch(NAME)
+        soon = condition(await stage.warned(NAME, "Closing"), "Closing")
         assert (soon["status"], soon["reason"]) == ("True", "ClosingSoon")
     later = ShiftedClock()  # killed, and back after the end
     later.ahead = end + timedelta(minutes=30) - datetime.now(UTC)
@@ -88,7 +74,7 @@ async def test_a_desktop_is_suspended_at_the_end_of_working_hours(stage: Stage) 
         await stage.run(NAME)
 
 
-async def test_input_cancels_the_end_where_the_template_allows_it(stage: Stage, agent: Agent) -> None:
+async def test_input_cancels_the_end_of_working_hours(stage: Stage, agent: Agent) -> None:
     end, schedule = in_two_hours()
     agent.graphics = {"renderer": "Software"}
     template, clock = await stage.template(schedule=schedule), ShiftedClock()
@@ -99,27 +85,18 @@ async def test_input_cancels_the_end_where_the_template_allows_it(stage: Stage, 
         await eventually(partial(graphics_known, stage), "the first question is answered")
         agent.last_input -= 3600
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
-        await look_again(stage, clock)
-        await warned(stage, expected=True)
+        await stage.touch(NAME)
+        await stage.warned(NAME, "Closing")
         await eventually(lambda: agent.notices, "the desktop shows it")
         assert (agent.notices[0]["id"], agent.notices[0]["untilInput"]) == ("Closing", True)
         await eventually(lambda: agent.asked, "the desktop is asked for input")
         agent.touch()
-        session = await warned(stage, expected=False)
-        clock.ahead = end + timedelta(minutes=30) - datetime.now(UTC)
-        await look_again(stage, clock)
-
-        async def looked() -> Object | None:
-            found = await stage.reach(NAME, "Running")
-            return found if found["metadata"]["annotations"]["looked"] == str(clock.ahead) else None
-
-        session = await eventually(looked, "it was looked at")
-        assert not session["spec"].get("suspended")
+        session = await stage.warned(NAME, "Closing", expected=False)
     again = ShiftedClock()
     again.ahead = end + timedelta(hours=1) - datetime.now(UTC)
     async with stage.operator(again, cluster=ClusterSettings(agent_port=agent.port)):
-        await look_again(stage, again)
-        session = await warned(stage, expected=False)
+        await stage.touch(NAME)
+        session = await stage.warned(NAME, "Closing", expected=False)
         assert not session["spec"].get("suspended"), "a restarted operator knows that it was cancelled"
 
 
@@ -137,20 +114,20 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
     async with stage.operator(clock):
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         clock.ahead += timedelta(minutes=2)
-        await look_again(stage, clock)
+        await stage.touch(NAME)
         await stage.run(NAME)
         session = await following(stage, format_time(ready + timedelta(days=1)))
         assert not session["spec"].get("suspended")
         await stage.patch(SESSIONS, NAME, {"spec": {"suspended": True}})
         await stage.reach(NAME, "Suspended")
     async with stage.operator(clock):  # its user has suspended it: for this time it is not resumed again
-        await look_again(stage, clock)
+        await stage.touch(NAME)
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         await stage.patch(SESSIONS, NAME, {"spec": {"suspended": False}})
         await stage.run(NAME)
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
-        await look_again(stage, clock)
-        await warned(stage, expected=True)
+        await stage.touch(NAME)
+        await stage.warned(NAME, "Closing")
     clock.ahead = end + timedelta(minutes=30) - datetime.now(UTC)
     async with stage.operator(clock):
         await suspended(stage)
@@ -183,45 +160,25 @@ async def test_wrong_schedule_of_a_session_is_refused(stage: Stage, fields: dict
         await stage.session(NAME, "any", schedule=fields)
 
 
-async def test_a_pool_is_filled_and_emptied_by_its_schedule(stage: Stage) -> None:
-    end, schedule = in_two_hours()
-    template, clock = await stage.template(**NO_HOME), ShiftedClock()
-    name = f"{stage.namespace}-hours"
-    body = {
-        "apiVersion": POOLS.api_version,
-        "kind": POOLS.kind,
-        "metadata": {"name": name},
-        "spec": {"template": template, "replicas": 1, "schedule": schedule},
-    }
+async def test_pool_follows_its_schedule(pools: Stage) -> None:
+    stage, (end, schedule) = pools, in_two_hours()
+    template, clock = await stage.template(persistence={"enabled": False}), ShiftedClock()
+    async with stage.operator(clock):
+        pool = await Pool.make(stage, template, 1, schedule=schedule)
+        await eventually(pool.waiting, "a desktop is started in working hours")
+        clock.ahead = end + timedelta(minutes=1) - datetime.now(UTC)
+        await pool.touch()
+        empty = await pool.say("outside the pool")
+        ready = empty["status"]["conditions"][0]
+        assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")
 
-    async def waiting() -> list[Object]:
-        pods = await stage.all(PODS)
-        mine = [pod for pod in pods if pod["metadata"].get("annotations", {}).get("vdi.kasm.io/pool") == name]
-        return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
+        async def is_empty() -> bool:
+            return not await pool.waiting()
 
-    async def look() -> None:
-        patch = {"metadata": {"annotations": {"looked": str(clock.ahead)}}}
-        await stage.api.patch(POOLS, name, patch, into=dict)
-
-    async def is_empty() -> Object | None:
-        pool: Object = await stage.api.get(POOLS, name, into=dict)
-        return pool if not await waiting() and "outside the pool" in pool["status"].get("message", "") else None
-
-    assert await stage.api.list(NODES, into=dict)
-    await stage.api.create(POOLS, body, into=dict)
-    try:
-        async with stage.operator(clock):
-            await eventually(waiting, "a desktop is started in working hours")
-            clock.ahead = end + timedelta(minutes=1) - datetime.now(UTC)
-            await look()
-            pool = await eventually(is_empty, "it is removed after working hours")
-            ready = pool["status"]["conditions"][0]
-            assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")
-            clock.ahead = end + timedelta(hours=21, minutes=1) - datetime.now(UTC)
-            await look()
-            await eventually(waiting, "the next morning one is started again")
-    finally:
-        await stage.api.delete(POOLS, name, into=msgspec.Raw)
+        await eventually(is_empty, "it is removed after working hours")
+        clock.ahead = end + timedelta(hours=21, minutes=1) - datetime.now(UTC)
+        await pool.touch()
+        await eventually(pool.waiting, "the next morning one is started again")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +193,7 @@ async def test_a_pool_is_filled_and_emptied_by_its_schedule(stage: Stage) -> Non
         ),
     ],
 )
-async def test_a_wrong_schedule_is_refused_with_its_field(stage: Stage, schedule: Object, words: str) -> None:
+async def test_wrong_schedule_of_a_template_is_refused(stage: Stage, schedule: Object, words: str) -> None:
     template = await stage.template()
     with pytest.raises(Invalid) as refused:
         await stage.api.patch(TEMPLATES, template, {"spec": {"schedule": schedule}}, into=dict)

@@ -6,38 +6,26 @@ from functools import partial
 import pytest
 
 from cluster.operator_proxy import Request
-from cluster.operator_stage import Object, Stage, condition
+from cluster.operator_stage import Stage, condition
 from support.desktop_key import KEY
-from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS
-from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.session.credentials import DesktopTokens, derive_tokens
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 
 
-async def suspend(stage: Stage, name: str = NAME, *, suspended: bool = True) -> None:
-    await stage.patch(SESSIONS, name, {"spec": {"suspended": suspended}})
-
-
-async def no_pod(stage: Stage, session: Object) -> None:
-    async def look() -> bool:
-        return await stage.owned(PODS, session) == []
-
-    await eventually(look, f"{session['metadata']['name']} has no pod")
-
-
-async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(stage: Stage) -> None:
+async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         session = await stage.session(NAME, template)
         before = await stage.run(NAME)
         (old,) = await stage.owned(PODS, session)
         (secret,) = await stage.owned(SECRETS, session)
-        await suspend(stage)
+        await stage.suspend(NAME)
         resting = await stage.reach(NAME, "Suspended", "It starts again when it is resumed")
-        await no_pod(stage, session)
+        await stage.podless(session)
         assert await stage.owned(ROUTES, session) == []
         assert await stage.owned(SECRETS, session) == [secret]
         assert len(await stage.owned(SERVICES, session)) == 1
@@ -47,7 +35,7 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         assert (condition(resting, "Ready")["reason"], condition(resting, "Admitted")["reason"]) == ("Suspended",) * 2
         homes = await stage.all(CLAIMS)
 
-        await suspend(stage, suspended=False)
+        await stage.suspend(NAME, suspended=False)
         running = await stage.run(NAME)
         (new,) = await stage.owned(PODS, session)
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
@@ -58,11 +46,7 @@ async def test_suspended_session_keeps_home_and_address_and_nothing_that_costs(s
         assert running["status"]["url"] == before["status"]["url"]
         assert running["status"]["startTime"] == new["metadata"]["creationTimestamp"], "a new run"
         assert await stage.owned(SECRETS, session) == [secret]
-
-        async def reported() -> bool:
-            return "Suspended" in {one["reason"] for one in await stage.all(EVENTS)}
-
-        await eventually(reported, "an Event tells of it")
+        await stage.event("Suspended")
 
 
 def data_of(tokens: DesktopTokens) -> dict[str, str]:
@@ -72,15 +56,15 @@ def data_of(tokens: DesktopTokens) -> dict[str, str]:
     }
 
 
-async def test_tokens_of_another_key_are_replaced_before_the_next_desktop_starts(stage: Stage) -> None:
+async def test_tokens_of_another_key_are_replaced_first(stage: Stage) -> None:
     """The gateway derives them from the key that there is now."""
     template = await stage.template()
     async with stage.operator():
         session = await stage.session(NAME, template)
         await stage.run(NAME)
-        await suspend(stage)
+        await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
-        await no_pod(stage, session)
+        await stage.podless(session)
     (known,) = await stage.owned(SECRETS, session)
     await stage.delete(SECRETS, known["metadata"]["name"])
     kept = {key: known["metadata"][key] for key in ("name", "namespace", "labels", "ownerReferences")}
@@ -97,7 +81,7 @@ async def test_tokens_of_another_key_are_replaced_before_the_next_desktop_starts
 
     async with stage.operator():
         stage.proxy.meanwhile = watches_lag
-        await suspend(stage, suspended=False)
+        await stage.suspend(NAME, suspended=False)
         await stage.pod_of(session)
         stage.proxy.reported.set()
         await stage.run(NAME)
@@ -108,35 +92,31 @@ async def test_tokens_of_another_key_are_replaced_before_the_next_desktop_starts
         assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
 
 
-async def test_resumed_before_the_pod_has_ended_the_next_one_waits_for_it(stage: Stage) -> None:
+async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         session = await stage.session(NAME, template)
         await stage.run(NAME)
         (old,) = await stage.owned(PODS, session)
         await stage.patch(PODS, NAME, {"metadata": {"finalizers": ["example.com/hold"]}})
-        await suspend(stage)
+        await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
-        await suspend(stage, suspended=False)
+        await stage.suspend(NAME, suspended=False)
         await stage.reach(NAME, "Pending", "is restarted when")
         await stage.patch(PODS, NAME, {"metadata": {"finalizers": None}})
-
-        async def another() -> bool:
-            return [one["metadata"]["uid"] for one in await stage.owned(PODS, session)] != [old["metadata"]["uid"]]
-
-        await eventually(another, "the next pod")
+        await stage.next_pod(session, old)
         running = await stage.run(NAME)
         assert "failures" not in running["status"], "what we did ourselves is no failure"
 
 
-async def test_suspended_session_can_be_deleted_and_survives_a_restart_of_the_operator(stage: Stage) -> None:
+async def test_restarted_operator_keeps_a_suspended_session(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         session = await stage.session(NAME, template)
         await stage.run(NAME)
-        await suspend(stage)
+        await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
-        await no_pod(stage, session)
+        await stage.podless(session)
     resting = await stage.get(SESSIONS, NAME)
     async with stage.operator():
         await stage.session("other", template, user="bob@example.com")
@@ -156,12 +136,7 @@ async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
         (old,) = await stage.owned(PODS, session)
         at = "2026-11-20T10:00:00Z"
         await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": at}}})
-
-        async def replaced() -> bool:
-            pods = await stage.owned(PODS, session)
-            return len(pods) == 1 and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
-
-        await eventually(replaced, "another pod")
+        await stage.next_pod(session, old)
         running = await stage.run(NAME)
         (new,) = await stage.owned(PODS, session)
         assert new["spec"]["volumes"] == old["spec"]["volumes"]

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage
-from cluster.test_operator_pool import Pool
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import Resource
 from vdi.session.cluster_settings import ClusterSettings
@@ -53,7 +52,7 @@ def mounts(pod: Object) -> list[Object]:
     return [mount for mount in container["volumeMounts"] if mount["name"] not in ("shm", "home")]
 
 
-async def test_desktops_with_folders_and_files_are_let_in_by_restricted(stage: Stage) -> None:
+async def test_volumes_of_users_and_groups_pass_restricted(stage: Stage) -> None:
     level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await stage.api.patch(NAMESPACES, stage.namespace, level, into=msgspec.Raw)
     template = await stage.template(volumes=[TEAMS, OWN, DOTFILES, LICENCE], resources={"defaultGPU": 0})
@@ -78,14 +77,3 @@ async def test_desktops_with_folders_and_files_are_let_in_by_restricted(stage: S
         assert [mount["name"] for mount in mounts(bob)] == ["own", "git", "licence"]
         assert mounts(bob)[0]["subPath"] == "users/bob@example.com"
         assert "teams" not in {volume["name"] for volume in bob["spec"]["volumes"]}
-
-
-async def test_groups_without_a_gateway_and_folders_of_users_in_a_pool_are_refused(stage: Stage) -> None:
-    template = await stage.template(volumes=[TEAMS], persistence={"enabled": False}, resources={"defaultGPU": 0})
-    async with stage.operator():
-        pool = await Pool.make(stage, template, 1)
-        await stage.session("alice", template)
-        await stage.reach("alice", "Failed", "'teams' has groups, which only the gateway knows")
-        refused = await pool.say("volumes of their user or group")
-        assert refused["status"]["conditions"][0]["reason"] == "TemplateHasUserVolumes"
-        await pool.delete()

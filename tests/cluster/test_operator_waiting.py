@@ -8,11 +8,8 @@ import pytest
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
-from vdi.kube.resource import CLAIMS, EVENTS, NAMESPACES, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import CLAIMS, NAMESPACES, PODS, SECRETS, SERVICES
 from vdi.session.naming import MANAGED_BY
-
-QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
-
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -26,7 +23,7 @@ async def expect_no_children(stage: Stage, session: Object) -> None:
         assert await stage.owned(kind, session) == []
 
 
-async def test_missing_template_is_said_and_waited_for(stage: Stage) -> None:
+async def test_session_waits_for_its_template(stage: Stage) -> None:
     template = f"{stage.namespace}-late"
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
@@ -37,36 +34,26 @@ async def test_missing_template_is_said_and_waited_for(stage: Stage) -> None:
         await stage.run("alice-desktop")
 
 
-async def test_too_much_is_refused_in_words_until_somebody_fixes_it(stage: Stage) -> None:
-    template = await stage.template()
+@pytest.mark.parametrize(
+    ("section", "wanted", "allowed", "most"),
+    [("resources", {"memory": "8Gi"}, "maxMemory", "4Gi"), ("persistence", {"size": "500Ti"}, "maxSize", "10Gi")],
+)
+async def test_session_over_a_limit_fails_until_that_is_fixed(
+    stage: Stage, section: str, wanted: dict[str, str], allowed: str, most: str
+) -> None:
+    template, ((field, value),) = await stage.template(), wanted.items()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template, resources={"memory": "8Gi"})
-        words = f"spec.resources.memory: 8Gi is more than the 4Gi that template '{template}' allows"
+        session = await stage.session("alice-desktop", template, **{section: wanted})
+        words = f"spec.{section}.{field}: {value} is more than the {most} that template '{template}' allows"
         refused = await stage.reach("alice-desktop", "Failed", words)
         assert reason(refused, "Admitted") == "OverLimit"
         await expect_no_children(stage, session)
-
-        async def reported() -> bool:
-            return any(one["reason"] == "OverLimit" and words in one["note"] for one in await stage.all(EVENTS))
-
-        await eventually(reported, "an Event says it too")
-        await stage.api.patch(TEMPLATES, template, {"spec": {"resources": {"maxMemory": "8Gi"}}}, into=dict)
+        await stage.event("OverLimit", words)
+        await stage.api.patch(TEMPLATES, template, {"spec": {section: {allowed: value}}}, into=dict)
         await stage.run("alice-desktop")
 
 
-async def test_a_home_beyond_the_template_s_maximum_is_not_made(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template, persistence={"size": "500Ti"})
-        words = f"spec.persistence.size: 500Ti is more than the 10Gi that template '{template}' allows"
-        refused = await stage.reach("alice-desktop", "Failed", words)
-        assert reason(refused, "Admitted") == "OverLimit"
-        await expect_no_children(stage, session)
-        await stage.api.patch(TEMPLATES, template, {"spec": {"persistence": {"maxSize": "500Ti"}}}, into=dict)
-        await stage.run("alice-desktop")
-
-
-async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(stage: Stage) -> None:
+async def test_second_session_waits_for_the_home(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         await stage.session("first", template)
@@ -82,7 +69,7 @@ async def test_second_session_waits_for_the_home_and_takes_it_when_it_is_free(st
     assert len(await stage.all(CLAIMS)) == 2
 
 
-async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> None:
+async def test_sessions_of_one_moment_never_share_a_home(stage: Stage) -> None:
     template = await stage.template()
     names = [f"desktop-{number}" for number in range(6)]
     async with stage.operator():
@@ -96,12 +83,11 @@ async def test_sessions_that_come_at_once_never_share_a_home(stage: Stage) -> No
 
             pod = await eventually(one_pod, "one of them starts")
             await stage.run(pod["metadata"]["name"])
-            await stage.delete(SESSIONS, pod["metadata"]["name"])
-            await stage.gone(SESSIONS, pod["metadata"]["name"])
+            await stage.end(pod["metadata"]["name"])
             names.remove(pod["metadata"]["name"])
 
 
-async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
+async def test_object_of_somebody_else_is_never_taken(stage: Stage) -> None:
     template = await stage.template()
     theirs = {
         "apiVersion": "v1",
@@ -112,17 +98,8 @@ async def test_object_of_somebody_else_is_left_alone(stage: Stage) -> None:
     theirs = await stage.api.create(SECRETS, theirs, namespace=stage.namespace, into=dict)
     async with stage.operator():
         await stage.session("alice-desktop", template)
-
-        async def reported() -> Object | None:
-            session = await stage.get(SESSIONS, "alice-desktop")
-            message = (session or {}).get("status", {}).get("message", "")
-            return (
-                session
-                if "The Secret 'alice-desktop-auth' already exists and belongs to someone else" in message
-                else None
-            )
-
-        await eventually(reported, "the status says what is in the way")
+        words = "The Secret 'alice-desktop-auth' already exists and belongs to someone else"
+        await stage.reach("alice-desktop", "Creating", words)
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
@@ -148,7 +125,7 @@ async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
             await stage.run(team)
 
 
-async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None:
+async def test_pod_security_violation_fails_with_its_reason(stage: Stage) -> None:
     nfs = {"name": "nfs", "mountPath": "/nfs", "nfs": {"server": "10.0.0.9", "path": "/export"}}
     template = await stage.template(volumes=[nfs])
     labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
@@ -157,35 +134,18 @@ async def test_what_the_namespace_forbids_is_said_in_words(stage: Stage) -> None
         await stage.session("alice-desktop", template)
         refused = await stage.reach("alice-desktop", "Failed", "violates the namespace's Pod Security level")
         assert reason(refused, "Admitted") == "PodSecurity"
-        await stage.delete(SESSIONS, "alice-desktop")
-        await stage.gone(SESSIONS, "alice-desktop")
-
-
-async def test_ordinary_desktop_is_allowed_where_pod_security_is_restricted(stage: Stage) -> None:
-    template = await stage.template()
-    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
-    async with stage.operator():
-        await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
 
 
 async def test_full_quota_is_waited_for(stage: Stage) -> None:
     template = await stage.template()
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
-    quota = await stage.api.create(QUOTAS, quota, namespace=stage.namespace, into=dict)
-
-    async def counted() -> bool:
-        return "used" in ((await stage.get(QUOTAS, "q")) or {}).get("status", {})
-
-    await eventually(counted, "the quota is in force")
+    await stage.quota("q", pods="0")
     async with stage.operator():
         await stage.session("alice-desktop", template)
         waiting = await stage.reach("alice-desktop", "Pending", "exceeds the namespace's quota: exceeded quota: q")
         assert reason(waiting, "Admitted") == "QuotaExceeded"
 
 
-async def test_operator_waits_for_kinds_that_are_not_installed_yet(stage: Stage) -> None:
+async def test_operator_waits_for_missing_crds(stage: Stage) -> None:
     template = await stage.template()
     await stage.session("alice-desktop", template)
     stage.proxy.missing = {"vdisessions", "ingressroutes"}
