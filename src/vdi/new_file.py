@@ -18,7 +18,6 @@ def new_file(path: Path) -> Iterator[FileIO]:
 
     Raises NewFileError.
     """
-
     with _in_words(path):
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     made = Path(name)

@@ -12,7 +12,6 @@ _NOT_INSTALLED = "0.0.0+unknown"
 @cache
 def package_version() -> str:
     """The version as Python writes it, such as 0.2.0 or 0.2.0rc1."""
-
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -12,7 +12,7 @@ from cluster.helm_tools import Tools
 from support.bundles import renamed
 from support.clock import ShiftedClock
 from support.waiting import wait_until
-from vdi.cli.kasm.diagnose import CHECKS
+from vdi.cli.kasm import CHECKS
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks

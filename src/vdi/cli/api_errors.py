@@ -35,7 +35,6 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
 
     `credentials` says where they come from (`kubeconfig /home/alice/.kube/config`).
     """
-
     match error:
         case ConfigError():
             return CliError(f"there is no cluster to connect to: {error}", COULD_NOT_LOOK)

@@ -17,7 +17,6 @@ def check_address(url: str, domain: str) -> None:
 
     An empty domain allows each host: the address is the operator's, which knows the domain.
     """
-
     from vdi.http_client import is_local
 
     found = _ADDRESS.fullmatch(url)

@@ -18,8 +18,8 @@ import typer
 from rich.table import Table
 
 from vdi.cli.console import SafeConsole
-from vdi.cli.errors import FINDINGS, CliError
-from vdi.cli.options import TimeoutFactor, examples
+from vdi.cli.errors import FINDINGS, INTERRUPTED, CliError
+from vdi.cli.options import TimeoutFactor, examples, new_app
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.devcluster import cluster
 from vdi.devcluster.binaries import BinaryUnavailable
@@ -32,14 +32,12 @@ from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.status import ClusterStatus
 
-INTERRUPTED = 130
 _EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)
 
 
 @contextmanager
 def progress_of(name: str) -> Iterator[Progress]:
     """Show steps. Their logs go to a folder that is kept only when something failed."""
-
     folder = Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))
     with Progress(folder, SafeConsole(stderr=True)) as progress:
         yield progress
@@ -67,14 +65,9 @@ def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[N
 PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
 _READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
 
-app = typer.Typer(
-    name="cluster",
-    no_args_is_help=True,
-    help=(
-        "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
-        "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with "
-        "Helm."
-    ),
+app = new_app(
+    "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
+    "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with Helm."
 )
 
 Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.options import examples
+from vdi.cli.options import examples, new_app
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = new_app()
 # With it in its environment, `vdi` prints what could come next, and does nothing else.
 VARIABLE = "_VDI_COMPLETE"
 
@@ -29,7 +29,6 @@ class Shell(StrEnum):
 )
 def completion(shell: Annotated[Shell, typer.Argument(help="Name of the shell.")]) -> None:
     """Print the script that completes commands and options of vdi in SHELL."""
-
     from typer._completion_shared import get_completion_script
 
     typer.echo(get_completion_script(prog_name="vdi", complete_var=VARIABLE, shell=shell))

@@ -20,6 +20,5 @@ class SafeConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """rich's segments, those with text escaped."""
-
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=escape(segment.text, "\n"))

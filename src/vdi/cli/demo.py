@@ -9,12 +9,12 @@ import typer
 
 from vdi.cli.cluster import PARTLY_REMOVED, NodeCount, errors_in_words, progress_of
 from vdi.cli.console import SafeConsole
-from vdi.cli.options import TimeoutFactor, examples
+from vdi.cli.options import TimeoutFactor, examples, new_app
 from vdi.cli.output import PageOption, PageOutput, print_data
 from vdi.demo import run
 from vdi.demo.browser import NoPictureError
 
-app = typer.Typer(name="demo", no_args_is_help=True)
+app = new_app()
 
 Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
 
@@ -28,7 +28,6 @@ def up(
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
-
     down_again = f"vdi demo down{'' if name == 'demo' else f' --name {name}'}"
     left = f"Run the same command again to go on; a cluster that it has started keeps running until {down_again}."
     with errors_in_words(run.DemoError, NoPictureError, interrupted=left), progress_of(name) as progress:

@@ -16,7 +16,7 @@ import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.options import PROGRAM, KubeConnection, examples, with_connection
+from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, with_connection
 from vdi.cli.terminal import confirm, style
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
@@ -43,7 +43,6 @@ def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapsho
 
     Raises CliError where no one can be asked, or a change is refused; those before it are made then.
     """
-
     prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
     if not prepared:
         typer.echo("--fix: none of these findings can be fixed automatically. The remedies are above.")
@@ -75,7 +74,7 @@ async def _apply(client: Client, step: Change) -> str:
     return _MADE
 
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = new_app()
 
 
 @app.command(

@@ -5,6 +5,8 @@ from vdi.findings import ExitCode
 FINDINGS = ExitCode.FINDINGS
 USAGE = ExitCode.USAGE
 COULD_NOT_LOOK = ExitCode.COULD_NOT_LOOK
+# After Ctrl-C, as shells report a process that SIGINT has ended.
+INTERRUPTED = 130
 
 
 class CliError(Exception):

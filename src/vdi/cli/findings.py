@@ -1,4 +1,4 @@
-"""How every command that runs checks prints its findings: one option, one page, one set of exit codes."""
+"""Findings on the terminal: one option and one page for every command that runs checks."""
 
 import json
 from enum import StrEnum
@@ -11,35 +11,20 @@ from vdi.findings.render import Report, as_data, as_junit, as_text
 
 
 class FindingsOutput(StrEnum):
-    """How findings are printed."""
+    """`-o` of commands that run checks."""
 
     TEXT = "text"
     JSON = "json"
     JUNIT = "junit"
 
-    @classmethod
-    def _missing_(cls, value: object) -> "FindingsOutput | None":
-        return cls.TEXT if value == "table" else None  # what `-o text` was called by some commands
 
-
-def _parse_output(text: str | FindingsOutput) -> FindingsOutput:
-    try:
-        return FindingsOutput(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r}; allowed: {', '.join(FindingsOutput)}") from None
-
-
-FindingsOption = Annotated[
-    FindingsOutput,
-    typer.Option("--output", "-o", parser=_parse_output, metavar="|".join(FindingsOutput), help="What to print."),
-]
+FindingsOption = Annotated[FindingsOutput, typer.Option("--output", "-o", help="What to print.")]
 
 _COLOURS = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
 
 
 def print_report(report: Report, output: FindingsOutput) -> None:
-    """All findings of a run."""
-
+    """Print all findings of a run."""
     match output:
         case FindingsOutput.JSON:
             typer.echo(json.dumps(as_data(report), indent=2, ensure_ascii=False))

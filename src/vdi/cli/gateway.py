@@ -4,11 +4,10 @@ Local users are in a Secret; the accounts of an identity provider are in the gat
 password is read from standard input or generated here, never taken from the command line, where others could see it.
 """
 
-import asyncio
 import base64
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,14 +16,24 @@ import msgspec
 import typer
 
 from vdi.api.meta import RELEASE_NAMESPACE
+from vdi.cli.account import ask_gateway, gateway_of
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient, quote
 from vdi.cli.helm_options import locate
 from vdi.cli.operator import become
-from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples
-from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data
+from vdi.cli.options import (
+    CLUSTER_OPTIONS,
+    PROGRAM,
+    Context,
+    Kubeconfig,
+    KubeConnection,
+    Options,
+    examples,
+    new_app,
+    replace_parameter,
+)
+from vdi.cli.output import ListOutput, ListOutputOption, Output, OutputOption, columns, print_data, print_lines
 from vdi.cli.session.backend import Target
-from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import with_backend
 from vdi.cli.terminal import confirm, style
 from vdi.gateway.login.local_users import (
@@ -42,289 +51,17 @@ from vdi.kube.transport import Client
 from vdi.release.chart import gateway_namespaces
 from vdi.session.users import check_address
 
-user_commands = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Users of the gateway: passwords, and whose an address is."
-)
-
 T = TypeVar("T")
 _TRIES = 5
+app = new_app()
+user_commands = new_app("Users of the gateway: passwords, and whose an address is.")
+app.add_typer(user_commands, name="user")
+
 User = Annotated[str, typer.Argument(help="E-mail address.")]
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        "-n",
-        envvar="VDI_GATEWAY_NAMESPACE",
-        help=f"Namespace of the gateway; default: where it is installed, or {RELEASE_NAMESPACE}.",
-    ),
-]
-SecretName = Annotated[str, typer.Option("--secret", envvar="VDI_USERS_SECRET", help="Secret with the users.")]
 FromStdin = Annotated[
     bool,
-    typer.Option(
-        "--password-stdin", help=("Read the password from standard input, one line. Default: a generated one.")
-    ),
+    typer.Option("--password-stdin", help="Read the password from standard input, one line. Default: a generated one."),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Users:
-    """The Secret with the users."""
-
-    connection: KubeConnection
-    secret: str
-
-    def read(self) -> tuple[dict[str, LocalUser], list[str]]:
-        """Users, and what is wrong with entries that cannot be used."""
-
-        async def work(client: Client) -> str:
-            return (await self._get(client))[1]
-
-        return _understood(lambda: read_users(self.connection.run(work)))
-
-    def change(self, user: str, to: Callable[[LocalUser | None], LocalUser | None]) -> None:
-        """Put what `to` makes of the user's entry in its place; None: away with it. Others' changes are kept."""
-
-        async def work(client: Client) -> None:
-            for _ in range(_TRIES):
-                version, text = await self._get(client)
-                known = read_users(text)[0].get(user)
-                data = {USERS_KEY: base64.b64encode(change_user(text, user, to(known)).encode()).decode()}
-                try:
-                    await self._put(client, version, data)
-                except (Conflict, AlreadyExists):
-                    continue
-                return
-            raise CliError(f"Secret {self.secret} was changed by others {_TRIES} times in the meantime: try again")
-
-        _understood(lambda: self.connection.run(work))
-
-    async def _get(self, client: Client) -> tuple[str, str]:
-        """Version and text; both are empty where there is no Secret."""
-
-        try:
-            raw = await client.get(SECRETS, self.secret, namespace=self.connection.namespace, into=dict[str, Any])
-        except NotFound:
-            return "", ""
-        return raw["metadata"]["resourceVersion"], base64.b64decode((raw.get("data") or {}).get(USERS_KEY, "")).decode()
-
-    async def _put(self, client: Client, version: str, data: dict[str, str]) -> None:
-        namespace = self.connection.namespace
-        if not version:
-            new = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.secret}, "data": data}
-            await client.create(SECRETS, new, namespace=namespace, into=msgspec.Raw)
-            return
-        patch = {"metadata": {"resourceVersion": version}, "data": data}
-        await client.patch(SECRETS, self.secret, patch, namespace=namespace, into=msgspec.Raw)
-
-
-def _users(namespace: str | None, kubeconfig: Path | None, context: str | None, secret: str) -> _Users:
-    connection = KubeConnection(namespace or "", kubeconfig, context)
-    return _Users(locate(connection, gateway_namespaces, "the gateway"), secret)
-
-
-@user_commands.command(
-    epilog=examples(
-        "gateway user add alice@example.com --name Alice --group engineering",
-        "gateway user add root@example.com --admin --password-stdin < password.txt",
-    )
-)
-def add(
-    user: User,
-    *,
-    name: Annotated[str, typer.Option(help="Display name of the user in the portal.")] = "",
-    group: Annotated[list[str] | None, typer.Option(help="A group of the user; repeatable.")] = None,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Make the user an administrator: all desktops, limits, audit log.")
-    ] = False,
-    password_stdin: FromStdin = False,
-    namespace: Namespace = None,
-    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Add a user who logs in with a password. A generated password is printed once. No restart is needed."""
-    address = _address(user)
-    password, hashed = _new_password(password_stdin)
-
-    def entry(known: LocalUser | None) -> LocalUser:
-        if known is not None:
-            raise CliError(
-                f"{address} already exists; to set another password: {PROGRAM} gateway user passwd {address}", FINDINGS
-            )
-        return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
-
-    _users(namespace, kubeconfig, context, secret).change(address, entry)
-    _tell(f"{address} can log in", address, "" if password_stdin else password, output)
-
-
-@user_commands.command(epilog=examples("gateway user passwd alice@example.com"))
-def passwd(
-    user: User,
-    *,
-    password_stdin: FromStdin = False,
-    namespace: Namespace = None,
-    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Set a new password for a user. The user is logged out everywhere within 30 seconds."""
-    address = _address(user)
-    password, hashed = _new_password(password_stdin)
-
-    def entry(known: LocalUser | None) -> LocalUser:
-        return msgspec.structs.replace(_there(address, known), password=hashed)
-
-    _users(namespace, kubeconfig, context, secret).change(address, entry)
-    said = f"{address} has a new password and is logged out everywhere within 30 seconds"
-    _tell(said, address, "" if password_stdin else password, output)
-
-
-@user_commands.command("ls", epilog=examples("gateway user ls", "gateway user ls -o json"))
-def list_(
-    namespace: Namespace = None,
-    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: ListOutputOption = ListOutput.TABLE,
-) -> None:
-    """List the users who log in with a password. Hashes are not shown."""
-    users, problems = _users(namespace, kubeconfig, context, secret).read()
-    for problem in problems:
-        typer.echo(style(f"Warning: {problem}; this user cannot log in", fg=typer.colors.YELLOW), err=True)
-    match output:
-        case ListOutput.JSON | ListOutput.YAML:
-            shown = [
-                {"user": user, "name": account.name, "groups": list(account.groups), "admin": account.admin}
-                for user, account in sorted(users.items())
-            ]
-            print_data(shown, output)
-        case ListOutput.NAME:
-            for user in sorted(users):
-                typer.echo(user)
-        case ListOutput.TABLE | ListOutput.WIDE:
-            if not users:
-                typer.echo(f"no user logs in with a password; to add one: {PROGRAM} gateway user add ADDRESS", err=True)
-                return
-            rows = [
-                [user, account.name or "-", ",".join(account.groups) or "-", "yes" if account.admin else "-"]
-                for user, account in sorted(users.items())
-            ]
-            for line in columns(["USER", "NAME", "GROUPS", "ADMIN"], rows):
-                typer.echo(line)
-
-
-@user_commands.command(
-    epilog=examples("gateway user rm alice@example.com", "gateway user rm alice@example.com -o json")
-)
-def rm(
-    user: User,
-    namespace: Namespace = None,
-    secret: SecretName = "vdi-gateway-users",  # noqa: S107 -- a name
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Remove a user's password. Logins and API tokens end within 30 seconds; desktops are kept."""
-    address = _address(user)
-
-    def entry(known: LocalUser | None) -> None:
-        _there(address, known)
-
-    _users(namespace, kubeconfig, context, secret).change(address, entry)
-    typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
-    if output is not Output.TABLE:
-        print_data({"deleted": [address]}, output)
-
-
-@user_commands.command(epilog=examples("gateway user release alice@example.com", "gateway user release --all"))
-@with_backend
-def release(
-    target: Target,
-    user: Annotated[str | None, typer.Argument(help="E-mail address.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All addresses: the provider was rebuilt.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before --all.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Let another account of the identity provider log in with this address.
-
-    Ends the address's logins, API tokens and open desktops. Desktops and homes are kept, and are those of the account
-    that logs in next. With --all this is so for all addresses: a rebuilt provider gives every account another `sub`.
-    For administrators of the portal; needs `vdi login`.
-    """
-    if (user is None) != every:
-        raise CliError("name one address, or --all", USAGE)
-    address = _address(user) if user is not None else ""
-    if not isinstance(target, GatewayTarget):
-        login = f"{PROGRAM} login https://portal.vdi.example.com"
-        raise CliError(f"the gateway keeps whose address it is, and you are not logged in to one: {login}", USAGE)
-
-    if every and not yes:
-        typer.echo("Everyone who logs in with the identity provider is logged out, you too.", err=True)
-        typer.echo("The next account that logs in with an address has its desktops and homes.", err=True)
-        if not confirm("Release all addresses?"):
-            raise CliError("nothing was changed")
-
-    async def send() -> list[str]:
-        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
-            if not every:
-                await client.send("POST", f"/admin/users/{quote(address)}/release")
-                return [address]
-            answer: dict[str, list[str]] = await client.send("POST", "/admin/users/release")
-            return answer["released"]
-
-    released = asyncio.run(send())
-    for one in released:
-        typer.echo(f"the next account of the identity provider that logs in as {one} has this address", err=True)
-    if every and not released:
-        typer.echo("no account of an identity provider has an address", err=True)
-    if output is not Output.TABLE:
-        print_data({"released": released}, output)
-
-
-def _address(user: str) -> str:
-    try:
-        return check_address(user)
-    except ValueError as why:
-        raise CliError(str(why), USAGE) from None
-
-
-def _there(address: str, known: LocalUser | None) -> LocalUser:
-    if known is None:
-        raise CliError(f"there is no user {address}; {PROGRAM} gateway user ls lists the users", FINDINGS)
-    return known
-
-
-def _new_password(from_stdin: bool) -> tuple[str, str]:
-    """A password and its hash."""
-    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
-    try:
-        return password, Passwords().make_hash(password)
-    except ValueError as why:
-        raise CliError(str(why), USAGE) from None
-
-
-def _understood(work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except UserFileError as why:
-        raise CliError(f"{why}; nothing was changed", FINDINGS) from why
-
-
-def _tell(said: str, address: str, password: str, output: Output) -> None:
-    """The words go to standard error, so that the password alone can be piped on."""
-    if output is not Output.TABLE:
-        print_data({"user": address} | ({"password": password} if password else {}), output)
-        return
-    typer.echo(said if not password else f"{said}; the password, which is shown only once:", err=True)
-    if password:
-        typer.echo(password)
-
-
-app = typer.Typer(no_args_is_help=True)
-app.add_typer(user_commands, name="user")
 
 
 @app.callback()
@@ -355,3 +92,265 @@ def run(
     if importlib.util.find_spec("starlette") is None:
         raise CliError("the gateway's libraries are not installed: pip install 'vdi-kubernetes[gateway]'", USAGE)
     become("vdi.gateway", kubeconfig, context)
+
+
+@dataclass(frozen=True, slots=True)
+class UserSecret:
+    """The Secret with the local users. `namespace` is None for the one where the gateway is installed."""
+
+    namespace: str | None
+    secret: str
+    kubeconfig: Path | None
+    context: str | None
+
+    def read(self) -> tuple[dict[str, LocalUser], list[str]]:
+        """Users, and the problems of entries that cannot be used."""
+
+        async def work(client: Client, namespace: str) -> tuple[dict[str, LocalUser], list[str]]:
+            return read_users((await self._get(client, namespace))[1])
+
+        return self._run(work)
+
+    def change(self, user: str, to: Callable[[LocalUser | None], LocalUser | None]) -> None:
+        """Replace the user's entry by the result of `to`; None deletes it. Concurrent changes by others are kept."""
+
+        async def work(client: Client, namespace: str) -> None:
+            # The write names the version that was read, so it fails where someone else was faster.
+            for _ in range(_TRIES):
+                version, text = await self._get(client, namespace)
+                known = read_users(text)[0].get(user)
+                data = {USERS_KEY: base64.b64encode(change_user(text, user, to(known)).encode()).decode()}
+                try:
+                    await self._put(client, namespace, version, data)
+                except (Conflict, AlreadyExists):
+                    continue
+                return
+            raise CliError(f"Secret {self.secret} was changed by others {_TRIES} times in the meantime: try again")
+
+        self._run(work)
+
+    def _run(self, work: Callable[[Client, str], Awaitable[T]]) -> T:
+        connection = KubeConnection(self.namespace or "", self.kubeconfig, self.context)
+        connection = locate(connection, gateway_namespaces, "the gateway")
+        try:
+            return connection.run(lambda client: work(client, connection.namespace))
+        except UserFileError as why:
+            raise CliError(f"{why}; nothing was changed", FINDINGS) from why
+
+    async def _get(self, client: Client, namespace: str) -> tuple[str, str]:
+        """Version and text; both are empty where there is no Secret."""
+        try:
+            raw = await client.get(SECRETS, self.secret, namespace=namespace, into=dict[str, Any])
+        except NotFound:
+            return "", ""
+        return raw["metadata"]["resourceVersion"], base64.b64decode((raw.get("data") or {}).get(USERS_KEY, "")).decode()
+
+    async def _put(self, client: Client, namespace: str, version: str, data: dict[str, str]) -> None:
+        if version:
+            patch = {"metadata": {"resourceVersion": version}, "data": data}
+            await client.patch(SECRETS, self.secret, patch, namespace=namespace, into=msgspec.Raw)
+        else:
+            new = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": self.secret}, "data": data}
+            await client.create(SECRETS, new, namespace=namespace, into=msgspec.Raw)
+
+
+_USERS: Options = {
+    "namespace": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--namespace",
+                "-n",
+                envvar="VDI_GATEWAY_NAMESPACE",
+                help=f"Namespace of the gateway; default: where it is installed, or {RELEASE_NAMESPACE}.",
+            ),
+        ],
+        None,
+    ),
+    "secret": (
+        Annotated[str, typer.Option("--secret", envvar="VDI_USERS_SECRET", help="Secret with the users.")],
+        "vdi-gateway-users",
+    ),
+    **CLUSTER_OPTIONS,
+}
+with_users = replace_parameter(_USERS, UserSecret)
+
+
+@user_commands.command(
+    epilog=examples(
+        "gateway user add alice@example.com --name Alice --group engineering",
+        "gateway user add root@example.com --admin --password-stdin < password.txt",
+    )
+)
+@with_users
+def add(
+    users: UserSecret,
+    user: User,
+    *,
+    name: Annotated[str, typer.Option(help="Display name of the user in the portal.")] = "",
+    group: Annotated[list[str] | None, typer.Option(help="A group of the user; repeatable.")] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Make the user an administrator: all desktops, limits, audit log.")
+    ] = False,
+    password_stdin: FromStdin = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Add a user who logs in with a password. A generated password is printed once. No restart is needed."""
+    address = _address(user)
+    password, hashed = _new_password(password_stdin)
+
+    def entry(known: LocalUser | None) -> LocalUser:
+        if known is not None:
+            raise CliError(
+                f"{address} already exists; to set another password: {PROGRAM} gateway user passwd {address}", FINDINGS
+            )
+        return LocalUser(password=hashed, name=name, groups=tuple(group or ()), admin=admin)
+
+    users.change(address, entry)
+    _print_password(f"{address} can log in", address, "" if password_stdin else password, output)
+
+
+@user_commands.command(epilog=examples("gateway user passwd alice@example.com"))
+@with_users
+def passwd(
+    users: UserSecret,
+    user: User,
+    *,
+    password_stdin: FromStdin = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set a new password for a user. The user is logged out everywhere within 30 seconds."""
+    address = _address(user)
+    password, hashed = _new_password(password_stdin)
+
+    def entry(known: LocalUser | None) -> LocalUser:
+        return msgspec.structs.replace(_existing(address, known), password=hashed)
+
+    users.change(address, entry)
+    said = f"{address} has a new password and is logged out everywhere within 30 seconds"
+    _print_password(said, address, "" if password_stdin else password, output)
+
+
+@user_commands.command("ls", epilog=examples("gateway user ls", "gateway user ls -o json"))
+@with_users
+def list_(
+    users: UserSecret,
+    output: ListOutputOption = ListOutput.TABLE,
+) -> None:
+    """List the users who log in with a password. Hashes are not shown."""
+    found, problems = users.read()
+    for problem in problems:
+        typer.echo(style(f"Warning: {problem}; this user cannot log in", fg=typer.colors.YELLOW), err=True)
+    known = sorted(found.items())
+    match output:
+        case ListOutput.JSON | ListOutput.YAML:
+            shown = [
+                {"user": user, "name": account.name, "groups": list(account.groups), "admin": account.admin}
+                for user, account in known
+            ]
+            print_data(shown, output)
+        case ListOutput.NAME:
+            print_lines(user for user, _ in known)
+        case ListOutput.TABLE | ListOutput.WIDE:
+            if not known:
+                typer.echo(f"no user logs in with a password; to add one: {PROGRAM} gateway user add ADDRESS", err=True)
+                return
+            rows = [
+                [user, account.name or "-", ",".join(account.groups) or "-", "yes" if account.admin else "-"]
+                for user, account in known
+            ]
+            print_lines(columns(["USER", "NAME", "GROUPS", "ADMIN"], rows))
+
+
+@user_commands.command(
+    epilog=examples("gateway user rm alice@example.com", "gateway user rm alice@example.com -o json")
+)
+@with_users
+def rm(
+    users: UserSecret,
+    user: User,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Remove a user's password. Logins and API tokens end within 30 seconds; desktops are kept."""
+    address = _address(user)
+
+    def entry(known: LocalUser | None) -> None:
+        _existing(address, known)
+
+    users.change(address, entry)
+    typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
+    if output is not Output.TABLE:
+        print_data({"deleted": [address]}, output)
+
+
+@user_commands.command(epilog=examples("gateway user release alice@example.com", "gateway user release --all"))
+@with_backend
+def release(
+    target: Target,
+    user: Annotated[str | None, typer.Argument(help="E-mail address.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All addresses: the provider was rebuilt.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before --all.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let another account of the identity provider log in with this address.
+
+    Ends the address's logins, API tokens and open desktops. Desktops and homes are kept, and are those of the account
+    that logs in next. With --all this is so for all addresses: a rebuilt provider gives every account another `sub`.
+    For administrators of the portal; needs `vdi login`.
+    """
+    if (user is None) != every:
+        raise CliError("name one address, or --all", USAGE)
+    address = _address(user) if user is not None else ""
+    at = gateway_of(target, "the gateway keeps whose address it is")
+
+    async def send(client: GatewayClient) -> list[str]:
+        if not every:
+            await client.send("POST", f"/admin/users/{quote(address)}/release")
+            return [address]
+        answer: dict[str, list[str]] = await client.send("POST", "/admin/users/release")
+        return answer["released"]
+
+    if every and not yes:
+        typer.echo("Everyone who logs in with the identity provider is logged out, you too.", err=True)
+        typer.echo("The next account that logs in with an address has its desktops and homes.", err=True)
+        if not confirm("Release all addresses?"):
+            raise CliError("nothing was changed")
+    released = ask_gateway(at, send)
+    for one in released:
+        typer.echo(f"the next account of the identity provider that logs in as {one} has this address", err=True)
+    if every and not released:
+        typer.echo("no account of an identity provider has an address", err=True)
+    if output is not Output.TABLE:
+        print_data({"released": released}, output)
+
+
+def _address(user: str) -> str:
+    try:
+        return check_address(user)
+    except ValueError as why:
+        raise CliError(str(why), USAGE) from None
+
+
+def _existing(address: str, known: LocalUser | None) -> LocalUser:
+    if known is None:
+        raise CliError(f"there is no user {address}; {PROGRAM} gateway user ls lists the users", FINDINGS)
+    return known
+
+
+def _new_password(from_stdin: bool) -> tuple[str, str]:
+    """A password and its hash."""
+    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
+    try:
+        return password, Passwords().make_hash(password)
+    except ValueError as why:
+        raise CliError(str(why), USAGE) from None
+
+
+def _print_password(said: str, address: str, password: str, output: Output) -> None:
+    # The sentence goes to stderr, so that the password alone can be piped on.
+    if output is not Output.TABLE:
+        print_data({"user": address} | ({"password": password} if password else {}), output)
+        return
+    typer.echo(said if not password else f"{said}; the password, which is shown only once:", err=True)
+    if password:
+        typer.echo(password)

@@ -1,19 +1,18 @@
 """`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are in `vdi.gpu`."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.cluster import INTERRUPTED
-from vdi.cli.errors import FINDINGS, USAGE, CliError
+from vdi.cli.errors import FINDINGS, INTERRUPTED, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
-from vdi.cli.options import PROGRAM, Context, Kubeconfig, KubeConnection, examples, seconds_of
-from vdi.cli.output import PageOption, PageOutput, columns, print_data
-from vdi.cli.progress import PassedStage, ProgressView
+from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, seconds_of, with_cluster
+from vdi.cli.output import PageOption, PageOutput, columns, print_data, print_lines
+from vdi.cli.progress import ProgressView
 from vdi.findings.model import Finding, exit_code
 from vdi.findings.render import Report, findings_as_text
 from vdi.gpu.cluster import apply_change, collect, measure, restart_daemon_set, wait_until_settled
@@ -27,6 +26,8 @@ from vdi.gpu.sharing.state import DaemonSet, GpuState, Node, effect_on, picker_o
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client
 
+app = new_app("Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.")
+
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
     "BUSY and MEMORY are those of whole GPUs: under time-slicing it is unknown how much each desktop uses, and "
@@ -35,8 +36,7 @@ WHOLE_GPUS = (
 
 
 def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dict[str, Any]:
-    """What `status -o json` prints; without `measured` nothing of how busy the GPUs are."""
-
+    """The page of `status` for `-o json`; without `measured` nothing of how busy the GPUs are."""
     policy = state.policy
     return {
         "namespace": state.namespace,
@@ -93,7 +93,7 @@ def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
 
 
 def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
-    """What `status` prints for people."""
+    """The page of `status` for people."""
     data = status_data(state, measured)
     kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
     chosen = f"{state.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
@@ -134,7 +134,7 @@ def _busy_cells(node: dict[str, Any]) -> list[str]:
 
 
 def note_lines(notes: Sequence[str]) -> list[str]:
-    """Notes as a part of a page."""
+    """The part of a page with notes."""
     return ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
 
 
@@ -149,7 +149,7 @@ def healthy_lines(state: GpuState) -> list[str]:
 
 
 def plan_lines(plan: SharingPlan) -> list[str]:
-    """What would be done, as diffs."""
+    """The planned changes, as diffs."""
     if plan.empty:
         return ["Nothing to change."]
     lines = [
@@ -161,7 +161,7 @@ def plan_lines(plan: SharingPlan) -> list[str]:
 
 
 def plan_data(plan: SharingPlan) -> dict[str, Any]:
-    """What would be done, for `-o json`."""
+    """The planned changes, for `-o json`."""
     changes = [
         {
             "action": "create" if change.before is None else "delete" if change.after is None else "patch",
@@ -181,44 +181,13 @@ def plan_data(plan: SharingPlan) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigureOptions:
-    """What was typed: how the default shares, its name if one was given, NAME=REPLICAS and NODE=NAME."""
-
-    sharing: Sharing
-    default: str | None
-    configs: tuple[str, ...]
-    nodes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Changed:
-    """What was done or would be, how the cluster is now, and what is still wrong."""
+    """Result of a change of the sharing: its plan, the cluster now, and the findings that are left."""
 
     plan: SharingPlan
     state: GpuState
     notes: list[str]
     findings: list[Finding] = field(default_factory=list)
-
-
-async def configure_cluster(
-    client: Client, options: ConfigureOptions, *, dry_run: bool, seconds: float | None
-) -> Changed:
-    """Configure it, and wait `seconds` for the nodes (None: do not). Raises RefusedError, KubeError."""
-    state = await collect(client)
-    default = default_key(state, options.default)
-    plan = plan_configure(state, parse_request(options.sharing, default, options.configs, options.nodes))
-    return await _change(client, state, plan, find, dry_run=dry_run, seconds=seconds)
-
-
-async def undo_on_cluster(client: Client, _: ConfigureOptions, *, dry_run: bool, seconds: float | None) -> Changed:
-    """Back to what was before. Raises RefusedError, KubeError."""
-    state = await collect(client)
-    return await _change(client, state, plan_undo(state), _after_undo, dry_run=dry_run, seconds=seconds)
-
-
-def _after_undo(state: GpuState) -> list[Finding]:
-    """That nothing is configured is as it should be then."""
-    return [*plugin_findings(state), *node_findings(state)]
 
 
 async def _change(
@@ -230,6 +199,7 @@ async def _change(
     dry_run: bool,
     seconds: float | None,
 ) -> Changed:
+    """Make the changes, and wait `seconds` for the nodes (None: do not). Raises KubeError."""
     notes = list(notes_on(state_after(state, plan)))
     if dry_run:
         return Changed(plan, state, notes)
@@ -237,29 +207,18 @@ async def _change(
         for change in plan.changes:
             began = time.monotonic()
             await apply_change(client, change)
-            view.passed(PassedStage(change.title, time.monotonic() - began))
+            view.passed(change.title, time.monotonic() - began)
         for daemon_set in plan.restarts:
             began = time.monotonic()
             await restart_daemon_set(client, daemon_set, SYSTEM_CLOCK)
-            view.passed(
-                PassedStage(f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}", time.monotonic() - began)
-            )
+            view.passed(f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}", time.monotonic() - began)
         if seconds is None:
             return Changed(plan, state, notes)
         began = time.monotonic()
         state, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
         words = "the nodes advertise what they should" if not left else "the nodes do not advertise what they should"
-        view.passed(PassedStage(words, time.monotonic() - began), well=not left)
+        view.passed(words, time.monotonic() - began, well=not left)
     return Changed(plan, state, notes, left)
-
-
-T = TypeVar("T")
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.",
-)
 
 
 @app.command(
@@ -270,7 +229,9 @@ app = typer.Typer(
         "gpu configure --undo",
     )
 )
+@with_cluster
 def configure(
+    connection: KubeConnection,
     ctx: typer.Context,
     *,
     replicas: Annotated[int, typer.Option(help="How many desktops may share one GPU; 1: not shared.")] = 8,
@@ -300,31 +261,38 @@ def configure(
     ] = "none",
     undo: Annotated[bool, typer.Option("--undo", help="Restore the state before the first configure.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help=("Show the changes as a diff, without making them."))
+        bool, typer.Option("--dry-run", help="Show the changes as a diff, without making them.")
     ] = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs.")
     ] = True,
     timeout: Annotated[str, typer.Option(help="Maximum time to wait.")] = "10m",
     output: PageOption = PageOutput.TABLE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and verify the nodes.
 
     Works with the GPU Operator and with the device plugin alone. Running desktops are not affected. The command can
     be repeated at any time.
     """
-    connection = KubeConnection(kubeconfig=kubeconfig, context=context)
     if undo:
         _refuse_beside_undo(ctx)
     sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
-    options = ConfigureOptions(sharing, default, tuple(config or ()), tuple(node or ()))
+    configs, nodes = tuple(config or ()), tuple(node or ())
     seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
-    work = undo_on_cluster if undo else configure_cluster
-    with _refusals_in_words():  # what was typed wrongly is said also where no cluster answers
-        parse_request(sharing, default or DEFAULT_KEY, options.configs, options.nodes if default else ())
-    changed = _run(connection, lambda client: work(client, options, dry_run=dry_run, seconds=seconds))
+
+    async def work(client: Client) -> Changed:
+        state = await collect(client)
+        if undo:
+            # Afterwards nothing is configured, which is no finding then.
+            checks = _check_plugins_and_nodes
+            return await _change(client, state, plan_undo(state), checks, dry_run=dry_run, seconds=seconds)
+        request = parse_request(sharing, default_key(state, default), configs, nodes)
+        return await _change(client, state, plan_configure(state, request), find, dry_run=dry_run, seconds=seconds)
+
+    with _errors_in_words(connection):
+        # Wrong options are reported also where no cluster responds.
+        parse_request(sharing, default or DEFAULT_KEY, configs, nodes if default else ())
+        changed = connection.run(work)
     left, notes = changed.findings, [] if undo else changed.notes
     if output is PageOutput.JSON:
         found = [finding.public() for finding in left]
@@ -332,21 +300,17 @@ def configure(
     else:
         lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
         lines += healthy_lines(changed.state) if seconds is not None and not left else []
-        for line in [*lines, *note_lines(notes)]:
-            typer.echo(line)
-        for line in findings_as_text(left):
-            typer.echo(paint(line))
+        print_lines([*lines, *note_lines(notes), *map(paint, findings_as_text(left))])
     if left:
         typer.echo(f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}", err=True)
     raise typer.Exit(exit_code(left))
 
 
 @app.command(epilog=examples("gpu status", "gpu status -o json"))
+@with_cluster
 def status(
-    *,
+    connection: KubeConnection,
     output: PageOption = PageOutput.TABLE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter)."""
 
@@ -354,23 +318,23 @@ def status(
         state = await collect(client)
         return state, await measure(client, [node.name for node in state.gpu_nodes])
 
-    state, measured = _run(KubeConnection(kubeconfig=kubeconfig, context=context), look)
+    with _errors_in_words(connection):
+        state, measured = connection.run(look)
     if output is PageOutput.JSON:
         print_data(status_data(state, measured), output)
         return
-    for line in status_lines(state, measured):
-        typer.echo(line)
+    print_lines(status_lines(state, measured))
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))
+@with_cluster
 def verify(
-    *,
+    connection: KubeConnection,
     output: FindingsOption = FindingsOutput.TEXT,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """Check whether each node advertises GPUs x replicas, and if not, why. Status 1: findings; 3: unknown."""
-    state = _run(KubeConnection(kubeconfig=kubeconfig, context=context), collect)
+    with _errors_in_words(connection):
+        state = connection.run(collect)
     findings = find(state)
     code = exit_code(findings)
     about = {"nodes": status_data(state)["nodes"]}
@@ -379,33 +343,30 @@ def verify(
     raise typer.Exit(code)
 
 
+def _check_plugins_and_nodes(state: GpuState) -> list[Finding]:
+    return [*plugin_findings(state), *node_findings(state)]
+
+
 def _refuse_beside_undo(ctx: typer.Context) -> None:
-    """An undo goes back to what was noted: nothing about the sharing can be asked for with it."""
+    # An undo restores the recorded state, so options about the sharing would have no effect.
     about_sharing = ("replicas", "config", "node", "default", "rename_by_default", "fail_requests_greater_than_one")
     for name in (*about_sharing, "mig_strategy"):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            option = f"--{name.replace('_', '-')}"
-            text = (
-                f"{option} cannot be combined with --undo, which restores the previous state; allowed: --dry-run, "
-                "--no-wait"
+            raise CliError(
+                f"--{name.replace('_', '-')} cannot be combined with --undo, which restores the previous state; "
+                "allowed: --dry-run, --no-wait, --timeout, -o",
+                USAGE,
             )
-            raise CliError(f"{text}, --timeout, -o", USAGE)
 
 
 @contextmanager
-def _refusals_in_words() -> Iterator[None]:
+def _errors_in_words(connection: KubeConnection) -> Iterator[None]:
+    """Refusals as errors of the command, and Ctrl-C that says what is left."""
     try:
         yield
     except RefusedError as error:
         raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
-
-
-def _run(connection: KubeConnection, work: Callable[[Client], Awaitable[T]]) -> T:
-    """`KubeConnection.run`, with refusals as errors, and Ctrl-C that says what is left."""
-    try:
-        with _refusals_in_words():
-            return connection.run(work)
     except KeyboardInterrupt:
         see = f"{PROGRAM} gpu verify{connection.flags}"
         typer.echo(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}", err=True)

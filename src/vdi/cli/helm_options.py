@@ -5,16 +5,15 @@ Used by install, upgrade, uninstall, `kasm install` and `gateway user`.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput
-from vdi.cli.options import Context, Kubeconfig, KubeConnection, Options, seconds_of, signature_with
+from vdi.cli.options import CLUSTER_OPTIONS, DryRun, KubeConnection, Options, Yes, replace_parameter, seconds_of
 from vdi.cli.output import PageOption, PageOutput
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmUnavailableError
@@ -24,55 +23,11 @@ from vdi.release.chart import release_namespaces
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
-
-def locate(connection: KubeConnection, find: Callable[["Client"], Awaitable[list[str]]], what: str) -> KubeConnection:
-    """The connection with a namespace: the given one, else where `what` is, else the default. Raises CliError."""
-
-    if connection.namespace:
-        return connection
-    namespaces = connection.run(find)
-    if len(namespaces) > 1:
-        there = ", ".join(namespaces)
-        raise CliError(f"--namespace is missing: {what} is in several namespaces; allowed: {there}", USAGE)
-    (namespace,) = namespaces or [RELEASE_NAMESPACE]
-    if namespace != RELEASE_NAMESPACE:
-        typer.echo(f"Found {what} in namespace {namespace}.", err=True)
-    return replace(connection, namespace=namespace)
-
-
-P = ParamSpec("P")
-Namespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        "-n",
-        envvar="VDI_RELEASE_NAMESPACE",
-        help=f"Namespace of operator and gateway; default: the release's namespace, or {RELEASE_NAMESPACE}.",
-    ),
-]
-ReleaseName = Annotated[str, typer.Option("--release", help="Name of the Helm release.")]
 ValuesFiles = Annotated[
     list[Path] | None,
     typer.Option("--values", "-f", metavar="FILE", help="Values; the last file takes precedence. Put secrets here."),
 ]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A single value, as for helm.")]
-ChartFolder = Annotated[
-    Path | None, typer.Option("--chart", metavar="DIR", help="The chart; default: the one included in vdi.")
-]
-HelmPath = Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; default: the one in PATH.")]
 Timeout = Annotated[str, typer.Option("--timeout", help="Time limit until everything is ready.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help=("Check and show what would be done, without changing anything."))
-]
-VerifyKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--verify",
-        metavar="KEY",
-        help="Public key: chart and images must be signed with its private key. Needs the program cosign.",
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +43,7 @@ class ReleaseOptions:
 
     @property
     def place(self) -> Place:
-        """As helm takes it."""
+        """Cluster and namespace, as helm takes them."""
         return Place(self.connection.namespace, self.connection.kubeconfig, self.connection.context)
 
     def located(self) -> "ReleaseOptions":
@@ -101,10 +56,33 @@ class ReleaseOptions:
         return replace(self, connection=connection)
 
 
-def where(
-    connection: KubeConnection, release: str, helm: Path | None, timeout: str, output: PageOutput | FindingsOutput
+@dataclass(frozen=True, slots=True)
+class ChangeOptions:
+    """Options of an install or upgrade."""
+
+    at: ReleaseOptions
+    # None: the chart included in vdi.
+    chart: Path | None
+    files: tuple[Path, ...]
+    sets: tuple[str, ...]
+    # Public key that chart and images must be signed with.
+    key: Path | None
+    dry_run: bool
+    yes: bool
+
+
+def release_options(
+    *,
+    namespace: str | None,
+    release: str,
+    helm: Path | None = None,
+    timeout: str,
+    output: PageOutput | FindingsOutput,
+    kubeconfig: Path | None,
+    context: str | None,
 ) -> ReleaseOptions:
     """Everything checked that can be without a cluster. Raises CliError."""
+    connection = KubeConnection(namespace or "", kubeconfig, context)
     seconds = seconds_of("--timeout", timeout)
     try:
         return ReleaseOptions(connection, release, find_helm(helm), seconds, output)
@@ -112,59 +90,93 @@ def where(
         raise CliError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
 
 
-_OPTIONS: Options = {
-    "namespace": (Namespace, None),
-    "release": (ReleaseName, "vdi"),
-    "helm": (HelmPath, None),
+def _change_options(
+    *,
+    values: list[Path] | None,
+    sets: list[str] | None,
+    chart: Path | None,
+    verify: Path | None,
+    dry_run: bool,
+    yes: bool,
+    **release: Any,
+) -> ChangeOptions:
+    at, files = release_options(**release), existing_files(values)
+    if verify is not None and not verify.is_file():
+        raise CliError(f"--verify {verify}: there is no such file; allowed: the public key of the release", USAGE)
+    return ChangeOptions(at, chart, files, tuple(sets or ()), verify, dry_run, yes)
+
+
+_RELEASE: Options = {
+    "namespace": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--namespace",
+                "-n",
+                envvar="VDI_RELEASE_NAMESPACE",
+                help=f"Namespace of operator and gateway; default: the release's namespace, or {RELEASE_NAMESPACE}.",
+            ),
+        ],
+        None,
+    ),
+    "release": (Annotated[str, typer.Option("--release", help="Name of the Helm release.")], "vdi"),
+    "helm": (
+        Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; default: the one in PATH.")],
+        None,
+    ),
     "timeout": (Timeout, "10m"),
     "output": (PageOption, PageOutput.TABLE),
-    "kubeconfig": (Kubeconfig, None),
-    "context": (Context, None),
+    **CLUSTER_OPTIONS,
 }
-Command = Callable[Concatenate[ReleaseOptions, P], None]
+_CHANGE: Options = {
+    "values": (ValuesFiles, None),
+    "sets": (
+        Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A single value, as for helm.")],
+        None,
+    ),
+    "chart": (
+        Annotated[
+            Path | None, typer.Option("--chart", metavar="DIR", help="The chart; default: the one included in vdi.")
+        ],
+        None,
+    ),
+    "verify": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--verify",
+                metavar="KEY",
+                help="Public key: chart and images must be signed with its private key. Needs the program cosign.",
+            ),
+        ],
+        None,
+    ),
+    "dry_run": (DryRun, False),
+    "yes": (Yes, False),
+    **_RELEASE,
+    "output": (FindingsOption, FindingsOutput.TEXT),
+}
+with_release = replace_parameter(_RELEASE, release_options)
+with_change = replace_parameter(_CHANGE, _change_options)
 
 
-def with_release(command: Command[P]) -> Callable[..., None]:
-    """Give a command the options of `ReleaseOptions` instead of its first parameter."""
-    return _with_options(command, _OPTIONS)
-
-
-def on_checked_release(command: Command[P]) -> Callable[..., None]:
-    """Give a command that checks the cluster first these options; its `-o` is that of findings."""
-    return _with_options(command, {**_OPTIONS, "output": (FindingsOption, FindingsOutput.TEXT)})
-
-
-def _with_options(command: Command[P], options: Options) -> Callable[..., None]:
-    @wraps(command)
-    def with_release(
-        *args: Any,
-        namespace: str | None,
-        release: str,
-        helm: Path | None,
-        timeout: str,
-        output: PageOutput | FindingsOutput,
-        kubeconfig: Path | None,
-        context: str | None,
-        **rest: Any,
-    ) -> None:
-        command(
-            where(KubeConnection(namespace or "", kubeconfig, context), release, helm, timeout, output), *args, **rest
-        )
-
-    with_release.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
-    return with_release
-
-
-def key_that_is(key: Path | None) -> Path | None:
-    """The public key. Raises CliError for one that is not there."""
-    if key is not None and not key.is_file():
-        raise CliError(f"--verify {key}: there is no such file; allowed: the public key of the release", USAGE)
-    return key
-
-
-def files_that_are(values: list[Path] | None) -> tuple[Path, ...]:
+def existing_files(values: list[Path] | None) -> tuple[Path, ...]:
     """The values files. Raises CliError for one that is not there."""
     for value in values or ():
         if not value.is_file():
             raise CliError(f"-f {value}: there is no such file; allowed: YAML files with values", USAGE)
     return tuple(value.absolute() for value in values or ())
+
+
+def locate(connection: KubeConnection, find: Callable[["Client"], Awaitable[list[str]]], what: str) -> KubeConnection:
+    """The connection with a namespace: the given one, else where `what` is, else the default. Raises CliError."""
+    if connection.namespace:
+        return connection
+    namespaces = connection.run(find)
+    if len(namespaces) > 1:
+        there = ", ".join(namespaces)
+        raise CliError(f"--namespace is missing: {what} is in several namespaces; allowed: {there}", USAGE)
+    (namespace,) = namespaces or [RELEASE_NAMESPACE]
+    if namespace != RELEASE_NAMESPACE:
+        typer.echo(f"Found {what} in namespace {namespace}.", err=True)
+    return replace(connection, namespace=namespace)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 import msgspec
 import typer
@@ -17,9 +17,8 @@ import typer
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cli.cluster import INTERRUPTED
-from vdi.cli.errors import USAGE, CliError
-from vdi.cli.options import PROGRAM, KubeConnection, examples, find_kubectl, of_kind, with_connection
+from vdi.cli.errors import INTERRUPTED, USAGE, CliError
+from vdi.cli.options import PROGRAM, KubeConnection, KubectlPath, examples, new_app, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -33,6 +32,7 @@ from vdi.cli.output import (
     fact_lines,
     now_utc,
     print_data,
+    print_lines,
     print_objects,
 )
 from vdi.cli.progress import ProgressView
@@ -50,21 +50,36 @@ from vdi.new_file import NewFileError, new_file
 from vdi.session.homes import Home, HomeClaim, HomeSummary, resolve_home, summarize_homes, why_not_deleted
 from vdi.session.naming import MANAGED_BY, Identity
 
-if TYPE_CHECKING:
-    from vdi.kube.transport import Client
+T = TypeVar("T")
+app = new_app()
+
+_STREAM = "-"
+_MIB = 1 << 20
+# Without a terminal each line stays: one for each GiB.
+_SHOWN_BYTES = 1 << 30
+_UNITS = (("GiB", 1 << 30), ("MiB", _MIB))
+_LABELS = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+_USER = re.compile(r"\S+@\S+\.\S+")
+
+Image = Annotated[
+    str | None,
+    typer.Option("--image", help="Image with GNU tar for the pod; default: the image of the home's template."),
+]
+Name = Annotated[
+    str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim"))
+]
 
 
 async def read_homes(client: Client, namespace: str) -> tuple[list[HomeSummary], list[VDISession]]:
     """All homes and sessions of a namespace. Raises KubeError."""
 
-    labels = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-    claims = await client.list(CLAIMS, namespace=namespace, label_selector=labels, into=HomeClaim)
+    claims = await client.list(CLAIMS, namespace=namespace, label_selector=_LABELS, into=HomeClaim)
     sessions = await client.list(SESSIONS, namespace=namespace, into=VDISession)
     return summarize_homes(claims, sessions), sessions
 
 
 def find_home(homes: Sequence[HomeSummary], name: str, connection: KubeConnection) -> HomeSummary:
-    """The home of this name; one that is missing is an error that says how to see which there are."""
+    """The home of this name. Raises CliError, which names the command that lists homes."""
     for home in homes:
         if home.name == name:
             return home
@@ -72,27 +87,109 @@ def find_home(homes: Sequence[HomeSummary], name: str, connection: KubeConnectio
     raise CliError(f"there is no home {name} in namespace {connection.namespace}; to list all: {listing}")
 
 
-T = TypeVar("T")
-archive_commands = typer.Typer(rich_markup_mode=None)
-
-_STREAM = "-"
-_MIB = 1 << 20
-# Without a terminal each line stays: one for each GiB.
-_SHOWN_BYTES = 1 << 30
-_UNITS = (("GiB", 1 << 30), ("MiB", _MIB))
-_USER = re.compile(r"\S+@\S+\.\S+")
-
-Image = Annotated[
-    str | None,
-    typer.Option("--image", help=("Image with GNU tar for the pod; default: the image of the home's template.")),
-]
-Name = Annotated[
-    str, typer.Argument(help="Name of the home (its PersistentVolumeClaim).", callback=of_kind("persistentvolumeclaim"))
-]
-Kubectl = Annotated[Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")]
+@app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))
+@with_connection
+def list_(
+    connection: KubeConnection,
+    user: Annotated[str | None, typer.Option("--user", help="Only homes of this user.")] = None,
+    output: ListOutputOption = ListOutput.TABLE,
+) -> None:
+    """List the homes: owner, size, the desktop that uses each, and last use."""
+    homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
+    found = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
+    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
+        typer.echo(f"no homes{f' of {user}' if user else ''} in namespace {connection.namespace}", err=True)
+        return
+    print_objects(found, output, name=lambda raw: f"persistentvolumeclaim/{raw['name']}", table=home_table)
 
 
-@archive_commands.command(
+@app.command(epilog=examples("home show home-alice-cad-7sm2vbl3pgql", "home show home-alice-7qcryou77eog -o json"))
+@with_connection
+def show(
+    connection: KubeConnection,
+    name: Name,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one home: owner, size, the sessions that use it, and last use."""
+    homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
+    home = find_home(homes, name, connection)
+    if output is not Output.TABLE:
+        print_data(msgspec.to_builtins(home), output)
+        return
+    print_lines(home_lines(home))
+
+
+@app.command(epilog=examples("home rm home-alice-cad-7sm2vbl3pgql", "home rm home-alice-7qcryou77eog --yes -o json"))
+@with_connection
+def rm(
+    connection: KubeConnection,
+    names: Annotated[list[str], typer.Argument(help="Names of the homes.", callback=of_kind("persistentvolumeclaim"))],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Delete homes with all files in them. A home that a session uses is not deleted: end the session first."""
+    homes, sessions = connection.run(lambda client: read_homes(client, connection.namespace))
+    chosen = [find_home(homes, name, connection) for name in dict.fromkeys(names)]
+    if refused := [why for home in chosen if (why := why_not_deleted(home, sessions))]:
+        raise CliError("\n".join([*refused, "Nothing was deleted."]))
+    if not yes:
+        lines = [f"  {home.name}: {home.size or '?'} of {home.user or 'an unknown user'}" for home in chosen]
+        typer.echo("This deletes all files in these homes:\n" + "\n".join(lines), err=True)
+        if not confirm("Delete them?", untouched="nothing was deleted"):
+            raise CliError("nothing was deleted")
+    connection.run(lambda client: _delete(client, connection.namespace, chosen))
+    if output is not Output.TABLE:
+        print_data({"deleted": [home.name for home in chosen]}, output)
+        return
+    print_lines(f"home {home.name} is being deleted" for home in chosen)
+
+
+async def _delete(client: Client, namespace: str, homes: Sequence[HomeSummary]) -> None:
+    for home in homes:
+        try:
+            await client.delete(CLAIMS, home.name, namespace=namespace, uid=home.uid, into=msgspec.Raw)
+        except (NotFound, Replaced):
+            continue
+
+
+def home_table(items: Sequence[Raw], wide: bool) -> list[str]:
+    """The lines of `ls`."""
+    rows = []
+    for home in (msgspec.convert(raw, HomeSummary) for raw in items):
+        used = ", ".join(home.used_by) or "-"
+        whose = [home.name, home.user or "-", home.scope, home.template or "-"]
+        row = [*whose, home.size or "-", used, _last_used(home)]
+        rows.append([*row, home.access_mode, home.storage_class, home.phase] if wide else row)
+    more = ["ACCESS MODE", "STORAGE CLASS", "PHASE"] if wide else []
+    return columns(["NAME", "USER", "SCOPE", "TEMPLATE", "SIZE", "USED BY", "LAST USED", *more], rows)
+
+
+def home_lines(home: HomeSummary) -> list[str]:
+    """The lines of `show`."""
+    facts = {
+        "Home": home.name,
+        "User": home.user,
+        "Scope": home.scope,
+        "Template": home.template,
+        "Size": home.size,
+        "Volume": f"{home.phase or 'Unknown'}, {home.access_mode}, class {home.storage_class or '(default)'}",
+        "Used by": ", ".join(home.used_by) or "no desktop",
+        "Sessions": ", ".join(home.sessions),
+        "Copied by": home.copying,
+        "Last used": "" if home.used_by else _last_used(home),
+        "Created": f"{home.created} ({age(home.created, now_utc())} ago)",
+        "Deleted": f"since {home.deleted}" if home.deleted else "",
+    }
+    return fact_lines(facts)
+
+
+def _last_used(home: HomeSummary) -> str:
+    if home.used_by:
+        return "now"
+    return f"{age(home.last_used, now_utc())} ago" if home.last_used else "-"
+
+
+@app.command(
     epilog=examples(
         "home export home-alice-cad-7sm2vbl3pgql alice.tar.gz",
         "home export home-alice-cad-7sm2vbl3pgql - | age -r age1... > alice.tar.gz.age",
@@ -105,7 +202,7 @@ def export(
     file: Annotated[str, typer.Argument(help="New file (mode 0600) for the tar.gz; `-` is stdout.")],
     *,
     image: Image = None,
-    kubectl: Kubectl = None,
+    kubectl: KubectlPath = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Write a home to a tar.gz file. The desktop may run; for a consistent copy, suspend it first.
@@ -113,19 +210,19 @@ def export(
     A pod without privileges packs the files; it is removed at the end, also after Ctrl-C. With `-` the report goes
     to stderr. Status 1: no archive was written; 130: interrupted.
     """
-    command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
+    command = connection.kubectl(kubectl)
 
-    async def work(client: "Client", sink: BinaryIO, run: CopyRun) -> tuple[str, Copied]:
-        homes, _ = await read_homes(client, connection.namespace)
+    async def work(run: CopyRun, sink: BinaryIO) -> tuple[str, Copied]:
+        homes, _ = await read_homes(run.client, connection.namespace)
         home = find_home(homes, name, connection)
         if home.deleted:
             raise CliError(f"the home {name} has been terminating since {home.deleted}")
-        templates = await client.list(TEMPLATES, into=VDITemplate)
+        templates = await run.client.list(TEMPLATES, into=VDITemplate)
         template = choose_template(home.template, templates, name, has_image=image is not None)
         return home.user, await export_home(run, name, template, sink, image=image)
 
     with _sink(file) as sink:
-        user, copied = _copy(connection, command, lambda client, run: work(client, sink, run), "No file was kept.")
+        user, copied = _copy(connection, command, lambda run: work(run, sink), "No file was kept.")
     report = {"home": name, "user": user, "file": file, **_report(copied)}
     if output is PageOutput.JSON:
         if file == _STREAM:
@@ -133,12 +230,11 @@ def export(
         else:
             print_data(report, output)
         return
-    for warning in copied.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+    _print_warnings(copied)
     typer.echo(f"{name} of {user}: {_size_in_words(copied.archive_bytes)} in {file}", err=file == _STREAM)
 
 
-@archive_commands.command(
+@app.command(
     "import",
     epilog=examples(
         "home import alice.tar.gz --user alice@example.com --template cad",
@@ -152,11 +248,11 @@ def import_(
     *,
     user: Annotated[str, typer.Option("--user", help="Owner of the new home (e-mail address).")],
     template: Annotated[
-        str, typer.Option("--template", "-t", help=("Template whose desktops use it, by the template's scope."))
+        str, typer.Option("--template", "-t", help="Template whose desktops use it, by the template's scope.")
     ],
     size: Annotated[str | None, typer.Option("--size", help="Size of the home; default: the template's value.")] = None,
     image: Image = None,
-    kubectl: Kubectl = None,
+    kubectl: KubectlPath = None,
     output: PageOption = PageOutput.TABLE,
 ) -> None:
     """Create a home from an archive; the next desktop of this user and template starts with it.
@@ -168,27 +264,30 @@ def import_(
         raise CliError(f"--user {user}: allowed: an e-mail address", USAGE)
     if size is not None:
         _check_size(size)
-    command = find_kubectl(kubectl, connection.kubeconfig, connection.context)
+    command = connection.kubectl(kubectl)
 
-    async def work(client: "Client", source: BinaryIO, run: CopyRun) -> tuple[str, Copied]:
-        offered = {offer.metadata.name: offer for offer in await client.list(TEMPLATES, into=VDITemplate)}
+    async def work(run: CopyRun, source: BinaryIO) -> tuple[str, Copied]:
+        offered = {offer.metadata.name: offer for offer in await run.client.list(TEMPLATES, into=VDITemplate)}
         if template not in offered:
             raise CliError(
                 f"--template {template}: there is no such template; allowed: {', '.join(sorted(offered))}", USAGE
             )
-        home = await _next_home(client, connection.namespace, user, offered[template], size)
+        home = await _next_home(run.client, connection.namespace, user, offered[template], size)
         identity = Identity(connection.namespace, name="", uid="", user=user, template=template)
         return home.claim, await import_home(run, identity, home, offered[template], source, image=image)
 
     with _source(file) as source:
-        kept = "No home was created."
-        name, copied = _copy(connection, command, lambda client, run: work(client, source, run), kept)
+        name, copied = _copy(connection, command, lambda run: work(run, source), "No home was created.")
     if output is PageOutput.JSON:
         print_data({"home": name, "user": user, "template": template, "file": file, **_report(copied)}, output)
         return
+    _print_warnings(copied)
+    typer.echo(f"{name} of {user}: {_size_in_words(copied.content_bytes)} imported")
+
+
+def _print_warnings(copied: Copied) -> None:
     for warning in copied.warnings:
         typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{name} of {user}: {_size_in_words(copied.content_bytes)} imported")
 
 
 def _check_size(size: str) -> None:
@@ -200,10 +299,9 @@ def _check_size(size: str) -> None:
         raise CliError(f"--size {size}: allowed: quantities above zero, such as 20Gi", USAGE)
 
 
-async def _next_home(client: "Client", namespace: str, user: str, template: VDITemplate, size: str | None) -> Home:
+async def _next_home(client: Client, namespace: str, user: str, template: VDITemplate, size: str | None) -> Home:
     """The home that a new session of this user and template would have. Raises CliError where that has none to keep."""
-    labels = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-    claims = await client.list(CLAIMS, namespace=namespace, label_selector=labels, into=PersistentVolumeClaim)
+    claims = await client.list(CLAIMS, namespace=namespace, label_selector=_LABELS, into=PersistentVolumeClaim)
     session = VDISession(
         metadata=ObjectMeta(name="import", namespace=namespace),
         spec=SessionSpec(
@@ -219,13 +317,8 @@ async def _next_home(client: "Client", namespace: str, user: str, template: VDIT
     return home
 
 
-def _copy(
-    connection: KubeConnection,
-    command: list[str],
-    work: "Callable[[Client, CopyRun], Awaitable[T]]",
-    kept: str,
-) -> T:
-    """Do the work with its progress shown. Raises CliError, which says what is left of it."""
+def _copy(connection: KubeConnection, kubectl: list[str], work: Callable[[CopyRun], Awaitable[T]], kept: str) -> T:
+    """Do the work with its progress shown. Raises CliError, which ends with `kept`: what is left of the copy."""
     with ProgressView() as view:
         step, shown = (_MIB if sys.stderr.isatty() else _SHOWN_BYTES), 0
 
@@ -235,9 +328,9 @@ def _copy(
                 shown = count // step
                 view.waiting(f"{_size_in_words(count)} copied")
 
-        async def run(client: "Client") -> T:
+        async def run(client: Client) -> T:
             namespace, flags = connection.namespace, connection.flags
-            return await work(client, CopyRun(client, SYSTEM_CLOCK, command, namespace, view.waiting, moved, flags))
+            return await work(CopyRun(client, SYSTEM_CLOCK, kubectl, namespace, view.waiting, moved, flags))
 
         try:
             return connection.run(run)
@@ -254,7 +347,7 @@ def _copy(
 
 @contextmanager
 def _sink(file: str) -> Iterator[FileIO]:
-    """Where the archive goes: a file takes its name when all went well, and is deleted otherwise."""
+    """The stream for the archive. A file takes its name only at the end; after an error nothing is left."""
     if file == _STREAM:
         if sys.stdout.isatty():
             raise CliError(
@@ -302,111 +395,3 @@ def _report(copied: Copied) -> dict[str, object]:
         "contentBytes": copied.content_bytes,
         "warnings": list(copied.warnings),
     }
-
-
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The volumes with users' files.")
-app.add_typer(archive_commands)
-
-
-@app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))
-@with_connection
-def list_(
-    connection: KubeConnection,
-    user: Annotated[str | None, typer.Option("--user", help="Only homes of this user.")] = None,
-    output: ListOutputOption = ListOutput.TABLE,
-) -> None:
-    """List the homes: owner, size, the desktop that uses each, and last use."""
-    homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
-    found = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
-    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo(f"no homes{f' of {user}' if user else ''} in namespace {connection.namespace}", err=True)
-        return
-    print_objects(found, output, name=lambda raw: f"persistentvolumeclaim/{raw['name']}", table=home_table)
-
-
-@app.command(epilog=examples("home show home-alice-cad-7sm2vbl3pgql", "home show home-alice-7qcryou77eog -o json"))
-@with_connection
-def show(
-    connection: KubeConnection,
-    name: Name,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Show one home: owner, size, the sessions that use it, and last use."""
-    homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
-    home = find_home(homes, name, connection)
-    if output is not Output.TABLE:
-        print_data(msgspec.to_builtins(home), output)
-        return
-    for line in home_lines(home):
-        typer.echo(line)
-
-
-@app.command(epilog=examples("home rm home-alice-cad-7sm2vbl3pgql", "home rm home-alice-7qcryou77eog --yes -o json"))
-@with_connection
-def rm(
-    connection: KubeConnection,
-    names: Annotated[list[str], typer.Argument(help="Names of the homes.", callback=of_kind("persistentvolumeclaim"))],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Delete homes with all files in them. A home that a session uses is not deleted: end the session first."""
-    homes, sessions = connection.run(lambda client: read_homes(client, connection.namespace))
-    chosen = [find_home(homes, name, connection) for name in dict.fromkeys(names)]
-    if refused := [why for home in chosen if (why := why_not_deleted(home, sessions))]:
-        raise CliError("\n".join([*refused, "Nothing was deleted."]))
-    if not yes:
-        lines = [f"  {home.name}: {home.size or '?'} of {home.user or 'an unknown user'}" for home in chosen]
-        typer.echo("This deletes all files in these homes:\n" + "\n".join(lines), err=True)
-        if not confirm("Delete them?", untouched="nothing was deleted"):
-            raise CliError("nothing was deleted")
-    connection.run(lambda client: _delete(client, connection.namespace, chosen))
-    if output is not Output.TABLE:
-        print_data({"deleted": [home.name for home in chosen]}, output)
-        return
-    for home in chosen:
-        typer.echo(f"home {home.name} is being deleted")
-
-
-async def _delete(client: Client, namespace: str, homes: Sequence[HomeSummary]) -> None:
-    for home in homes:
-        try:
-            await client.delete(CLAIMS, home.name, namespace=namespace, uid=home.uid, into=msgspec.Raw)
-        except (NotFound, Replaced):
-            continue
-
-
-def home_table(items: Sequence[Raw], wide: bool) -> list[str]:
-    """The lines of `ls`."""
-    rows = []
-    for home in (msgspec.convert(raw, HomeSummary) for raw in items):
-        used = ", ".join(home.used_by) or "-"
-        whose = [home.name, home.user or "-", home.scope, home.template or "-"]
-        row = [*whose, home.size or "-", used, _last_used(home)]
-        rows.append([*row, home.access_mode, home.storage_class, home.phase] if wide else row)
-    more = ["ACCESS MODE", "STORAGE CLASS", "PHASE"] if wide else []
-    return columns(["NAME", "USER", "SCOPE", "TEMPLATE", "SIZE", "USED BY", "LAST USED", *more], rows)
-
-
-def home_lines(home: HomeSummary) -> list[str]:
-    """The lines of `show`."""
-    facts = {
-        "Home": home.name,
-        "User": home.user,
-        "Scope": home.scope,
-        "Template": home.template,
-        "Size": home.size,
-        "Volume": f"{home.phase or 'Unknown'}, {home.access_mode}, class {home.storage_class or '(default)'}",
-        "Used by": ", ".join(home.used_by) or "no desktop",
-        "Sessions": ", ".join(home.sessions),
-        "Copied by": home.copying,
-        "Last used": "" if home.used_by else _last_used(home),
-        "Created": f"{home.created} ({age(home.created, now_utc())} ago)",
-        "Deleted": f"since {home.deleted}" if home.deleted else "",
-    }
-    return fact_lines(facts)
-
-
-def _last_used(home: HomeSummary) -> str:
-    if home.used_by:
-        return "now"
-    return f"{age(home.last_used, now_utc())} ago" if home.last_used else "-"

@@ -8,10 +8,9 @@ import typer
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import TemplateAccess, TemplateResources, TemplateSpec, VDITemplate
-from vdi.cli.cluster import INTERRUPTED
-from vdi.cli.errors import USAGE, CliError
+from vdi.cli.errors import INTERRUPTED, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
-from vdi.cli.options import PROGRAM, KubeConnection, cluster_options, examples, seconds_of, with_connection
+from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, seconds_of, with_connection
 from vdi.cli.progress import ProgressView
 from vdi.findings.model import exit_code
 from vdi.image_check.judge import Observation, make_report
@@ -22,7 +21,7 @@ from vdi.kube.errors import AlreadyExists, NotFound
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = new_app()
 
 _IS_IMAGE = re.compile(r"[^\s:@/]+[:@/]\S*")
 
@@ -50,13 +49,12 @@ def check(
     image that is not Selkies on port 8080 needs a template. Status 0: all requirements are met; 1: some are not; 3:
     some could not be checked; 130: interrupted.
     """
-
     seconds = seconds_of("--timeout", timeout)
 
     async def work(client: "Client") -> Observation:
         template = await _find_template(client, subject)
         program = shutil.which("kubectl")
-        kubectl = [program, *cluster_options(connection.kubeconfig, connection.context)] if program else []
+        kubectl = [program, *connection.cluster_words] if program else []
         with ProgressView() as view:
             request = Check(
                 client=client,

@@ -1,22 +1,22 @@
 """`vdi images`: image archives on the nodes of a cluster. The work is in `vdi.release.images`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vdi.cli.cluster import INTERRUPTED
-from vdi.cli.errors import FINDINGS, USAGE, CliError
-from vdi.cli.options import Context, Kubeconfig, KubeConnection, examples, find_kubectl, seconds_of
+from vdi.cli.errors import FINDINGS, INTERRUPTED, USAGE, CliError
+from vdi.cli.options import KubeConnection, KubectlPath, examples, new_app, seconds_of, with_cluster
 from vdi.cli.output import PageOption, PageOutput, print_data
-from vdi.cli.progress import PassedStage, ProgressView
+from vdi.cli.progress import ProgressView
 from vdi.release.chart import RefusedError
 from vdi.release.images import NAMESPACE, ArchiveImage, BadArchiveError, Loading, NodeResult, load_images, read_archive
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+app = new_app()
 
 _LATER = (
     "A node that joins later does not have them: run the command again with --node NAME, or put the archives into "
@@ -36,7 +36,9 @@ def images() -> None:
         "images load vdi.tar --containerd /run/containerd/containerd.sock --ctr /usr/local/bin/ctr",
     )
 )
+@with_cluster
 def load(
+    connection: KubeConnection,
     archives: Annotated[
         list[Path], typer.Argument(metavar="ARCHIVE...", help=("Tar files with images, optionally gzipped."))
     ],
@@ -55,20 +57,15 @@ def load(
     ctr: Annotated[
         str | None, typer.Option("--ctr", metavar="PATH", help="ctr on the nodes; default: K3s' own, or /usr/bin/ctr.")
     ] = None,
-    kubectl: Annotated[
-        Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")
-    ] = None,
+    kubectl: KubectlPath = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Time limit for each node.")] = "10m",
     output: PageOption = PageOutput.TABLE,
-    kubeconfig: Kubeconfig = None,
-    context: Context = None,
 ) -> None:
     """Load images from archives onto every node, without a registry, and pin them there.
 
     A pod on each node passes the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
     Status 1: a node does not have all images; 130: interrupted.
     """
-
     seconds = seconds_of("--timeout", timeout)
     for option, path in (("--containerd", containerd), ("--ctr", ctr)):
         if path is not None and not path.startswith("/"):
@@ -77,8 +74,8 @@ def load(
         found = {archive: read_archive(archive) for archive in archives}
     except BadArchiveError as error:
         raise CliError(str(error), USAGE) from error
-    command = find_kubectl(kubectl, kubeconfig, context)
-    connection = KubeConnection(NAMESPACE, kubeconfig, context)
+    command = connection.kubectl(kubectl)
+    connection = replace(connection, namespace=NAMESPACE)
 
     async def work(client: "Client") -> list[NodeResult]:
         with ProgressView() as view:
@@ -91,7 +88,7 @@ def load(
             def done(result: NodeResult) -> None:
                 at_work.pop(result.node, None)
                 text = result.problem or f"{len(result.images)} images"
-                view.passed(PassedStage(f"{result.node}: {text}", result.seconds), well=not result.problem)
+                view.passed(f"{result.node}: {text}", result.seconds, well=not result.problem)
 
             run = Loading(client, command, found, containerd, ctr, seconds, progress)
             return await load_images(run, node or (), done)

@@ -1,7 +1,7 @@
-"""`vdi install`: operator and gateway on a cluster, by our own chart.
+"""`vdi install` and `vdi upgrade`: operator and gateway on a cluster, by our own chart.
 
-Without values it asks for domain, certificate and administrators, and makes values of the chart of them. The checks and
-the work are in `vdi.release`.
+Without values an install asks for domain, certificate and administrators, and makes values of the chart of them. The
+checks and the work are in `vdi.release`.
 """
 
 import re
@@ -12,24 +12,13 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from vdi.cli.errors import USAGE, CliError
-from vdi.cli.helm_options import (
-    ChartFolder,
-    DryRun,
-    ReleaseOptions,
-    Sets,
-    ValuesFiles,
-    VerifyKey,
-    Yes,
-    files_that_are,
-    key_that_is,
-    on_checked_release,
-)
-from vdi.cli.options import examples
+from vdi.cli.helm_options import ChangeOptions, with_change
+from vdi.cli.options import examples, new_app
 from vdi.cli.release import change_release
-from vdi.helm.arguments import Values
 from vdi.session.users import check_address
 from vdi.settings import SUBDOMAIN
 
+app = new_app()
 _CERTIFICATE_KINDS = {
     "secret": "traefik.tlsSecret",
     "issuer": "traefik.certManager.issuer",
@@ -42,8 +31,7 @@ _CERTIFICATES = (
 
 
 def domain_values(text: str) -> Mapping[str, Any]:
-    """Raises ValueError."""
-
+    """The value of a domain, also of `*.DOMAIN`. Raises ValueError."""
     domain = text.strip().lower().removeprefix("*.").rstrip(".")
     if not re.fullmatch(SUBDOMAIN, domain) or "." not in domain:
         raise ValueError(f"{text!r} is not a domain; allowed: names such as vdi.example.com")
@@ -51,7 +39,7 @@ def domain_values(text: str) -> Mapping[str, Any]:
 
 
 def certificate_values(text: str) -> Mapping[str, Any]:
-    """Raises ValueError."""
+    """The value of `none`, `secret:NAME`, `issuer:NAME` or `resolver:NAME`. Raises ValueError."""
     kind, separator, name = text.strip().partition(":")
     if kind == "none" and not separator:
         return {}
@@ -61,7 +49,7 @@ def certificate_values(text: str) -> Mapping[str, Any]:
 
 
 def admin_values(text: str) -> Mapping[str, Any]:
-    """Addresses, separated by commas. Raises ValueError."""
+    """The value of e-mail addresses that are separated by commas. Raises ValueError."""
     users = [check_address(address) for address in filter(None, map(str.strip, text.split(",")))]
     if not users:
         raise ValueError(f"{text!r} contains no administrator; allowed: e-mail addresses, separated by commas")
@@ -69,12 +57,12 @@ def admin_values(text: str) -> Mapping[str, Any]:
 
 
 class Question(NamedTuple):
-    """One of them, as an option and as a question."""
+    """A value that only the administrator knows, as an option and as a question."""
 
     option: str
     text: str
     default: str | None
-    # Raises ValueError.
+    # From what was typed to values of the chart. Raises ValueError.
     values: Callable[[str], Mapping[str, Any]]
 
 
@@ -103,21 +91,19 @@ def essential_values(domain: str | None, certificate: str | None, admin: str | N
         )
     values: dict[str, Any] = {}
     for question, text in given.items():
-        if text is not None:
-            values |= _from_option(question, text)
-        elif ask:
-            values |= _from_prompt(question)
+        try:
+            if text is not None:
+                values |= question.values(text)
+            elif ask:
+                values |= _ask(question)
+        except ValueError as error:
+            raise CliError(f"{question.option}: {error}", USAGE) from error
     return values
 
 
-def _from_option(question: Question, text: str) -> Mapping[str, Any]:
-    try:
-        return question.values(text)
-    except ValueError as error:
-        raise CliError(f"{question.option}: {error}", USAGE) from error
+def _ask(question: Question) -> Mapping[str, Any]:
+    """Ask until the answer can be used."""
 
-
-def _from_prompt(question: Question) -> Mapping[str, Any]:
     def read(text: str) -> Mapping[str, Any]:
         try:
             return question.values(text)
@@ -128,9 +114,6 @@ def _from_prompt(question: Question) -> Mapping[str, Any]:
     return values
 
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
 @app.command(
     epilog=examples(
         "install",
@@ -139,9 +122,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "install -f my-values.yaml --verify release.pub",
     )
 )
-@on_checked_release
+@with_change
 def install(
-    at: ReleaseOptions,
+    options: ChangeOptions,
     *,
     domain: Annotated[
         str | None, typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal have hosts below it.")
@@ -156,12 +139,6 @@ def install(
         str | None,
         typer.Option("--admin", metavar="EMAIL", help="Administrators of the portal, separated by commas."),
     ] = None,
-    values: ValuesFiles = None,
-    sets: Sets = None,
-    chart: ChartFolder = None,
-    verify: VerifyKey = None,
-    dry_run: DryRun = False,
-    yes: Yes = False,
 ) -> None:
     """Check the cluster, show what would be created, ask, and install CRDs, operator, gateway and templates.
 
@@ -170,7 +147,23 @@ def install(
     Status 1: refused or failed, or a signature is wrong; 3: a signature could not be checked; 130: interrupted, and
     rolled back.
     """
-    files = files_that_are(values)
-    typed = essential_values(domain, certificate, admin, ask=not (files or sets))
-    given = Values({}, files, tuple(sets or ()), typed)
-    change_release(at, chart, given, upgrading=False, key=key_that_is(verify), dry_run=dry_run, yes=yes)
+    typed = essential_values(domain, certificate, admin, ask=not (options.files or options.sets))
+    change_release(options, upgrading=False, typed=typed)
+
+
+@app.command(
+    epilog=examples(
+        "upgrade --dry-run",
+        "upgrade -f my-values.yaml",
+        "upgrade --set replicas=3 --yes",
+    )
+)
+@with_change
+def upgrade(options: ChangeOptions) -> None:
+    """Show what would change, field by field, ask, and upgrade. Running desktops are not affected.
+
+    Without -f the release keeps its values, and --set changes single ones; with -f the files replace all of them. A
+    failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed, or a
+    signature is wrong; 3: a signature could not be checked; 130: interrupted.
+    """
+    change_release(options, upgrading=True)

@@ -1,4 +1,4 @@
-"""`vdi login`: a token of a gateway, with which the session commands work without access to the cluster.
+"""`vdi login` and `vdi logout`: a token of a gateway, with which session commands need no access to the cluster.
 
 An OAuth authorization code flow with PKCE: the user agrees in the browser, and a code comes back. With a browser on
 this machine it comes to a port on the loopback address (RFC 8252, 7.3); otherwise the user types it. A code alone is
@@ -23,16 +23,20 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import typer
 
 from vdi.cli.browser import has_screen, opens_browser
-from vdi.cli.errors import USAGE, CliError
-from vdi.cli.gateway_client import GatewayClient, tls
+from vdi.cli.errors import FINDINGS, USAGE, CliError
+from vdi.cli.gateway_client import GatewayClient, LoggedOutError, tls
 from vdi.cli.logins import Login, Logins, read_logins, write_logins
-from vdi.cli.options import PROGRAM, KubeConnection, examples
+from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app
 from vdi.cli.output import Output, OutputOption, print_data
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import choose_target, server_url
 from vdi.http_client import BadResponseError
 from vdi.printable import escape
 
+app = new_app()
+
+_BROWSER_SECONDS = 300.0
+# Limits of a request to the loopback address, where any program of this machine may connect.
 _LONGEST_REQUEST = 8192
 _REQUEST_SECONDS = 10.0
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">
@@ -47,7 +51,6 @@ class AuthorizationRequest:
     server: str
     # Empty: the portal shows the code, and the user types it.
     redirect_uri: str = ""
-
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
     state: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
@@ -152,11 +155,6 @@ async def listen_on_loopback() -> AsyncIterator[LoopbackReceiver]:
         server.close()
 
 
-app = typer.Typer()
-
-_BROWSER_SECONDS = 300.0
-
-
 @app.command(
     epilog=examples(
         "login https://portal.vdi.example.com",
@@ -191,9 +189,11 @@ def login(
     before = logins.gateways.get(address)
     ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
     made = _by_code(address, ca) if no_browser or not has_screen() else asyncio.run(_by_browser(address, ca))
+    # Read again: another login may have been stored while the browser was open.
     write_logins(Logins(address, {**read_logins().gateways, address: made}))
     if before:
-        _end(address, before)
+        with suppress(CliError):  # a token that cannot be revoked expires by itself
+            asyncio.run(revoke_token(address, before))
     if output is Output.TABLE:
         until = f" until {made.expires}" if made.expires else ""
         typer.echo(f"logged in to {address} as {escape(made.user)}{escape(until)}")
@@ -202,10 +202,38 @@ def login(
     _say_if_unused(address)
 
 
-def _end(address: str, before: Login) -> None:
-    """Revoke the token of the login before; one that cannot be revoked ends by itself."""
-    with suppress(CliError):
-        asyncio.run(revoke_token(address, before))
+@app.command(epilog=examples("logout", "logout https://portal.vdi.example.com -o json"))
+def logout(
+    server: Annotated[
+        str | None, typer.Argument(help="Address of the portal; default: the one that commands use.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Log out of a gateway: its token is revoked there and removed here."""
+    logins = read_logins()
+    address = server_url(server) if server else logins.current
+    login = logins.gateways.pop(address, None)
+    if login is None:
+        known = ", ".join(logins.gateways) or "none"
+        raise CliError(f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})")
+    if logins.current == address:
+        logins.current = next(iter(logins.gateways), "")
+    try:
+        asyncio.run(revoke_token(address, login))
+    except LoggedOutError:
+        pass  # it had ended already
+    except CliError as error:
+        write_logins(logins)
+        raise CliError(
+            f"the token is removed here, but could not be revoked: {error.message}\nIt "
+            f"expires{f' at {login.expires}' if login.expires else ''}; to revoke it earlier: {address}/account",
+            FINDINGS,
+        ) from error
+    write_logins(logins)
+    if output is not Output.TABLE:
+        print_data({"server": address, "current": logins.current or None}, output)
+        return
+    typer.echo(f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else ""))
 
 
 def _read_authority(path: Path) -> str:
@@ -219,7 +247,7 @@ def _read_authority(path: Path) -> str:
 
 
 def _by_code(server: str, ca: str) -> Login:
-    """Asks outside of an event loop, which would wait for the terminal after Ctrl-C."""
+    # The question stands outside of an event loop, which would wait for the terminal after Ctrl-C.
 
     async def check() -> None:
         async with GatewayClient(server, ca=ca) as client:
@@ -254,7 +282,7 @@ def _ask_for_code(address: str) -> str:
 
 
 def _say_if_unused(address: str) -> None:
-    """Whoever logs in and then sees the cluster's sessions would wonder."""
+    """Tell a user whose commands still go to a cluster, in spite of the login."""
     target = choose_target(KubeConnection(), None, os.environ)
     if not (isinstance(target, GatewayTarget) and target.server == address):
         typer.echo(

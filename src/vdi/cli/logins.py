@@ -21,7 +21,6 @@ class Login(msgspec.Struct, omit_defaults=True):
     token: str
     # RFC 3339.
     expires: str = ""
-
     # PEM of the authorities to trust for this gateway alone; empty: the machine's own.
     ca: str = ""
 

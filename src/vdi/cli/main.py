@@ -1,7 +1,7 @@
 """The `vdi` command, also installed as `kubectl-vdi` so that `kubectl vdi` works.
 
-Mounts one module or package per noun, loaded only when its noun is typed, and turns every error into one line and an
-exit code: 0 ok, 1 findings or failure, 2 usage, 3 could not look.
+Mounts the nouns, loads a noun's module only when the noun is typed, and turns every error into one line and an exit
+code: 0 ok, 1 findings or failure, 2 usage, 3 could not look. A new noun needs a line in `NOUNS`.
 """
 
 import importlib
@@ -41,6 +41,14 @@ NOUNS = {
     "gateway": "The portal, the login and the access to desktops.",
     "completion": "Print the script that completes commands in bash, zsh or fish.",
 }
+# Nouns whose command is in the module of another noun.
+_MODULES = {
+    "session": "session.commands",
+    "logout": "login",
+    "whoami": "account",
+    "usage": "account",
+    "upgrade": "install",
+}
 
 
 class Nouns(TyperGroup):
@@ -53,20 +61,17 @@ class Nouns(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command in the place of its line in the help."""
-
         name, stub, rest = super().resolve_command(ctx, args)
-        return name, load_noun(name, stub.help) if name and stub else stub, rest
+        return name, load_noun(name) if name and stub else stub, rest
 
 
-def load_noun(name: str, text: str | None) -> Any:
-    """Import the module `vdi.cli.<name>`, or `commands` of that package, and return its command."""
-    module = importlib.import_module(f"vdi.cli.{name}")
-    if hasattr(module, "__path__"):  # a package keeps its commands in `commands`
-        module = importlib.import_module(f"vdi.cli.{name}.commands")
-    noun: typer.Typer = module.app
+def load_noun(name: str) -> Any:
+    """Import the module of a noun and return its command."""
+    noun: typer.Typer = importlib.import_module(f"vdi.cli.{_MODULES.get(name, name)}").app
     noun.rich_markup_mode = None
-    command = typer.main.get_command(noun)  # a noun with one command and no callback is that command
-    command.help = command.help or text
+    command: Any = typer.main.get_command(noun)  # an app with one command and no callback is that command
+    command = getattr(command, "commands", {}).get(name, command)
+    command.help = command.help or NOUNS[name]
     return command
 
 
@@ -115,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     _debug.enabled = False
-    if "_VDI_COMPLETE" in os.environ:  # a shell asks what could come next
+    if "_VDI_COMPLETE" in os.environ:  # a shell asks for the words that could come next
         from vdi.cli.completion import prepare
 
         prepare()
@@ -136,7 +141,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _describe(error: BaseException) -> str:
-    """Type and words; of a group of errors those of each one in it."""
+    """Type and message of an error; of a group those of each error in it."""
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_describe(exception) for exception in error.exceptions)
     return f"{type(error).__name__}: {error}"

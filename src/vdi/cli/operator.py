@@ -9,10 +9,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-import typer
-
 from vdi.cli.errors import USAGE, CliError
-from vdi.cli.options import Context, Kubeconfig, examples
+from vdi.cli.options import Context, Kubeconfig, examples, new_app
 
 
 def become(module: str, kubeconfig: Path | None, context: str | None) -> NoReturn:
@@ -20,13 +18,12 @@ def become(module: str, kubeconfig: Path | None, context: str | None) -> NoRetur
 
     What reads the command line would stay in memory for as long as the program runs.
     """
-
     given = {"VDI_KUBECONFIG": kubeconfig and str(kubeconfig), "VDI_CONTEXT": context}
     environment = os.environ | {name: value for name, value in given.items() if value}
     os.execve(sys.executable, [sys.executable, "-P", "-m", module], environment)  # noqa: S606 - no shell is wanted
 
 
-app = typer.Typer(no_args_is_help=True)
+app = new_app()
 
 
 @app.callback()

@@ -6,13 +6,12 @@
 import inspect
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, TypeVar
 
 import typer
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 DEFAULT_NAMESPACE = "vdi-sessions"
 Kubeconfig = Annotated[
@@ -45,6 +43,23 @@ TimeoutFactor = Annotated[
 ]
 
 
+KubectlPath = Annotated[
+    Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check and show what would be done, without changing anything.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+
+
+def new_app(text: str | None = None) -> typer.Typer:
+    """A noun, or a group of its commands; `text` is its help.
+
+    Without Typer's own options for completion: `vdi completion` prints the script.
+    """
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+
+
 def of_kind(kind: str) -> Callable[[Any], Any]:
     """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as kubectl takes it."""
 
@@ -58,7 +73,6 @@ def of_kind(kind: str) -> Callable[[Any], Any]:
 
 def program_name(argv0: str) -> str:
     """How the person calls us: a kubectl plugin is a program named `kubectl-...` that is typed as `kubectl ...`."""
-
     return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
 
 
@@ -79,12 +93,26 @@ class KubeConnection:
     context: str | None = None
 
     @property
+    def cluster_words(self) -> list[str]:
+        """The options that choose the cluster, for kubectl and for our own commands."""
+        words = ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return [*words, *(["--context", self.context] if self.context else [])]
+
+    @property
     def flags(self) -> str:
-        """What to add to a suggested command so that it uses the same cluster."""
+        """What to add to a suggested command so that it uses the same namespace and cluster."""
         words = ["-n", self.namespace] if self.namespace != DEFAULT_NAMESPACE else []
-        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        words += ["--context", self.context] if self.context else []
-        return "".join(f" {shlex.quote(word)}" for word in words)
+        return "".join(f" {shlex.quote(word)}" for word in [*words, *self.cluster_words])
+
+    def kubectl(self, given: Path | None) -> list[str]:
+        """The first words of a kubectl command on this cluster. Raises CliError without kubectl."""
+        import shutil
+
+        program = shutil.which(given or "kubectl")
+        if program is None:
+            missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
+            raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
+        return [program, *self.cluster_words]
 
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
         """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""
@@ -133,29 +161,39 @@ def seconds_of(option: str, text: str) -> float:
 # Annotation and default of options, by the name of their parameter.
 Options = Mapping[str, tuple[Any, Any]]
 
+CLUSTER_OPTIONS: Options = {"kubeconfig": (Kubeconfig, None), "context": (Context, None)}
 CONNECTION_OPTIONS: Options = {
     "namespace": (
         Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
         DEFAULT_NAMESPACE,
     ),
-    "kubeconfig": (Kubeconfig, None),
-    "context": (Context, None),
+    **CLUSTER_OPTIONS,
 }
 
 
-def with_connection(command: Callable[Concatenate[KubeConnection, P], None]) -> Callable[..., None]:
-    """Replace a command's first parameter, its connection, by the options that choose it."""
+def replace_parameter(
+    options: Options, make: Callable[..., T]
+) -> Callable[[Callable[Concatenate[T, ...], None]], Callable[..., None]]:
+    """A decorator that replaces a command's first parameter by options; `make` gets their values by name.
 
-    @wraps(command)
-    def with_target(*args: Any, namespace: str, kubeconfig: Path | None, context: str | None, **rest: Any) -> None:
-        command(KubeConnection(namespace, kubeconfig, context), *args, **rest)
+    Typer reads options from the signature of a function. So what several commands have in common stands here once, and
+    a command receives what `make` builds of it.
+    """
 
-    with_target.__signature__ = signature_with(CONNECTION_OPTIONS, command)  # type: ignore[attr-defined]
-    return with_target
+    def decorate(command: Callable[Concatenate[T, ...], None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_options(**given: Any) -> None:
+            own = {name: given.pop(name) for name in options}
+            command(make(**own), **given)
+
+        with_options.__signature__ = signature_with(options, command)  # type: ignore[attr-defined]
+        return with_options
+
+    return decorate
 
 
 def signature_with(options: Options, command: Callable[..., None]) -> inspect.Signature:
-    """The signature that typer sees: these options replace the first parameter of the command."""
+    """The signature that Typer sees: these options replace the first parameter of the command."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
@@ -164,16 +202,6 @@ def signature_with(options: Options, command: Callable[..., None]) -> inspect.Si
     return inspect.Signature([parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + more)
 
 
-def find_kubectl(given: Path | None, kubeconfig: Path | None, context: str | None) -> list[str]:
-    """The first words of a command line, with the options that choose the cluster. Raises CliError without kubectl."""
-    program = shutil.which(given or "kubectl")
-    if program is None:
-        missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
-        raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
-    return [program, *cluster_options(kubeconfig, context)]
-
-
-def cluster_options(kubeconfig: Path | None, context: str | None) -> list[str]:
-    """The options that choose the cluster."""
-    chosen = ["--kubeconfig", str(kubeconfig)] if kubeconfig else []
-    return [*chosen, *(["--context", context] if context else [])]
+with_connection = replace_parameter(CONNECTION_OPTIONS, KubeConnection)
+# For commands about the whole cluster.
+with_cluster = replace_parameter(CLUSTER_OPTIONS, KubeConnection)

@@ -58,7 +58,6 @@ PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="Output f
 
 def duration(seconds: float) -> str:
     """A span in at most two units: `45s`, `3m12s`, `8h`, `2d4h`. A negative span is `0s`."""
-
     rest = max(0, int(seconds))
     parts: list[tuple[int, str]] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -143,6 +142,12 @@ def without_managed_fields(obj: Raw) -> Raw:
     return {**obj, "metadata": metadata} if "metadata" in obj else obj
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print a page."""
+    for line in lines:
+        typer.echo(line)
+
+
 def print_data(data: Any, output: str) -> None:
     """Print as JSON or YAML; keys keep their order."""
     if output == Output.YAML:
@@ -172,5 +177,4 @@ def print_objects(
             for item in items:
                 typer.echo(name(item))
         case ListOutput.TABLE | ListOutput.WIDE:
-            for line in table(items, output is ListOutput.WIDE):
-                typer.echo(line)
+            print_lines(table(items, output is ListOutput.WIDE))

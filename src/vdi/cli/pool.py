@@ -8,7 +8,7 @@ import typer
 
 from vdi.api.pool import VDIPool
 from vdi.cli.errors import CliError
-from vdi.cli.options import PROGRAM, KubeConnection, examples, of_kind, with_connection
+from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -21,6 +21,7 @@ from vdi.cli.output import (
     fact_lines,
     now_utc,
     print_data,
+    print_lines,
     print_objects,
     without_managed_fields,
 )
@@ -28,7 +29,7 @@ from vdi.kinds import POOLS
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Desktops that are started in advance.")
+app = new_app("Desktops that are started in advance.")
 
 Name = Annotated[str, typer.Argument(help="Name of the pool.", callback=of_kind("vdipool"))]
 
@@ -40,7 +41,6 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the pools of the cluster."""
-
     found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("no pools on this cluster", err=True)
@@ -61,8 +61,7 @@ def show(
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    for line in pool_lines(msgspec.convert(raw, VDIPool)):
-        typer.echo(line)
+    print_lines(pool_lines(msgspec.convert(raw, VDIPool)))
 
 
 @app.command(epilog=examples("pool scale warm --replicas 3", "pool scale warm --replicas 0"))

@@ -3,9 +3,8 @@
 It goes to stderr, so that stdout keeps the command's result. Without a terminal nothing is redrawn: lines only.
 """
 
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vdi.printable import escape
 
@@ -13,8 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 
-@dataclass(frozen=True, slots=True)
-class PassedStage:
+class PassedStage(NamedTuple):
     """A stage that is over: what was reached, and the seconds since the stage before it (or since the start)."""
 
     text: str
@@ -55,14 +53,12 @@ class ProgressView:
         if self._task is not None:
             self._spinner.stop()
 
-    def passed(self, stage: PassedStage, *, well: bool = True) -> None:
-        """Print a stage that is over."""
-
+    def passed(self, text: str, seconds: float, *, well: bool = True) -> None:
+        """Print a stage that is over, with the seconds that it took."""
         from rich.text import Text
 
         mark = ("✓", "green") if well else ("–", "yellow")
-        line = Text.assemble(mark, f" {escape(stage.text)} ", (f"{stage.seconds:.1f}s", "dim"))
-        self._console.print(line, soft_wrap=True)
+        self._console.print(Text.assemble(mark, f" {escape(text)} ", (f"{seconds:.1f}s", "dim")), soft_wrap=True)
 
     def waiting(self, text: str) -> None:
         """Show what is waited for; without a terminal it is printed only when it changes."""

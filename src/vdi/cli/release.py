@@ -1,26 +1,24 @@
 """Change of our own release for `vdi install` and `upgrade`: signatures, preflight, difference, question, helm.
 
-`vdi uninstall` uses the same page, question and errors. The decisions and the work are in `vdi.release`.
+`vdi uninstall` uses the same question and errors. The decisions and the work are in `vdi.release`.
 """
 
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 import yaml
 
-from vdi.cli.cluster import INTERRUPTED
-from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, USAGE, CliError
 from vdi.cli.findings import FindingsOutput, print_report
-from vdi.cli.helm_options import ReleaseOptions
-from vdi.cli.output import now_utc
-from vdi.cli.progress import PassedStage, ProgressView
+from vdi.cli.helm_options import ChangeOptions, ReleaseOptions
+from vdi.cli.output import now_utc, print_lines
+from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import confirm, style
 from vdi.findings.model import Finding, errors
 from vdi.findings.render import Report
@@ -32,9 +30,8 @@ from vdi.release.apply import HelmRun, NotDoneError, install_or_upgrade
 from vdi.release.chart import NAME, Chart, RefusedError, find_chart
 from vdi.release.collect import collect_facts
 from vdi.release.diff import ObjectChange, changes_between
-from vdi.release.diff import ObjectChange as Difference
 from vdi.release.facts import Facts
-from vdi.release.needs import Plan, images_of, plan_install
+from vdi.release.needs import images_of, plan_install
 from vdi.release.preflight import run_checks
 from vdi.release.signatures import (
     BadSignatureError,
@@ -46,106 +43,99 @@ from vdi.release.signatures import (
     verify_image,
 )
 
+T = TypeVar("T")
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED, "~": typer.colors.YELLOW}
-# Of one object; a new schema has hundreds, and `-o json` has them all.
+# Lines of one object that are shown: a new schema has hundreds, and `-o json` has them all.
 _FIELDS = 25
-
-
-def summary_line(changes: Sequence[ObjectChange]) -> str:
-    """`12 new, 3 changed, 1 removed`."""
-
-    counted = Counter(change.action for change in changes)
-    words = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
-    shown = ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign])
-    return shown or "chart and values are the same"
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """What an install brings about."""
-    facts = {
-        "Release": f"{plan.release} in namespace {plan.namespace} at {plan.server}",
-        "Portal": plan.portal,
-        "Desktops": f"{plan.desktops}, in namespace {', '.join(plan.sessions_namespaces)}",
-        "Certificate": plan.certificate,
-        "Administrators": ", ".join(plan.admins) or ("none" if plan.portal else ""),
-        "New namespaces": ", ".join(plan.new_namespaces),
-        "Images": f"\n{'':16}".join(plan.images),
-    }
-    return [f"{name:<16}{text}" for name, text in facts.items() if text]
-
-
-def plan_data(plan: Plan) -> dict[str, Any]:
-    """For programs."""
-    return {
-        "release": plan.release,
-        "namespace": plan.namespace,
-        "newNamespaces": plan.new_namespaces,
-        "sessionsNamespace": plan.sessions_namespaces[0],
-        "sessionsNamespaces": plan.sessions_namespaces,
-        "portal": plan.portal,
-        "certificate": plan.certificate,
-        "administrators": plan.admins,
-        "images": plan.images,
-    }
-
-
-def new_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
-    """What a first install makes, by kind."""
-    kinds: dict[str, list[str]] = {}
-    for change in changes:
-        kinds.setdefault(change.kind, []).append(change.title.partition(" ")[2])
-    for kind, names in sorted(kinds.items()):
-        yield style(f"+ {kind}", fg=typer.colors.GREEN) + f": {', '.join(names)}"
-
-
-def change_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
-    """Object by object, field by field."""
-    for change in changes:
-        yield style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + _AFTER.get(
-            change.action, ""
-        )
-        lines = [line for field in change.fields for line in field.lines]
-        for line in lines[:_FIELDS]:
-            yield "    " + style(line, fg=_COLOURS.get(line.strip()[:1]))
-        if len(lines) > _FIELDS:
-            yield f"    ... and {len(lines) - _FIELDS} lines more (-o json has every field)"
-
-
-_AFTER = {"=": "  (leaves the release, remains on the cluster)"}
-
-
-def change_data(changes: Sequence[ObjectChange]) -> list[dict[str, Any]]:
-    """For programs."""
-    return [
-        {
-            "action": {"+": "create", "~": "change", "-": "delete", "=": "keep"}[change.action],
-            "kind": change.kind,
-            "namespace": change.namespace,
-            "name": change.name,
-            "fields": [{"path": field.path, "before": field.before, "after": field.after} for field in change.fields],
-        }
-        for change in changes
-    ]
-
-
-def revision_data(revision: Revision | None) -> dict[str, Any] | None:
-    """For programs."""
-    if revision is None:
-        return None
-    return {
-        "release": revision.name,
-        "namespace": revision.namespace,
-        "revision": revision.version,
-        "status": revision.status,
-        "chart": revision.chart_words,
-        "appVersion": revision.chart.metadata.app_version,
-        "updated": revision.info.last_deployed,
-        "description": revision.info.description,
-    }
-
-
 # Containers that run our code.
 _OURS = ("operator", "gateway")
+
+
+def change_release(options: ChangeOptions, *, upgrading: bool, typed: Mapping[str, Any] | None = None) -> None:
+    """Check, show, ask, and let helm do it. `typed`: values by their path. Raises CliError."""
+    if options.at.output is FindingsOutput.JUNIT and not options.dry_run:
+        raise CliError(f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE)
+    with failures_in_words():
+        found = find_chart(options.chart)
+        with verified_copy(found, options.key) if options.key else nullcontext(found) as chart:
+            _change(options, options.at.located(), chart, typed or {}, upgrading=upgrading)
+
+
+def _change(
+    options: ChangeOptions, at: ReleaseOptions, chart: Chart, typed: Mapping[str, Any], *, upgrading: bool
+) -> None:
+    async def check(client: Client) -> tuple[Facts, list[Finding], Change]:
+        before = deployed(await read_revisions(client, at.place.namespace, at.release))
+        # Without a file the release's own values go on, over the new chart's defaults.
+        kept = before.config or {} if upgrading and before and not options.files else {}
+        change = Change(at.release, str(chart.folder), at.place, Values(kept, options.files, options.sets, typed))
+        with ProgressView() as view:
+            view.waiting("the cluster is being checked")
+            facts = await collect_facts(client, at.helm, chart, change)
+        return facts, run_checks(facts, now_utc(), upgrading=upgrading), change
+
+    async def apply(client: Client) -> Revision:
+        with ProgressView() as view:
+            return await install_or_upgrade(HelmRun(client, at.helm, view, at.seconds), facts, change)
+
+    output = FindingsOutput(at.output)
+    facts, findings, change = at.connection.run(check)
+    plan = plan_install(facts)
+    changes = changes_between(facts.before.objects() if facts.before else [], facts.objects, facts.namespace)
+    context = {"plan": plan, "changes": change_data(changes), "revision": None}
+    report = Report(tool="vdi preflight", findings=findings, context=context)
+    if options.key:
+        verify_images(facts, options.key)
+    refused = errors(findings)
+    if output is FindingsOutput.TEXT:
+        print_report(report, output)
+        if not upgrading:
+            print_lines(["", *plan_lines(plan)])
+        before = f"revision {facts.before.version}" if facts.before else "nothing"
+        typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
+        print_lines(change_lines(changes) if facts.before else new_lines(changes))
+    elif refused or options.dry_run:
+        print_report(report, output)
+    if refused:
+        count = f"{len(refused)} problem{'s prevent' if len(refused) > 1 else ' prevents'} the change"
+        raise CliError(f"{count}; nothing was changed: {refused[0].message}")
+    if options.dry_run:
+        return
+    if upgrading:
+        unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
+        old = f" from {facts.before.chart_words}" if facts.before else ""
+        question = f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected."
+    else:
+        question = f"Install {facts.chart.words} into namespace {facts.namespace}?"
+    confirm_change(question, options.yes)
+    revision = at.connection.run(apply)
+    if output is not FindingsOutput.TEXT:
+        context["revision"] = revision_data(revision)
+        print_report(report, output)
+        return
+    where = f"revision {revision.version} of {revision.name} in the namespace {revision.namespace}"
+    typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
+    if not upgrading and revision.info.notes.strip():
+        typer.echo(f"\n{revision.info.notes.strip()}")
+
+
+@contextmanager
+def failures_in_words() -> Iterator[None]:
+    """Errors of helm and of the release as one error of the command; Ctrl-C says what was left."""
+    try:
+        yield
+    except (NotDoneError, HelmError, RefusedError) as error:
+        stopped = isinstance(error, HelmInterruptedError) or (isinstance(error, NotDoneError) and error.interrupted)
+        raise CliError(str(error), INTERRUPTED if stopped else FINDINGS) from error
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def confirm_change(question: str, yes: bool) -> None:
+    """Ask, unless --yes was given. Raises CliError."""
+    if not yes and not confirm(question):
+        raise CliError("nothing was changed")
 
 
 @contextmanager
@@ -197,142 +187,79 @@ def verify_images(facts: Facts, key: Path) -> None:
 def _signature_failures() -> Iterator[None]:
     try:
         yield
-    except BadSignatureError as error:
-        raise CliError(f"{error}; nothing was changed", FINDINGS) from error
-    except CannotVerifyError as error:
-        raise CliError(f"{error}; nothing was changed", COULD_NOT_LOOK) from error
+    except (BadSignatureError, CannotVerifyError) as error:
+        code = FINDINGS if isinstance(error, BadSignatureError) else COULD_NOT_LOOK
+        raise CliError(f"{error}; nothing was changed", code) from error
 
 
-T = TypeVar("T")
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """The plan of an install, for people."""
+    facts = {
+        "Release": f"{plan['release']} in namespace {plan['namespace']} at {plan['server']}",
+        "Portal": plan["portal"],
+        "Desktops": f"{plan['desktops']}, in namespace {', '.join(plan['sessionsNamespaces'])}",
+        "Certificate": plan["certificate"],
+        "Administrators": ", ".join(plan["administrators"]) or ("none" if plan["portal"] else ""),
+        "New namespaces": ", ".join(plan["newNamespaces"]),
+        "Images": f"\n{'':16}".join(plan["images"]),
+    }
+    return [f"{name:<16}{text}" for name, text in facts.items() if text]
 
 
-class ReleaseView(ProgressView):
-    """Stages, what is waited for, and what goes wrong, on stderr."""
-
-    def stage(self, text: str, seconds: float) -> None:
-        """One stage is over."""
-        self.passed(PassedStage(text, seconds))
-
-
-def run(at: ReleaseOptions, work: Callable[[Client], Awaitable[T]]) -> T:
-    """`KubeConnection.run`, with what helm and the release refuse in words, and Ctrl-C that says what was left."""
-    with failures_in_words():
-        return at.connection.run(work)
+def summary_line(changes: Sequence[ObjectChange]) -> str:
+    """`12 new, 3 changed, 1 removed`."""
+    counted = Counter(change.action for change in changes)
+    words = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
+    shown = ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign])
+    return shown or "chart and values are the same"
 
 
-@contextmanager
-def failures_in_words() -> Iterator[None]:
-    """Errors of helm and of the release as one error of the command."""
-    try:
-        yield
-    except NotDoneError as error:
-        raise CliError(str(error), INTERRUPTED if error.interrupted else FINDINGS) from error
-    except HelmInterruptedError as error:
-        raise CliError(str(error), INTERRUPTED) from error
-    except (HelmError, RefusedError) as error:
-        raise CliError(str(error), FINDINGS) from error
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+def new_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
+    """Objects of a first install, by kind."""
+    kinds: dict[str, list[str]] = {}
+    for change in changes:
+        kinds.setdefault(change.kind, []).append(change.title.partition(" ")[2])
+    for kind, names in sorted(kinds.items()):
+        yield style(f"+ {kind}", fg=typer.colors.GREEN) + f": {', '.join(names)}"
 
 
-def confirm_change(question: str, yes: bool) -> None:
-    """Ask, unless it was said already. Raises CliError."""
-    if not yes and not confirm(question):
-        raise CliError("nothing was changed")
+def change_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
+    """Changed objects, each with its changed fields."""
+    for change in changes:
+        after = "  (leaves the release, remains on the cluster)" if change.action == "=" else ""
+        yield style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + after
+        lines = [line for field in change.fields for line in field.lines]
+        for line in lines[:_FIELDS]:
+            yield "    " + style(line, fg=_COLOURS.get(line.strip()[:1]))
+        if len(lines) > _FIELDS:
+            yield f"    ... and {len(lines) - _FIELDS} lines more (-o json has every field)"
 
 
-def change_release(
-    at: ReleaseOptions,
-    chart: Path | None,
-    values: Values,
-    *,
-    upgrading: bool,
-    key: Path | None,
-    dry_run: bool,
-    yes: bool,
-) -> None:
-    """Signatures with `key`, preflight, plan or difference, question, helm. Raises CliError."""
-    if at.output is FindingsOutput.JUNIT and not dry_run:
-        raise CliError(f"-o {at.output} is for --dry-run: it prints the checks alone", USAGE)
-    with failures_in_words():
-        found = find_chart(chart)
-        with verified_copy(found, key) if key else nullcontext(found) as trusted:
-            _change_release(at.located(), trusted, values, upgrading=upgrading, key=key, dry_run=dry_run, yes=yes)
+def change_data(changes: Sequence[ObjectChange]) -> list[dict[str, Any]]:
+    """The changes, for `-o json`."""
+    return [
+        {
+            "action": {"+": "create", "~": "change", "-": "delete", "=": "keep"}[change.action],
+            "kind": change.kind,
+            "namespace": change.namespace,
+            "name": change.name,
+            "fields": [{"path": field.path, "before": field.before, "after": field.after} for field in change.fields],
+        }
+        for change in changes
+    ]
 
 
-def _change_release(
-    at: ReleaseOptions, chart: Chart, values: Values, *, upgrading: bool, key: Path | None, dry_run: bool, yes: bool
-) -> None:
-    output = FindingsOutput(at.output)
-    facts, findings, changes, change = run(at, lambda client: _prepare(client, at, chart, values, upgrading))
-    if key:
-        verify_images(facts, key)
-    refused = errors(findings)
-    if output is FindingsOutput.TEXT:
-        _show(facts, findings, changes, upgrading=upgrading)
-    elif refused or dry_run:
-        print_report(_report(facts, findings, changes, None), output)
-    if refused:
-        count = f"{len(refused)} problem{'s prevent' if len(refused) > 1 else ' prevents'} the change"
-        raise CliError(f"{count}; nothing was changed: {refused[0].message}")
-    if dry_run:
-        return
-    if upgrading:
-        unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
-        old = f" from {facts.before.chart_words}" if facts.before else ""
-        confirm_change(f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.", yes)
-    else:
-        confirm_change(f"Install {facts.chart.words} into namespace {facts.namespace}?", yes)
-    revision = run(at, lambda client: _apply(client, at, facts, change))
-    if output is FindingsOutput.TEXT:
-        _say_done(revision, upgrading)
-    else:
-        print_report(_report(facts, findings, changes, revision), output)
-
-
-async def _prepare(
-    client: Client, at: ReleaseOptions, chart: Chart, values: Values, upgrading: bool
-) -> tuple[Facts, list[Finding], list[Difference], Change]:
-    before = deployed(await read_revisions(client, at.place.namespace, at.release))
-    if upgrading and before and not values.files:
-        # Without a file the release's own values go on, over the new chart's defaults.
-        values = replace(values, kept=before.config or {})
-    change = Change(at.release, str(chart.folder), at.place, values)
-    with ReleaseView() as view:
-        view.waiting("the cluster is being checked")
-        facts = await collect_facts(client, at.helm, chart, change)
-    findings = run_checks(facts, now_utc(), upgrading=upgrading)
-    old = facts.before.objects() if facts.before else []
-    return facts, findings, changes_between(old, facts.objects, at.place.namespace), change
-
-
-async def _apply(client: Client, at: ReleaseOptions, facts: Facts, change: Change) -> Revision:
-    with ReleaseView() as view:
-        return await install_or_upgrade(HelmRun(client, at.helm, view, at.seconds), facts, change)
-
-
-def _show(facts: Facts, findings: list[Finding], changes: list[Difference], *, upgrading: bool) -> None:
-    print_report(_report(facts, findings, changes, None), FindingsOutput.TEXT)
-    if not upgrading:
-        typer.echo("")
-        for line in plan_lines(plan_install(facts)):
-            typer.echo(line)
-    typer.echo("")
-    before = f"revision {facts.before.version}" if facts.before else "nothing"
-    typer.echo(f"From {before} to {facts.chart.words}: {summary_line(changes)}")
-    for line in change_lines(changes) if facts.before else new_lines(changes):
-        typer.echo(line)
-
-
-def _say_done(revision: Revision, upgrading: bool) -> None:
-    where = f"revision {revision.version} of {revision.name} in the namespace {revision.namespace}"
-    typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
-    if not upgrading and revision.info.notes.strip():
-        typer.echo(f"\n{revision.info.notes.strip()}")
-
-
-def _report(facts: Facts, findings: list[Finding], changes: list[Difference], revision: Revision | None) -> Report:
-    plan = {"plan": plan_data(plan_install(facts))}
-    context = {**plan, "changes": change_data(changes), "revision": revision_data(revision)}
-    return Report(tool="vdi preflight", findings=findings, context=context)
+def revision_data(revision: Revision | None) -> dict[str, Any] | None:
+    """The revision, for `-o json`."""
+    if revision is None:
+        return None
+    return {
+        "release": revision.name,
+        "namespace": revision.namespace,
+        "revision": revision.version,
+        "status": revision.status,
+        "chart": revision.chart_words,
+        "appVersion": revision.chart.metadata.app_version,
+        "updated": revision.info.last_deployed,
+        "description": revision.info.description,
+    }

@@ -19,7 +19,7 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.cli.errors import CliError
-from vdi.cli.options import examples, of_kind
+from vdi.cli.options import examples, new_app, of_kind
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -31,6 +31,7 @@ from vdi.cli.output import (
     fact_lines,
     now_utc,
     print_data,
+    print_lines,
     print_objects,
     without_managed_fields,
 )
@@ -38,7 +39,7 @@ from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.target import with_backend
 from vdi.session.streaming import find_warnings, generation, health_path
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The templates of desktops that can be started.")
+app = new_app("The templates of desktops that can be started.")
 
 
 @app.command("ls", epilog=examples("template ls", "template ls -o wide"))
@@ -48,7 +49,6 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the templates: those of the cluster, or those that you can use at the gateway."""
-
     found = target.run(lambda backend: backend.templates())
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo("there are no templates that you can use", err=True)
@@ -68,8 +68,7 @@ def show(
     if output is not Output.TABLE:
         print_data(without_managed_fields(raw), output)
         return
-    for line in template_lines(msgspec.convert(raw, VDITemplate)):
-        typer.echo(line)
+    print_lines(template_lines(msgspec.convert(raw, VDITemplate)))
 
 
 async def get_template(backend: Backend, name: str) -> Raw:

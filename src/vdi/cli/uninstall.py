@@ -1,33 +1,38 @@
-"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless --delete-homes is given."""
+"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless --delete-homes is given.
+
+The order of the removal and its waits are in `vdi.release.remove`.
+"""
 
 from typing import Annotated, Any
 
 import typer
 
 from vdi.cli.errors import CliError
-from vdi.cli.helm_options import DryRun, ReleaseOptions, Yes, with_release
-from vdi.cli.options import examples
-from vdi.cli.output import PageOutput, print_data
-from vdi.cli.release import ReleaseView, confirm_change, revision_data, run
+from vdi.cli.helm_options import ReleaseOptions, with_release
+from vdi.cli.options import DryRun, Yes, examples, new_app
+from vdi.cli.output import PageOutput, print_data, print_lines
+from vdi.cli.progress import ProgressView
+from vdi.cli.release import confirm_change, failures_in_words, revision_data
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import HOST_KEY
 from vdi.release.apply import HelmRun
 from vdi.release.remove import (
-    HomeVolume,
     Removal,
     count,
     delete_crds,
     delete_homes,
     end_sessions,
+    is_owned,
     left_sessions,
     no_operator,
     plan_removal,
     uninstall_release,
 )
+from vdi.session.homes import HomeSummary
 from vdi.session.naming import HOST
 
 _WHY = "so that no address goes to another user after the next installation"
-app = typer.Typer(rich_markup_mode=None, add_completion=False)
+app = new_app()
 
 
 @app.command(
@@ -54,26 +59,23 @@ def uninstall(
     Homes are kept, and a later installation uses them again. The command asks before it removes anything, and again
     before it deletes homes. Status 1: refused or failed; 130: interrupted.
     """
-
-    at = at.located()
-    plan = run(at, lambda client: plan_removal(client, at.release, at.place.namespace))
-    doomed = plan.homes if delete_homes else plan.lost_homes
-    if at.output is PageOutput.TABLE:
-        for line in plan_lines(plan, doomed, crds=crds):
-            typer.echo(line)
-    refuse_unsafe(plan, crds=crds, force=force)
-    if not dry_run:
-        confirm_change("Uninstall?", yes)
-        if doomed:
-            confirm_change(f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes)
-        run(at, lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
+    with failures_in_words():
+        at = at.located()
+        plan = at.connection.run(lambda client: plan_removal(client, at.release, at.place.namespace))
+        doomed = plan.homes if delete_homes else plan.lost_homes
+        if at.output is PageOutput.TABLE:
+            print_lines(plan_lines(plan, doomed, crds=crds))
+        refuse_unsafe(plan, crds=crds, force=force)
+        if not dry_run:
+            confirm_change("Uninstall?", yes)
+            if doomed:
+                confirm_change(f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes)
+            at.connection.run(lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
     stays = staying(plan, doomed, crds=crds)
     if at.output is PageOutput.JSON:
         print_data({**_data(plan), "removed": not dry_run, "stays": stays}, at.output)
         return
-    typer.echo("\nWhat stays:" if stays else "\nNothing stays.")
-    for line in stays:
-        typer.echo(f"  {line}")
+    print_lines(["\nWhat stays:" if stays else "\nNothing stays.", *(f"  {line}" for line in stays)])
 
 
 def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
@@ -97,30 +99,29 @@ def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
 
 
 async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
-    with ReleaseView() as view:
-        running = HelmRun(client, at.helm, view, at.seconds)
-        await end_sessions(running, plan, force=force)
+    with ProgressView() as view:
+        run = HelmRun(client, at.helm, view, at.seconds)
+        await end_sessions(run, plan, force=force)
         if plan.revision is not None:
-            await uninstall_release(running, plan, at.place)
+            await uninstall_release(run, plan, at.place)
+        # Someone may have started a session since `end_sessions`; without an operator its finalizer stays.
         if late := await left_sessions(client, plan.sessions_namespaces):
             again = "run the same command again with --force"
             raise CliError(f"started during this command, and now without an operator: {', '.join(late)}; {again}")
-        kept = [home for home in plan.homes if not home.owned]
+        kept = [home for home in plan.homes if not is_owned(home)]
         if homes and kept:
-            await delete_homes(running, kept)
+            await delete_homes(run, kept)
         if crds and plan.crds:
-            await delete_crds(running, plan.crds)
+            await delete_crds(run, plan.crds)
 
 
-def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
-    """What would be removed."""
-    lines = []
+def plan_lines(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) -> list[str]:
+    """Objects that would be removed, for people."""
     if plan.revision:
-        lines.append(
-            f"Release {plan.release} in {plan.namespace}: revision {plan.revision.version}, {plan.revision.status}"
-        )
+        state = f"revision {plan.revision.version}, {plan.revision.status}"
+        lines = [f"Release {plan.release} in {plan.namespace}: {state}"]
     else:
-        lines.append(f"There is no release {plan.release} in {plan.namespace}; its remaining objects are removed.")
+        lines = [f"There is no release {plan.release} in {plan.namespace}; its remaining objects are removed."]
     lines += [f"Session {session.metadata.name} of {session.spec.user}: will be ended" for session in plan.sessions]
     lines += [f"Pool {pool}: its desktops will be ended" for pool in plan.pools]
     if not plan.operator_works and plan.sessions:
@@ -128,17 +129,21 @@ def plan_lines(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> 
             "No operator is running: the sessions' finalizers are removed, and Kubernetes deletes what they own."
         )
     if doomed:
-        lines += ["Homes that are DELETED, with all files in them:", *(f"  {home.words}" for home in doomed)]
+        lines += ["Homes that are DELETED, with all files in them:", *(f"  {_describe(home)}" for home in doomed)]
     if crds:
         lines.append(f"CRDs: {', '.join(plan.crds) or 'none exist'}; with them all templates and pools are deleted")
     return lines
 
 
-def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> list[str]:
-    """What is on the cluster afterwards, and what removes it."""
-    gone = set(doomed)
-    homes = [home for home in plan.homes if home not in gone]
-    lines = [f"home of {home.words}, used again by the next installation" for home in homes]
+def _describe(home: HomeSummary) -> str:
+    of = f"template {home.template}" if home.template else "all templates with scope User"
+    return f"{home.user or '(unknown)'}: {home.size or '?'} of {of} ({home.name})"
+
+
+def staying(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) -> list[str]:
+    """Objects that are on the cluster afterwards, each with the command that removes it."""
+    homes = [home for home in plan.homes if home not in doomed]
+    lines = [f"home of {_describe(home)}, used again by the next installation" for home in homes]
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
         lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
@@ -162,18 +167,19 @@ def staying(plan: Removal, doomed: tuple[HomeVolume, ...], *, crds: bool) -> lis
 
 
 def _data(plan: Removal) -> dict[str, Any]:
+    homes = [
+        {
+            "user": home.user,
+            "template": home.template,
+            "claim": home.name,
+            "size": home.size,
+            "ownedBySession": is_owned(home),
+        }
+        for home in plan.homes
+    ]
     return {
         "revision": revision_data(plan.revision),
         "sessions": [session.metadata.name for session in plan.sessions],
         "pools": list(plan.pools),
-        "homes": [
-            {
-                "user": home.user,
-                "template": home.template,
-                "claim": home.claim,
-                "size": home.size,
-                "ownedBySession": home.owned,
-            }
-            for home in plan.homes
-        ],
+        "homes": homes,
     }

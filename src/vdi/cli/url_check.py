@@ -24,7 +24,6 @@ def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
 
     `by_gateway`: a gateway stands before the desktop, and has answered.
     """
-
     if status == 404:
         return UrlStatus(True, False, "responds with 404: the proxy has no route for this host yet")
     if status >= 500:

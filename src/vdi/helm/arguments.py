@@ -24,7 +24,6 @@ class Place:
     @property
     def arguments(self) -> list[str]:
         """As Helm takes them."""
-
         words = ["--namespace", self.namespace]
         words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
         return words + (["--kube-context", self.context] if self.context else [])

@@ -52,7 +52,6 @@ class _Groups(msgspec.Struct):
 
 async def server_version(client: Client) -> str:
     """`v1.34.4+k3s1`."""
-
     return (await client.get(_ABOUT, "version", into=_Version)).git_version
 
 

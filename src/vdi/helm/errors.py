@@ -64,7 +64,6 @@ _NOISE = re.compile(r"^(?:level=|time=|WARNING:|[EFIW]\d{4} )")
 
 def explain_failure(stderr: str) -> Failure:
     """The failure that helm's words are about; helm's own words where no rule fits."""
-
     said = "\n".join(line for line in stderr.splitlines() if not _NOISE.match(line))
     for pattern, code, sentence, remedy in _RULES:
         if match := re.search(pattern, said):

@@ -16,6 +16,8 @@ DEPLOYED = "deployed"
 # Helm works on it, or was killed while it did.
 PENDING = frozenset({"pending-install", "pending-upgrade", "pending-rollback"})
 
+# Field manager of Helm, as `managedFields` names it.
+FIELD_MANAGER = "helm"
 # Label of every object that Helm may take into a release.
 MANAGED_BY = {"app.kubernetes.io/managed-by": "Helm"}
 # Annotations of every object of a release.

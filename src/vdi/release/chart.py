@@ -7,31 +7,26 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.helm.arguments import Place
-from vdi.helm.releases import Revision, decode_revision
+from vdi.helm.releases import Object, Revision, decode_revision
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import DEPLOYMENTS, SECRETS
 from vdi.kube.transport import Client
-
-
-class RefusedError(Exception):
-    """Raised when what was asked cannot or must not be done; the message is whole sentences, with what is allowed."""
-
-
-class NoChartError(RefusedError):
-    """Raised when there is no chart where one was looked for."""
-
 
 NAME = "vdi"
 # What a wheel carries, and a checkout: `charts/vdi` is in one of the two.
 _PLACES = (Path(__file__).resolve().parents[1] / "files", Path(__file__).resolve().parents[3])
 
 _ALLOWED = "allowed: --chart DIR, the folder of the chart vdi"
+_GATEWAY = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
+
+
+class RefusedError(Exception):
+    """Raised when what was asked cannot or must not be done; the message is whole sentences, with what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +44,22 @@ class Chart:
 
 
 def find_chart(given: Path | None = None) -> Chart:
-    """The folder that is named, else the one that came with the package or its checkout. Raises NoChartError."""
+    """The chart in the given folder, else the one that came with the package or its checkout. Raises RefusedError."""
     folders = [given] if given else [place / "charts" / "vdi" for place in _PLACES]
     folder = next((folder for folder in folders if (folder / "Chart.yaml").is_file()), folders[0])
     file = folder / "Chart.yaml"
     if not file.is_file():
         if given is None:
             words = "this installation of vdi does not include it, like the one in its image"
-            raise NoChartError(f"no chart: {words}; {_ALLOWED}")
-        raise NoChartError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}")
+            raise RefusedError(f"no chart: {words}; {_ALLOWED}")
+        raise RefusedError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}")
     try:
         meta = yaml.safe_load(file.read_text()) or {}
     except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise NoChartError(f"{file} cannot be read: {error}") from error
+        raise RefusedError(f"{file} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("name") != NAME:
         found = meta.get("name") if isinstance(meta, dict) else None
-        raise NoChartError(f"{file}: name is {found!r}, not {NAME!r}; {_ALLOWED}")
+        raise RefusedError(f"{file}: name is {found!r}, not {NAME!r}; {_ALLOWED}")
     return Chart(folder.absolute(), str(meta.get("version", "")), str(meta.get("appVersion", "")))
 
 
@@ -72,10 +67,6 @@ def version_numbers(version: str) -> tuple[int, ...]:
     """`0.10.1-rc.1` -> (0, 10, 1), to compare."""
     core = version.partition("-")[0].partition("+")[0]
     return tuple(int(part) for part in core.split(".") if part.isdigit())
-
-
-Object = dict[str, Any]
-_GATEWAY = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
 
 
 async def release_namespaces(client: Client, release: str) -> list[str]:
@@ -119,3 +110,12 @@ def _namespaces(objects: list[Object], is_ours: Callable[[Object], bool]) -> lis
     for obj in objects:
         found.setdefault(obj["metadata"]["namespace"], obj)
     return sorted(namespace for namespace, obj in found.items() if is_ours(obj))
+
+
+def image_reference(name: str) -> str:
+    """The name under which a node's containerd keeps an image: with its registry and its tag."""
+    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    first, slash, _ = named.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return named
+    return f"docker.io/{named}" if slash else f"docker.io/library/{named}"

@@ -13,85 +13,55 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.meta import API_VERSION
+from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.cluster.objects import Node
 from vdi.diagnosis.snapshot import Certificate, Snapshot
-from vdi.doctor.objects.components import Traefik, find_traefiks
+from vdi.doctor.objects.components import find_traefiks
 from vdi.doctor.objects.references import read_certificate
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.discovery import Kinds, api_versions, may, server_version
 from vdi.helm.errors import HelmFailedError
-from vdi.helm.releases import RELEASE_NAME, RELEASE_NAMESPACE, parse_manifest, read_revisions
+from vdi.helm.releases import FIELD_MANAGER, RELEASE_NAME, RELEASE_NAMESPACE, parse_manifest, read_revisions
 from vdi.helm.run import Helm, parse_version, run_helm
 from vdi.kinds import POOLS, TEMPLATES
 from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
 from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES, SECRETS, STORAGE_CLASSES, Resource
 from vdi.kube.transport import Client
-from vdi.release.apply import HELM_MANAGER, crds_of, losses
 from vdi.release.chart import Chart
-from vdi.release.diff import is_hook
-from vdi.release.facts import Facts, Object, Refusal, Stranger, Unreadable, settings_of
+from vdi.release.diff import Object, crds_of, is_hook, losses
+from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable, settings_of
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # What Helm does with each object of a release.
 _VERBS = ("get", "create", "patch", "delete")
-
 _DNS_SECONDS = 3.0
-# Failures of Helm 4, which compares with the cluster while it renders: preflight says all of these at once.
-_SAID_BY_PREFLIGHT = frozenset({"NotOurs", "UnknownKind"})
+# Failures of Helm 4, which compares with the cluster while it renders: preflight reports all of these at once.
+_LEFT_TO_PREFLIGHT = frozenset({"NotOurs", "UnknownKind"})
 # Kinds of ours that the chart makes objects of.
 _OWN = (TEMPLATES.kind, POOLS.kind)
-
-
-async def render(client: Client, helm: Helm, change: Change, *, is_upgrade: bool) -> tuple[Object, ...]:
-    """Render the chart with these values for this cluster: its objects and hooks. Raises HelmFailedError or KubeError.
-
-    Objects of our own kinds are among them also where the cluster does not know those kinds yet: the CRDs come first.
-    """
-    version = parse_version(await server_version(client))
-    kubernetes = ".".join(map(str, version)) if version else "1.30.0"
-    there = await api_versions(client)
-
-    async def template(apis: tuple[str, ...], *, lookups: bool) -> Sequence[Object]:
-        words = arguments.template(change, kubernetes=kubernetes, apis=apis, is_upgrade=is_upgrade, lookups=lookups)
-        output = await run_helm(helm, words, stdin=change.values.stdin)
-        return parse_manifest(output.stdout)
-
-    apis = (*there, *(f"{API_VERSION}/{kind}" for kind in _OWN))
-    try:
-        found = await template(apis, lookups=True)
-    except HelmFailedError as error:
-        if error.failure.code not in _SAID_BY_PREFLIGHT:
-            raise
-        found = await template(apis, lookups=False)
-    kinds = Kinds(client)
-    if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
-        return tuple(found)
-    late = [obj for obj in await template(apis, lookups=False) if obj["apiVersion"] == API_VERSION]
-    known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
-    return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
 
 
 async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change) -> Facts:
     """Everything that preflight and diff look at. Raises HelmFailedError, KubeError."""
     release, namespace = change.release, change.place.namespace
     revisions, kubernetes = await asyncio.gather(read_revisions(client, namespace, release), server_version(client))
-    rendered = await render(client, helm, change, is_upgrade=bool(revisions))
+    rendered = await render(client, helm, change, kubernetes, is_upgrade=bool(revisions))
     objects = tuple(obj for obj in rendered if not is_hook(obj))
-    reading = _Reading(client, namespace)
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
     where = {namespace} if settings.cluster.edge_middleware else {*settings.namespaces}
-    spaces = sorted({namespace, *settings.namespaces, *(_space(obj) for obj in objects)} - {""})
-    resources = await reading.resources(objects)
-    there = dict(zip(spaces, await asyncio.gather(*map(reading.namespace_of, spaces)), strict=True))
     names = asyncio.create_task(look_up(settings.cluster.domain))
-    secrets = {space: keys for space in spaces if (keys := await reading.secrets(space)) is not None}
+    collector = _Collector(client, change)
+    await collector.find_kinds(objects)
+    await collector.find_namespaces([namespace, *settings.namespaces, *(_namespace(obj) for obj in objects)])
+    spaces = collector.namespaces
+    secrets = {space: keys for space in spaces if (keys := await collector.secrets(space)) is not None}
     desired = crds_of(objects)
-    crds = await reading.crds(desired)
+    crds = await collector.crds(desired)
+    # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such objects.
     extended = {crd["spec"]["names"]["kind"] for crd in desired if losses([crd], crds)}
-    tried = [obj for obj in objects if obj["kind"] not in extended]
+    workloads = {kind.plural: await collector.try_list(kind, dict[str, Any]) for kind in (DEPLOYMENTS, DAEMON_SETS)}
     return Facts(
         helm=helm,
         chart=chart,
@@ -103,38 +73,84 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
         objects=objects,
         hooks=tuple(filter(is_hook, rendered)),
         crds=crds,
-        namespaces=there,
-        unknown=frozenset(kind for kind, resource in resources.items() if resource is None),
-        lacking=await reading.lacking(objects, resources),
-        nodes=tuple(await reading.try_list(NODES, Node)),
-        traefiks=await reading.traefiks(),
-        traefik_known=await Kinds(client).find("traefik.io/v1alpha1", "IngressRoute") is not None,
-        classes=tuple(await reading.try_list(STORAGE_CLASSES, dict[str, Any])),
+        namespaces=spaces,
+        unknown=frozenset(kind for kind, resource in collector.resources.items() if resource is None),
+        lacking=await collector.lacking(objects),
+        nodes=tuple(await collector.try_list(NODES, Node)),
+        traefiks=find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=workloads)),
+        traefik_known=await collector.kinds.find("traefik.io/v1alpha1", "IngressRoute") is not None,
+        classes=tuple(await collector.try_list(STORAGE_CLASSES, dict[str, Any])),
         secrets=secrets,
-        certificates=await reading.certificates(tls, where) if tls else (),
+        certificates=await collector.certificates(tls, where) if tls else (),
         names=await names,
-        refusals=await reading.refusals(tried, resources, there),
-        strangers=await reading.strangers(objects, resources, there, change),
-        unread=tuple(reading.unread),
+        refusals=await collector.refusals([obj for obj in objects if obj["kind"] not in extended]),
+        foreign=await collector.foreign(objects),
+        unread=tuple(collector.unread),
     )
 
 
-class _Reading:
-    """Reads, and notes what it may not."""
+async def render(
+    client: Client, helm: Helm, change: Change, kubernetes: str, *, is_upgrade: bool
+) -> tuple[Object, ...]:
+    """Render the chart with these values for this cluster: its objects and hooks. Raises HelmFailedError or KubeError.
 
-    def __init__(self, client: Client, namespace: str) -> None:
+    Objects of our own kinds are among them also where the cluster does not know those kinds yet: the CRDs come first.
+    """
+    version = parse_version(kubernetes) or (1, 30, 0)
+    apis = (*await api_versions(client), *(f"{API_VERSION}/{kind}" for kind in _OWN))
+
+    async def template(*, lookups: bool) -> Sequence[Object]:
+        words = arguments.template(
+            change, kubernetes=".".join(map(str, version)), apis=apis, is_upgrade=is_upgrade, lookups=lookups
+        )
+        output = await run_helm(helm, words, stdin=change.values.stdin)
+        return parse_manifest(output.stdout)
+
+    try:
+        found = await template(lookups=True)
+    except HelmFailedError as error:
+        if error.failure.code not in _LEFT_TO_PREFLIGHT:
+            raise
+        found = await template(lookups=False)
+    kinds = Kinds(client)
+    if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
+        return tuple(found)
+    # Helm 4 believes `--api-versions` only without lookups, so a second run renders what the first has left out.
+    late = [obj for obj in await template(lookups=False) if obj["apiVersion"] == API_VERSION]
+    known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
+    return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
+
+
+class _Secret(msgspec.Struct):
+    metadata: ObjectMeta
+    data: dict[str, msgspec.Raw] | None = None
+
+
+class _Collector:
+    """Reads for one release, and notes what this account may not read."""
+
+    def __init__(self, client: Client, change: Change) -> None:
         self._client = client
-        self._namespace = namespace
+        self._owner = change.place.namespace, change.release
+        self._namespace = change.place.namespace
+        self.kinds = Kinds(client)
+        # By (apiVersion, kind); None: the API server does not know the kind.
+        self.resources: dict[tuple[str, str], Resource | None] = {}
+        # None: the namespace does not exist yet.
+        self.namespaces: dict[str, Object | None] = {}
         self.unread: list[Unreadable] = []
 
-    async def resources(self, objects: Iterable[Object]) -> dict[tuple[str, str], Resource | None]:
-        """The kinds of these objects, by apiVersion and kind."""
-        kinds, found = Kinds(self._client), dict[tuple[str, str], Resource | None]()
+    async def find_kinds(self, objects: Iterable[Object]) -> None:
+        """Fill `resources` for these objects."""
         for version, kind in sorted({(obj["apiVersion"], obj["kind"]) for obj in objects}):
-            found[version, kind] = await kinds.find(version, kind)
-        return found
+            self.resources[version, kind] = await self.kinds.find(version, kind)
 
-    async def namespace_of(self, name: str) -> Object | None:
+    async def find_namespaces(self, names: Iterable[str]) -> None:
+        """Fill `namespaces` for these names."""
+        ordered = sorted({*names} - {""})
+        self.namespaces = dict(zip(ordered, await asyncio.gather(*map(self._namespace_of, ordered)), strict=True))
+
+    async def _namespace_of(self, name: str) -> Object | None:
         try:
             return await self._client.get(NAMESPACES, name, into=dict[str, Any])
         except NotFound:
@@ -144,18 +160,12 @@ class _Reading:
             return {"metadata": {"name": name}}
 
     async def try_list(self, resource: Resource, into: Any) -> list[Any]:
+        """All objects of a kind; empty where this account may not list them."""
         try:
             return await self._client.list(resource, into=into)
         except Forbidden as error:
             self.unread.append(Unreadable(resource.plural, error.message))
             return []
-
-    async def traefiks(self) -> tuple[Traefik, ...]:
-        """Workloads that run Traefik, anywhere."""
-        found = {}
-        for kind in (DEPLOYMENTS, DAEMON_SETS):
-            found[kind.plural] = await self.try_list(kind, dict[str, Any])
-        return find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=found))
 
     async def crds(self, desired: Sequence[Object]) -> tuple[Object, ...]:
         """Those of the chart's CRDs that the cluster has already, as it has them."""
@@ -169,15 +179,13 @@ class _Reading:
                 self.unread.append(Unreadable(CRDS.plural, error.message, crd["metadata"]["name"]))
         return tuple(found)
 
-    async def lacking(
-        self, objects: Iterable[Object], resources: dict[tuple[str, str], Resource | None]
-    ) -> tuple[str, ...]:
+    async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
         """Rights that Helm would miss."""
         if await may(self._client, "*", _EVERYTHING, None):
             return ()
         desired = {(SECRETS, self._namespace)}
         for obj in objects:
-            resource = resources[obj["apiVersion"], obj["kind"]]
+            resource = self.resources[obj["apiVersion"], obj["kind"]]
             if resource is not None:
                 desired.add((resource, self._space_of(obj, resource) or ""))
         questions = [(verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS]
@@ -189,58 +197,53 @@ class _Reading:
         )
 
     def _space_of(self, obj: Object, resource: Resource) -> str | None:
-        return (obj["metadata"].get("namespace") or self._namespace) if resource.namespaced else None
+        return (_namespace(obj) or self._namespace) if resource.namespaced else None
 
-    async def refusals(
-        self,
-        objects: Iterable[Object],
-        resources: dict[tuple[str, str], Resource | None],
-        spaces: dict[str, Object | None],
-    ) -> tuple[Refusal, ...]:
-        """What the API server would not take, of what can be tried before the install itself."""
-        async with Client(self._client.config, field_manager=HELM_MANAGER) as client:
+    def _target(self, obj: Object) -> tuple[Resource, str | None] | None:
+        """Kind and namespace of an object; None: the install itself makes one of them first."""
+        resource = self.resources[obj["apiVersion"], obj["kind"]]
+        if resource is None:
+            return None
+        where = self._space_of(obj, resource)
+        return None if where and self.namespaces.get(where) is None else (resource, where)
+
+    async def refusals(self, objects: Iterable[Object]) -> tuple[Refusal, ...]:
+        """The API server's refusals of objects that can be tried before the install itself."""
+        async with Client(self._client.config, field_manager=FIELD_MANAGER) as client:
 
             async def attempt(obj: Object) -> Refusal | None:
-                resource, meta = resources[obj["apiVersion"], obj["kind"]], obj["metadata"]
-                where = self._space_of(obj, resource) if resource else None
-                if resource is None or (where and spaces.get(where) is None):
+                if (target := self._target(obj)) is None:
                     return None
+                (resource, where), name = target, obj["metadata"]["name"]
                 try:
-                    await client.apply(resource, meta["name"], obj, namespace=where, dry_run=True, into=msgspec.Raw)
+                    await client.apply(resource, name, obj, namespace=where, dry_run=True, into=msgspec.Raw)
                 except ApiError as error:
-                    name = f"{obj['kind']} {where + '/' if where else ''}{meta['name']}"
-                    return Refusal(name, error.reason or type(error).__name__, error.message)
+                    shown = f"{obj['kind']} {where + '/' if where else ''}{name}"
+                    return Refusal(shown, error.reason or type(error).__name__, error.message)
                 return None
 
             found = await asyncio.gather(*map(attempt, objects))
         return tuple(refusal for refusal in found if refusal)
 
-    async def strangers(
-        self,
-        objects: Iterable[Object],
-        resources: dict[tuple[str, str], Resource | None],
-        spaces: dict[str, Object | None],
-        change: Change,
-    ) -> tuple[Stranger, ...]:
+    async def foreign(self, objects: Iterable[Object]) -> tuple[ForeignObject, ...]:
         """Objects that are there and belong to no release, or to another one."""
 
-        async def look(obj: Object) -> Stranger | None:
-            resource, name = resources[obj["apiVersion"], obj["kind"]], obj["metadata"]["name"]
-            where = self._space_of(obj, resource) if resource else None
-            if resource is None or (where and spaces.get(where) is None):
+        async def look(obj: Object) -> ForeignObject | None:
+            if (target := self._target(obj)) is None:
                 return None
+            (resource, where), name = target, obj["metadata"]["name"]
             try:
                 found = await self._client.get(resource, name, namespace=where, into=dict[str, Any])
             except (NotFound, Forbidden):
                 return None
             notes = found["metadata"].get("annotations") or {}
             owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
-            if owner == (change.place.namespace, change.release):
+            if owner == self._owner:
                 return None
-            return Stranger(obj["kind"], where or "", name, "/".join(owner) if all(owner) else "")
+            return ForeignObject(obj["kind"], where or "", name, "/".join(owner) if all(owner) else "")
 
         found = await asyncio.gather(*map(look, objects))
-        return tuple(stranger for stranger in found if stranger)
+        return tuple(foreign for foreign in found if foreign)
 
     async def secrets(self, namespace: str) -> dict[str, frozenset[str]] | None:
         """Names of Secrets and of their keys; their content is dropped at once."""
@@ -266,17 +269,8 @@ class _Reading:
         return tuple(found)
 
 
-class _Meta(msgspec.Struct):
-    name: str
-
-
-class _Secret(msgspec.Struct):
-    metadata: _Meta
-    data: dict[str, msgspec.Raw] | None = None
-
-
 async def look_up(domain: str) -> dict[str, str]:
-    """Whether portal and desktops have addresses, as this machine sees it."""
+    """Host names of portal and desktops -> why this machine cannot resolve them; empty: it can."""
     if domain == "localhost" or domain.endswith(".localhost"):
         return {}  # browsers resolve it themselves
     loop, found = asyncio.get_running_loop(), {}
@@ -290,5 +284,5 @@ async def look_up(domain: str) -> dict[str, str]:
     return found
 
 
-def _space(obj: Object) -> str:
+def _namespace(obj: Object) -> str:
     return str(obj["metadata"].get("namespace") or "")

@@ -1,21 +1,28 @@
-"""Difference between two sets of objects of a release, field by field. Pure.
+"""Difference between two sets of objects of a release, field by field, and losses by a change of CRDs. Pure.
 
 The content of Secrets is never shown.
 """
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vdi.helm.releases import KEEP
 
 Object = Mapping[str, Any]
+CRD_KIND = "CustomResourceDefinition"
 _HOOK = "helm.sh/hook"
-HIDDEN = "(not shown)"
+_HIDDEN = "(not shown)"
 # They change in every object when the chart's version does, and say nothing.
 _VERSION_LABELS = ("helm.sh/chart", "app.kubernetes.io/version")
-
+# Kinds that are in no namespace, of those that charts of ours make.
+_CLUSTER_SCOPED = {
+    *("Namespace", CRD_KIND, "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy"),
+    *("ValidatingAdmissionPolicyBinding", "PriorityClass", "RuntimeClass", "StorageClass", "ClusterIssuer"),
+    *("VDITemplate", "VDIPool"),
+}
 _LONG = 100
 _ABSENT = object()
 
@@ -84,28 +91,9 @@ def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, 
         meta = obj["metadata"]
         if is_hook(obj):
             continue
-        where = meta.get("namespace") or ("" if obj["kind"] in CLUSTER_SCOPED else namespace)
+        where = meta.get("namespace") or ("" if obj["kind"] in _CLUSTER_SCOPED else namespace)
         found[str(obj["kind"]), str(where), str(meta["name"])] = obj
     return found
-
-
-# Kinds that are in no namespace, of those that charts of ours make.
-CLUSTER_SCOPED = frozenset(
-    {
-        "Namespace",
-        "CustomResourceDefinition",
-        "ClusterRole",
-        "ClusterRoleBinding",
-        "ValidatingAdmissionPolicy",
-        "ValidatingAdmissionPolicyBinding",
-        "PriorityClass",
-        "RuntimeClass",
-        "StorageClass",
-        "ClusterIssuer",
-        "VDITemplate",
-        "VDIPool",
-    }
-)
 
 
 def _fields(before: Object, after: Object) -> Iterator[Field]:
@@ -121,31 +109,32 @@ def _hidden(field: Field) -> Field:
     """The field of a Secret, with nothing of its content."""
     path = ".".join(field.path.split(".")[:2])
     return Field(
-        path, field.sign, HIDDEN if field.before is not None else None, HIDDEN if field.after is not None else None
+        path, field.sign, _HIDDEN if field.before is not None else None, _HIDDEN if field.after is not None else None
     )
 
 
 def _compare(before: Any, after: Any, path: str) -> Iterator[Field]:
-    if before is _ABSENT or after is _ABSENT:
-        yield from _whole(before, after, path)
-    elif isinstance(before, Mapping) and isinstance(after, Mapping):
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in sorted({*before, *after}, key=str):
             yield from _compare(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{path}.{key}")
     elif isinstance(before, list) and isinstance(after, list):
         yield from _compare_lists(before, after, path)
+    elif before is _ABSENT or after is _ABSENT:
+        yield from _whole(before, after, path)
     elif before != after:
         yield Field(path, "~", before, after)
 
 
 def _whole(before: Any, after: Any, path: str) -> Iterator[Field]:
-    """Something that comes or goes: its leaves, unless it is small."""
-    value, sign = (after, "+") if before is _ABSENT else (before, "-")
-    if isinstance(value, Mapping) and value and len(str(value)) > _LONG:
+    """A value that comes or goes: its leaves, unless it is small."""
+    is_new = before is _ABSENT
+    value = after if is_new else before
+    if isinstance(value, Mapping) and len(str(value)) > _LONG:
         for key, inner in value.items():
-            old, new = (_ABSENT, inner) if sign == "+" else (inner, _ABSENT)
+            old, new = (_ABSENT, inner) if is_new else (inner, _ABSENT)
             yield from _whole(old, new, f"{path}.{key}")
     else:
-        yield Field(path, sign, *((None, value) if sign == "+" else (value, None)))
+        yield Field(path, "+", None, value) if is_new else Field(path, "-", value, None)
 
 
 def _compare_lists(before: list[Any], after: list[Any], path: str) -> Iterator[Field]:
@@ -177,13 +166,14 @@ def _names(elements: list[Any]) -> list[str] | None:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) and value else _json(value)
+    return _cut(value if isinstance(value, str) and value else _json(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
 
 
 def _json(value: Any) -> str:
-    import json
-
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -191,4 +181,61 @@ def _text_diff(before: Any, after: Any) -> Iterator[str]:
     old, new = ((text or "").splitlines() if isinstance(text or "", str) else [_json(text)] for text in (before, after))
     for line in difflib.unified_diff(old, new, lineterm="", n=1):
         if not line.startswith(("---", "+++", "@@")):
-            yield line if len(line) <= _LONG else f"{line[: _LONG - 3]}..."
+            yield _cut(line)
+
+
+class Loss(NamedTuple):
+    """What a change of a CRD would take away."""
+
+    crd: str
+    # Versions in which objects are stored, that the new CRD does not have: the API server refuses that.
+    stored: tuple[str, ...]
+    # Fields that the API server would drop from every object that is written.
+    fields: tuple[str, ...]
+
+
+def crds_of(objects: Iterable[Object]) -> list[Object]:
+    """The CRDs among a release's objects."""
+    return [obj for obj in objects if obj["kind"] == CRD_KIND]
+
+
+def losses(there: Iterable[Object], desired: Iterable[Object]) -> list[Loss]:
+    """What is lost when the cluster's CRDs become the desired ones."""
+    old = {crd["metadata"]["name"]: crd for crd in there}
+    found = []
+    for new in desired:
+        name = new["metadata"]["name"]
+        if name not in old:
+            continue
+        versions = {version["name"]: version for version in new["spec"]["versions"]}
+        stored = ((old[name].get("status") or {}).get("storedVersions")) or []
+        lost = [
+            f"{version['name']}: {path}"
+            for version in old[name]["spec"]["versions"]
+            if version["name"] in versions
+            for path in _missing(_schema(version), _schema(versions[version["name"]]), "")
+        ]
+        gone = tuple(version for version in stored if version not in versions)
+        if gone or lost:
+            found.append(Loss(name, gone, tuple(lost)))
+    return found
+
+
+def _schema(version: Object) -> Any:
+    return (version.get("schema") or {}).get("openAPIV3Schema") or {}
+
+
+def _missing(there: Any, desired: Any, path: str) -> Iterator[str]:
+    """Fields of one schema that another does not have."""
+    if desired.get("x-kubernetes-preserve-unknown-fields"):
+        return
+    kept = desired.get("properties") or {}
+    for name, inner in (there.get("properties") or {}).items():
+        here = f"{path}.{name}".lstrip(".")
+        if name not in kept:
+            yield here
+        else:
+            yield from _missing(inner, kept[name], here)
+    for key in ("items", "additionalProperties"):
+        if isinstance(there.get(key), dict) and isinstance(desired.get(key), dict):
+            yield from _missing(there[key], desired[key], f"{path}[]")

@@ -1,9 +1,12 @@
-"""What is known before anything is changed, as frozen data. `gather` reads it, `preflight` judges it. Pure."""
+"""Facts about a cluster and a planned release, before anything is changed.
 
-from collections.abc import Iterator, Mapping
+`collect` reads them, `preflight` and `needs` judge them.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vdi.cluster.objects import Node
 from vdi.diagnosis.snapshot import Certificate
@@ -12,9 +15,9 @@ from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision, deployed
 from vdi.helm.run import Helm
 from vdi.release.chart import Chart
+from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
 
-Object = Mapping[str, Any]
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 
 
@@ -24,7 +27,6 @@ class Refusal(NamedTuple):
     object: str
     # `Forbidden`, `Invalid`, ...
     reason: str
-
     message: str
 
 
@@ -43,8 +45,8 @@ class Unreadable(NamedTuple):
         return f"{self.kind} {self.name}: {self.message}" if self.name else f"{self.kind}: {self.message}"
 
 
-class Stranger(NamedTuple):
-    """An object of the release's that is there already and is not the release's."""
+class ForeignObject(NamedTuple):
+    """An object that the release would make, and that is there already without being the release's."""
 
     kind: str
     # Its namespace, or nothing.
@@ -64,7 +66,7 @@ class Pods(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """A cluster and what a release would make on it."""
+    """A cluster, and the objects that a release would make on it."""
 
     helm: Helm
     chart: Chart
@@ -103,7 +105,7 @@ class Facts:
     # What a dry run on the API server says.
     refusals: tuple[Refusal, ...] = ()
     # Objects that Helm would refuse to take into the release.
-    strangers: tuple[Stranger, ...] = ()
+    foreign: tuple[ForeignObject, ...] = ()
     unread: tuple[Unreadable, ...] = ()
 
     @property
@@ -123,16 +125,14 @@ class Facts:
     @cached_property
     def pods(self) -> tuple[Pods, ...]:
         """Of all workloads of the release."""
-        return tuple(self._pods())
-
-    def _pods(self) -> Iterator[Pods]:
+        found = []
         for obj in self.objects:
             if obj["kind"] in POD_KINDS:
-                spec = obj["spec"]
+                meta, spec = obj["metadata"], obj["spec"]
                 spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
-                meta = obj["metadata"]
                 name = f"{obj['kind'].lower()}/{meta['name']}"
-                yield Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
+                found.append(Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"]))
+        return tuple(found)
 
     @cached_property
     def settings(self) -> Settings:
@@ -140,14 +140,17 @@ class Facts:
         return settings_of(self.objects)
 
 
-def settings_of(objects: tuple[Object, ...]) -> Settings:
+def settings_of(objects: Iterable[Object]) -> Settings:
     """The settings of the operator among these objects; the defaults without an operator."""
     for obj in objects:
         if obj["kind"] == "Deployment":
             for container in obj["spec"]["template"]["spec"]["containers"]:
-                variables = {
-                    variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()
-                }
+                variables = variables_of(container)
                 if container["name"] == "operator" and "VDI_NAMESPACE" in variables:
                     return read_settings(variables)
     return Settings()
+
+
+def variables_of(container: Object) -> dict[str, str]:
+    """Environment variables of a container by name; those from a Secret are empty."""
+    return {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}

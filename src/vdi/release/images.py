@@ -25,16 +25,40 @@ from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.resource import EVENTS, NODES, PODS
 from vdi.kube.transport import Client
-from vdi.release.chart import RefusedError
+from vdi.release.chart import RefusedError, image_reference
 
+Object = Mapping[str, Any]
 # Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as well.
 _LARGEST_DOCUMENT, _LARGEST_INDEX = 1 << 20, 64 << 20
-
+# Annotations with the name of an image, the first one that is there.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+# Hardened clusters exempt it from Pod Security; elsewhere they refuse a pod with hostPath volumes.
+NAMESPACE = "kube-system"
+LABELS = {"app.kubernetes.io/name": "vdi-images-load"}
+CONTAINER = "ctr"
+# The kubelet never deletes such an image: no registry could bring it back.
+PINNED = "io.cri-containerd.pinned=pinned"
+# A pod that is left behind by a killed command ends by itself.
+_DEADLINE_SECONDS = 3600
+# Libraries that a distribution's `ctr` is linked to; K3s' own is static.
+_LIBRARIES = {"amd64": ("/lib", "/lib64"), "arm64": ("/lib",)}
+# Nodes that are served at the same time: all of it passes through the API server.
+_AT_ONCE = 4
+_CHUNK_BYTES = 1 << 20
+_POLL_SECONDS = 0.3
+_ENDED = ("Succeeded", "Failed")
+# How long the pod may take to start: nothing is pulled, but the node may be busy.
+_START_SECONDS = 120.0
+# How long the kubelet may take to report that a container has ended.
+_END_SECONDS = 5.0
 
 
 class BadArchiveError(Exception):
     """Raised for a file that is no image archive; the message names the file and what is allowed."""
+
+
+class LoadFailedError(Exception):
+    """Raised when a node cannot take or did not take an archive; the message says why."""
 
 
 class ArchiveImage(NamedTuple):
@@ -118,24 +142,6 @@ def _path(descriptor: Mapping[str, Any]) -> str:
     return "blobs/" + str(descriptor["digest"]).replace(":", "/")
 
 
-NodeObject = Mapping[str, Any]
-# Hardened clusters exempt it from Pod Security; elsewhere they refuse a pod with hostPath volumes.
-NAMESPACE = "kube-system"
-LABELS = {"app.kubernetes.io/name": "vdi-images-load"}
-CONTAINER = "ctr"
-# The kubelet never deletes such an image: no registry could bring it back.
-PINNED = "io.cri-containerd.pinned=pinned"
-# A pod that is left behind by a killed command ends by itself.
-_DEADLINE_SECONDS = 3600
-_K3S = "+k3s"
-# What a `ctr` of a distribution is linked to; K3s' own is static.
-_LIBRARIES = {"amd64": ("/lib", "/lib64"), "arm64": ("/lib",)}
-
-
-class UnsupportedNodeError(Exception):
-    """Raised for a node that images cannot be brought to; the message says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class Containerd:
     """Where a node has containerd's socket and its client."""
@@ -149,15 +155,15 @@ class Containerd:
         return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *words]
 
 
-def find_containerd(node: NodeObject, socket: str | None, ctr: str | None) -> Containerd:
-    """The paths on this node; `socket` and `ctr` win. Raises UnsupportedNodeError."""
+def find_containerd(node: Object, socket: str | None, ctr: str | None) -> Containerd:
+    """The paths on this node; `socket` and `ctr` win. Raises LoadFailedError."""
     info = node["status"]["nodeInfo"]
     if info["operatingSystem"] != "linux":
-        raise UnsupportedNodeError(f"its operating system is {info['operatingSystem']}; allowed: linux")
+        raise LoadFailedError(f"its operating system is {info['operatingSystem']}; allowed: linux")
     runtime = str(info["containerRuntimeVersion"])
     if not runtime.startswith("containerd://"):
-        raise UnsupportedNodeError(f"its container runtime is {runtime}; allowed: containerd")
-    if _K3S in str(info["kubeletVersion"]):
+        raise LoadFailedError(f"its container runtime is {runtime}; allowed: containerd")
+    if "+k3s" in str(info["kubeletVersion"]):
         return Containerd(
             socket or "/run/k3s/containerd/containerd.sock", ctr or "/var/lib/rancher/k3s/data/current/bin/ctr"
         )
@@ -165,15 +171,15 @@ def find_containerd(node: NodeObject, socket: str | None, ctr: str | None) -> Co
     return Containerd(socket or "/run/containerd/containerd.sock", ctr or "/usr/bin/ctr", libraries)
 
 
-def choose_image(node: NodeObject) -> str:
-    """An image that is on the node: `pause`, which every node has, else the smallest. Raises UnsupportedNodeError."""
+def choose_image(node: Object) -> str:
+    """An image that is on the node: `pause`, which every node has, else the smallest. Raises LoadFailedError."""
     sizes = {
         name: image.get("sizeBytes", 0)
         for image in node["status"].get("images") or ()
         for name in _by_tag(image.get("names") or ())[:1]
     }
     if not sizes:
-        raise UnsupportedNodeError("it reports no image that a pod could use")
+        raise LoadFailedError("it reports no image that a pod could use")
     return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
 
 
@@ -181,8 +187,8 @@ def _by_tag(names: Sequence[str]) -> list[str]:
     return sorted((name for name in names if "<none>" not in name), key=lambda name: "@" in name)
 
 
-def check_architectures(node: NodeObject, archives: Mapping[str, Sequence[ArchiveImage]]) -> dict[str, list[str]]:
-    """By archive, the images for this node's architecture. Raises UnsupportedNodeError where one is in no archive."""
+def check_architectures(node: Object, archives: Mapping[str, Sequence[ArchiveImage]]) -> dict[str, list[str]]:
+    """By archive, the images for this node's architecture. Raises LoadFailedError where one is in no archive."""
     architecture = str(node["status"]["nodeInfo"]["architecture"])
     fitting = {
         path: [image.name for image in images if image.architecture == architecture]
@@ -191,13 +197,11 @@ def check_architectures(node: NodeObject, archives: Mapping[str, Sequence[Archiv
     there = {name for names in fitting.values() for name in names}
     missing = sorted({image.name for images in archives.values() for image in images} - there)
     if missing:
-        raise UnsupportedNodeError(
-            f"its architecture is {architecture}, for which no archive contains {', '.join(missing)}"
-        )
+        raise LoadFailedError(f"its architecture is {architecture}, for which no archive contains {', '.join(missing)}")
     return {path: names for path, names in fitting.items() if names}
 
 
-def pod_of(name: str, node: NodeObject, image: str, containerd: Containerd) -> dict[str, Any]:
+def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[str, Any]:
     """The pod: root without capabilities, with containerd's socket and its client, and nothing else of the node."""
     mounts = [
         ("socket", containerd.socket, "Socket"),
@@ -233,22 +237,6 @@ def pod_of(name: str, node: NodeObject, image: str, containerd: Containerd) -> d
         "volumes": [{"name": volume, "hostPath": {"path": path, "type": kind}} for volume, path, kind in mounts],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": LABELS}, "spec": spec}
-
-
-Object = Mapping[str, Any]
-# Nodes that are served at the same time: all of it passes through the API server.
-_AT_ONCE = 4
-_CHUNK_BYTES = 1 << 20
-_POLL_SECONDS = 0.3
-_ENDED = ("Succeeded", "Failed")
-# How long the pod may take to start: nothing is pulled, but the node may be busy.
-_START_SECONDS = 120.0
-# How long the kubelet may take to report that a container has ended.
-_END_SECONDS = 5.0
-
-
-class LoadFailedError(Exception):
-    """Raised when a node did not take an archive; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,9 +291,10 @@ async def load_images(run: Loading, only: Sequence[str], done: Callable[[NodeRes
 async def _load_on_node(run: Loading, node: Object) -> NodeResult:
     name, began = str(node["metadata"]["name"]), monotonic()
     images: list[str] = []
+    problem = ""
     try:
         if not any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions") or ()):
-            raise UnsupportedNodeError("it is not Ready")
+            raise LoadFailedError("it is not Ready")
         containerd = find_containerd(node, run.socket, run.ctr)
         fitting = check_architectures(node, {str(path): found for path, found in run.archives.items()})
         async with asyncio.timeout(run.seconds), _pod(run, node, containerd) as pod:
@@ -315,19 +304,10 @@ async def _load_on_node(run: Loading, node: Object) -> NodeResult:
                     await _execute(run, pod, containerd.command("images", "label", image_reference(image), PINNED))
                     images.append(image)
     except TimeoutError:
-        return NodeResult(name, tuple(images), monotonic() - began, f"not done within {run.seconds:.0f} s")
-    except (UnsupportedNodeError, LoadFailedError, KubeError, OSError) as error:
-        return NodeResult(name, tuple(images), monotonic() - began, str(error))
-    return NodeResult(name, tuple(images), monotonic() - began)
-
-
-def image_reference(name: str) -> str:
-    """The name under which containerd keeps an image: with its registry and its tag."""
-    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
-    first, slash, _ = named.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        return named
-    return f"docker.io/{named}" if slash else f"docker.io/library/{named}"
+        problem = f"not done within {run.seconds:.0f} s"
+    except (LoadFailedError, KubeError, OSError) as error:
+        problem = str(error)
+    return NodeResult(name, tuple(images), monotonic() - began, problem)
 
 
 @asynccontextmanager
@@ -344,22 +324,22 @@ async def _pod(run: Loading, node: Object, containerd: Containerd) -> AsyncItera
         await _delete(run.client, pod)
 
 
+async def _status(client: Client, pod: str) -> Object:
+    found = await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])
+    return found.get("status") or {}
+
+
 async def _until_running(client: Client, pod: str) -> None:
     """Raises LoadFailedError for a pod that does not start, with the kubelet's reason."""
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while True:
-                status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
-                if status.get("phase") == "Running":
-                    return
+            while (status := await _status(client, pod)).get("phase") != "Running":
                 if status.get("phase") in _ENDED:
                     raise LoadFailedError(f"its pod ended: {await _reason(client, pod, status)}")
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     except TimeoutError:
-        status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
-        raise LoadFailedError(
-            f"its pod has not started in {_START_SECONDS:.0f} s: {await _reason(client, pod, status)}"
-        ) from None
+        reason = await _reason(client, pod, await _status(client, pod))
+        raise LoadFailedError(f"its pod has not started in {_START_SECONDS:.0f} s: {reason}") from None
 
 
 async def _until_ended(client: Client, pod: str) -> Object | None:
@@ -367,9 +347,9 @@ async def _until_ended(client: Client, pod: str) -> Object | None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_END_SECONDS):
             while True:
-                status = (await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])).get("status") or {}
+                status = await _status(client, pod)
                 if status.get("phase") in _ENDED:
-                    return dict(status)
+                    return status
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     return None
 

@@ -4,12 +4,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from vdi.findings.model import Remedy
 from vdi.kube.resource import IS_DEFAULT_CLASS
-from vdi.release.facts import Facts, Object
+from vdi.release.chart import image_reference
+from vdi.release.diff import Object
+from vdi.release.facts import Facts, variables_of
 
 ENFORCE = "pod-security.kubernetes.io/enforce"
 # StorageClass of homes whose template names none (docs/api.md).
@@ -18,7 +19,6 @@ _TEMPLATE_CLASS = "local-path"
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
-
     if facts.is_unread("storageclasses"):
         return
     there = {class_["metadata"]["name"] for class_ in facts.classes}
@@ -125,7 +125,7 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
     """(image, what is wrong with it, whether that is certain), as far as it can be known from here."""
     there = {name for node in facts.nodes for image in node.status.images for name in image.names or ()}
     for image, policy in images_of(facts):
-        if _known_as(image) & there:
+        if there & {image, image_reference(image)}:
             continue
         local = image.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
         if local and there:
@@ -177,49 +177,34 @@ def _decoded(text: str) -> Any:
         return None  # not JSON after all: whoever reads it finds no image there either
 
 
-def _known_as(image: str) -> set[str]:
-    """The names under which a node may list it."""
-    named = image if "@" in image or ":" in image.rpartition("/")[2] else f"{image}:latest"
-    first = named.split("/")[0]
-    full = named if "." in first or ":" in first or first == "localhost" else None
-    return {named, full or (f"docker.io/{named}" if "/" in named else f"docker.io/library/{named}")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """An install before it is made."""
-
-    release: str
-    namespace: str
-    server: str
-    # URL; empty: there is no gateway.
-    portal: str
-    # URL of a desktop, with NAME in it.
-    desktops: str
-    sessions_namespaces: tuple[str, ...]
-    certificate: str
-    # Users and groups that administer the portal.
-    admins: tuple[str, ...]
-    images: tuple[str, ...]
-    new_namespaces: tuple[str, ...]
-
-
-def plan_install(facts: Facts) -> Plan:
-    """The plan of an install."""
-    cluster, gateway = facts.settings.cluster, _variables(facts, "gateway")
-    admins = [name for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS") for name in gateway.get(key, "").split(",")]
-    return Plan(
-        release=facts.release,
-        namespace=facts.namespace,
-        server=facts.server,
-        portal=cluster.url(cluster.host(cluster.portal_label)) if gateway else "",
-        desktops=cluster.url(cluster.host("NAME")),
-        sessions_namespaces=facts.settings.namespaces,
-        certificate=_certificate_source(facts),
-        admins=tuple(filter(None, admins)),
-        images=tuple(image for image, _ in images_of(facts)),
-        new_namespaces=tuple(name for name, namespace in facts.namespaces.items() if namespace is None),
+def plan_install(facts: Facts) -> dict[str, Any]:
+    """An install before it is made, for people who confirm it and for `-o json`."""
+    cluster = facts.settings.cluster
+    gateway = next(
+        (
+            variables_of(container)
+            for pods in facts.pods
+            for container in pods.spec["containers"]
+            if container["name"] == "gateway"
+        ),
+        None,
     )
+    admins = [
+        name for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS") for name in (gateway or {}).get(key, "").split(",")
+    ]
+    return {
+        "release": facts.release,
+        "namespace": facts.namespace,
+        "server": facts.server,
+        "newNamespaces": [name for name, namespace in facts.namespaces.items() if namespace is None],
+        "sessionsNamespace": facts.settings.namespaces[0],
+        "sessionsNamespaces": facts.settings.namespaces,
+        "portal": "" if gateway is None else cluster.url(cluster.host(cluster.portal_label)),
+        "desktops": cluster.url(cluster.host("NAME")),
+        "certificate": _certificate_source(facts),
+        "administrators": list(filter(None, admins)),
+        "images": [image for image, _ in images_of(facts)],
+    }
 
 
 def _certificate_source(facts: Facts) -> str:
@@ -232,16 +217,3 @@ def _certificate_source(facts: Facts) -> str:
     if cluster.cert_resolver:
         return f"Traefik's certificate resolver {cluster.cert_resolver}"
     return "Traefik's default certificate"
-
-
-def _variables(facts: Facts, name: str) -> dict[str, str]:
-    """Variables of the container with this name."""
-    for pods in facts.pods:
-        for container in pods.spec["containers"]:
-            if container["name"] == name:
-                return _environment(container)
-    return {}
-
-
-def _environment(container: Object) -> dict[str, str]:
-    return {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}

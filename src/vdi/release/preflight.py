@@ -1,6 +1,6 @@
-"""What stands in the way of an install or upgrade, each with its remedy. Pure: Facts -> findings.
+"""Obstacles to an install or upgrade, each with its remedy. Pure: `Facts` -> findings.
 
-`error` refuses; a `warning` is something that will be felt later; `unknown` could not be looked at.
+An `error` refuses, a `warning` will be felt later, `unknown` could not be read. A new check joins `_CHECKS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,129 +11,121 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
 from vdi.helm.run import parse_version
 from vdi.kube.certificate import covers
-from vdi.release.apply import CRD_KIND as CRD
-from vdi.release.apply import crds_of, losses
 from vdi.release.chart import options_of, rollback_command, version_numbers
-from vdi.release.facts import Facts, Stranger, settings_of
+from vdi.release.diff import CRD_KIND, crds_of, losses
+from vdi.release.facts import Facts, ForeignObject, settings_of
 from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
 
 # CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8).
 OLDEST_KUBERNETES = (1, 30)
-
 _SHOWN = 5
-
-
-Check = Callable[[Facts, datetime], Iterator[Finding]]
+# By API group: the software that provides its kinds.
+_PROVIDERS = {
+    "vdi.kasm.io": "Set crds.install=true, or apply charts/vdi/files/crds first.",
+    "cert-manager.io": "Install cert-manager, or set a Secret in traefik.tlsSecret.",
+    "monitoring.coreos.com": "Install the Prometheus operator, or turn off monitoring.* (docs/monitoring.md).",
+}
+_NEWER_CHART = Remedy("Use a newer chart. To go back to an earlier revision: helm rollback.")
 
 
 def run_checks(facts: Facts, now: datetime, *, upgrading: bool) -> list[Finding]:
-    """All findings, in the order of the checks; what could not be read comes last."""
-    checks = (*CHECKS, _upgradable if upgrading else _installable)
+    """All findings, in the order of the checks; unreadable objects come last."""
+    checks = (*_CHECKS, _upgradable if upgrading else _installable)
     found = [finding for check in checks for finding in check(facts, now)]
-    found += [_finding("readable", Severity.UNKNOWN, f"Not checked: {unread.text}") for unread in facts.unread]
+    for unread in facts.unread:
+        name = f" {unread.name}" if unread.name else ""
+        message = f"Not checked: {unread.kind}{name}: {unread.message}"
+        found.append(Finding(code="readable", severity=Severity.UNKNOWN, message=message))
     return found
 
 
-def _finding(code: str, severity: Severity, message: str, remedy: Remedy = Remedy()) -> Finding:
-    return Finding(code=code, severity=severity, message=message, remedy=remedy)
+def _ok(code: str, message: str) -> Finding:
+    return Finding(code=code, severity=Severity.OK, message=message)
 
 
-def _versions(facts: Facts, _: datetime) -> Iterator[Finding]:
-    yield _finding("helm", Severity.OK, facts.helm.words)
+def _error(code: str, message: str, remedy: Remedy | str = "") -> Finding:
+    given = Remedy(remedy) if isinstance(remedy, str) else remedy
+    return Finding(code=code, severity=Severity.ERROR, message=message, remedy=given)
+
+
+def _warning(code: str, message: str, remedy: Remedy | str = "") -> Finding:
+    given = Remedy(remedy) if isinstance(remedy, str) else remedy
+    return Finding(code=code, severity=Severity.WARNING, message=message, remedy=given)
+
+
+def _check_versions(facts: Facts, _: datetime) -> Iterator[Finding]:
+    yield _ok("helm", facts.helm.words)
     version = parse_version(facts.kubernetes) or (0, 0, 0)
     if version[:2] < OLDEST_KUBERNETES:
         oldest = ".".join(map(str, OLDEST_KUBERNETES))
         words = f"Kubernetes is {facts.kubernetes}; {oldest} or later is required: its API validates our objects."
-        yield _finding(
-            "kubernetes",
-            Severity.ERROR,
-            words,
-            Remedy("Upgrade the cluster (K3s: run the installation command again)."),
-        )
+        yield _error("kubernetes", words, "Upgrade the cluster (K3s: run the installation command again).")
     else:
-        yield _finding("kubernetes", Severity.OK, f"Kubernetes {facts.kubernetes} at {facts.server}")
+        yield _ok("kubernetes", f"Kubernetes {facts.kubernetes} at {facts.server}")
 
 
-def _namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
     for name, namespace in facts.namespaces.items():
-        if namespace and (
-            (namespace.get("status") or {}).get("phase") == "Terminating"
-            or namespace["metadata"].get("deletionTimestamp")
-        ):
+        phase = ((namespace or {}).get("status") or {}).get("phase")
+        if namespace and (phase == "Terminating" or namespace["metadata"].get("deletionTimestamp")):
+            text = "Wait until it is deleted. If it remains, this command shows what blocks it:"
+            remedy = Remedy(text, (f"kubectl get namespace {name} -o yaml",))
             words = f"The namespace {name} is being deleted; nothing can be created in it."
-            remedy = Remedy(
-                "Wait until it is deleted. If it remains, this command shows what blocks it:",
-                (f"kubectl get namespace {name} -o yaml",),
-            )
-            yield _finding("namespaces", Severity.ERROR, words, remedy)
-    yield from (_finding("namespaces", Severity.ERROR, words, remedy) for words, remedy in refused_host_network(facts))
+            yield _error("namespaces", words, remedy)
+    for words, remedy in refused_host_network(facts):
+        yield _error("namespaces", words, remedy)
 
 
-def _nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
     usable = [node for node in facts.nodes if node.ready and not node.spec.unschedulable]
     if facts.nodes and not usable:
         words = f"None of {len(facts.nodes)} nodes is ready and accepts pods."
-        yield _finding(
-            "nodes", Severity.ERROR, words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",))
-        )
+        yield _error("nodes", words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",)))
     elif usable:
-        yield _finding("nodes", Severity.OK, f"{len(usable)} of {len(facts.nodes)} nodes ready")
+        yield _ok("nodes", f"{len(usable)} of {len(facts.nodes)} nodes ready")
     elif not facts.is_unread("nodes"):
-        yield _finding("nodes", Severity.ERROR, "The cluster has no node.", Remedy("Add a node to the cluster."))
+        yield _error("nodes", "The cluster has no node.", "Add a node to the cluster.")
 
 
-def _placement(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_placement(facts: Facts, _: datetime) -> Iterator[Finding]:
     for workload, labels in unmatched_selectors(facts):
         words = f"No node has the labels {labels}, which the values require for {workload}: its pod would never start."
         only = facts.nodes[0].metadata.name if len(facts.nodes) == 1 else ""
         command = f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
         remedy = Remedy("Label the intended node, or change its nodeSelector in the values.", (command,))
-        yield _finding("placement", Severity.ERROR, words, remedy)
+        yield _error("placement", words, remedy)
 
 
-def _rights(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_rights(facts: Facts, _: datetime) -> Iterator[Finding]:
     if not facts.lacking:
-        yield _finding("rights", Severity.OK, "your account may create everything in the chart")
+        yield _ok("rights", "your account may create everything in the chart")
         return
     more = f" and {len(facts.lacking) - _SHOWN} more" if len(facts.lacking) > _SHOWN else ""
     words = f"Your account may not: {', '.join(facts.lacking[:_SHOWN])}{more}."
-    yield _finding(
-        "rights", Severity.ERROR, words, Remedy("Ask an administrator of the cluster; installing needs cluster-admin.")
-    )
+    yield _error("rights", words, "Ask an administrator of the cluster; installing needs cluster-admin.")
 
 
-def _kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    own = {(f"{crd['spec']['group']}", crd["spec"]["names"]["kind"]) for crd in crds_of(facts.objects)}
+def _check_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
+    own = {(crd["spec"]["group"], crd["spec"]["names"]["kind"]) for crd in crds_of(facts.objects)}
     if not facts.traefik_known:
         words = "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would have an address."
-        remedy = Remedy(
-            "Install Traefik 3 with its CRDs; K3s since 1.32 includes it (start it without --disable=traefik)."
-        )
-        yield _finding("traefik", Severity.ERROR, words, remedy)
+        text = "Install Traefik 3 with its CRDs; K3s since 1.32 includes it (start it without --disable=traefik)."
+        yield _error("traefik", words, text)
     for version, kind in sorted(facts.unknown):
         group = version.partition("/")[0]
         if (group, kind) in own or (group == "traefik.io" and not facts.traefik_known):
             continue
         words = f"The cluster does not know {kind} ({version}), which these values create."
-        yield _finding(
-            "kinds", Severity.ERROR, words, Remedy(_WHOSE.get(group, "Install the software that provides this kind."))
-        )
+        yield _error("kinds", words, _PROVIDERS.get(group, "Install the software that provides this kind."))
 
 
-_WHOSE = {
-    "vdi.kasm.io": "Set crds.install=true, or apply charts/vdi/files/crds first.",
-    "cert-manager.io": "Install cert-manager, or set a Secret in traefik.tlsSecret.",
-    "monitoring.coreos.com": "Install the Prometheus operator, or turn off monitoring.* (docs/monitoring.md).",
-}
-
-
-def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
     if not facts.traefik_known:
         return
     if not facts.traefiks:
         words = "No Traefik was found on this cluster. If it runs elsewhere, it must read this cluster's IngressRoutes."
-        remedy = Remedy("Install Traefik 3 with its CRDs (docs/install.md). K3s includes it, in namespace kube-system.")
-        yield _finding("traefik", Severity.WARNING, words, remedy)
+        text = "Install Traefik 3 with its CRDs (docs/install.md). K3s includes it, in namespace kube-system."
+        yield _warning("traefik", words, text)
         return
     spaces = {facts.namespace, *facts.settings.namespaces}
     watching = [traefik for traefik in facts.traefiks if not traefik.namespaces or spaces <= traefik.namespaces]
@@ -141,194 +133,169 @@ def _traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
     if not watching:
         seen = ", ".join(sorted(facts.traefiks[0].namespaces))
         words = f"Traefik watches only {seen}, not {', '.join(sorted(spaces))}."
-        remedy = Remedy("Add them to --providers.kubernetescrd.namespaces (or remove that option).")
-        yield _finding("traefik", Severity.ERROR, words, remedy)
+        yield _error("traefik", words, "Add them to --providers.kubernetescrd.namespaces (or remove that option).")
     elif not any(traefik.ready for traefik in watching):
-        yield _finding(
-            "traefik", Severity.WARNING, f"No replica of {watching[0].object} is ready.", Remedy("Describe its pods.")
-        )
+        yield _warning("traefik", f"No replica of {watching[0].object} is ready.", "Describe its pods.")
     elif all(traefik.entry_points and point.lower() not in traefik.entry_points for traefik in watching):
         there = ", ".join(sorted(watching[0].entry_points))
         words = f"Traefik has no entry point {point!r} (traefik.entryPoint); it has: {there}."
-        yield _finding(
-            "traefik", Severity.ERROR, words, Remedy(f"Set traefik.entryPoint to one of these with TLS: {there}.")
-        )
+        yield _error("traefik", words, f"Set traefik.entryPoint to one of these with TLS: {there}.")
     else:
-        yield _finding("traefik", Severity.OK, f"{watching[0].object}, entry point {point}")
+        yield _ok("traefik", f"{watching[0].object}, entry point {point}")
 
 
-def _sessions_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_session_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
     if facts.before is None:
         return
-    before, after = settings_of(tuple(facts.before.objects())).namespaces, facts.settings.namespaces
+    before, after = settings_of(facts.before.objects()).namespaces, facts.settings.namespaces
+    # The first namespace has the operator's Lease and the reservations of host names.
     if before[0] != after[0] and not {*before}.isdisjoint(after):
         words = (
             f"The first namespace of sessions would be {after[0]} instead of {before[0]}: two operators would be "
             "active at once, and all desktops would get new addresses."
         )
-        remedy = Remedy(f"Keep {before[0]} as the first of sessions.namespaces.")
-        yield _finding("sessions", Severity.ERROR, words, remedy)
+        yield _error("sessions", words, f"Keep {before[0]} as the first of sessions.namespaces.")
     for namespace in before:
         if namespace not in after:
             words = f"The namespace {namespace} would have no operator: its sessions would not be processed."
-            remedy = Remedy(
-                "End them first, or keep the namespace in sessions.namespaces.",
-                (f"kubectl -n {namespace} get vdisessions",),
-            )
-            yield _finding("sessions", Severity.WARNING, words, remedy)
+            text = "End them first, or keep the namespace in sessions.namespaces."
+            yield _warning("sessions", words, Remedy(text, (f"kubectl -n {namespace} get vdisessions",)))
 
 
-def _storage(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_storage(facts: Facts, _: datetime) -> Iterator[Finding]:
     there = sorted(storage_class["metadata"]["name"] for storage_class in facts.classes)
     missing = list(missing_classes(facts))
-    for what, storage_class in missing:
+    for needer, storage_class in missing:
         named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
-        words = f"{what} needs {named}, which does not exist; available: {', '.join(there) or 'none at all'}."
-        yield _finding(
-            "storage", Severity.ERROR, words, Remedy("Set one of those in the values, or install a provisioner.")
-        )
+        words = f"{needer} needs {named}, which does not exist; available: {', '.join(there) or 'none at all'}."
+        yield _error("storage", words, "Set one of those in the values, or install a provisioner.")
     if not missing and there:
-        yield _finding("storage", Severity.OK, f"StorageClasses: {', '.join(there)}")
+        yield _ok("storage", f"StorageClasses: {', '.join(there)}")
 
 
-def _secrets(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_secrets(facts: Facts, _: datetime) -> Iterator[Finding]:
     for words, remedy in missing_keys(facts):
-        yield _finding("secrets", Severity.ERROR, words, remedy)
+        yield _error("secrets", words, remedy)
 
 
-def _images(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_images(facts: Facts, _: datetime) -> Iterator[Finding]:
     for image, words, certain in unpullable(facts):
-        level = Severity.ERROR if certain else Severity.WARNING
-        yield _finding("images", level, f"The image {image} {words}", Remedy("See docs/install.md, section Images."))
+        make = _error if certain else _warning
+        yield make("images", f"The image {image} {words}", "See docs/install.md, section Images.")
 
 
-def _certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
-    policy = facts.settings.cluster
+def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
+    domain = facts.settings.cluster.domain
+    # cert-manager makes these.
     made = {
         (obj["metadata"].get("namespace") or facts.namespace, obj["spec"].get("secretName"))
         for obj in facts.objects
         if obj["kind"] == "Certificate"
     }
-    host = f"portal.{policy.domain}"
     for certificate in facts.certificates:
-        where = f"The TLS Secret {certificate.namespace}/{certificate.secret}"
-        create = Remedy(
-            "" if facts.namespaces.get(certificate.namespace) else "When the namespace exists:",
-            (
-                f"kubectl -n {certificate.namespace} create secret tls {certificate.secret}"
-                " --cert=fullchain.pem --key=key.pem",
-            ),
-        )
-        if (certificate.namespace, certificate.secret) in made:
+        namespace, secret = certificate.namespace, certificate.secret
+        if (namespace, secret) in made:
             continue
+        where = f"The TLS Secret {namespace}/{secret}"
+        command = f"kubectl -n {namespace} create secret tls {secret} --cert=fullchain.pem --key=key.pem"
+        create = Remedy("" if facts.namespaces.get(namespace) else "When the namespace exists:", (command,))
         if certificate.problem == "missing":
             words = f"{where} does not exist; without it, Traefik presents its own certificate, which browsers reject."
-            yield _finding("certificate", Severity.WARNING, words, create)
+            yield _warning("certificate", words, create)
         elif certificate.problem:
-            yield _finding("certificate", Severity.ERROR, f"{where} cannot be used: {certificate.problem}.", create)
-        elif not any(covers(name, host) for name in certificate.names):
-            words = f"{where} is for {', '.join(certificate.names)}, not for *.{policy.domain}."
-            yield _finding("certificate", Severity.WARNING, words, create)
+            yield _error("certificate", f"{where} cannot be used: {certificate.problem}.", create)
+        elif not any(covers(name, f"portal.{domain}") for name in certificate.names):
+            words = f"{where} is for {', '.join(certificate.names)}, not for *.{domain}."
+            yield _warning("certificate", words, create)
         elif parse_time(certificate.ends) < now:
-            yield _finding("certificate", Severity.WARNING, f"{where} expired on {certificate.ends}.", create)
+            yield _warning("certificate", f"{where} expired on {certificate.ends}.", create)
         else:
-            yield _finding(
-                "certificate", Severity.OK, f"{certificate.namespace}/{certificate.secret} until {certificate.ends}"
-            )
+            yield _ok("certificate", f"{namespace}/{secret} until {certificate.ends}")
 
 
-def _names(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_dns(facts: Facts, _: datetime) -> Iterator[Finding]:
     for host, problem in facts.names.items():
         if problem:
-            words = f"{host} cannot be resolved from here: {problem}."
-            remedy = Remedy(f"Create a DNS record *.{facts.settings.cluster.domain} that points to Traefik.")
-            yield _finding("dns", Severity.WARNING, words, remedy)
+            text = f"Create a DNS record *.{facts.settings.cluster.domain} that points to Traefik."
+            yield _warning("dns", f"{host} cannot be resolved from here: {problem}.", text)
     if facts.names and not any(facts.names.values()):
-        yield _finding("dns", Severity.OK, f"{', '.join(facts.names)} have addresses")
+        yield _ok("dns", f"{', '.join(facts.names)} have addresses")
 
 
-def _dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
     merged = facts.before is not None and facts.before.apply_method != "ssa"
     for refusal in facts.refusals:
         if facts.lacking and refusal.reason == "Forbidden" and " cannot " in refusal.message:
-            continue  # what the verdict on rights says already
-        # Helm 3 patches, where this dry run merges: what is invalid only then is no reason to refuse.
-        level = Severity.WARNING if merged and refusal.reason == "Invalid" else Severity.ERROR
-        yield _finding("api server", level, f"The API server refuses {refusal.object}: {refusal.message}")
+            continue  # the check of rights reports it already
+        # Helm 3 patches, where this dry run merges: an object that is invalid only then is no reason to refuse.
+        make = _warning if merged and refusal.reason == "Invalid" else _error
+        yield make("api server", f"The API server refuses {refusal.object}: {refusal.message}")
 
 
-def _owners(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for stranger in facts.strangers:
-        what = f"{stranger.kind} {stranger.where + '/' if stranger.where else ''}{stranger.name}"
-        if stranger.kind == CRD and not stranger.owner:
+def _check_owners(facts: Facts, _: datetime) -> Iterator[Finding]:
+    for foreign in facts.foreign:
+        if foreign.kind == CRD_KIND and not foreign.owner:
             continue  # applied by hand: the release takes them over
-        belongs = f"to the release {stranger.owner}" if stranger.owner else "to no release"
-        words = f"{what} already exists and belongs {belongs}, so Helm would not adopt it."
-        yield _finding("owners", Severity.ERROR, words, _adoption(facts, stranger))
+        named = f"{foreign.kind} {foreign.where + '/' if foreign.where else ''}{foreign.name}"
+        belongs = f"to the release {foreign.owner}" if foreign.owner else "to no release"
+        words = f"{named} already exists and belongs {belongs}, so Helm would not adopt it."
+        yield _error("owners", words, _adoption(facts, foreign))
 
 
-def _adoption(facts: Facts, stranger: Stranger) -> Remedy:
-    if stranger.kind == CRD:
+def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
+    if foreign.kind == CRD_KIND:
         return Remedy("Set crds.install=false: only one release can install the CRDs.")
-    if stranger.owner:
+    if foreign.owner:
         return Remedy("Uninstall that release, or give this one other names and namespaces.")
-    thing = f"{stranger.kind.lower()} {stranger.name}" + (f" -n {stranger.where}" if stranger.where else "")
+    thing = f"{foreign.kind.lower()} {foreign.name}" + (f" -n {foreign.where}" if foreign.where else "")
     notes = f"{RELEASE_NAME}={facts.release} {RELEASE_NAMESPACE}={facts.namespace}"
     labels = " ".join(f"{key}={value}" for key, value in MANAGED_BY.items())
     adopt = (f"kubectl annotate {thing} {notes}", f"kubectl label {thing} {labels}")
-    if stranger.kind == "Namespace":
+    if foreign.kind == "Namespace":
         return Remedy("Set sessions.createNamespace=false, or let the release adopt it:", adopt)
     return Remedy("Delete it if it is a leftover, or let the release adopt it:", adopt)
 
 
-def _custom_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_crds(facts: Facts, _: datetime) -> Iterator[Finding]:
     for loss in losses(facts.crds, crds_of(facts.objects)):
         if loss.stored:
             words = f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's CRD does not have."
-            remedy = Remedy("Install a chart that has it; an older chart cannot read the stored objects.")
+            yield _error("crds", words, "Install a chart that has it; an older chart cannot read the stored objects.")
         else:
             shown = ", ".join(loss.fields[:_SHOWN]) + (" ..." if len(loss.fields) > _SHOWN else "")
             words = (
                 f"{loss.crd}: this chart's CRD lacks fields that the cluster's has ({shown}): the API server would drop"
                 " them from every object that is written."
             )
-            remedy = Remedy("Use a newer chart. To go back to an earlier revision: helm rollback.")
-        yield _finding("crds", Severity.ERROR, words, remedy)
+            yield _error("crds", words, _NEWER_CHART)
 
 
 def _installable(facts: Facts, _: datetime) -> Iterator[Finding]:
-    newest = facts.revisions[0] if facts.revisions else None
-    if newest is None:
+    if not facts.revisions:
         return
-    if newest.status in PENDING:
+    if facts.revisions[0].status in PENDING:
         yield _pending(facts)
     elif facts.before is not None:
         words = (
             f"The release {facts.release} is already installed in namespace {facts.namespace},"
             f" revision {facts.before.version}."
         )
-        yield _finding("release", Severity.ERROR, words, Remedy("Change it with vdi upgrade."))
+        yield _error("release", words, "Change it with vdi upgrade.")
 
 
 def _upgradable(facts: Facts, _: datetime) -> Iterator[Finding]:
     newest = facts.revisions[0] if facts.revisions else None
     if newest is None:
         words = f"There is no release {facts.release} in the namespace {facts.namespace}."
-        remedy = Remedy("Install it with vdi install, or name its namespace with --namespace.")
-        yield _finding("release", Severity.ERROR, words, remedy)
+        yield _error("release", words, "Install it with vdi install, or name its namespace with --namespace.")
     elif newest.status in PENDING:
         yield _pending(facts)
     elif facts.before is None:
         words = f"No revision of {facts.release} is deployed (the newest is {newest.status}: {newest.summary})."
-        yield _finding("release", Severity.ERROR, words, Remedy("Try again with vdi install."))
+        yield _error("release", words, "Try again with vdi install.")
     elif version_numbers(facts.chart.version) < version_numbers(facts.before.chart.metadata.version):
         words = f"The chart is {facts.chart.version}, older than the deployed {facts.before.chart.metadata.version}."
-        yield _finding(
-            "release",
-            Severity.WARNING,
-            words,
-            Remedy("Use a newer chart. To go back to an earlier revision: helm rollback."),
-        )
+        yield _warning("release", words, _NEWER_CHART)
 
 
 def _pending(facts: Facts) -> Finding:
@@ -341,24 +308,11 @@ def _pending(facts: Facts) -> Finding:
     options = options_of(facts.release, facts.place)
     again = (f"vdi uninstall{options}", f"vdi install{options}")
     commands = (rollback_command(facts.release, facts.place, good),) if good else again
-    return _finding("release", Severity.ERROR, words, Remedy("If no one is working on it:", commands))
+    return _error("release", words, Remedy("If no one is working on it:", commands))
 
 
-CHECKS: tuple[Check, ...] = (
-    _versions,
-    _nodes,
-    _placement,
-    _namespaces,
-    _sessions_namespaces,
-    _rights,
-    _owners,
-    _custom_kinds,
-    _kinds,
-    _traefik,
-    _storage,
-    _secrets,
-    _certificate,
-    _names,
-    _images,
-    _dry_run,
+_CHECKS: tuple[Callable[[Facts, datetime], Iterator[Finding]], ...] = (
+    *(_check_versions, _check_nodes, _check_placement, _check_namespaces, _check_session_namespaces, _check_rights),
+    *(_check_owners, _check_crds, _check_kinds, _check_traefik, _check_storage, _check_secrets, _check_certificate),
+    *(_check_dns, _check_images, _check_dry_run),
 )

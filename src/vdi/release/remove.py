@@ -1,58 +1,44 @@
-"""Uninstall: sessions are ended while the operator can still do it, homes stay unless requested otherwise, and what
-stays is listed. Nothing waits for a finalizer that no one removes.
+"""Removal of a release for `vdi uninstall`: what there is, and the deletion of sessions, release, homes and CRDs.
+
+Sessions are ended while the operator can still do it, homes stay unless requested otherwise, and what stays is listed.
+Nothing waits for a finalizer that no one removes.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from vdi.api.meta import GROUP
+from vdi.api.meta import GROUP, ObjectMeta
 from vdi.api.session import VDISession
+from vdi.api.template import HomeScope
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import Operator, find_operators
 from vdi.helm import arguments
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmFailedError, HelmInterruptedError
-from vdi.helm.releases import KEEP, Revision, deployed, read_revisions
+from vdi.helm.releases import KEEP, Object, Revision, deployed, read_revisions
 from vdi.helm.run import run_helm
 from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS
+from vdi.kube.resource import CLAIMS, CONFIG_MAPS, CRDS, DEPLOYMENTS, Resource
 from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, NotDoneError
 from vdi.release.chart import RefusedError
+from vdi.release.diff import CRD_KIND
 from vdi.release.facts import settings_of
-from vdi.session.naming import HOST, MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
+from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
+from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
 
-Object = dict[str, Any]
 _FORCED_AFTER = 60.0
+_POLL_SECONDS = 0.3
 _AGAIN = "Sessions are ended, and parts of the release may be removed; vdi uninstall again continues."
-
-
-@dataclass(frozen=True, slots=True)
-class HomeVolume:
-    """A claim with somebody's files."""
-
-    namespace: str
-    claim: str
-    user: str
-    template: str
-    size: str
-    # It belongs to one session and is deleted with it (`scope: Session` of its template, or `retain: false`).
-    owned: bool
-
-    @property
-    def words(self) -> str:
-        """One line of a list."""
-
-        of = f"template {self.template}" if self.template else "all templates with scope User"
-        return f"{self.user or '(unknown)'}: {self.size or '?'} of {of} ({self.claim})"
+_HOMES = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +61,10 @@ class Removal:
     pools: tuple[str, ...] = ()
     # Templates that are not the release's.
     templates: tuple[str, ...] = ()
-    homes: tuple[HomeVolume, ...] = ()
+    homes: tuple[HomeSummary, ...] = ()
     crds: tuple[str, ...] = ()
     # Objects of the release that stay when it goes, as kubectl deletes them.
-    kept: tuple[str, ...] = field(default=())
+    kept: tuple[str, ...] = ()
     # The same of its databases' volumes.
     volumes: tuple[str, ...] = ()
     # Host names that are recorded for their first users.
@@ -86,13 +72,18 @@ class Removal:
 
     @property
     def operator_works(self) -> bool:
-        """Whether somebody takes the finalizers off."""
+        """Whether a running operator removes the finalizers."""
         return any(operator.ready for operator in self.operators)
 
     @property
-    def lost_homes(self) -> tuple[HomeVolume, ...]:
-        """Those that go with their session."""
-        return tuple(home for home in self.homes if home.owned)
+    def lost_homes(self) -> tuple[HomeSummary, ...]:
+        """Homes that go with their session."""
+        return tuple(home for home in self.homes if is_owned(home))
+
+
+def is_owned(home: HomeSummary) -> bool:
+    """Whether the home belongs to one session and is deleted with it."""
+    return home.scope == HomeScope.SESSION.value
 
 
 async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
@@ -105,10 +96,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     deployments = await client.list(DEPLOYMENTS, into=Object)
     operators = find_operators(Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments}))
     made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
-    pools = await _known(client.list(POOLS, into=_Named))
-    templates = await _known(client.list(TEMPLATES, into=_Named))
-    crds = await client.list(CRDS, into=_Named)
-    reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Reservation)
+    reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object)
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
     others = [operator for operator in operators if operator not in own]
     return Removal(
@@ -121,15 +109,13 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
         operators=tuple(own),
         other_operators=tuple(operator.object for operator in others),
         pools=pools_to_end(
-            [pool.metadata.name for pool in pools],
-            own={name for kind, name in made if kind == "VDIPool"},
+            await _names(client, POOLS),
+            own={name for kind, name in made if kind == POOLS.kind},
             others=bool(others),
         ),
-        templates=tuple(
-            template.metadata.name for template in templates if ("VDITemplate", template.metadata.name) not in made
-        ),
-        homes=tuple([home for namespace in where for home in await _homes(client, namespace)]),
-        crds=tuple(crd.metadata.name for crd in crds if crd.metadata.name.endswith(f".{GROUP}")),
+        templates=tuple(name for name in await _names(client, TEMPLATES) if (TEMPLATES.kind, name) not in made),
+        homes=tuple(await _homes(client, where, sessions)),
+        crds=tuple(name for name in await _names(client, CRDS) if name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
         volumes=tuple(volumes_of_servers(objects, namespace)),
         reservations=tuple(sorted(reservation.metadata.labels[HOST] for reservation in reservations)),
@@ -137,21 +123,19 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
 
 
 def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[str, ...]:
-    """Pools are of the whole cluster: where another operator fills them too, only the release's own end with it."""
+    """Pools that end with the release. With another operator on the cluster, which fills pools too, only its own."""
     return tuple(name for name in names if name in own or not others)
 
 
-def _kept(objects: Sequence[Object], namespace: str) -> list[str]:
-    found = []
+def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     for obj in objects:
         meta = obj["metadata"]
-        if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != "CustomResourceDefinition":
+        if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
             where = "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
-            found.append(f"{obj['kind'].lower()}/{meta['name']}{where}")
-    return found
+            yield f"{obj['kind'].lower()}/{meta['name']}{where}"
 
 
-def volumes_of_servers(objects: Sequence[Object], namespace: str) -> Iterator[str]:
+def volumes_of_servers(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     """The claims that StatefulSets leave behind, as `kept` names its objects."""
     for obj in objects:
         spec, name = obj.get("spec") or {}, obj["metadata"]["name"]
@@ -167,53 +151,46 @@ def volumes_of_servers(objects: Sequence[Object], namespace: str) -> Iterator[st
 async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
     """Delete pools and sessions, and wait until they are gone. Raises RefusedError, KubeError.
 
-    Without an operator that works, `force` takes the finalizers off; Kubernetes' garbage collector then removes what
-    the sessions own.
+    Without an operator that works, the caller has asked for `force`: it removes the finalizers, and Kubernetes' garbage
+    collector then deletes what the sessions own.
     """
-    if plan.sessions and not plan.operator_works and not force:
-        raise RefusedError(no_operator(plan))
     began = monotonic()
     for pool in plan.pools:
         await _gone(run.client.delete(POOLS, pool, propagation="Background", into=msgspec.Raw))
-    left = list(plan.sessions)
-    for session in left:
-        await _gone(
-            run.client.delete(SESSIONS, session.metadata.name, namespace=session.metadata.namespace, into=msgspec.Raw)
-        )
-    if not plan.operator_works:
-        for session in left:
-            await _let_go(run.client, session)
+    for session in plan.sessions:
+        meta = session.metadata
+        await _gone(run.client.delete(SESSIONS, meta.name, namespace=meta.namespace, into=msgspec.Raw))
+        if not plan.operator_works:
+            await _remove_finalizers(run.client, session)
 
-    async def look() -> list[str]:
-        return [session.metadata.name for session in await _sessions(run.client, plan.sessions_namespaces)]
+    async def left() -> list[str]:
+        return await left_sessions(run.client, plan.sessions_namespaces)
 
-    # Who forces does not wait for long: a session's end takes seconds.
-    still = await _until_none(
-        run, look, "sessions are ending", min(run.seconds, _FORCED_AFTER) if force else run.seconds
-    )
+    # With --force the wait for a working operator is short: a session's end takes seconds.
+    first = min(run.seconds, _FORCED_AFTER) if force else run.seconds
+    still = await _until_none(run, left, "sessions are ending", first)
     if still and force:
         for session in await _sessions(run.client, plan.sessions_namespaces):
-            await _let_go(run.client, session)
-        still = await _until_none(run, look, "sessions are ending", run.seconds)
+            await _remove_finalizers(run.client, session)
+        still = await _until_none(run, left, "sessions are ending", run.seconds)
     if still:
         raise RefusedError(
             f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing else was "
             f"removed. To see why: vdi session show {still[0]}; --force removes their finalizers"
         )
     if plan.sessions:
-        run.view.stage(f"{count(plan.sessions, 'session')} ended", monotonic() - began)
+        run.view.passed(f"{count(plan.sessions, 'session')} ended", monotonic() - began)
 
 
 def no_operator(plan: Removal) -> str:
-    """Why sessions cannot be ended."""
+    """The reason why sessions cannot be ended without --force."""
     there = ", ".join(operator.object for operator in plan.operators)
     why = f"no replica of {there} is ready" if there else "there is no operator"
-    names = ", ".join(session.metadata.name for session in plan.sessions[:5]) + (
-        " ..." if len(plan.sessions) > 5 else ""
-    )
+    names = ", ".join(session.metadata.name for session in plan.sessions[:5])
+    more = " ..." if len(plan.sessions) > 5 else ""
     return (
-        f"{count(plan.sessions, 'session')} ({names}), but {why} that could end them: their finalizers would wait "
-        "forever. Bring the operator back (vdi doctor finds the problem), or remove the finalizers with --force: "
+        f"{count(plan.sessions, 'session')} ({names}{more}), but {why} that could end them: their finalizers would "
+        "wait forever. Bring the operator back (vdi doctor finds the problem), or remove the finalizers with --force: "
         "Kubernetes then deletes their pods, Services, Secrets and routes; homes are kept"
     )
 
@@ -231,26 +208,26 @@ async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
         late = error.failure.code == "NotReadyInTime"
         reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s" if late else str(error)
         raise NotDoneError(reason, _AGAIN) from error
-    run.view.stage("helm uninstall", monotonic() - began)
+    run.view.passed("helm uninstall", monotonic() - began)
 
 
-async def delete_homes(run: HelmRun, homes: Sequence[HomeVolume]) -> None:
+async def delete_homes(run: HelmRun, homes: Sequence[HomeSummary]) -> None:
     """Delete these claims, and wait until they are gone. Raises RefusedError, KubeError."""
     began = monotonic()
     for home in homes:
-        await _gone(run.client.delete(CLAIMS, home.claim, namespace=home.namespace, into=msgspec.Raw))
-    names = {home.claim for home in homes}
+        await _gone(run.client.delete(CLAIMS, home.name, namespace=home.namespace, into=msgspec.Raw))
+    names = {home.name for home in homes}
 
-    async def look() -> list[str]:
-        found = [claim for space in {home.namespace for home in homes} for claim in await _homes(run.client, space)]
-        return [home.claim for home in found if home.claim in names]
+    async def left() -> list[str]:
+        found = await _homes(run.client, sorted({home.namespace for home in homes}), ())
+        return [home.name for home in found if home.name in names]
 
-    if still := await _until_none(run, look, "homes are deleted", run.seconds):
+    if still := await _until_none(run, left, "homes are deleted", run.seconds):
         raise RefusedError(
             f"these homes are marked for deletion but still exist: {', '.join(still)}; a pod may use them: kubectl "
             f"-n {homes[0].namespace} describe pvc {still[0]}"
         )
-    run.view.stage(f"{count(homes, 'home')} deleted", monotonic() - began)
+    run.view.passed(f"{count(homes, 'home')} deleted", monotonic() - began)
 
 
 async def delete_crds(run: HelmRun, names: Sequence[str]) -> None:
@@ -259,17 +236,17 @@ async def delete_crds(run: HelmRun, names: Sequence[str]) -> None:
     for name in names:
         await _gone(run.client.delete(CRDS, name, into=msgspec.Raw))
 
-    async def look() -> list[str]:
-        there = {crd.metadata.name for crd in await run.client.list(CRDS, into=_Named)}
+    async def left() -> list[str]:
+        there = await _names(run.client, CRDS)
         return [name for name in names if name in there]
 
-    if still := await _until_none(run, look, "CRDs are deleted", run.seconds):
+    if still := await _until_none(run, left, "CRDs are deleted", run.seconds):
         raise RefusedError(f"these CRDs are not deleted, because their objects have finalizers: {', '.join(still)}")
-    run.view.stage(f"{len(names)} CRDs deleted", monotonic() - began)
+    run.view.passed(f"{len(names)} CRDs deleted", monotonic() - began)
 
 
 async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
-    """Sessions that are there: somebody may have started one in the meantime."""
+    """Names of the sessions that are there."""
     return [session.metadata.name for session in await _sessions(client, namespaces)]
 
 
@@ -278,39 +255,22 @@ async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISessio
     return [session for sessions in lists for session in sessions]
 
 
-class _Meta(msgspec.Struct):
-    name: str
+class _Object(msgspec.Struct):
+    """Any object. A CRD is large, and the rest of it is skipped when it is decoded."""
+
+    metadata: ObjectMeta
 
 
-class _Named(msgspec.Struct):
-    metadata: _Meta
+async def _names(client: Client, resource: Resource) -> list[str]:
+    return [obj.metadata.name for obj in await _known(client.list(resource, into=_Object))]
 
 
-class _Labels(msgspec.Struct):
-    labels: dict[str, str]
-
-
-class _Reservation(msgspec.Struct):
-    metadata: _Labels
-
-
-async def _homes(client: Client, namespace: str) -> list[HomeVolume]:
-    label = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-    found = []
-    for claim in await client.list(CLAIMS, namespace=namespace, label_selector=label, into=Object):
-        notes, spec = claim["metadata"].get("annotations") or {}, claim.get("spec") or {}
-        capacity = ((claim.get("status") or {}).get("capacity") or {}).get("storage")
-        found.append(
-            HomeVolume(
-                namespace,
-                claim["metadata"]["name"],
-                notes.get(USER_ANNOTATION, ""),
-                notes.get(TEMPLATE_ANNOTATION, ""),
-                capacity or ((spec.get("resources") or {}).get("requests") or {}).get("storage", ""),
-                any(owner["kind"] == "VDISession" for owner in claim["metadata"].get("ownerReferences") or ()),
-            )
-        )
-    return sorted(found, key=lambda home: (home.user, home.claim))
+async def _homes(client: Client, namespaces: Sequence[str], sessions: Sequence[VDISession]) -> list[HomeSummary]:
+    lists = [
+        await client.list(CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim)
+        for namespace in namespaces
+    ]
+    return summarize_homes([claim for claims in lists for claim in claims], sessions)
 
 
 def count(things: Sequence[Any], name: str) -> str:
@@ -325,11 +285,11 @@ async def _until_none(run: HelmRun, look: Callable[[], Awaitable[list[str]]], wh
         run.view.waiting(f"{what}: {len(left)} left, such as {left[0]}")
         if monotonic() > deadline:
             return left
-        await SYSTEM_CLOCK.sleep(0.3)
+        await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     return []
 
 
-async def _let_go(client: Client, session: VDISession) -> None:
+async def _remove_finalizers(client: Client, session: VDISession) -> None:
     patch = {"metadata": {"finalizers": None}}
     meta = session.metadata
     await _gone(client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw))

@@ -62,7 +62,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 @cache
 def command_of(noun: str) -> Any:
     """With all that is below it: Typer makes them from functions, which takes longer than to read a page."""
-    return load_noun(noun, None)
+    return load_noun(noun)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "design"], ids=named)

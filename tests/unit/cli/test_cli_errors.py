@@ -116,9 +116,7 @@ def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) ->
     assert program_name(argv0) == name
 
 
-COMMANDS = [
-    [noun, verb] for noun in ("session", "template", "pool", "home") for verb in load_noun(noun, NOUNS[noun]).commands
-]
+COMMANDS = [[noun, verb] for noun in ("session", "template", "pool", "home") for verb in load_noun(noun).commands]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -136,7 +134,7 @@ def every_command(command: Any, words: list[str]) -> Iterator[tuple[list[str], A
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_command_has_a_description_and_an_example_of_itself(noun: str) -> None:
-    for words, command in every_command(load_noun(noun, NOUNS[noun]), [noun]):
+    for words, command in every_command(load_noun(noun), [noun]):
         assert command.help, words
         assert f"\n  vdi {' '.join(words)}" in command.epilog, words
 
@@ -155,7 +153,7 @@ STREAMS = {
 
 @pytest.mark.parametrize("noun", NOUNS)
 def test_every_command_speaks_json_but_those_that_print_a_stream_or_a_file(noun: str) -> None:
-    for words, command in every_command(load_noun(noun, NOUNS[noun]), [noun]):
+    for words, command in every_command(load_noun(noun), [noun]):
         options = {option for parameter in command.params for option in parameter.opts}
         assert ("--output" in options) is (" ".join(words) not in STREAMS), words
 

@@ -27,7 +27,7 @@ from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.logins import Login, Logins, write_logins
 from vdi.cli.main import main
 from vdi.cli.output import columns, fact_lines, now_utc
-from vdi.cli.progress import PassedStage, ProgressView
+from vdi.cli.progress import ProgressView
 from vdi.cli.session.operations import as_session
 from vdi.cli.session.view import SessionDetails, details_lines, watch_line
 from vdi.cli.terminal import guarded_output, style
@@ -275,7 +275,7 @@ def test_progress_with_hostile_text() -> None:
     with screen() as shown, ProgressView() as view:
         view.waiting(HOSTILE)
         view.say(HOSTILE)
-        view.passed(PassedStage(HOSTILE, 1.0))
+        view.passed(HOSTILE, 1.0)
         typer.echo(HOSTILE)
     written = shown.getvalue()
     for sequence in RICH:

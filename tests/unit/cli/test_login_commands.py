@@ -15,9 +15,9 @@ import pytest
 from unit.cli.conftest import Ran, Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
+from vdi.cli.account import describe_use
 from vdi.cli.logins import Login, Logins, login_file, read_logins, write_logins
 from vdi.cli.main import main
-from vdi.cli.whoami import describe_use
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def facts_are(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command sees these facts in the place of a cluster."""
 
     def put(facts: Facts) -> None:
-        monkeypatch.setattr("vdi.cli.kasm.commands.KubeConnection.run", lambda *_: facts)
+        monkeypatch.setattr("vdi.cli.kasm.KubeConnection.run", lambda *_: facts)
 
     return put
 

@@ -1,10 +1,10 @@
 """The three commands: what they say without a cluster, and what an uninstall removes and leaves."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import typer
 
@@ -18,7 +18,8 @@ from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators
 from vdi.release.diff import changes_between
-from vdi.release.remove import HomeVolume, Removal, no_operator, volumes_of_servers
+from vdi.release.remove import Removal, no_operator, volumes_of_servers
+from vdi.session.homes import HomeSummary
 
 COMMANDS = ("install", "upgrade", "uninstall")
 DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
@@ -96,8 +97,8 @@ def a_pool() -> dict[str, Any]:
     return {"kind": "VDIPool", "metadata": {"name": "p"}}
 
 
-KEPT = HomeVolume("vdi-sessions", "home-a", "a@example.com", "small", "20Gi", owned=False)
-OWNED = HomeVolume("vdi-sessions", "home-b", "b@example.com", "kiosk", "1Gi", owned=True)
+KEPT = HomeSummary("home-a", "vdi-sessions", "u1", "a@example.com", "UserAndTemplate", "small", "20Gi")
+OWNED = HomeSummary("home-b", "vdi-sessions", "u2", "b@example.com", "Session", "kiosk", "1Gi")
 
 
 def a_plan(**changes: Any) -> Removal:
@@ -140,7 +141,7 @@ def test_a_database_s_volume_stays_and_says_that_it_needs_its_secret() -> None:
 
 def test_each_namespace_of_sessions_stays_with_its_homes() -> None:
     kept = ("namespace/vdi-sessions", "namespace/lab")
-    in_lab = replace(KEPT, namespace="lab")
+    in_lab = msgspec.structs.replace(KEPT, namespace="lab")
     plan = a_plan(sessions_namespaces=("vdi-sessions", "lab"), kept=kept, homes=(KEPT, in_lab), reservations=("cad",))
     stays = staying(plan, plan.lost_homes, crds=False)
     for namespace in plan.sessions_namespaces:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdi.release.apply import losses
+from vdi.release.diff import losses
 
 
 def a_crd(

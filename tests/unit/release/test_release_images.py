@@ -12,15 +12,15 @@ import pytest
 from support.hostile_server import DEEP
 from vdi.cli.main import main
 from vdi.devcluster.images.archive import ImageConfig, write_archive
+from vdi.release.chart import image_reference
 from vdi.release.images import (
     ArchiveImage,
     BadArchiveError,
     Containerd,
-    UnsupportedNodeError,
+    LoadFailedError,
     check_architectures,
     choose_image,
     find_containerd,
-    image_reference,
     pod_of,
     read_archive,
 )
@@ -156,13 +156,13 @@ def test_paths_on_k3s_and_elsewhere() -> None:
     ],
 )
 def test_nodes_that_cannot_be_served(changes: dict[str, str], reason: str) -> None:
-    with pytest.raises(UnsupportedNodeError, match=reason):
+    with pytest.raises(LoadFailedError, match=reason):
         find_containerd(a_node(**changes), None, None)
 
 
 def test_the_pod_runs_from_an_image_that_the_node_has() -> None:
     node = a_node()
-    with pytest.raises(UnsupportedNodeError, match="reports no image"):
+    with pytest.raises(LoadFailedError, match="reports no image"):
         choose_image(node)
     node["status"]["images"] = [
         {"names": ["docker.io/library/big@sha256:00", "docker.io/library/big:1"], "sizeBytes": 900},
@@ -195,9 +195,7 @@ def test_each_node_gets_what_is_for_its_architecture() -> None:
         "arm64.tar": [ArchiveImage("vdi:1", "arm64")],
     }
     assert check_architectures(a_node(), archives) == {"amd64.tar": ["vdi:1", "desktop:1"]}
-    with pytest.raises(
-        UnsupportedNodeError, match=("its architecture is arm64, for which no archive contains desktop:1")
-    ):
+    with pytest.raises(LoadFailedError, match=("its architecture is arm64, for which no archive contains desktop:1")):
         check_architectures(a_node(architecture="arm64"), archives)
 
 

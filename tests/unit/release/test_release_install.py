@@ -17,7 +17,7 @@ from vdi.cli.helm_options import locate
 from vdi.cli.install import essential_values
 from vdi.cli.main import main
 from vdi.cli.options import KubeConnection
-from vdi.cli.release import plan_data, plan_lines
+from vdi.cli.release import plan_lines
 from vdi.helm.arguments import Place
 from vdi.release.chart import gateway_namespaces, release_namespaces
 from vdi.release.needs import plan_install
@@ -102,7 +102,7 @@ def test_the_plan_names_everything_that_is_decided() -> None:
         "Images          desktop:1\n                localhost/vdi/vdi:dev\n"
         "                registry.example.com/vdi@sha256:00",
     ]
-    assert json.loads(json.dumps(plan_data(plan)))["newNamespaces"] == ["vdi-system"]
+    assert json.loads(json.dumps(plan))["newNamespaces"] == ["vdi-system"]
 
 
 @pytest.fixture

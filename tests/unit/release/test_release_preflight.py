@@ -16,7 +16,7 @@ from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.helm.run import Helm
 from vdi.release.chart import Chart
-from vdi.release.facts import Facts, Refusal, Stranger, Unreadable
+from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable
 from vdi.release.preflight import run_checks
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -226,7 +226,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "refuses ClusterRole vdi: is attempting to grant",
     ),
     "a namespace that somebody made before": (
-        {"strangers": (Stranger("Namespace", "", "vdi-sessions", ""),)},
+        {"foreign": (ForeignObject("Namespace", "", "vdi-sessions", ""),)},
         "error",
         (
             "Namespace vdi-sessions already exists and belongs to no release, so Helm would not adopt it. Set "
@@ -236,7 +236,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         ),
     ),
     "CRDs of another release": (
-        {"strangers": (Stranger("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", "other/vdi"),)},
+        {"foreign": (ForeignObject("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", "other/vdi"),)},
         "error",
         "belongs to the release other/vdi, so Helm would not adopt it. Set crds.install=false",
     ),
@@ -310,7 +310,7 @@ def test_a_right_that_is_missing_is_said_once() -> None:
 
 
 def test_crds_that_were_applied_by_hand_are_taken_over() -> None:
-    assert verdicts(strangers=(Stranger("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", ""),)) == []
+    assert verdicts(foreign=(ForeignObject("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", ""),)) == []
 
 
 def test_a_certificate_that_cert_manager_makes_need_not_be_there() -> None:

@@ -8,33 +8,33 @@ import pytest
 from unit.release.test_release_preflight import a_revision
 from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision
-from vdi.release.apply import state_in_words
-from vdi.release.chart import NoChartError, find_chart, version_numbers
+from vdi.release.apply import describe_state
+from vdi.release.chart import RefusedError, find_chart, version_numbers
 
 
 def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -> None:
     found = find_chart()
     assert (found.folder / "values.yaml").is_file() and found.version
-    with pytest.raises(NoChartError, match=r"there is no Chart\.yaml in it; allowed: --chart DIR"):
+    with pytest.raises(RefusedError, match=r"there is no Chart\.yaml in it; allowed: --chart DIR"):
         find_chart(tmp_path)
     (tmp_path / "Chart.yaml").write_text("name: other\n")
-    with pytest.raises(NoChartError, match="name is 'other', not 'vdi'"):
+    with pytest.raises(RefusedError, match="name is 'other', not 'vdi'"):
         find_chart(tmp_path)
 
 
 def test_a_chart_yaml_that_is_a_fifo_or_no_text_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "Chart.yaml").write_bytes(b"name: \xff")
-    with pytest.raises(NoChartError, match=r"Chart\.yaml cannot be read: 'utf-8' codec"):
+    with pytest.raises(RefusedError, match=r"Chart\.yaml cannot be read: 'utf-8' codec"):
         find_chart(tmp_path)
     (tmp_path / "Chart.yaml").unlink()
     os.mkfifo(tmp_path / "Chart.yaml")
-    with pytest.raises(NoChartError, match=r"there is no Chart\.yaml in it"):
+    with pytest.raises(RefusedError, match=r"there is no Chart\.yaml in it"):
         find_chart(tmp_path)
 
 
 def test_without_a_chart_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.release.chart._PLACES", (tmp_path / "files", tmp_path))
-    with pytest.raises(NoChartError, match=r"does not include it.*allowed: --chart DIR, the folder of the chart vdi"):
+    with pytest.raises(RefusedError, match=r"does not include it.*allowed: --chart DIR, the folder of the chart vdi"):
         find_chart()
 
 
@@ -75,12 +75,12 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
     ],
 )
 def test_in_which_state_a_failure_leaves_it(before: list[Revision], after: list[Revision], said: str) -> None:
-    assert said in state_in_words("vdi", Place("vdi-system"), before, after)
+    assert said in describe_state("vdi", Place("vdi-system"), before, after)
 
 
 def test_the_commands_that_are_suggested_are_about_the_same_release() -> None:
     place = Place("lab", Path("/tmp/my kubeconfig"), "prod")
-    said = state_in_words("lab", place, (), history("pending-install"))
+    said = describe_state("lab", place, (), history("pending-install"))
     assert said.endswith(
         "To fix it: vdi uninstall --release lab --namespace lab --kubeconfig '/tmp/my kubeconfig' --context prod"
     )

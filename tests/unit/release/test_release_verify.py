@@ -13,11 +13,11 @@ from unit.release.test_release_preflight import a_revision, an_operator, facts
 from unit.release.test_release_signatures import a_cosign
 from vdi.cli import release as release_run
 from vdi.cli.errors import CliError
-from vdi.cli.helm_options import ReleaseOptions
+from vdi.cli.findings import FindingsOutput
+from vdi.cli.helm_options import ChangeOptions, ReleaseOptions
 from vdi.cli.options import KubeConnection
-from vdi.cli.output import PageOutput
 from vdi.cli.release import verified_copy
-from vdi.helm.arguments import Change, Values
+from vdi.helm.arguments import Change
 from vdi.helm.releases import Revision
 from vdi.helm.run import Helm
 from vdi.release.apply import HelmRun
@@ -28,7 +28,7 @@ from vdi.release.signatures import BUNDLE, PUBLIC_KEY, SUMS, checksums
 DIGEST = f"sha256:{'1' * 64}"
 OURS = "r.example.com/vdi"
 SIGNED = f"image: {{repository: {OURS}/vdi}}\n"
-AT = ReleaseOptions(KubeConnection("kasm", None, None), "vdi", Helm(Path("/helm"), (4, 3, 1)), 1.0, PageOutput.TABLE)
+AT = ReleaseOptions(KubeConnection("kasm", None, None), "vdi", Helm(Path("/helm"), (4, 3, 1)), 1.0, FindingsOutput.TEXT)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **
     def note(change: Change) -> None:
         read.append((change.chart, (Path(change.chart) / "values.yaml").read_text()))
 
-    async def gather(client: object, helm: Helm, chart: Chart, change: Change) -> Facts:
+    async def collect_facts(client: object, helm: Helm, chart: Chart, change: Change) -> Facts:
         note(change)
         operator = an_operator(container={"image": f"{OURS}/vdi@{DIGEST}"})
         return facts(**{"chart": chart, "objects": (operator,), **known})
@@ -82,8 +82,8 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **
     async def read_revisions(*ignored: object) -> list[Revision]:
         return []
 
-    monkeypatch.setattr(release_run, "run", lambda at, work: asyncio.run(work(None)))
-    monkeypatch.setattr(release_run, "collect_facts", gather)
+    monkeypatch.setattr(KubeConnection, "run", lambda _, work: asyncio.run(work(None)))
+    monkeypatch.setattr(release_run, "collect_facts", collect_facts)
     monkeypatch.setattr(release_run, "install_or_upgrade", install_or_upgrade)
     monkeypatch.setattr(release_run, "read_revisions", read_revisions)
     monkeypatch.setattr(release_run, "confirm", answer)
@@ -91,7 +91,8 @@ def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **
 
 
 def change_release(chart: Path, key: Path | None, *, upgrading: bool = False) -> None:
-    release_run.change_release(AT, chart, Values(), upgrading=upgrading, key=key, dry_run=False, yes=False)
+    options = ChangeOptions(AT, chart, files=(), sets=(), key=key, dry_run=False, yes=False)
+    release_run.change_release(options, upgrading=upgrading)
 
 
 def test_helm_gets_the_proven_copy_whatever_happens_during_the_question(

@@ -131,7 +131,7 @@ async def watch_start(
                 last = sessions.store.get(meta.namespace, meta.name)
                 pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
                 for stage in start.observe(last, time.monotonic(), pod):
-                    view.passed(stage)
+                    view.passed(*stage)
                 view.waiting(start.reason if start.passed else "waiting for the operator")
                 if start.outcome is not None:
                     return last
@@ -144,7 +144,7 @@ async def watch_url(url: str, *, start: Start, view: ProgressView) -> bool:
     """Poll the URL until it answers. False when a proxy answers instead of the desktop; an unreachable host is True."""
     view.waiting(f"asking {url}")
     answer = await wait_until_ready(url, _ROUTE_SECONDS)
-    view.passed(start.answered(f"{url} {answer.text}", time.monotonic()), well=answer.ready)
+    view.passed(*start.answered(f"{url} {answer.text}", time.monotonic()), well=answer.ready)
     # A machine may reach the API server and not Traefik: the desktop runs all the same.
     return answer.ready or not answer.reached
 

@@ -1,1 +1,0 @@
-"""`vdi kasm`: Kasm Workspaces on K3s."""
