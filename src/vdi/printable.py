@@ -32,7 +32,7 @@ def escape(text: str, keep: str = "") -> str:
 
 
 class _Escapes(dict[int, str]):
-    """What `str.translate` puts for each character; a character is looked at when it first comes."""
+    """The table of `str.translate`; a character is examined when it first occurs."""
 
     def __missing__(self, code: int) -> str:
         character = chr(code)

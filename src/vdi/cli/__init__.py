@@ -1,1 +1,4 @@
-"""What people type: parse, call one function, render. One module per noun; `main` mounts them."""
+"""The command line: a module per noun parses options, calls one function of another package, and prints the result.
+
+`main` mounts the nouns.
+"""

@@ -31,7 +31,7 @@ _PATTERN = " in body should match '"
 
 
 def in_words(error: KubeError, *, namespace: str, credentials: str, server: str | None) -> CliError:
-    """What a person can do about an error of the API: what was asked, of whom, and what is missing.
+    """An error of the API as a sentence with a remedy, and its exit code.
 
     `credentials` says where they come from (`kubeconfig /home/alice/.kube/config`).
     """

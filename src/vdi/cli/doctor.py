@@ -198,7 +198,7 @@ def _explain(code: str) -> None:
 
 
 def read_bundle(source: Path) -> Snapshot:
-    """What --bundle has saved."""
+    """The snapshot in a file that --bundle has written. Raises CliError."""
     try:
         return load(source.read_bytes())
     except (OSError, BadSnapshotError) as error:
@@ -213,7 +213,7 @@ def _replay(source: Path, session: str | None) -> Snapshot:
 
 
 def save_bundle(snapshot: Snapshot, file: Path) -> None:
-    """Write what was looked at."""
+    """Write a snapshot to a file. Raises CliError."""
     try:
         file.write_bytes(save(snapshot))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How a command fails: a message and an exit code. Raised everywhere in this package, printed by `main`."""
+"""Failure of a command: a message and an exit code. Raised everywhere in this package, printed by `main`."""
 
 from vdi.findings import ExitCode
 

@@ -53,7 +53,7 @@ class LoggedOutError(CliError):
 
 
 class NoSuchThingError(CliError):
-    """Raised on 404."""
+    """Raised on 404: the gateway has no such object, or this user may not see it."""
 
 
 class GatewayClient:
@@ -88,7 +88,7 @@ class GatewayClient:
             await self._client.close()
 
     async def check(self) -> None:
-        """That there is a gateway, and that its certificate is trusted. Raises CliError."""
+        """Raise CliError unless there is a gateway with a trusted certificate."""
         async with self._open("GET", "/api/v1/openapi.json") as answer:
             if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
                 raise CliError(f"{self.server} is not a gateway of VDI; check the address", COULD_NOT_LOOK)
@@ -242,7 +242,7 @@ def tls(ca: str) -> ssl.SSLContext:
 
 
 def _refusal(server: str, response: Response) -> CliError:
-    """What the gateway says, or what stands before it."""
+    """The error for a status of 300 or more, from the gateway or from a proxy before it."""
     status = response.status
     try:
         problem = response.json(dict[str, Any])

@@ -443,7 +443,7 @@ def diagnose(
 
 
 def _findings(snapshot: Snapshot) -> list[Finding]:
-    """What is wrong. What no check of Kasm reads need not be readable."""
+    """Findings of the checks. Kinds that no check of Kasm reads need not be readable."""
     needed = {f"kind/{kind}" for check in CHECKS for kind in check.needs}
     return [
         finding
@@ -470,7 +470,7 @@ def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace:
 def _about(
     places: Iterable[Installation], pod: str, findings: list[Finding], starting: list[Finding]
 ) -> tuple[list[Finding], list[Finding]]:
-    """Those about this pod, and what they follow from."""
+    """Findings about this pod with their causes, and its starting containers. Raises CliError for an unknown pod."""
     names = [pod.name for kasm in places for pod in kasm.pods]
     workloads = [workload.name for kasm in places for workload in kasm.workloads]
     chosen = [name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))]

@@ -72,7 +72,7 @@ def of_kind(kind: str) -> Callable[[Any], Any]:
 
 
 def program_name(argv0: str) -> str:
-    """How the person calls us: a kubectl plugin is a program named `kubectl-...` that is typed as `kubectl ...`."""
+    """The command as it is typed: a kubectl plugin is a program `kubectl-...` that is typed as `kubectl ...`."""
     return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
 
 
@@ -100,7 +100,7 @@ class KubeConnection:
 
     @property
     def flags(self) -> str:
-        """What to add to a suggested command so that it uses the same namespace and cluster."""
+        """Options for a suggested command that choose the same namespace and cluster."""
         words = ["-n", self.namespace] if self.namespace != DEFAULT_NAMESPACE else []
         return "".join(f" {shlex.quote(word)}" for word in [*words, *self.cluster_words])
 
@@ -140,7 +140,7 @@ class KubeConnection:
 
     @property
     def credentials_in_words(self) -> str:
-        """Where the credentials come from, for error messages."""
+        """The source of the credentials, for error messages."""
         if self.kubeconfig:
             return f"kubeconfig {self.kubeconfig}"
         if path := os.environ.get("KUBECONFIG"):

@@ -1,4 +1,4 @@
-"""How data reaches the person or the script: tables, JSON, YAML, ages. Called by every command that prints data."""
+"""Data for people and scripts: tables, JSON, YAML, ages. Called by every command that prints data."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,7 +75,7 @@ def parse_time(timestamp: str) -> datetime | None:
 
 
 def age(timestamp: str, now: datetime) -> str:
-    """How long ago that was, `-` when there is no time."""
+    """The time since then, such as `3m12s`; `-` for no time."""
     then = parse_time(timestamp)
     return duration((now - then).total_seconds()) if then else "-"
 
@@ -143,7 +143,7 @@ def without_managed_fields(obj: Raw) -> Raw:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print a page."""
+    """Print a page, line by line."""
     for line in lines:
         typer.echo(line)
 

@@ -102,7 +102,7 @@ def template_table(items: Sequence[Raw], wide: bool) -> list[str]:
 
 
 def pulled(template: VDITemplate) -> str:
-    """How many of the nodes that should have the image have it; `-` where it is not fetched ahead."""
+    """Progress of the pre-pull, such as `2/3 nodes`; `-` where the template has none."""
     progress = template.status.pre_pull
     if not template.spec.pre_pull:
         return "-"
@@ -113,7 +113,7 @@ def pulled(template: VDITemplate) -> str:
 
 
 def serves(spec: TemplateSpec) -> str:
-    """What the image streams, or that it has a page of its own, and who signs in to it."""
+    """The streaming protocol of the image, or its own web page, and the Secret for its login."""
     what = f"Selkies {generation(spec)}" if generation(spec) else "its own page (protocol Web)"
     login = spec.basic_auth_secret
     return f"{what}; the gateway signs in with Secret {login.name}" if login else what
@@ -133,7 +133,7 @@ def _home(home: TemplatePersistence) -> str:
 
 
 def _runs(life: Lifecycle) -> str:
-    """What becomes of a desktop of this template."""
+    """Time limit and idle timeout, each with its action."""
     length = f"at most {life.max_timeout}" if life.max_timeout else "set by the session"
     idle = f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
     return f"{length}, {_end(life.on_timeout)}" + (f"; {idle}" if idle else "")
@@ -148,7 +148,7 @@ def _end(action: TimeoutAction | IdleAction) -> str:
 
 
 def _streams(streaming: TemplateStreaming) -> str:
-    """What the template says of the stream, each with its lock."""
+    """Settings of the stream, each with its lock."""
     said = {name: value for name, value in msgspec.to_builtins(streaming).items() if name != "locked"}
     shown = {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in said.items()}
     locked = streaming.locked

@@ -20,7 +20,7 @@ class UrlStatus:
 
 
 def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
-    """What a status code means: the proxy says 404 without a route and 502 to 504 without a desktop behind it.
+    """The meaning of a status code: a proxy sends 404 without a route, and 502 to 504 without a desktop behind it.
 
     `by_gateway`: a gateway stands before the desktop, and has answered.
     """

@@ -15,7 +15,7 @@ from vdi.helm.run import Helm
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which cluster and which namespace. Without kubeconfig and context Helm looks where we look."""
+    """Cluster and namespace of a release. Without kubeconfig and context, Helm finds the cluster as we do."""
 
     namespace: str
     kubeconfig: Path | None = None
@@ -23,22 +23,18 @@ class Place:
 
     @property
     def arguments(self) -> list[str]:
-        """As Helm takes them."""
-        words = ["--namespace", self.namespace]
-        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        return words + (["--kube-context", self.context] if self.context else [])
-
-    @property
-    def kubectl_arguments(self) -> list[str]:
-        """As kubectl takes them, and our own commands."""
-        words = ["--namespace", self.namespace]
-        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        return words + (["--context", self.context] if self.context else [])
+        """Options of helm."""
+        return self._options("--kube-context")
 
     @property
     def options(self) -> str:
-        """What a suggested command of kubectl, or of ours, has to say so that it is about the same namespace."""
-        return shlex.join(self.kubectl_arguments)
+        """Options for a suggested command of kubectl, or of ours, that choose the same namespace and cluster."""
+        return shlex.join(self._options("--context"))
+
+    def _options(self, context: str) -> list[str]:
+        words = ["--namespace", self.namespace]
+        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return words + ([context, self.context] if self.context else [])
 
     @property
     def helm_options(self) -> str:
@@ -72,7 +68,7 @@ class Values:
 
     @property
     def stdin(self) -> bytes | None:
-        """What `--values -` reads: JSON, which is YAML."""
+        """Input of `--values -`: JSON, which is YAML."""
         import msgspec
 
         return msgspec.json.encode(self.kept) if self.kept else None
@@ -80,7 +76,7 @@ class Values:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One install or upgrade."""
+    """Release, chart and values of an install or upgrade."""
 
     release: str
     # A folder, or whatever helm takes as a chart.

@@ -1,4 +1,4 @@
-"""What the API server knows: its version, its kinds, and what we may do."""
+"""Discovery at the API server: its version, its kinds, and the rights of our account."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +51,7 @@ class _Groups(msgspec.Struct):
 
 
 async def server_version(client: Client) -> str:
-    """`v1.34.4+k3s1`."""
+    """The version of the API server, such as `v1.34.4+k3s1`."""
     return (await client.get(_ABOUT, "version", into=_Version)).git_version
 
 

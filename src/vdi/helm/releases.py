@@ -118,7 +118,7 @@ def decode_revision(secret: Object) -> Revision:
 
 
 def _unpack(packed: bytes) -> bytes:
-    """Raises ValueError, zlib.error."""
+    """Decompress within the limit. Raises ValueError, zlib.error."""
     unpacker = zlib.decompressobj(wbits=31)
     content = unpacker.decompress(packed, _LARGEST_RELEASE)
     if unpacker.unconsumed_tail:

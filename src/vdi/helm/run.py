@@ -103,7 +103,7 @@ _ELSEWHERE = "HELM_KUBE"
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What helm has printed."""
+    """Printed output of a helm that has ended well."""
 
     stdout: str
     stderr: str
@@ -212,13 +212,13 @@ WATCH_SECONDS = 1.5
 
 
 class View(Protocol):
-    """Where progress is shown."""
+    """The display of a wait."""
 
     def waiting(self, text: str) -> None:
-        """What is waited for now."""
+        """Show the object that is waited for."""
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
 
 
 class NotReady(NamedTuple):
@@ -288,7 +288,7 @@ class Watch:
 
 
 def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
-    """Why a pod is not ready, as the doctor says it."""
+    """The reason why a pod is not ready, in the doctor's sentences."""
     meta = pod.metadata
     about = tuple(
         event

@@ -16,6 +16,8 @@ import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod
+from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.objects.components import find_operators
 from vdi.home_copy.pod import (
     CHUNK_BYTES,
     ENDED,
@@ -41,7 +43,6 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
 from vdi.session.naming import Identity
 from vdi.session.prepull import can_run
-from vdi.settings import SettingsError, read_settings
 
 _GZIP = b"\x1f\x8b"
 _MAGIC = slice(257, 262)
@@ -61,8 +62,8 @@ class ArchiveCheck:
     """Takes the chunks of a stream in order; `finish` says whether it was whole."""
 
     def __init__(self) -> None:
+        # Bytes so far, as they are in the archive; unpacked where it is compressed.
         self.size = 0
-        """Bytes so far, as they are in the archive; unpacked where it is compressed."""
         self._head = b""
         self._tail = b""
         self._gzip: zlib._Decompress | None = None
@@ -323,14 +324,7 @@ async def _read_gpu_resource(run: CopyRun) -> str:
     try:
         deployments = await run.client.list(DEPLOYMENTS, into=dict[str, Any])
     except Forbidden:
-        return ClusterSettings().gpu_resource
-    for deployment in deployments:
-        for container in deployment["spec"]["template"]["spec"]["containers"]:
-            environment = {variable["name"]: variable.get("value", "") for variable in container.get("env") or ()}
-            namespaces = environment.get("VDI_NAMESPACE", "").split(",")
-            if container["name"] == "operator" and run.namespace in namespaces:
-                try:
-                    return read_settings(environment).cluster.gpu_resource
-                except SettingsError:  # it does not start; `vdi doctor` reports it
-                    return ClusterSettings().gpu_resource
-    return ClusterSettings().gpu_resource
+        deployments = []
+    snapshot = Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments})
+    own = [operator for operator in find_operators(snapshot) if run.namespace in operator.watches]
+    return (own[0].settings if own else ClusterSettings()).gpu_resource

@@ -159,7 +159,7 @@ def held(script: str) -> str:
 
 
 def unpack_script(*, gzip: bool) -> str:
-    """What fills a home from the archive on its stdin, after it has deleted what an interrupted import has left."""
+    """The script that empties a home of an interrupted import and fills it from the archive on stdin."""
     return (
         f"{_EMPTY} && tar --extract {'--gzip ' if gzip else ''}--preserve-permissions --delay-directory-restore"
         f" --xattrs {_NOT_OURS} --file=- && sync"
@@ -168,7 +168,7 @@ def unpack_script(*, gzip: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CopyRun:
-    """What a copy needs."""
+    """Cluster, kubectl and display of a copy."""
 
     client: Client
     clock: Clock
@@ -275,7 +275,7 @@ async def until_running(run: CopyRun, claim: str) -> None:
 
 
 async def _explain(run: CopyRun, claim: str, pod: Pod) -> str:
-    """Why the pod is not running."""
+    """The reason why the pod is not running, as the operator words it for a desktop."""
     namespace, name = run.namespace, pod.metadata.name
     claims = await run.client.list(
         CLAIMS, namespace=namespace, field_selector=f"metadata.name={claim}", into=PersistentVolumeClaim
@@ -288,7 +288,7 @@ async def _explain(run: CopyRun, claim: str, pod: Pod) -> str:
 
 
 async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str]) -> str:
-    """Why the command in the pod failed: the end of the pod, or else what it said."""
+    """The reason why the command in the pod failed: the end of the pod, or else its last output."""
     with suppress(NotFound):
         pod = await run.client.get(PODS, pod_name(claim), namespace=run.namespace, into=Pod)
         state = pod.desktop.state.terminated if pod.desktop else None
@@ -299,7 +299,7 @@ async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str])
 
 
 async def result_of(making: "asyncio.Task[T]") -> T | None:
-    """What a request that was under way when this command was interrupted has made; None: it failed."""
+    """The result of a request that was under way when this command was interrupted; None: it failed."""
     try:
         return await making
     except (KubeError, CopyRefusedError):

@@ -52,7 +52,7 @@ _FORWARDING = re.compile(rf"Forwarding from {re.escape(LOOPBACK)}:(\d+) ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What a check needs. `kubectl` has the options that choose the cluster; empty: it is not installed."""
+    """Cluster, template and display of a check. `kubectl` is empty where it is not installed."""
 
     client: Client
     namespace: str
@@ -144,7 +144,7 @@ def _ready_seconds(pod: Pod) -> float:
 
 
 async def _diagnose(check: Check) -> list[Finding]:
-    """What the doctor finds about the session and its template, with the causes."""
+    """The doctor's findings about the session and its template, with their causes."""
     found = run_checks(await collect(check.client, Scope(check.namespace, NAME), SYSTEM_CLOCK))
     subjects = {f"vdisession/{check.namespace}/{NAME}", f"vditemplate/{check.template.metadata.name}"}
     kept = {finding.key for finding in found if finding.object in subjects}

@@ -43,7 +43,7 @@ class Progress(View, Protocol):
     """The display of stages."""
 
     def passed(self, text: str, seconds: float) -> None:
-        """One stage is over."""
+        """Print a stage that is over."""
 
 
 class NotDoneError(Exception):

@@ -83,7 +83,7 @@ async def release_namespaces(client: Client, release: str) -> list[str]:
 
 
 def options_of(release: str, place: Place) -> str:
-    """What to add to a suggested command so that it is about the same release."""
+    """Options for a suggested command of ours that choose the same release."""
     words = ["--release", release] if release != NAME else []
     words += ["--namespace", place.namespace] if place.namespace != RELEASE_NAMESPACE else []
     words += ["--kubeconfig", str(place.kubeconfig)] if place.kubeconfig else []

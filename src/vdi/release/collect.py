@@ -168,7 +168,7 @@ class _Collector:
             return []
 
     async def crds(self, desired: Sequence[Object]) -> tuple[Object, ...]:
-        """Those of the chart's CRDs that the cluster has already, as it has them."""
+        """The cluster's own versions of the chart's CRDs."""
         found = []
         for crd in desired:
             try:

@@ -65,7 +65,7 @@ class ObjectChange:
 
 
 def changes_between(before: Iterable[Object], after: Iterable[Object], namespace: str) -> list[ObjectChange]:
-    """What leads from one set of objects to the other; objects that name no namespace are in `namespace` at most."""
+    """Changes from one set of objects to the other. `namespace` is that of objects that name none."""
     old, new = _by_name(before, namespace), _by_name(after, namespace)
     found = []
     for key in sorted({*old, *new}):
@@ -149,7 +149,7 @@ def _compare_lists(before: list[Any], after: list[Any], path: str) -> Iterator[F
 
 
 def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iterator[Field]:
-    """What comes or goes in the middle moves the rest, and changes nothing of it."""
+    """Elements by position; an insertion in the middle moves the rest without changing it."""
     matcher = difflib.SequenceMatcher(None, list(map(_json, before)), list(map(_json, after)), autojunk=False)
     for action, begin, end, to_begin, to_end in matcher.get_opcodes():
         if action == "equal":
@@ -185,7 +185,7 @@ def _text_diff(before: Any, after: Any) -> Iterator[str]:
 
 
 class Loss(NamedTuple):
-    """What a change of a CRD would take away."""
+    """Versions and fields that a change of a CRD would take away."""
 
     crd: str
     # Versions in which objects are stored, that the new CRD does not have: the API server refuses that.
@@ -200,7 +200,7 @@ def crds_of(objects: Iterable[Object]) -> list[Object]:
 
 
 def losses(there: Iterable[Object], desired: Iterable[Object]) -> list[Loss]:
-    """What is lost when the cluster's CRDs become the desired ones."""
+    """Losses by replacing the cluster's CRDs with the desired ones."""
     old = {crd["metadata"]["name"]: crd for crd in there}
     found = []
     for new in desired:

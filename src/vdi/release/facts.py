@@ -110,7 +110,7 @@ class Facts:
 
     @property
     def namespace(self) -> str:
-        """The release's."""
+        """Namespace of the release."""
         return self.place.namespace
 
     def is_unread(self, kind: str) -> bool:

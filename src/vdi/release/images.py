@@ -144,7 +144,7 @@ def _path(descriptor: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Containerd:
-    """Where a node has containerd's socket and its client."""
+    """Paths of containerd's socket and client on a node."""
 
     socket: str
     ctr: str
@@ -241,7 +241,7 @@ def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """What a run needs."""
+    """Cluster, archives and options of one `vdi images load`."""
 
     client: Client
     # kubectl, with the options that choose the cluster.
@@ -257,7 +257,7 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class NodeResult:
-    """What a node has got."""
+    """Images that a node took, and its problem."""
 
     node: str
     images: tuple[str, ...]

@@ -43,7 +43,7 @@ _HOMES = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
 
 @dataclass(frozen=True, kw_only=True)
 class Removal:
-    """What there is to remove."""
+    """A release with everything that belongs to it, as `plan_removal` has found it."""
 
     release: str
     namespace: str
@@ -87,7 +87,7 @@ def is_owned(home: HomeSummary) -> bool:
 
 
 async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
-    """What is there. Raises KubeError."""
+    """Find everything that belongs to the release. Raises KubeError."""
     revisions = await read_revisions(client, namespace, release)
     revision = deployed(revisions) or (revisions[0] if revisions else None)
     objects = tuple(revision.objects()) if revision else ()

@@ -36,7 +36,7 @@ class CannotVerifyError(Exception):
 
 
 def find_cosign() -> Path:
-    """The program. Raises CannotVerifyError."""
+    """The cosign in PATH. Raises CannotVerifyError."""
     found = shutil.which("cosign")
     if found is None:
         raise CannotVerifyError(f"cosign is not in PATH; it verifies signatures. {_GET_COSIGN}")
