@@ -41,14 +41,6 @@ def test_the_api_server_takes_every_object(tools: Tools, name: str) -> None:
     assert len(taken) == len(objects) and all(line.endswith("serverside-applied (server dry run)") for line in taken)
 
 
-def test_what_is_generated_from_renders_is_up_to_date(tools: Tools) -> None:
-    made = chart.rendered_files(tools.helm_binary)
-    stale = [
-        str(path.relative_to(ROOT)) for path, text in made.items() if not path.exists() or path.read_text() != text
-    ]
-    assert stale == [], "run: make generate"
-
-
 def test_the_manifests_of_a_checkout_are_refused_until_an_image_is_set(tools: Tools) -> None:
     def apply(text: str) -> "subprocess.CompletedProcess[str]":
         command = [str(tools.kubectl_binary), "--kubeconfig", str(tools.kubeconfig), "apply", "--server-side"]
@@ -70,34 +62,6 @@ def test_the_small_values_fit_a_node_of_4_and_of_8_gigabytes(tools: Tools) -> No
     assert all(much >= 0 for much in small.node.left(small.ours).values())
     assert 1 <= small.desktops < lean.desktops
     assert [row.node.gigabytes for row in others[:2]] == [8, 8] and all(row.desktops >= 4 for row in others[:2])
-
-
-def test_the_servers_have_the_figures_that_were_asked_for(tools: Tools) -> None:
-    asked = {
-        "vdi-postgresql": ({"cpu": "250m", "memory": "512Mi"}, {"cpu": "500m", "memory": "1Gi"}),
-        "vdi-redis": ({"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"}),
-    }
-    found = {}
-    for made in render(tools.helm_binary, chart_pages.SMALL):
-        if made["metadata"]["name"] in asked and made["kind"] in ("Deployment", "StatefulSet"):
-            (container,) = made["spec"]["template"]["spec"]["containers"]
-            found[made["metadata"]["name"]] = tuple(container["resources"][one] for one in ("requests", "limits"))
-            assert container["imagePullPolicy"] == "IfNotPresent"
-    assert found == asked
-
-
-def test_production_has_two_of_what_can_be_two_and_keeps_them_apart(tools: Tools) -> None:
-    objects = render(tools.helm_binary, chart_pages.PRODUCTION)
-    deployments = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "Deployment"}
-    budgets = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "PodDisruptionBudget"}
-    for name in ("vdi-operator", "vdi-gateway"):
-        pods = deployments[name]
-        assert pods["replicas"] == 2
-        assert budgets[name] == {"maxUnavailable": 1, "selector": pods["selector"]}
-        apart = pods["template"]["spec"]["affinity"]["podAntiAffinity"]
-        terms = [one["podAffinityTerm"] for one in apart["preferredDuringSchedulingIgnoredDuringExecution"]]
-        assert {term["topologyKey"] for term in terms} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
-        assert all(term["labelSelector"] == pods["selector"] for term in terms)
 
 
 def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:

@@ -3,14 +3,12 @@
 import base64
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.helm_tools import CHART, Tools, open_tools
 from tools.generate.chart_render import read_objects
@@ -82,17 +80,6 @@ def test_alone_it_is_two_objects_and_the_configuration_is_this(tools: Tools) -> 
         "pidfile": ["/run/coturn/turnserver.pid"],
         "userdb": ["/run/coturn/turndb"],
     }
-
-
-# Options that coturn 4.7 and later does not know any more, or that would open it.
-REMOVED = {"no-tlsv1", "no-tlsv1_1", "no-stun-backward-compatibility", "no-loopback-peers", "no-software-attribute"} | {
-    "response-origin-only-with-rfc5780", "no-dtls", "lt-cred-mech", "allow-loopback-peers", "dh2066",
-}  # fmt: skip
-
-
-def test_no_option_is_one_that_newer_versions_refuse(tools: Tools) -> None:
-    everything = (*SERVICE, "--set", "tls.existingSecret=cert", "--set", "metrics.enabled=true")
-    assert not REMOVED & set(options_of(render(tools, *everything)))
 
 
 def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> None:
@@ -302,15 +289,3 @@ def test_a_gateway_that_could_make_no_good_credentials_is_refused(
 ) -> None:
     done = tools.helm("template", "vdi", str(CHART), *(part for word in words for part in ("--set", word)))
     assert done.returncode == 1 and said in done.stderr, done.stderr
-
-
-def test_the_lock_is_what_the_chart_asks_for_and_nothing_is_fetched(tools: Tools, tmp_path: Path) -> None:
-    copy = tmp_path / "vdi"
-    shutil.copytree(CHART, copy)
-    built = tools.helm("dependency", "build", str(copy))
-    assert built.returncode == 0 and "out of sync" not in built.stdout + built.stderr, built.stderr
-    listed = tools.helm("dependency", "list", str(CHART)).stdout.splitlines()[1:]
-    assert [line.split()[-1] for line in listed if line.strip()] == ["unpacked"] * 3
-    lock, chart = (yaml.safe_load((CHART / name).read_text()) for name in ("Chart.lock", "Chart.yaml"))
-    pinned = [(dependency["name"], dependency["version"]) for dependency in chart["dependencies"]]
-    assert [(dependency["name"], dependency["version"]) for dependency in lock["dependencies"]] == pinned

@@ -399,13 +399,6 @@ def test_a_wrong_value_is_refused_before_anything_is_sent(tools: Tools, value: s
         assert words in done.stderr, done.stderr
 
 
-def test_lint_and_the_kubernetes_version(tools: Tools) -> None:
-    done = tools.helm("lint", "--strict", str(CHART))
-    assert done.returncode == 0, done.stdout
-    done = tools.helm("template", "vdi", str(CHART), "--kube-version", "1.29.9")
-    assert done.returncode == 1 and "requires kubeVersion: >=1.30.0-0" in done.stderr
-
-
 def test_raw_manifest_is_the_chart_and_can_be_applied(installed: Tools) -> None:
     text = chart.MANIFEST.read_text()
     assert chart.manifest_text(installed.helm_binary) == text, "run: make generate"

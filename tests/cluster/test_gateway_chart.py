@@ -340,30 +340,6 @@ def test_the_gateways_pod_would_pass_restricted(installed: Tools) -> None:
     assert settings.database_url.removeprefix("sqlite+aiosqlite:///").startswith("/data/")
 
 
-def test_who_may_connect_to_gateway_and_desktops(tools: Tools) -> None:
-    gateway = tools.named("Deployment", "vdi-gateway")["spec"]["template"]["metadata"]["labels"]
-    operator = tools.named("Deployment", "vdi-operator")["spec"]["template"]["metadata"]["labels"]
-    policy = tools.named("NetworkPolicy", "vdi-gateway")["spec"]
-    assert policy["podSelector"]["matchLabels"].items() <= gateway.items()
-    assert not policy["podSelector"]["matchLabels"].items() <= operator.items()
-    traefik, reports = policy["ingress"]
-    peers = [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "traefik"}}}]
-    assert traefik == {"ports": [{"port": "http"}, {"port": "internal"}], "from": peers}
-    assert reports["ports"] == [{"port": "internal"}]
-    source, probe, scraping = reports["from"]
-    assert scraping["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
-    assert source["podSelector"]["matchLabels"].items() <= operator.items()
-    assert not source["podSelector"]["matchLabels"].items() <= gateway.items()
-    prober = tools.named("CronJob", "vdi-probe")["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
-    assert probe["podSelector"]["matchLabels"].items() <= prober.items()
-
-    browsers, _ = tools.named("NetworkPolicy", "vdi-desktops")["spec"]["ingress"]
-    *others, ours = browsers["from"]
-    assert others == peers
-    assert ours["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "vdi-system"}
-    assert ours["podSelector"]["matchLabels"].items() <= gateway.items()
-
-
 def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
     deployment = tools.named("Deployment", "vdi-operator")
     pod = deployment["spec"]["template"]["spec"]

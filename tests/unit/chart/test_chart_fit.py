@@ -3,27 +3,9 @@
 import pytest
 
 from tools.generate import node_fit
-from tools.generate.chart_render import ROOT, Object
+from tools.generate.chart_render import ROOT
 
 DESKTOP = {"cpu": 250, "memory": 1024 * node_fit.MEBI}
-
-
-def deployment(replicas: int, *containers: tuple[str, str], kind: str = "Deployment") -> Object:
-    made = [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}} for cpu, memory in containers]
-    return {
-        "kind": kind,
-        "metadata": {"name": "d"},
-        "spec": {"replicas": replicas, "template": {"spec": {"containers": made}}},
-    }
-
-
-def test_requests_are_added_up_over_replicas_and_containers() -> None:
-    objects = [
-        deployment(2, ("50m", "96Mi")),
-        deployment(1, ("250m", "512Mi"), ("0.1", "64Mi"), kind="StatefulSet"),
-        {"kind": "Service", "spec": {"replicas": 3}},
-    ]
-    assert node_fit.requests_of(objects) == {"cpu": 450, "memory": 768 * node_fit.MEBI}
 
 
 def test_what_is_left_of_a_node_by_hand() -> None:

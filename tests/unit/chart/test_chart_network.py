@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tools.generate import chart, network_tables
+from tools.generate import chart
 from tools.generate.chart_render import read_objects
 from unit.chart.trial_module import FOLDER, probe, trial
 
@@ -25,19 +25,6 @@ def policies() -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in made if each["kind"] == "NetworkPolicy"}
 
 
-def test_the_tables_of_the_page_are_up_to_date() -> None:
-    page = network_tables.PAGE.read_text()
-    assert network_tables.page_text(page) == page, "run: make generate"
-
-
-def test_everything_is_denied_both_ways_first() -> None:
-    made = policies()
-    assert set(made) == {"vdi-default-deny", "vdi-desktops", "vdi-operator", "vdi-gateway"}
-    for policy in made.values():
-        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"], policy["metadata"]["name"]
-    deny = made["vdi-default-deny"]
-    assert deny["metadata"]["namespace"] == "vdi-sessions"
-    assert deny["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
 
 
 def test_the_internet_is_no_private_network_and_no_clouds_metadata() -> None:

@@ -292,10 +292,3 @@ def test_whoami_at_a_cluster(vdi: Vdi, fake: FakeCluster) -> None:
         f"Server:    {fake.url}",
         "Namespace: vdi-sessions",
     ]
-
-
-@pytest.mark.parametrize("command", ["login", "logout", "whoami"])
-def test_help_has_an_example(typed: Vdi, command: str) -> None:
-    ran = typed(command, "--help")
-    assert ran.code == 0
-    assert f"    vdi {command}" in ran.out

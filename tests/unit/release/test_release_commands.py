@@ -1,6 +1,5 @@
 """The three commands: what they say without a cluster, and what an uninstall removes and leaves."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators
 from vdi.release.diff import changes_between
-from vdi.release.remove import Removal, no_operator, volumes_of_servers
+from vdi.release.remove import Removal, no_operator, pools_to_end, volumes_of_servers
 from vdi.session.homes import HomeSummary
-
-COMMANDS = ("install", "upgrade", "uninstall")
-DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -36,27 +32,6 @@ def a_helm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_has_help_with_examples_and_a_section_with_real_options(
-    command: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([command, "--help"]) == 0
-    known = capsys.readouterr().out
-    assert "Examples:" in known and f"  vdi {command} " in known
-    for option in ("--namespace", "--helm", "--timeout", "--dry-run", "--output", "--kubeconfig", "--context"):
-        assert option in known
-    (section,) = [part for part in re.split(r"^## ", DOCS, flags=re.MULTILINE) if part.startswith(f"vdi {command}\n")]
-    assert f"$ vdi {command}" in section
-    everywhere = "".join(known_of(command, capsys) for command in COMMANDS)
-    for option in re.findall(r"`?(--[a-z][a-z-]+)", section):
-        assert option in everywhere, option
-
-
-def known_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    main([command, "--help"])
-    return capsys.readouterr().out
-
-
 def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["install", "-f", "absent.yaml"]) == 2
     assert "-f absent.yaml: there is no such file" in capsys.readouterr().err
@@ -68,11 +43,6 @@ def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.
     assert main(["uninstall"]) == 3
     assert "helm is not in PATH" in capsys.readouterr().err
     assert main(["install", "--chart", "/", "--helm", "/bin/true"]) == 2
-
-
-def test_a_chart_that_is_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["install", "--set", "a=b", "--chart", str(tmp_path)]) == 1
-    assert "there is no Chart.yaml in it; allowed: --chart DIR" in capsys.readouterr().err
 
 
 def test_the_page_of_a_change() -> None:
@@ -190,3 +160,8 @@ def test_a_release_that_is_not_found_ends_no_desktops_of_one_that_runs() -> None
     plan = a_plan(revision=None, operators=find_operators(snapshot))
     with pytest.raises(CliError, match=r"is running; to remove its release, name it with --release and --namespace"):
         refuse_unsafe(plan, crds=False, force=True)
+
+
+def test_pools_of_the_cluster_end_unless_another_operator_fills_them() -> None:
+    assert pools_to_end(["own", "theirs"], own={"own"}, others=True) == ("own",)
+    assert pools_to_end(["own", "by-hand"], own={"own"}, others=False) == ("own", "by-hand")
