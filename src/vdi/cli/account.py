@@ -13,7 +13,7 @@ import typer
 from vdi.cli.errors import USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app
-from vdi.cli.output import Output, OutputOption, Raw, columns, fact_lines, print_data, print_lines
+from vdi.cli.output import Output, OutputOption, Raw, columns, fact_lines, print_data, print_lines, print_object
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
@@ -78,9 +78,6 @@ def whoami(
 ) -> None:
     """Show who you are, which target the session commands use, and why."""
     known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)
-    if output is not Output.TABLE:
-        print_data(known, output)
-        return
     words = {
         "User": known["user"],
         "Groups": ", ".join(known["groups"]),
@@ -90,7 +87,7 @@ def whoami(
         "Until": known.get("expires", ""),
         "Use": describe_use(known.get("use", {})),
     }
-    print_lines(fact_lines(words))
+    print_object(known, output, lambda: fact_lines(words))
 
 
 def describe_use(use: Mapping[str, Any]) -> str:

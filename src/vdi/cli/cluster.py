@@ -15,12 +15,11 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 
 from vdi.cli.console import SafeConsole
 from vdi.cli.errors import FINDINGS, INTERRUPTED, CliError
 from vdi.cli.options import TimeoutFactor, examples, new_app
-from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.output import PageOption, PageOutput, columns, print_data, print_lines
 from vdi.devcluster import cluster
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.binaries.packages import PackagesUnavailable
@@ -116,16 +115,15 @@ def up(
         facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
         print_data({"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}, output)
         return
-    console = SafeConsole()
-    console.print(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
+    typer.echo(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
     if len(made.nodes) > 1:
-        console.print(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
+        typer.echo(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
     if made.fake_gpus:
         each = " on each node" if len(made.nodes) > 1 else ""
-        console.print(
+        typer.echo(
             f"{made.fake_gpus} simulated GPUs{each}: pods that request one are scheduled, but there is no hardware."
         )
-    console.print(f"  export KUBECONFIG={made.kubeconfig}", soft_wrap=True)
+    typer.echo(f"  export KUBECONFIG={made.kubeconfig}")
 
 
 @app.command(epilog=examples("cluster down --name dev", "cluster down -o json"))
@@ -209,11 +207,11 @@ def nodes(
             cluster.cut_node(name, cut_node)
         found = cluster.status(name)
     if output is PageOutput.JSON:
-        print(msgspec.json.format(msgspec.json.encode(found.nodes), indent=2).decode())
+        print_data(msgspec.to_builtins(found.nodes), output)
     elif not found.nodes:
-        SafeConsole().print(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
+        typer.echo(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
     else:
-        SafeConsole().print(_nodes_table(found))
+        print_lines(_node_lines(found))
     if not any(requested):
         raise typer.Exit(0 if found.nodes and all(node.ready for node in found.nodes) else FINDINGS)
 
@@ -227,9 +225,9 @@ def status(
     with errors_in_words():
         found = cluster.status(name)
     if output is PageOutput.JSON:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        print_data(msgspec.to_builtins(found), output)
     else:
-        _print_status(found)
+        print_lines(_status_lines(found))
     raise typer.Exit(0 if found.state == "running" else FINDINGS)
 
 
@@ -275,38 +273,26 @@ def kubeconfig(
     print(path.read_text() if content else path)
 
 
-def _print_status(found: ClusterStatus) -> None:
-    console = SafeConsole()
+def _status_lines(found: ClusterStatus) -> list[str]:
     if found.state == "absent":
-        console.print(f"There is no cluster {found.name!r}: `vdi cluster up` creates one.")
-        return
-    console.print(f"Cluster {found.name!r} is {found.state}: {found.server}")
-    table = Table("COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT", box=None, pad_edge=False)
-    rows = [(component.name, component) for component in found.components]
-    rows += [(f"{node.name}/{component.name}", component) for node in found.nodes for component in node.components]
-    for label, component in rows:
-        table.add_row(
-            label,
-            component.state,
-            str(component.pid or "-"),
-            str(component.restarts),
-            component.last_exit or "-",
-        )
-    for addon in found.addons:
-        table.add_row(addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail)
-    console.print(table)
+        return [f"There is no cluster {found.name!r}: `vdi cluster up` creates one."]
+    components = [(component.name, component) for component in found.components]
+    components += [(f"{node.name}/{each.name}", each) for node in found.nodes for each in node.components]
+    rows = [
+        [label, each.state, str(each.pid or "-"), str(each.restarts), each.last_exit or "-"]
+        for label, each in components
+    ]
+    rows += [[addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail] for addon in found.addons]
+    lines = [f"Cluster {found.name!r} is {found.state}: {found.server}"]
+    lines += columns(["COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT"], rows)
     if found.control_plane_only:
-        return
+        return lines
     several = len(found.nodes) > 1
-    if several:
-        console.print(_nodes_table(found))
-    ready = "" if several else f"Node {_READY[found.node_ready]}; "
     gpus = f", {found.fake_gpus} simulated GPUs{' on each node' if several else ''}" if found.fake_gpus else ""
-    console.print(f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}")
+    ready = "" if several else f"Node {_READY[found.node_ready]}; "
+    lines += _node_lines(found) if several else []
+    return [*lines, f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}"]
 
 
-def _nodes_table(found: ClusterStatus) -> Table:
-    table = Table("NODE", "STATE", "READY", box=None, pad_edge=False)
-    for node in found.nodes:
-        table.add_row(node.name, node.state, _READY[node.ready])
-    return table
+def _node_lines(found: ClusterStatus) -> list[str]:
+    return columns(["NODE", "STATE", "READY"], [[node.name, node.state, _READY[node.ready]] for node in found.nodes])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vdi.cli.cluster import PARTLY_REMOVED, NodeCount, errors_in_words, progress_of
+from vdi.cli.cluster import PARTLY_REMOVED, Name, NodeCount, errors_in_words, progress_of
 from vdi.cli.console import SafeConsole
 from vdi.cli.options import TimeoutFactor, examples, new_app
 from vdi.cli.output import PageOption, PageOutput, print_data
@@ -15,8 +15,6 @@ from vdi.demo import run
 from vdi.demo.browser import NoPictureError
 
 app = new_app()
-
-Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
 
 
 @app.command(epilog=examples("demo up --screenshot demo.png", "demo up --nodes 3 -o json"))

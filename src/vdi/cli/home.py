@@ -32,7 +32,7 @@ from vdi.cli.output import (
     fact_lines,
     now_utc,
     print_data,
-    print_lines,
+    print_object,
     print_objects,
 )
 from vdi.cli.progress import ProgressView
@@ -97,10 +97,8 @@ def list_(
     """List the homes: owner, size, the desktop that uses each, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
     found = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
-    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo(f"no homes{f' of {user}' if user else ''} in namespace {connection.namespace}", err=True)
-        return
-    print_objects(found, output, name=lambda raw: f"persistentvolumeclaim/{raw['name']}", table=home_table)
+    name, empty = (lambda raw: f"persistentvolumeclaim/{raw['name']}"), f"no homes{f' of {user}' if user else ''}"
+    print_objects(found, output, name=name, table=home_table, empty=f"{empty} in namespace {connection.namespace}")
 
 
 @app.command(epilog=examples("home show home-alice-cad-7sm2vbl3pgql", "home show home-alice-7qcryou77eog -o json"))
@@ -113,10 +111,7 @@ def show(
     """Show one home: owner, size, the sessions that use it, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
     home = find_home(homes, name, connection)
-    if output is not Output.TABLE:
-        print_data(msgspec.to_builtins(home), output)
-        return
-    print_lines(home_lines(home))
+    print_object(msgspec.to_builtins(home), output, lambda: home_lines(home))
 
 
 @app.command(epilog=examples("home rm home-alice-cad-7sm2vbl3pgql", "home rm home-alice-7qcryou77eog --yes -o json"))
@@ -138,10 +133,8 @@ def rm(
         if not confirm("Delete them?", untouched="nothing was deleted"):
             raise CliError("nothing was deleted")
     connection.run(lambda client: _delete(client, connection.namespace, chosen))
-    if output is not Output.TABLE:
-        print_data({"deleted": [home.name for home in chosen]}, output)
-        return
-    print_lines(f"home {home.name} is being deleted" for home in chosen)
+    deleted = [home.name for home in chosen]
+    print_object({"deleted": deleted}, output, lambda: [f"home {name} is being deleted" for name in deleted])
 
 
 async def _delete(client: Client, namespace: str, homes: Sequence[HomeSummary]) -> None:

@@ -27,7 +27,7 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient, LoggedOutError, tls
 from vdi.cli.logins import Login, Logins, read_logins, write_logins
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app
-from vdi.cli.output import Output, OutputOption, print_data
+from vdi.cli.output import Output, OutputOption, print_object
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.target import choose_target, server_url
 from vdi.http_client import BadResponseError
@@ -194,11 +194,8 @@ def login(
     if before:
         with suppress(CliError):  # a token that cannot be revoked expires by itself
             asyncio.run(revoke_token(address, before))
-    if output is Output.TABLE:
-        until = f" until {made.expires}" if made.expires else ""
-        typer.echo(f"logged in to {address} as {escape(made.user)}{escape(until)}")
-    else:
-        print_data({"server": address, "user": made.user, "expires": made.expires or None}, output)
+    line = f"logged in to {address} as {escape(made.user)}" + (f" until {escape(made.expires)}" if made.expires else "")
+    print_object({"server": address, "user": made.user, "expires": made.expires or None}, output, lambda: [line])
     _say_if_unused(address)
 
 
@@ -230,10 +227,8 @@ def logout(
             FINDINGS,
         ) from error
     write_logins(logins)
-    if output is not Output.TABLE:
-        print_data({"server": address, "current": logins.current or None}, output)
-        return
-    typer.echo(f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else ""))
+    line = f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else "")
+    print_object({"server": address, "current": logins.current or None}, output, lambda: [line])
 
 
 def _read_authority(path: Path) -> str:

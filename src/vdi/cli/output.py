@@ -162,19 +162,32 @@ def print_data(data: Any, output: str) -> None:
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def print_object(data: Any, output: Output, lines: Callable[[], Iterable[str]]) -> None:
+    """Print one object as JSON or YAML, or its page for people."""
+    if output is Output.TABLE:
+        print_lines(lines())
+    else:
+        print_data(data, output)
+
+
 def print_objects(
     items: Sequence[Raw],
     output: ListOutput,
     *,
     name: Callable[[Raw], str],
     table: Callable[[Sequence[Raw], bool], list[str]],
+    empty: str = "",
 ) -> None:
-    """Print a list of objects in the wanted form. `table` gets the objects and whether the wide form is wanted."""
+    """Print a list of objects in the requested form.
+
+    `table` gets the objects and whether the wide form is requested; `empty` is printed instead of an empty table.
+    """
     match output:
         case ListOutput.JSON | ListOutput.YAML:
             print_data(as_list([without_managed_fields(item) for item in items]), output)
         case ListOutput.NAME:
-            for item in items:
-                typer.echo(name(item))
+            print_lines(map(name, items))
+        case ListOutput.TABLE | ListOutput.WIDE if empty and not items:
+            typer.echo(empty, err=True)
         case ListOutput.TABLE | ListOutput.WIDE:
             print_lines(table(items, output is ListOutput.WIDE))

@@ -20,8 +20,7 @@ from vdi.cli.output import (
     condition_lines,
     fact_lines,
     now_utc,
-    print_data,
-    print_lines,
+    print_object,
     print_objects,
     without_managed_fields,
 )
@@ -42,11 +41,9 @@ def list_(
 ) -> None:
     """List the pools of the cluster."""
     found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
-    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo("no pools on this cluster", err=True)
-        return
     found.sort(key=lambda raw: str(raw["metadata"]["name"]))
-    print_objects(found, output, name=lambda raw: f"vdipool/{raw['metadata']['name']}", table=pool_table)
+    name, empty = (lambda raw: f"vdipool/{raw['metadata']['name']}"), "no pools on this cluster"
+    print_objects(found, output, name=name, table=pool_table, empty=empty)
 
 
 @app.command(epilog=examples("pool show warm", "pool show warm -o yaml"))
@@ -58,10 +55,7 @@ def show(
 ) -> None:
     """Show how many desktops a pool has ready, and what it waits for."""
     raw = connection.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
-    if output is not Output.TABLE:
-        print_data(without_managed_fields(raw), output)
-        return
-    print_lines(pool_lines(msgspec.convert(raw, VDIPool)))
+    print_object(without_managed_fields(raw), output, lambda: pool_lines(msgspec.convert(raw, VDIPool)))
 
 
 @app.command(epilog=examples("pool scale warm --replicas 3", "pool scale warm --replicas 0"))
@@ -76,10 +70,8 @@ def scale(
     """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are not affected."""
     change = {"spec": {"replicas": replicas}}
     raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
-    if output is not Output.TABLE:
-        print_data(without_managed_fields(raw), output)
-        return
-    typer.echo(f"pool {name}: desktops to keep ready: {replicas}; see {PROGRAM} pool show {name}{connection.flags}")
+    line = f"pool {name}: desktops to keep ready: {replicas}; see {PROGRAM} pool show {name}{connection.flags}"
+    print_object(without_managed_fields(raw), output, lambda: [line])
 
 
 async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:

@@ -30,8 +30,7 @@ from vdi.cli.output import (
     columns,
     fact_lines,
     now_utc,
-    print_data,
-    print_lines,
+    print_object,
     print_objects,
     without_managed_fields,
 )
@@ -50,10 +49,8 @@ def list_(
 ) -> None:
     """List the templates: those of the cluster, or those that you can use at the gateway."""
     found = target.run(lambda backend: backend.templates())
-    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo("there are no templates that you can use", err=True)
-        return
-    print_objects(found, output, name=lambda raw: f"vditemplate/{raw['metadata']['name']}", table=template_table)
+    name, empty = (lambda raw: f"vditemplate/{raw['metadata']['name']}"), "there are no templates that you can use"
+    print_objects(found, output, name=name, table=template_table, empty=empty)
 
 
 @app.command(epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml"))
@@ -65,10 +62,7 @@ def show(
 ) -> None:
     """Show a template: what its desktops consist of, and the maximum that a session may request."""
     raw = target.run(lambda backend: get_template(backend, name))
-    if output is not Output.TABLE:
-        print_data(without_managed_fields(raw), output)
-        return
-    print_lines(template_lines(msgspec.convert(raw, VDITemplate)))
+    print_object(without_managed_fields(raw), output, lambda: template_lines(msgspec.convert(raw, VDITemplate)))
 
 
 async def get_template(backend: Backend, name: str) -> Raw:

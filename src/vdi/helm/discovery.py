@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
@@ -23,42 +21,15 @@ _REVIEWS = Resource(
 )
 
 
-class _Version(msgspec.Struct, rename="camel"):
-    git_version: str
-
-
-class _Kind(msgspec.Struct):
-    name: str
-    kind: str
-    namespaced: bool
-
-
-class _Kinds(msgspec.Struct):
-    resources: list[_Kind]
-
-
-class _GroupVersion(msgspec.Struct, rename="camel"):
-    group_version: str
-
-
-class _Group(msgspec.Struct):
-    name: str
-    versions: list[_GroupVersion]
-
-
-class _Groups(msgspec.Struct):
-    groups: list[_Group]
-
-
 async def server_version(client: Client) -> str:
     """The version of the API server, such as `v1.34.4+k3s1`."""
-    return (await client.get(_ABOUT, "version", into=_Version)).git_version
+    return str((await client.get(_ABOUT, "version", into=dict[str, Any]))["gitVersion"])
 
 
 async def api_versions(client: Client) -> tuple[str, ...]:
     """All groups with their versions: `apps/v1`, `traefik.io/v1alpha1`, ..."""
-    groups = (await client.get(_ABOUT, "apis", into=_Groups)).groups
-    return tuple(version.group_version for group in groups for version in group.versions)
+    groups = (await client.get(_ABOUT, "apis", into=dict[str, Any]))["groups"]
+    return tuple(version["groupVersion"] for group in groups for version in group["versions"])
 
 
 @dataclass
@@ -78,13 +49,13 @@ class Kinds:
         group, _, version = api_version.rpartition("/")
         page = f"apis/{api_version}" if group else f"api/{version}"
         try:
-            found = await self.client.get(_ABOUT, page, into=_Kinds)
+            found = await self.client.get(_ABOUT, page, into=dict[str, Any])
         except NotFound:
             return {}
         return {
-            resource.kind: Resource(group, version, resource.name, resource.kind, namespaced=resource.namespaced)
-            for resource in found.resources
-            if "/" not in resource.name
+            kind["kind"]: Resource(group, version, kind["name"], kind["kind"], namespaced=kind["namespaced"])
+            for kind in found["resources"]
+            if "/" not in kind["name"]  # a subresource
         }
 
 

@@ -18,8 +18,8 @@ class Failure(NamedTuple):
     remedy: str = ""
 
 
-_RULES: tuple[tuple[str, str, str, str], ...] = (
-    # pattern, code, sentence ({name}: a named group), remedy
+# Pattern, code, sentence ({name}: a named group), remedy. The first match answers.
+_RULES = (
     (
         r"another operation \(install/upgrade/rollback\) is in progress",
         "Busy",
@@ -27,8 +27,7 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
         "If no one is working on it, one was killed: go back to the last good revision with helm rollback.",
     ),
     (
-        r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"(?P<where>[^\"]*)\" exists and cannot be imported into the "
-        r"current release",
+        r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"[^\"]*\" exists and cannot be imported into the current",
         "NotOurs",
         "{kind} {what} already exists and belongs to no release, or to another one.",
         "Delete it if it is a leftover, or install under that release's name.",
@@ -41,29 +40,20 @@ _RULES: tuple[tuple[str, str, str, str], ...] = (
     ),
     (
         r"Kubernetes cluster unreachable: (?P<what>[^\n]*)",
-        "Unreachable",
-        "The cluster does not respond to helm: {what}",
-        "",
+        *("Unreachable", "The cluster does not respond to helm: {what}", ""),
     ),
-    (
-        r"context cancell?ed|has been cancell?ed",
-        "Interrupted",
-        "It was interrupted.",
-        "",
-    ),
+    (r"context cancell?ed|has been cancell?ed", "Interrupted", "It was interrupted.", ""),
     (
         r"deadline exceeded|would exceed context deadline|timed out waiting|resource not ready",
-        "NotReadyInTime",
-        "Not everything was ready in time.",
-        "",
+        *("NotReadyInTime", "Not everything was ready in time.", ""),
     ),
 )
-# A line of its log. What is logged is no reason: its libraries log `context canceled` where they stop listening.
+# A line of helm's log, which is no reason: its libraries log `context canceled` where they stop listening.
 _NOISE = re.compile(r"^(?:level=|time=|WARNING:|[EFIW]\d{4} )")
 
 
 def explain_failure(stderr: str) -> Failure:
-    """The failure that helm's words are about; helm's own words where no rule fits."""
+    """The failure that helm has printed; helm's own sentence where no rule matches."""
     said = "\n".join(line for line in stderr.splitlines() if not _NOISE.match(line))
     for pattern, code, sentence, remedy in _RULES:
         if match := re.search(pattern, said):
@@ -72,7 +62,7 @@ def explain_failure(stderr: str) -> Failure:
 
 
 def _last_error(said: str) -> str:
-    """Helm's last error with what it says below it: Helm 3 counts errors in one line and names them in the next."""
+    """Helm's last error with the lines below it: Helm 3 counts errors in one line and names them in the next."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines:
         return "helm failed without a message."

@@ -220,6 +220,9 @@ class View(Protocol):
     def say(self, text: str) -> None:
         """Print one line that stays."""
 
+    def passed(self, text: str, seconds: float) -> None:
+        """Print a stage that is over."""
+
 
 class NotReady(NamedTuple):
     """An object that is not ready."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from vdi.helm import arguments
 from vdi.helm.arguments import Change, Place
@@ -39,13 +39,6 @@ _POLL_SECONDS = 0.1
 _NAMED = POD_KINDS | {"Service", "PersistentVolumeClaim"}
 
 
-class Progress(View, Protocol):
-    """The display of stages."""
-
-    def passed(self, text: str, seconds: float) -> None:
-        """Print a stage that is over."""
-
-
 class NotDoneError(Exception):
     """Raised when helm failed or was interrupted: the reason, and the state of the release."""
 
@@ -60,7 +53,7 @@ class HelmRun:
 
     client: Client
     helm: Helm
-    view: Progress
+    view: View
     seconds: float
 
 

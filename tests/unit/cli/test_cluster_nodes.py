@@ -51,7 +51,7 @@ def test_as_json_they_have_their_components(known: list[NodeStatus], vdi: Vdi) -
 def test_status_names_the_components_of_further_nodes_by_their_node(known: list[NodeStatus], vdi: Vdi) -> None:
     said = vdi("cluster", "status").out
     assert "vdi-demo-2/kubelet" in said
-    assert "vdi-demo-3  stopped" in said
+    assert "vdi-demo-3   stopped" in said
     known[:] = [NODES[0]]
     said = vdi("cluster", "status").out
     assert "NODE" not in said
@@ -70,7 +70,7 @@ def test_a_node_is_cut_and_then_shown(known: list[NodeStatus], vdi: Vdi, monkeyp
     ran = vdi("cluster", "nodes", "--cut-node", "vdi-demo-2")
     assert made == [("demo", "vdi-demo-2")]
     assert ran.code == 0
-    assert "vdi-demo-2  cut" in ran.out
+    assert "vdi-demo-2   cut" in ran.out
 
 
 def test_logs_of_further_nodes_are_named_by_their_node(
