@@ -119,6 +119,7 @@ class ResponseStream:
         """The whole body, which may not be larger."""
         body = bytearray()
         left = _PIECES + max_bytes // _PIECE_BYTES
+        # Raw bytes: httpx would decompress them before anyone can see how large they become.
         async for piece in self._response.aiter_raw():
             self._refuse_encoding()
             body += piece

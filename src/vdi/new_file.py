@@ -44,6 +44,8 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _take_name(made: Path, path: Path) -> None:
+    # A hard link fails where the name exists, in one step. A rename would replace a file that someone else has created
+    # while this one was written, and a check before it would leave a moment in between.
     try:
         os.link(made, path)
     except FileExistsError:

@@ -39,7 +39,7 @@ def domain_of(server: str) -> str:
 
 
 def has_screen() -> bool:
-    """Whether a graphical browser can be opened; a text browser would take over the terminal, so it is not asked."""
+    """Whether a graphical browser can be opened. A text browser would take over the terminal."""
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 

@@ -368,7 +368,7 @@ def _source(file: str) -> Iterator[FileIO]:
             raise CliError("stdin is a terminal: name a file, or pipe an archive to this command", USAGE)
     elif not Path(file).is_file():
         raise CliError(f"{file}: this file does not exist", USAGE)
-    # Without a buffer: at the end of the program no thread may hold its lock.
+    # Without a buffer: a thread that still reads a pipe would hold its lock, and the program could not end.
     opened = sys.stdin.fileno() if file == _STREAM else file
     with open(opened, "rb", buffering=0, closefd=file != _STREAM) as stream:
         yield stream

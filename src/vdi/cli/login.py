@@ -105,6 +105,8 @@ class LoopbackReceiver:
                 f"the request was not confirmed in the browser within {seconds:.0f} s; try again, or use --no-browser"
             )
             raise CliError(said) from error
+        # Any page in the browser can send a code to this port. Without the state of this request, a stranger's code
+        # would log the user in to the stranger's account.
         if not hmac.compare_digest(answer.get("state", ""), request.state):
             raise CliError("the response from the browser belongs to another login; try again")
         if not answer.get("code"):

@@ -46,6 +46,7 @@ def read_logins() -> Logins:
     path = login_file()
     try:
         with path.open("rb") as file:
+            # The mode of the opened file, not of the name: the file could be exchanged between the two calls.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read()
     except FileNotFoundError:
@@ -68,6 +69,7 @@ def write_logins(logins: Logins) -> None:
     """Write the file atomically."""
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Replaced in one step, so that a command that reads meanwhile finds the old logins or the new ones.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".login-")  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:

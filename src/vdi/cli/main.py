@@ -121,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     _debug.enabled = False
     if "_VDI_COMPLETE" in os.environ:  # a shell asks for the words that could come next
+        # Typer adds its completion only to programs with its own options for it, which this one does not have.
         from vdi.cli.completion import prepare
 
         prepare()

@@ -57,6 +57,7 @@ def change_release(options: ChangeOptions, *, upgrading: bool, typed: Mapping[st
         raise CliError(f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(options.chart)
+        # The copy lasts until helm has ended: helm reads the chart again after the question.
         with verified_copy(found, options.key) if options.key else nullcontext(found) as chart:
             _change(options, options.at.located(), chart, typed or {}, upgrading=upgrading)
 

@@ -59,6 +59,7 @@ class GuardedStream:
         if "\x1b" not in text:  # nearly all of a log
             self.unguarded.write(escape(text, _LAYOUT))
             return len(text)
+        # Only our own styles carry the key. Any other sequence stays in the text parts and is escaped there.
         parts = _STYLE.split(text)  # text and the codes of styles take turns
         self.unguarded.write(
             "".join(f"\x1b[{part}m" if at % 2 else escape(part, _LAYOUT) for at, part in enumerate(parts))

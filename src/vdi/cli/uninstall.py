@@ -102,6 +102,7 @@ async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bo
     with ProgressView() as view:
         run = HelmRun(client, at.helm, view, at.seconds)
         await end_sessions(run, plan, force=force)
+        # The operator goes after its sessions: no one else removes their finalizers.
         if plan.revision is not None:
             await uninstall_release(run, plan, at.place)
         # Someone may have started a session since `end_sessions`; without an operator its finalizer stays.

@@ -138,6 +138,7 @@ def parse_manifest(text: str) -> list[Object]:
     return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
+# YAML 1.1 makes a date of `2026-11-20`, which Kubernetes reads as text. A comparison of objects would then differ.
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML as Kubernetes reads it: a date is text."""
 

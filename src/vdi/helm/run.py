@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self
 
 from vdi.cluster.explain import StartState, chart_subject, explain, first_line
 from vdi.cluster.objects import Event, Pod
@@ -22,14 +22,19 @@ from vdi.cluster.units import format_time
 from vdi.helm.errors import Failure, HelmFailedError, HelmInterruptedError, HelmUnavailableError, explain_failure
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
-from vdi.kube.resource import EVENTS, PODS, Resource
+from vdi.kube.resource import EVENTS, PODS
 from vdi.kube.transport import Client
 
 # The first whose `template --dry-run=server` reads the cluster, and which upgrades what server-side apply has made.
 OLDEST = (3, 14, 0)
-
 MAJORS = (3, 4)
 _VERSION_SECONDS = 20.0
+STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
+# Variables by which helm would go to another cluster, or as somebody else, than the preflight before it.
+_ELSEWHERE = "HELM_KUBE"
+# Time that a helm has to undo its change when whoever waits for it gives up.
+_STOP_SECONDS = 10.0
+WATCH_SECONDS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +101,6 @@ def _version_of(path: Path) -> tuple[int, int, int]:
     return version
 
 
-STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
-# Variables by which helm would go to another cluster, or as somebody else, than what looked at the cluster before.
-_ELSEWHERE = "HELM_KUBE"
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """Printed output of a helm that has ended well."""
@@ -121,10 +121,13 @@ async def run_helm(
     Raises HelmFailedError, and HelmInterruptedError when helm has ended after a Ctrl-C.
     """
     what = f"helm {arguments[0]}"
-    with _SignalsHandedOn(say) as signals:  # before helm starts: from then on none may end us and leave it alone
+    # The handlers stand before helm starts. A signal in between would end this process and leave helm alone, with a
+    # release that is pending for ever.
+    with _SignalsHandedOn(say) as signals:
         starting = asyncio.ensure_future(_start(helm, arguments, stdin is not None))
         try:
-            process = await asyncio.shield(starting)  # else a cancelled start would kill helm in the middle of its work
+            # Without the shield, a cancelled start would kill helm in the middle of its work.
+            process = await asyncio.shield(starting)
             signals.go_to(process)
             out, err = await process.communicate(stdin)
         except asyncio.CancelledError:
@@ -146,6 +149,7 @@ async def _start(helm: Helm, arguments: Sequence[str], with_stdin: bool) -> asyn
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith(_ELSEWHERE)},
+        # Ctrl-C reaches the whole process group of the terminal: helm would get it at once, and again through us.
         start_new_session=True,
     )
 
@@ -199,16 +203,12 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_STOP_SECONDS):
             await process.wait()
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-
-
-T = TypeVar("T", Pod, Event)
-WATCH_SECONDS = 1.5
 
 
 class View(Protocol):
@@ -236,15 +236,18 @@ class NotReady(NamedTuple):
 
 @dataclass
 class Watch:
-    """Looks at namespaces again and again, and remembers why pods were not ready."""
+    """Polls the pods of a namespace, and remembers why they were not ready.
+
+    With --atomic the failed pods are gone when helm ends: only reasons that were seen before can explain the failure.
+    """
 
     client: Client
-    namespaces: Sequence[str]
+    namespace: str
     view: View
-    # How the names of the release's objects begin; empty: everything in the namespaces is looked at.
-    names: tuple[str, ...] = ()
+    # Beginnings of the names of the release's objects.
+    names: tuple[str, ...] = ("",)
     clock: Clock = SYSTEM_CLOCK
-    # Why it was not ready when it was seen last: what is stuck, else whatever was missing.
+    # Reasons at the last look that found any: stuck pods, else pods that were starting.
     reasons: tuple[NotReady, ...] = ()
     _shown: set[tuple[str, str]] = field(default_factory=set)
 
@@ -262,8 +265,11 @@ class Watch:
             await self.clock.sleep(WATCH_SECONDS)
 
     async def _look(self, began: str) -> None:
-        pods, events = await asyncio.gather(self._list(PODS, Pod), self._list(EVENTS, Event))
-        pods = [pod for pod in pods if not pod.terminating and pod.metadata.name.startswith(self.names or "")]
+        found, events = await asyncio.gather(
+            self.client.list(PODS, namespace=self.namespace, into=Pod),
+            self.client.list(EVENTS, namespace=self.namespace, into=Event),
+        )
+        pods = [pod for pod in found if not pod.terminating and pod.metadata.name.startswith(self.names)]
         waiting = [not_ready(pod, events) for pod in pods if not pod.ready and pod.status.phase != "Succeeded"]
         missing = [refused(event) for event in events if self._refuses_a_pod(event, began)]
         now = tuple(dict.fromkeys([*missing, *waiting]))
@@ -279,15 +285,7 @@ class Watch:
         self.view.waiting(f"{len(pods) - len(waiting)} of {len(pods)} pods ready{why}")
 
     def _refuses_a_pod(self, event: Event, began: str) -> bool:
-        return (
-            event.reason == "FailedCreate" and event.seen >= began and event.regarding.name.startswith(self.names or "")
-        )
-
-    async def _list(self, resource: Resource, into: type[T]) -> list[T]:
-        found = await asyncio.gather(
-            *(self.client.list(resource, namespace=namespace, into=into) for namespace in self.namespaces)
-        )
-        return [obj for objects in found for obj in objects]
+        return event.reason == "FailedCreate" and event.seen >= began and event.regarding.name.startswith(self.names)
 
 
 def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
@@ -304,7 +302,7 @@ def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
 
 
 def refused(event: Event) -> NotReady:
-    """Pods that admission or a quota refuses: only an Event of what makes them says so."""
+    """Pods that admission or a quota refuses. There is no pod then: only an Event of its ReplicaSet says so."""
     about = f"{event.regarding.kind.lower()}/{event.metadata.namespace}/{event.regarding.name}"
     return NotReady(about, f"Its pods are refused: {first_line(event.note)}", stuck=True)
 

@@ -179,6 +179,8 @@ async def import_home(
     """
     body = build_copy_pod(home.claim, template, image=image, nodes=await find_nodes(run, template))
     async with copy_pod(run, home.claim, body):
+        # Ctrl-C may come while the API server makes the claim. Its answer is awaited behind the shield, so that the
+        # claim is deleted by its uid and no desktop starts on a half-filled home.
         making = asyncio.create_task(_make_claim(run, identity, home))
         try:
             uid = await asyncio.shield(making)

@@ -105,6 +105,8 @@ async def _check_session(check: Check, seen: Observation) -> None:
 async def _made(check: Check, resource: Resource, body: msgspec.Struct, namespace: str | None) -> AsyncIterator[None]:
     """The object, while the context lasts; it is deleted also where this is cancelled before the API server answers."""
     raw = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.to_builtins(body), "status": {}}
+    # Ctrl-C may come while the API server makes the object. The request goes on behind the shield, so that the uid is
+    # known and this very object can be deleted.
     creation = asyncio.create_task(check.client.create(resource, raw, namespace=namespace, into=dict[str, Any]))
     try:
         await asyncio.shield(creation)
@@ -209,6 +211,7 @@ async def _forward(check: Check, pod: str, port: int) -> AsyncIterator[int]:
 
 async def _observe_end(check: Check, seen: Observation, pod: Pod) -> None:
     """End the session as its user would, and follow the pod to the end of its container."""
+    # The pod object goes with its session, and the exit code with the pod: a watch sees the last status in between.
     begun = SYSTEM_CLOCK.monotonic()
     await check.client.delete(SESSIONS, NAME, namespace=check.namespace, into=msgspec.Raw)
     changes = check.client.watch(

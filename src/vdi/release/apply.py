@@ -68,7 +68,7 @@ async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revi
     if facts.before is not None:
         change = replace(change, more=arguments.take_back_fields(run.helm, facts.before.apply_method))
     names = tuple(sorted({str(obj["metadata"]["name"]) for obj in facts.objects if obj["kind"] in _NAMED}))
-    watch = Watch(run.client, [place.namespace], run.view, names)
+    watch = Watch(run.client, place.namespace, run.view, names)
     words = arguments.upgrade(run.helm, change, seconds=run.seconds)
     before, began = await read_revisions(run.client, place.namespace, release), monotonic()
     try:

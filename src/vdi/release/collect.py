@@ -51,6 +51,7 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
     where = {namespace} if settings.cluster.edge_middleware else {*settings.namespaces}
+    # A name that does not resolve takes seconds: the API server is asked meanwhile.
     names = asyncio.create_task(look_up(settings.cluster.domain))
     collector = _Collector(client, change)
     await collector.find_kinds(objects)
@@ -181,6 +182,7 @@ class _Collector:
 
     async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
         """Rights that Helm would miss."""
+        # One question for a cluster administrator, in the place of four for each kind and namespace.
         if await may(self._client, "*", _EVERYTHING, None):
             return ()
         desired = {(SECRETS, self._namespace)}

@@ -274,6 +274,7 @@ async def load_images(run: Loading, only: Sequence[str], done: Callable[[NodeRes
     nodes = {node["metadata"]["name"]: node for node in await run.client.list(NODES, into=dict[str, Any])}
     if unknown := [name for name in only if name not in nodes]:
         raise RefusedError(f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}")
+    # A killed command leaves pods, which end by their deadline but stay as objects.
     await _remove_leftovers(run.client)
     limit = asyncio.Semaphore(_AT_ONCE)
 

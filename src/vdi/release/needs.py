@@ -61,6 +61,7 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
         for obj in facts.objects
         if obj["kind"] == "Secret"
     }
+    # Each Secret is reported once, though several workloads may need it.
     said = set(made)
     for pods in facts.pods:
         there = facts.secrets.get(pods.namespace)

@@ -166,7 +166,8 @@ async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
     async def left() -> list[str]:
         return await left_sessions(run.client, plan.sessions_namespaces)
 
-    # With --force the wait for a working operator is short: a session's end takes seconds.
+    # A session's end takes seconds. With --force the wait for a working operator is short; then the finalizers of stuck
+    # sessions are removed as well.
     first = min(run.seconds, _FORCED_AFTER) if force else run.seconds
     still = await _until_none(run, left, "sessions are ending", first)
     if still and force:

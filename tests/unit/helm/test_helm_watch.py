@@ -82,7 +82,7 @@ class View:
 
 async def watched(cluster: Cluster, **more: Any) -> tuple[Watch, View]:
     view = View()
-    watch = Watch(cluster, ["kasm"], view, clock=cluster, **more)  # type: ignore[arg-type]
+    watch = Watch(cluster, "kasm", view, clock=cluster, **more)  # type: ignore[arg-type]
     with pytest.raises(EnoughError):
         await watch.run()
     return watch, view
@@ -119,7 +119,7 @@ async def test_pods_of_others_in_the_namespace_are_left_out() -> None:
 
 async def test_an_account_that_may_not_list_pods_waits_all_the_same() -> None:
     view = View()
-    await Watch(Cluster([READY], forbidden=True), ["kasm"], view).run()  # type: ignore[arg-type]
+    await Watch(Cluster([READY], forbidden=True), "kasm", view).run()  # type: ignore[arg-type]
     assert len(view.lines) == 1 and "what is waited for is not shown" in view.lines[0]
 
 
