@@ -60,17 +60,25 @@ def without_crds(tools: Tools) -> Tools:
 
 
 @pytest.mark.long
-def test_first_run_says_that_templates_come_with_the_second(without_crds: Tools) -> None:
-    assert "NOT CREATED YET: the templates (small)" in without_crds.upgrade()
+def test_a_second_run_brings_templates_and_pools(without_crds: Tools) -> None:
+    warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.replicas=2")
+    first = without_crds.upgrade(CHART, *warm)
+    assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in first
     assert without_crds.kubectl("get", "vdit", "-o", "name") == ""
-
-    assert "NOT CREATED YET" not in without_crds.upgrade()
+    assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
     shown = json.loads(without_crds.kubectl("get", "vdit", "small", "-o", "json"))["spec"]["resources"]
     assert shown == {"defaultGPU": 0, "defaultCPU": "1000m", "defaultMemory": "4Gi"}
+    shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
+    assert shown == {"template": "small", "replicas": 2}
 
     other = ("--set", "templates.small=null", "--set", "templates.other.image=registry.example.com/d:1")
     without_crds.upgrade(CHART, *other)
     assert without_crds.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
+
+    # Each kind is looked up for itself.
+    without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
+    without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
+    assert "NOT CREATED YET: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
 
 @pytest.mark.long
@@ -85,22 +93,6 @@ def test_upgrade_keeps_the_token_for_metrics(release: Tools) -> None:
     allowed = release.kubectl("auth", "can-i", "--list", "--as", account, "-n", "vdi-system")
     assert "secrets" not in allowed
     assert "pods" not in allowed
-
-
-@pytest.mark.long
-def test_pools_come_with_the_run_after_their_crd(without_crds: Tools) -> None:
-    warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.replicas=2")
-    assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in without_crds.upgrade(
-        CHART, *warm
-    )
-    assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
-    shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
-    assert shown == {"template": "small", "replicas": 2}
-
-    # Each kind is looked up for itself.
-    without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
-    without_crds.kubectl("delete", "crd", "vdipools.vdi.kasm.io")
-    assert "NOT CREATED YET: the pools (warm)." in without_crds.upgrade(CHART, *warm)
 
 
 def documented(kind: str) -> set[tuple[str, str, str]]:

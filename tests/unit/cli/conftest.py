@@ -1,5 +1,6 @@
 """A fake cluster, a gateway, and a way to type commands at them."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,20 +44,8 @@ def fake() -> Iterator[FakeCluster]:
 
 
 @pytest.fixture
-def vdi(fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vdi:
-    """Type a command: `vdi("session", "ls")`."""
-    for variable in (
-        "VDI_KUBECONFIG",
-        "VDI_NAMESPACE",
-        "VDI_USER",
-        "VDI_CONTEXT",
-        "VDI_SERVER",
-        "VDI_DEBUG",
-        "DISPLAY",
-        "WAYLAND_DISPLAY",
-    ):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
+def type_command(capsys: pytest.CaptureFixture[str]) -> Vdi:
+    """Type a command in the environment of the test: `type_command("session", "ls")`."""
 
     def run(*words: str) -> Ran:
         code = main(words)
@@ -64,3 +53,23 @@ def vdi(fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         return Ran(code, seen.out, seen.err)
 
     return run
+
+
+@pytest.fixture
+def clean_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without screen, kubeconfig, login or variables of ours."""
+    for name in [each for each in os.environ if each.startswith(("VDI_", "KUBE"))]:
+        monkeypatch.delenv(name)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def vdi(
+    fake: FakeCluster, clean_machine: None, type_command: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Vdi:
+    """Type a command at the fake cluster: `vdi("session", "ls")`."""
+    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
+    return type_command

@@ -1,40 +1,27 @@
 """`vdi login`, `logout` and `whoami` against a real gateway's login pages; the browser is played."""
 
 import json
-import os
 import re
 import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-from unit.cli.conftest import Ran, Vdi
+from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.account import describe_use
 from vdi.cli.logins import Login, Logins, login_file, read_logins, write_logins
-from vdi.cli.main import main
 
 
 @pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vdi:
+def typed(clean_machine: None, type_command: Vdi, monkeypatch: pytest.MonkeyPatch) -> Vdi:
     """Type a command on a machine with a screen, without kubeconfig or login."""
-    for name in [each for each in os.environ if each.startswith(("VDI_", "KUBE"))]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-    def run(*words: str) -> Ran:
-        code = main(words)
-        seen = capsys.readouterr()
-        return Ran(code, seen.out, seen.err)
-
-    return run
+    return type_command
 
 
 class Browser:

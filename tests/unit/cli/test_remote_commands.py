@@ -1,26 +1,23 @@
 """The session commands through a real gateway's API, on a machine without a kubeconfig."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from unit.cli.conftest import Ran, Vdi
+from unit.cli.conftest import Vdi
 from unit.cli.remote_stage import RemoteGateway
 from unit.cli.test_cli_interrupts import RUN_MAIN
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.logins import Login, Logins, write_logins
-from vdi.cli.main import main
 from vdi.cluster.units import format_time
 from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
 from vdi.latency_probe.client import DesktopAccess, StageError
@@ -28,23 +25,10 @@ from vdi.latency_probe.measurements import Measurements
 
 
 @pytest.fixture
-def remote(
-    gateway: RemoteGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Vdi:
+def remote(gateway: RemoteGateway, clean_machine: None, type_command: Vdi) -> Vdi:
     """Type a command as somebody who is logged in (Alice), on a machine without a kubeconfig."""
-    for name in [each for each in os.environ if each.startswith(("VDI_", "KUBE"))]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("DISPLAY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     log_in(gateway, ALICE)
-
-    def run(*words: str) -> Ran:
-        code = main(words)
-        seen = capsys.readouterr()
-        return Ran(code, seen.out, seen.err)
-
-    return run
+    return type_command
 
 
 def log_in(gateway: RemoteGateway, who: Identity) -> None:

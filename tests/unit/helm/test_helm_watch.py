@@ -79,6 +79,9 @@ class View:
     def say(self, text: str) -> None:
         self.lines.append(text)
 
+    def passed(self, text: str, seconds: float) -> None:
+        self.lines.append(text)
+
 
 async def watched(cluster: Cluster, **more: Any) -> tuple[Watch, View]:
     view = View()
