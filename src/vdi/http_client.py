@@ -34,7 +34,7 @@ MAX_BYTES = 2**20
 # A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
 # the event loop for 0.8 s.
 _PIECES, _PIECE_BYTES = 64, 128
-# What a server may send before the response's header is there, with that header: httpx reads informational responses
+# Limit of the bytes before the response's header is there, with that header: httpx reads informational responses
 # without end, and all that one read brought without a turn of the event loop. h11 refuses a single header of more than
 # 100 KiB.
 _MAX_HEAD_BYTES, _HEAD_PIECE_BYTES = 2**17, 2**12
@@ -46,9 +46,9 @@ class BadResponseError(ValueError):
 
 # Everything that a request raises for what the network, the server or the URL does.
 HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
-# Those of them for which no connection came about.
+# Errors of a request for which no connection was made.
 CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
-# Those for which no response came in time.
+# Errors of a request without a response in time.
 TIMEOUTS = (httpx.TimeoutException, TimeoutError)
 LOOPBACK = "127.0.0.1"
 

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-# What the package is called where packages are installed from. Its command is `vdi`.
+# Name of the package in package registries. Its command is `vdi`.
 DISTRIBUTION = "vdi-kubernetes"
 
 # Of sources that run without having been installed: no metadata, and so no version.

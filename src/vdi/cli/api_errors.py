@@ -23,10 +23,10 @@ _DENIED = re.compile(
     r'(?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)'
 )
 
-# What the API server puts before the words of a CEL rule: a type in the place of the value, which the words name.
+# Prefix of the API server before the message of a CEL rule: a type in the place of the value, which the message names.
 _NO_VALUE = re.compile(r'^Invalid value: "(?:string|integer|object|array)?": ')
 
-# What the API server says of a value that misses a pattern: the pattern, which few people read.
+# Message of the API server about a value that misses a pattern: the pattern, which few people read.
 _PATTERN = " in body should match '"
 
 

@@ -130,7 +130,7 @@ class Copied:
     archive_bytes: int
     # Unpacked.
     content_bytes: int
-    # What tar says of files that it left out or that changed meanwhile.
+    # Messages of tar about files that it left out or that changed meanwhile.
     warnings: tuple[str, ...] = ()
 
 

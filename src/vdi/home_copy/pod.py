@@ -57,7 +57,7 @@ CHUNK_BYTES = 1 << 20
 ENDED = ("Succeeded", "Failed")
 LAST_LINES = 3
 LOOK_SECONDS = 0.5
-# How long the pod may take: the image is usually on the node, but a volume may have to be made.
+# Time limit for the start of the pod: the image is usually on the node, but a volume may have to be made.
 _START_SECONDS = 300.0
 END_SECONDS = 60.0
 _KUBECTL_SAYS = ("command terminated with exit code", "Defaulted container")
@@ -179,7 +179,7 @@ class CopyRun:
     progress: Callable[[str], None]
     # Called with the bytes of the archive that have passed.
     moved: Callable[[int], None]
-    # What to add to a suggested command so that it is about the same namespace and cluster.
+    # Options for a suggested command that choose the same namespace and cluster.
     flags: str = ""
 
 

@@ -20,7 +20,7 @@ _REMEDIES = {
     AGENT: "Build the image FROM ours, or serve docs/images.md#the-agent.",
 }
 _WEB = (START, END)
-# What each level requires, the highest first.
+# Requirements of each level, the highest first.
 _LEVELS = {"full": (*_WEB, TOKENS, AGENT), "Selkies 2": (*_WEB, TOKENS), "web": _WEB}
 
 _SLOW_START_SECONDS = 30.0  # the liveness probe begins then
@@ -42,7 +42,7 @@ class Observation:
     ready_seconds: float = 0.0
     # The doctor's findings.
     diagnosis: Sequence[Finding] = ()
-    # Why no request was sent.
+    # The reason why no request was sent.
     requests_unchecked: str = ""
     token_table: int = 0
     with_token: int = 0

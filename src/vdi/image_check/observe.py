@@ -58,7 +58,7 @@ class Check:
     namespace: str
     template: VDITemplate
     kubectl: Sequence[str]
-    # How long the desktop may take until it runs.
+    # Time limit until the desktop runs.
     seconds: float
     waiting: Callable[[str], None]
 

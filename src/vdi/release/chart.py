@@ -18,7 +18,7 @@ from vdi.kube.resource import DEPLOYMENTS, SECRETS
 from vdi.kube.transport import Client
 
 NAME = "vdi"
-# What a wheel carries, and a checkout: `charts/vdi` is in one of the two.
+# Parents of `charts/vdi` in a wheel and in a checkout.
 _PLACES = (Path(__file__).resolve().parents[1] / "files", Path(__file__).resolve().parents[3])
 
 _ALLOWED = "allowed: --chart DIR, the folder of the chart vdi"

@@ -33,7 +33,7 @@ from vdi.release.diff import Object, crds_of, is_hook, losses
 from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable, settings_of
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
-# What Helm does with each object of a release.
+# Rights that Helm needs for each object of a release.
 _VERBS = ("get", "create", "patch", "delete")
 _DNS_SECONDS = 3.0
 # Failures of Helm 4, which compares with the cluster while it renders: preflight reports all of these at once.

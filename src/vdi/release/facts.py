@@ -78,17 +78,17 @@ class Facts:
     place: Place
     # The newest first.
     revisions: tuple[Revision, ...] = ()
-    # What the release would consist of.
+    # Objects of the release.
     objects: tuple[Object, ...] = ()
-    # What Helm makes beside them: the pod of `helm test`.
+    # Objects that Helm makes beside them: the pod of `helm test`.
     hooks: tuple[Object, ...] = ()
     # The cluster's CRDs of the names that the chart's have.
     crds: tuple[Object, ...] = ()
-    # Those of the release and of the sessions, and the others that objects name; None: not there.
+    # Namespaces of the release, of the sessions, and others that objects name; None: it does not exist.
     namespaces: Mapping[str, Object | None] = field(default_factory=dict)
     # (apiVersion, kind) of the release's objects, that the API server does not know.
     unknown: frozenset[tuple[str, str]] = frozenset()
-    # What our account may not do, as kubectl auth can-i takes it.
+    # Rights that our account lacks, as kubectl auth can-i takes them.
     lacking: tuple[str, ...] = ()
     nodes: tuple[Node, ...] = ()
     traefiks: tuple[Traefik, ...] = ()
@@ -102,7 +102,7 @@ class Facts:
     certificates: tuple[Certificate, ...] = ()
     # Host names that were looked up here -> why they lead nowhere; empty: they do.
     names: Mapping[str, str] = field(default_factory=dict)
-    # What a dry run on the API server says.
+    # Refusals of a dry run on the API server.
     refusals: tuple[Refusal, ...] = ()
     # Objects that Helm would refuse to take into the release.
     foreign: tuple[ForeignObject, ...] = ()

@@ -47,9 +47,9 @@ _AT_ONCE = 4
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.3
 _ENDED = ("Succeeded", "Failed")
-# How long the pod may take to start: nothing is pulled, but the node may be busy.
+# Time limit for the start of the pod: nothing is pulled, but the node may be busy.
 _START_SECONDS = 120.0
-# How long the kubelet may take to report that a container has ended.
+# Time for the kubelet to report that a container has ended.
 _END_SECONDS = 5.0
 
 

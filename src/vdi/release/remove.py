@@ -54,7 +54,7 @@ class Removal:
     sessions: tuple[VDISession, ...] = ()
     # Sessions in other namespaces, which another operator looks after.
     elsewhere: int = 0
-    # Those that watch one of the sessions' namespaces.
+    # Operators that watch one of the sessions' namespaces.
     operators: tuple[Operator, ...] = ()
     # Operators of other releases, which need the CRDs.
     other_operators: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ _GET_COSIGN = (
     "Get it from https://github.com/sigstore/cosign/releases, or: go install "
     "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3"
 )
-# What cosign says of a signature that is missing, of another key, or of other content. Anything else is no answer.
+# Messages of cosign about a signature that is missing, of another key, or of other content. Any other is no answer.
 _WRONG = re.compile(
     r"no matching (signatures|attestations)|no signatures found|invalid signature|failed to verify signature"
 )

@@ -56,7 +56,7 @@ def test_used_and_granted_are_compared_verb_by_verb(tmp_path: Path) -> None:
     assert requests_of(log, ME, skip=log.stat().st_size) == set()
 
 
-def test_a_role_counts_where_it_is_bound_and_a_cluster_role_everywhere(tmp_path: Path) -> None:
+def test_a_role_counts_only_where_it_is_bound(tmp_path: Path) -> None:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
     log = tmp_path / "audit.log"
     log.write_text(json.dumps(event("list", "pods")) + "\n")

@@ -16,7 +16,7 @@ def test_what_is_left_of_a_node_by_hand() -> None:
     assert node_fit.fits(left, {"cpu": 250, "memory": 768 * node_fit.MEBI}) == 1
 
 
-def test_the_scarcest_decides_and_nothing_is_never_less_than_none() -> None:
+def test_the_scarcest_resource_limits_the_desktops() -> None:
     assert node_fit.fits({"cpu": 1000, "memory": 10 * 1024 * node_fit.MEBI}, DESKTOP) == 4
     assert node_fit.fits({"cpu": 9000, "memory": 3 * 1024 * node_fit.MEBI}, DESKTOP) == 3
     assert node_fit.fits({"cpu": -1, "memory": 10**12}, DESKTOP) == 0

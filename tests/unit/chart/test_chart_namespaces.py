@@ -59,7 +59,7 @@ def test_each_namespace_has_what_the_one_namespace_has(helm: Path) -> None:
     assert {(rule["apiGroups"][0], rule["resources"][0]) for rule in only_first} == _ONCE
 
 
-def test_the_namespaces_themselves_are_made_with_their_pod_security(helm: Path) -> None:
+def test_session_namespaces_enforce_pod_security(helm: Path) -> None:
     made = {
         made["metadata"]["name"]: made["metadata"]
         for made in render(helm, "values.yaml", *_BOTH)
@@ -73,7 +73,7 @@ def test_the_namespaces_themselves_are_made_with_their_pod_security(helm: Path) 
     assert [made["metadata"]["name"] for made in with_release if made["kind"] == "Namespace"] == ["lab"]
 
 
-def test_one_list_reaches_operator_and_gateway_and_the_policies_of_both(helm: Path) -> None:
+def test_one_list_of_namespaces_reaches_all_components(helm: Path) -> None:
     objects = render(helm, "values.yaml", *_BOTH, "--set-json", 'sessions.groupNamespaces={"a,b=c":"lab"}')
     environment = variables(objects, "vdi-operator")
     assert operator_settings(environment).namespaces == ("desks", "lab")

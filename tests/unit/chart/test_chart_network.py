@@ -27,7 +27,7 @@ def policies() -> dict[str, dict[str, Any]]:
 
 
 
-def test_the_internet_is_no_private_network_and_no_clouds_metadata() -> None:
+def test_internet_rule_excludes_private_and_metadata_addresses() -> None:
     (internet,) = [rule for rule in policies()["vdi-desktops"]["spec"]["egress"] if "ports" not in rule]
     blocks = [peer["ipBlock"] for peer in internet["to"]]
     assert [block["cidr"] for block in blocks] == ["0.0.0.0/0", "::/0"]
@@ -65,20 +65,20 @@ def seen(gets_through: Callable[[Any], bool]) -> list[tuple[Any, bool]]:
     return [(connection, gets_through(connection)) for connection in trial.connections(plan, hosts)]
 
 
-def test_it_tries_all_pairs_but_those_that_no_policy_of_the_chart_decides() -> None:
+def test_all_pairs_that_a_policy_decides_are_tried() -> None:
     pairs = {(one.source, one.target) for one, _ in seen(lambda _: True)}
     assert {("desktop", "desktop"), ("neighbour", "gateway"), ("desktop", "the API server")} <= pairs
     assert not {("neighbour", "neighbour"), ("neighbour", "the internet"), ("neighbour", "names")} & pairs
 
 
-def test_where_all_is_as_planned_it_says_that_policies_are_enforced() -> None:
+def test_planned_connections_show_enforced_policies() -> None:
     lines, status = trial.judge(seen(lambda one: bool(one.expected)), ALL)
     assert status == 0 and "NetworkPolicies are enforced" in lines[-1]
     assert "gateway reaches: desktop 8080, the API server 443, names" in lines
     assert not any("(!)" in line for line in lines)
 
 
-def test_where_everything_gets_through_it_says_that_nothing_enforces_them() -> None:
+def test_open_connections_show_unenforced_policies() -> None:
     lines, status = trial.judge(seen(lambda _: True), ALL)
     assert status == 1 and lines[-1].startswith("THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all 7 connections")
 

@@ -105,7 +105,7 @@ def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monk
     assert reached == {name: [443, 6443, 16443] for name in _CLIENTS}
 
 
-def test_helm_test_expects_the_internet_where_the_rule_for_the_api_server_opens_it(helm: Path) -> None:
+def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
     """That rule names no address, so it opens port 443 of all hosts, if that is among the ports."""
 
     def expected(*words: str) -> list[str]:

@@ -47,7 +47,7 @@ def test_a_misspelt_value_is_refused_at_every_depth() -> None:
             assert each["additionalProperties"] is False, path
 
 
-def test_every_value_has_words_in_the_schema_and_a_comment_or_a_commented_parent() -> None:
+def test_every_value_is_described_in_schema_and_values_file() -> None:
     values = yaml.safe_load(chart.VALUES.read_text())
     assert all(words for _, _, words in chart.value_rows(json.loads(chart.SCHEMA.read_text()), values))
     text = chart.VALUES.read_text()
@@ -105,7 +105,7 @@ def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
     }
 
 
-def test_the_portal_comes_before_every_desktop_and_the_waiting_page_after() -> None:
+def test_route_priorities_are_portal_desktop_waiting_page() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     (route,) = [each for each in made if each["kind"] == "IngressRoute"]
     portal, own, turn, rest = route["spec"]["routes"]
@@ -136,7 +136,7 @@ def test_the_chart_and_the_kubernetes_version_it_needs() -> None:
 
 
 @pytest.mark.parametrize("name", chart.SUB_CHARTS)
-def test_a_sub_charts_values_are_shown_with_the_defaults_that_it_has_alone(name: str) -> None:
+def test_sub_chart_values_have_the_same_defaults_alone(name: str) -> None:
     ours = yaml.safe_load(chart.VALUES.read_text())[name]
     its_own = yaml.safe_load((CHART / f"charts/{name}/values.yaml").read_text())
     assert ours.pop("enabled") is False

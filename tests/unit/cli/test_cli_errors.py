@@ -57,7 +57,7 @@ def test_a_refusal_of_the_api_server_says_what_is_missing(
     assert (ran.code, shown in ran.err) == (3, True), ran.err
 
 
-def test_an_unexpected_error_is_one_line_and_a_way_to_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_and_a_hint(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KubeConnection, "run", lambda *_: 1 / 0)
     ran = vdi("session", "ls")
     assert ran.code == 1
@@ -108,7 +108,7 @@ def every_command(command: Any, words: list[str]) -> Iterator[tuple[list[str], A
 
 
 @pytest.mark.parametrize("noun", NOUNS)
-def test_every_command_has_a_description_and_an_example_of_itself(noun: str) -> None:
+def test_every_command_has_a_description_and_an_example(noun: str) -> None:
     for words, command in every_command(load_noun(noun), [noun]):
         assert command.help, words
         assert f"\n  vdi {' '.join(words)}" in command.epilog, words
@@ -127,7 +127,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("noun", NOUNS)
-def test_every_command_speaks_json_but_those_that_print_a_stream_or_a_file(noun: str) -> None:
+def test_every_command_without_a_stream_prints_json(noun: str) -> None:
     for words, command in every_command(load_noun(noun), [noun]):
         options = {option for parameter in command.params for option in parameter.opts}
         assert ("--output" in options) is (" ".join(words) not in STREAMS), words

@@ -102,7 +102,7 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
         (["--user", BOB, "-t", "cad", "--kubectl", "/nowhere"], "--kubectl /nowhere: is no program"),
     ],
 )
-def test_what_cannot_be_imported_is_refused_before_anything_is_made(
+def test_a_wrong_import_is_refused_before_any_write(
     vdi: Vdi, homes: FakeCluster, tmp_path: Path, words: list[str], message: str
 ) -> None:
     homes.put(TEMPLATES, a_template())

@@ -61,7 +61,7 @@ def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, t
     assert f"{SESSIONS}/s" in fake.objects
 
 
-def test_watching_prints_a_line_for_each_change_until_interrupted(fake: FakeCluster, tmp_path: Path) -> None:
+def test_watching_prints_each_change_until_interrupted(fake: FakeCluster, tmp_path: Path) -> None:
     fake.put(SESSIONS, a_session("first"))
     with typed({"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "ls", "--watch") as process:
         assert "first  -" in line_with(process.stdout, "first")

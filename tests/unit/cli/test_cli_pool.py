@@ -81,7 +81,7 @@ def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: Fake
 
 
 @pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--replicas", "1"]])
-def test_a_pool_that_is_missing_is_reported_with_those_that_are_there(
+def test_a_missing_pool_is_reported_with_the_known_pools(
     vdi: Vdi, fake: FakeCluster, words: list[str]
 ) -> None:
     fake.put(POOLS, a_pool())

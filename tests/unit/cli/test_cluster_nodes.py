@@ -29,7 +29,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> list[NodeStatus]:
     return nodes
 
 
-def test_each_node_is_shown_and_one_that_is_not_ready_is_a_finding(known: list[NodeStatus], vdi: Vdi) -> None:
+def test_a_node_that_is_not_ready_is_a_finding(known: list[NodeStatus], vdi: Vdi) -> None:
     ran = vdi("cluster", "nodes")
     assert [line.split() for line in ran.out.splitlines()] == [
         ["NODE", "STATE", "READY"],
@@ -48,7 +48,7 @@ def test_as_json_they_have_their_components(known: list[NodeStatus], vdi: Vdi) -
     assert found[1]["components"][0]["name"] == "kubelet"
 
 
-def test_status_names_the_components_of_further_nodes_by_their_node(known: list[NodeStatus], vdi: Vdi) -> None:
+def test_status_names_components_by_their_node(known: list[NodeStatus], vdi: Vdi) -> None:
     said = vdi("cluster", "status").out
     assert "vdi-demo-2/kubelet" in said
     assert "vdi-demo-3   stopped" in said

@@ -43,7 +43,7 @@ def test_other_shells_have_a_script(vdi: Vdi, shell: str) -> None:
     assert (ran.code, "_VDI_COMPLETE" in ran.out) == (0, True)
 
 
-def test_a_shell_without_a_script_is_refused_with_those_that_have_one(vdi: Vdi) -> None:
+def test_an_unknown_shell_is_refused_with_the_known_ones(vdi: Vdi) -> None:
     ran = vdi("completion", "tcsh")
     assert ran.code == 2
     assert all(name in ran.err for name in ("tcsh", "bash", "zsh", "fish"))

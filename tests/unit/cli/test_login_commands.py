@@ -164,7 +164,7 @@ def test_a_browser_that_brings_nothing_is_waited_for_no_longer(
     assert "the request was not confirmed in the browser" in ran.err
 
 
-def test_an_untrusted_certificate_is_said_before_any_browser_opens(
+def test_an_untrusted_certificate_stops_login_before_the_browser(
     typed: Vdi, gateway: RemoteGateway, browser: Browser
 ) -> None:
     ran = typed("login", gateway.url)
@@ -229,7 +229,7 @@ def test_logout_of_a_token_that_had_ended_is_a_logout(typed: Vdi, gateway: Remot
     assert read_logins().gateways == {}
 
 
-def test_logout_without_the_gateway_forgets_and_says_what_is_left(typed: Vdi) -> None:
+def test_logout_without_the_gateway_forgets_the_token(typed: Vdi) -> None:
     write_logins(
         Logins("https://localhost:1", {"https://localhost:1": Login("a@b.cd", "vdi_x", "2026-12-20T12:00:00Z")})
     )

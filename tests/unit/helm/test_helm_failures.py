@@ -99,7 +99,7 @@ def test_late_is_also_what_would_have_become_late() -> None:
     assert explain_failure(said).code == "NotReadyInTime"
 
 
-def test_the_reasons_seen_belong_to_a_failure_to_become_ready_only() -> None:
+def test_reasons_belong_only_to_a_failure_to_become_ready() -> None:
     why = (NotReady("pod/kasm/vdi-operator-1", "The image x cannot be fetched.", stuck=True),)
     late = explain_failure(SAID[-1][0])
     assert "pod/kasm/vdi-operator-1: The image x cannot be fetched." in with_reasons(late, why).sentence

@@ -54,7 +54,7 @@ async def test_a_volume_is_created_only_where_its_desktops_have_a_gpu() -> None:
     assert [term["matchFields"][0]["values"] for term in terms] == [["one"], ["two"]], "one of them must hold"
 
 
-async def test_a_template_without_gpus_needs_no_more_than_its_placement() -> None:
+async def test_a_template_without_gpus_needs_only_its_placement() -> None:
     cluster = Lists([without_gpu("cpu")])
     assert await find_nodes(a_run(cluster), a_template(resources={"defaultGPU": 0})) == ()
     assert cluster.listed == [], "an account that may not list nodes can import it"
@@ -68,7 +68,7 @@ async def test_a_template_without_gpus_needs_no_more_than_its_placement() -> Non
         (an_operator("desks", VDI_GPU_RESOURCE="no resource"), ("whole",)),
     ],
 )
-async def test_the_gpu_has_the_name_that_the_operator_of_this_namespace_requests(
+async def test_the_gpu_resource_is_that_of_the_namespace_operator(
     operator: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     nodes = [a_node("whole"), a_node("shared", allocatable={GPU: "0", SHARED: "4"})]

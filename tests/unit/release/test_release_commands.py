@@ -99,7 +99,7 @@ def test_homes_stay_but_those_of_a_session_alone() -> None:
     assert not any("home-b" in line for line in stays)
 
 
-def test_a_database_s_volume_stays_and_says_that_it_needs_its_secret() -> None:
+def test_a_database_volume_stays_and_names_its_secret() -> None:
     spec = {"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}
     server = {"kind": "StatefulSet", "metadata": {"name": "vdi-postgresql"}, "spec": spec}
     temporary = {**server, "spec": {**spec, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}}
@@ -119,7 +119,7 @@ def test_each_namespace_of_sessions_stays_with_its_homes() -> None:
     assert any(line.endswith("kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host") for line in stays)
 
 
-def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
+def test_full_removal_leaves_only_namespaces_and_secrets() -> None:
     plan = a_plan()
     stays = staying(plan, plan.homes, crds=True)
     assert [line.partition(":")[0] for line in stays] == [
@@ -129,7 +129,7 @@ def test_with_everything_deleted_only_namespaces_and_secrets_stay() -> None:
     ]
 
 
-def test_what_keeps_addresses_apart_stays_with_the_reason_and_the_commands() -> None:
+def test_host_reservations_and_host_key_stay() -> None:
     plan = a_plan(kept=("secret/vdi-host-key -n kasm",), reservations=("alice", "cad"))
     reservations, key = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
     assert "so that no address goes to another user" in key
@@ -153,7 +153,7 @@ def test_crds_that_another_release_needs_stay() -> None:
     refuse_unsafe(plan, crds=False, force=False)
 
 
-def test_a_release_that_is_not_found_ends_no_desktops_of_one_that_runs() -> None:
+def test_an_unknown_release_ends_no_running_desktops() -> None:
     deployment = an_operator()
     deployment["metadata"]["namespace"] = "vdi-system"
     snapshot = Snapshot(taken_at="2026-11-20T08:00:00Z", objects={"deployments": [deployment]})
@@ -162,6 +162,6 @@ def test_a_release_that_is_not_found_ends_no_desktops_of_one_that_runs() -> None
         refuse_unsafe(plan, crds=False, force=True)
 
 
-def test_pools_of_the_cluster_end_unless_another_operator_fills_them() -> None:
+def test_foreign_pools_end_only_without_another_operator() -> None:
     assert pools_to_end(["own", "theirs"], own={"own"}, others=True) == ("own",)
     assert pools_to_end(["own", "by-hand"], own={"own"}, others=False) == ("own", "by-hand")

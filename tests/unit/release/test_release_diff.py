@@ -49,7 +49,7 @@ def test_fields_are_named_as_people_name_them() -> None:
     ]
 
 
-def test_lists_without_names_go_by_position_and_lists_that_swap_by_name() -> None:
+def test_lists_are_compared_by_name_or_by_position() -> None:
     assert lines(only(an_object(args=["a", "b"]), an_object(args=["a", "c", "d"]))) == [
         "~ args[1]: b -> c",
         "+ args[2]: d",

@@ -68,7 +68,7 @@ def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
     ]
 
 
-def test_labels_that_no_node_has_are_named_before_anything_is_changed() -> None:
+def test_node_selectors_that_match_no_node_are_named() -> None:
     operator = an_operator(nodeSelector={"role": "turn"})
     alone = verdicts(objects=(operator,))
     assert [level for level, _ in alone] == ["error"]

@@ -22,7 +22,7 @@ def test_the_chart_beside_the_sources_or_the_one_that_is_named(tmp_path: Path) -
         find_chart(tmp_path)
 
 
-def test_a_chart_yaml_that_is_a_fifo_or_no_text_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_chart_yaml_that_is_no_text_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Chart.yaml").write_bytes(b"name: \xff")
     with pytest.raises(RefusedError, match=r"Chart\.yaml cannot be read: 'utf-8' codec"):
         find_chart(tmp_path)
@@ -78,7 +78,7 @@ def test_in_which_state_a_failure_leaves_it(before: list[Revision], after: list[
     assert said in describe_state("vdi", Place("vdi-system"), before, after)
 
 
-def test_the_commands_that_are_suggested_are_about_the_same_release() -> None:
+def test_suggested_commands_name_the_same_release() -> None:
     place = Place("lab", Path("/tmp/my kubeconfig"), "prod")
     said = describe_state("lab", place, (), history("pending-install"))
     assert said.endswith(

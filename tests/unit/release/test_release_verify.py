@@ -95,7 +95,7 @@ def change_release(chart: Path, key: Path | None, *, upgrading: bool = False) ->
     release_run.change_release(options, upgrading=upgrading)
 
 
-def test_helm_gets_the_proven_copy_whatever_happens_during_the_question(
+def test_helm_gets_the_proven_copy_after_the_question(
     chart: Path, key: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer(question: str) -> bool:
