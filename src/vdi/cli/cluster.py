@@ -31,7 +31,18 @@ from vdi.devcluster.networks import MAX_NODES
 from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.status import ClusterStatus
 
+app = new_app(
+    "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
+    "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with Helm."
+)
+PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
+_READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
 _EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)
+
+Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
+NodeCount = Annotated[
+    int | None, typer.Option("--nodes", min=1, max=MAX_NODES, help="Number of nodes, each with its own kubelet.")
+]
 
 
 @contextmanager
@@ -59,20 +70,6 @@ def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[N
     except KeyboardInterrupt:
         print(" ".join(["Interrupted.", interrupted]).strip(), file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-
-
-PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
-_READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
-
-app = new_app(
-    "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
-    "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with Helm."
-)
-
-Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
-NodeCount = Annotated[
-    int | None, typer.Option("--nodes", min=1, max=MAX_NODES, help="Number of nodes, each with its own kubelet.")
-]
 
 
 @app.command(

@@ -34,47 +34,9 @@ from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.kube.transport import Client
 
+app = new_app()
 _MADE = "Done."
 _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
-
-
-def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
-    """Fix the causes that have a fix, one question each unless `yes`. What follows from a cause goes with it.
-
-    Raises CliError where no one can be asked, or a change is refused; those before it are made then.
-    """
-    prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
-    if not prepared:
-        typer.echo("--fix: none of these findings can be fixed automatically. The remedies are above.")
-        return
-    made = 0
-    for finding, step in prepared:
-        typer.echo(f"\n{finding.code}: {step.title}. It {FIXES[finding.code].words}.")
-        for line in diff_lines(step):
-            typer.echo(style(line, fg=_COLOURS.get(line[:1])))
-        if yes or confirm("Do it?"):
-            said = connection.run(partial(_apply, step=step))
-            typer.echo(said)
-            made += said == _MADE
-    left = "" if made == len(prepared) else f", {len(prepared) - made} skipped"
-    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM} doctor{connection.flags}")
-
-
-async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
-    causes = [finding for finding in roots(list(findings)) if finding.code in FIXES]
-    changes = await asyncio.gather(*(prepare_fix(client, cause, snapshot) for cause in causes))
-    return [(cause, change) for cause, change in zip(causes, changes, strict=True) if change]
-
-
-async def _apply(client: Client, step: Change) -> str:
-    try:
-        await apply_change(client, step, only_as_seen=True)
-    except (Conflict, NotFound):
-        return "It was changed by someone else in the meantime, and was skipped."
-    return _MADE
-
-
-app = new_app()
 
 
 @app.command(
@@ -218,3 +180,39 @@ def save_bundle(snapshot: Snapshot, file: Path) -> None:
         file.write_bytes(save(snapshot))
     except OSError as error:
         raise CliError(f"--bundle {file}: {error}", COULD_NOT_LOOK) from error
+
+
+def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
+    """Fix the causes that have a fix, one question each unless `yes`. What follows from a cause goes with it.
+
+    Raises CliError where no one can be asked, or a change is refused; those before it are made then.
+    """
+    prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
+    if not prepared:
+        typer.echo("--fix: none of these findings can be fixed automatically. The remedies are above.")
+        return
+    made = 0
+    for finding, step in prepared:
+        typer.echo(f"\n{finding.code}: {step.title}. It {FIXES[finding.code].words}.")
+        for line in diff_lines(step):
+            typer.echo(style(line, fg=_COLOURS.get(line[:1])))
+        if yes or confirm("Do it?"):
+            said = connection.run(partial(_apply, step=step))
+            typer.echo(said)
+            made += said == _MADE
+    left = "" if made == len(prepared) else f", {len(prepared) - made} skipped"
+    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM} doctor{connection.flags}")
+
+
+async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
+    causes = [finding for finding in roots(list(findings)) if finding.code in FIXES]
+    changes = await asyncio.gather(*(prepare_fix(client, cause, snapshot) for cause in causes))
+    return [(cause, change) for cause, change in zip(causes, changes, strict=True) if change]
+
+
+async def _apply(client: Client, step: Change) -> str:
+    try:
+        await apply_fix(client, step)
+    except (Conflict, NotFound):
+        return "It was changed by someone else in the meantime, and was skipped."
+    return _MADE

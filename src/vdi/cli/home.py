@@ -70,23 +70,6 @@ Name = Annotated[
 ]
 
 
-async def read_homes(client: Client, namespace: str) -> tuple[list[HomeSummary], list[VDISession]]:
-    """All homes and sessions of a namespace. Raises KubeError."""
-
-    claims = await client.list(CLAIMS, namespace=namespace, label_selector=_LABELS, into=HomeClaim)
-    sessions = await client.list(SESSIONS, namespace=namespace, into=VDISession)
-    return summarize_homes(claims, sessions), sessions
-
-
-def find_home(homes: Sequence[HomeSummary], name: str, connection: KubeConnection) -> HomeSummary:
-    """The home of this name. Raises CliError, which names the command that lists homes."""
-    for home in homes:
-        if home.name == name:
-            return home
-    listing = f"{PROGRAM} home ls{connection.flags}"
-    raise CliError(f"there is no home {name} in namespace {connection.namespace}; to list all: {listing}")
-
-
 @app.command("ls", epilog=examples("home ls", "home ls --user alice@example.com -o wide"))
 @with_connection
 def list_(
@@ -135,6 +118,23 @@ def rm(
     connection.run(lambda client: _delete(client, connection.namespace, chosen))
     deleted = [home.name for home in chosen]
     print_object({"deleted": deleted}, output, lambda: [f"home {name} is being deleted" for name in deleted])
+
+
+async def read_homes(client: Client, namespace: str) -> tuple[list[HomeSummary], list[VDISession]]:
+    """All homes and sessions of a namespace. Raises KubeError."""
+
+    claims = await client.list(CLAIMS, namespace=namespace, label_selector=_LABELS, into=HomeClaim)
+    sessions = await client.list(SESSIONS, namespace=namespace, into=VDISession)
+    return summarize_homes(claims, sessions), sessions
+
+
+def find_home(homes: Sequence[HomeSummary], name: str, connection: KubeConnection) -> HomeSummary:
+    """The home of this name. Raises CliError, which names the command that lists homes."""
+    for home in homes:
+        if home.name == name:
+            return home
+    listing = f"{PROGRAM} home ls{connection.flags}"
+    raise CliError(f"there is no home {name} in namespace {connection.namespace}; to list all: {listing}")
 
 
 async def _delete(client: Client, namespace: str, homes: Sequence[HomeSummary]) -> None:

@@ -52,6 +52,8 @@ app = new_app("Kasm Workspaces on K3s: check the cluster, create values, install
 values_commands = new_app("Values for Kasm's chart: create a file from a few options, or check your own.")
 app.add_typer(values_commands, name="values")
 
+CHECKS = (nodes_unwell, dns_down, kasm_chains)
+_PROFILES = ", ".join(f"{each.name} ({each.node or 'the presets of the chart'})" for each in PROFILES)
 NEWEST = ALL[-1].letter
 CHARTS = ", ".join(f"{generation.letter} ({generation.chart})" for generation in ALL)
 GenerationOption = Annotated[str, typer.Option("--generation", "-g", help=f"Generation of the chart: {CHARTS}.")]
@@ -110,9 +112,6 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
         raise CliError(f"{file} has no values: allowed: a mapping, key by key", USAGE)
     return found
-
-
-_PROFILES = ", ".join(f"{each.name} ({each.node or 'the presets of the chart'})" for each in PROFILES)
 
 
 @values_commands.command(
@@ -381,9 +380,6 @@ def _is_address(connect: str) -> bool:
     except ValueError:
         return False
     return port.isdigit() and 0 < int(port) < 65536
-
-
-CHECKS = (nodes_unwell, dns_down, kasm_chains)
 
 
 @app.command(

@@ -18,6 +18,30 @@ class Failure(NamedTuple):
     remedy: str = ""
 
 
+class HelmError(Exception):
+    """Raised when Helm could not be used, or failed. Catch this one to catch them all."""
+
+
+class HelmUnavailableError(HelmError):
+    """Raised when there is no helm, or one of a version that is not supported."""
+
+
+class HelmFailedError(HelmError):
+    """Raised when helm ended with an error."""
+
+    def __init__(self, what: str, failure: Failure) -> None:
+        self.what = what
+        self.failure = failure
+        super().__init__(f"{what}: {failure.sentence}" + (f" {failure.remedy}" if failure.remedy else ""))
+
+
+class HelmInterruptedError(HelmError):
+    """Raised when helm was asked to stop, and has stopped."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: interrupted")
+
+
 # Pattern, code, sentence ({name}: a named group), remedy. The first match answers.
 _RULES = (
     (
@@ -69,27 +93,3 @@ def _last_error(said: str) -> str:
     begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]
     words = lines[begins[-1] :] if begins else lines[-1:]
     return " ".join(words).removeprefix("Error:").strip()[:1000]
-
-
-class HelmError(Exception):
-    """Raised when Helm could not be used, or failed. Catch this one to catch them all."""
-
-
-class HelmUnavailableError(HelmError):
-    """Raised when there is no helm, or one of a version that is not supported."""
-
-
-class HelmFailedError(HelmError):
-    """Raised when helm ended with an error."""
-
-    def __init__(self, what: str, failure: Failure) -> None:
-        self.what = what
-        self.failure = failure
-        super().__init__(f"{what}: {failure.sentence}" + (f" {failure.remedy}" if failure.remedy else ""))
-
-
-class HelmInterruptedError(HelmError):
-    """Raised when helm was asked to stop, and has stopped."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what}: interrupted")
