@@ -72,22 +72,24 @@ class ChangeOptions:
 
 
 def release_options(
-    *,
-    namespace: str | None,
+    connection: KubeConnection,
     release: str,
-    helm: Path | None = None,
     timeout: str,
     output: PageOutput | FindingsOutput,
-    kubeconfig: Path | None,
-    context: str | None,
+    helm: Path | None = None,
 ) -> ReleaseOptions:
     """Everything checked that can be without a cluster. Raises CliError."""
-    connection = KubeConnection(namespace or "", kubeconfig, context)
     seconds = seconds_of("--timeout", timeout)
     try:
         return ReleaseOptions(connection, release, find_helm(helm), seconds, output)
     except HelmUnavailableError as error:
         raise CliError(str(error), USAGE if helm else COULD_NOT_LOOK) from error
+
+
+def _release_options(
+    *, namespace: str | None, kubeconfig: Path | None, context: str | None, **options: Any
+) -> ReleaseOptions:
+    return release_options(KubeConnection(namespace or "", kubeconfig, context), **options)
 
 
 def _change_options(
@@ -100,7 +102,7 @@ def _change_options(
     yes: bool,
     **release: Any,
 ) -> ChangeOptions:
-    at, files = release_options(**release), existing_files(values)
+    at, files = _release_options(**release), existing_files(values)
     if verify is not None and not verify.is_file():
         raise CliError(f"--verify {verify}: there is no such file; allowed: the public key of the release", USAGE)
     return ChangeOptions(at, chart, files, tuple(sets or ()), verify, dry_run, yes)
@@ -156,7 +158,7 @@ _CHANGE: Options = {
     **_RELEASE,
     "output": (FindingsOption, FindingsOutput.TEXT),
 }
-with_release = replace_parameter(_RELEASE, release_options)
+with_release = replace_parameter(_RELEASE, _release_options)
 with_change = replace_parameter(_CHANGE, _change_options)
 
 

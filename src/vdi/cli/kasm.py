@@ -274,14 +274,7 @@ def install(
     files = existing_files(values)
     if not files:
         raise CliError("-f is missing: values are needed; vdi kasm values render makes them", USAGE)
-    at = release_options(
-        namespace=connection.namespace,
-        release=release,
-        timeout=timeout,
-        output=output,
-        kubeconfig=connection.kubeconfig,
-        context=connection.context,
-    )
+    at = release_options(connection, release, timeout, output)
     selected = generation_of(generation)
     try:
         chart_version = version_in_folder(chart) or chart_version
