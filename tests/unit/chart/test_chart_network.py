@@ -25,8 +25,6 @@ def policies() -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in made if each["kind"] == "NetworkPolicy"}
 
 
-
-
 def test_internet_rule_excludes_private_and_metadata_addresses() -> None:
     (internet,) = [rule for rule in policies()["vdi-desktops"]["spec"]["egress"] if "ports" not in rule]
     blocks = [peer["ipBlock"] for peer in internet["to"]]

@@ -81,9 +81,7 @@ def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: Fake
 
 
 @pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--replicas", "1"]])
-def test_a_missing_pool_is_reported_with_the_known_pools(
-    vdi: Vdi, fake: FakeCluster, words: list[str]
-) -> None:
+def test_a_missing_pool_is_reported_with_the_known_pools(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", *words)
     assert (ran.code, ran.err) == (1, "Error: there is no pool cold; available on this cluster: warm\n")
