@@ -212,7 +212,7 @@ async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Sn
 
 async def _apply(client: Client, step: Change) -> str:
     try:
-        await apply_fix(client, step)
+        await apply_change(client, step, only_as_seen=True)
     except (Conflict, NotFound):
         return "It was changed by someone else in the meantime, and was skipped."
     return _MADE
