@@ -133,7 +133,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     await edge.tables.close()  # there are no desktops that could take one
     gateway.health.begun = True
     with listen(("127.0.0.1", 0), "loopback") as where:
-        server = _Server(_uvicorn_config(build_internal(context, gateway.components, gateway.health)))
+        server = _Server(_uvicorn_config(build_internal(gateway)))
         task = asyncio.create_task(server.serve([where]))
         pipe.send((where.getsockname()[1], tokens))
         loop = asyncio.get_running_loop()

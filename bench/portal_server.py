@@ -149,7 +149,7 @@ async def main(folder: Path) -> None:
     gateway = stage.gateway
     gateway.health.begun = True
     config = uvicorn.Config(
-        build_public(gateway.context, gateway.components, gateway.health),
+        build_public(gateway),
         http=Connection,
         ws="none",
         host="127.0.0.1",

@@ -196,7 +196,6 @@ async def open_edge(
         desktop = await stack.enter_async_context(run_selkies(MASTER))
         stage = await stack.enter_async_context(
             EdgeStage(
-                folder,
                 settings=Settings(url_port=port),
                 shared=shared,
                 database_url=database_url,

@@ -258,7 +258,7 @@ async def test_a_host_without_a_live_route_is_the_gateways(edge: TraefikStage) -
         headers = {"Origin": edge.url(path="")}
         async with browser.post(edge.url(path="/.vdi/resume"), headers=headers, allow_redirects=False) as answer:
             assert (answer.status, answer.headers["Location"]) == (303, "/.vdi/wait?next=/")
-    assert len(edge.stage.actions.resumed) == 1
+    assert len(edge.stage.resumed) == 1
 
 
 async def test_the_waiting_pages_events_pass_traefik_as_they_come(

@@ -132,7 +132,7 @@ async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage
     await edge.unrouted("alice-desktop")
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
-    assert [name for _, name in edge.stage.actions.resumed] == ["alice-desktop"]
+    assert [name for _, name in edge.stage.resumed] == ["alice-desktop"]
 
 
 @pytest.mark.long
@@ -146,10 +146,10 @@ async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chr
     # As Selkies' page does when it cannot connect; `evaluate` counts as a click, and somebody may well have clicked.
     await page.evaluate("location.reload()")
     await expect(page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
-    assert edge.stage.actions.resumed == []
+    assert edge.stage.resumed == []
     await page.get_by_role("button", name="Resume").click()
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
-    assert len(edge.stage.actions.resumed) == 1
+    assert len(edge.stage.resumed) == 1
 
 
 @pytest.mark.long
@@ -160,7 +160,7 @@ async def test_a_suspension_during_the_start_shows_on_the_page(edge: TraefikStag
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
     now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     await expect(page.get_by_role("button", name="Resume")).to_be_visible()
-    assert edge.stage.actions.resumed == []
+    assert edge.stage.resumed == []
 
 
 async def test_a_guest_whose_share_is_taken_back_is_reported(edge: TraefikStage, chromium: Browser) -> None:

@@ -85,7 +85,7 @@ async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[T
             basic_auth_secret=LocalObjectReference("kasmvnc"),
         )
         edge.stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
-        edge.stage.secrets.put("kasmvnc", username="kasm_user", password="of-the-image")
+        edge.stage.cluster.put_secret("kasmvnc", username="kasm_user", password="of-the-image")
         edge.web = image.url
         edge.write_routes("alice-desktop")
         async with await edge.browser(OWNER) as browser:

@@ -8,8 +8,10 @@ from typing import Any, Literal
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from portal.portal_server import Server
+from unit.gateway.gateway_stage import identity_of
 from unit.gateway.portal_stage import ALICE
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
+from vdi.gateway.login.logins import Device
 from vdi.gateway.rights import User
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
@@ -67,8 +69,7 @@ def visitor(
     )
     context.set_default_timeout(30_000)
     if person is not None:
-        secret = f"cookie-of-{person.email}"
-        server.do(lambda: server.stage.people.by_cookie.__setitem__(secret, person))
+        secret, _ = server.run(server.stage.logins.begin(identity_of(person), Device()))
         context.add_cookies(
             [{"name": LOGIN_COOKIE, "value": secret, "url": server.url, "secure": True, "httpOnly": True}]
         )

@@ -4,11 +4,11 @@ import asyncio
 import datetime
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import uvicorn
 from cryptography import x509
@@ -45,7 +45,11 @@ class Server:
         async def in_loop() -> T:
             return work()
 
-        return asyncio.run_coroutine_threadsafe(in_loop(), self._loop).result(SECONDS)
+        return self.run(in_loop())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await this where the portal runs."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
 
     def break_connections(self) -> None:
         """Cut what browsers have open now, as a proxy that restarts does. To be called within `do`."""
@@ -68,7 +72,7 @@ def serve(
     certificate, key = _certificate(folder)
     server = uvicorn.Server(
         uvicorn.Config(
-            stage.app,
+            stage.public,
             ssl_certfile=str(certificate),
             ssl_keyfile=str(key),
             log_level="error",
@@ -91,7 +95,7 @@ def serve(
     try:
         yield Server(stage, loops[0], port, server)
     finally:
-        loops[0].call_soon_threadsafe(stage.context.stopping.set)
+        asyncio.run_coroutine_threadsafe(stage.close(), loops[0]).result(SECONDS)
         server.should_exit = True
         thread.join(SECONDS)
         listener.close()

@@ -1,20 +1,17 @@
 """Puts the scene into a portal: its templates, desktops, nodes and homes, and its past."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from portal import scene
 from unit.gateway.portal_stage import PortalStage, a_session, a_template
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.gateway.doctor import Group, Report
-from vdi.gateway.history.component import SessionHistory
-from vdi.gateway.history.usage import By, Month, RunTimes, UsageReport, sum_up
-from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import RunRow, SessionRow
 from vdi.session.homes import HomeClaim
 from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name
@@ -42,23 +39,12 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     stage.put(*(_pool(pool) for pool in scene.POOLS))
     for owner, template in scene.homes():
         stage.world.homes.observe(_home(owner.email, template))
-    stage.client.nodes = [_node(name) for name in scene.NODES]
+    stage.cluster.nodes = [_node(name) for name in scene.NODES]
     _past(stage, moved)
-    stage.audit.rows = [
-        Entry(
-            1000 - number,
-            stage.clock.wall - timedelta(minutes=entry.minutes_ago),
-            entry.actor,
-            "203.0.113.7",
-            entry.action,
-            entry.target,
-            "",
-            entry.owner,
-            entry.outcome,
-            entry.detail,
-        )
-        for number, entry in enumerate(scene.AUDIT)
-    ]
+    for entry in reversed(scene.AUDIT):
+        at = stage.clock.wall - timedelta(minutes=entry.minutes_ago)
+        more = {"target_owner": entry.owner, "outcome": entry.outcome, "detail": entry.detail}
+        stage.enter_act(entry.actor, entry.action, entry.target, at=at, address="203.0.113.7", **more)
     stage.agent.scripts[scene.EXPIRING] = msgspec.json.encode({"scripts": _SCRIPTS})
     cause, *follows = scene.FINDINGS
     groups = (Group(cause, tuple(follows)),)
@@ -181,38 +167,21 @@ def _node(name: str) -> dict[str, Any]:
 
 
 def _past(stage: PortalStage, moved: timedelta) -> None:
-    pasts = scene.past_desktops()
-    runs = [_moved(past.run, moved) for past in pasts]
-    there = {past.run.uid: f"uid-{past.name}" for past in pasts if past.run.ended is None}
-    stage.history.pasts = [
-        SessionHistory(
-            SessionRow(
-                uid=there.get(run.uid, run.uid),
-                name=past.name,
-                namespace="vdi-sessions",
-                owner=past.owner.email,
-                template=past.template,
-                created=run.start - timedelta(seconds=run.queue_seconds or 1),
-                ended=run.ended,
-                end_reason=run.end_reason,
-                ended_by=past.owner.email if run.end_reason == "user" else "",
-            ),
-            (run,),
-        )
-        for past, run in zip(pasts, runs, strict=True)
-    ]
-    stage.history.runs = [
-        RunTimes(
-            start=run.start,
+    for past in scene.past_desktops():
+        run = _moved(past.run, moved)
+        uid = f"uid-{past.name}" if run.ended is None else run.uid
+        session = SessionRow(
+            uid=uid,
+            name=past.name,
+            namespace="vdi-sessions",
+            owner=past.owner.email,
+            template=past.template,
+            created=run.start - timedelta(seconds=run.queue_seconds or 1),
             ended=run.ended,
-            gpus=run.gpus,
-            queue_seconds=run.queue_seconds,
-            startup_seconds=run.startup_seconds,
+            end_reason=run.end_reason,
+            ended_by=past.owner.email if run.end_reason == "user" else "",
         )
-        for run in runs
-    ]
-    stage.history.reckon = usage_report
-    stage.history.report = list(usage_report(Month.of(START), START, None).users)
+        stage.remember(session, replace(run, uid=uid))
 
 
 def _moved(run: RunRow, moved: timedelta) -> RunRow:
@@ -221,14 +190,4 @@ def _moved(run: RunRow, moved: timedelta) -> RunRow:
         start=run.start + moved,
         ready=run.ready + moved if run.ready else None,
         ended=run.ended + moved if run.ended else None,
-    )
-
-
-def usage_report(month: Month, now: datetime, user: str | None) -> UsageReport:
-    """The scene's usage, whichever month is asked for."""
-    rows = [past.run_of for past in scene.past_desktops() if user in (None, past.owner.email)]
-    return UsageReport(
-        month=str(Month.of(START)),
-        users=sum_up(rows, By.USER, Month.of(START), START),
-        templates=sum_up(rows, By.TEMPLATE, Month.of(START), START),
     )

@@ -12,7 +12,6 @@ from typing import Any
 from vdi.cluster.units import format_time
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import count_findings
-from vdi.gateway.history.usage import OwnedRun
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.rights import User
 from vdi.gateway.store.history import EndReason, RunRow
@@ -305,10 +304,6 @@ class PastDesktop:
     owner: User
     template: str
     run: RunRow
-
-    @property
-    def run_of(self) -> OwnedRun:
-        return OwnedRun(self.owner.email, self.template, self.run)
 
 
 @cache

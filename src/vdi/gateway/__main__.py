@@ -1,4 +1,4 @@
-"""`python -m vdi.gateway`: the gateway as a program of its own; `vdi gateway run` becomes it."""
+"""The program `python -m vdi.gateway`, which `vdi gateway run` executes: settings, logging, exit codes."""
 
 import logging
 import os
@@ -22,8 +22,7 @@ DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
 
 
 def main() -> int:
-    """Run until SIGTERM or Ctrl-C, as the environment says: VDI_KUBECONFIG, VDI_CONTEXT and the settings."""
-
+    """Run until SIGTERM or Ctrl-C. Reads VDI_KUBECONFIG, VDI_CONTEXT and the variables of the settings."""
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:
@@ -31,7 +30,7 @@ def main() -> int:
         return USAGE
     set_up_logging(settings.log_level, settings.log_format)
     for noisy in ("httpx", "httpcore", "aiosqlite", "uvicorn", "alembic"):
-        # They log whole URLs, the headers of answers, the parameters of statements: and with them what is secret.
+        # They log whole URLs, response headers and the parameters of statements, and with these secrets.
         logging.getLogger(noisy).setLevel(logging.WARNING)
     kubeconfig, context = os.environ.get("VDI_KUBECONFIG"), os.environ.get("VDI_CONTEXT")
     try:
@@ -56,7 +55,7 @@ def main() -> int:
 
 
 def _among(error: BaseException, kind: type[Exception]) -> BaseException | None:
-    """That kind of error, if it is what a task of ours has failed with."""
+    """The error of this kind that a task has failed with, if any."""
     if isinstance(error, BaseExceptionGroup):
         return next((found for exception in error.exceptions if (found := _among(exception, kind))), None)
     return error if isinstance(error, kind) else None

@@ -88,9 +88,9 @@ class Gateway:
     api: Api
     history: History
     portal: Portal
+    health: Health
     # All of them, in the order in which their routes are matched.
     components: Sequence[Component]
-    health: Health
 
     def stop(self) -> None:
         """Have open streams end, and no new request served."""
@@ -111,7 +111,7 @@ async def open_gateway(
 
     `address`: where a session's desktop is reached; None: its Service. `passwords`: None for the usual cost of a hash.
 
-    Raises LimitsError, PricesError, DatabaseUrlError or KubeError for what can never work, and what a component failed
+    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component failed
     with. To be entered and left by the same task.
     """
     limits = read_limits_file(settings)
@@ -153,6 +153,7 @@ def build_gateway(
     limits: Limits,
     address: Callable[[VDISession], str] | None = None,
     passwords: Passwords | None = None,
+    agent: DesktopAgent | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
     logins = Logins(context)
@@ -165,7 +166,7 @@ def build_gateway(
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
-    agent = DesktopAgent(edge.desktop_key)
+    agent = agent or DesktopAgent(edge.desktop_key)
     startup_scripts = StartupScripts(context=context, agent=agent)
     api = Api(
         ApiServices(
@@ -202,7 +203,7 @@ def build_gateway(
         )
     )
     diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
-    components = (login, edge, api, history, portal, homes_ahead, diagnosis)
+    health = Health(context, edge.problems, (login.external_problems, edge.external_problems))
     return Gateway(
         context=context,
         audit=audit,
@@ -212,8 +213,8 @@ def build_gateway(
         api=api,
         history=history,
         portal=portal,
-        components=components,
-        health=Health(context, components),
+        health=health,
+        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis),
     )
 
 
@@ -234,45 +235,46 @@ def _why_unread(error: OSError | UnicodeDecodeError) -> str:
 
 async def _work(gateway: Gateway) -> None:
     """Wait for the database and the watches, then let users in and run the components."""
-    context, health = gateway.context, gateway.health
+    context = gateway.context
     await _upgrade(context.database)
     await context.cluster.wait_synced()
-    health.begun = True
+    gateway.health.begun = True
     settings, sessions = context.settings, len(context.cluster.sessions)
     log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, ", ".join(settings.namespaces))
     async with asyncio.TaskGroup() as group:
-        for component in (health, *gateway.components):
+        for component in gateway.components:
             group.create_task(component.run(), name=type(component).__name__)
 
 
 async def _upgrade(database: Database) -> None:
-    said = ""
+    logged = ""
     while True:
         try:
             await upgrade(database)
             return
         except DatabaseUnavailableError as error:
-            if str(error) != said:
-                said = str(error)
-                log.warning("waiting for the database: %s", said)
+            if str(error) != logged:
+                logged = str(error)
+                log.warning("waiting for the database: %s", logged)
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-def build_public(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
-    """What Traefik speaks to: the portal and the hosts of desktops."""
-    settings = context.settings
-    portal = _app(settings, [route for component in components for route in component.portal_routes()])
-    desktops = _app(settings, [route for component in components for route in component.desktop_routes()])
-    by_host = HostRouter(settings, portal=portal, desktops=desktops, ready=lambda: health.begun)
+def build_public(gateway: Gateway) -> ASGIApp:
+    """The ASGI app behind Traefik: the portal and the hosts of desktops."""
+    context, settings = gateway.context, gateway.context.settings
+    # Two route tables: a path of the portal is never answered on the host of a desktop, whose page is untrusted.
+    portal = _app(settings, [route for component in gateway.components for route in component.portal_routes()])
+    desktops = _app(settings, gateway.edge.desktop_routes())
+    by_host = HostRouter(settings, portal=portal, desktops=desktops, ready=lambda: gateway.health.begun)
     app = SecurityHeaders(BodyLimit(by_host, PUBLIC_BODY), settings)
-    return RequestMetrics(ClientAddress(app, context), context.metrics, "public")
+    return RequestMetrics(_with_client_address(app, context), context.metrics, "public")
 
 
-def build_internal(context: GatewayContext, components: Sequence[Component], health: Health) -> ASGIApp:
-    """What Traefik's forwardAuth, the operator, the kubelet and Prometheus speak to."""
-    settings = context.settings
-    routes = [route for component in (health, *components) for route in component.internal_routes()]
-    app = ClientAddress(BodyLimit(_app(settings, routes), INTERNAL_BODY), context)
+def build_internal(gateway: Gateway) -> ASGIApp:
+    """The ASGI app for Traefik's forwardAuth, the operator, the kubelet and Prometheus."""
+    context = gateway.context
+    routes = [route for component in gateway.components for route in component.internal_routes()]
+    app = _with_client_address(BodyLimit(_app(context.settings, routes), INTERNAL_BODY), context)
     return RequestMetrics(app, context.metrics, "internal")
 
 
@@ -282,18 +284,15 @@ def _app(settings: Settings, routes: Sequence[BaseRoute]) -> Starlette:
     return app
 
 
-class ClientAddress:
+def _with_client_address(app: ASGIApp, context: GatewayContext) -> ASGIApp:
     """Middleware: passes the browser's address to the audit."""
 
-    def __init__(self, app: ASGIApp, context: GatewayContext) -> None:
-        self._app = app
-        self._trusted = context.settings.trusted_proxies
-        self._cluster = context.cluster
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        # uvicorn runs each request in a task of its own, so the address of one is never seen by another.
+        came_from.set(client_address(HTTPConnection(scope), context.settings.trusted_proxies, context.cluster))
+        await app(scope, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; each has a context of its own."""
-        came_from.set(client_address(HTTPConnection(scope), self._trusted, self._cluster))
-        await self._app(scope, receive, send)
+    return serve
 
 
 # Seconds that answers under way may take after SIGTERM. Streams of events end themselves at once.
@@ -312,7 +311,7 @@ async def run_gateway(
 ) -> None:
     """Serve until `stop` is set.
 
-    Raises OSError when a port is taken, LimitsError, PricesError, DatabaseUrlError or KubeError for what can never
+    Raises OSError when a port is taken, LimitsError, DatabaseUrlError or KubeError for what can never
     work. A cluster or a database that is out of reach is waited for, and /readyz says so.
     """
     with (
@@ -321,8 +320,8 @@ async def run_gateway(
     ):
         async with open_gateway(config, settings) as gateway:
             servers = {
-                _Server(_uvicorn_config(build_public(gateway.context, gateway.components, gateway.health))): public,
-                _Server(_uvicorn_config(build_internal(gateway.context, gateway.components, gateway.health))): internal,
+                _Server(_uvicorn_config(build_public(gateway))): public,
+                _Server(_uvicorn_config(build_internal(gateway))): internal,
             }
             ports = [listener.getsockname()[1] for listener in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)

@@ -1,9 +1,9 @@
-"""What the gateway knows of sessions, templates, pools and homes: watched, never asked for again at each request."""
+"""The gateway's cache of sessions, templates, pools and homes, with the changes that streams and history follow."""
 
 import asyncio
 import ipaddress
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -29,7 +29,7 @@ Watched = VDISession | VDITemplate | VDIPool
 # Called with (kind, old, new): (kind, None, new) is an addition, (kind, old, None) a removal.
 Listener = Callable[[Kind, Any, Any], None]
 
-# Seconds without a word from the API server (a silent watch is opened again after 90) until the picture is old.
+# A watch that is silent for 90 s is opened again. After so many seconds the cache counts as stuck.
 STALE = 150.0
 
 _BY_URL = "url"
@@ -42,44 +42,36 @@ class Change:
     """What became of one object since its last Change was read; several changes in a row are one."""
 
     kind: Kind
-    # Before the first of them; None: it was not there.
+    # Before the first of them; None: it did not exist.
     old: Any
     # After the last; None: it is gone.
     new: Any
 
     @property
     def name(self) -> str:
-        """The object's name."""
-        return self._object.metadata.name
+        """Name of the object."""
+        name: str = (self.new or self.old).metadata.name
+        return name
 
     @property
     def namespace(self) -> str:
-        """The object's namespace; empty for templates and pools."""
-        return self._object.metadata.namespace
-
-    @property
-    def _object(self) -> Watched:
-        current: Watched = self.new or self.old
-        return current
+        """Namespace of the object; empty for templates and pools."""
+        namespace: str = (self.new or self.old).metadata.namespace
+        return namespace
 
 
 class Changes:
-    """The changes from its making on, as an async iterator that ends when the cluster does; close it when done.
+    """An async iterator over changes, from `ClusterCache.changes`; it ends when the gateway stops."""
 
-    `with cluster.changes() as changes: async for change in changes: ...`. What is not read yet is kept once per object,
-    so a slow reader costs no more than the objects there are.
-    """
-
-    def __init__(self, among: "set[Changes]", wants: Callable[[Change], bool] | None) -> None:
-        self._among = among
+    def __init__(self, wants: Callable[[Change], bool] | None) -> None:
         self._wants = wants
+        # Unread changes, one per object: so a slow reader holds no more than there are objects.
         self._waiting: dict[tuple[Kind, str, str], Change] = {}
         self._news = asyncio.Event()
         self._closed = False
-        among.add(self)
 
-    def tell(self, change: Change) -> None:
-        """Take in one change, if it is selected."""
+    def add(self, change: Change) -> None:
+        """Take in one change, if it is wanted."""
         if self._wants is not None and not self._wants(change):
             return
         key = (change.kind, change.namespace, change.name)
@@ -88,23 +80,15 @@ class Changes:
         self._news.set()
 
     def close(self) -> None:
-        """No more changes; the iterator ends, also for who waits in it."""
-        self._among.discard(self)
+        """End the iteration, also for a reader that waits for the next change."""
         self._closed = True
         self._news.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Change:
+        # No generator: readers cancel `anext` when their time is over and then read on, which would end one.
         while not self._waiting:
             if self._closed:
                 raise StopAsyncIteration
@@ -114,7 +98,10 @@ class Changes:
 
 
 class ClusterCache:
-    """An async context manager: it watches while entered. Objects are shared; who reads one must not change it."""
+    """Copies of the objects that the gateway needs: it watches them while entered as an async context manager.
+
+    Every request reads from here, none asks the API server. The objects are shared: a reader must not change them.
+    """
 
     def __init__(self, client: Client, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
         self.settings = settings
@@ -169,9 +156,9 @@ class ClusterCache:
         await self._stack.__aexit__(kind, error, trace)
 
     def session(self, name: str) -> VDISession | None:
-        """The session of this name; of several, each in its own namespace, the one that the operator lets have it.
+        """The session of this name. Of several, each in its own namespace, the one that the operator lets have it.
 
-        Until the operator has said so of a new one, that is the older.
+        Until the operator has decided about a new session, that is the older one.
         """
         known = (self.sessions.get(namespace, name) for namespace in self.settings.namespaces)
         sessions = [session for session in known if session]
@@ -202,11 +189,9 @@ class ClusterCache:
         return next((home for home in self.homes_of(user) if home.name == name), None)
 
     def by_host(self, host: str) -> VDISession | None:
-        """The session at this host (`label.domain`, in lower case, without port) or label.
-
-        That is the session whose host the operator says it is (`status.url`): a request goes there, so no one else's
-        rights may count, least of all those in a session that only asks for this host.
-        """
+        """The session at this host (`label.domain`, in lower case, without port) or label."""
+        # `status.url` counts, which the operator writes, and not a host that a session only requests: the request goes
+        # to the session that has the route, so the rights of another one must not count.
         label = host.removesuffix(f".{self.settings.domain}")
         found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
         return min(found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.uid), default=None)
@@ -231,7 +216,7 @@ class ClusterCache:
             await reflector.wait_synced()
 
     def troubles(self) -> Iterator[str]:
-        """One line per kind that the API server does not tell about, with the reason."""
+        """One line per kind whose watch fails, with the reason."""
         return describe_troubles(self.reflectors)
 
     def stuck(self) -> Iterator[str]:
@@ -247,25 +232,31 @@ class ClusterCache:
         """Call back on every change, at once, from the event loop's thread."""
         self._listeners.append(listener)
 
-    def changes(self, wants: Callable[[Change], bool] | None = None) -> Changes:
-        """The changes from now on, of those that are wanted (None: all)."""
-        return Changes(self._changes, wants)
+    @contextmanager
+    def changes(self, wants: Callable[[Change], bool] | None = None) -> Iterator[Changes]:
+        """Changes from now on until the context ends; only those that `wants` selects."""
+        changes = Changes(wants)
+        self._changes.add(changes)
+        try:
+            yield changes
+        finally:
+            self._changes.discard(changes)
 
     def end_changes(self) -> None:
-        """End all `changes()` that are being read: the gateway stops."""
-        for change in tuple(self._changes):
-            change.close()
+        """End all iterations: the gateway stops."""
+        for reader in self._changes:
+            reader.close()
 
     def _changed(self, kind: Kind, old: Watched | None, new: Watched | None) -> None:
         for listener in self._listeners:
             listener(kind, old, new)
         change = Change(kind, old, new)
-        for reader in tuple(self._changes):
-            reader.tell(change)
+        for reader in self._changes:
+            reader.add(change)
 
 
 def _has_name_taken(session: VDISession) -> bool:
-    """Whether a session of another namespace has its name."""
+    """Whether the operator refuses it, since a session of another namespace has its name."""
     return any(
         condition.type == ADMITTED and condition.reason == Reason.NAME_TAKEN for condition in session.status.conditions
     )

@@ -1,10 +1,11 @@
-"""The interface of the gateway's components, and the context that each of them is built with.
+"""The context that the gateway's components are built with, and what `app` asks of each of them.
 
-`app` builds the components once per process. Every component may override its routes and its background work.
+`app` builds one `GatewayContext` and one of each component per process. Only the edge has routes on the hosts of
+desktops and reasons for /readyz, so `app` and `health` ask it for them by name.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,19 +20,10 @@ from vdi.kube.transport import Client
 
 
 class Component:
-    """Each component overrides what it has. `app` builds them, and matches their routes in the order of its list.
-
-    The portal's host has its own route table, the hosts of desktops have another: a path of one is never answered on
-    the other.
-    """
+    """A part of the gateway: login, edge, API, history, portal, health. Each overrides what it has."""
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        """Answered at `https://portal.<domain>`, on the public listener."""
-
-        return ()
-
-    def desktop_routes(self) -> Sequence[BaseRoute]:
-        """Answered at `https://<label>.<domain>`, on the public listener."""
+        """Answered at `https://portal.<domain>`, on the public listener, and never on the hosts of desktops."""
         return ()
 
     def internal_routes(self) -> Sequence[BaseRoute]:
@@ -44,18 +36,10 @@ class Component:
         Started once the watches are synced and the database is up. An exception ends the process.
         """
 
-    def problems(self) -> Iterator[str]:
-        """Why this component cannot do its work in this process, one line each; each makes /readyz answer 503."""
-        yield from ()
-
-    async def external_problems(self) -> Sequence[str]:
-        """Problems outside of this process, one line each. They are logged; they do not make the process unready."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayContext:
-    """One per process; nothing of it is global."""
+    """What every component shares. There is one per process, and nothing of it is global."""
 
     settings: Settings
     # The Kubernetes API, with the gateway's own service account.

@@ -1,13 +1,13 @@
-"""/healthz, /readyz and /metrics, which tell the truth.
+"""/healthz, /readyz and /metrics, for the kubelet and Prometheus on the internal listener.
 
-Ready means that this process is the right one to ask. Before it has begun, whatever is missing makes it unready. After
-that, what all replicas lack alike (database, Redis, API server) is reported but takes no replica out of service: open
-desktops need none of the three, and without any replica Traefik could let no one in at all.
+Ready means that this process can serve. Until it has begun, everything that is missing makes it unready. Later, what
+all replicas lack alike (database, Redis, API server) is reported but takes no replica out of service: open desktops
+need none of the three, and without any replica Traefik could let no one in at all.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 
 from prometheus_client import generate_latest
@@ -20,14 +20,14 @@ from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.process import CHALLENGE, MetricsToken
 
-# Seconds that database and Redis have for an answer: less than the kubelet has for ours.
+# Seconds that database and Redis have to respond: less than the kubelet waits for our response.
 _PATIENCE = 2.0
 
-# Seconds between two looks for the log.
+# Seconds between two checks for the log. The second check in a row that finds a problem logs it, since a gateway that
+# starts lacks some things for a moment; then every twelfth one, since `vdi doctor` reads only the last lines.
 _LOOK_EVERY = 5.0
-# Looks after which it is no mere start, and between two lines about it: `vdi doctor` reads the last ones alone.
 _LASTING, _AGAIN = 2, 12
-# How the log says that something is missing, and that it is back. `vdi doctor` knows these words.
+# Beginnings of log lines that `vdi doctor` looks for.
 TROUBLE, OVER = "trouble: ", "no trouble any more: "
 
 log = logging.getLogger(__name__)
@@ -36,15 +36,21 @@ log = logging.getLogger(__name__)
 class Health(Component):
     """Answers probes and Prometheus, on the internal listener."""
 
-    def __init__(self, context: GatewayContext, components: Sequence[Component]) -> None:
+    def __init__(
+        self,
+        context: GatewayContext,
+        problems: Callable[[], Iterable[str]],
+        external: Sequence[Callable[[], Awaitable[Sequence[str]]]],
+    ) -> None:
+        """`problems`: lines that make the process unready; `external`: problems elsewhere, which are only logged."""
         self._context = context
-        self._components = components
+        self._problems = problems
+        self._external = external
         self._token = MetricsToken(context.settings.metrics_token_file)
+        # Whether everything was up once: until then no one is let in.
         self.begun = False
-        """Whether everything was up once: until then no one is let in."""
 
     def internal_routes(self) -> Sequence[Route]:
-        """See Component."""
         return (
             Route("/healthz", self._alive),
             Route("/readyz", self._ready),
@@ -52,14 +58,14 @@ class Health(Component):
         )
 
     async def all_troubles(self) -> list[str]:
-        """What is missing, of this process's own and of what it leans on, one line each. Takes as long as it takes."""
-        found = [*self._own(), *[line async for line in self._leant_on()]]
-        for component in self._components:
-            found.extend(await component.external_problems())
+        """Everything that is missing, one line each: in this process, and of what it depends on."""
+        found = [*self._own(), *[line async for line in self._external_lines()]]
+        for problems in self._external:
+            found.extend(await problems())
         return found
 
     async def run(self) -> None:
-        """Say in the log what is missing, again and again while it is, and once that it is back."""
+        """Log what is missing, repeatedly, and once that it is back."""
         looks: dict[str, int] = {}
         while True:
             found = {trouble.partition(":")[0]: trouble for trouble in await self.all_troubles()}
@@ -78,11 +84,10 @@ class Health(Component):
         elif not self.begun:
             yield "the gateway has not started yet"
         yield from self._context.cluster.stuck()
-        for component in self._components:
-            yield from component.problems()
+        yield from self._problems()
 
     def _clock(self) -> Iterator[str]:
-        """No reason to leave service: if the API server's clock is the wrong one, all replicas would."""
+        # Never makes the process unready: if the API server's clock is the wrong one, all replicas would be.
         there = self._context.client.server_time()
         ahead = 0.0 if there is None else (self._context.clock() - there).total_seconds()
         if abs(ahead) > LEEWAY:
@@ -92,7 +97,7 @@ class Health(Component):
                 "clocks of the nodes (NTP)"
             )
 
-    async def _leant_on(self) -> AsyncIterator[str]:
+    async def _external_lines(self) -> AsyncIterator[str]:
         for trouble in self._clock():
             yield trouble
         for trouble in self._context.cluster.troubles():
@@ -115,12 +120,12 @@ class Health(Component):
             await connection.exec_driver_sql("SELECT 1")
 
     async def _alive(self, _request: Request) -> Response:
-        """This answer proves that the event loop turns; a task that dies takes the process with it."""
+        # A response proves that the event loop runs; a task that fails ends the process anyway.
         return PlainTextResponse("ok\n")
 
     async def _ready(self, _request: Request) -> Response:
         own = list(self._own())
-        leant_on = [line async for line in self._leant_on()]
+        leant_on = [line async for line in self._external_lines()]
         unready = bool(own) or (bool(leant_on) and not self.begun)
         lines = [*own, *leant_on] if unready else ["ok", *(f"but {line}" for line in leant_on)]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)

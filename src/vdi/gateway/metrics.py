@@ -1,7 +1,8 @@
-"""What Prometheus gets to see of the gateway."""
+"""The gateway's metrics. Components count on `context.metrics`; names and labels are in docs/monitoring.md."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+# Buckets in seconds.
 _FAST = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _GLASS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _PICTURES = (0.25, 0.5, 1, 1.5, 2, 3, 5, 10)
@@ -9,7 +10,7 @@ _PAGES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 class Metrics:
-    """The gateway's own registry; one per process, or per test."""
+    """A registry of its own per process, or per test."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -1,4 +1,7 @@
-"""The gateway's settings: environment variables `VDI_*`, read once at start. The chart writes them from its values."""
+"""The gateway's settings: environment variables `VDI_*`, which the chart writes from its values, read once at start.
+
+A new one is a field, an entry of `_VARIABLES`, and a line in the help of `vdi gateway run`.
+"""
 
 import re
 from collections.abc import Collection, Mapping
@@ -39,7 +42,7 @@ _TURN_URL = re.compile(
     r"(turn:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=(udp|tcp)"
     r"|turns:([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}\?transport=tcp)"
 )
-# The operator knows the name; here it says only that there is a gateway.
+# Only the operator needs the true name; here it says that there is a gateway.
 _SOME_MIDDLEWARE = "vdi-edge"
 
 _ORIGIN = re.compile(r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
@@ -72,7 +75,7 @@ class OIDC:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All choices of a gateway process."""
+    """All settings of a gateway process."""
 
     # VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`.
     namespaces: tuple[str, ...] = ("vdi-sessions",)
@@ -144,13 +147,13 @@ class Settings:
     log_format: str = "text"
 
     def namespace_for(self, groups: Collection[str]) -> str:
-        """Where a new session of a member of these groups goes: the first of `namespaces` that one of them has."""
+        """Namespace of a new session of a member of these groups: the first of `namespaces` that a group has."""
         chosen = {namespace for group, namespace in self.group_namespaces.items() if group in groups}
         return next((namespace for namespace in self.namespaces if namespace in chosen), self.namespaces[0])
 
     @property
     def cluster(self) -> ClusterSettings:
-        """What the gateway has to know of the operator's choices to allow or refuse what a person requests."""
+        """The operator's settings, as far as the gateway needs them to allow or refuse what a person requests."""
         return ClusterSettings(max_timeout=self.max_timeout, edge_middleware=_SOME_MIDDLEWARE)
 
     @property

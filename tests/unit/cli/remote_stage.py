@@ -21,7 +21,7 @@ from support.csrf import csrf_of
 from support.waiting import eventually
 from support.web_server import listen
 from unit.gateway.api_stage import ALICE, ApiStage
-from unit.gateway.component_stage import PORTAL
+from unit.gateway.gateway_stage import PORTAL
 from vdi.devcluster.credentials import authority
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.settings import Settings
@@ -144,7 +144,7 @@ class RemoteGateway:
         await self._app(scope, receive, send)
 
     async def _play(self, folder: Path, ready: threading.Event, stop: asyncio.Event) -> None:
-        async with ApiStage(folder) as stage:
+        async with ApiStage() as stage:
             self.stage = stage
             routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
             self._app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())

@@ -14,6 +14,7 @@ from unit.cli.conftest import Ran
 from unit.cli.remote_stage import RemoteGateway
 from unit.gateway.api_stage import ALICE, RUNNING
 from vdi.cli.session.probe import SESSION, main
+from vdi.session.credentials import KEY_SECRET
 
 Job = Callable[[str], Ran]
 
@@ -84,6 +85,7 @@ def test_a_desktop_that_does_not_start_is_explained_and_deleted(job: Job, gatewa
 
 def test_a_desktop_that_cannot_be_measured_is_deleted(job: Job, gateway: RemoteGateway) -> None:
     gateway.there.cluster.then = [{**RUNNING, "url": f"https://{SESSION}.vdi.localhost"}]
+    del gateway.there.cluster.secrets[KEY_SECRET]
     with internal_port(200, logged_in(gateway)) as url:
         ran = job(url)
     said = f"error: The address of the agent in '{SESSION}' is not known right now."

@@ -70,7 +70,7 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     shared = remote("session", "share", name, "bob@example.com", "--expires-in", "2h")
     assert "is shared with bob@example.com as viewer until" in shared.out
     spec = gateway.call(lambda stage: stage.cluster.objects[name]["spec"])
-    assert (spec["suspended"], spec["timeout"], spec.get("schedule")) == (False, "10h", None)
+    assert (spec.get("suspended", False), spec["timeout"], spec.get("schedule")) == (False, "10h", None)
     assert spec["access"][0]["user"] == "bob@example.com"
     log_in(gateway, BOB)
     assert "alice@example.com" in remote("session", "ls").out
@@ -78,7 +78,7 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert (refused.code, refused.err.count("you may not suspend it")) == (1, 1)
     log_in(gateway, ALICE)
     assert remote("session", "unshare", name, "bob@example.com").code == 0
-    assert gateway.call(lambda stage: stage.cluster.objects[name]["spec"]["access"]) == ()
+    assert gateway.call(lambda stage: stage.cluster.objects[name]["spec"].get("access", [])) == []
 
 
 def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGateway) -> None:

@@ -1,43 +1,21 @@
-"""A gateway that is nothing but its API: real actions, database, history and audit; a cluster of objects in memory."""
+"""The gateway for tests of the REST API: programs and pages of people, every answer held against the document."""
 
-import asyncio
-import itertools
-from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
-from starlette.applications import Starlette
 
 from support.builders import a_template
-from support.database import sqlite_with_tables
-from support.passwords import HASHER
 from unit.gateway.api_contract import Contract
-from unit.gateway.component_stage import PORTAL, ComponentStage, FakeEdge, begin_login
+from unit.gateway.gateway_stage import PORTAL, GatewayStage, begin_login
 from vdi.api.pool import VDIPool
-from vdi.api.session import VDISession
-from vdi.gateway.actions import Actions
-from vdi.gateway.api.component import Api
-from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey, StartupScripts
-from vdi.gateway.doctor import DoctorRunner
-from vdi.gateway.history.component import History
+from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.limits import Limit, Limits
-from vdi.gateway.login.component import Login
-from vdi.gateway.login.local_users import Passwords
-from vdi.gateway.login.logins import Device, Identity, SignOut
-from vdi.gateway.probing import Prober
+from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.services import ApiServices
-from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.database import Database
-from vdi.gateway.web.render import ErrorPages
-from vdi.kinds import SESSIONS
-from vdi.kube.errors import AlreadyExists, Cause, Invalid, NotFound
-from vdi.kube.resource import NODES, Resource
-from vdi.session.homes import HomeClaim
+from vdi.kube.errors import Cause, Invalid
+from vdi.kube.resource import CLAIMS
 
 ALICE = Identity(user="alice@example.com", name="Alice", groups=frozenset({"engineering"}))
 BOB = Identity(user="bob@example.com", name="Bob")
@@ -50,118 +28,25 @@ RUNNING: dict[str, Any] = {
 }
 
 
-@dataclass
-class FakeCluster:
-    """As much of kube.Client as `Actions` uses; what it stores, the world sees at once."""
-
-    world: ClusterCache | None = None
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-    # Plays the operator: what the status becomes after the next write, one after the other.
-    then: list[dict[str, Any]] = field(default_factory=list)
-    refuses: Exception | None = None
-    numbers: Any = field(default_factory=lambda: itertools.count(1))
-
-    def put(self, obj: dict[str, Any]) -> dict[str, Any]:
-        number = next(self.numbers)
-        meta = obj["metadata"]
-        meta.setdefault("namespace", "vdi-sessions")
-        before = self.objects.get(meta["name"], {"metadata": {}})["metadata"]
-        meta.setdefault("uid", before.get("uid", f"uid-{number}"))
-        meta.setdefault("creationTimestamp", f"2026-11-20T10:{number // 60:02}:{number % 60:02}Z")
-        meta["resourceVersion"] = str(number)
-        self.objects[meta["name"]] = obj
-        assert self.world is not None
-        self.world.sessions.observe(msgspec.convert(obj, VDISession))
-        return obj
-
-    def drop(self, name: str) -> None:
-        obj = self.objects.pop(name)
-        obj["metadata"]["resourceVersion"] = str(next(self.numbers))
-        assert self.world is not None
-        self.world.sessions.observe_deleted(msgspec.convert(obj, VDISession))
-
-    async def list(self, resource: Resource, *, namespace: str = "", into: Any) -> list[Any]:
-        if resource is NODES:
-            self._may()
-            return self.nodes
-        return [msgspec.convert(each, into) for each in self.objects.values()]
-
-    async def get(self, resource: Resource, name: str, *, namespace: str, into: Any) -> Any:
-        if name not in self.objects:
-            raise NotFound(404, "NotFound", "not found")
-        return msgspec.convert(self.objects[name], into)
-
-    async def create(self, resource: Resource, obj: Any, *, namespace: str, into: Any) -> Any:
-        self._may()
-        if obj["metadata"]["name"] in self.objects:
-            raise AlreadyExists(409, "AlreadyExists", "exists")
-        self._play(obj["metadata"]["name"])
-        return msgspec.convert(self.put(obj), into)
-
-    async def patch(self, resource: Resource, name: str, change: Any, *, namespace: str, into: Any) -> Any:
-        self._may()
-        self._play(name)
-        return msgspec.convert(self.put(_merged(self.objects[name], msgspec.to_builtins(change))), into)
-
-    def _play(self, name: str) -> None:
-        if self.then:
-            asyncio.get_running_loop().call_later(0.03, self._step, name)
-
-    def _step(self, name: str) -> None:
-        self.put({**self.objects[name], "status": self.then.pop(0)})
-        self._play(name)
-
-    async def delete(self, resource: Resource, name: str, **_: Any) -> Any:
-        self._may()
-        if resource is SESSIONS:
-            self.drop(name)
-
-    def _may(self) -> None:
-        if self.refuses is not None:
-            raise self.refuses
-
-
-def _merged(old: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    new = dict(old)
-    for key, value in patch.items():
-        new[key] = _merged(new.get(key, {}), value) if isinstance(value, dict) else value
-    return new
-
-
 def refused_field(name: str, message: str) -> Invalid:
     """What the API server says of a field that breaks a rule of the CRD."""
     return Invalid(422, "Invalid", "is invalid", causes=(Cause(name, "FieldValueInvalid", message),))
 
 
-class ApiStage(ComponentStage):
-    """The API alone, with the template ubuntu: real actions, database, history and audit."""
+class ApiStage(GatewayStage):
+    """The gateway with the template ubuntu; `agent_url` is that of the agent in every desktop."""
 
-    def __init__(self, folder: Path, *, everybody: Limit | None = None) -> None:
-        self.cluster, self.edge = FakeCluster(), FakeEdge()
+    def __init__(self, *, everybody: Limit | None = None) -> None:
+        super().__init__(limits=Limits(default=everybody or Limit()))
         self.agent_url = ""
-        """Of the agent in every desktop."""
-        super().__init__(self.cluster, database=Database(sqlite_with_tables(folder / "vdi.db")))
-        self.cluster.world = self.world
-        context, logins, guard = self.context, self.logins, self.guard
-        limits, history = Limits(default=everybody or Limit()), History(context)
-        audit, sign_out = Audit(self.database, context.clock), SignOut(logins, self.edge.end_grants)
-        actions = Actions(context, limits=limits, history=history, audit=audit)
-        self.login = Login(
-            context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=Passwords(HASHER)
-        )
-        agent = DesktopAgent(DesktopKey(context.client, "vdi-system"), lambda _: self.agent_url)
-        prober = Prober(context=context, issue_ticket=self.edge.issue_ticket, agent=agent)
-        self.services = ApiServices(
-            context=context, guard=guard, logins=logins, sign_out=sign_out, limits=limits, actions=actions,
-            history=history, audit=audit, prober=prober, doctor=DoctorRunner(context), gpu_slots=GpuSlots(context),
-            startup_scripts=StartupScripts(context=context, agent=agent),
-        )  # fmt: skip
-        self.api = Api(self.services)
-        routes = [*self.api.portal_routes()]
-        self.app = Starlette(routes=routes, exception_handlers=ErrorPages(self.settings).handlers())
+        self.agent.real = DesktopAgent(self.edge.desktop_key, lambda _: self.agent_url)
         self.contract = Contract(self.api.document)
         self.template()
+
+    @property
+    def services(self) -> ApiServices:
+        """What the API is made with."""
+        return self.api.services
 
     def session(self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> None:
         base = {"user": "alice@example.com", "template": "ubuntu"}
@@ -173,11 +58,9 @@ class ApiStage(ComponentStage):
     def home(self, name: str, user: str = "alice@example.com", template: str = "") -> None:
         """A home that no session has yet."""
         notes = {"vdi.kasm.io/user": user} | ({"vdi.kasm.io/template": template} if template else {})
-        meta: dict[str, Any] = {"name": name, "namespace": "vdi-sessions", "uid": f"uid-{name}", "annotations": notes}
-        meta |= {"resourceVersion": str(next(self.cluster.numbers)), "creationTimestamp": "2026-11-20T08:00:00Z"}
+        meta = {"name": name, "uid": f"uid-{name}", "annotations": notes, "creationTimestamp": "2026-11-20T08:00:00Z"}
         spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
-        made = msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": "Bound"}}, HomeClaim)
-        self.services.context.cluster.homes.observe(made)
+        self.cluster.put({"metadata": meta, "spec": spec, "status": {"phase": "Bound"}}, CLAIMS)
 
     def pool(self, name: str = "kiosk") -> None:
         spec = {"template": "ubuntu", "replicas": 2}
@@ -185,7 +68,7 @@ class ApiStage(ComponentStage):
 
     async def anybody(self, **headers: str) -> httpx.AsyncClient:
         """Whose every answer is held against the OpenAPI document."""
-        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.public, raise_app_exceptions=False)
         hooks = {"response": [self.contract.check]}
         client = httpx.AsyncClient(transport=transport, base_url=PORTAL, headers=headers, event_hooks=hooks)
         self.clients.append(client)

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from starlette.types import ASGIApp, Message
 
@@ -51,7 +51,8 @@ class Events:
 @asynccontextmanager
 async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> AsyncIterator[Events]:
     """GET this address; the browser leaves at the end of the context."""
-    parts, events, left = urlsplit(address), Events(), asyncio.Event()
+    parts, events, left = urlsplit(urljoin("https://portal.vdi.localhost", address)), Events(), asyncio.Event()
+    sent = {"Host": parts.netloc, **headers}
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -62,7 +63,7 @@ async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> A
         "raw_path": parts.path.encode(),
         "query_string": parts.query.encode(),
         "root_path": "",
-        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "headers": [(name.lower().encode(), value.encode()) for name, value in sent.items()],
         "server": ("portal.vdi.localhost", 443),
         "client": ("10.0.0.5", 1),
     }

@@ -21,7 +21,7 @@ from support.desktop_key import DATA
 from support.passwords import HASHER
 from support.waiting import eventually
 from support.web_server import serve_app
-from unit.gateway.component_stage import PORTAL, Browser, begin_login
+from unit.gateway.gateway_stage import PORTAL, Browser, begin_login
 from unit.gateway.login_stage import user
 from unit.kube.kube_fake_api import FakeApi
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -74,7 +74,7 @@ class AttackStage:
 
     def ways(self, table: str = "portal_routes") -> list[Way]:
         """Every method of every route in one of the parts' tables."""
-        routes = [route for component in self.gateway.components for route in getattr(component, table)()]
+        routes = [route for component in self.gateway.components for route in getattr(component, table, tuple)()]
         assert routes
         return list(dict.fromkeys(way for route in routes for way in _ways(route)))
 
@@ -139,6 +139,6 @@ async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackS
             yield AttackStage(
                 gateway,
                 api,
-                build_public(gateway.context, gateway.components, gateway.health),
-                build_internal(gateway.context, gateway.components, gateway.health),
+                build_public(gateway),
+                build_internal(gateway),
             )

@@ -1,64 +1,30 @@
-"""A gateway that is its login and its edge: real database in a file, real apps, a watched world that is given what it
-sees, Secrets in memory, a clock to set, and Traefik as far as it matters here.
-"""
+"""The gateway for tests of the edge: alice's session, states that the watch brings, and a stand-in for Traefik."""
 
 import asyncio
 import itertools
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import httpx
 import msgspec
 from starlette.requests import Request
 
 from support import builders
-from support.database import sqlite_with_tables
-from support.desktop_key import DATA
-from support.passwords import HASHER
 from support.waiting import PATIENCE
-from unit.gateway.component_stage import NAVIGATION, Browser, ComponentStage, FakeSecrets, begin_login
+from unit.gateway.gateway_stage import NAVIGATION, Browser, GatewayStage, begin_login
 from vdi.api.session import Access, Phase, VDISession
-from vdi.gateway.actions import Actions
-from vdi.gateway.app import build_internal, build_public
 from vdi.gateway.cluster_cache import ClusterCache
-from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.component import Edge
-from vdi.gateway.health import Health
-from vdi.gateway.login.component import Login
-from vdi.gateway.login.local_users import Passwords
-from vdi.gateway.login.logins import Identity, SignOut
-from vdi.gateway.rights import User
+from vdi.gateway.login.logins import Identity
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared_state import SharedState
-from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.database import Database, metadata
-from vdi.session.credentials import KEY_SECRET
+from vdi.gateway.store.database import metadata
 
 SETTINGS = Settings(url_port=8443)
 PORTAL = SETTINGS.portal_url
+RESUMED = ("session.resume", "done")
 OWNER, GUEST, STRANGER = "alice@example.com", "bob@example.com", "mallory@example.com"
 HANDSHAKE = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
-
-
-@dataclass
-class FakeActions:
-    """Remembers who resumed what; `refusal` is what is answered instead."""
-
-    world: ClusterCache
-    resumed: list[tuple[User, str]] = field(default_factory=list)
-    refusal: str = ""
-
-    async def resume(self, person: User, name: str) -> None:
-        if self.refusal:
-            raise ActionDenied("OverLimit", self.refusal)
-        self.resumed.append((person, name))
-        session = self.world.session(name)
-        assert session is not None
-        publish(self.world, changed(session, spec={"suspended": False}, status={"phase": Phase.PENDING}))
 
 
 def a_session(name: str = "alice-desktop", user: str = OWNER) -> VDISession:
@@ -97,58 +63,31 @@ def gone(world: ClusterCache, session: VDISession) -> None:
     world.sessions.observe_deleted(changed(session))
 
 
-class EdgeStage(ComponentStage):
-    """Login and edge with alice's session `alice-desktop`, and Traefik as far as it matters here."""
+class EdgeStage(GatewayStage):
+    """The gateway with alice's session `alice-desktop`, and Traefik as far as it matters here."""
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        settings: Settings = SETTINGS,
-        secrets: FakeSecrets | None = None,
-        shared: SharedState | None = None,
-        database_url: str = "",
-        selkies: Callable[[VDISession], str] = lambda _: "http://127.0.0.1:9",
+        self, *, settings: Settings = SETTINGS, selkies: Any = lambda _: "http://127.0.0.1:9", **more: Any
     ) -> None:
-        self.secrets = secrets or FakeSecrets()
-        if settings.keys_secret not in self.secrets.data:
-            self.secrets.put(settings.keys_secret)
-        self.secrets.data.setdefault(KEY_SECRET, DATA)
-        self.secrets.versions.setdefault(KEY_SECRET, 1)
-        database = Database(database_url or sqlite_with_tables(folder / "vdi.db"))
-        super().__init__(self.secrets, settings=settings, database=database, shared=shared)
-        self.secrets.worlds.append(self.world)
-        self._has_tables = not database_url
-        self.actions = FakeActions(self.world)
-        logins, guard, actions = self.logins, self.guard, cast(Actions, self.actions)
-        self.edge = Edge(self.context, logins=logins, guard=guard, actions=actions, address=selkies)
-        login = Login(
-            self.context,
-            logins=logins,
-            guard=guard,
-            sign_out=SignOut(logins, self.edge.revoker.end),
-            audit=Audit(self.database, self.clock.now),
-            passwords=Passwords(HASHER),
-        )
-        components = (login, self.edge)
-        health = Health(self.context, components)
-        health.begun = True
-        self.public = build_public(self.context, components, health)
-        self.internal = build_internal(self.context, components, health)
+        super().__init__(settings=settings, selkies=selkies, **more)
         self.world.templates.observe(builders.a_template("office"))
         self.add(a_session())
 
     async def __aenter__(self) -> Self:
-        if not self._has_tables:
+        if self.memory is None:
             async with self.database.begin() as connection:
                 await connection.run_sync(metadata.create_all)
         await self.edge.ring.refresh()
         await self.edge.revoker.poll()
         return self
 
-    async def __aexit__(self, *why: object) -> None:
-        await self.edge.tables.close()
-        await super().__aexit__(*why)
+    @property
+    def resumed(self) -> list[tuple[str, str]]:
+        """Who resumed which session."""
+        return [(actor, target) for actor, action, target, outcome in self.acts if (action, outcome) == RESUMED]
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        return FakeTraefik(self)
 
     def add(self, session: VDISession) -> VDISession:
         """A session."""
@@ -156,9 +95,7 @@ class EdgeStage(ComponentStage):
 
     def browser(self) -> Browser:
         """A new browser, behind Traefik."""
-        browser = Browser(transport=FakeTraefik(self), base_url=PORTAL, headers=NAVIGATION)
-        self.clients.append(browser)
-        return browser
+        return self.new_browser(**NAVIGATION)
 
     async def logged_in(self, user: str, **who: Any) -> Browser:
         """A browser whose user has logged in at the portal."""

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -16,8 +15,8 @@ from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.history.recorder import Recorder
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.database import Database
-from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
+from vdi.gateway.store.database import Database, read_row
+from vdi.gateway.store.history import RunRow, SessionRow, runs, sessions
 from vdi.gateway.store.migrations import upgrade
 from vdi.kube.errors import NotFound
 from vdi.kube.transport import Client
@@ -183,14 +182,17 @@ async def rows_of(database: Database) -> tuple[list[SessionRow], list[RunRow]]:
         found: list[SessionRow] | None = None
         of_runs: list[RunRow] = []
         while True:
-            again = [session_of(one) for one in await connection.execute(sessions.select().order_by(sessions.c.uid))]
+            again = [
+                read_row(one, SessionRow)
+                for one in await connection.execute(sessions.select().order_by(sessions.c.uid))
+            ]
             if again == found:
                 return found, of_runs
             found = again
             query = runs.select().order_by(runs.c.uid, runs.c.start)
-            of_runs = [run_of(one) for one in await connection.execute(query)]
+            of_runs = [read_row(one, RunRow) for one in await connection.execute(query)]
 
 
 def without_marks(row: SessionRow) -> SessionRow:
     """What people see: not what only the recorder needs."""
-    return replace(row, seen=0, revision=0)
+    return msgspec.structs.replace(row, seen=0, revision=0)

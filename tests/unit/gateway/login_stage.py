@@ -1,8 +1,8 @@
-"""A gateway that is nothing but its login: real database in a file, real pages, a Secret in memory, a clock to set."""
+"""The gateway as tests of the login have it: local users in a Secret, routes that show what the guard says."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import httpx
 from starlette.applications import Starlette
@@ -11,19 +11,15 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from support.clock import FakeClock
-from support.database import sqlite_with_tables
 from support.passwords import HASHER
-from unit.gateway.component_stage import PASSWORD, PORTAL, Browser, ComponentStage, FakeEdge, FakeSecrets, RecordedAudit
-from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.gateway.login.component import Login
+from unit.gateway.gateway_stage import PASSWORD, Browser, GatewayStage
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.local_users import USERS_KEY, LocalUser, Passwords, write_users
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
 from vdi.gateway.login.logins import SignOut
 from vdi.gateway.login.oidc import Provider
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.database import Database
+from vdi.gateway.store.audit import audit
 from vdi.gateway.web import credentials
 from vdi.gateway.web.middleware import SecurityHeaders
 
@@ -61,33 +57,36 @@ class _Probe:
         return PlainTextResponse((await self._guard.require(request)).email)
 
 
-class LoginStage(ComponentStage):
-    """The login alone, with the users alice (a password) and root (an administrator)."""
+@dataclass
+class EndedGrants:
+    """In the edge's place: whose grants were ended."""
+
+    ended: list[dict[str, Any]] = field(default_factory=list)
+
+    async def end_grants(self, **which: Any) -> None:
+        self.ended.append(which)
+
+
+class LoginStage(GatewayStage):
+    """The gateway with the users alice (a password) and root (an administrator), and routes that show what the guard
+    says in place of the portal's and the API's.
+    """
 
     def __init__(
         self,
-        folder: Path,
         settings: Settings = SETTINGS,
         *,
         throttle: Throttle | None = None,
         provider: Callable[[FakeClock], Provider] | None = None,
     ) -> None:
-        self.secrets, self.edge, self.audit = (
-            FakeSecrets(RELEASE_NAMESPACE),
-            FakeEdge(),
-            RecordedAudit(closed_only=True),
-        )
-        self.waits: list[float] = []
-        super().__init__(self.secrets, settings=settings, database=Database(sqlite_with_tables(folder / "vdi.db")))
-        self.login = Login(
-            self.context,
-            logins=self.logins,
-            guard=self.guard,
-            sign_out=SignOut(self.logins, self.edge.end_grants),
-            audit=cast(Audit, self.audit),
-            passwords=Passwords(HASHER),
-            throttle=throttle,
-            provider=provider(self.clock) if provider else None,
+        super().__init__(settings=settings)
+        self.grants, self.waits = EndedGrants(), list[float]()
+        services = self.login.services
+        self.login.services = replace(
+            services,
+            sign_out=SignOut(self.logins, self.grants.end_grants),
+            throttle=throttle or services.throttle,
+            provider=provider(self.clock) if provider else services.provider,
             sleep=self._sleep,
         )
         probe = _Probe(self.guard)
@@ -106,7 +105,7 @@ class LoginStage(ComponentStage):
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        await self.login.close()
+        assert PASSWORD not in f"{self.rows.rows(audit)}"
         await super().__aexit__(*why)
 
     async def _sleep(self, seconds: float) -> None:
@@ -119,7 +118,7 @@ class LoginStage(ComponentStage):
 
     def write_users(self, text: str) -> None:
         """Write the Secret of users with this file in it."""
-        self.secrets.put("vdi-gateway-users", **{USERS_KEY: text})
+        self.cluster.put_secret("vdi-gateway-users", **{USERS_KEY: text})
 
     def counted(self, source: str, outcome: str) -> float:
         """What the metric says of login attempts."""
@@ -128,8 +127,7 @@ class LoginStage(ComponentStage):
 
     def browser(self, address: str = "203.0.113.7", **headers: str) -> Browser:
         """A new browser without cookies, behind Traefik."""
-        transport = httpx.ASGITransport(self.app, client=("10.0.0.5", 1))
-        given = {"X-Forwarded-For": address, "Accept": "text/html", **headers}
-        browser = Browser(transport=transport, base_url=PORTAL, headers=given)
-        self.clients.append(browser)
-        return browser
+        return self.new_browser(address=address, **headers)
+
+    def transport(self) -> httpx.AsyncBaseTransport:
+        return httpx.ASGITransport(self.app, client=("10.0.0.5", 1))

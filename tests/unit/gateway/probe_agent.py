@@ -7,10 +7,9 @@ from typing import Any
 
 from aiohttp import web
 
-from support.desktop_key import DATA, tokens_of
+from support.desktop_key import tokens_of
 from support.web_server import serve_app
 from unit.gateway.api_stage import ApiStage
-from vdi.session.credentials import KEY_SECRET
 
 STATE = "5e" * 32
 MARK = {
@@ -44,13 +43,9 @@ class Agent:
 async def agent(stage: ApiStage) -> AsyncIterator[Agent]:
     """Of alice-desktop."""
     uid = stage.cluster.objects["alice-desktop"]["metadata"]["uid"]
-    stage.cluster.objects[KEY_SECRET] = {"data": DATA}
     one = Agent(f"Bearer {tokens_of(uid=uid).agent}")
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", one.serve)
-    try:
-        async with serve_app(app) as port:
-            stage.agent_url = f"http://127.0.0.1:{port}"
-            yield one
-    finally:
-        del stage.cluster.objects[KEY_SECRET]
+    async with serve_app(app) as port:
+        stage.agent_url = f"http://127.0.0.1:{port}"
+        yield one

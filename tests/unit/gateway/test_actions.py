@@ -4,27 +4,23 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from support.waiting import eventually
-from unit.gateway.component_stage import NOW, ComponentStage, RecordedAudit
+from unit.gateway.gateway_stage import NOW, GatewayStage
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import GuestRole
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.history.component import History
-from vdi.gateway.history.usage import Month
-from vdi.gateway.limits import Limits, MonthUse, read_limits
+from vdi.gateway.limits import Limits, read_limits
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
-from vdi.gateway.store.audit import Audit
-from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.kube.transport import NO_RETRY, Client
 from vdi.session.naming import MANAGED_BY, USER_ANNOTATION, home_claim_name
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
@@ -37,22 +33,10 @@ ROOT = User("root@example.com", admin=True)
 
 
 @dataclass
-class Hours:
-    used: float | None = 0.0
-    gpu_hours: float = 0.0
-
-    async def use_this_month(self, user: str, now: datetime) -> MonthUse:
-        if self.used is None:
-            raise DatabaseUnavailableError("down")
-        return MonthUse(self.used, self.gpu_hours, Month.of(now).end)
-
-
-@dataclass
 class Replica:
     actions: Actions
     world: ClusterCache
-    book: RecordedAudit
-    hours: Hours
+    stage: GatewayStage
 
 
 class SharedCluster:
@@ -80,16 +64,14 @@ class SharedCluster:
 
     @asynccontextmanager
     async def replica(self, limits: str = "", settings: Settings = SETTINGS) -> AsyncIterator[Replica]:
-        book, hours = RecordedAudit(), Hours()
         chosen: Limits = read_limits(limits, "limits")
         async with (
             Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
             ClusterCache(client, settings) as world,
         ):
             await world.wait_synced()
-            gateway = ComponentStage(client, settings=settings, shared=self.shared, world=world)
-            actions = Actions(gateway.context, limits=chosen, history=cast(History, hours), audit=cast(Audit, book))
-            yield Replica(actions, world, book, hours)
+            stage = GatewayStage(cluster=client, settings=settings, limits=chosen, shared=self.shared, cache=world)
+            yield Replica(stage.actions, world, stage)
 
 
 @asynccontextmanager
@@ -108,7 +90,7 @@ async def test_start_creates_a_session_with_a_readable_name() -> None:
         assert made.metadata.name == "alice-desktop"
         assert stage.spec("alice-desktop")["timeout"] == "2h"
         assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
-        assert one.book.rows == [(ALICE.email, "session.start", "alice-desktop", "done")]
+        assert one.stage.acts == [(ALICE.email, "session.start", "alice-desktop", "done")]
 
 
 async def test_a_second_start_is_refused_unless_it_has_a_name() -> None:
@@ -231,10 +213,10 @@ async def test_limited_users_cannot_start_while_nothing_counts() -> None:
 
 async def test_hours_are_counted_unless_the_database_is_down() -> None:
     async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
-        one.hours.used = 10.5
+        one.stage.use(ALICE.email, 10.5)
         with pytest.raises(ActionDenied, match=r"10 hours per calendar month and have run 10\.5"):
             await one.actions.start(ALICE, requested())
-        one.hours.used = None
+        one.stage.lose_history()
         await one.actions.start(ALICE, requested())
 
 
@@ -243,7 +225,7 @@ async def test_gpu_hours_do_not_limit_desktops_without_gpus() -> None:
         stage.put_template("office", resources={"defaultGPU": 0})
         stage.put_session("old", suspended=True)
         async with stage.replica("default: {gpuHoursPerMonth: 10}") as one:
-            one.hours.gpu_hours = 10.0
+            one.stage.use(ALICE.email, 5.0, gpus=2)
             words = (
                 r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on 2026-12-01 at 00:00 UTC"
             )
@@ -252,7 +234,7 @@ async def test_gpu_hours_do_not_limit_desktops_without_gpus() -> None:
                     await refused
                 assert denied.value.code == "OverLimit"
             await one.actions.start(ALICE, requested(template="office"))
-            one.hours.used = None
+            one.stage.lose_history()
             await one.actions.resume(ALICE, "old")
 
 
@@ -327,7 +309,7 @@ async def test_actions_send_what_is_decided() -> None:
         await one.actions.schedule(ALICE, "a", None)
         assert stage.spec("a").get("schedule") is None
         actions = ["share", "unshare", "extend", "schedule", "restart", "suspend", "schedule"]
-        assert one.book.rows == [(ALICE.email, f"session.{action}", "a", "done") for action in actions]
+        assert one.stage.acts == [(ALICE.email, f"session.{action}", "a", "done") for action in actions]
 
 
 async def test_refusals_have_code_and_field_and_are_audited() -> None:
@@ -338,7 +320,7 @@ async def test_refusals_have_code_and_field_and_are_audited() -> None:
         assert (refused.value.code, refused.value.fields[0].allowed) == ("OverLimit", "at most 24h")
         with pytest.raises(ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not"):
             await one.actions.suspend(BOB, "a")
-        assert one.book.rows == [
+        assert one.stage.acts == [
             (ALICE.email, "session.extend", "a", "OverLimit"),
             (BOB.email, "session.suspend", "a", "Forbidden"),
         ]
@@ -351,7 +333,7 @@ async def test_unusable_schedule_is_kept_nowhere(user: User) -> None:
         with pytest.raises(ActionDenied) as refused:
             await one.actions.schedule(user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin"))
         assert refused.value.code == "Invalid" and len(refused.value.sentence) < 300
-        assert one.book.rows == []
+        assert one.stage.acts == []
         assert stage.spec("a").get("schedule") is None
 
 
@@ -387,7 +369,7 @@ async def test_another_user_s_session_and_none_look_the_same() -> None:
 async def test_administrators_act_only_where_it_can_be_audited() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("hers")
-        one.book.broken = True
+        one.stage.lose_audit()
         with pytest.raises(ActionDenied, match="cannot be written to the audit") as refused:
             await one.actions.end(ROOT, "hers")
         assert refused.value.code == "Unavailable"
@@ -475,4 +457,4 @@ async def test_errors_of_the_cluster_become_refusals(status: int, reason: str, c
         with pytest.raises(ActionDenied, match=words) as refused:
             await one.actions.suspend(ALICE, "a")
         assert refused.value.code == code
-        assert one.book.rows == [(ALICE.email, "session.suspend", "a", code)]
+        assert one.stage.acts == [(ALICE.email, "session.suspend", "a", code)]

@@ -11,7 +11,7 @@ from unit.gateway.test_api_sessions import problem
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 
@@ -42,10 +42,11 @@ async def test_a_token_is_made_used_and_revoked(stage: ApiStage) -> None:
     listed = (await program.get("/api/v1/tokens")).json()["items"]
     assert [(each["label"], each["current"]) for each in listed] == [("ci", True)]
     assert secret not in (await page.get("/api/v1/tokens")).text
+    stage.enter_grant(f"token:{about['id']}")
     assert (await page.delete(made.headers["location"])).status_code == 204
     problem(await program.get("/api/v1/me"), 401, "unauthenticated")
     problem(await page.delete(made.headers["location"]), 404, "not-found")
-    assert stage.edge.ended == [{"login_id": f"token:{about['id']}"}]
+    assert stage.ended_grants == [f"token:{about['id']}"]
     done = [(entry.action, entry.outcome) for entry in await stage.services.audit.entries(limit=9)]
     assert done == [("token.revoke", "done"), ("token.create", "done")]
 
@@ -90,9 +91,10 @@ async def test_logins_are_listed_and_ended(stage: ApiStage) -> None:
     assert sorted(each["current"] for each in listed) == [False, True]
     (other,) = [each["id"] for each in listed if not each["current"]]
     problem(await bob.delete(f"/api/v1/logins/{other}"), 404, "not-found")
+    stage.enter_grant(other)
     assert (await here.delete(f"/api/v1/logins/{other}")).status_code == 204
     problem(await there.get("/api/v1/me"), 401, "unauthenticated")
-    assert stage.edge.ended == [{"login_id": other}]
+    assert stage.ended_grants == [other]
     assert (await here.get("/api/v1/me")).status_code == 200
 
 

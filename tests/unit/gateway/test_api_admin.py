@@ -15,7 +15,7 @@ from vdi.kube.errors import Forbidden
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 

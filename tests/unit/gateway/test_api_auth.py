@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unit.gateway.api_stage import BOB, ROOT, ApiStage
-from unit.gateway.component_stage import PORTAL
+from unit.gateway.gateway_stage import PORTAL
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import MAX_REQUESTS
@@ -23,7 +23,7 @@ ADMINS = [("/api/v1" + operation.path, operation.method) for operation in OPERAT
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 

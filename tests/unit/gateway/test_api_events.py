@@ -19,7 +19,7 @@ SHARED = [{"user": "bob@example.com", "role": "viewer"}]
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 
@@ -34,7 +34,7 @@ async def test_first_all_then_each_change(stage: ApiStage) -> None:
     stage.session("second")
     stage.session("bobs", user="bob@example.com")
     alice = await stage.program()
-    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
         assert [await reported(events) for _ in range(3)] == [
             ("session", "first"),
             ("session", "second"),
@@ -52,7 +52,7 @@ async def test_first_all_then_each_change(stage: ApiStage) -> None:
 async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: ApiStage) -> None:
     stage.session()
     bob = await stage.program(BOB)
-    async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", bob.headers) as events:
         assert await reported(events) == ("ready", "")
         stage.session(access=SHARED)
         assert await reported(events) == ("session", "alice-desktop")
@@ -64,7 +64,7 @@ async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
     bob = await stage.program(BOB)
-    async with events_of(stage.app, "/api/v1/events", bob.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", bob.headers) as events:
         assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
         stage.clock.wall = stage.clock.wall.replace(minute=1)
         assert await reported(events) == ("gone", "alice-desktop")
@@ -73,7 +73,7 @@ async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch:
 async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     alice = await stage.program()
-    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
         assert await reported(events) == ("ready", "")
         await alice.delete("/api/v1/tokens/current")
         assert await reported(events) == ("end", "")
@@ -86,7 +86,7 @@ async def test_the_stream_ends_when_what_its_user_may_see_changes(
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session()
     root = await stage.program(ROOT)
-    async with events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events:
+    async with events_of(stage.public, "/api/v1/events?session=alice-desktop", root.headers) as events:
         assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
         await stage.logins.follow_users({ROOT.user: replace(ROOT, **change)})
         assert await reported(events) == ("end", "")
@@ -97,7 +97,7 @@ async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatc
     stage.session()
     root = await stage.program(ROOT)
     async with (
-        events_of(stage.app, "/api/v1/events?session=alice-desktop", root.headers) as events,
+        events_of(stage.public, "/api/v1/events?session=alice-desktop", root.headers) as events,
         asyncio.timeout(PATIENCE),
     ):
         await stage.logins.follow_users({ROOT.user: replace(ROOT, admin=False)})
@@ -109,7 +109,7 @@ async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatc
 
 async def test_the_stream_ends_with_the_gateway(stage: ApiStage) -> None:
     alice = await stage.program()
-    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
         assert await reported(events) == ("ready", "")
         stage.services.context.stopping.set()
         assert await reported(events) == ("end", "")
@@ -119,7 +119,7 @@ async def test_one_session_alone(stage: ApiStage) -> None:
     stage.session("one")
     stage.session("other")
     alice = await stage.program()
-    async with events_of(stage.app, "/api/v1/events?session=one", alice.headers) as events:
+    async with events_of(stage.public, "/api/v1/events?session=one", alice.headers) as events:
         assert [await reported(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
         stage.session("other", timeout="1h")
         stage.session("one", timeout="1h")
@@ -132,10 +132,10 @@ async def test_one_person_holds_not_all_connections(stage: ApiStage, monkeypatch
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
     alice, bob = await stage.program(), await stage.program(BOB)
     for _ in range(2):
-        async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+        async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
             assert await reported(events) == ("ready", "")
             problem(await alice.get("/api/v1/events"), 429, "too-many-requests")
-            async with events_of(stage.app, "/api/v1/events", bob.headers) as others:
+            async with events_of(stage.public, "/api/v1/events", bob.headers) as others:
                 assert await reported(others) == ("ready", "")
     assert not stage.services.streams
 
@@ -144,7 +144,7 @@ async def test_another_desktop_of_the_same_name_is_another_one(stage: ApiStage) 
     """Deleted and made again before the reader has looked: the old one is gone, the new one is there."""
     stage.session("one")
     alice = await stage.program()
-    async with events_of(stage.app, "/api/v1/events", alice.headers) as events:
+    async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
         assert [await reported(events) for _ in range(2)] == [("session", "one"), ("ready", "")]
         stage.cluster.drop("one")
         stage.session("one")

@@ -17,7 +17,7 @@ THEIRS = user_home_claim_name(BOB)
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         stage.home(MINE, ALICE, "ubuntu")
         stage.home(FREE, ALICE)
         stage.home(THEIRS, BOB)

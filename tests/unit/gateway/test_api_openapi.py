@@ -22,7 +22,7 @@ from vdi.version import package_version
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 
@@ -123,7 +123,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     assert (await page.delete(f"/api/v1/logins/{ids[0]}")).is_success
     assert (await page.delete("/api/v1/logins")).is_success
     assert (await other.get("/api/v1/me")).status_code == 401
-    async with events_of(stage.app, "/api/v1/events", dict(program.headers)) as events:
+    async with events_of(stage.public, "/api/v1/events", dict(program.headers)) as events:
         assert events.status == 200
         kind, data = await events.next()
         assert kind == "session"

@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         yield stage
 
 
@@ -248,7 +248,7 @@ async def test_another_s_name_and_a_priority_are_for_administrators(stage: ApiSt
 
 
 async def test_limits_hold(tmp_path: Path) -> None:
-    async with ApiStage(tmp_path, everybody=Limit(sessions=1)) as stage:
+    async with ApiStage(everybody=Limit(sessions=1)) as stage:
         alice = await stage.program()
         assert (await alice.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
         more = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "name": "second"})

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
-from unit.gateway.component_stage import NAVIGATION, PORTAL
+from unit.gateway.gateway_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 
 # What no cache takes into account, and what servers have put into their pages and redirects.

@@ -18,14 +18,14 @@ SKEW = 300
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     """The replica whose clock is right."""
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         yield stage
 
 
 @pytest.fixture(params=[SKEW, -SKEW], ids=["ahead", "behind"])
 async def there(request: pytest.FixtureRequest, tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
     """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
-    async with EdgeStage(tmp_path, secrets=here.secrets, shared=here.shared) as stage:
+    async with EdgeStage(**here.shares) as stage:
         stage.clock.forward(seconds=request.param)
         yield stage
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, AttackStage, furnish, open_attack_stage
-from unit.gateway.component_stage import NAVIGATION, PORTAL
+from unit.gateway.gateway_stage import NAVIGATION, PORTAL
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device

@@ -11,7 +11,7 @@ import pytest
 
 from support.variants import first_of
 from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, form_token, furnish, open_attack_stage
-from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
+from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
 
 # The one route that changes something for whoever has its code and verifier; cookies mean nothing to it.

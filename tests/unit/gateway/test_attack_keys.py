@@ -17,7 +17,7 @@ PEOPLE = 3
 @pytest.mark.timeout(60)
 async def test_a_key_rotation_under_load_refuses_no_one(tmp_path: Path) -> None:
     """A day and more; around the change each person asks both replicas each minute."""
-    async with EdgeStage(tmp_path) as one, EdgeStage(tmp_path, secrets=one.secrets, shared=one.shared) as two:
+    async with EdgeStage() as one, EdgeStage(**one.shares) as two:
         replicas = (one, two)
         browsers = [await one.logged_in(OWNER) for _ in range(PEOPLE)]
         for browser in browsers:

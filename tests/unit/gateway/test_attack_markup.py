@@ -16,7 +16,7 @@ import pytest
 
 from support.waiting import eventually
 from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
-from unit.gateway.component_stage import NAVIGATION, PORTAL, Browser
+from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT
 from vdi.gateway.login.logins import OIDC, Device, Identity

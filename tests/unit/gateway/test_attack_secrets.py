@@ -12,7 +12,7 @@ import pytest
 from support.csrf import csrf_of
 from support.desktop_key import DATA, MASTER
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
-from unit.gateway.component_stage import NAVIGATION, PASSWORD, PORTAL, Browser
+from unit.gateway.gateway_stage import NAVIGATION, PASSWORD, PORTAL, Browser
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.web import credentials
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import HANDSHAKE, OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.tokens import LEEWAY
 
@@ -15,7 +15,7 @@ HOST = SETTINGS.host("alice-desktop")
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         yield stage
 
 

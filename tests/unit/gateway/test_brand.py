@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.csrf import csrf_of
-from unit.gateway.component_stage import PASSWORD
+from unit.gateway.gateway_stage import PASSWORD
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from unit.gateway.portal_stage import PNG, PortalStage, a_template
 from vdi.gateway.brand import Brand, contrast, stylesheet
@@ -81,7 +81,7 @@ async def test_without_a_brand_pages_are_as_they_come() -> None:
 
 
 def with_brand(folder: Path, **brand: str) -> LoginStage:
-    return LoginStage(folder, Settings(admin_groups=SETTINGS.admin_groups, brand=Brand(**brand)))
+    return LoginStage(Settings(admin_groups=SETTINGS.admin_groups, brand=Brand(**brand)))
 
 
 async def test_the_banner_is_above_the_login_form(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ async def test_a_login_without_accepted_terms_is_none(tmp_path: Path) -> None:
             browser.cookies.set(TERMS_COOKIE, cookie)
             answer = await browser.submit("/login", csrf=token, user="alice@example.com", password=PASSWORD, next="/x")
             assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/x")
-        assert stage.audit.rows == []
+        assert stage.acts == []
         for path in ("/login/oidc?next=/x", "/login/oidc/back?state=s&code=c"):
             assert (await browser.get(path)).status_code in (303, 404)
 

@@ -139,7 +139,8 @@ async def test_only_what_is_desired_is_reported(api: FakeApi) -> None:
 async def test_readers_come_to_an_end_with_the_world(api: FakeApi) -> None:
     async def look(world: ClusterCache) -> None:
         async def read_all() -> list[str]:
-            return [change.name async for change in world.changes()]
+            with world.changes() as changes:
+                return [change.name async for change in changes]
 
         reader = asyncio.create_task(read_all())
         await asyncio.sleep(0)

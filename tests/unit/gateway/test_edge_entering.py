@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 
 from support.waiting import hold_calls
-from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
@@ -25,6 +24,7 @@ from unit.gateway.edge_stage import (
     publish,
     shared_with,
 )
+from unit.gateway.gateway_stage import Browser
 from vdi.api.session import Phase
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.authorizer import MOST_GRANTS
@@ -37,7 +37,7 @@ HOST = SETTINGS.host("alice-desktop")
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         yield stage
 
 

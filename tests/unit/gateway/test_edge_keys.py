@@ -15,8 +15,8 @@ from joserfc import jwt
 
 from support.clock import FakeClock
 from support.waiting import eventually
-from unit.gateway.component_stage import FakeSecrets
 from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.gateway_stage import FakeCluster
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden, ServerError
@@ -30,21 +30,21 @@ def plain_key(now: datetime) -> StoredKey:
     return StoredKey(kid=now.isoformat(), made=now, private="", public="")
 
 
-def ring_of(secrets: FakeSecrets, clock: FakeClock) -> KeyRing:
+def ring_of(secrets: FakeCluster, clock: FakeClock) -> KeyRing:
     client: Any = secrets
     return KeyRing(client, SETTINGS, clock.now)
 
 
 @pytest.fixture
-def secrets() -> FakeSecrets:
-    secrets = FakeSecrets()
-    secrets.put(NAME)
+def secrets() -> FakeCluster:
+    secrets = FakeCluster()
+    secrets.put_secret(NAME)
     return secrets
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         yield stage
 
 
@@ -69,15 +69,15 @@ def test_every_signing_key_is_known_and_every_token_readable(steps: list[int]) -
         assert now - keys[-1].made <= KEY_LIFE
 
 
-async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeSecrets) -> None:
+async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeCluster) -> None:
     clock = FakeClock()
     first, second = ring_of(secrets, clock), ring_of(secrets, clock)
     await first.refresh()
-    early: dict[str, Any] = {"data": dict(secrets.data[NAME]), "version": secrets.versions[NAME]}
-    secrets.data[NAME], other = {}, early["data"]
+    early: dict[str, Any] = {"data": dict(secrets.secrets[NAME]), "version": secrets.versions[NAME]}
+    secrets.secrets[NAME], other = {}, early["data"]
 
     def the_first_was_faster() -> None:
-        secrets.data[NAME] = other
+        secrets.secrets[NAME] = other
         secrets.versions[NAME] += 1
 
     secrets.before_patch = the_first_was_faster
@@ -110,8 +110,8 @@ async def test_a_token_of_another_replicas_new_key_is_read(tmp_path: Path, stage
     """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
-    stage.secrets.put(NAME)
-    async with EdgeStage(tmp_path, secrets=stage.secrets, shared=stage.shared) as other:
+    stage.cluster.put_secret(NAME)
+    async with EdgeStage(**stage.shares) as other:
         assert other.edge.ring.signer()[0] != stage.edge.ring.signer()[0]
         other.clock.forward(seconds=200)
         renewed_there = await other.verify(HOST, Cookie=browser.stolen(HOST))
@@ -121,8 +121,8 @@ async def test_a_token_of_another_replicas_new_key_is_read(tmp_path: Path, stage
 
 
 @pytest.mark.parametrize("content", ["rubbish", "[{}]", '[{"kid": 1}]', "{}"])
-async def test_a_broken_secret_is_said_without_its_content(secrets: FakeSecrets, content: str) -> None:
-    secrets.put(NAME, **{"keys.json": content})
+async def test_a_broken_secret_is_said_without_its_content(secrets: FakeCluster, content: str) -> None:
+    secrets.put_secret(NAME, **{"keys.json": content})
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
     assert not ring.ready
@@ -130,15 +130,15 @@ async def test_a_broken_secret_is_said_without_its_content(secrets: FakeSecrets,
     assert content not in ring.trouble
 
 
-async def test_a_secret_that_is_not_there_is_said(secrets: FakeSecrets) -> None:
-    del secrets.data[NAME]
+async def test_a_secret_that_is_not_there_is_said(secrets: FakeCluster) -> None:
+    del secrets.secrets[NAME]
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
     assert ring.trouble == f"the Secret {RELEASE_NAMESPACE}/{NAME} does not exist; the chart creates it, empty"
 
 
 async def test_what_is_known_stays_when_the_cluster_is_away(
-    secrets: FakeSecrets, monkeypatch: pytest.MonkeyPatch
+    secrets: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
@@ -156,23 +156,23 @@ async def test_what_is_known_stays_when_the_cluster_is_away(
 
 
 async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
-    secrets = FakeSecrets()
-    secrets.put(NAME, **{"keys.json": "rubbish"})
-    async with EdgeStage(tmp_path, secrets=secrets) as stage:
+    secrets = FakeCluster()
+    secrets.put_secret(NAME, **{"keys.json": "rubbish"})
+    async with EdgeStage(cluster=secrets) as stage:
         assert any("signing keys" in problem for problem in stage.edge.problems())
         assert (await stage.verify(HOST)).status_code == 503
 
 
 async def test_keys_in_memory_keep_the_gateway_ready(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.edge.component.AGAIN_SECONDS", 0.01)
-    stage.secrets.broken = ServerError(503, "ServiceUnavailable", "etcd is away")
+    stage.cluster.broken = ServerError(503, "ServiceUnavailable", "etcd is away")
     work = asyncio.create_task(stage.edge.run())
     try:
         await eventually(lambda: bool(stage.edge.ring.trouble), "the Secret cannot be read")
         assert list(stage.edge.problems()) == []
         (reported,) = await stage.edge.external_problems()
         assert "signing keys: the Secret" in reported and "etcd is away" in reported
-        stage.secrets.broken = None
+        stage.cluster.broken = None
         await eventually(lambda: not stage.edge.ring.trouble, "it was read again, long before a minute is over")
         assert await stage.edge.external_problems() == []
     finally:
@@ -198,7 +198,7 @@ async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: EdgeStage) -> No
     forged = jwt.encode({"typ": "JWT", "alg": "Ed25519", "kid": kid}, for_years, stolen, algorithms=["Ed25519"])
     cookie = f"__Host-vdi-desktop={forged}"
     assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 200
-    stage.secrets.put(NAME)  # as an administrator does who knows that it was stolen
+    stage.cluster.put_secret(NAME)  # as an administrator does who knows that it was stolen
     await stage.edge.ring.refresh()
     assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 401
     assert (await stage.verify(HOST, "/api/files", Cookie=browser.stolen(HOST))).status_code == 200, "the grant helps"

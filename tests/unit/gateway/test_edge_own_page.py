@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from support.desktop_key import MASTER
-from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -23,6 +22,7 @@ from unit.gateway.edge_stage import (
     changed,
     shared_with,
 )
+from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
@@ -43,7 +43,7 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 
 @pytest.fixture
 async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
@@ -55,7 +55,7 @@ def have_template(stage: EdgeStage, **spec: Any) -> None:
 def with_login(stage: EdgeStage, **secret: str) -> None:
     have_template(stage, basic_auth_secret=LocalObjectReference("kasmvnc"))
     if secret:
-        stage.secrets.put("kasmvnc", **secret)
+        stage.cluster.put_secret("kasmvnc", **secret)
 
 
 async def entered(stage: EdgeStage, user: str = OWNER) -> str:
@@ -114,10 +114,10 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
     for headers in ({}, HANDSHAKE, {"Authorization": "Basic c29tZWJvZHk6ZWxzZQ=="}):
         answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies, **headers)
         assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
-    assert stage.secrets.gets.count("kasmvnc") == 1, "it is not read for each request"
+    assert stage.cluster.reads.count("kasmvnc") == 1, "it is not read for each request"
 
     monkeypatch.setattr(verify, "KEPT_SECONDS", 0.0)
-    stage.secrets.put("kasmvnc", username="kasm_user", password="another")
+    stage.cluster.put_secret("kasmvnc", username="kasm_user", password="another")
     answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies)
     assert answer.headers["authorization"] != BASIC, "a new password is taken"
     assert PASSWORD not in caplog.text and BASIC not in caplog.text
@@ -146,7 +146,7 @@ async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) 
     with_login(stage)
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
-    stage.secrets.broken = Forbidden(403, "Forbidden", "secrets is forbidden")
+    stage.cluster.broken = Forbidden(403, "Forbidden", "secrets is forbidden")
     answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
     assert answer.status_code == 503 and "list it in the chart's gateway.basicAuthSecrets" in unescape(answer.text)
 
@@ -154,7 +154,7 @@ async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) 
 async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> None:
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
     have_template(stage, image=image, protocol=Protocol.SELKIES, basic_auth_secret=LocalObjectReference("kasmvnc"))
-    stage.secrets.put("kasmvnc", username="kasm_user", password=PASSWORD)
+    stage.cluster.put_secret("kasmvnc", username="kasm_user", password=PASSWORD)
     answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=await entered(stage), **HANDSHAKE)
     assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
     assert "sec-websocket-protocol" not in answer.headers

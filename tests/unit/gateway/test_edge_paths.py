@@ -126,7 +126,7 @@ def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     async with (
         run_selkies(MASTER) as desktop,
-        EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage,
+        EdgeStage(selkies=lambda _: desktop.url) as stage,
     ):
         yield stage
 

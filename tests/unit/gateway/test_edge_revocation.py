@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from support.desktop_key import MASTER
-from unit.gateway.component_stage import Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -27,6 +26,7 @@ from unit.gateway.edge_stage import (
     shared_with,
     until,
 )
+from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
 from vdi.cluster.units import format_time
@@ -51,8 +51,8 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 @asynccontextmanager
 async def replica(folder: Path, desktop: FakeSelkies, other: EdgeStage | None = None) -> AsyncIterator[EdgeStage]:
     """A gateway whose background work runs; with `other` the second one of two."""
-    shares: dict[str, Any] = {"secrets": other.secrets, "shared": other.shared} if other else {}
-    async with EdgeStage(folder, selkies=lambda _: desktop.url, **shares) as stage:
+    shares: dict[str, Any] = other.shares if other else {}
+    async with EdgeStage(selkies=lambda _: desktop.url, **shares) as stage:
         for session in other.world.sessions.values() if other else ():
             publish(stage.world, session)
         stage.edge.revoker.primed = False
@@ -291,14 +291,14 @@ async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> No
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     """The replica that sees everything at once. Nothing runs by itself."""
-    async with EdgeStage(tmp_path) as here:
+    async with EdgeStage() as here:
         yield here
 
 
 @pytest.fixture
 async def behind(tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
     """The other one: it sees what a test publishes in its world."""
-    async with EdgeStage(tmp_path, secrets=here.secrets, shared=here.shared) as behind:
+    async with EdgeStage(**here.shares) as behind:
         yield behind
 
 
@@ -366,7 +366,7 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
         raise ConnectionFailed("https://api", "GET", "refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(here.secrets, "get", fail)
+        patch.setattr(here.cluster, "get", fail)
         with pytest.raises((KubeError, TimeoutError)):
             await sweep(behind)
     assert len(asked) == 1, "who does not respond is asked again at the next sweep"
@@ -423,7 +423,7 @@ async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
     assert session is not None
     async with AsyncExitStack() as stack:
         other = await stack.enter_async_context(
-            EdgeStage(tmp_path, secrets=stage.secrets, selkies=lambda _: desktop.url)
+            EdgeStage(cluster=stage.cluster, memory=stage.memory, selkies=lambda _: desktop.url)
         )
         publish(other.world, changed(session))
         await stage.edge.revoker.end(login_id=guest.login_id)
@@ -434,9 +434,9 @@ async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
 async def test_what_was_revoked_is_revoked_after_a_restart(tmp_path: Path, desktop: FakeSelkies) -> None:
     async with replica(tmp_path, desktop) as before:
         guest = await a_guest(before, desktop)
-        stolen, secrets = guest.stolen(HOST), before.secrets
+        stolen, shares = guest.stolen(HOST), before.shares
         await before.edge.revoker.end(user=GUEST)
-    async with EdgeStage(tmp_path, secrets=secrets) as after:
+    async with EdgeStage(**shares) as after:
         publish(
             after.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "5"})
         )
@@ -450,10 +450,10 @@ async def test_a_restart_posts_the_tables_again(tmp_path: Path, desktop: FakeSel
         await GrantStore(before.database).end(
             [one.id for one in await GrantStore(before.database).open()], before.clock.now(), "x"
         )
-        secrets, count = before.secrets, len(desktop.tables)
+        shares, count = before.shares, len(desktop.tables)
         assert desktop.table != {}
         assert guest.login_id
-    async with EdgeStage(tmp_path, secrets=secrets, selkies=lambda _: desktop.url):
+    async with EdgeStage(**shares, selkies=lambda _: desktop.url):
         await desktop.posted(count + 1)
         assert desktop.table == {}
 

@@ -10,7 +10,6 @@ import pytest
 
 from support.desktop_key import KEY, MASTER, tokens_of
 from support.waiting import eventually
-from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -27,6 +26,7 @@ from unit.gateway.edge_stage import (
     shared_with,
     until,
 )
+from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
 from vdi.api.template import TemplateSpec, VDITemplate
@@ -49,7 +49,7 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 @pytest.fixture
 async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
-    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
@@ -224,7 +224,7 @@ async def test_what_another_replica_has_posted_is_posted_again_here(
 ) -> None:
     """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
     guest = await as_viewer(stage)
-    async with EdgeStage(tmp_path, secrets=stage.secrets, shared=stage.shared, selkies=lambda _: desktop.url) as other:
+    async with EdgeStage(**stage.shares, selkies=lambda _: desktop.url) as other:
         publish(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
         count = len(desktop.tables)
         answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
@@ -289,7 +289,7 @@ async def test_a_desktop_that_becomes_ready_gets_its_table(stage: EdgeStage, des
 async def test_another_key_is_read_after_a_refusal(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await stage.edge.tables.posted(UID, 2)
     desktop.master = tokens_of(key=b"n" * 32).password
-    stage.secrets.put(KEY_SECRET, key="n" * 32)
+    stage.cluster.put_secret(KEY_SECRET, key="n" * 32)
     count = len(desktop.tables)
     stage.edge.tables.touch(UID)
     await desktop.posted(count + 1)
@@ -306,9 +306,9 @@ async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop
 async def test_without_a_master_token_the_desktop_stays_shut(
     tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
 ) -> None:
-    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         alice = await stage.logged_in(OWNER)
-        stage.secrets.put(KEY_SECRET, **entries)
+        stage.cluster.put_secret(KEY_SECRET, **entries)
         answer = await alice.open(address())
         assert answer.status_code == 503
         assert desktop.seen == []

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from support.desktop_key import MASTER
-from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
+from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
 from vdi.api.streaming import TemplateStreaming
@@ -34,7 +34,7 @@ def offer(stage: EdgeStage, transport: str = "WebRTC", version: int = 1) -> None
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         offer(stage)
         yield stage
 
@@ -141,7 +141,7 @@ async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser
     (tmp_path / "other").mkdir()
     urls = ("turn:turn.example.com:3478?transport=udp",)
     settings = replace(SETTINGS, turn_urls=urls, turn_secret_file=secret)
-    async with EdgeStage(tmp_path / "other", settings=settings) as with_turn:
+    async with EdgeStage(settings=settings) as with_turn:
         offer(with_turn)
         answer = await (await with_turn.logged_in(OWNER)).open(address())
         assert "UDP may be blocked" in answer.text and "none is configured" not in answer.text

@@ -13,7 +13,6 @@ from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
 from support.desktop_key import MASTER
-from unit.gateway.component_stage import NAVIGATION, Browser
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
@@ -28,6 +27,7 @@ from unit.gateway.edge_stage import (
     publish,
     shared_with,
 )
+from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase, QueueStatus
 from vdi.api.template import TemplateSpec, VDITemplate
@@ -43,7 +43,7 @@ ORIGIN = address(path="")
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         yield stage
 
 
@@ -165,7 +165,7 @@ async def test_the_hot_path_asks_neither_the_database_nor_the_cluster(
     stage: EdgeStage, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stage.verify(HOST, Cookie=cookies(alice))
-    stage.secrets.gets.clear()
+    stage.cluster.reads.clear()
 
     def fail(*_: Any) -> None:
         raise AssertionError("the database was asked")
@@ -173,7 +173,7 @@ async def test_the_hot_path_asks_neither_the_database_nor_the_cluster(
     monkeypatch.setattr(stage.database, "connect", fail)
     monkeypatch.setattr(stage.database, "begin", fail)
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 200
-    assert stage.secrets.gets == []
+    assert stage.cluster.reads == []
 
 
 async def test_without_a_database_a_token_that_holds_is_good_enough(
@@ -378,10 +378,10 @@ async def test_every_forged_token_is_refused(stage: EdgeStage, alice: Browser) -
 
 async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: EdgeStage, alice: Browser) -> None:
     token = (await forgeries(stage))["an unknown kid"]
-    stage.secrets.gets.clear()
+    stage.cluster.reads.clear()
     for _ in range(20):
         await stage.verify(HOST, Cookie=f"{DESKTOP_COOKIE}={token}")
-    assert len(stage.secrets.gets) == 1
+    assert len(stage.cluster.reads) == 1
 
 
 @pytest.mark.parametrize("handle", ["", "x", "0" * 64, "%27%20OR%201=1", "A" * 5000])

@@ -1,24 +1,28 @@
 """Ready means that a person who comes now is served; the answer names each thing that is missing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 
 from support.metrics_token import TOKEN, token_file
-from unit.gateway.component_stage import NOW, ComponentStage
+from unit.gateway.gateway_stage import NOW
 from vdi.gateway import health as module
-from vdi.gateway.component import Component
+from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.component import GatewayContext
 from vdi.gateway.health import Health
+from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.shared_state import MemorySharedState
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.kube.transport import Client
 from vdi.settings import METRICS_TOKEN_FILE
 
 
@@ -39,29 +43,30 @@ class FakeDatabase:
         yield SimpleNamespace(exec_driver_sql=ask)
 
 
-class Keys(Component):
-    trouble = ""
-    external: Sequence[str] = ()
-
-    async def external_problems(self) -> Sequence[str]:
-        return self.external
-
-    def problems(self) -> Iterator[str]:
-        if self.trouble:
-            yield self.trouble
-
-
-class HealthStage(ComponentStage):
+class HealthStage:
     def __init__(self, token: Path = METRICS_TOKEN_FILE) -> None:
-        self.keys, self.fake_database = Keys(), FakeDatabase()
+        self.fake_database = FakeDatabase()
+        self.trouble = ""
+        self.external: Sequence[str] = ()
         self.lost: list[str] = []
         self.server_time: datetime | None = None
         self.stuck: list[str] = []
         world = SimpleNamespace(troubles=lambda: iter(self.lost), stuck=lambda: iter(self.stuck))
         client = SimpleNamespace(server_time=lambda: self.server_time)
-        super().__init__(client, settings=Settings(metrics_token_file=token), database=self.fake_database, world=world)
-        self.health = Health(self.context, (self.keys,))
+        self.context = GatewayContext(
+            settings=Settings(metrics_token_file=token),
+            client=cast(Client, client),
+            cluster=cast(ClusterCache, world),
+            database=cast(Database, self.fake_database),
+            shared=MemorySharedState(),
+            metrics=Metrics(),
+            clock=lambda: NOW,
+        )
+        self.health = Health(self.context, lambda: filter(None, (self.trouble,)), (self._external,))
         self.health.begun = True
+
+    async def _external(self) -> Sequence[str]:
+        return self.external
 
     async def ask(self, path: str, authorization: str = "") -> httpx.Response:
         app = Starlette(routes=[*self.health.internal_routes()])
@@ -82,7 +87,7 @@ async def test_everything_that_is_missing_is_named_at_once() -> None:
     stage = HealthStage()
     stage.health.begun = False
     stage.lost = ["vdisessions: the first list is not complete yet"]
-    stage.keys.trouble = "signing keys: none"
+    stage.trouble = "signing keys: none"
     stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     status, text = await stage.get("/readyz")
     assert status == 503
@@ -167,12 +172,12 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
     """What is there at the second look is no trouble: a gateway that starts lacks its keys for a moment."""
     stage, looks = HealthStage(), 0
     stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
-    stage.keys.trouble = "signing keys: not read yet"
+    stage.trouble = "signing keys: not read yet"
 
     async def pause(_seconds: float) -> None:
         nonlocal looks
         looks += 1
-        stage.keys.trouble = ""
+        stage.trouble = ""
         if looks == 14:
             stage.fake_database.error = None
         if looks == 16:
@@ -189,6 +194,6 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
 async def test_a_provider_that_does_not_answer_is_a_trouble_but_no_one_waits_for_it_in_a_probe() -> None:
     stage = HealthStage()
 
-    stage.keys.external = ["single sign-on: https://id.example.com: no answer"]
+    stage.external = ["single sign-on: https://id.example.com: no answer"]
     assert await stage.health.all_troubles() == ["single sign-on: https://id.example.com: no answer"]
     assert await stage.get("/readyz") == (200, "ok\n")

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.component_stage import Browser
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
+from unit.gateway.gateway_stage import Browser
 from vdi.gateway.edge.webrtc import ice_servers
 from vdi.gateway.settings import Settings, read_settings
 from vdi.session.credentials import make_turn_credentials
@@ -29,7 +29,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     secret = tmp_path / "secret"
     secret.write_text(f"{SECRET}\n")
     settings = replace(SETTINGS, turn_urls=URLS, turn_secret_file=secret, turn_ttl=timedelta(hours=2))
-    async with EdgeStage(tmp_path, settings=settings) as stage:
+    async with EdgeStage(settings=settings) as stage:
         yield stage
 
 
@@ -108,7 +108,7 @@ async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
 
 
 async def test_without_a_turn_server_the_list_is_empty(tmp_path: Path) -> None:
-    async with EdgeStage(tmp_path) as stage:
+    async with EdgeStage() as stage:
         owner = await entered(stage, OWNER)
         assert (await ask(stage, owner)).json()["iceServers"] == []
         assert (await ask(stage, None)).status_code == 401

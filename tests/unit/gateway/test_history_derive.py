@@ -1,15 +1,15 @@
 """What one state after the other makes of the rows: the lives that people lead, and what was missed of them."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from unit.gateway.history_stage import Life, at, template, without_marks
 from vdi.api.session import VDISession
-from vdi.gateway.history.recorder import fold
-from vdi.gateway.history.transitions import LONGEST_DETAIL, derive, lose, read_snapshot
+from vdi.gateway.history.transitions import MAX_DETAIL_CHARACTERS, derive, fold, lose, read_snapshot
 from vdi.gateway.limits import size_of
 from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
@@ -78,16 +78,6 @@ def test_a_session_whose_time_or_patience_is_over_was_ended_by_no_one(why: str, 
     assert (session.end_reason, session.ended_by, runs[0].end_reason) == (reason, "", reason)
 
 
-@pytest.mark.parametrize(
-    ("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle"), ("Suspended", "suspended")]
-)
-def test_a_suspension_ends_the_run_and_not_the_session(why: str, reason: str) -> None:
-    life = Life()
-    session, runs = record_of(life.starting(0), life.running(1), life.suspended(30, why))
-    assert session.ended is None
-    assert (runs[0].ended, runs[0].end_reason) == (at(30), reason)
-
-
 def test_resumed_it_is_another_run_and_a_wait_counts_for_the_next_run_only() -> None:
     life = Life()
     _, runs = record_of(
@@ -101,12 +91,9 @@ def test_resumed_it_is_another_run_and_a_wait_counts_for_the_next_run_only() -> 
     )
     assert [run.queue_seconds for run in runs.values()] == [600, None, 60]
     assert [run.ended for run in runs.values()] == [at(30), at(70), None]
-
-
-def test_a_wait_that_was_given_up_by_a_suspension_is_no_wait_of_the_next_run() -> None:
     life = Life()
     _, runs = record_of(life.queued(0), life.suspended(1), life.starting(600))
-    assert runs[600].queue_seconds is None
+    assert runs[600].queue_seconds is None, "the wait was given up"
 
 
 def test_one_run_goes_on_over_several_pods() -> None:
@@ -120,53 +107,55 @@ def test_one_run_goes_on_over_several_pods() -> None:
     assert (runs[0].node, runs[0].pod) == ("", "")
 
 
-def test_a_run_from_before_the_last_one_is_not_begun_again() -> None:
-    """A start time that goes back: somebody has edited the status by hand."""
-    life = Life()
-    session, runs = record_of(life.starting(60), life.suspended(70), life.starting(10))
-    assert list(runs) == [60]
-    assert (runs[60].ended, session.ended) == (at(70), None)
+def failing(life: Life, reason: str, *states: VDISession) -> list[VDISession]:
+    """A life whose desktop was lost after three minutes."""
+    life.status["failures"] = {"count": 1, "reason": reason, "message": "m", "time": "2026-11-20T08:03:00Z"}
+    return list(states)
 
 
-def test_no_run_ends_before_it_has_begun() -> None:
-    """The clocks of API server and operator differ."""
-    life = Life()
-    session, runs = record_of(life.starting(5), life.ending(4))
-    assert (session.ended, runs[5].ended) == (at(4), at(5))
+# What people do and operators write -> start of each run, and its end, end reason and detail.
+RUNS: dict[str, tuple[Callable[[Life], list[VDISession]], dict[int, tuple[float | None, str | None, str]]]] = {
+    "suspended": (lambda life: [life.starting(0), life.suspended(30)], {0: (30, "suspended", "")}),
+    "time limit": (lambda life: [life.starting(0), life.suspended(30, "TimedOut")], {0: (30, "timeout", "")}),
+    "idle": (lambda life: [life.starting(0), life.suspended(30, "IdleTooLong")], {0: (30, "idle", "")}),
+    "given up": (
+        lambda life: [life.starting(0), life.running(1), life.given_up(20)],
+        {0: (20, "failed", "CrashLoop: It crashes.")},
+    ),
+    "lost and back in the queue": (
+        lambda life: [life.starting(0), *failing(life, "NoGPUFree"), life.queued(4), life.starting(6)],
+        {0: (3, "failed", "NoGPUFree: m"), 6: (None, None, "")},
+    ),
+    "a loss of an earlier run": (
+        lambda life: [*failing(life, "Lost"), life.starting(10), life.state(phase="Pending", **Life._NO_RUN)],
+        {10: (490, "unknown", "")},
+    ),
+    "its end was missed": (
+        lambda life: [life.starting(0), life.running(1), life.starting(60)],
+        {0: (60, "unknown", ""), 60: (None, None, "")},
+    ),
+    "missed, and its time was over": (
+        lambda life: [life.starting(100), life.starting(5000)],
+        {100: (580, "unknown", ""), 5000: (None, None, "")},
+    ),
+    "a start time that goes back": (
+        lambda life: [life.starting(60), life.suspended(70), life.starting(10)],
+        {60: (70, "suspended", "")},
+    ),
+    "clocks of API server and operator differ": (
+        lambda life: [life.starting(5), life.ending(4)],
+        {5: (5, "deleted", "")},
+    ),
+}
 
 
-def test_a_run_that_is_given_up_says_why() -> None:
-    life = Life()
-    session, runs = record_of(life.starting(0), life.running(1), life.given_up(20))
-    assert session.ended is None
-    assert (runs[0].ended, runs[0].end_reason, runs[0].end_detail) == (at(20), "failed", "CrashLoop: It crashes.")
-
-
-def test_a_run_that_goes_back_to_the_queue_has_failed() -> None:
-    life = Life()
-    life.starting(0)
-    failures = {"count": 1, "reason": "NoGPUFree", "message": "No GPU.", "time": "2026-11-20T08:03:00Z"}
-    life.status["failures"] = failures
-    states = [life.starting(0), life.queued(4), life.starting(6)]
-    _, runs = record_of(*states)
-    assert (runs[0].ended, runs[0].end_reason, runs[0].end_detail) == (at(3), "failed", "NoGPUFree: No GPU.")
-    assert (runs[6].queue_seconds, runs[6].ended) == (120, None)
-
-
-def test_a_loss_of_an_earlier_run_is_no_reason_of_this_one() -> None:
-    life = Life()
-    failures = {"count": 1, "reason": "OutOfMemory", "message": "x", "time": "2026-11-20T08:03:00Z"}
-    life.status["failures"] = failures
-    _, runs = record_of(life.starting(10), life.state(phase="Pending", **Life._NO_RUN))
-    assert (runs[10].end_reason, runs[10].end_detail) == ("unknown", "")
-
-
-def test_what_was_missed_is_unknown_and_ends_no_later_than_it_can_have() -> None:
-    life = Life()
-    _, runs = record_of(life.starting(0), life.running(1), life.starting(60))
-    assert (runs[0].ended, runs[0].end_reason) == (at(60), "unknown")
-    _, runs = record_of(life.starting(100), life.running(101), life.starting(5000))
-    assert (runs[100].ended, runs[100].end_reason) == (at(580), "unknown")  # when its time was over
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_end_when_and_why_the_operator_says(name: str) -> None:
+    states, expected = RUNS[name]
+    session, runs = record_of(*states(Life()))
+    ends = {start: (at(end) if end is not None else None, *why) for start, (end, *why) in expected.items()}
+    assert {start: (run.ended, run.end_reason, run.end_detail) for start, run in runs.items()} == ends
+    assert session.ended == (at(4) if "clocks" in name else None)
 
 
 def test_a_session_that_vanished_unseen_is_unknown_unless_somebody_asked_for_it() -> None:
@@ -263,7 +252,7 @@ def test_a_state_without_sense_is_refused_and_a_long_reason_cut() -> None:
         read_snapshot(life.state(startTime="yesterday"), None)
     failed = Life().state(phase="Failed", message="x\0" * 2000)
     stop = read_snapshot(failed, None).stop
-    assert stop and stop.detail == "x" * LONGEST_DETAIL
+    assert stop and stop.detail == "x" * MAX_DETAIL_CHARACTERS
 
 
 def test_what_people_read_on_the_way_is_no_news() -> None:

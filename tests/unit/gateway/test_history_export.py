@@ -3,26 +3,18 @@
 import csv
 import io
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.variants import first_of
-from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
+from unit.gateway.history_stage import Life, Replica, at
 from vdi.gateway.history import export as module
 from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import Database
 
 EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "＝cmd|' /C calc'!A0", '=HYPERLINK("http://x","y")']
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
 
 
 async def text_of(database: Database, what: Dataset, form: ExportFormat, **filters: Any) -> tuple[str, int]:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,22 +11,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from support.waiting import eventually
-from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url, without_marks
+from unit.gateway.history_stage import Life, Replica, at, rows_of, without_marks
 from vdi.api.session import VDISession
 from vdi.gateway.history import recorder as module
-from vdi.gateway.history.recorder import MOST_STATES
+from vdi.gateway.history.recorder import MAX_STATES
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import load, save
 from vdi.kube.errors import ConnectionFailed, Forbidden
 
 NOW = at(10_000)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
 
 
 @pytest.fixture
@@ -242,7 +235,7 @@ class Outage:
                 yield connection
 
         monkeypatch.setattr(replica.database, "begin", begin_unless_away)
-        monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+        monkeypatch.setattr(module, "FIRST_RETRY_SECONDS", 0.001)
 
 
 async def test_what_happens_while_the_database_is_away_is_written_when_it_is_back(
@@ -271,18 +264,18 @@ async def test_what_happens_while_the_database_is_away_is_written_when_it_is_bac
 async def test_memory_has_an_end(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "MOST_SESSIONS", 2)
+    monkeypatch.setattr(module, "MAX_SESSIONS", 2)
     life = Life("a")
-    for minute in range(MOST_STATES + 5):
+    for minute in range(MAX_STATES + 5):
         replica.tell(life.starting(minute))
     states = replica.recorder._unwritten["uid-a"]
-    assert len(states) == MOST_STATES
+    assert len(states) == MAX_STATES
     assert states[-1].run
-    assert states[-1].run.start == at(MOST_STATES + 4)
+    assert states[-1].run.start == at(MAX_STATES + 4)
     for name in ("b", "c"):
         replica.tell(Life(name).created())
     assert list(replica.recorder._unwritten) == ["uid-b", "uid-c"]
-    assert "uid-a is let go" in caplog.text
+    assert "uid-a is dropped" in caplog.text
 
 
 async def test_one_that_the_database_refuses_does_not_hold_up_the_others(

@@ -1,14 +1,12 @@
 """What is too old goes, in small batches, and nothing that is not."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, sqlite_url
+from unit.gateway.history_stage import Life, Replica, at, rows_of
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import Recorder, Retention
 from vdi.gateway.store.audit import Audit
@@ -16,12 +14,6 @@ from vdi.gateway.store.database import Database, DatabaseUnavailableError
 
 DAYS = 30
 NOW = at(4) + timedelta(days=DAYS)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
 
 
 def retention(database: Database, recorder: object = None) -> Retention:

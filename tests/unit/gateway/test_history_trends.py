@@ -1,14 +1,15 @@
 """Trends of the last day and week: the most at once in each interval, and medians of what began in it."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
-from vdi.gateway.history.usage import Period, RunTimes, read_trend, trend
+from unit.gateway.gateway_stage import GatewayStage
+from unit.gateway.history_stage import at
+from vdi.gateway.history.usage import Period, trend
+from vdi.gateway.store.history import RunRow
 
 NOW = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)
 MINUTES = st.integers(-8 * 24 * 60, 0)
@@ -38,10 +39,10 @@ def test_intervals_begin_at_full_hours_and_the_last_one_has_now_in_it(
 
 def test_the_most_at_once_and_the_medians() -> None:
     runs = [
-        RunTimes(start=before(30), ended=before(22.5), gpus=2, queue_seconds=900.0, startup_seconds=9.0),
-        RunTimes(start=before(2.0), ended=before(1.9), gpus=1, queue_seconds=10.0, startup_seconds=2.0),
-        RunTimes(start=before(1.9), ended=before(1.8), gpus=1, queue_seconds=None, startup_seconds=4.0),
-        RunTimes(start=before(1.85), gpus=None, queue_seconds=30.0, startup_seconds=None),
+        RunRow(uid="u", start=before(30), ended=before(22.5), gpus=2, queue_seconds=900.0, startup_seconds=9.0),
+        RunRow(uid="u", start=before(2.0), ended=before(1.9), gpus=1, queue_seconds=10.0, startup_seconds=2.0),
+        RunRow(uid="u", start=before(1.9), ended=before(1.8), gpus=1, queue_seconds=None, startup_seconds=4.0),
+        RunRow(uid="u", start=before(1.85), gpus=None, queue_seconds=30.0, startup_seconds=None),
     ]
     found = trend(runs, Period.DAY, NOW)
     assert (found[0].desktops, found[0].gpus, found[0].queue_seconds) == (1, 2, None)
@@ -54,7 +55,9 @@ def test_the_most_at_once_and_the_medians() -> None:
 def test_a_trend_is_what_each_minute_has(made: list[tuple[int, int, int]], period: Period) -> None:
     moment = NOW.replace(minute=0)
     runs = [
-        RunTimes(start=moment + timedelta(minutes=min(a, b)), ended=moment + timedelta(minutes=max(a, b)), gpus=gpus)
+        RunRow(
+            uid="u", start=moment + timedelta(minutes=min(a, b)), ended=moment + timedelta(minutes=max(a, b)), gpus=gpus
+        )
         for a, b, gpus in made
         if a != b
     ]
@@ -66,15 +69,11 @@ def test_a_trend_is_what_each_minute_has(made: list[tuple[int, int, int]], perio
         assert interval.gpus == max(sum(run.gpus or 0 for run in each) for each in live)
 
 
-async def test_a_trend_of_the_database(tmp_path: Path) -> None:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        replica = Replica(database, lambda: at(10_000))
-        for name, minutes in (("alice", 90), ("bob", 600)):
-            life = Life(name)
-            replica.tell(life.starting(0))
-            replica.tell(life.ending(minutes))
-        await replica.write()
-        found = await read_trend(database, Period.DAY, at(700))
-        assert max(interval.desktops for interval in found) == 2
-        assert max(interval.gpus for interval in found) == 4
-        assert [interval.desktops for interval in await read_trend(database, Period.DAY, at(10_000))] == [0] * 24
+async def test_a_trend_of_the_database() -> None:
+    stage = GatewayStage()
+    for user, hours in (("alice", 1.5), ("bob", 10)):
+        stage.use(f"{user}@example.com", hours, end=at(60 * hours), gpus=2)
+    found = await stage.history.trend(Period.DAY, at(700))
+    assert max(interval.desktops for interval in found) == 2
+    assert max(interval.gpus for interval in found) == 4
+    assert [interval.desktops for interval in await stage.history.trend(Period.DAY, at(10_000))] == [0] * 24

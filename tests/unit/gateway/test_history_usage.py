@@ -1,15 +1,14 @@
 """Hours by user and calendar month: exact at the turn of a month, and the same however it is asked."""
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from unit.gateway.history_stage import Life, Replica, at, open_database, sqlite_url
+from unit.gateway.gateway_stage import GatewayStage
+from unit.gateway.history_stage import at
 from vdi.gateway.history.export import ExportFormat, export_usage
 from vdi.gateway.history.usage import (
     By,
@@ -17,13 +16,10 @@ from vdi.gateway.history.usage import (
     OwnedRun,
     Usage,
     UsageReport,
-    month_use,
-    read_report,
     seconds_within,
     sum_up,
 )
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import RunRow
 
 NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
@@ -100,27 +96,18 @@ def test_the_report() -> None:
     assert first.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
-
-
-async def test_hours_of_one_user_in_the_database(database: Database) -> None:
-    replica = Replica(database, lambda: at(10_000))
-    for name, minutes in (("alice", 90), ("alice2", 30), ("bob", 600)):
-        life = Life(name, user=f"{name.rstrip('2')}@example.com")
-        replica.tell(life.starting(0))
-        replica.tell(life.ending(minutes))
-    await replica.write()
-    assert await month_use(database, "Alice@example.com", NOVEMBER, NOW) == MonthUse(2, 4, DECEMBER.begin)
-    assert await month_use(database, "alice@example.com", DECEMBER, NOW) == MonthUse(0, 0, DECEMBER.end)
-    report = await read_report(database, NOVEMBER, NOW)
+async def test_hours_of_one_user_in_the_database() -> None:
+    stage = GatewayStage()
+    for user, hours, template in (("alice", 1.5, "cad"), ("alice", 0.5, "office"), ("bob", 10, "office")):
+        stage.use(f"{user}@example.com", hours, template, end=at(60 * hours), gpus=2)
+    assert await stage.history.use_this_month("Alice@example.com", at(700)) == MonthUse(2, 4, DECEMBER.begin)
+    assert await stage.history.use_this_month("alice@example.com", NOW) == MonthUse(0, 0, DECEMBER.end)
+    report = await stage.history.usage(NOVEMBER, NOW)
     assert [(usage.name, usage.hours, usage.gpu_hours) for usage in report.users] == [
         ("bob@example.com", 10, 20),
         ("alice@example.com", 2, 4),
     ]
-    assert [(usage.name, usage.hours) for usage in report.templates] == [("office", 12)]
-    mine = await read_report(database, NOVEMBER, NOW, "Alice@example.com")
+    assert [(usage.name, usage.hours) for usage in report.templates] == [("office", 10.5), ("cad", 1.5)]
+    mine = await stage.history.usage(NOVEMBER, NOW, "Alice@example.com")
     assert mine.users == report.users[1:]
-    assert [(usage.name, usage.hours) for usage in mine.templates] == [("office", 2)]
+    assert [(usage.name, usage.hours) for usage in mine.templates] == [("cad", 1.5), ("office", 0.5)]

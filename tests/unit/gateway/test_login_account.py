@@ -10,7 +10,7 @@ import pytest
 
 from support.csrf import csrf_of
 from support.waiting import hold_calls
-from unit.gateway.component_stage import PORTAL, Browser
+from unit.gateway.gateway_stage import PORTAL, Browser
 from unit.gateway.login_stage import LoginStage
 from vdi.gateway.login.logins import MOST_TOKENS
 from vdi.gateway.login.logins import browser as named
@@ -24,7 +24,7 @@ LOOPBACK = "http://127.0.0.1:40123/back"
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
-    async with LoginStage(tmp_path) as stage:
+    async with LoginStage() as stage:
         yield stage
 
 
@@ -55,7 +55,7 @@ async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: LoginS
     page = (await alice.get("/account")).text
     assert token not in page
     assert "script" in page
-    assert ("alice@example.com", "token.create", "alice@example.com", "done") in stage.audit.rows
+    assert ("alice@example.com", "token.create", "alice@example.com", "done") in stage.acts
 
 
 async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: LoginStage, alice: Browser) -> None:
@@ -67,7 +67,7 @@ async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: LoginStage, 
     assert len(ids) == 2
     await alice.submit(f"/account/tokens/{ids[0]}/revoke", page)
     assert [await status_with(stage, one) for one in (token, other)] == [200, 401]
-    assert {"login_id": f"token:{ids[0]}"} in stage.edge.ended
+    assert {"login_id": f"token:{ids[0]}"} in stage.grants.ended
     stage.clock.forward(days=1)
     assert await status_with(stage, token) == 401
 
@@ -130,7 +130,7 @@ async def test_i_see_my_browsers_and_sign_one_out(stage: LoginStage, alice: Brow
     assert answer.status_code == 303
     assert (await other.get("/api/v1/me")).status_code == 401
     assert (await alice.get("/api/v1/me")).status_code == 200
-    assert stage.edge.ended == [{"login_id": login_id}]
+    assert stage.grants.ended == [{"login_id": login_id}]
 
 
 async def test_i_cannot_sign_others_out(stage: LoginStage, alice: Browser) -> None:
@@ -157,7 +157,7 @@ async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_to
     requested = {"tokens": "yes"} if with_tokens else {}
     answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **requested)
     assert answer.status_code == 200
-    (ended,) = stage.edge.ended
+    (ended,) = stage.grants.ended
     assert (ended["user"], set(ended["over"])) == ("alice@example.com", ids)
     for browser in (alice, other):
         assert (await browser.get("/api/v1/me")).status_code == 401
@@ -172,8 +172,8 @@ async def test_an_administrator_signs_somebody_out(stage: LoginStage, alice: Bro
     page = (await root.get("/account")).text
     answer = await root.submit("/account/sign-out-person", page, user=" Alice@Example.com")
     assert answer.status_code == 303
-    assert [ended["user"] for ended in stage.edge.ended] == ["alice@example.com"]
-    assert stage.audit.rows[-1] == ("root@example.com", "login.end_all", "alice@example.com", "done")
+    assert [ended["user"] for ended in stage.grants.ended] == ["alice@example.com"]
+    assert stage.acts[-1] == ("root@example.com", "login.end_all", "alice@example.com", "done")
     assert (await alice.get("/api/v1/me")).status_code == 401
     assert await status_with(stage, token) == 401
     assert (await root.get("/api/v1/me")).status_code == 200
@@ -184,7 +184,7 @@ async def test_no_one_else_signs_others_out(stage: LoginStage, alice: Browser) -
     page = (await alice.get("/account")).text
     assert "sign-out-person" not in page
     assert (await alice.submit("/account/sign-out-person", page, user="root@example.com")).status_code == 403
-    assert stage.edge.ended == []
+    assert stage.grants.ended == []
 
 
 async def test_a_removed_user_s_tokens_end(stage: LoginStage, alice: Browser) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.routing import Route
 
-from unit.gateway.component_stage import PASSWORD, PORTAL, Browser
+from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.settings import Settings
@@ -19,7 +19,7 @@ from vdi.gateway.web.middleware import content_security_policy
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
-    async with LoginStage(tmp_path) as stage:
+    async with LoginStage() as stage:
         yield stage
 
 
@@ -134,7 +134,7 @@ async def test_every_form_of_the_login_needs_its_token(stage: LoginStage, path: 
         token = await token_of(browser)
     foreign = await browser.post(path, data=fields | {"csrf": token}, headers={"Origin": "https://evil.example"})
     assert foreign.status_code == 403
-    assert stage.edge.ended == []
+    assert stage.grants.ended == []
 
 
 def test_every_form_is_in_the_list(stage: LoginStage) -> None:

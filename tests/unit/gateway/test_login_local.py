@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from support.csrf import csrf_of
-from unit.gateway.component_stage import PASSWORD, PORTAL
+from unit.gateway.gateway_stage import PASSWORD, PORTAL
 from unit.gateway.login_stage import LoginStage, user
 from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, BusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
@@ -15,7 +15,7 @@ from vdi.kube.errors import ConnectionFailed
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
-    async with LoginStage(tmp_path) as stage:
+    async with LoginStage() as stage:
         yield stage
 
 
@@ -23,7 +23,7 @@ async def test_the_right_password_makes_a_login(stage: LoginStage) -> None:
     browser = stage.browser()
     answer = await browser.log_in(next="/desktops/mine?x=1")
     assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/mine?x=1")
-    assert stage.audit.rows == [("alice@example.com", "login.begin", "alice@example.com", "done")]
+    assert stage.acts == [("alice@example.com", "login.begin", "alice@example.com", "done")]
     assert stage.counted("local", "in") == 1
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
@@ -84,7 +84,7 @@ async def test_a_password_in_the_wrong_field_is_not_written_down(
     browser = stage.browser()
     await browser.submit("/login", user="hunter2 is@my password", password="")
     await browser.log_in("alice", "wrong")
-    assert stage.audit.rows == [(user, "login.begin", user, "refused") for user in ("", "alice@example.com")]
+    assert stage.acts == [(user, "login.begin", user, "refused") for user in ("", "alice@example.com")]
     assert stage.counted("local", "refused") == 2
     assert "hunter2" not in caplog.text
 
@@ -160,7 +160,7 @@ async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: Login
     answer = await browser.submit("/login", page, user="root@example.com", password=PASSWORD)
     assert answer.status_code == 303
     assert browser.copy_cookies()["__Host-vdi-login"] != first
-    assert {"login_id": first_id} in stage.edge.ended
+    assert {"login_id": first_id} in stage.grants.ended
     thief = stage.browser()
     thief.cookies.set("__Host-vdi-login", first)
     assert (await thief.get("/api/v1/me")).status_code == 401
@@ -184,7 +184,7 @@ async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: Logi
     assert answer.status_code == 200
     assert "You are signed out" in answer.text
     assert "Refresh" not in answer.headers
-    assert stage.edge.ended == [{"login_id": login_id}]
+    assert stage.grants.ended == [{"login_id": login_id}]
     thief = stage.browser()
     thief.cookies.update(stolen)
     assert (await thief.get("/api/v1/me")).status_code == 401
@@ -213,12 +213,12 @@ async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage) -> 
     await root.log_in("root")
     login_id = (await alice.get("/api/v1/me")).json()["login_id"]
     await stage.login.follow()
-    assert stage.edge.ended == []
+    assert stage.grants.ended == []
     assert (await alice.get("/api/v1/me")).status_code == 200
     kept = stage.users
     stage.set_users(alice=user("another password"), root=kept["root@example.com"])
     await stage.login.follow()
-    assert stage.edge.ended == [{"login_id": login_id}]
+    assert stage.grants.ended == [{"login_id": login_id}]
     assert (await alice.get("/api/v1/me")).status_code == 401
     assert (await root.get("/api/v1/me")).status_code == 200
     stage.set_users(alice=user())
@@ -234,7 +234,7 @@ async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: LoginS
     stage.clock.forward(hours=hours)
     for _ in range(2):
         await stage.login.follow()
-    assert stage.edge.ended == [{"login_id": login_id}]
+    assert stage.grants.ended == [{"login_id": login_id}]
 
 
 async def test_a_new_role_counts_without_another_login(stage: LoginStage) -> None:
@@ -248,7 +248,7 @@ async def test_a_new_role_counts_without_another_login(stage: LoginStage) -> Non
 
 
 async def test_without_the_secret_no_one_gets_in(stage: LoginStage) -> None:
-    stage.secrets.broken = ConnectionFailed("https://api", "GET", "refused")
+    stage.cluster.broken = ConnectionFailed("https://api", "GET", "refused")
     answer = await stage.browser().log_in()
     assert answer.status_code == 503
     assert "right now" in answer.text

@@ -14,7 +14,7 @@ from vdi.gateway.shared_state import MemorySharedState
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
-    async with LoginStage(tmp_path) as stage:
+    async with LoginStage() as stage:
         yield stage
 
 
@@ -111,7 +111,7 @@ async def test_who_guesses_is_refused_with_the_same_words(stage: LoginStage, nam
 
 async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
     codes = []
-    async with LoginStage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
+    async with LoginStage(throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         for number in range(4):
             # What the browser itself wrote comes first; Traefik adds the address that it saw.
             browser = stage.browser(f"198.51.100.{number}, 203.0.113.7")
@@ -121,7 +121,7 @@ async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
 
 async def test_a_desktops_pod_cannot_change_its_address(tmp_path: Path) -> None:
     codes = []
-    async with LoginStage(tmp_path, throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
+    async with LoginStage(throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         meta = {"name": "mine", "namespace": "vdi-sessions", "uid": "1", "resourceVersion": "1"}
         session = {"metadata": meta, "spec": {"user": "a@b.cd", "template": "x"}, "status": {"podIP": "10.0.0.5"}}
         stage.login.services.context.cluster.sessions.observe(msgspec.convert(session, VDISession))

@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
-from unit.gateway.component_stage import NOW
+from unit.gateway.gateway_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template, running, text_of
 from vdi.api.pool import VDIPool
 from vdi.findings.model import Finding, Remedy, Severity
@@ -17,7 +16,6 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin import PAGE_SIZE, Filter, limit_rows, read_filter, sessions_page, template_rows
 from vdi.gateway.portal.pages import paged
-from vdi.gateway.store.audit import Entry
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError
 
@@ -112,7 +110,7 @@ def test_pages_of_nothing_is_one_empty_page() -> None:
 async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -> None:
     stage = PortalStage()
     stage.put(a_template(), running("a"), running("b", resources={"gpu": 2}))
-    stage.client.nodes = [
+    stage.cluster.nodes = [
         {"metadata": {"name": "gpu-node-1"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
         {"metadata": {"name": "cpu-node"}, "spec": {}, "status": {"allocatable": {"cpu": "8"}}},
     ]
@@ -120,7 +118,7 @@ async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -
     assert "gpu-node-1 3 of 8" in page
     assert "cpu-node" not in page
     assert "3 of 8 GPUs in use" in page
-    stage.client.refuses = Forbidden(403, "Forbidden", "cannot list nodes")
+    stage.cluster.refuses = Forbidden(403, "Forbidden", "cannot list nodes")
     page = text_of((await stage.browser(ADMIN).get("/admin")).text)
     assert "Unknown The gateway may not read nodes" in page
     assert "3 GPUs in use" in page
@@ -172,13 +170,12 @@ def test_limits_stand_beside_what_is_used() -> None:
 async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
     stage = PortalStage(limits=Limits(default=Limit(hours=100.0)))
     stage.put(running())
-    stage.history.down = True
+    stage.use("alice@example.com", 12.34)
+    assert "12.3 of 100" in text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
+    stage.lose_history()
     page = text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
     assert "Hours are unknown" in page
     assert "? of 100" in page
-    stage.history.down = False
-    stage.history.report = [a_usage("alice@example.com", 12.34)]
-    assert "12.3 of 100" in text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
 
 
 def a_usage(user: str, hours: float) -> Usage:
@@ -253,7 +250,7 @@ class Blind:
 
 
 async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read_unknown() -> None:
-    stage = PortalStage(client=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
+    stage = PortalStage(cluster=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
     browser = stage.browser(ADMIN)
     answer = await browser.post("/admin/doctor", at="/admin/doctor")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
@@ -264,7 +261,7 @@ async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
-    stage = PortalStage(client=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
+    stage = PortalStage(cluster=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
     report = await stage.services.doctor.run()
     assert "no route to host" in report.failed
     assert not report.well
@@ -272,7 +269,7 @@ async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
 
 async def test_administrators_who_ask_at_once_share_one_look() -> None:
     blind = Blind(Forbidden(403, "Forbidden", "no"))
-    stage = PortalStage(client=blind)
+    stage = PortalStage(cluster=blind)
     one, other = await asyncio.gather(*(stage.services.doctor.run() for _ in range(2)))
     assert one is other
     assert blind.asked <= 30
@@ -282,10 +279,8 @@ async def test_administrators_who_ask_at_once_share_one_look() -> None:
 
 async def test_the_audit_is_filtered_and_read_on() -> None:
     stage = PortalStage()
-    stage.audit.rows = [
-        Entry(n, NOW - timedelta(minutes=n), f"user{n % 2}@example.com", "", "share", f"desk-{n}", "", "", "done", {})
-        for n in range(250, 0, -1)
-    ]
+    for number in range(1, 251):
+        stage.enter_act(actor=f"user{number % 2}@example.com", action="share", target=f"desk-{number}")
     browser = stage.browser(ADMIN)
     page = (await browser.get("/admin/audit?actor=USER1@example.com")).text
     assert page.count("user1@example.com") == 100
@@ -295,7 +290,7 @@ async def test_the_audit_is_filtered_and_read_on() -> None:
     assert older.count("user1@example.com") >= 25
     assert "Older" not in older
     assert (await browser.get("/admin/audit?before=x")).status_code == 400
-    stage.audit.down = True
+    stage.lose_audit()
     down = await browser.get("/admin/audit")
     assert down.status_code == 200
     assert "The audit cannot be read" in down.text

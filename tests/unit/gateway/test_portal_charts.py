@@ -3,14 +3,15 @@
 import re
 from datetime import timedelta
 
-from unit.gateway.component_stage import NOW
+from unit.gateway.gateway_stage import NOW, a_past
 from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
-from vdi.gateway.history.usage import Period, RunTimes, Usage, trend
+from vdi.gateway.history.usage import Period, trend
 from vdi.gateway.portal.history import HEIGHT, shares, trend_charts
+from vdi.gateway.store.history import RunRow
 
 RUNS = [
-    RunTimes(start=NOW - timedelta(hours=3), gpus=2, queue_seconds=90.0, startup_seconds=2.5),
-    RunTimes(start=NOW - timedelta(hours=1), gpus=1, startup_seconds=3.5),
+    RunRow(uid="uid-0", start=NOW - timedelta(hours=3), gpus=2, queue_seconds=90.0, startup_seconds=2.5),
+    RunRow(uid="uid-1", start=NOW - timedelta(hours=1), gpus=1, startup_seconds=3.5),
 ]
 
 
@@ -46,7 +47,8 @@ def test_shares_are_of_the_largest_and_the_rest_is_one() -> None:
 
 async def test_the_overview_has_the_last_day_and_the_last_week() -> None:
     stage = PortalStage()
-    stage.history.runs = RUNS
+    for run in RUNS:
+        stage.remember(a_past(run.uid), run)
     for path, heading, rows in (("/admin", "Last day", 24), ("/admin?period=week", "Last week", 28)):
         page = (await stage.browser(ADMIN).get(path)).text
         assert f'<h2 id="trends">{heading}</h2>' in page
@@ -58,7 +60,7 @@ async def test_the_overview_has_the_last_day_and_the_last_week() -> None:
 
 async def test_without_a_database_only_the_trends_are_missing() -> None:
     stage = PortalStage()
-    stage.history.down = True
+    stage.lose_history()
     answer = await stage.browser(ADMIN).get("/admin")
     assert answer.status_code == 200
     assert "The history cannot be read" in answer.text
@@ -67,21 +69,8 @@ async def test_without_a_database_only_the_trends_are_missing() -> None:
 
 async def test_usage_is_compared_by_user_and_by_template() -> None:
     stage = PortalStage()
-    stage.history.report = [
-        Usage(
-            name=f"{who}@example.com",
-            month="2026-11",
-            sessions=1,
-            runs=1,
-            hours=hours,
-            gpu_hours=0.0,
-            queued=0,
-            median_queue_seconds=None,
-            median_startup_seconds=None,
-        )
-        for who, hours in (("root", 4.0), ("b", 1.0))
-    ]
-    stage.history.templates = {"blender": 3.0, "qgis": 2.0}
+    for user, template, hours in (("root", "blender", 3.0), ("root", "qgis", 1.0), ("b", "qgis", 1.0)):
+        stage.use(f"{user}@example.com", hours, template)
     page = (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
     assert re.findall(r'<rect width="([\d.]+)"', page) == ["100.0", "25.0", "100.0", "66.7"]
     assert "Hours by user" in page

@@ -1,14 +1,12 @@
 """History, usage and files of both: whose they are, how one reads on, and a database that is down."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
-from unit.gateway.component_stage import NOW
+from unit.gateway.gateway_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
 from vdi.gateway.history.component import SessionHistory
-from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import PAGE_SIZE, past_row, timeline_of
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
@@ -34,7 +32,8 @@ def past(number: int, user: str = ALICE.email, **run: object) -> SessionHistory:
 @pytest.fixture
 def stage() -> PortalStage:
     stage = PortalStage()
-    stage.history.pasts = [past(n) for n in range(PAGE_SIZE + 20)] + [past(1000, "bob@example.com")]
+    for one in [*map(past, range(PAGE_SIZE + 20)), past(1000, "bob@example.com")]:
+        stage.remember(one.session, *one.runs)
     return stage
 
 
@@ -64,9 +63,9 @@ async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "body"),
     [
-        ("/history/sessions.csv", 200, "sessions of alice@example.com as csv\n"),
-        ("/history/runs.jsonl", 200, "runs of alice@example.com as jsonl\n"),
-        ("/history/sessions.csv?of=everyone", 200, "sessions of alice@example.com as csv\n"),
+        ("/history/sessions.csv", 200, "uid-0,desk-0,n,alice@example.com"),
+        ("/history/runs.jsonl", 200, '"uid":"uid-0","name":"desk-0","user":"alice@example.com"'),
+        ("/history/sessions.csv?of=everyone", 200, "uid-0,desk-0,n,alice@example.com"),
         ("/history/audit.csv", 403, "The audit is for administrators."),
         ("/history/audit.csv?of=everyone", 403, "The audit is for administrators."),
         ("/history/sessions.xls", 404, "Available: sessions, runs and usage"),
@@ -77,19 +76,21 @@ async def test_a_file_holds_ones_own_only(stage: PortalStage, path: str, status:
     answer = await stage.browser().get(path)
     assert answer.status_code == status
     assert body in answer.text
+    assert "bob@example.com" not in answer.text
 
 
 async def test_administrators_get_files_of_everybody_and_the_audit(stage: PortalStage) -> None:
     admin = stage.browser(ADMIN)
     answer = await admin.get("/history/sessions.csv?of=everyone")
-    assert answer.text == "sessions of everybody as csv\n"
+    assert "bob@example.com" in answer.text and "alice@example.com" in answer.text
     assert answer.headers["content-disposition"] == 'attachment; filename="vdi-sessions.csv"'
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    assert (await admin.get("/history/audit.jsonl?of=everyone")).text == "audit of everybody as jsonl\n"
+    stage.enter_act(ALICE.email, "session.end", "desk")
+    assert '"action":"session.end"' in (await admin.get("/history/audit.jsonl?of=everyone")).text
 
 
 async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) -> None:
-    stage.history.down = True
+    stage.lose_history()
     browser = stage.browser()
     for path in ("/history", "/history/usage"):
         answer = await browser.get(path)
@@ -98,27 +99,13 @@ async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) ->
     assert (await browser.get("/history/sessions.csv")).status_code == 503
 
 
-async def test_usage_is_by_month_and_person(stage: PortalStage) -> None:
-    stage.history.report = [
-        Usage(
-            name=user,
-            month=month,
-            sessions=1,
-            runs=2,
-            hours=hours,
-            gpu_hours=hours * 2,
-            queued=1,
-            median_queue_seconds=90.0,
-            median_startup_seconds=2.25,
-        )
-        for user, month, hours in (
-            (ALICE.email, "2026-11", 1.5),
-            (ALICE.email, "2026-10", 2.5),
-            ("bob@example.com", "2026-11", 9.5),
-        )
-    ]
+async def test_usage_is_by_month_and_person() -> None:
+    stage, october = PortalStage(), NOW - timedelta(days=31)
+    stage.use(ALICE.email, 1.5, gpus=2, queue_seconds=90.0, startup_seconds=2.25)
+    stage.use(ALICE.email, 2.5, end=october)
+    stage.use("bob@example.com", 9.5)
     browser = stage.browser()
-    assert "alice@example.com 1.5 3.0 1 2 1 1 min 2.2 s" in text_of((await browser.get("/history/usage")).text)
+    assert "alice@example.com 1.5 3.0 1 1 1 1 min 2.2 s" in text_of((await browser.get("/history/usage")).text)
     assert "alice@example.com 2.5" in text_of((await browser.get("/history/usage?month=2026-10")).text)
     assert "bob" not in (await browser.get("/history/usage?of=everyone")).text
     assert "bob@example.com 9.5" in text_of((await stage.browser(ADMIN).get("/history/usage?of=everyone")).text)
@@ -132,27 +119,23 @@ async def test_usage_is_by_month_and_person(stage: PortalStage) -> None:
     everyones = await stage.browser(ADMIN).get("/history/usage.jsonl?of=everyone")
     assert everyones.text.count("\n") == 2
     assert (await browser.get("/history/usage.xls")).status_code == 404
-    stage.history.down = True
+    stage.lose_history()
     assert (await browser.get("/history/usage.csv")).status_code == 503
 
 
 async def test_ones_own_limits_stand_beside_what_was_used() -> None:
     limits = read_limits("default: {gpus: 2, gpuHoursPerMonth: 100, homeStorage: 50Gi}", "limits")
     stage = PortalStage(limits=limits)
-    stage.history.report = [a_usage(ALICE.email)]
+    stage.use(ALICE.email, 6.25, gpus=2)
     read = text_of((await stage.browser().get("/history/usage")).text)
     assert "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 All homes, in GiB 0 of 50" in read
     assert "My limits" not in (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
     assert "My limits" not in (await PortalStage().browser().get("/history/usage")).text
 
 
-def a_usage(name: str, **more: Any) -> Usage:
-    numbers: dict[str, Any] = {"sessions": 1, "runs": 1, "hours": 6, "gpu_hours": 12.5, "queued": 0} | more
-    return Usage(name=name, month="2026-11", median_queue_seconds=None, median_startup_seconds=None, **numbers)
-
-
-async def test_the_files_of_usage_are_by_what_was_chosen(stage: PortalStage) -> None:
-    stage.history.templates = {"cad": 6.0}
+async def test_the_files_of_usage_are_by_what_was_chosen() -> None:
+    stage = PortalStage()
+    stage.use(ALICE.email, 6.0, "cad")
     admin = stage.browser(ADMIN)
     head, row, _ = (await admin.get("/history/usage.csv?of=everyone&by=template")).text.split("\r\n")
     assert head.startswith("template,month") and row.startswith("cad,2026-11")

@@ -43,12 +43,13 @@ async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     assert f"Delete {MINE}?" in (await browser.get(f"/homes/{MINE}/delete")).text
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
     assert (answer.status_code, answer.headers["location"]) == (303, f"/homes?done=delete-home&name={MINE}")
-    assert stage.actions.done == [("delete_home", ALICE.email, MINE)]
+    assert stage.acts == [(ALICE.email, "home.delete", MINE, "done")]
+    assert [home.metadata.name for home in stage.world.homes.values()] == [THEIRS]
     assert f"The home {MINE} is being deleted." in (await browser.get(answer.headers["location"])).text
 
 
 async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:
-    stage.actions.refuses = ActionDenied("Conflict", "End it first.")
+    stage.cluster.refuses = ActionDenied("Conflict", "End it first.")
     browser = stage.browser()
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
     assert (answer.status_code, "End it first." in answer.text) == (409, True)

@@ -16,14 +16,12 @@ from vdi.cluster.units import parse_time
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.doctor import Group, Report
-from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.admin import overview_pieces, sessions_page_pieces
 from vdi.gateway.portal.component import message
 from vdi.gateway.rights import User
-from vdi.gateway.store.audit import Entry
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 HOSTILE = (
@@ -174,14 +172,14 @@ def furnish(bad: str) -> PortalStage:
         named(bad, status),
         msgspec.convert({"metadata": {"name": bad}, "spec": {"template": bad}, "status": {"message": bad}}, VDIPool),
     )
-    stage.client.nodes = [{"metadata": {"name": bad}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}]
+    stage.cluster.nodes = [{"metadata": {"name": bad}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}]
     at = parse_time("2026-11-20T09:00:00Z")
     row = SessionRow(uid="uid-mine", name=bad, namespace=bad, owner=ALICE.email, template=bad, created=at)
-    gone = replace(row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user)
+    gone = msgspec.structs.replace(row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user)
     run = RunRow(uid="uid-mine", start=at, node=bad, pod=bad, ended=at, end_reason=EndReason.FAILED, end_detail=bad)
-    stage.history.pasts = [SessionHistory(row, (run,)), SessionHistory(gone, ())]
-    stage.history.report = [usage(ALICE.email), usage(user)]
-    stage.audit.rows = [Entry(1, at, bad, bad, bad, bad, bad, bad, bad, {bad: bad})]
+    stage.remember(row, run)
+    stage.remember(gone, msgspec.structs.replace(run, uid="u2"))
+    stage.enter_act(bad, bad, bad, address=bad, target_uid=bad, target_owner=bad, outcome=bad, detail={bad: bad})
     finding = Finding(
         code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=Remedy(bad, (bad,))
     )
@@ -259,7 +257,7 @@ async def test_no_address_lets_its_own_text_become_markup(bad: str) -> None:
 @pytest.mark.parametrize("bad", HOSTILE)
 async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
     stage = furnish(bad)
-    stage.actions.refuses = ActionDenied("Invalid", bad)
+    stage.cluster.refuses = ActionDenied("Invalid", bad)
     browser = stage.browser(SOMEBODY)
     shared = await browser.post("/desktops/mine/share", at="/desktops/mine", user=bad, role="viewer", **{"for": "1h"})
     assert shared.status_code == 422

@@ -8,14 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.waiting import eventually
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, Browser, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import (
+    ADMIN,
+    ALICE,
+    BOB,
+    PageBrowser,
+    PortalStage,
+    a_session,
+    a_template,
+    running,
+    text_of,
+)
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
 from vdi.gateway.portal.catalogue import first_choice, offer_of, session_request, sharing_home
 from vdi.gateway.rights import User
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 
 CPU_ONLY = {"defaultGPU": 0}
 
@@ -33,7 +42,7 @@ def stage() -> PortalStage:
     return stage
 
 
-async def names(browser: Browser, query: str = "") -> list[str]:
+async def names(browser: PageBrowser, query: str = "") -> list[str]:
     page = (await browser.get(f"/catalogue{query}")).text
     return [name for name in ("ubuntu", "lab", "hers", "web") if f'<a class="button" href="/catalogue/{name}">' in page]
 
@@ -59,9 +68,10 @@ async def test_the_home_is_made_while_the_form_is_open_and_only_of_what_the_user
     browser = stage.browser()
     for path in ("/catalogue", "/catalogue/lab", "/catalogue/nothing"):
         await browser.get(path)
-    assert stage.homes_ahead.made == []
+    assert not stage.world.homes.values()
     await browser.get("/catalogue/ubuntu")
-    assert stage.homes_ahead.made == [(ALICE.email, "ubuntu")]
+    await eventually(lambda: len(stage.world.homes.values()) == 1, "the home is made")
+    assert stage.world.homes.values()[0].metadata.annotations["vdi.kasm.io/user"] == ALICE.email
 
 
 @pytest.mark.parametrize("path", ["/catalogue/lab", "/catalogue/nothing"])
@@ -70,7 +80,7 @@ async def test_a_template_of_others_looks_like_none_at_all(stage: PortalStage, p
     assert answer.status_code == 404
     assert "There is no template" in answer.text
     assert (await stage.browser().post(path, at="/catalogue/ubuntu")).status_code == 404
-    assert stage.actions.done == []
+    assert stage.acts == []
 
 
 async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage) -> None:
@@ -79,14 +89,8 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage)
     assert template
     offered = first_choice(template, ClusterSettings(), ALICE, [])
     answer = await browser.post(at, at=at, then="open", **offered)
-    requested = SessionRequest(
-        user="alice@example.com",
-        template="ubuntu",
-        name="alice-ubuntu",
-        timeout="8h",
-        resources=RequestedResources(),
-    )
-    assert stage.actions.done == [("start", "alice@example.com", requested)]
+    asked = {"user": "alice@example.com", "template": "ubuntu", "timeout": "8h"}
+    assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
 
@@ -111,15 +115,14 @@ async def test_opening_waits_for_the_address_and_leads_there(
 async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
-    assert stage.actions.done[0][2] == SessionRequest(
-        user="alice@example.com",
-        template="ubuntu",
-        name="big",
-        resources=RequestedResources(gpu=2, memory="16Gi"),
-        persistence=RequestedHome(enabled=False),
-        timeout="4h",
-        idle_timeout="30m",
-    )
+    assert stage.cluster.objects["big"]["spec"] == {
+        "user": "alice@example.com",
+        "template": "ubuntu",
+        "resources": {"gpu": 2, "memory": "16Gi", "cpu": "2"},
+        "timeout": "4h",
+        "idleTimeout": "30m",
+        "persistence": {"enabled": False},
+    }
     assert answer.headers["location"] == "/desktops/big?done=start&name=big"
 
 
@@ -141,11 +144,11 @@ async def test_what_is_not_allowed_is_named(stage: PortalStage, field: str, valu
     assert answer.status_code == 422
     assert said in answer.text
     assert 'value="mine"' in answer.text
-    assert stage.actions.done == []
+    assert stage.acts == []
 
 
 async def test_a_refusal_keeps_what_was_chosen(stage: PortalStage) -> None:
-    stage.actions.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
+    stage.cluster.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert answer.status_code == 409
@@ -157,7 +160,7 @@ async def test_a_refusal_keeps_what_was_chosen(stage: PortalStage) -> None:
 
 async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: PortalStage) -> None:
     assert (await stage.browser().post("/catalogue/ubuntu", token="")).status_code == 403
-    assert stage.actions.done == []
+    assert stage.acts == []
 
 
 async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage) -> None:
@@ -189,8 +192,8 @@ async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_o
     path = "/catalogue/build"
     await stage.browser().post(path, at=path, **fields, ephemeral_storage="20Gi")
     await stage.browser().post(path, at=path, **fields | {"name": "usual"}, ephemeral_storage="5Gi")
-    requests = [action[2] for action in stage.actions.done]
-    assert [request.resources.ephemeral_storage for request in requests] == ["20Gi", None]
+    resources = [stage.cluster.objects[name]["spec"].get("resources", {}) for name in ("big", "usual")]
+    assert [asked.get("ephemeralStorage") for asked in resources] == ["20Gi", None]
 
 
 async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:

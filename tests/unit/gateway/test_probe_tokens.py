@@ -1,50 +1,35 @@
 """`/internal/probe-token`: only the probe's account gets a token, which is good for one user and for minutes."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import httpx
 import pytest
-from starlette.applications import Starlette
 
-from support.clock import FakeClock
-from unit.gateway.component_stage import NOW, ComponentStage
-from unit.gateway.history_stage import open_database, sqlite_url
+from unit.gateway.gateway_stage import GatewayStage
 from unit.gateway.test_history_internal import Cluster
-from vdi.gateway.login.token_endpoints import PROBE_TOKEN_LIFETIME, ProbeTokens
+from vdi.gateway.login.token_endpoints import PROBE_TOKEN_LIFETIME
 from vdi.gateway.settings import Settings, read_settings
-from vdi.gateway.store.database import Database
 from vdi.gateway.token_review import AUDIENCE
 from vdi.settings import SettingsError
 
 ACCOUNT = "system:serviceaccount:vdi-system:vdi-probe"
 
 
-class ProbeTokenStage(ComponentStage):
-    """The route, with a cluster that knows the tokens."""
+class ProbeTokenStage(GatewayStage):
+    """The gateway, with a cluster that knows the tokens."""
 
-    def __init__(self, database: Database, account: str) -> None:
+    def __init__(self, account: str = ACCOUNT) -> None:
         self.reviews = Cluster()
         self.reviews.tokens["probe"] = (ACCOUNT, [AUDIENCE])
         self.reviews.tokens["for the API server"] = (ACCOUNT, [])
-        settings = Settings(probe_account=account)
-        super().__init__(self.reviews, database=database, clock=FakeClock(NOW), settings=settings)
-        app = Starlette(routes=list(ProbeTokens(self.context, self.logins).routes()))
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway:8081")
+        super().__init__(cluster=self.reviews, settings=Settings(probe_account=account))
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://gateway:8081")
 
     async def ask(self, token: str) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return await self.http.post("/internal/probe-token", headers=headers)
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
-
-
-async def test_the_probe_gets_a_token_that_ends_by_itself(database: Database) -> None:
-    stage = ProbeTokenStage(database, ACCOUNT)
+async def test_the_probe_gets_a_token_that_ends_by_itself() -> None:
+    stage = ProbeTokenStage()
     answer = await stage.ask("probe")
     assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
     assert answer.json()["user"] == "vdi-probe@vdi.invalid"
@@ -67,19 +52,19 @@ async def test_the_probe_gets_a_token_that_ends_by_itself(database: Database) ->
         ("unknown", 403, "this token is not the probe's"),
     ],
 )
-async def test_no_one_else_gets_one(database: Database, token: str, status: int, words: str) -> None:
-    answer = await ProbeTokenStage(database, ACCOUNT).ask(token)
+async def test_no_one_else_gets_one(token: str, status: int, words: str) -> None:
+    answer = await ProbeTokenStage().ask(token)
     assert (answer.status_code, words in answer.text) == (status, True), answer.text
 
 
-async def test_without_a_probe_no_one_gets_one(database: Database) -> None:
-    stage = ProbeTokenStage(database, "")
+async def test_without_a_probe_no_one_gets_one() -> None:
+    stage = ProbeTokenStage("")
     assert (await stage.ask("probe")).status_code == 403
     assert stage.reviews.asked == []
 
 
-async def test_a_token_that_cannot_be_checked_is_for_later(database: Database) -> None:
-    stage = ProbeTokenStage(database, ACCOUNT)
+async def test_a_token_that_cannot_be_checked_is_for_later() -> None:
+    stage = ProbeTokenStage()
     stage.reviews.refuses = True
     assert (await stage.ask("probe")).status_code == 503
 

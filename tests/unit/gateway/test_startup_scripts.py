@@ -22,7 +22,7 @@ FAILED = {"source": "user", "state": "Ended", "exitCode": 3, "output": "<script>
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
         yield stage
 

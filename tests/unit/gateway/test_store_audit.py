@@ -3,11 +3,10 @@
 import logging
 from collections.abc import AsyncIterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
-from unit.gateway.history_stage import at, open_database, sqlite_url
+from unit.gateway.history_stage import at
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
 from vdi.gateway.store.database import Database
@@ -20,12 +19,6 @@ ACT = Act(
     owner="alice@example.com",
     detail={"deleteHome": "true"},
 )
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(sqlite_url(tmp_path)) as database:
-        yield database
 
 
 @pytest.fixture

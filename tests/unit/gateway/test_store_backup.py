@@ -79,7 +79,7 @@ async def test_no_one_comes_back_in(database: Database, tmp_path: Path) -> None:
 
 
 def _something(kind: TypeEngine[Any]) -> object:
-    return at(0) if isinstance(kind, Instant) else {str: "x", bool: False, int: 1}[kind.python_type]
+    return at(0) if isinstance(kind, Instant) else {bool: False, int: 1}.get(kind.python_type, "x")
 
 
 async def test_what_is_no_copy_of_ours_changes_nothing(database: Database, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from sqlalchemy import update
 from support.desktop_key import MASTER
 from unit.gateway import portal_stage
 from unit.gateway.api_stage import BOB, RUNNING, ApiStage
-from unit.gateway.component_stage import NAVIGATION
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -24,6 +23,7 @@ from unit.gateway.edge_stage import (
     publish,
     shared_with,
 )
+from unit.gateway.gateway_stage import NAVIGATION
 from unit.gateway.portal_stage import PortalStage, running, text_of
 from vdi.api.session import GuestRole, Role
 from vdi.gateway.store.grants import GrantStore, grants
@@ -47,7 +47,7 @@ async def desktop() -> AsyncIterator[FakeSelkies]:
 
 @pytest.fixture
 async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage(tmp_path, selkies=lambda _: desktop.url) as stage:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
@@ -106,7 +106,7 @@ async def test_a_grant_of_an_unknown_role_is_no_way_in(stage: EdgeStage, role: s
 
 
 async def test_rest_shows_nothing_to_an_unknown_role(tmp_path: Path, role: str) -> None:
-    async with ApiStage(tmp_path) as stage:
+    async with ApiStage() as stage:
         stage.session(status=RUNNING, access=[{"user": BOB.user, "role": role}])
         bob = await stage.program(BOB)
         assert (await bob.get("/api/v1/sessions")).json()["items"] == []

@@ -16,53 +16,18 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Month, UsageReport
-from vdi.gateway.store.history import EndReason, SessionRow
+from vdi.gateway.store.history import PastRun, SessionFacts
 from vdi.session.users import same_user
 
-_Reason = Annotated[
-    EndReason | None,
-    doc("Why it ended: " + ", ".join(EndReason) + ". null: it goes on."),
-]
 _MonthText = Annotated[
     Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None,
     Meta(description="A calendar month (UTC) such as 2026-11. Default: the current month."),
 ]
 
 
-class PastRun(msgspec.Struct, rename="camel"):
-    """One run: from admission to suspension or end, including restarts."""
-
-    start: Annotated[datetime, doc("When it started.")]
-    ready: Annotated[datetime | None, doc("When its desktop first responded.")]
-    ended: Annotated[datetime | None, doc("When it ended; null if it has not ended.")]
-    end_reason: _Reason
-    end_detail: Annotated[str, doc("More about why it ended.")]
-    node: Annotated[str, doc("Its last node.")]
-    gpus: Annotated[int | None, doc("GPUs (or shares of one); null if unknown.")]
-    renderer: Annotated[
-        str | None,
-        doc("OpenGL renderer: Zink or Native (on the GPU), or Software; null if the desktop did not report it."),
-    ]
-    encoder: Annotated[
-        str | None, doc("Encoder of the stream, such as nvenc or x264; null if the desktop did not report it.")
-    ]
-    queue_seconds: Annotated[
-        float | None, doc("How long it waited for capacity; null if it did not wait, or if unknown.")
-    ]
-    startup_seconds: Annotated[float | None, doc("From the start of the run to the desktop's first response.")]
-
-
-class PastSession(msgspec.Struct, rename="camel"):
+class PastSession(SessionFacts, rename="camel", frozen=True, kw_only=True):
     """One session, running or ended."""
 
-    uid: Annotated[str, doc("The session's uid, which is never reused.")]
-    name: Annotated[str, doc("Its name.")]
-    user: Annotated[str, doc("Owner of the session.")]
-    template: Annotated[str, doc("Its template.")]
-    created: Annotated[datetime, doc("When it was created.")]
-    ended: Annotated[datetime | None, doc("When it ended; null if it still exists.")]
-    end_reason: _Reason
-    ended_by: Annotated[str, doc("Who ended it, if known.")]
     runs: Annotated[tuple[PastRun, ...], doc("Its runs, oldest first.")]
 
 
@@ -142,32 +107,21 @@ async def _past(call: Call[Any, None], user: str | None) -> PastList:
     return PastList(tuple(_session(past) for past in shown), after)
 
 
-def _before(cursor: str | None) -> SessionRow | None:
+def _before(cursor: str | None) -> tuple[datetime, str] | None:
     key = read_cursor(cursor)
     if key is None:
         return None
     try:
         created, uid = key
-        when = datetime.fromisoformat(created)
+        return datetime.fromisoformat(created), uid
     except ValueError as error:
         raise invalid("cursor", cursor, "`next` of the previous page") from error
-    return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=when)
 
 
 def _session(past: SessionHistory) -> PastSession:
-    one = past.session
-    runs = tuple(PastRun(**{name: getattr(run, name) for name in PastRun.__struct_fields__}) for run in past.runs)
-    return PastSession(
-        uid=one.uid,
-        name=one.name,
-        user=one.owner,
-        template=one.template,
-        created=one.created,
-        ended=one.ended,
-        end_reason=one.end_reason,
-        ended_by=one.ended_by,
-        runs=runs,
-    )
+    facts = {name: getattr(past.session, name) for name in SessionFacts.__struct_fields__}
+    runs = tuple(msgspec.convert(run, PastRun, from_attributes=True) for run in past.runs)
+    return PastSession(**facts, runs=runs)
 
 
 async def get_history(call: Call[Empty, None]) -> PastSession:

@@ -1,19 +1,36 @@
-"""History as a component of the gateway: what the others ask it, its routes, and what runs in the background."""
+"""History as a component of the gateway: what portal, REST API and limits read, and the writers in the background.
+
+Reading raises DatabaseUnavailableError. A caller that can do without the answer goes on.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import Select, or_, select, tuple_
 from starlette.routing import Route
 
 from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.history.export import Dataset, ExportFormat, export
+from vdi.gateway.history.export import export
 from vdi.gateway.history.recorder import EndReports, Recorder, Retention
-from vdi.gateway.history.usage import Interval, Month, Period, UsageReport, month_use, read_report, read_trend
+from vdi.gateway.history.usage import (
+    HOUR_SECONDS,
+    By,
+    Interval,
+    Month,
+    OwnedRun,
+    Period,
+    UsageReport,
+    seconds_within,
+    sum_up,
+    trend,
+)
 from vdi.gateway.limits import MonthUse
-from vdi.gateway.store.history import RunRow, SessionRow, run_of, runs, session_of, sessions
+from vdi.gateway.store.database import read_row
+from vdi.gateway.store.history import RunRow, SessionRow, runs, sessions
 from vdi.gateway.token_review import TokenReviewer
 from vdi.session.users import normal_user
 
@@ -27,7 +44,7 @@ class SessionHistory:
 
 
 class History(Component):
-    """Everything that asks the database raises DatabaseUnavailableError; whoever can do without the answer goes on."""
+    """Sessions and runs, past and present, as the database has them."""
 
     def __init__(self, context: GatewayContext) -> None:
         settings, client, clock = context.settings, context.client, context.clock
@@ -39,48 +56,60 @@ class History(Component):
         reviewer = TokenReviewer(client, settings.operator_account, "the operator", "reports a session's end")
         self._ends = EndReports(self.recorder, reviewer, settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
+        self.export = partial(export, context.database)
 
     def internal_routes(self) -> Sequence[Route]:
-        """See Component."""
-
+        """The operator's reports of ends."""
         return (Route("/internal/ended", self._ends.answer, methods=["POST"]),)
 
     async def run(self) -> None:
-        """See Component. A database that is down is waited for: history is no reason to be down, too."""
+        """Record and clean up. Both wait for a database that is down, which does not end the process."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run(), name="history")
             group.create_task(self._retention.run(), name="retention of the history")
 
     async def use_this_month(self, user: str, now: datetime) -> MonthUse:
-        """What desktops of this user have used in the calendar month (UTC) of `now`."""
-        return await month_use(self._database, user, Month.of(now), now)
+        """Hours and GPU hours of a user in the calendar month (UTC) of `now`, for the limits."""
+        month = Month.of(now)
+        found = [row.run for row in await self._runs_within(month.begin, month.end, user)]
+        hours = sum(seconds_within(run, month, now) for run in found) / HOUR_SECONDS
+        gpu_hours = sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / HOUR_SECONDS
+        return MonthUse(hours, gpu_hours, month.end)
 
     async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
-        """The report of a month, of all users or one."""
-        return await read_report(self._database, month, now, user)
+        """Usage in a month, of all users or one."""
+        rows = await self._runs_within(month.begin, month.end, user)
+        users, templates = (sum_up(rows, by, month, now) for by in (By.USER, By.TEMPLATE))
+        return UsageReport(month=str(month), users=users, templates=templates)
 
     async def trend(self, period: Period, now: datetime) -> list[Interval]:
-        """What ran, waited and started in the last day or week, of everyone."""
-        return await read_trend(self._database, period, now)
+        """Desktops, waits and starts of everyone in the last day or week."""
+        rows = await self._runs_within(period.begin(now), now + timedelta(microseconds=1), None)
+        return trend([row.run for row in rows], period, now)
 
-    def export(
-        self,
-        what: Dataset,
-        form: ExportFormat,
-        *,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        user: str | None = None,
-    ) -> AsyncIterator[bytes]:
-        """See `export.export`."""
-        return export(self._database, what, form, since=since, until=until, user=user)
+    async def _runs_within(self, begin: datetime, end: datetime, user: str | None) -> list[OwnedRun]:
+        query = (
+            select(runs, sessions.c.owner, sessions.c.template)
+            .join(sessions, sessions.c.uid == runs.c.uid)
+            .where(runs.c.start < end, or_(runs.c.ended.is_(None), runs.c.ended > begin))
+        )
+        if user is not None:
+            query = query.where(sessions.c.owner == normal_user(user))
+        async with self._database.connect() as connection:
+            found = await connection.execute(query)
+            return [OwnedRun(row.owner, row.template, read_row(row, RunRow)) for row in found]
 
     async def past(
-        self, *, limit: int, user: str | None = None, name: str | None = None, before: SessionRow | None = None
+        self,
+        *,
+        limit: int,
+        user: str | None = None,
+        name: str | None = None,
+        before: tuple[datetime, str] | None = None,
     ) -> list[SessionHistory]:
-        """Sessions with their runs, those that are still there too, the youngest first.
+        """Sessions with their runs, newest first, those that still exist too.
 
-        `before`: the last session that was read already; `limit` sessions at most.
+        `before`: creation and uid of the last session on the page before.
         """
         query = select(sessions).order_by(sessions.c.created.desc(), sessions.c.uid.desc()).limit(limit)
         if user is not None:
@@ -88,20 +117,18 @@ class History(Component):
         if name is not None:
             query = query.where(sessions.c.name == name)
         if before is not None:
-            query = query.where(tuple_(sessions.c.created, sessions.c.uid) < (before.created, before.uid))
-        async with self._database.connect() as connection:
-            found = [session_of(row) for row in await connection.execute(query)]
-            of_these = runs.c.uid.in_([session.uid for session in found])
-            by_uid: dict[str, list[RunRow]] = {}
-            for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
-                by_uid.setdefault(row.uid, []).append(run_of(row))
-        return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in found]
+            query = query.where(tuple_(sessions.c.created, sessions.c.uid) < before)
+        return await self._with_runs(query)
 
     async def session(self, uid: str) -> SessionHistory | None:
         """One session with its runs."""
+        return next(iter(await self._with_runs(select(sessions).where(sessions.c.uid == uid))), None)
+
+    async def _with_runs(self, query: Select[Any]) -> list[SessionHistory]:
         async with self._database.connect() as connection:
-            row = (await connection.execute(select(sessions).where(sessions.c.uid == uid))).first()
-            if row is None:
-                return None
-            of_it = await connection.execute(select(runs).where(runs.c.uid == uid).order_by(runs.c.start))
-            return SessionHistory(session_of(row), tuple(run_of(row) for row in of_it))
+            found = [read_row(row, SessionRow) for row in await connection.execute(query)]
+            of_these = runs.c.uid.in_([session.uid for session in found])
+            by_uid: dict[str, list[RunRow]] = {}
+            for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
+                by_uid.setdefault(row.uid, []).append(read_row(row, RunRow))
+        return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in found]

@@ -1,6 +1,7 @@
 """History, audit and usage as CSV or JSON lines, streamed: a table of any length costs the memory of one page.
 
-Each page is a question of its own, by key: an export that takes long holds no transaction open, and sees each row once.
+Called by the portal and the REST API. Each page is a query of its own, by key, so a slow export holds no transaction
+open and sees each row once.
 """
 
 import csv
@@ -12,12 +13,12 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, FromClause, select, tuple_
+from sqlalchemy import Column, FromClause, Table, select, tuple_
 
 from vdi.gateway.history.usage import By, Usage, UsageReport
-from vdi.gateway.store.audit import audit
+from vdi.gateway.store.audit import AuditRow, audit
 from vdi.gateway.store.database import Database
-from vdi.gateway.store.history import runs, sessions
+from vdi.gateway.store.history import PastRun, SessionFacts, runs, sessions
 from vdi.session.users import normal_user
 
 PAGE = 500
@@ -26,7 +27,7 @@ _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 class Dataset(StrEnum):
-    """What can be exported."""
+    """Tables that can be exported."""
 
     SESSIONS = "sessions"
     RUNS = "runs"
@@ -34,7 +35,7 @@ class Dataset(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """How."""
+    """Formats of an export."""
 
     CSV = "csv"
     JSON_LINES = "jsonl"
@@ -42,82 +43,34 @@ class ExportFormat(StrEnum):
     @property
     def media_type(self) -> str:
         """For the header Content-Type."""
-
         return "text/csv; charset=utf-8" if self is ExportFormat.CSV else "application/jsonl; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Where the rows are: their columns, by the names that they have outside."""
-
+    # Columns by the names that they have outside.
     columns: Mapping[str, Column[Any]]
     tables: FromClause
-    # What the pages go by; its first column is a time.
+    # Order of the pages. Its first column is the time that `since` and `until` are compared with.
     key: tuple[Column[Any], ...]
     user: Column[Any]
 
 
+def _columns_of(table: Table, row: type[msgspec.Struct]) -> dict[str, Column[Any]]:
+    names = zip(row.__struct_encode_fields__, row.__struct_fields__, strict=True)
+    return {shown: table.c[column] for shown, column in names}
+
+
 _S, _R, _A = sessions.c, runs.c, audit.c
 _SOURCES = {
-    Dataset.SESSIONS: _Source(
-        {
-            "uid": _S.uid,
-            "name": _S.name,
-            "namespace": _S.namespace,
-            "user": _S.owner,
-            "template": _S.template,
-            "created": _S.created,
-            "ended": _S.ended,
-            "endReason": _S.end_reason,
-            "endedBy": _S.ended_by,
-        },
-        sessions,
-        (_S.created, _S.uid),
-        _S.owner,
-    ),
+    Dataset.SESSIONS: _Source(_columns_of(sessions, SessionFacts), sessions, (_S.created, _S.uid), _S.owner),
     Dataset.RUNS: _Source(
-        {
-            "uid": _R.uid,
-            "name": _S.name,
-            "user": _S.owner,
-            "template": _S.template,
-            "start": _R.start,
-            "ready": _R.ready,
-            "node": _R.node,
-            "pod": _R.pod,
-            "gpus": _R.gpus,
-            "cpu": _R.cpu,
-            "memoryGib": _R.memory_gib,
-            "renderer": _R.renderer,
-            "encoder": _R.encoder,
-            "queueSeconds": _R.queue_seconds,
-            "startupSeconds": _R.startup_seconds,
-            "ended": _R.ended,
-            "endReason": _R.end_reason,
-            "endDetail": _R.end_detail,
-        },
+        {"uid": _R.uid, "name": _S.name, "user": _S.owner, "template": _S.template, **_columns_of(runs, PastRun)},
         runs.join(sessions),
         (_R.start, _R.uid),
         _S.owner,
     ),
-    Dataset.AUDIT: _Source(
-        {
-            "id": _A.id,
-            "act": _A.act,
-            "at": _A.at,
-            "actor": _A.actor,
-            "address": _A.address,
-            "action": _A.action,
-            "target": _A.target,
-            "targetUid": _A.target_uid,
-            "targetUser": _A.target_owner,
-            "outcome": _A.outcome,
-            "detail": _A.detail,
-        },
-        audit,
-        (_A.at, _A.id),
-        _A.actor,
-    ),
+    Dataset.AUDIT: _Source(_columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.actor),
 }
 
 
@@ -130,9 +83,9 @@ async def export(
     until: datetime | None = None,
     user: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """The rows from the oldest on, in pieces: sessions by their creation, runs by their start, audit by its time.
+    """Rows, oldest first, in pieces: sessions by creation, runs by start, the audit by time; `until` is exclusive.
 
-    `since` is within, `until` is not. Raises DatabaseUnavailableError, also half-way.
+    Raises DatabaseUnavailableError, also half-way.
     """
     source = _SOURCES[what]
     at, query = source.key[0], select(*source.columns.values(), *source.key).select_from(source.tables)
@@ -142,22 +95,24 @@ async def export(
         query = query.where(at < until)
     if user is not None:
         query = query.where(source.user == normal_user(user))
-    if form is ExportFormat.CSV:
-        yield _as_csv([list(source.columns)])
+    # The heading comes with the first page: a database that is down shows before a byte was sent.
+    text = _as_csv([list(source.columns)]) if form is ExportFormat.CSV else b""
     query = query.order_by(*source.key).limit(PAGE)
     page = query
     while True:
         async with database.connect() as connection:
             rows = (await connection.execute(page)).all()
-        if rows:
-            yield _as_text([dict(zip(source.columns, row, strict=False)) for row in rows], form)
+        text += _as_text([dict(zip(source.columns, row, strict=False)) for row in rows], form)
+        if text:
+            yield text
+        text = b""
         if len(rows) < PAGE:
             return
         page = query.where(tuple_(*source.key) > tuple(rows[-1][len(source.columns) :]))
 
 
 def export_usage(report: UsageReport, form: ExportFormat, by: By = By.USER) -> bytes:
-    """A month's report."""
+    """A month's usage as a file."""
     names = Usage.__struct_encode_fields__
     columns = [str(by) if name == "name" else name for name in names]
     rows = [dict(zip(columns, msgspec.structs.astuple(row), strict=True)) for row in report.rows(by)]

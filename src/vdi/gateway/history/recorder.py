@@ -20,10 +20,10 @@ from starlette.responses import Response
 from vdi.api.meta import API_VERSION
 from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache, Kind
-from vdi.gateway.history.transitions import Derived, SessionSnapshot, derive, lose, read_snapshot
+from vdi.gateway.history.transitions import SessionSnapshot, fold, lose, read_snapshot
 from vdi.gateway.store.audit import drop_audit, enders
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
-from vdi.gateway.store.history import Record, RunRow, drop_ended, load, load_open, save
+from vdi.gateway.store.history import drop_ended, load, load_open, save
 from vdi.gateway.token_review import TokenReviewer, plain
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Forbidden, KubeError, NotFound
@@ -31,21 +31,23 @@ from vdi.kube.transport import Client
 
 log = logging.getLogger(__name__)
 
-# Sessions in one transaction.
-AT_ONCE = 200
-
-# States of one session that are kept while they cannot be written; of more the oldest is dropped.
-MOST_STATES = 32
-# Sessions of which anything is kept while it cannot be written.
-MOST_SESSIONS = 50_000
-# Seconds between two tries while the database does not answer.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# To write an end against others who write the same session.
-_TRIES = 5
+WRITE_BATCH = 200  # sessions in one transaction
+# While the database is down, changes are kept in memory: so many states of one session, of so many sessions. When there
+# are more, the oldest are dropped.
+MAX_STATES, MAX_SESSIONS = 32, 50_000
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 30.0
+_END_TRIES = 5  # to write an end while other replicas write the same session
+ROUND_SECONDS = 3600.0  # between two rounds of retention
+RETRY_SECONDS = 30.0  # after a round that failed
+# Old rows are deleted in small transactions with pauses, since SQLite has one writer at a time.
+DELETE_BATCH, _BATCH_PAUSE_SECONDS = 500, 0.05
 
 
 class Recorder:
-    """`run` once, when the cluster is synced. What is unwritten at the end is read again at the next start."""
+    """Writes the changes of watched sessions. `run` starts once the cluster is synced.
+
+    Changes that are unwritten when the process ends are read again at the next start.
+    """
 
     def __init__(
         self, *, database: Database, cluster: ClusterCache, client: Client, clock: Callable[[], datetime]
@@ -55,13 +57,14 @@ class Recorder:
         self._client = client
         self._clock = clock
         self._unwritten: dict[str, list[SessionSnapshot]] = {}  # by uid, in the order in which they were seen
-        self._last: dict[str, SessionSnapshot] = {}  # of the sessions there are, by uid
-        self._unreadable: set[str] = set()  # uids of sessions there are: reported, and not again at their next change
+        self._last: dict[str, SessionSnapshot] = {}  # of the sessions that exist, by uid
+        self._unreadable: set[str] = set()  # uids of existing sessions that were reported, and are not again
         self._news = asyncio.Event()
         self._behind_since: float | None = None
-        self._trouble = ""
+        # Why nothing is written at present; empty while all is well.
+        self.trouble = ""
+        # States that were written, or were found to be written already.
         self.written = 0
-        """States that were written, or found to be written already."""
         cluster.listen(self._changed)
 
     @property
@@ -69,59 +72,50 @@ class Recorder:
         """Seconds that the oldest unwritten change has waited; 0: all is written."""
         return time.monotonic() - self._behind_since if self._behind_since is not None else 0.0
 
-    @property
-    def trouble(self) -> str:
-        """Why nothing is written at present; empty while all is well."""
-        return self._trouble
-
     async def run(self) -> None:
         """Record until cancelled."""
         for session in self._cluster.sessions.values():
             self._see(session)
-        pause = FIRST_PAUSE
+        pause = FIRST_RETRY_SECONDS
         while True:
             try:
                 await self._write_some()
             except DatabaseUnavailableError as error:
-                if self._trouble != str(error):
+                if self.trouble != str(error):
                     log.error("history is not written, and goes on when this has passed: %s", error)
-                self._trouble = str(error)
+                self.trouble = str(error)
                 await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_RETRY_SECONDS)
                 continue
-            if self._trouble:
+            if self.trouble:
                 log.warning("history is written again")
-            self._trouble, pause = "", FIRST_PAUSE
+            self.trouble, pause = "", FIRST_RETRY_SECONDS
             if not self._unwritten:
                 self._behind_since = None
                 self._news.clear()
                 await self._news.wait()
 
     async def record_end(self, session: VDISession) -> None:
-        """Write down that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
+        """Write that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
         seen, uid = read_snapshot(session, self._cluster.template(session.spec.template)), session.metadata.uid
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
-        for _ in range(_TRIES):
-            try:
-                batch = await self._write(batch)
-            except BaseException:
-                self._put_back(batch)
-                raise
+        for _ in range(_END_TRIES):
+            batch = await self._write_or_put_back(batch)
             if not batch:
                 return
         self._put_back(batch)
         raise DatabaseUnavailableError("others keep changing the session")
 
     async def close_lost(self) -> None:
-        """Close what is open in the database and not there any more: it went while no gateway was there to see it.
+        """Close the rows of sessions that ended while no gateway was running.
 
-        One that may not be read does not hold up the others. Raises DatabaseUnavailableError, KubeError.
+        A session that may not be read does not hold up the others. Raises DatabaseUnavailableError, KubeError.
         """
         after = ""
         failure: Forbidden | None = None
         while True:
             async with self._database.connect() as connection:
-                page = await load_open(connection, after, AT_ONCE)
+                page = await load_open(connection, after, WRITE_BATCH)
             if not page:
                 break
             after = page[-1].uid
@@ -139,10 +133,8 @@ class Recorder:
             raise failure
 
     async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
-        """Another replica may have seen it before our watch did: only the API server knows.
-
-        A namespace that has left the release may not be read, and no operator watches it any longer.
-        """
+        # The row may be newer than our watch: another replica has written it. So the API server decides.
+        # A namespace that was removed from the release cannot be read, and no operator watches it any longer.
         try:
             return (await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
         except NotFound:
@@ -174,9 +166,7 @@ class Recorder:
         except ValueError as error:
             if meta.uid not in self._unreadable:
                 log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
-            self._unreadable.add(meta.uid)
-            if gone:
-                self._unreadable.discard(meta.uid)
+            (self._unreadable.discard if gone else self._unreadable.add)(meta.uid)
             return
         self._unreadable.discard(meta.uid)
         if self._last.get(meta.uid) == seen:
@@ -188,14 +178,14 @@ class Recorder:
         self._keep(meta.uid, [*self._unwritten.get(meta.uid, []), seen])
 
     def _keep(self, uid: str, states: Sequence[SessionSnapshot]) -> None:
-        self._unwritten[uid] = list(states[-MOST_STATES:])
+        self._unwritten[uid] = list(states[-MAX_STATES:])
         if self._behind_since is None:
             self._behind_since = time.monotonic()
         self._news.set()
-        while len(self._unwritten) > MOST_SESSIONS:
+        while len(self._unwritten) > MAX_SESSIONS:
             dropped = next(iter(self._unwritten))
             del self._unwritten[dropped]
-            log.error("history: too much is unwritten; what happened to the session with uid %s is let go", dropped)
+            log.error("history: too much is unwritten; what happened to the session with uid %s is dropped", dropped)
 
     def _put_back(self, batch: Mapping[str, Sequence[SessionSnapshot]]) -> None:
         for uid, states in batch.items():
@@ -204,36 +194,37 @@ class Recorder:
     # --- what is written
 
     async def _write_some(self) -> None:
-        batch = {uid: self._unwritten.pop(uid) for uid in list(self._unwritten)[:AT_ONCE]}
+        batch = {uid: self._unwritten.pop(uid) for uid in list(self._unwritten)[:WRITE_BATCH]}
         if not batch:
             return
         try:
-            left = await self._write(batch)
+            self._put_back(await self._write_or_put_back(batch))
         except SQLAlchemyError:
+            # One state that the database does not take must not hold up all others.
             log.exception("history: %d sessions cannot be written together; one at a time then", len(batch))
-            left = await self._write_each(batch)
+            for uid in batch:
+                if states := self._unwritten.pop(uid, []):
+                    await self._write_one(uid, states)
+
+    async def _write_one(self, uid: str, states: list[SessionSnapshot]) -> None:
+        try:
+            self._put_back(await self._write({uid: states}))
+        except SQLAlchemyError:
+            log.exception("history: what happened to the session with uid %s cannot be written, and is lost", uid)
+        except BaseException:
+            self._put_back({uid: states})
+            raise
+
+    async def _write_or_put_back(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
+        """`_write`; whatever it fails with, nothing of the batch is lost, also if the process is stopping."""
+        try:
+            return await self._write(batch)
         except BaseException:
             self._put_back(batch)
             raise
-        self._put_back(left)
-
-    async def _write_each(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
-        """One state that the database does not take must not hold up all others."""
-        left: dict[str, list[SessionSnapshot]] = {}
-        while batch:
-            uid = next(iter(batch))
-            try:
-                left |= await self._write({uid: batch[uid]})
-            except SQLAlchemyError:
-                log.exception("history: what happened to the session with uid %s cannot be written, and is lost", uid)
-            except BaseException:
-                self._put_back(batch | left)
-                raise
-            del batch[uid]
-        return left
 
     async def _write(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
-        """One transaction; gives what has to be tried again, since somebody else has written those sessions first."""
+        """Write in one transaction; returns the sessions that another replica has written first, to be tried again."""
         ending = [uid for uid, states in batch.items() if states[-1].gone or states[-1].deleted]
         async with self._database.begin() as connection:
             known = await load(connection, list(batch))
@@ -242,38 +233,18 @@ class Recorder:
             folded = {uid: fold(known.get(uid), states, now, who.get(uid, "")) for uid, states in batch.items()}
             news = {uid: one for uid, one in folded.items() if one.news}
             rows = [derived.record.session for derived in news.values()]
-            written = await save(
-                self._database, connection, rows, [run for derived in news.values() for run in derived.runs]
-            )
+            runs = [run for derived in news.values() for run in derived.runs]
+            written = await save(self._database, connection, rows, runs)
         left = {uid: batch[uid] for uid in news.keys() - written}
         self.written += sum(len(states) for uid, states in batch.items() if uid not in left)
         return left
 
 
-def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, ended_by: str = "") -> Derived:
-    """What several states, one after the other, make of the rows. Pure."""
-    record, runs, news = old, dict[datetime, RunRow](), False
-    for seen in states:
-        derived = derive(record, seen, now, ended_by)
-        record, news = derived.record, news or derived.news
-        runs |= {run.start: run for run in derived.runs}
-    if record is None:
-        raise ValueError("states: the list is empty; at least one state is required")
-    return Derived(record, tuple(runs.values()), news)
-
-
-# Seconds between two rounds.
-ROUND_SECONDS = 3600.0
-# Seconds until the next try after one that failed.
-RETRY_SECONDS = 30.0
-# Rows that one transaction deletes: others want to write, too.
-DELETE_BATCH = 500
-# Seconds between two batches.
-_BATCH_PAUSE_SECONDS = 0.05
-
-
 class Retention:
-    """`run` beside the recorder. Replicas may do it at once: what the one has dropped is not there for the other."""
+    """Closes lost sessions and deletes rows past their retention, beside the recorder.
+
+    Replicas may do it at the same time: a row that one has deleted is not there for the other.
+    """
 
     def __init__(self, *, database: Database, recorder: Recorder, days: int, clock: Callable[[], datetime]) -> None:
         self._database = database
@@ -289,7 +260,7 @@ class Retention:
             await asyncio.sleep(ROUND_SECONDS if all(done) else RETRY_SECONDS)
 
     async def _try(self, what: str, work: Callable[[], Awaitable[object]]) -> bool:
-        """Whether it went well; one must not keep the other from its turn."""
+        """Whether it succeeded. A failure must not keep the other kind of work from its turn."""
         try:
             await work()
         except (DatabaseUnavailableError, KubeError, SQLAlchemyError) as error:
@@ -299,10 +270,7 @@ class Retention:
         return True
 
     async def drop_old(self) -> tuple[int, int]:
-        """Delete what is older than is kept; gives how many sessions and how many rows of the audit.
-
-        Raises DatabaseUnavailableError.
-        """
+        """Delete old rows; returns how many sessions and rows of the audit. Raises DatabaseUnavailableError."""
         before = self._clock() - self._kept
         gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
         if any(gone):
@@ -323,7 +291,11 @@ class Retention:
 
 
 class EndReports:
-    """Takes the reports."""
+    """Takes the operator's reports: `POST /internal/ended`, sent before it lets a session go.
+
+    The operator proves who it is with a token of its ServiceAccount for this audience. 204: the end is written. 503: it
+    is not, and may be sent again.
+    """
 
     def __init__(self, recorder: Recorder, reviewer: TokenReviewer, namespaces: Sequence[str]) -> None:
         self._recorder = recorder
@@ -331,15 +303,21 @@ class EndReports:
         self._namespaces = namespaces
 
     async def answer(self, request: Request) -> Response:
-        """One report: the whole session as JSON."""
+        """Record the end of the session in the body."""
         if refusal := await self._reviewer.refusal(request):
             return refusal
         try:
             session = msgspec.json.decode(await request.body(), type=VDISession)
             self._check(session)
+            await self._recorder.record_end(session)
         except (msgspec.DecodeError, ValueError) as error:
             return plain(400, f"this is not a valid end report: {error}")
-        return await self._record(session)
+        except DatabaseUnavailableError as error:
+            return plain(503, str(error))
+        except SQLAlchemyError:
+            log.exception("the end of %s cannot be written", session.metadata.name)
+            return plain(503, "this cannot be written; see the gateway's log")
+        return Response(status_code=204)
 
     def _check(self, session: VDISession) -> None:
         meta = session.metadata
@@ -351,15 +329,3 @@ class EndReports:
             raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed: {allowed}")
         if not meta.deletion_timestamp:
             raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending")
-
-    async def _record(self, session: VDISession) -> Response:
-        try:
-            await self._recorder.record_end(session)
-        except DatabaseUnavailableError as error:
-            return plain(503, str(error))
-        except ValueError as error:
-            return plain(400, f"this session has an invalid time: {error}")
-        except SQLAlchemyError:
-            log.exception("the end of %s cannot be written", session.metadata.name)
-            return plain(503, "this cannot be written; see the gateway's log")
-        return Response(status_code=204)

@@ -1,16 +1,15 @@
-"""Rules of history: a session object becomes a snapshot, and a snapshot changes the rows of its session and runs.
+"""Rules of history: a session object becomes a snapshot, and snapshots change the rows of its session and its runs.
 
-Called by the recorder. Pure, level-triggered and safe to repeat: a snapshot is the whole truth of its moment, so
-neither
-missed nor repeated snapshots do harm. An older snapshot than the rows changes nothing, and a session that has ended
-stays
-ended. A transition that no one saw gets the reason `unknown`.
+Called by the recorder. Pure, level-triggered and safe to repeat: a snapshot is the whole truth of its moment, so missed
+and repeated snapshots do no harm. A snapshot that is older than the rows changes nothing, and a session that has ended
+stays ended. An end that no one saw gets the reason `unknown`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+
+from msgspec.structs import replace
 
 from vdi.api.meta import Condition
 from vdi.api.session import Phase, VDISession
@@ -21,81 +20,66 @@ from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
 from vdi.session.users import normal_user
 
-# For each of `ENDED_BY_ITSELF` what history says; None: no more than that the session is suspended.
+# Reason of the condition Ready -> end reason, for what the operator ends by itself. None: history calls it suspended.
 END_REASONS: Mapping[str, EndReason | None] = {
     Reason.TIMED_OUT: EndReason.TIMEOUT,
     Reason.IDLE_TOO_LONG: EndReason.IDLE,
     Reason.WORKING_HOURS_OVER: None,
 }
-
-# Characters of a reason in words.
-LONGEST_DETAIL = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenRun:
-    """A run that is on."""
-
-    start: datetime
-    ready: datetime | None
-    node: str
-    pod: str
-    gpus: int | None
-    expires: datetime | None
-    renderer: str | None = None
-    encoder: str | None = None
-    cpu: float | None = None
-    memory_gib: float | None = None
+MAX_DETAIL_CHARACTERS = 1000
+# Between two pods of a run the status names neither; the values that were known last stay.
+_LAST_KNOWN = ("ready", "node", "pod", "renderer", "encoder", "expires")
+# The size is unknown once the template has changed, and a run that had more once has used more.
+_LARGEST = ("gpus", "cpu", "memory_gib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why there is no run, as far as the object says."""
+    """Why there is no run, as far as the session object tells."""
 
     reason: EndReason
-    # When the run that was before has ended; None: the object does not say.
+    # When the last run ended; None: the object does not tell.
     at: datetime | None = None
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSnapshot:
-    """One state of one session."""
+    """What history keeps of one state of a session. Two that are equal tell the same: the version does not count."""
 
-    uid: str
-    name: str
-    namespace: str
-    owner: str
-    template: str
-    created: datetime
-    # resourceVersion: states of one session are in its order.
+    # The row of a session that was just created.
+    session: SessionRow
+    # resourceVersion, which orders the states of one session.
     version: int = field(compare=False)
-    run: SeenRun | None = None
-    # Where there is no run and the session is not deleted.
+    # The current run; unlike a row it has no queue and startup times.
+    run: RunRow | None = None
+    # Set where there is no run and the session is not deleted.
     stop: Stop | None = None
     waiting_since: datetime | None = None
     # When its deletion was requested.
     deleted: datetime | None = None
-    # Of a session that was deleted because its time or patience was over.
+    # Of a session that was deleted because its time limit or idle timeout was reached.
     ended_itself: EndReason | None = None
-    # It is not there any more.
+    # Whether the object is no longer there.
     gone: bool = False
 
 
 def read_snapshot(session: VDISession, template: VDITemplate | None, *, gone: bool = False) -> SessionSnapshot:
     """Read one state. Raises ValueError where a time cannot be parsed: the operator did not write it."""
-    meta, status = session.metadata, session.status
-    deleted = parse_time(meta.deletion_timestamp) if meta.deletion_timestamp else None
+    meta = session.metadata
+    deleted = _parse_optional(meta.deletion_timestamp)
     admitted, ready = _condition(session, ADMITTED), _condition(session, READY)
-    run = _read_run(session, template) if status.start_time else None
+    run = _read_run(session, template) if session.status.start_time else None
     over = deleted is not None or gone
     return SessionSnapshot(
-        uid=meta.uid,
-        name=meta.name,
-        namespace=meta.namespace,
-        owner=normal_user(session.spec.user),
-        template=session.spec.template,
-        created=parse_time(meta.creation_timestamp),
+        session=SessionRow(
+            uid=meta.uid,
+            name=meta.name,
+            namespace=meta.namespace,
+            owner=normal_user(session.spec.user),
+            template=session.spec.template,
+            created=parse_time(meta.creation_timestamp),
+        ),
         version=int(meta.resource_version or 0),
         run=run,
         stop=None if run or over else _read_stop(session, admitted, ready),
@@ -106,12 +90,13 @@ def read_snapshot(session: VDISession, template: VDITemplate | None, *, gone: bo
     )
 
 
-def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
+def _read_run(session: VDISession, template: VDITemplate | None) -> RunRow:
     status, graphics = session.status, session.status.graphics
-    # Another revision of the template may ask for another number of GPUs than the desktop was started with.
-    same = template is not None and status.template_revision == str(template.metadata.generation)
-    size = size_of(template, session) if template is not None and same else None
-    return SeenRun(
+    # Another revision of the template may request another number of GPUs than the desktop was started with.
+    is_same = template is not None and status.template_revision == str(template.metadata.generation)
+    size = size_of(template, session) if template is not None and is_same else None
+    return RunRow(
+        uid=session.metadata.uid,
         start=parse_time(status.start_time),
         ready=_parse_optional(status.ready_time),
         node=status.node_name,
@@ -119,164 +104,141 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> SeenRun:
         gpus=size.gpus if size else None,
         cpu=size.cpu if size else None,
         memory_gib=size.memory_gib if size else None,
-        expires=_parse_optional(status.expires_at),
         renderer=graphics.renderer[:32] if graphics else None,
         encoder=graphics.encoder[:32] if graphics else None,
+        expires=_parse_optional(status.expires_at),
     )
 
 
 def _read_stop(session: VDISession, admitted: Condition | None, ready: Condition | None) -> Stop:
-    """The operator flips Admitted when a run ends in a suspension, and counts a loss before a run ends in one."""
+    # The operator changes Admitted when a run is suspended, so its transition is the end of the run. It counts a
+    # failure before it gives a desktop up, so `failures` is the cause.
     status, failures = session.status, session.status.failures
     if status.phase == Phase.SUSPENDED:
         by_itself = END_REASONS.get(ready.reason) if ready else None
-        said = admitted is not None and admitted.reason == Reason.SUSPENDED
-        at = _parse_optional(admitted.last_transition_time) if admitted and said else None
-        return Stop(reason=by_itself or EndReason.SUSPENDED, at=at)
+        at = admitted.last_transition_time if admitted and admitted.reason == Reason.SUSPENDED else ""
+        return Stop(reason=by_itself or EndReason.SUSPENDED, at=_parse_optional(at))
     if failures is not None and failures.time:
         detail = _detail(f"{failures.reason}: {failures.message}")
-        return Stop(reason=EndReason.FAILED, at=_parse_optional(failures.time), detail=detail)
+        return Stop(reason=EndReason.FAILED, at=parse_time(failures.time), detail=detail)
     if status.phase == Phase.FAILED:
         return Stop(reason=EndReason.FAILED, detail=_detail(status.message))
     return Stop(reason=EndReason.UNKNOWN)
 
 
 def _queued_since(admitted: Condition | None) -> datetime | None:
-    waits = admitted is not None and admitted.status == "False" and admitted.reason in QUEUE_REASONS
-    return _parse_optional(admitted.last_transition_time) if admitted and waits else None
+    if admitted is None or admitted.status != "False" or admitted.reason not in QUEUE_REASONS:
+        return None
+    return _parse_optional(admitted.last_transition_time)
 
 
 def _detail(text: str) -> str:
-    return text.replace("\0", "")[:LONGEST_DETAIL]  # PostgreSQL's texts have no zero in them
+    return text.replace("\0", "")[:MAX_DETAIL_CHARACTERS]  # PostgreSQL's texts cannot hold a zero byte
 
 
 def _condition(session: VDISession, kind: str) -> Condition | None:
     return next((condition for condition in session.status.conditions if condition.type == kind), None)
 
 
-def _parse_optional(text: str) -> datetime | None:
+def _parse_optional(text: str | None) -> datetime | None:
     return parse_time(text) if text else None
-
-
-N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """The rows afterwards, and which of them are others than before."""
+    """The rows after a transition, and which runs are to be written."""
 
     record: Record
-    # Runs to be written.
     runs: tuple[RunRow, ...] = ()
     # Whether anything is to be written.
     news: bool = False
 
 
+def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, ended_by: str = "") -> Derived:
+    """Derive from several snapshots, one after the other; `states` is not empty."""
+    derived = derive(old, states[0], now, ended_by)
+    runs, news = {run.start: run for run in derived.runs}, derived.news
+    for seen in states[1:]:
+        derived = derive(derived.record, seen, now, ended_by)
+        runs |= {run.start: run for run in derived.runs}
+        news = news or derived.news
+    return Derived(derived.record, tuple(runs.values()), news)
+
+
 def derive(old: Record | None, seen: SessionSnapshot, now: datetime, ended_by: str = "") -> Derived:
-    """What this snapshot makes of the rows. `ended_by`: who has asked the gateway to end the session, if anybody."""
-    record = old or Record(_new_session(seen))
-    stale = seen.version < record.session.seen
-    if record.session.ended or (stale and not seen.gone):
+    """The rows after this snapshot. `ended_by`: who has asked the gateway to end the session, if anyone."""
+    record = old or Record(seen.session)
+    is_stale = seen.version < record.session.seen
+    # A stale snapshot still tells that the session is gone: the watch brings its end with the last state that it had.
+    if record.session.ended or (is_stale and not seen.gone):
         return Derived(record)
     runs: list[RunRow] = []
     session, run = record.session, record.run
-    if not stale:
+    if not is_stale:
         session, run = replace(session, seen=seen.version), _follow_run(record, seen, now, runs)
         session = replace(session, waiting_since=_waiting_since(session, seen))
     if seen.gone or seen.deleted:
         session = _end_session(session, seen, now, ended_by)
         if run and run.ended is None:
             run = _close(run, session.end_reason or EndReason.DELETED, session.ended or now)
-    after = Record(session, run)
-    return _compared(old, after, runs)
+    return _compared(old, Record(session, run), runs)
 
 
 def lose(old: Record, now: datetime, ended_by: str = "") -> Derived:
-    """The session is not there any more, and its end was not seen."""
+    """The rows of a session that is no longer there, and whose end no one saw."""
     session, run = old.session, old.run
     if session.ended:
         return Derived(old)
-    open_run = run if run and run.ended is None else None
-    at = _latest_end(open_run, now) if open_run else now
+    at = _latest_end(run, now) if run and run.ended is None else now
     reason = _by_whom(session, ended_by) if ended_by else EndReason.UNKNOWN
-    after = replace(session, ended=max(at, session.created), end_reason=reason, ended_by=ended_by)
-    closed = _close(open_run, reason, at) if open_run else run
-    return _compared(old, Record(after, closed), [])
+    session = replace(session, ended=max(at, session.created), end_reason=reason, ended_by=ended_by)
+    return _compared(old, Record(session, _close(run, reason, at) if run and run.ended is None else run), [])
 
 
-def _compared(old: Record | None, after: Record, before_it: list[RunRow]) -> Derived:
-    """Only what differs is written; that a newer state says the same is not worth a row."""
-    runs = [*before_it]
+def _compared(old: Record | None, after: Record, runs: list[RunRow]) -> Derived:
+    """Only differences are written: a newer resourceVersion alone is not worth a row."""
     if after.run and (old is None or after.run != old.run):
-        runs.append(after.run)
-    same = old is not None and replace(old.session, seen=after.session.seen) == after.session
-    if same and not runs:
-        return Derived(after)
-    return Derived(after, tuple(runs), news=True)
+        runs = [*runs, after.run]
+    is_same = old is not None and replace(old.session, seen=after.session.seen) == after.session
+    return Derived(after, tuple(runs), news=bool(runs) or not is_same)
 
 
-def _new_session(seen: SessionSnapshot) -> SessionRow:
-    return SessionRow(
-        uid=seen.uid,
-        name=seen.name,
-        namespace=seen.namespace,
-        owner=seen.owner,
-        template=seen.template,
-        created=seen.created,
-    )
-
-
-def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, others: list[RunRow]) -> RunRow | None:
-    """The last run, as it is now; one before it that was still open is closed into `others`."""
-    run, on = old.run, seen.run
-    if on is None:
+def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, closed: list[RunRow]) -> RunRow | None:
+    """The last run as it is now. A run before it that was still open is closed and added to `closed`."""
+    run, current = old.run, seen.run
+    if current is None:
         if run and run.ended is None and seen.stop:
             waits = seen.waiting_since
             return _stop(run, seen.stop, min(now, waits) if waits and waits >= run.start else now)
         return run
-    if run and on.start < run.start:
+    if run and current.start < run.start:
         return run
-    if run and run.start == on.start:
-        return _update(run, on)
+    if run and run.start == current.start:
+        return _update(run, current)
     if run and run.ended is None:
-        others.append(_close(run, EndReason.UNKNOWN, min(_latest_end(run, now), on.start)))
+        closed.append(_close(run, EndReason.UNKNOWN, min(_latest_end(run, now), current.start)))
     waited = old.session.waiting_since
-    queued = (on.start - waited).total_seconds() if waited and waited <= on.start else None
-    return _update(RunRow(uid=seen.uid, start=on.start, queue_seconds=queued), on)
+    queued = (current.start - waited).total_seconds() if waited and waited <= current.start else None
+    return _update(replace(current, queue_seconds=queued), current)
 
 
-def _update(run: RunRow, on: SeenRun) -> RunRow:
-    """What is known of a run that is on (again); between two pods the status names none, and the last one stays."""
-    ready = on.ready or run.ready
-    return replace(
-        run,
-        ready=ready,
-        node=on.node or run.node,
-        pod=on.pod or run.pod,
-        gpus=_larger(run.gpus, on.gpus),
-        cpu=_larger(run.cpu, on.cpu),
-        memory_gib=_larger(run.memory_gib, on.memory_gib),
-        renderer=on.renderer or run.renderer,
-        encoder=on.encoder or run.encoder,
-        expires=on.expires or run.expires,
-        startup_seconds=max(0.0, (ready - run.start).total_seconds()) if ready else None,
-        ended=None,
-        end_reason=None,
-        end_detail="",
-    )
-
-
-def _larger(one: N | None, other: N | None) -> N | None:
-    return other if one is None else one if other is None else max(one, other)
+def _update(run: RunRow, current: RunRow) -> RunRow:
+    """A run that goes on, or goes on again after it was closed too soon."""
+    known = {name: getattr(current, name) or getattr(run, name) for name in _LAST_KNOWN}
+    for name in _LARGEST:
+        sizes = [size for size in (getattr(run, name), getattr(current, name)) if size is not None]
+        known[name] = max(sizes, default=None)
+    ready = known["ready"]
+    startup = max(0.0, (ready - run.start).total_seconds()) if ready else None
+    return replace(run, **known, startup_seconds=startup, ended=None, end_reason=None, end_detail="")
 
 
 def _stop(run: RunRow, stop: Stop, over: datetime) -> RunRow:
-    """Close a run that is over by then. A time from before it belongs to an earlier run, and says nothing of this."""
-    of_this_run = stop.at is not None and stop.at >= run.start
-    if stop.reason == EndReason.FAILED and stop.at and not of_this_run:
+    """Close a run that is over by then. A stop from before it belongs to an earlier run, and is ignored."""
+    at = stop.at if stop.at and stop.at >= run.start else None
+    if stop.reason == EndReason.FAILED and stop.at and at is None:
         return _close(run, EndReason.UNKNOWN, _latest_end(run, over))
-    at = stop.at if stop.at and of_this_run else _latest_end(run, over)
-    return _close(run, stop.reason, at, stop.detail)
+    return _close(run, stop.reason, at or _latest_end(run, over), stop.detail)
 
 
 def _close(run: RunRow, reason: EndReason, at: datetime, detail: str = "") -> RunRow:
@@ -284,15 +246,15 @@ def _close(run: RunRow, reason: EndReason, at: datetime, detail: str = "") -> Ru
 
 
 def _latest_end(run: RunRow, now: datetime) -> datetime:
-    """Of a run whose end was not seen: no run outlives its time."""
+    """Of a run whose end no one saw: it cannot have outlived its time limit."""
     return min(now, run.expires) if run.expires else now
 
 
 def _waiting_since(session: SessionRow, seen: SessionSnapshot) -> datetime | None:
     if seen.waiting_since:
         return seen.waiting_since
-    suspended = seen.stop is not None and seen.stop.reason not in (EndReason.UNKNOWN, EndReason.FAILED)
-    return None if seen.run or suspended else session.waiting_since
+    is_suspended = seen.stop is not None and seen.stop.reason not in (EndReason.UNKNOWN, EndReason.FAILED)
+    return None if seen.run or is_suspended else session.waiting_since
 
 
 def _end_session(session: SessionRow, seen: SessionSnapshot, now: datetime, ended_by: str) -> SessionRow:

@@ -1,7 +1,6 @@
-"""Usage by user and template in a calendar month (UTC), and trends of the last day or week.
+"""Usage by user and template in a calendar month (UTC), and trends of the last day or week: pure functions over runs.
 
-Read by the portal, the REST API and the limits on hours. The sums are pure functions over runs; only `read_*` and
-`month_use` query the database.
+`History` reads the runs. The portal, the REST API and the limits on hours show or compare what is computed here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,19 +8,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from statistics import median
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
-from sqlalchemy import or_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.api.constraints import doc
-from vdi.gateway.limits import MonthUse
-from vdi.gateway.store.database import Database
-from vdi.gateway.store.history import RunRow, run_of, runs, sessions
-from vdi.session.users import normal_user
+from vdi.gateway.store.history import RunRow
 
-_HOUR = 3600.0
+HOUR_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +28,6 @@ class Month:
     @classmethod
     def of(cls, moment: datetime) -> "Month":
         """The month of that moment."""
-
         utc = moment.astimezone(UTC)
         return cls(utc.year, utc.month)
 
@@ -78,7 +71,7 @@ class Usage(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
 
 
 class By(StrEnum):
-    """Rows of a report."""
+    """Kinds of rows in a report."""
 
     USER = "user"
     TEMPLATE = "template"
@@ -100,9 +93,8 @@ class UsageReport(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
                 return self.templates
 
 
-@dataclass(frozen=True, slots=True)
-class OwnedRun:
-    """A run, and whose."""
+class OwnedRun(NamedTuple):
+    """A run with the user and template of its session."""
 
     user: str
     template: str
@@ -138,8 +130,8 @@ def sum_up(rows: Iterable[OwnedRun], by: By, month: Month, now: datetime) -> tup
             month=str(month),
             sessions=len(total.sessions),
             runs=total.runs,
-            hours=round(total.seconds / _HOUR, 3),
-            gpu_hours=round(total.gpu_seconds / _HOUR, 3),
+            hours=round(total.seconds / HOUR_SECONDS, 3),
+            gpu_hours=round(total.gpu_seconds / HOUR_SECONDS, 3),
             queued=len(total.queue),
             median_queue_seconds=median(total.queue) if total.queue else None,
             median_startup_seconds=median(total.startup) if total.startup else None,
@@ -150,44 +142,13 @@ def sum_up(rows: Iterable[OwnedRun], by: By, month: Month, now: datetime) -> tup
 
 
 def seconds_within(run: RunRow, month: Month, now: datetime) -> float:
-    """How long a run lasted in that month, until now if it is still on."""
-    end = run.ended or max(now, run.start)
+    """How long a run lasted in that month, until now if it goes on."""
+    end = run.ended or max(now, run.start)  # another replica's clock may be ahead of ours
     return max(0.0, (min(end, month.end) - max(run.start, month.begin)).total_seconds())
 
 
-async def read_report(database: Database, month: Month, now: datetime, user: str | None = None) -> UsageReport:
-    """The report of a month, of all users or one. Raises DatabaseUnavailableError."""
-    async with database.connect() as connection:
-        rows = await _read_runs(connection, month, user)
-    return UsageReport(
-        month=str(month),
-        users=sum_up(rows, By.USER, month, now),
-        templates=sum_up(rows, By.TEMPLATE, month, now),
-    )
-
-
-async def month_use(database: Database, user: str, month: Month, now: datetime) -> MonthUse:
-    """What desktops of this user used in that month. Raises DatabaseUnavailableError."""
-    async with database.connect() as connection:
-        found = [row.run for row in await _read_runs(connection, month, user)]
-    hours = sum(seconds_within(run, month, now) for run in found) / _HOUR
-    gpu_hours = sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / _HOUR
-    return MonthUse(hours, gpu_hours, month.end)
-
-
-async def _read_runs(connection: AsyncConnection, month: Month, user: str | None) -> list[OwnedRun]:
-    query = (
-        select(runs, sessions.c.owner, sessions.c.template)
-        .join(sessions, sessions.c.uid == runs.c.uid)
-        .where(runs.c.start < month.end, or_(runs.c.ended.is_(None), runs.c.ended > month.begin))
-    )
-    if user is not None:
-        query = query.where(sessions.c.owner == normal_user(user))
-    return [OwnedRun(row.owner, row.template, run_of(row)) for row in await connection.execute(query)]
-
-
 class Period(StrEnum):
-    """What a trend is about; it ends now."""
+    """Length of a trend, which ends now."""
 
     DAY = "day"
     WEEK = "week"
@@ -199,46 +160,32 @@ class Period(StrEnum):
 
     @property
     def intervals(self) -> int:
-        """How many intervals there are."""
+        """Number of intervals."""
         return 24 if self is Period.DAY else 28
 
     def begin(self, now: datetime) -> datetime:
-        """The begin of the first interval: intervals begin at full hours of UTC, and the last one has `now` in it."""
+        """When the first interval begins. Intervals begin at full hours of UTC, and `now` is in the last one."""
         day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         return day + (now - day) // self.step * self.step - (self.intervals - 1) * self.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunTimes:
-    """What a trend reads of a run."""
-
-    start: datetime
-    ended: datetime | None = None
-    gpus: int | None = None
-    queue_seconds: float | None = None
-    startup_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """One interval of a trend."""
+    """One interval of a trend: peaks, and medians of the runs that began in it (None: there are none)."""
 
     begin: datetime
-    # The most that ran at once.
     desktops: int
-    # The most GPU slots that were in use at once, of the runs of which the number is known.
+    # Of the runs whose number of GPUs is known.
     gpus: int
-    # Median wait of the runs that began in it and had waited; None: no run had.
     queue_seconds: float | None
-    # Median time to ready of the runs that began in it; None: no run began, or got ready.
     startup_seconds: float | None
 
 
-def trend(found: Iterable[RunTimes], period: Period, now: datetime) -> list[Interval]:
+def trend(found: Iterable[RunRow], period: Period, now: datetime) -> list[Interval]:
     """The intervals of a period, the oldest first."""
     listed = sorted(found, key=lambda run: run.start)
     changes = [(run.start, 1, run.gpus or 0) for run in listed]
-    # What ends in the same moment goes first: a desktop that replaces another does not run beside it.
+    # At the same moment, ends sort before starts: a desktop that replaces another does not run beside it.
     changes += [(run.ended, -1, -(run.gpus or 0)) for run in listed if run.ended is not None]
     changes.sort(key=lambda change: change[:2])
     intervals, place, desktops, gpus = [], 0, 0, 0
@@ -262,24 +209,6 @@ def trend(found: Iterable[RunTimes], period: Period, now: datetime) -> list[Inte
             )
         )
     return intervals
-
-
-async def read_trend(database: Database, period: Period, now: datetime) -> list[Interval]:
-    """The trend of everyone's desktops. Raises DatabaseUnavailableError."""
-    columns = (runs.c.start, runs.c.ended, runs.c.gpus, runs.c.queue_seconds, runs.c.startup_seconds)
-    within = (runs.c.start <= now, or_(runs.c.ended.is_(None), runs.c.ended > period.begin(now)))
-    async with database.connect() as connection:
-        rows: Sequence[RunTimes] = [
-            RunTimes(
-                start=row.start,
-                ended=row.ended,
-                gpus=row.gpus,
-                queue_seconds=row.queue_seconds,
-                startup_seconds=row.startup_seconds,
-            )
-            for row in await connection.execute(select(*columns).where(*within))
-        ]
-    return trend(rows, period, now)
 
 
 def _median(values: Iterable[float | None]) -> float | None:

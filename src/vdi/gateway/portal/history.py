@@ -24,7 +24,7 @@ from vdi.gateway.portal.pages import Choice, PortalPages
 from vdi.gateway.rights import User
 from vdi.gateway.services import PortalServices
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.gateway.store.history import EndReason, RunRow
 from vdi.gateway.web.template_filters import count
 from vdi.session.users import normal_user
 
@@ -311,13 +311,13 @@ def _address(everyone: bool, user: str, before: str) -> str:
     return "/history?" + urlencode({name: value for name, value in given.items() if value})
 
 
-def _read_mark(text: str) -> SessionRow | None:
+def _read_mark(text: str) -> tuple[datetime, str] | None:
     """The place in the list where a page ended."""
     if not text:
         return None
     when, _, uid = text.partition("~")
     try:
-        return SessionRow(uid=uid, name="", namespace="", owner="", template="", created=parse_time(when))
+        return parse_time(when), uid
     except ValueError:
         raise HTTPException(400, f"before: {text[:60]!r} is not a position in the list.") from None
 

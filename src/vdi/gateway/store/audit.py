@@ -1,12 +1,10 @@
-"""Who did what, from where, to what, and with which result: rows that are added and never changed.
+"""The audit log: rows that are added and never changed, for every action of a person and every login.
 
-An act that is more than looking leaves two rows: `begun`, committed before it is done, and its outcome. So an act of
-which the outcome is missing (the process died, the database went down) can still be seen, and who ended a session is
-known before the session can be gone.
+An action leaves two rows: `begun`, committed before it is done, and its outcome. So an action whose outcome is missing
+(the process died, the database went down) can still be seen, and history knows who ends a session before it is gone.
 
-What if the row cannot be written? An act on what is another person's (`closed`: administrators' acts) is not done.
-A person's own act is done all the same, since a database that is down must not keep users from their desktops;
-the whole row then goes to the log, as an error.
+When the row cannot be written, an administrator's act on another person's object (`closed`) is not done. A person's own
+act is done all the same, since a database that is down must not keep users from their desktops; the log gets the row.
 """
 
 import logging
@@ -15,20 +13,20 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Index, Integer, Row, String, Table, Text, delete, func, select
+from sqlalchemy import BigInteger, Index, Integer, String, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.store.database import Database, DatabaseUnavailableError, Instant, metadata
+from vdi.gateway.store.database import Database, DatabaseUnavailableError, table_of
 
 log = logging.getLogger(__name__)
 
-# Outcomes, besides the codes of `refused.ActionDenied`.
+# Outcomes, besides the codes of ActionDenied.
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 # The action by which a person ends a session; history looks for it.
@@ -37,54 +35,55 @@ END = "session.end"
 # The address of the browser whose request is being answered; the app sets it for each request.
 came_from: ContextVar[str] = ContextVar("came_from", default="")
 
-audit = Table(
-    "audit",
-    metadata,
-    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
-    Column("act", String(32), nullable=False),  # the rows of one act have the same
-    Column("at", Instant, nullable=False),
-    Column("actor", String(254), nullable=False),
-    Column("address", String(64), nullable=False),
-    Column("action", String(64), nullable=False),
-    Column("target", String(512), nullable=False),
-    Column("target_uid", String(64), nullable=False),
-    Column("target_owner", String(254), nullable=False),
-    Column("outcome", String(32), nullable=False),
-    Column("detail", Text, nullable=False),  # a JSON object of texts
-    Index(None, "act"),
-    Index(None, "at"),
-    Index(None, "actor"),
-    Index(None, "target_uid"),
+
+class AuditRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One row of the table; the export has these columns."""
+
+    id: Annotated[int, BigInteger().with_variant(Integer, "sqlite")]
+    # The same in all rows of one act.
+    act: Annotated[str, String(32)]
+    at: datetime
+    actor: Annotated[str, String(254)]
+    address: Annotated[str, String(64)]
+    action: Annotated[str, String(64)]
+    target: Annotated[str, String(512)]
+    target_uid: Annotated[str, String(64)]
+    target_owner: Annotated[str, String(254)] = msgspec.field(name="targetUser")
+    # `done`, `failed`, the code of a refusal, or `begun`: the result is unknown.
+    outcome: Annotated[str, String(32)]
+    # A JSON object of texts.
+    detail: str
+
+
+audit = table_of(
+    "audit", AuditRow, *(Index(None, column) for column in ("act", "at", "actor", "target_uid")), key=("id",)
 )
 
 
 class NotAuditedError(Exception):
-    """Raised when an act was not done, because that it is done could not be written down."""
+    """Raised when an act was not done because it cannot be written to the audit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """What is to be done, by whom."""
+    """An action that is about to be done."""
 
-    # E-mail address, or the name of a part that acts by itself.
+    # E-mail address, or the name of a component that acts by itself.
     actor: str
     # `noun.verb`, such as `session.end`.
     action: str
-    # The name of what it is done to.
     target: str
-    # The target's uid, where it has one.
+    # Uid and owner of the target, where it has them.
     uid: str = ""
-    # Whose the target is.
     owner: str = ""
-    # What was asked for; nothing secret.
+    # Parameters of the action; nothing secret.
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One act as people read it: its last row."""
+    """One act as people read it: its last row. Newer acts have higher numbers, for paging."""
 
-    # Newer acts have higher ones; for paging.
     number: int
     at: datetime
     actor: str
@@ -93,7 +92,6 @@ class Entry:
     target: str
     uid: str
     owner: str
-    # `done`, `failed`, the code of a refusal, or `begun`: the result is unknown.
     outcome: str
     detail: Mapping[str, str]
 
@@ -107,9 +105,9 @@ class Audit:
 
     @asynccontextmanager
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
-        """Within, the act is done; an exception is its outcome, and is passed on.
+        """The body does the act; an exception is its outcome, and is passed on.
 
-        `closed`: it is not done unless it can be written down. Raises NotAuditedError then.
+        `closed`: the act is not done unless it can be written. Raises NotAuditedError then.
         """
         row = self._row(act)
         try:
@@ -117,12 +115,11 @@ class Audit:
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             if closed:
                 log.error("not done, since it could not be written to the audit (%s): %s", _why(error), _as_text(row))
-                words = (
+                raise NotAuditedError(
                     "The action was not performed, because it cannot be written to the audit log right now. Try "
                     "again in a minute."
-                )
-                raise NotAuditedError(words) from error
-            _lament(row | {"outcome": BEGUN}, error)
+                ) from error
+            _log_row(row | {"outcome": BEGUN}, error)
         try:
             yield
         except Exception as error:
@@ -143,7 +140,7 @@ class Audit:
         uid: str = "",
         owner: str = "",
     ) -> None:
-        """One row for what is over already, such as a login, or its refusal. Never raises: see above."""
+        """Add one row for an act that is over already, such as a login or its refusal. Never raises."""
         act = Act(actor=actor, action=action, target=target, uid=uid, owner=owner, detail=detail)
         await self._try_to_add(self._row(act) | {"at": at, "outcome": outcome})
 
@@ -156,10 +153,7 @@ class Audit:
         action: str | None = None,
         target: str | None = None,
     ) -> list[Entry]:
-        """The newest acts first; `before` is the number of the last one that was read.
-
-        Raises DatabaseUnavailableError.
-        """
+        """Acts, newest first; `before` is the number of the last one read. Raises DatabaseUnavailableError."""
         last = select(func.max(audit.c.id)).group_by(audit.c.act)
         query = select(audit).where(audit.c.id.in_(last)).order_by(audit.c.id.desc()).limit(limit)
         if before is not None:
@@ -168,7 +162,21 @@ class Audit:
             if value:
                 query = query.where(column == value)
         async with self._database.connect() as connection:
-            return [_entry(row) for row in await connection.execute(query)]
+            return [
+                Entry(
+                    number=row.id,
+                    at=row.at,
+                    actor=row.actor,
+                    address=row.address,
+                    action=row.action,
+                    target=row.target,
+                    uid=row.target_uid,
+                    owner=row.target_owner,
+                    outcome=row.outcome,
+                    detail=msgspec.json.decode(row.detail, type=dict[str, str]),
+                )
+                for row in await connection.execute(query)
+            ]
 
     def _row(self, act: Act) -> dict[str, Any]:
         return {
@@ -191,11 +199,11 @@ class Audit:
         try:
             await self._add(row)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
-            _lament(row, error)
+            _log_row(row, error)
 
 
 async def enders(connection: AsyncConnection, uids: list[str]) -> dict[str, str]:
-    """Who has ended these sessions, by uid: those whom a person did not end are not in it."""
+    """Which person ended which session, by uid; sessions that no person has ended are left out."""
     of_these = audit.c.target_uid.in_(uids) & (audit.c.action == END)
     last = select(func.max(audit.c.id)).where(of_these).group_by(audit.c.act)
     query = (
@@ -207,27 +215,12 @@ async def enders(connection: AsyncConnection, uids: list[str]) -> dict[str, str]
 
 
 async def drop_audit(connection: AsyncConnection, before: datetime, limit: int) -> int:
-    """Delete rows from before that; gives how many, at most `limit`."""
+    """Delete at most `limit` rows from before that time; returns how many."""
     old = select(audit.c.id).where(audit.c.at < before).order_by(audit.c.at).limit(limit)
     return (await connection.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount
 
 
-def _entry(row: Row[Any]) -> Entry:
-    return Entry(
-        number=row.id,
-        at=row.at,
-        actor=row.actor,
-        address=row.address,
-        action=row.action,
-        target=row.target,
-        uid=row.target_uid,
-        owner=row.target_owner,
-        outcome=row.outcome,
-        detail=msgspec.json.decode(row.detail, type=dict[str, str]),
-    )
-
-
-def _lament(row: Mapping[str, Any], error: Exception) -> None:
+def _log_row(row: Mapping[str, Any], error: Exception) -> None:
     log.error("this belongs in the audit, but could not be written (%s): %s", _why(error), _as_text(row))
 
 

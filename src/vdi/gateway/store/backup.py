@@ -1,8 +1,7 @@
-"""`python -m vdi.gateway.store.backup save|load`: SQLite's file to standard output, and back from standard input.
+"""Backup of a SQLite database: `python -m vdi.gateway.store.backup save|load`, run with `kubectl exec` in the pod.
 
-For PostgreSQL there are pg_dump and pg_restore. `save` gives one moment of the database, whatever is written meanwhile.
-`load` replaces everything; logins, API tokens and the ways into desktops are not brought back, since some of them have
-been revoked since. The gateway is to be restarted afterwards.
+`save` writes a consistent copy to standard output while the gateway works. `load` replaces everything with the copy
+from standard input; the gateway must be restarted then. For PostgreSQL there are pg_dump and pg_restore.
 """
 
 import os
@@ -25,12 +24,12 @@ python -m vdi.gateway.store.backup save > vdi.db     copy the database that VDI_
 python -m vdi.gateway.store.backup load < vdi.db     replace it with such a copy; then restart the gateway
 """
 
-# Tables whose old rows would let somebody in who was shown out since.
+# Tables that are emptied: their old rows would let in people whose access was revoked after the backup.
 NOT_BROUGHT_BACK = ("grants", "logins", "api_tokens")
 
 
 class BackupError(Exception):
-    """Raised when there is nothing to copy, or what is to be loaded is no database of ours."""
+    """Raised when there is nothing to copy, or the copy to load is no database of this gateway."""
 
 
 def save(database: Path, out: BinaryIO) -> None:

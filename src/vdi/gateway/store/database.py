@@ -1,28 +1,50 @@
-"""The database itself: one `metadata` for all tables, transactions, and the upgrade at start.
+"""The database: connections, transactions and errors of SQLite and PostgreSQL, and tables made from structs.
 
-Every table of the gateway is a `Table` on `metadata`, in a module of this package (`migrations` imports them all).
-Times are `Instant` columns: aware datetimes in and out, whatever the database keeps.
+Every module of this package defines its tables on `metadata` (`migrations` imports them all). Times are aware datetimes
+in and out, whatever the database keeps.
 """
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from enum import StrEnum
 from itertools import islice
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-from sqlalchemy import DateTime, Dialect, MetaData, Table, event, func, select, types
+import msgspec
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Integer,
+    MetaData,
+    Row,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    event,
+    func,
+    select,
+    types,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.util import await_only
 
 from vdi.gateway.settings import DATABASE_DRIVERS, DATABASE_URLS
 
+R = TypeVar("R", bound=msgspec.Struct)
 # All tables. Constraints have names, since a migration can only change what it can name.
 metadata = MetaData(
     naming_convention={
@@ -51,7 +73,7 @@ class DatabaseUrlError(ValueError):
 
 
 class DatabaseUnavailableError(Exception):
-    """Raised when the database does not answer, or cannot do its work now; another try may succeed."""
+    """Raised when the database does not answer or cannot work now; another try may succeed."""
 
 
 class Instant(types.TypeDecorator[datetime]):
@@ -76,12 +98,70 @@ class Instant(types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class Database:
-    """An engine with its pool. Nothing is connected until something is asked; `close` at the end.
+class WordSet(types.TypeDecorator[frozenset[str]]):
+    """A set of words, kept as a sorted JSON list."""
 
-    On SQLite `begin` takes the write lock at once (BEGIN IMMEDIATE): a transaction that reads first and writes then
-    would fail, not wait, when another one has written in between.
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: frozenset[str] | None, _dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else msgspec.json.encode(sorted(value)).decode()
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> frozenset[str] | None:
+        """From the database."""
+        return None if value is None else msgspec.json.decode(value, type=frozenset[str])
+
+
+class EnumText(types.TypeDecorator[StrEnum]):
+    """A member of a StrEnum, kept as its value. A value that this version does not know is read as ValueError."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__(16)
+        self.kind = kind
+
+    def process_result_value(self, value: str | None, _dialect: Dialect) -> StrEnum | None:
+        """From the database."""
+        return None if value is None else self.kind(value)
+
+
+_COLUMN_TYPES: dict[object, types.TypeEngine[Any]] = {
+    str: Text(), int: Integer(), float: Float(), bool: Boolean(), datetime: Instant(), frozenset[str]: WordSet(),
+}  # fmt: skip
+
+
+def table_of(name: str, row: type[msgspec.Struct], *more: SchemaItem, key: Collection[str]) -> Table:
+    """The table of a struct: one column per field, of the type that its annotation names or that fits.
+
+    `more`: columns that no struct may show, such as the hash of a secret, and indices.
     """
+    hints = get_type_hints(row, include_extras=True)
+    columns = [_column_of(field, hints[field], is_key=field in key) for field in row.__struct_fields__]
+    return Table(name, metadata, *columns, *more)
+
+
+def _column_of(name: str, hint: Any, *, is_key: bool) -> Column[Any]:
+    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    nullable = NoneType in get_args(kind)
+    if nullable:
+        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+    named = next((note for note in notes if isinstance(note, types.TypeEngine)), None)
+    is_enum = isinstance(kind, type) and issubclass(kind, StrEnum)
+    column_type = named or (EnumText(kind) if is_enum else _COLUMN_TYPES[kind])
+    return Column(name, column_type, primary_key=is_key, nullable=nullable)
+
+
+def read_row(row: Row[Any] | RowMapping, kind: type[R]) -> R:
+    """A row as the struct whose table it is of; columns that the struct has not are left out."""
+    values = row if isinstance(row, Mapping) else row._mapping
+    return kind(**{field: values[field] for field in kind.__struct_fields__})
+
+
+class Database:
+    """An engine with its pool. It connects with the first statement; call `close` at the end."""
 
     def __init__(self, url: str) -> None:
         """Raises DatabaseUrlError."""
@@ -96,6 +176,8 @@ class Database:
 
         Raises DatabaseUnavailableError, also for what goes wrong with the connection inside.
         """
+        # On SQLite this takes the write lock at once (BEGIN IMMEDIATE). A transaction that reads first and writes later
+        # would fail, not wait, when another one has written in between.
         async with _translated(self._writer) as connection, connection.begin():
             yield connection
 
@@ -106,15 +188,12 @@ class Database:
             yield connection
 
     async def lock(self, connection: AsyncConnection, name: str) -> None:
-        """Wait until no other transaction has this name, to the end of this one: for a count before an insert.
-
-        On SQLite `begin` has done so for all names.
-        """
+        """Lock a name until the transaction ends, for a count before an insert. SQLite's `begin` locks everything."""
         if not self.is_sqlite:
             await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
-        """An INSERT that may say `.on_conflict_do_nothing()` or `.on_conflict_do_update(...)`."""
+        """An INSERT that has `.on_conflict_do_nothing()` and `.on_conflict_do_update(...)`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     async def close(self) -> None:
@@ -123,14 +202,14 @@ class Database:
 
 
 def batches(values: Iterable[str]) -> Iterator[list[str]]:
-    """The values in lists that one `IN (...)` may have."""
+    """Values in lists that are short enough for one `IN (...)`."""
     rest = iter(values)
     while batch := list(islice(rest, IN_LIMIT)):
         yield batch
 
 
 def read_url(text: str) -> URL:
-    """A URL that can be used. Raises DatabaseUrlError."""
+    """Parse a URL whose driver is supported. Raises DatabaseUrlError."""
     try:
         url = make_url(text)
     except ArgumentError:
@@ -161,7 +240,8 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def _open_sqlite(connection: AsyncConnection) -> None:
-    """Open it, and close it again when the caller is cancelled meanwhile: aiosqlite would leave the file open."""
+    # When the caller is cancelled while aiosqlite opens the file in its thread, the file would stay open. So opening
+    # goes on to its end, and the connection is closed then.
     opening = asyncio.ensure_future(connection.start())
     try:
         await asyncio.shield(opening)
@@ -177,7 +257,7 @@ def _sqlstate(error: DBAPIError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Without the statement and its parameters, which hold people's data."""
+    # Without the statement and its parameters, which hold people's data.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     return f"unexpected response of the database: {str(cause) or type(cause).__name__}"
 
@@ -215,11 +295,9 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
 
 
 def _write_ahead(cursor: Any) -> None:
-    """Readers do not wait for a writer. Kept in the file, so that only the first connection of all changes something.
-
-    Two that open a new file at once would each wait for the other: SQLite sees that and refuses one of them at once,
-    whatever its timeout (https://sqlite.org/c3ref/busy_handler.html), so trying again is up to us.
-    """
+    # With a write-ahead log readers do not wait for a writer. The file keeps the mode, so only the first connection of
+    # all changes it. Two that open a new file at once would each wait for the other: SQLite sees that and refuses one
+    # at once, whatever its timeout (https://sqlite.org/c3ref/busy_handler.html). So trying again is up to us.
     end = time.monotonic() + CONNECT_SECONDS
     while True:
         try:

@@ -1,54 +1,46 @@
-"""Grants: who may enter which session's desktop, as what, on the strength of which login. One table.
+"""Grants: which user may enter which session's desktop in which role, made with which login. Used by `edge`.
 
-The handle, a secret in the browser's cookie, is not stored, only its SHA-256: it is random, so nothing slower is
-needed. What a grant means is in `edge`.
+The handle, a secret in the browser's cookie, is stored as its SHA-256 only: it is random, so nothing slower is needed.
 """
 
 from collections.abc import Collection
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, RowMapping, String, Table, Text, delete, exists, func, select, update
+from sqlalchemy import Column, ColumnElement, Index, String, delete, exists, func, select, update
 
 from vdi.api.session import Role
-from vdi.gateway.store.database import Database, Instant, batches, metadata
+from vdi.gateway.store.database import Database, batches, read_row, table_of
 from vdi.gateway.store.logins import api_tokens, is_open, logins
-
-grants = Table(
-    "grants",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("handle_hash", String(64), nullable=False, unique=True),
-    Column("session_uid", String(64), nullable=False, index=True),
-    Column("user", String(254), nullable=False, index=True),
-    Column("groups", Text, nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("login_id", String(64), nullable=False, index=True),
-    Column("created", Instant, nullable=False),
-    Column("expires", Instant, nullable=False),
-    Column("ended", Instant, index=True),
-    Column("reason", String(64), nullable=False),
-)
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """One browser's way into one desktop."""
 
-    id: str
-    session_uid: str
-    user: str
-    # Of the user, as the login said when this was made: what limits are looked up by.
+    id: Annotated[str, String(64)]
+    session_uid: Annotated[str, String(64)]
+    user: Annotated[str, String(254)]
+    # Of the user, as the login had them when this was made: limits are looked up by them.
     groups: frozenset[str] = frozenset()
-
     role: Role
-    login_id: str
+    login_id: Annotated[str, String(64)]
     created: datetime
     # The login is over by then; it may be sooner.
     expires: datetime
     ended: datetime | None = None
-    # Why it ended, in a word for programs: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`,
-    # `login-over` (login or API token), `displaced` (by newer ones of the same user in this session).
-    reason: str = ""
+    # Why it ended, as a code: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`, `login-over`
+    # (login or API token), `displaced` (by newer ones of the same user in this session).
+    reason: Annotated[str, String(64)] = ""
+
+
+grants = table_of(
+    "grants",
+    Grant,
+    Column("handle_hash", String(64), nullable=False, unique=True),
+    *(Index(None, column) for column in ("session_uid", "user", "login_id", "ended")),
+    key=("id",),
+)
 
 
 class GrantStore:
@@ -59,11 +51,7 @@ class GrantStore:
 
     async def add(self, grant: Grant, handle_hash: str) -> None:
         """A new grant."""
-        values = msgspec.structs.asdict(grant) | {
-            "handle_hash": handle_hash,
-            "groups": msgspec.json.encode(sorted(grant.groups)).decode(),
-            "role": str(grant.role),
-        }
+        values = msgspec.structs.asdict(grant) | {"handle_hash": handle_hash}
         async with self._database.begin() as connection:
             await connection.execute(grants.insert().values(values))
 
@@ -114,14 +102,7 @@ class GrantStore:
 
     async def _find(self, *conditions: ColumnElement[bool]) -> list[Grant]:
         async with self._database.connect() as connection:
-            # A role of a later version is not known here, and so no way in.
+            # A later version may have left a role that is not known here: such a grant lets no one in.
             known = select(grants).where(grants.c.role.in_(list(Role)), *conditions)
             rows = await connection.execute(known.order_by(grants.c.created, grants.c.id))
-            return [_read(row) for row in rows.mappings()]
-
-
-def _read(row: RowMapping) -> Grant:
-    values = {name: value for name, value in row.items() if name != "handle_hash"}
-    values["groups"] = frozenset(msgspec.json.decode(row["groups"], type=list[str]))
-    values["role"] = Role(row["role"])
-    return Grant(**values)
+            return [read_row(row, Grant) for row in rows]

@@ -1,19 +1,23 @@
-"""Sessions and their runs: the rows as plain values, tables, and how the recorder reads and writes them.
+"""Sessions and their runs: a struct for the rows of each table, and every statement that the recorder uses.
 
-Exactly once, without locks: a session's row has a revision, and is written only by who has read the one before; runs
-are written in the same transaction, by their key (session, start). Who comes second reads again, and finds it done.
+A struct is all there is of a column: the table, the REST API's answer and the export are made from its fields, in their
+order. A new column is a field here, a migration, and what fills it in `history.transitions`.
+
+Exactly once, without locks: a session's row has a revision and is written only by whoever has read the revision before.
+Runs are written in the same transaction, by their key (session, start). A replica that comes second reads again.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated
 
-from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Row, String, Table, Text, delete, select
+import msgspec
+from sqlalchemy import BigInteger, ForeignKeyConstraint, Index, String, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vdi.gateway.store.database import Database, Instant, batches, metadata
+from vdi.api.constraints import doc
+from vdi.gateway.store.database import Database, batches, read_row, table_of
 
 
 class EndReason(StrEnum):
@@ -36,122 +40,106 @@ class EndReason(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionRow:
+_EndReason = Annotated[EndReason | None, doc("Why it ended: " + ", ".join(EndReason) + ". null: it goes on.")]
+
+
+class SessionFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What people see of one session, running or ended."""
+
+    uid: Annotated[str, doc("The session's uid, which is never reused."), String(64)]
+    name: Annotated[str, doc("Its name."), String(253)]
+    namespace: Annotated[str, doc("Its namespace."), String(63)]
+    # The column is not called `user`, which is a word of SQL's own.
+    owner: Annotated[str, doc("Owner of the session."), String(254)] = msgspec.field(name="user")
+    template: Annotated[str, doc("Its template."), String(253)]
+    created: Annotated[datetime, doc("When it was created.")]
+    ended: Annotated[datetime | None, doc("When it ended; null if it still exists.")] = None
+    end_reason: _EndReason = None
+    ended_by: Annotated[str, doc("Who ended it, if known."), String(254)] = ""
+
+
+class SessionRow(SessionFacts, frozen=True, kw_only=True, rename="camel"):
     """One session."""
 
-    uid: str
-    name: str
-    namespace: str
-    owner: str
-    template: str
-    created: datetime
     # Since when it stands in the queue, or stood before its last run.
     waiting_since: datetime | None = None
-    ended: datetime | None = None
-    end_reason: EndReason | None = None
-    # Who ended it, where that is known.
-    ended_by: str = ""
     # resourceVersion of the state that these rows tell of.
-    seen: int = 0
-    # How often the row was written: who writes it has read the one before.
+    seen: Annotated[int, BigInteger()] = 0
+    # How often the row was written: a writer must have read the revision before.
     revision: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
-    """One run of a session: from admission to suspension or end, over all pods that replace one another in it."""
+class PastRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One run: from admission to suspension or end, including restarts."""
+
+    start: Annotated[datetime, doc("When it started.")]
+    ready: Annotated[datetime | None, doc("When its desktop first responded.")] = None
+    node: Annotated[str, doc("Its last node."), String(253)] = ""
+    pod: Annotated[str, doc("Its last pod."), String(253)] = ""
+    # Size: unknown if the template had changed before the gateway saw the run.
+    gpus: Annotated[int | None, doc("GPUs (or shares of one); null if unknown.")] = None
+    cpu: Annotated[float | None, doc("CPUs; null if unknown.")] = None
+    memory_gib: Annotated[float | None, doc("Memory in GiB; null if unknown.")] = None
+    renderer: Annotated[
+        str | None,
+        doc("OpenGL renderer: Zink or Native (on the GPU), or Software; null if the desktop did not report it."),
+        String(32),
+    ] = None
+    encoder: Annotated[
+        str | None,
+        doc("Encoder of the stream, such as nvenc or x264; null if the desktop did not report it."),
+        String(32),
+    ] = None
+    queue_seconds: Annotated[
+        float | None, doc("How long it waited for capacity; null if it did not wait, or if unknown.")
+    ] = None
+    startup_seconds: Annotated[float | None, doc("From the start of the run to the desktop's first response.")] = None
+    ended: Annotated[datetime | None, doc("When it ended; null if it has not ended.")] = None
+    end_reason: _EndReason = None
+    end_detail: Annotated[str, doc("More about why it ended.")] = ""
+
+
+class RunRow(PastRun, frozen=True, kw_only=True, rename="camel"):
+    """One run: from admission to suspension or end, over all pods that replace one another in it."""
 
     # Of the session.
-    uid: str
-    start: datetime
-    ready: datetime | None = None
-    # The last one, as `pod`.
-    node: str = ""
-    pod: str = ""
-    # None: not known, since its template had changed before the gateway saw it.
-    gpus: int | None = None
-    # What drew OpenGL, as `status.graphics` names it; None: the desktop did not say.
-    renderer: str | None = None
-    # What encoded its stream.
-    encoder: str | None = None
-    # CPUs of its desktop; None: not known, as with `gpus`.
-    cpu: float | None = None
-    memory_gib: float | None = None
+    uid: Annotated[str, String(64)]
     # When it ends at the latest.
     expires: datetime | None = None
-    # How long it stood in the queue before; None: it did not, or it was not seen.
-    queue_seconds: float | None = None
-    # From start to ready.
-    startup_seconds: float | None = None
-    ended: datetime | None = None
-    end_reason: EndReason | None = None
-    end_detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """All that matters to what comes next."""
+class Record(msgspec.Struct, frozen=True):
+    """What the next transition depends on: a session, and its last run."""
 
     session: SessionRow
-    # The last one.
     run: RunRow | None = None
 
 
-sessions = Table(
+sessions = table_of(
     "history_sessions",
-    metadata,
-    Column("uid", String(64), primary_key=True),
-    Column("name", String(253), nullable=False),
-    Column("namespace", String(63), nullable=False),
-    Column("owner", String(254), nullable=False),  # not `user`, which is a word of SQL's own
-    Column("template", String(253), nullable=False),
-    Column("created", Instant, nullable=False),
-    Column("waiting_since", Instant),
-    Column("ended", Instant),
-    Column("end_reason", String(16)),
-    Column("ended_by", String(254), nullable=False),
-    Column("seen", BigInteger, nullable=False),
-    Column("revision", Integer, nullable=False),
+    SessionRow,
     Index(None, "owner", "created"),
     Index(None, "created"),
     Index(None, "ended"),
+    key=("uid",),
 )
-
-runs = Table(
+runs = table_of(
     "history_runs",
-    metadata,
-    Column("uid", ForeignKey("history_sessions.uid", ondelete="CASCADE"), primary_key=True),
-    Column("start", Instant, primary_key=True),
-    Column("ready", Instant),
-    Column("node", String(253), nullable=False),
-    Column("pod", String(253), nullable=False),
-    Column("gpus", Integer),
-    Column("renderer", String(32)),
-    Column("encoder", String(32)),
-    Column("cpu", Float),
-    Column("memory_gib", Float),
-    Column("expires", Instant),
-    Column("queue_seconds", Float),
-    Column("startup_seconds", Float),
-    Column("ended", Instant),
-    Column("end_reason", String(16)),
-    Column("end_detail", Text, nullable=False),
+    RunRow,
+    ForeignKeyConstraint(["uid"], ["history_sessions.uid"], ondelete="CASCADE"),
     Index(None, "start"),
     Index(None, "ended"),
+    key=("uid", "start"),
 )
-
-_OF_SESSION = [field.name for field in fields(SessionRow)]
-_OF_RUN = [field.name for field in fields(RunRow)]
 
 
 async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Record]:
     """What is known of these sessions."""
     found = await connection.execute(select(sessions).where(sessions.c.uid.in_(uids)))
-    known = [session_of(row) for row in found]
+    known = [read_row(row, SessionRow) for row in found]
     last: dict[str, RunRow] = {}
     for row in await connection.execute(select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)):
-        last[row.uid] = run_of(row)
+        last[row.uid] = read_row(row, RunRow)
     return {row.uid: Record(row, last.get(row.uid)) for row in known}
 
 
@@ -168,7 +156,7 @@ async def load_open(connection: AsyncConnection, after: str, limit: int) -> list
     """Sessions that have not ended, in the order of their uids, from the one after `after` on."""
     is_open = sessions.c.ended.is_(None) & (sessions.c.uid > after)
     query = select(sessions).where(is_open).order_by(sessions.c.uid).limit(limit)
-    return [session_of(row) for row in await connection.execute(query)]
+    return [read_row(row, SessionRow) for row in await connection.execute(query)]
 
 
 async def save(
@@ -179,18 +167,19 @@ async def save(
     Gives the uids of the sessions that were written; of the others somebody else has written first.
     """
     # In the order of their uids, so that two replicas which write the same ones wait for, not against each other.
-    values = [_values(row, _OF_SESSION) | {"revision": row.revision + 1} for row in sorted(changed, key=_uid)]
+    ordered = sorted(changed, key=lambda row: row.uid)
+    values = [msgspec.structs.asdict(row) | {"revision": row.revision + 1} for row in ordered]
     if not values:
         return set()
     insert = database.insert(sessions)
     unchanged = sessions.c.revision == insert.excluded.revision - 1
-    update = {name: insert.excluded[name] for name in _OF_SESSION if name != "uid"}
+    update = {name: insert.excluded[name] for name in SessionRow.__struct_fields__ if name != "uid"}
     upsert = insert.on_conflict_do_update(index_elements=[sessions.c.uid], set_=update, where=unchanged)
     written = set((await connection.execute(upsert.returning(sessions.c.uid), values)).scalars())
-    mine = [_values(run, _OF_RUN) for run in of_runs if run.uid in written]
+    mine = [msgspec.structs.asdict(run) for run in of_runs if run.uid in written]
     if mine:
         of_run = database.insert(runs)
-        update = {name: of_run.excluded[name] for name in _OF_RUN if name not in ("uid", "start")}
+        update = {name: of_run.excluded[name] for name in RunRow.__struct_fields__ if name not in ("uid", "start")}
         upsert = of_run.on_conflict_do_update(index_elements=[runs.c.uid, runs.c.start], set_=update)
         await connection.execute(upsert, mine)
     return written
@@ -200,28 +189,3 @@ async def drop_ended(connection: AsyncConnection, before: datetime, limit: int) 
     """Delete sessions, with their runs, that ended before that; gives how many, at most `limit`."""
     old = select(sessions.c.uid).where(sessions.c.ended < before).order_by(sessions.c.ended).limit(limit)
     return (await connection.execute(delete(sessions).where(sessions.c.uid.in_(old)))).rowcount
-
-
-def session_of(row: Row[Any]) -> SessionRow:
-    """A row of `sessions` as a value."""
-    return SessionRow(**_read(row, _OF_SESSION))
-
-
-def run_of(row: Row[Any]) -> RunRow:
-    """A row of `runs` as a value."""
-    return RunRow(**_read(row, _OF_RUN))
-
-
-def _read(row: Row[Any], names: Sequence[str]) -> dict[str, Any]:
-    values = {name: getattr(row, name) for name in names}
-    if values["end_reason"]:
-        values["end_reason"] = EndReason(values["end_reason"])
-    return values
-
-
-def _values(row: SessionRow | RunRow, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in names}
-
-
-def _uid(row: SessionRow) -> str:
-    return row.uid

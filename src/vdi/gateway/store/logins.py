@@ -6,18 +6,17 @@ is needed. An account has one address and an address one account, each of them p
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from sqlalchemy import (
-    Boolean,
     Column,
     ColumnElement,
-    RowMapping,
-    Select,
+    Index,
     String,
     Table,
     Text,
+    UnaryExpression,
     UniqueConstraint,
     and_,
     delete,
@@ -28,60 +27,23 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from vdi.gateway.store.database import Database, Instant, batches, metadata
-
-logins = Table(
-    "logins",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("secret_hash", String(64), nullable=False, unique=True),
-    Column("user", String(254), nullable=False, index=True),
-    Column("name", Text, nullable=False),
-    Column("groups", Text, nullable=False),
-    Column("admin", Boolean, nullable=False),
-    Column("source", String(16), nullable=False),
-    Column("credential", String(64), nullable=False),
-    Column("address", String(64), nullable=False),
-    Column("agent", String(200), nullable=False),
-    Column("created", Instant, nullable=False),
-    Column("seen", Instant, nullable=False),
-    Column("expires", Instant, nullable=False),
-    Column("ended", Instant),
-)
-
-api_tokens = Table(
-    "api_tokens",
-    metadata,
-    Column("id", String(64), primary_key=True),
-    Column("secret_hash", String(64), nullable=False, unique=True),
-    Column("user", String(254), nullable=False, index=True),
-    Column("name", Text, nullable=False),
-    Column("groups", Text, nullable=False),
-    Column("admin", Boolean, nullable=False),
-    Column("source", String(16), nullable=False),
-    Column("label", String(100), nullable=False),
-    Column("created", Instant, nullable=False),
-    Column("seen", Instant),
-    Column("expires", Instant, nullable=False),
-    Column("ended", Instant),
-)
+from vdi.gateway.store.database import Database, Instant, batches, metadata, read_row, table_of
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """One browser that somebody has logged in with."""
 
-    id: str
-    user: str
+    id: Annotated[str, String(64)]
+    user: Annotated[str, String(254)]
     name: str
     groups: frozenset[str]
     admin: bool
     # `local` or `oidc`.
-    source: str
-
-    # A mark of the password that was given; another password is another mark. Empty where we know no password.
-    credential: str = ""
-    address: str
-    agent: str
+    source: Annotated[str, String(16)]
+    # Fingerprint of the password that was given: another password has another one. Empty where no password is known.
+    credential: Annotated[str, String(64)] = ""
+    address: Annotated[str, String(64)]
+    agent: Annotated[str, String(200)]
     created: datetime
     seen: datetime
     expires: datetime
@@ -91,13 +53,13 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
 class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
     """One API token, without the token itself."""
 
-    id: str
-    user: str
+    id: Annotated[str, String(64)]
+    user: Annotated[str, String(254)]
     name: str
     groups: frozenset[str]
     admin: bool
-    source: str
-    label: str
+    source: Annotated[str, String(16)]
+    label: Annotated[str, String(100)]
     created: datetime
     seen: datetime | None = None
     expires: datetime
@@ -107,6 +69,16 @@ class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
 T = TypeVar("T", Login, ApiToken)
 
 
+def _credential_table(name: str, row: type[Login] | type[ApiToken]) -> Table:
+    # The hash of the secret is a column but no field: a struct that is shown or logged cannot give it away.
+    secret_hash = Column("secret_hash", String(64), nullable=False, unique=True)
+    return table_of(name, row, secret_hash, Index(None, "user"), key=("id",))
+
+
+logins = _credential_table("logins", Login)
+api_tokens = _credential_table("api_tokens", ApiToken)
+
+
 class LoginStore:
     """Logins and API tokens in the database. Every method raises DatabaseUnavailableError."""
 
@@ -114,74 +86,73 @@ class LoginStore:
         self._database = database
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
-        """A new login."""
+        """Add a login."""
         async with self._database.begin() as connection:
             await insert_login(connection, login, secret_hash)
 
     async def add_token(self, token: ApiToken, secret_hash: str, most: int) -> bool:
-        """A new API token; False when its user has `most` that hold."""
+        """Add an API token; False when its user has `most` that hold."""
         mine = and_(api_tokens.c.user == token.user, is_open(api_tokens, token.created))
         async with self._database.begin() as connection:
+            # Two requests at once would each count one too few: the count and the insert need a lock per user.
             await self._database.lock(connection, f"api_tokens/{token.user}")
             count = select(func.count()).select_from(api_tokens).where(mine)
             if (await connection.execute(count)).scalar_one() >= most:
                 return False
-            await connection.execute(api_tokens.insert().values(_values(token, secret_hash)))
+            values = msgspec.structs.asdict(token) | {"secret_hash": secret_hash}
+            await connection.execute(api_tokens.insert().values(values))
             return True
 
     async def login_by_hash(self, secret_hash: str) -> Login | None:
         """The login with this secret, whether it still holds or not."""
-        return _first(await self._rows(select(logins).where(logins.c.secret_hash == secret_hash)), Login)
+        return await self._first(Login, logins.c.secret_hash == secret_hash)
 
     async def login(self, login_id: str) -> Login | None:
         """One login, whether it still holds or not."""
-        return _first(await self._rows(select(logins).where(logins.c.id == login_id)), Login)
+        return await self._first(Login, logins.c.id == login_id)
 
     async def token_by_hash(self, secret_hash: str) -> ApiToken | None:
         """The API token with this secret, whether it still holds or not."""
-        return _first(await self._rows(select(api_tokens).where(api_tokens.c.secret_hash == secret_hash)), ApiToken)
+        return await self._first(ApiToken, api_tokens.c.secret_hash == secret_hash)
 
     async def token(self, token_id: str) -> ApiToken | None:
         """One API token, whether it still holds or not."""
-        return _first(await self._rows(select(api_tokens).where(api_tokens.c.id == token_id)), ApiToken)
+        return await self._first(ApiToken, api_tokens.c.id == token_id)
 
     async def logins_of(self, user: str, now: datetime) -> list[Login]:
         """The logins of a user that have not ended or expired, the latest seen first."""
-        query = select(logins).where(logins.c.user == user, is_open(logins, now)).order_by(logins.c.seen.desc())
-        return [_read(row, Login) for row in await self._rows(query)]
+        return await self._find(Login, logins.c.user == user, is_open(logins, now), order=logins.c.seen.desc())
 
     async def tokens_of(self, user: str, now: datetime) -> list[ApiToken]:
         """The API tokens of a user that have not ended or expired, the newest first."""
-        mine = and_(api_tokens.c.user == user, is_open(api_tokens, now))
-        query = select(api_tokens).where(mine).order_by(api_tokens.c.created.desc())
-        return [_read(row, ApiToken) for row in await self._rows(query)]
+        mine = api_tokens.c.user == user, is_open(api_tokens, now)
+        return await self._find(ApiToken, *mine, order=api_tokens.c.created.desc())
 
     async def last_of(self, user: str, now: datetime) -> Login | ApiToken | None:
         """The last login of a user that is still known, whether it holds or not; else an API token that holds."""
-        query = select(logins).where(logins.c.user == user).order_by(logins.c.created.desc()).limit(1)
-        last = _first(await self._rows(query), Login)
-        return last or next(iter(await self.tokens_of(user, now)), None)
+        found: list[Login] = await self._find(Login, logins.c.user == user, order=logins.c.created.desc())
+        return found[0] if found else next(iter(await self.tokens_of(user, now)), None)
 
     async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
-        """All logins that have not ended or expired, of whoever came this way."""
-        query = select(logins).where(logins.c.source == source, is_open(logins, now))
-        return [_read(row, Login) for row in await self._rows(query)]
+        """All logins of this source that have not ended or expired."""
+        return await self._find(Login, logins.c.source == source, is_open(logins, now))
 
     async def open_tokens_from(self, source: str, now: datetime) -> list[ApiToken]:
-        """All API tokens that have not ended or expired, of whoever came this way."""
-        query = select(api_tokens).where(api_tokens.c.source == source, is_open(api_tokens, now))
-        return [_read(row, ApiToken) for row in await self._rows(query)]
+        """All API tokens of this source that have not ended or expired."""
+        return await self._find(ApiToken, api_tokens.c.source == source, is_open(api_tokens, now))
 
     async def over_logins(self, now: datetime, unused_since: datetime) -> list[Login]:
-        """Logins whose time is over, or that were not used since then, and that have not ended yet."""
+        """Logins that expired, or were not used since then, and that have not ended yet."""
         over = (logins.c.expires <= now) | (logins.c.seen <= unused_since)
-        return [_read(row, Login) for row in await self._rows(select(logins).where(logins.c.ended.is_(None), over))]
+        return await self._find(Login, logins.c.ended.is_(None), over)
 
     async def see(self, credential: Login | ApiToken, now: datetime) -> None:
-        """It was used just now."""
-        table = _table_of(credential)
-        async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == credential.id).values(seen=now))
+        """Record that it was used now."""
+        await self._update(credential, seen=now)
+
+    async def set_person(self, credential: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
+        """Record what has changed about the person."""
+        await self._update(credential, name=name, groups=groups, admin=admin)
 
     async def end_logins(self, ids: Sequence[str], now: datetime) -> None:
         """End logins; one that has ended keeps its end."""
@@ -191,18 +162,16 @@ class LoginStore:
         """End API tokens; one that has ended keeps its end."""
         await self._end(api_tokens, ids, now)
 
-    async def set_person(self, credential: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
-        """What is known of the person has changed."""
-        table = _table_of(credential)
-        values = {"name": name, "groups": _groups_text(groups), "admin": admin}
-        async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
-
     async def forget_before(self, then: datetime) -> None:
         """Remove what ended or expired before that time."""
         async with self._database.begin() as connection:
             for table in (logins, api_tokens):
                 await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
+
+    async def _update(self, credential: Login | ApiToken, **values: object) -> None:
+        table = _table_of(type(credential))
+        async with self._database.begin() as connection:
+            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
 
     async def _end(self, table: Table, ids: Sequence[str], now: datetime) -> None:
         for batch in batches(ids):
@@ -210,15 +179,20 @@ class LoginStore:
             async with self._database.begin() as connection:
                 await connection.execute(update(table).where(some).values(ended=now))
 
-    async def _rows(self, query: Select[Any]) -> Sequence[RowMapping]:
+    async def _find(
+        self, kind: type[T], *conditions: ColumnElement[bool], order: UnaryExpression[datetime] | None = None
+    ) -> list[T]:
         async with self._database.connect() as connection:
-            rows: Sequence[RowMapping] = (await connection.execute(query)).mappings().all()
-            return rows
+            rows = await connection.execute(select(_table_of(kind)).where(*conditions).order_by(order))
+            return [read_row(row, kind) for row in rows]
+
+    async def _first(self, kind: type[T], condition: ColumnElement[bool]) -> T | None:
+        return next(iter(await self._find(kind, condition)), None)
 
 
 async def insert_login(connection: AsyncConnection, login: Login, secret_hash: str) -> None:
     """Add a login, within a transaction."""
-    await connection.execute(logins.insert().values(_values(login, secret_hash)))
+    await connection.execute(logins.insert().values(msgspec.structs.asdict(login) | {"secret_hash": secret_hash}))
 
 
 async def end_all_of(connection: AsyncConnection, user: str, source: str, now: datetime) -> None:
@@ -233,26 +207,8 @@ def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
     return and_(table.c.ended.is_(None), table.c.expires > now)
 
 
-def _table_of(credential: Login | ApiToken) -> Table:
-    return logins if isinstance(credential, Login) else api_tokens
-
-
-def _values(credential: Login | ApiToken, secret_hash: str) -> dict[str, Any]:
-    groups = _groups_text(credential.groups)
-    return msgspec.structs.asdict(credential) | {"groups": groups, "secret_hash": secret_hash}
-
-
-def _groups_text(groups: frozenset[str]) -> str:
-    return msgspec.json.encode(sorted(groups)).decode()
-
-
-def _read(row: RowMapping, kind: type[T]) -> T:
-    fields = {name: value for name, value in row.items() if name != "secret_hash"}
-    return kind(**fields | {"groups": frozenset(msgspec.json.decode(row["groups"], type=list[str]))})
-
-
-def _first(rows: Sequence[RowMapping], kind: type[T]) -> T | None:
-    return _read(rows[0], kind) if rows else None
+def _table_of(kind: type[Login] | type[ApiToken]) -> Table:
+    return logins if kind is Login else api_tokens
 
 
 oidc_subjects = Table(

@@ -1,7 +1,7 @@
-"""How a database comes to the schema of this code: Alembic's revisions in `versions/`, run by `upgrade`.
+"""Migrations: Alembic's revisions in `versions/`, which `upgrade` runs at the gateway's start.
 
-Once a release is out, a table that changes needs a new revision: there are databases at the old one. A test compares
-what the revisions make with the tables of the code.
+Once a release is out, a change of a table needs a new revision, since there are databases at the old one. A test
+compares the tables that the revisions make with those of the code.
 """
 
 import importlib
@@ -42,23 +42,22 @@ def import_tables() -> None:
 
 
 def known_revisions() -> set[str]:
-    """Of databases that this code can use, if need be after an upgrade."""
+    """Revisions of databases that this code can use, if need be after an upgrade."""
     return {revision.revision for revision in _scripts().walk_revisions()}
 
 
 async def upgrade(database: Database) -> None:
-    """Bring the schema to what this code expects; at start, before any other query. Never downgrades.
+    """Bring the schema to this code's revision, before any other query. Never downgrades.
 
-    Two replicas that start at once take turns. Raises DatabaseUnavailableError, and UnknownRevisionError when a newer
-    gateway has upgraded this database before.
+    Raises DatabaseUnavailableError, and UnknownRevisionError when a newer gateway has upgraded this database.
     """
+    # Two replicas that start at once take turns: the second one finds the schema upgraded.
     async with database.begin() as connection:
         await database.lock(connection, "migrations")
         await connection.run_sync(_upgrade)
 
 
 def _upgrade(connection: Connection) -> None:
-    """Run the revisions that are missing, in the transaction of `connection`. Raises UnknownRevisionError."""
     scripts = _scripts()
     current = MigrationContext.configure(connection).get_current_revision()
     if current == scripts.get_current_head():
@@ -78,7 +77,6 @@ def _upgrade(connection: Connection) -> None:
 
 @cache
 def _scripts() -> ScriptDirectory:
-    """Of this code: its files do not change while it runs."""
     return ScriptDirectory.from_config(_config())
 
 
