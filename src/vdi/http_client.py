@@ -181,7 +181,6 @@ class HttpClient:
         await self._client.__aexit__(kind, error, trace)
 
     async def close(self) -> None:
-        """Close all connections."""
         await self._client.aclose()
 
     async def request(

@@ -39,8 +39,6 @@ class Authority:
 
     @property
     def file(self) -> Path:
-        """The authority's certificate."""
-
         return self.folder / f"{self.name}.crt"
 
     def issue(

@@ -43,8 +43,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def server(self) -> str:
-        """The API server's URL."""
-
         return f"https://{self.api_host}:{self.api_port}"
 
     @property
@@ -86,7 +84,6 @@ class Layout:
 
     @property
     def settings_file(self) -> Path:
-        """The `ClusterSettings`."""
         return self.root / "cluster.json"
 
     @property
@@ -106,7 +103,6 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        """One log per component."""
         return self.root / "logs"
 
     @property
@@ -116,12 +112,10 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
         return self.root / "kubeconfig"
 
     @property
     def etcd(self) -> Path:
-        """The database."""
         return self.root / "etcd"
 
     @property
@@ -187,7 +181,6 @@ class Layout:
             return None
 
     def save(self, settings: ClusterSettings) -> None:
-        """Write the settings atomically."""
         write_private(self.settings_file, msgspec.json.format(msgspec.json.encode(settings), indent=1), mode=0o644)
 
     @contextlib.contextmanager

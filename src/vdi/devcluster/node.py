@@ -213,7 +213,6 @@ def _fake_gpus(layout: Layout, settings: ClusterSettings) -> Component:
 
 
 def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]:
-    """Traefik's static configuration."""
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "log": {"level": "INFO", "noColor": True},

@@ -131,7 +131,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def sessions(self) -> list[VDISession]:
-        """Sessions in the scope."""
         scope = self.scope
         return [
             session
@@ -178,7 +177,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return found
 
     def events_of(self, kind: str, namespace: str, name: str, uid: str) -> list[Event]:
-        """Warnings about one object."""
         # Events outlive their object by an hour: those of an earlier one with this name have another uid.
         found = self.events.get((kind, namespace, name), ())
         return [event for event in found if event.regarding.uid in ("", uid)]

@@ -49,7 +49,6 @@ class Change:
 
     @property
     def name(self) -> str:
-        """Name of the object."""
         name: str = (self.new or self.old).metadata.name
         return name
 

@@ -39,8 +39,6 @@ class DoctorMetrics(Component):
         self._said = ""
 
     async def run(self) -> None:
-        """See Component."""
-
         while self._settings.doctor_record:
             await self.look()
             await asyncio.sleep(_RECORD_SECONDS)

@@ -103,6 +103,4 @@ class Metrics:
         )
 
     def count_kube_request(self, method: str, plural: str, status: int, _seconds: float) -> None:
-        """For `Client(on_request=...)`."""
-
         self.kube_requests.labels(method, plural, str(status)).inc()

@@ -23,7 +23,6 @@ class Place:
 
     @property
     def arguments(self) -> list[str]:
-        """Options of helm."""
         return self._options("--kube-context")
 
     @property
@@ -56,7 +55,6 @@ class Values:
 
     @property
     def arguments(self) -> list[str]:
-        """As Helm takes them."""
         words = ["--values", "-"] if self.kept else []
         for file in self.files:
             words += ["--values", str(file)]

@@ -90,11 +90,9 @@ class Revision(msgspec.Struct, frozen=True):
 
     @property
     def chart_words(self) -> str:
-        """`vdi-0.2.0`."""
         return f"{self.chart.metadata.name}-{self.chart.metadata.version}"
 
     def objects(self) -> list[Object]:
-        """The release's own objects."""
         return parse_manifest(self.manifest)
 
 

@@ -51,7 +51,6 @@ class Helm:
 
     @property
     def words(self) -> str:
-        """`Helm 4.3.1 (/usr/bin/helm)`."""
         return f"Helm {'.'.join(map(str, self.version))} ({self.path})"
 
 

@@ -39,7 +39,6 @@ class ReleaseKey:
     """One key; `load` it before the first reconcile."""
 
     def __init__(self, client: Client, namespace: str, name: str) -> None:
-        """`name`: `HOST_KEY` or `DESKTOP_KEY`."""
         self.problem = ""  # why it could not be read
         self._client = client
         self._namespace = namespace

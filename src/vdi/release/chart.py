@@ -39,7 +39,6 @@ class Chart:
 
     @property
     def words(self) -> str:
-        """`vdi-0.2.0`."""
         return f"{NAME}-{self.version}"
 
 

@@ -60,7 +60,6 @@ class ObjectChange:
 
     @property
     def title(self) -> str:
-        """`Deployment kasm/vdi-operator`."""
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 

@@ -41,7 +41,6 @@ class Unreadable(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As one line."""
         return f"{self.kind} {self.name}: {self.message}" if self.name else f"{self.kind}: {self.message}"
 
 
@@ -110,7 +109,6 @@ class Facts:
 
     @property
     def namespace(self) -> str:
-        """Namespace of the release."""
         return self.place.namespace
 
     def is_unread(self, kind: str) -> bool:

@@ -275,7 +275,6 @@ async def _homes(client: Client, namespaces: Sequence[str], sessions: Sequence[V
 
 
 def count(things: Sequence[Any], name: str) -> str:
-    """`1 home`, `2 homes`."""
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 

@@ -32,10 +32,7 @@ class Builder(Protocol):
     """The command lines of one program. `archive` is an image archive, `tag` an image's whole name."""
 
     @property
-    def name(self) -> str:
-        """The program's name."""
-
-        ...
+    def name(self) -> str: ...
 
     @property
     def own_storage(self) -> bool:
@@ -300,7 +297,6 @@ def _build_arguments(arguments: Mapping[str, str]) -> list[str]:
 
 
 def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:
-    """All mounts of `folders`."""
     return [mount for folder in folders for mount in folder.mounts]
 
 

@@ -348,7 +348,6 @@ def read_go_duration(text: str) -> float | None:
 
 @lru_cache(maxsize=2)
 def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
-    """Workloads with Traefik's image."""
     found = []
     for workload in workloads(snapshot):
         for container in workload.pod_spec["containers"]:

@@ -61,7 +61,6 @@ def templates_with_tls(snapshot: Snapshot) -> dict[str, list[VDITemplate]]:
 
 
 def local_path_namespaces(snapshot: Snapshot) -> list[str]:
-    """Namespaces of local-path provisioners."""
     found = (deployment["metadata"] for deployment in snapshot.raw("deployments"))
     return sorted({meta["namespace"] for meta in found if meta["name"] == _LOCAL_PATH_DEPLOYMENT})
 

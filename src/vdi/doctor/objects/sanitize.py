@@ -110,7 +110,6 @@ def workload(found: Object) -> Object:
 
 
 def job(found: Object) -> Object:
-    """A Job: its progress."""
     labels = ((found["spec"].get("template") or {}).get("metadata") or {}).get("labels") or {}
     kept = _pick(found["spec"], "backoffLimit", "selector", "suspend")
     return {**whole(found), "spec": {**kept, "template": {"metadata": {"labels": labels}}}}

@@ -124,7 +124,6 @@ class DisconnectDetector:
         self._opened: OrderedDict[tuple[str, str, str], deque[float]] = OrderedDict()
 
     def opened(self, session: str, grant: str, path: str, now: float) -> None:
-        """Note a new connection."""
         key = session, grant, path
         self._opened.setdefault(key, deque(maxlen=_KEPT)).append(now)
         self._opened.move_to_end(key)

@@ -42,7 +42,6 @@ class ExportFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        """For the header Content-Type."""
         return "text/csv; charset=utf-8" if self is ExportFormat.CSV else "application/jsonl; charset=utf-8"
 
 

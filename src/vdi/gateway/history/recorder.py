@@ -73,7 +73,6 @@ class Recorder:
         return time.monotonic() - self._behind_since if self._behind_since is not None else 0.0
 
     async def run(self) -> None:
-        """Record until cancelled."""
         for session in self._cluster.sessions.values():
             self._see(session)
         pause = FIRST_RETRY_SECONDS

@@ -42,7 +42,6 @@ class Month:
 
     @property
     def begin(self) -> datetime:
-        """Its first moment."""
         return datetime(self.year, self.number, 1, tzinfo=UTC)
 
     @property
@@ -160,7 +159,6 @@ class Period(StrEnum):
 
     @property
     def intervals(self) -> int:
-        """Number of intervals."""
         return 24 if self is Period.DAY else 28
 
     def begin(self, now: datetime) -> datetime:

@@ -170,7 +170,6 @@ def session_list_pieces(rows: Pages[DesktopView]) -> Pieces:
 
 
 def overview_pieces(portal: PortalServices, user: User) -> Pieces:
-    """Figures and queue."""
     counts = counts_of(portal, portal.gpu_slots.total)
     queue, more = waiting_of(portal, user)
     return {
@@ -239,7 +238,6 @@ class LimitRow:
 
 
 def template_rows(portal: PortalServices) -> list[TemplateRow]:
-    """All templates by name."""
     used = Counter(session.spec.template for session in portal.context.cluster.sessions.values())
     found = sorted(portal.context.cluster.templates.values(), key=lambda template: template.metadata.name)
     return [_template_row(template, portal.context.settings, used[template.metadata.name]) for template in found]
@@ -277,7 +275,6 @@ def _range(default: str, most: str | None) -> str:
 
 
 def pool_rows(portal: PortalServices) -> list[PoolRow]:
-    """All pools by name."""
     found = sorted(portal.context.cluster.pools.values(), key=lambda pool: pool.metadata.name)
     return [
         PoolRow(
@@ -334,7 +331,6 @@ class AdminPages(PortalPages):
     """Pages under `/admin`."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/admin", self.overview, methods=["GET"]),
             Route("/admin/sessions", self.sessions, methods=["GET"]),
@@ -374,7 +370,6 @@ class AdminPages(PortalPages):
         )
 
     async def sessions(self, request: Request) -> Response:
-        """Everyone's sessions."""
         user = await self._portal.guard.require_admin(request)
         filters = read_filter(request.query_params)
         rows = sessions_page(self._portal, user, filters, page_number(request))
@@ -434,7 +429,6 @@ class AdminPages(PortalPages):
         )
 
     async def run_doctor(self, request: Request) -> Response:
-        """Look now."""
         await self._portal.guard.require_admin(request)
         await self._portal.guard.check_csrf(request)
         await self._portal.doctor.run()

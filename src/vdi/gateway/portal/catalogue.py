@@ -251,7 +251,6 @@ class CataloguePages(PortalPages):
     """Pages under `/catalogue`."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/catalogue", self.catalogue, methods=["GET"]),
             Route("/catalogue/{template}", self.start_form, methods=["GET"]),

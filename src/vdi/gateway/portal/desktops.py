@@ -105,7 +105,6 @@ class DesktopPages(PortalPages):
     """The list of desktops, and pages under `/desktops`."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/", self.my_desktops, methods=["GET"]),
             Route("/shared", self.shared, methods=["GET"]),
@@ -123,7 +122,6 @@ class DesktopPages(PortalPages):
         ]
 
     async def my_desktops(self, request: Request) -> Response:
-        """The person's own desktops."""
         return await self._list(request, "desktops", "My desktops", "Your desktops. This page updates automatically.")
 
     async def shared(self, request: Request) -> Response:
@@ -131,7 +129,6 @@ class DesktopPages(PortalPages):
         return await self._list(request, "shared", "Shared with me", "Desktops that others let you watch or use.")
 
     async def desktop(self, request: Request) -> Response:
-        """One desktop's own page."""
         user = await self._portal.guard.require(request)
         return await self._show(request, user, request.path_params["name"])
 
@@ -200,7 +197,6 @@ class DesktopPages(PortalPages):
         return await self._do(request, user, name, "schedule", action, place="schedule_error", schedule=wanted)
 
     async def share(self, request: Request) -> Response:
-        """Let somebody in."""
         user, form = await self._posted(request)
         name = request.path_params["name"]
         if form.get("role") not in [*GuestRole]:
@@ -214,7 +210,6 @@ class DesktopPages(PortalPages):
         return await self._do(request, user, name, "share", action, place="share_error", typed=form)
 
     async def unshare(self, request: Request) -> Response:
-        """Take access back."""
         user, form = await self._posted(request)
         name, email = request.path_params["name"], form.get("user", "")
         found = pages.desktop_of(self._portal, user, name)

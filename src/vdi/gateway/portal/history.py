@@ -378,7 +378,6 @@ class HistoryPages(PortalPages):
     """Pages under `/history`."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
         return [
             Route("/history", self.history, methods=["GET"]),
             Route("/history/usage", self.usage, methods=["GET"]),

@@ -14,8 +14,6 @@ class HomePages(PortalPages):
     """Pages under `/homes`."""
 
     def routes(self) -> list[Route]:
-        """All of them."""
-
         return [
             Route("/homes", self.my_homes, methods=["GET"]),
             Route("/homes/{name}/delete", self.ask, methods=["GET"]),
@@ -23,7 +21,6 @@ class HomePages(PortalPages):
         ]
 
     async def my_homes(self, request: Request) -> Response:
-        """The list."""
         user = await self._portal.guard.require(request)
         return await self._list(request, user)
 

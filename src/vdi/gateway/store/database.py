@@ -92,7 +92,6 @@ class Instant(types.TypeDecorator[datetime]):
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        """From the database."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -105,11 +104,9 @@ class WordSet(types.TypeDecorator[frozenset[str]]):
     cache_ok = True
 
     def process_bind_param(self, value: frozenset[str] | None, _dialect: Dialect) -> str | None:
-        """To the database."""
         return None if value is None else msgspec.json.encode(sorted(value)).decode()
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> frozenset[str] | None:
-        """From the database."""
         return None if value is None else msgspec.json.decode(value, type=frozenset[str])
 
 
@@ -124,7 +121,6 @@ class EnumText(types.TypeDecorator[StrEnum]):
         self.kind = kind
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> StrEnum | None:
-        """From the database."""
         return None if value is None else self.kind(value)
 
 
@@ -197,7 +193,6 @@ class Database:
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     async def close(self) -> None:
-        """Close all connections."""
         await self.engine.dispose()
 
 

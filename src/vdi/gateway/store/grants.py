@@ -50,7 +50,6 @@ class GrantStore:
         self._database = database
 
     async def add(self, grant: Grant, handle_hash: str) -> None:
-        """A new grant."""
         values = msgspec.structs.asdict(grant) | {"handle_hash": handle_hash}
         async with self._database.begin() as connection:
             await connection.execute(grants.insert().values(values))

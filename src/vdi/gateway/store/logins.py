@@ -86,7 +86,6 @@ class LoginStore:
         self._database = database
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
-        """Add a login."""
         async with self._database.begin() as connection:
             await insert_login(connection, login, secret_hash)
 

@@ -70,7 +70,6 @@ def asset_routes(brand: Brand, prefix: str) -> list[Route]:
 
 
 async def serve_asset(brand: Brand, request: Request) -> Response:
-    """One file of `static/`."""
     asset = assets(brand).get(request.path_params["name"])
     if asset is None:
         return PlainTextResponse("This file does not exist.", 404)

@@ -71,7 +71,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(_TOO_MANY_COOKIES if self._is_mostly_cookies() else _TOO_LARGE, LINGER_SECONDS)
 
     def on_headers_complete(self) -> None:
-        """The head is here."""
         self._in_head = False
         self._head.clear()
         if self._head_timer is not None:
@@ -97,7 +96,6 @@ class Connection(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It does."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()

@@ -40,7 +40,6 @@ class HostRouter:
         self._ready = ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         label = self._label(scope)
         # Only Traefik speaks to this listener, and everyone speaks TLS to Traefik.
         scope["scheme"] = "https"
@@ -73,7 +72,6 @@ class BodyLimit:
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         too_much = not length.isdigit() or len(length) > _DIGITS or int(length) > self._most
         loop = asyncio.get_running_loop()
@@ -116,7 +114,6 @@ class RequestMetrics:
         self._listener = listener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":  # uvicorn is started without the others
             raise RuntimeError(f"this listener is for HTTP, not for {scope['type']}")
         began = time.perf_counter()
@@ -211,7 +208,6 @@ class SecurityHeaders:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -123,7 +123,6 @@ class ErrorPages:
         self._renderer = Renderer(settings)
 
     def handlers(self) -> dict[int | type[Exception], ExceptionHandler]:
-        """For Starlette."""
         return {
             HTTPException: self._http,
             ActionDenied: self._refused,

@@ -131,7 +131,6 @@ class ConfigMap(_Object):
 
     @property
     def data(self) -> dict[str, str]:
-        """The configurations by name."""
         return dict(self.raw.get("data") or {})
 
     @property
@@ -228,7 +227,6 @@ class ClusterPolicy(_Object):
 
     @property
     def config(self) -> Raw:
-        """`spec.devicePlugin.config`: name and default."""
         config: Raw = self.section("devicePlugin").get("config") or {}
         return config
 

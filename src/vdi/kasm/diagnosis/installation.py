@@ -296,7 +296,6 @@ _WORKLOADS = {"deployments": "deployment", "statefulsets": "statefulset"}
 
 
 def labels_of(found: Mapping[str, Any]) -> dict[str, str]:
-    """An object's labels."""
     return found["metadata"].get("labels") or {}
 
 
@@ -430,7 +429,6 @@ class Installation:
 
 @lru_cache(maxsize=4)
 def find_kasm(snapshot: Snapshot) -> tuple[Installation, ...]:
-    """Kasm, wherever it is."""
     return tuple(Installation(snapshot, namespace) for namespace in kasm_namespaces(snapshot))
 
 

@@ -108,7 +108,6 @@ def own_problem(pod: KasmPod) -> PodProblem:
 
 
 def whose(container: KasmContainer) -> str:
-    """A container in words."""
     return f"{'init container' if container.is_init else 'container'} {container.name}"
 
 

@@ -25,7 +25,6 @@ _PLACEHOLDERS = {
 
 
 def words_of(version: Version) -> str:
-    """`1.1190.6`."""
     return ".".join(map(str, version))
 
 
@@ -181,7 +180,6 @@ class ValueKeys:
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        """Every path, blocks included."""
         return tuple(dict.fromkeys(block for leaf in self._leaves for block in blocks_of(leaf.removesuffix("*"))))
 
     def read_ever(self, path: str) -> bool:

@@ -18,8 +18,6 @@ _ENFORCED = "pod-security.kubernetes.io/enforce"
 
 
 def run_checks(facts: Facts, planned: PlannedRelease) -> list[Finding]:
-    """Each line, measured."""
-
     installed, namespace = find_installed(facts, planned.namespace), planned.namespace
     own = [pod for pod in facts.running if pod["metadata"]["namespace"] == namespace and installed]
     pods = frozenset(str(pod["metadata"]["uid"]) for pod in own if installed and installed.owns(pod))
@@ -60,7 +58,6 @@ class Installed:
 
     @property
     def words(self) -> str:
-        """`kasm-helm 1.1190.6 (release kasm)`."""
         version = f" {self.version}" if self.version else " of an unknown version"
         return f"{self.generation.chart}{version} ({f'release {self.release}' if self.release else 'no Helm release'})"
 

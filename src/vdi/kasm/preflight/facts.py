@@ -75,7 +75,6 @@ def condition_of(raw: Raw, kind: str) -> Raw:
 
 
 def is_ready(pod: Raw) -> bool:
-    """Whether it answers."""
     return bool(condition_of(pod, "Ready").get("status") == "True")
 
 
@@ -140,7 +139,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """Decoded, by name."""
         found = [msgspec.convert(node, Node, strict=False) for node in self.all("nodes")]
         return sorted(found, key=lambda node: node.metadata.name)
 

@@ -50,7 +50,6 @@ def kubelet_versions(facts: Facts) -> list[str]:
 
 
 def kubernetes_line(facts: Facts) -> Finding:
-    """The oldest kubelet decides."""
     versions = kubelet_versions(facts)
     if not versions:
         unread = Unreadable("No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide"))

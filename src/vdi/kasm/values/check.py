@@ -38,8 +38,6 @@ class Subject:
 
     @property
     def chart_words(self) -> str:
-        """`kasm-helm 1.1190.6`."""
-
         return f"{self.generation.chart} {words_of(self.version)}"
 
     def get(self, setting: str, default: Any = None) -> Any:

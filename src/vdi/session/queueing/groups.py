@@ -39,7 +39,6 @@ class PendingSession:
         return self.priority + max(0, now - self.since) // AGEING
 
     def waited(self, now: int) -> int:
-        """Waiting time in milliseconds."""
         return max(0, now - self.since)
 
 

@@ -8,8 +8,6 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the tables."""
-
     op.create_table(
         "api_tokens",
         sa.Column("id", sa.String(length=64), nullable=False),
