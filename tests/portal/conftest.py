@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 from portal.portal_browser import chromium
 from portal.portal_server import Server, serve
-from portal.portal_world import LIMITS, furnish
+from portal.scene import LIMITS, furnish
 
 
 @pytest.fixture(scope="session")

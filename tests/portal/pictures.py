@@ -19,7 +19,6 @@ from portal import desktop_picture, gallery_pictures, scene
 from portal.portal_browser import chromium, visitor
 from portal.portal_pages import serve_others
 from portal.portal_server import Server, serve
-from portal.portal_world import furnish
 
 Scheme = Literal["light", "dark"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
@@ -94,7 +93,7 @@ def portal() -> Iterator[Server]:
         tempfile.TemporaryDirectory() as place,
         serve(Path(place), limits=scene.LIMITS, now=scene.START, domain=DOMAIN) as server,
     ):
-        server.do(lambda: furnish(server.stage))
+        server.do(lambda: scene.furnish(server.stage))
         yield server
 
 

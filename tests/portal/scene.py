@@ -1,26 +1,27 @@
-"""The scene of the documentation's pictures, as data: a made-up company on a Friday at noon.
+"""A made-up company on a Friday at noon, put into a portal: for browser tests and the documentation's pictures."""
 
-`portal_world.furnish` puts it into a portal. `tests/unit/gateway/test_portal_scene.py` holds that its numbers add up.
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
-from functools import cache
 from typing import Any
 
+import msgspec
+
+from unit.gateway.portal_stage import PortalStage, a_session, a_template
+from vdi.api.pool import VDIPool
+from vdi.api.session import VDISession
 from vdi.cluster.units import format_time
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import count_findings
+from vdi.gateway.doctor import Report
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.rights import User
-from vdi.gateway.store.history import EndReason, RunRow
+from vdi.gateway.store.history import EndReason, RunRow, SessionRow
+from vdi.session.homes import HomeClaim
+from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name
 
-# When the pictures are taken, as far as portal and browser know.
+# When the pictures are taken, by the clocks of portal and browser.
 START = datetime(2026, 11, 20, 12, 2, tzinfo=UTC)
-DOMAIN = "example.com"
-HOME_GIB = 10
-
 USERS = {
     user.email.partition("@")[0]: user
     for user in (
@@ -38,373 +39,146 @@ LIMITS = Limits(
     groups={"research": Limit(gpu_hours=300.0)},
     users={"alice@example.com": Limit(sessions=5, gpus=4)},
 )
-# Of each node; the doctor says why the last one has so few.
-GPU_SLOTS = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1}
-CPU_NODES = ("cpu-node-1",)
-NODES = (*GPU_SLOTS, *CPU_NODES)
+# GPU slots by node; the doctor says why gpu-node-3 has so few.
+_NODES = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1, "cpu-node-1": 0}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A kind of desktop."""
-
-    title: str
-    icon: str
-    description: str
-    gpu: int
-    cpu: int
-    memory_gib: int
-    # What else the template says, without resources.
-    spec: Mapping[str, Any] = field(default_factory=dict)
-    # Maximums of its resources.
-    most: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def has_home(self) -> bool:
-        return bool(self.spec.get("persistence", {}).get("enabled", True))
+def _kind(title: str, icon: str, gpu: int, cpu: int, gib: int, description: str, **spec: Any) -> dict[str, Any]:
+    size = {"defaultGPU": gpu, "defaultCPU": str(cpu), "defaultMemory": f"{gib}Gi"} | spec.pop("most", {})
+    return {"displayName": title, "icon": icon, "description": description, "resources": size, **spec}
 
 
-TEMPLATES = {
-    "ubuntu-desktop": Template(
-        title="Ubuntu desktop",
-        icon="desktop",
-        description="A full Xfce desktop with browser, file manager and terminal. Good for nearly everything.",
-        gpu=1,
-        cpu=2,
-        memory_gib=4,
-        most={"maxGPU": 2, "maxMemory": "16Gi", "maxCPU": "8"},
-        spec={"lifecycle": {"maxTimeout": "24h", "idleTimeout": "1h"}},
+_TEMPLATES = {
+    "ubuntu-desktop": _kind(
+        "Ubuntu desktop", "desktop", 1, 2, 4,
+        "A full Xfce desktop with browser, file manager and terminal. Good for nearly everything.",
+        most={"maxGPU": 2, "maxMemory": "16Gi", "maxCPU": "8"}, lifecycle={"maxTimeout": "24h", "idleTimeout": "1h"},
     ),
-    "blender": Template(
-        title="Blender studio",
-        icon="model",
-        description="Blender with Cycles on the GPU, and the shared library of models.",
-        gpu=1,
-        cpu=4,
-        memory_gib=16,
-        most={"maxMemory": "64Gi", "maxCPU": "16"},
-        spec={"lifecycle": {"maxTimeout": "4h"}},
+    "blender": _kind(
+        "Blender studio", "model", 1, 4, 16, "Blender with Cycles on the GPU, and the shared library of models.",
+        most={"maxMemory": "64Gi", "maxCPU": "16"}, lifecycle={"maxTimeout": "4h"},
     ),
-    "pytorch": Template(
-        title="PyTorch workbench",
-        icon="notebook",
-        description="JupyterLab and an editor with CUDA, for training and for trying things out.",
-        gpu=1,
-        cpu=8,
-        memory_gib=32,
-        most={"maxGPU": 4},
-        spec={"access": {"groups": ["research"], "users": ["alice@example.com"]}},
+    "pytorch": _kind(
+        "PyTorch workbench", "notebook", 1, 8, 32,
+        "JupyterLab and an editor with CUDA, for training and for trying things out.",
+        most={"maxGPU": 4}, access={"groups": ["research"], "users": ["alice@example.com"]},
     ),
-    "qgis": Template(
-        title="QGIS",
-        icon="map",
-        description="Maps, with the layers of the department mounted read-only.",
-        gpu=0,
-        cpu=2,
-        memory_gib=8,
+    "qgis": _kind("QGIS", "map", 0, 2, 8, "Maps, with the layers of the department mounted read-only."),
+    "office": _kind(
+        "Office", "document", 0, 2, 4,
+        "LibreOffice for texts, tables and presentations, with the fonts of the company.",
     ),
-    "office": Template(
-        title="Office",
-        icon="document",
-        description="LibreOffice for texts, tables and presentations, with the fonts of the company.",
-        gpu=0,
-        cpu=2,
-        memory_gib=4,
+    "firefox": _kind(
+        "Firefox", "browser", 0, 1, 2, "One browser and nothing else. Everything in it is forgotten when it ends.",
+        persistence={"enabled": False},
     ),
-    "firefox": Template(
-        title="Firefox",
-        icon="browser",
-        description="One browser and nothing else. Everything in it is forgotten when it ends.",
-        gpu=0,
-        cpu=1,
-        memory_gib=2,
-        spec={"persistence": {"enabled": False}},
-    ),
-}
+}  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Desktop:
-    """A session as it is now."""
+@dataclass(frozen=True)
+class _Desktop:
+    """A session as it is now; its owner is the first part of its name."""
 
     name: str
     template: str
-    phase: str
-    # How long ago it was requested.
-    since: timedelta
-    # Its time limit.
-    hours: int = 8
+    phase: str = "Running"
     node: str = ""
-    # None: as many as its template gives.
-    gpus: int | None = None
-    # User, role, and for how many hours; 0: no end.
-    guests: Sequence[tuple[str, str, int]] = ()
-    queue: "Place | None" = None
-    message: str = ""
+    # When it was requested, as today's time of day, and its time limit in hours.
+    at: str = "09:00"
+    days_ago: int = 0
+    hours: int = 8
+    spec: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def owner(self) -> User:
-        return USERS[self.name.partition("-")[0]]
-
-    @property
-    def gpu_count(self) -> int:
-        return TEMPLATES[self.template].gpu if self.gpus is None else self.gpus
+    def user(self) -> str:
+        return USERS[self.name.partition("-")[0]].email
 
     @property
     def created(self) -> datetime:
-        return START - self.since
-
-    @property
-    def started(self) -> datetime:
-        return self.created + timedelta(seconds=1)
-
-    @property
-    def expires(self) -> datetime:
-        return self.started + timedelta(hours=self.hours)
-
-    @property
-    def has_pod(self) -> bool:
-        return self.phase in ("Running", "Creating")
+        return datetime.combine(START, time.fromisoformat(self.at), UTC) - timedelta(days=self.days_ago)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a session stands in the queue."""
-
-    position: int
-    earliest: datetime
-
-
-def _running(name: str, template: str, node: str, at: str, hours: int = 8, **rest: Any) -> Desktop:
-    """A desktop that was requested today at that time, and runs."""
-    since = START - datetime.combine(START, time.fromisoformat(at), UTC)
-    return Desktop(name=name, template=template, phase="Running", since=since, hours=hours, node=node, **rest)
-
-
-def _waiting(name: str, template: str, minutes: int, position: int, earliest: str, gpus: int = 1) -> Desktop:
-    nodes = [node for node, slots in GPU_SLOTS.items() if slots >= gpus]
-    named = f"{', '.join(nodes[:-1])} and {nodes[-1]}"
-    slots = sum(GPU_SLOTS[node] for node in nodes)
-    return Desktop(
-        name=name,
-        template=template,
-        phase="Pending",
-        since=timedelta(minutes=minutes),
-        gpus=gpus,
-        queue=Place(position, datetime.combine(START, time.fromisoformat(earliest), UTC)),
-        message=(
-            f"Waiting for capacity, number {position} in line: all {slots} nvidia.com/gpu on nodes {named} are in use. "
-            f"Capacity is expected by {earliest} UTC."
-        ),
+def _waiting(name: str, template: str, at: str, position: int, earliest: str, gpus: int = 1) -> _Desktop:
+    nodes = [node for node, slots in _NODES.items() if slots >= gpus]
+    message = (
+        f"Waiting for capacity, number {position} in line: all {sum(_NODES[node] for node in nodes)} nvidia.com/gpu on "
+        f"nodes {', '.join(nodes[:-1])} and {nodes[-1]} are in use. Capacity is expected by {earliest} UTC."
     )
+    conditions = [
+        {"type": "TemplateFound", "status": "True", "reason": "Found"},
+        {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "message": message},
+    ]
+    queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": earliest}
+    spec = {"resources": {"gpu": gpus, "memory": _TEMPLATES[template]["resources"]["defaultMemory"]}}
+    status = {"message": message, "queue": queue, "conditions": conditions}
+    return _Desktop(name, template, "Pending", at=at, spec=spec, status=status)
 
 
-DESKTOPS = (
-    _running(
-        "alice-ubuntu",
-        "ubuntu-desktop",
-        "gpu-node-1",
-        "09:04",
-        guests=[("bob", "viewer", 2), ("carol", "collaborator", 0)],
-    ),
-    _running("alice-render", "blender", "gpu-node-1", "08:06", 4),
-    _running("bob-review", "blender", "gpu-node-1", "09:31", 4, guests=[("alice", "viewer", 6)]),
-    _running("carol-pair", "ubuntu-desktop", "gpu-node-1", "08:47", guests=[("alice", "collaborator", 0)]),
-    _running("carol-model", "pytorch", "gpu-node-2", "08:22", 4),
-    _running("dave-gearbox", "blender", "gpu-node-2", "08:27", 4),
-    _running("dave-ubuntu", "ubuntu-desktop", "gpu-node-2", "10:15"),
-    _running("erin-training", "pytorch", "gpu-node-2", "07:58", 12),
-    _running("frank-animation", "blender", "gpu-node-3", "09:12", 4),
-    _running("dave-report", "office", "cpu-node-1", "09:50"),
-    _running("erin-web", "firefox", "cpu-node-1", "11:20"),
-    _waiting("bob-ubuntu", "ubuntu-desktop", 14, 1, "12:06"),
-    _waiting("alice-training", "pytorch", 6, 2, "12:27", gpus=2),
-    _waiting("frank-ubuntu", "ubuntu-desktop", 1, 3, "12:22"),
-    Desktop(
-        name="alice-maps",
-        template="qgis",
-        phase="Creating",
-        since=timedelta(seconds=9),
-        node="cpu-node-1",
-        message="The image is being pulled.",
-    ),
-    Desktop(name="alice-web", template="firefox", phase="Suspended", since=timedelta(days=2, hours=3)),
-    Desktop(name="carol-maps", template="qgis", phase="Suspended", since=timedelta(days=1, hours=2)),
-    Desktop(name="frank-letter", template="office", phase="Suspended", since=timedelta(days=3, hours=1)),
-)
-EXPIRING = "alice-render"
-EXPIRING_MESSAGE = "After 4h this desktop ends at 12:06 UTC."
+def _guest(name: str, role: str, hours: int = 0) -> dict[str, Any]:
+    return {"user": f"{name}@example.com", "role": role} | ({"hours": hours} if hours else {})
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Desktops that are kept ready."""
+_EXPIRING = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon"}
+_DESKTOPS = (
+    _Desktop("alice-ubuntu", "ubuntu-desktop", node="gpu-node-1", at="09:04",
+             spec={"access": [_guest("bob", "viewer", 2), _guest("carol", "collaborator")]}),
+    _Desktop("alice-render", "blender", node="gpu-node-1", at="08:06", hours=4,
+             status={"conditions": [_EXPIRING | {"message": "After 4h this desktop ends at 12:06 UTC."}]}),
+    _Desktop("bob-review", "blender", node="gpu-node-1", at="09:31", hours=4,
+             spec={"access": [_guest("alice", "viewer", 6)]}),
+    _Desktop("carol-pair", "ubuntu-desktop", node="gpu-node-1", at="08:47",
+             spec={"access": [_guest("alice", "collaborator")]}),
+    _Desktop("carol-model", "pytorch", node="gpu-node-2", at="08:22", hours=4),
+    _Desktop("dave-gearbox", "blender", node="gpu-node-2", at="08:27", hours=4),
+    _Desktop("dave-ubuntu", "ubuntu-desktop", node="gpu-node-2", at="10:15"),
+    _Desktop("erin-training", "pytorch", node="gpu-node-2", at="07:58", hours=12),
+    _Desktop("frank-animation", "blender", node="gpu-node-3", at="09:12", hours=4),
+    _Desktop("dave-report", "office", node="cpu-node-1", at="09:50"),
+    _Desktop("erin-web", "firefox", node="cpu-node-1", at="11:20"),
+    _waiting("bob-ubuntu", "ubuntu-desktop", "11:48", 1, "12:06"),
+    _waiting("alice-training", "pytorch", "11:56", 2, "12:27", gpus=2),
+    _waiting("frank-ubuntu", "ubuntu-desktop", "12:01", 3, "12:22"),
+    _Desktop("alice-maps", "qgis", "Creating", "cpu-node-1", "12:01", status={"message": "The image is being pulled."}),
+    _Desktop("alice-web", "firefox", "Suspended", at="09:02", days_ago=2),
+    _Desktop("carol-maps", "qgis", "Suspended", at="10:02", days_ago=1),
+    _Desktop("frank-letter", "office", "Suspended", at="11:02", days_ago=3),
+)  # fmt: skip
+_POOLS = {"firefox": (3, 3, ""), "ubuntu-desktop": (0, 2, f"All {sum(_NODES.values())} nvidia.com/gpu are in use.")}
+_CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
 
-    template: str
-    ready: int
-    desired: int
-    message: str = ""
-
-
-POOLS = (
-    Pool("firefox", 3, 3),
-    Pool("ubuntu-desktop", 0, 2, f"All {sum(GPU_SLOTS.values())} nvidia.com/gpu are in use."),
-)
-
-
-@dataclass(frozen=True)
-class Habit:
-    """A desktop that somebody has on some days of each week."""
-
-    name: str
-    template: str
-    days: str
-    begin: str
-    hours: float
-    end: EndReason = EndReason.USER
-    gpus: int | None = None
-
-    @property
-    def owner(self) -> User:
-        return USERS[self.name.partition("-")[0]]
-
-    @property
-    def gpu_count(self) -> int:
-        return TEMPLATES[self.template].gpu if self.gpus is None else self.gpus
-
-
+# Desktops that people had on some days of each week of this month: name, template, days, begin, hours, end.
 _WEEK = "Mon Tue Wed Thu Fri"
 _HABITS = (
-    Habit("alice-ubuntu", "ubuntu-desktop", _WEEK, "08:40", 7.4),
-    Habit("alice-render", "blender", _WEEK, "11:40", 4.0, EndReason.TIMEOUT),
-    Habit("alice-training", "pytorch", "Tue Thu", "17:40", 5.5, EndReason.USER, 2),
-    Habit("alice-web", "firefox", "Tue Wed", "11:10", 0.7),
-    Habit("bob-review", "blender", _WEEK, "08:20", 4.0, EndReason.TIMEOUT),
-    Habit("bob-ubuntu", "ubuntu-desktop", _WEEK, "11:30", 3.6),
-    Habit("carol-pair", "ubuntu-desktop", _WEEK, "09:00", 7.1, EndReason.IDLE),
-    Habit("carol-model", "pytorch", _WEEK, "10:50", 3.6),
-    Habit("dave-gearbox", "blender", _WEEK, "08:50", 4.0, EndReason.TIMEOUT),
-    Habit("dave-ubuntu", "ubuntu-desktop", _WEEK, "10:20", 4.3),
-    Habit("dave-report", "office", "Mon Wed", "14:00", 2.2),
-    Habit("erin-training", "pytorch", "Mon Tue Wed Thu", "19:20", 11.0),
-    Habit("erin-ubuntu", "ubuntu-desktop", "Mon Tue Wed Thu", "09:30", 5.2, EndReason.IDLE),
-    Habit("erin-web", "firefox", "Mon Thu", "10:30", 1.4),
-    Habit("frank-animation", "blender", _WEEK, "09:40", 4.0, EndReason.TIMEOUT),
-    Habit("frank-letter", "office", "Mon Tue", "13:20", 1.8),
-    Habit("frank-ubuntu", "ubuntu-desktop", "Mon Wed Thu", "12:10", 3.1),
-    Habit("frank-ubuntu", "ubuntu-desktop", "Sat", "10:00", 4.2),
+    ("alice-ubuntu", "ubuntu-desktop", _WEEK, "08:40", 7.4, EndReason.USER),
+    ("alice-render", "blender", "Mon Wed Fri", "13:10", 4.0, EndReason.TIMEOUT),
+    ("alice-web", "firefox", "Tue Wed", "11:10", 0.7, EndReason.USER),
+    ("bob-review", "blender", _WEEK, "08:20", 4.0, EndReason.TIMEOUT),
+    ("bob-ubuntu", "ubuntu-desktop", _WEEK, "13:30", 3.6, EndReason.USER),
+    ("carol-pair", "ubuntu-desktop", _WEEK, "09:00", 7.1, EndReason.IDLE),
+    ("carol-model", "pytorch", "Tue Thu", "10:50", 3.6, EndReason.USER),
+    ("dave-gearbox", "blender", _WEEK, "08:50", 4.0, EndReason.TIMEOUT),
+    ("dave-report", "office", "Mon Wed", "14:00", 2.2, EndReason.USER),
+    ("erin-training", "pytorch", "Mon Tue Wed Thu", "19:20", 11.0, EndReason.USER),
+    ("erin-ubuntu", "ubuntu-desktop", "Mon Tue Wed Thu", "09:30", 5.2, EndReason.IDLE),
+    ("erin-web", "firefox", "Mon Thu", "10:30", 1.4, EndReason.USER),
+    ("frank-animation", "blender", "Tue Wed Thu", "09:40", 4.0, EndReason.TIMEOUT),
+    ("frank-ubuntu", "ubuntu-desktop", "Sat", "10:00", 4.2, EndReason.USER),
 )
 
-
-@dataclass(frozen=True)
-class PastDesktop:
-    """A session with its one run, which is without an end if the session is still there."""
-
-    name: str
-    owner: User
-    template: str
-    run: RunRow
-
-
-@cache
-def past_desktops() -> Sequence[PastDesktop]:
-    """Everything that has run this month, until START. Who found all GPU slots in use has waited for the next one."""
-    first = START.replace(day=1, hour=0, minute=0)
-    requests = sorted(
-        (datetime.combine(day, time.fromisoformat(habit.begin), UTC) + timedelta(minutes=change), place, change)
-        for day in (first + timedelta(days=number) for number in range(START.day - 1))
-        for place, habit in enumerate(_HABITS)
-        if f"{day:%a}" in habit.days
-        for change in [(day.day * 7 + place * 5) % 20]
-    )
-    found: list[PastDesktop] = []
-    for requested, place, change in requests:
-        found.append(_past(_HABITS[place], requested, change, found))
-    for place, desktop in enumerate(DESKTOPS):
-        if desktop.phase == "Running":
-            run = _run(desktop.name, desktop.template, desktop.started, desktop.gpu_count, place)
-            found.append(PastDesktop(desktop.name, desktop.owner, desktop.template, run))
-    return found
-
-
-def slots_used(runs: Iterable[RunRow], at: datetime) -> int:
-    """GPU slots that these runs have at that time."""
-    return sum(run.gpus or 0 for run in runs if run.start <= at and (run.ended is None or at < run.ended))
-
-
-def _past(habit: Habit, requested: datetime, change: int, before: Sequence[PastDesktop]) -> PastDesktop:
-    """A desktop of one day; `change`, of 20, makes days differ."""
-    runs = [past.run for past in before]
-    ends = sorted(run.ended for run in runs if run.ended and run.ended > requested)
-    free = sum(GPU_SLOTS.values()) - habit.gpu_count
-    start = next(at for at in (requested, *ends) if not habit.gpu_count or slots_used(runs, at) <= free)
-    hours = habit.hours if habit.end is EndReason.TIMEOUT else habit.hours * (1 - change / 60)
-    run = _run(
-        habit.name,
-        habit.template,
-        start,
-        habit.gpu_count,
-        change,
-        ended=start + timedelta(hours=hours),
-        end_reason=habit.end,
-        queue_seconds=(start - requested).total_seconds() or None,
-    )
-    return PastDesktop(habit.name, habit.owner, habit.template, run)
-
-
-def _run(name: str, template: str, start: datetime, gpus: int, change: int, **rest: Any) -> RunRow:
-    kind = TEMPLATES[template]
-    startup = 1.7 + kind.memory_gib / 16 + change / 12
-    return RunRow(
-        uid=f"uid-{name}-{start:%m%d%H%M}",
-        start=start,
-        ready=start + timedelta(seconds=startup),
-        gpus=gpus,
-        cpu=float(kind.cpu),
-        memory_gib=float(kind.memory_gib),
-        startup_seconds=startup,
-        **rest,
-    )
-
-
-def homes() -> list[tuple[User, str]]:
-    """User and template of each home: one per template that somebody has started and that keeps files."""
-    started = {(past.owner.email, past.template) for past in past_desktops() if TEMPLATES[past.template].has_home}
-    by_email = {user.email: user for user in USERS.values()}
-    return [(by_email[email], template) for email, template in sorted(started)]
-
-
-@dataclass(frozen=True)
-class AuditEntry:
-    """An entry of the audit."""
-
-    minutes_ago: int
-    actor: str
-    action: str
-    target: str
-    outcome: str = "done"
-    detail: Mapping[str, str] = field(default_factory=dict)
-    owner: str = ""
-
-
-AUDIT = (
-    AuditEntry(0, "alice@example.com", "session.start", "alice-maps", detail={"template": "qgis"}),
-    AuditEntry(1, "frank@example.com", "session.start", "frank-ubuntu", detail={"template": "ubuntu-desktop"}),
-    AuditEntry(4, "dave@example.com", "session.start", "dave-maps", "OverLimit", {"template": "qgis"}),
-    AuditEntry(6, "alice@example.com", "session.start", "alice-training", detail={"template": "pytorch", "gpu": "2"}),
-    AuditEntry(14, "bob@example.com", "session.start", "bob-ubuntu", detail={"template": "ubuntu-desktop"}),
-    AuditEntry(
-        21,
-        "alice@example.com",
-        "session.share",
-        "alice-ubuntu",
-        detail={"user": "bob@example.com", "role": "viewer"},
-    ),
-    AuditEntry(42, "erin@example.com", "session.start", "erin-web", detail={"template": "firefox"}),
-    AuditEntry(58, "grace@example.com", "session.end", "carol-old", owner="carol@example.com"),
-    AuditEntry(75, "mallory@example.com", "login.begin", "mallory@example.com", "refused", {"how": "password"}),
-    AuditEntry(107, "dave@example.com", "session.start", "dave-ubuntu", detail={"template": "ubuntu-desktop"}),
-    AuditEntry(176, "alice@example.com", "login.begin", "alice@example.com", detail={"how": "oidc"}),
+# Entries of the audit log, newest first: minutes ago, user, action, target, further columns.
+AUDIT: tuple[tuple[int, str, str, str, dict[str, Any]], ...] = (
+    (0, "alice", "session.start", "alice-maps", {"detail": {"template": "qgis"}}),
+    (1, "frank", "session.start", "frank-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (4, "dave", "session.start", "dave-maps", {"outcome": "OverLimit", "detail": {"template": "qgis"}}),
+    (6, "alice", "session.start", "alice-training", {"detail": {"template": "pytorch", "gpu": "2"}}),
+    (14, "bob", "session.start", "bob-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (21, "alice", "session.share", "alice-ubuntu", {"detail": {"user": "bob@example.com", "role": "viewer"}}),
+    (42, "erin", "session.start", "erin-web", {"detail": {"template": "firefox"}}),
+    (58, "grace", "session.end", "carol-old", {"target_owner": "carol@example.com"}),
+    (75, "mallory", "login.begin", "mallory@example.com", {"outcome": "refused", "detail": {"how": "password"}}),
+    (107, "dave", "session.start", "dave-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (176, "alice", "login.begin", "alice@example.com", {"detail": {"how": "oidc"}}),
 )
 
 _PLUGIN = "nvidia-device-plugin-daemonset"
@@ -416,30 +190,150 @@ _CAUSE = Finding(
     evidence=(f"older than the change: {_PLUGIN}-x7k2p",),
     remedy=Remedy.run(f"kubectl --namespace gpu-operator rollout restart daemonset {_PLUGIN}"),
 )
-_CAPACITY = Finding(
-    code="gpu_capacity_wrong",
-    severity=Severity.ERROR,
-    object="node/gpu-node-3",
-    message="It advertises 1 nvidia.com/gpu instead of 4.",
-    evidence=("1 GPUs x 4 (ConfigMap time-slicing-config)",),
-    caused_by=_CAUSE.key,
-)
-_SHORT = tuple(
+_FINDINGS = (
+    _CAUSE,
     Finding(
-        code="gpu_insufficient",
-        severity=Severity.WARNING,
-        object=f"vdisession/vdi-sessions/{desktop.name}",
-        message=desktop.message,
-        remedy=Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls")),
+        code="gpu_capacity_wrong",
+        severity=Severity.ERROR,
+        object="node/gpu-node-3",
+        message="It advertises 1 nvidia.com/gpu instead of 4.",
+        evidence=("1 GPUs x 4 (ConfigMap time-slicing-config)",),
         caused_by=_CAUSE.key,
-    )
-    for desktop in DESKTOPS
-    if desktop.queue
+    ),
+    *(
+        Finding(
+            code="gpu_insufficient",
+            severity=Severity.WARNING,
+            object=f"vdisession/vdi-sessions/{desktop.name}",
+            message=desktop.status["message"],
+            remedy=Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls")),
+            caused_by=_CAUSE.key,
+        )
+        for desktop in _DESKTOPS
+        if desktop.phase == "Pending"
+    ),
 )
-FINDINGS = (_CAUSE, _CAPACITY, *_SHORT)
-DOCTOR_SUMMARY = f"Checked {len(DESKTOPS)} sessions and {len(NODES)} nodes: {count_findings(FINDINGS)}."
+_SCRIPTS = (
+    {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
+    {"source": "user", "state": "Ended", "exitCode": 127, "output": "linking a file with a long name\n" * 60},
+)
 
 
-def text_of(moment: datetime | None) -> str:
-    """A time as objects of Kubernetes have it; empty: none."""
-    return format_time(moment) if moment else ""
+def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
+    """Put the scene into the stage, moved to the time of its clock, and `crowd` suspended and failed desktops more."""
+    moved = stage.clock.wall - START
+    stage.put(*(a_template(name, **spec) for name, spec in _TEMPLATES.items()), *map(_pool, _POOLS))
+    stage.put(*(_session(stage, desktop, moved) for desktop in _DESKTOPS), *_crowd(stage, crowd))
+    for name, slots in _NODES.items():
+        offer = {"nvidia.com/gpu": str(slots)} if slots else {}
+        status = {"capacity": offer, "allocatable": offer}
+        stage.cluster.nodes.append({"metadata": {"name": name, "labels": {}}, "spec": {}, "status": status})
+    for session, run in _past(moved):
+        stage.remember(session, run)
+    homes = {(f"{name.partition('-')[0]}@example.com", template) for name, template, *_ in _HABITS}
+    for user, template in sorted(homes):
+        if "persistence" not in _TEMPLATES[template]:
+            stage.world.homes.observe(_home(user, template))
+    for minutes, user, action, target, more in reversed(AUDIT):
+        at = stage.clock.wall - timedelta(minutes=minutes)
+        stage.enter_act(f"{user}@example.com", action, target, at=at, address="203.0.113.7", **more)
+    stage.agent.scripts["alice-render"] = msgspec.json.encode({"scripts": _SCRIPTS})
+    summary = f"Checked {len(_DESKTOPS)} sessions and {len(_NODES)} nodes: {count_findings(_FINDINGS)}."
+    stage.services.doctor.last = Report(stage.clock.wall - timedelta(minutes=3), summary, _FINDINGS)
+
+
+def _session(stage: PortalStage, desktop: _Desktop, moved: timedelta) -> VDISession:
+    created = desktop.created + moved
+    status = {"phase": desktop.phase, "url": _url(stage, desktop.name)} | desktop.status
+    spec: dict[str, Any] = {"timeout": f"{desktop.hours}h", "suspended": desktop.phase == "Suspended"} | desktop.spec
+    if desktop.node:
+        started = created + timedelta(seconds=1)
+        times = {"startTime": format_time(started), "expiresAt": format_time(started + timedelta(hours=desktop.hours))}
+        status |= {"podName": desktop.name, "nodeName": desktop.node, **times}
+        if "persistence" not in _TEMPLATES[desktop.template]:
+            status["homeClaim"] = _claim_name(desktop.user, desktop.template)
+    if queue := status.get("queue"):
+        earliest = datetime.combine(START, time.fromisoformat(queue["earliestSlot"]), UTC) + moved
+        status["queue"] = queue | {"earliestSlot": format_time(earliest)}
+    access = [dict(guest) for guest in spec.pop("access", [])]
+    for guest in access:
+        if hours := guest.pop("hours", 0):
+            guest["expires"] = format_time(START + moved + timedelta(hours=hours))
+    names: dict[str, Any] = {"user": desktop.user, "template": desktop.template, "created": format_time(created)}
+    return a_session(desktop.name, status=status, access=access, **names, **spec)
+
+
+def _url(stage: PortalStage, name: str) -> str:
+    return f"{stage.settings.url(stage.settings.host(name))}/"
+
+
+def _crowd(stage: PortalStage, crowd: int) -> Iterable[VDISession]:
+    """So many that lists have several pages."""
+    for number in range(crowd):
+        failed, who = number % 15 == 1, _CROWD[number % len(_CROWD)]
+        message = "The image cannot be pulled: registry.example.com answers 403." if failed else ""
+        name, phase = f"{who}-{number}", "Failed" if failed else "Suspended"
+        status = {"phase": phase, "message": message, "url": _url(stage, name)}
+        created = format_time(stage.clock.wall - timedelta(days=1, minutes=number))
+        spec: dict[str, Any] = {"user": f"{who}@example.com", "template": "qgis", "suspended": not failed}
+        yield a_session(name, created=created, status=status, **spec)
+
+
+def _pool(template: str) -> VDIPool:
+    ready, replicas, message = _POOLS[template]
+    status = {"ready": ready, "starting": 0, "claimed": 12, "message": message}
+    spec = {"template": template, "replicas": replicas}
+    return msgspec.convert({"metadata": {"name": f"{template}-ready"}, "spec": spec, "status": status}, VDIPool)
+
+
+def _claim_name(user: str, template: str) -> str:
+    return home_claim_name(session_name="", user=user, template=template, retain=True)
+
+
+def _home(user: str, template: str) -> HomeClaim:
+    metadata = {
+        "name": _claim_name(user, template),
+        "namespace": "vdi-sessions",
+        "uid": f"uid-home-{user}-{template}",
+        "resourceVersion": "1",
+        "creationTimestamp": format_time(START.replace(day=1)),
+        "annotations": {USER_ANNOTATION: user, TEMPLATE_ANNOTATION: template},
+    }
+    size = {"storage": "10Gi"}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": size}}
+    status = {"phase": "Bound", "capacity": size}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, HomeClaim)
+
+
+def _past(moved: timedelta) -> Iterator[tuple[SessionRow, RunRow]]:
+    """Sessions of this month with their runs: the habits of each day before today, and the desktops that run now."""
+    for day in (START.replace(day=number) for number in range(1, START.day)):
+        for place, (name, template, days, begin, hours, reason) in enumerate(_HABITS):
+            if f"{day:%a}" in days:
+                # Minutes, of 20, by which days differ.
+                change = (day.day * 7 + place * 5) % 20
+                start = datetime.combine(day, time.fromisoformat(begin), UTC) + timedelta(minutes=change)
+                length = timedelta(hours=hours if reason is EndReason.TIMEOUT else hours * (1 - change / 60))
+                waited = 60.0 * change if change > 13 and place % 2 else None
+                ends = {"ended": start + moved + length, "end_reason": reason}
+                yield _run(f"{name}-{day.day}", name, template, start + moved, change, queue_seconds=waited, **ends)
+    for place, desktop in enumerate(_DESKTOPS):
+        if desktop.phase == "Running":
+            yield _run(desktop.name, desktop.name, desktop.template, desktop.created + moved, place)
+
+
+def _run(key: str, name: str, template: str, start: datetime, change: int, **rest: Any) -> tuple[SessionRow, RunRow]:
+    user, offer = f"{name.partition('-')[0]}@example.com", _TEMPLATES[template]["resources"]
+    gib, ended, reason = float(offer["defaultMemory"][:-2]), rest.get("ended"), rest.get("end_reason")
+    startup = 1.7 + gib / 16 + change / 12
+    run = RunRow(
+        uid=f"uid-{key}", start=start, ready=start + timedelta(seconds=startup), gpus=offer["defaultGPU"],
+        cpu=float(offer["defaultCPU"]), memory_gib=gib, startup_seconds=startup, **rest,
+    )  # fmt: skip
+    created = start - timedelta(seconds=rest.get("queue_seconds") or 1)
+    who = user if reason is EndReason.USER else ""
+    session = SessionRow(
+        uid=run.uid, name=name, namespace="vdi-sessions", owner=user, template=template, created=created, ended=ended,
+        end_reason=reason, ended_by=who,
+    )  # fmt: skip
+    return session, run

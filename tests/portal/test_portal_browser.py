@@ -422,6 +422,7 @@ def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server
         guest.page.get_by_label("Name").fill("mine")
         guest.page.get_by_label("Time limit").select_option("4h")
         guest.page.get_by_role("button", name="Start without opening").click()
+        expect(guest.page.get_by_text("mine is being started.")).to_be_visible()
         assert acts(server) == ["session.start"]
         if person is ALICE:
             guest.go("/desktops/alice-ubuntu")

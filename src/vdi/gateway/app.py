@@ -40,7 +40,7 @@ from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.probing import Prober
-from vdi.gateway.services import ApiServices, PortalServices
+from vdi.gateway.services import Services
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import QuotaGuard
@@ -165,43 +165,26 @@ def build_gateway(
     sign_out = SignOut(logins, edge.revoker.end)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
-    doctor, gpu_slots = DoctorRunner(context), GpuSlots(context)
     agent = agent or DesktopAgent(edge.desktop_key)
-    startup_scripts = StartupScripts(context=context, agent=agent)
-    api = Api(
-        ApiServices(
-            context=context,
-            guard=guard,
-            logins=logins,
-            sign_out=sign_out,
-            limits=limits,
-            actions=actions,
-            history=history,
-            audit=audit,
-            prober=Prober(context=context, issue_ticket=edge.handoff.issue_ticket, agent=agent),
-            startup_scripts=startup_scripts,
-            doctor=doctor,
-            gpu_slots=gpu_slots,
-        )
+    services = Services(
+        context=context,
+        guard=guard,
+        logins=logins,
+        sign_out=sign_out,
+        limits=limits,
+        actions=actions,
+        history=history,
+        homes_ahead=homes_ahead,
+        audit=audit,
+        prober=Prober(context=context, issue_ticket=edge.handoff.issue_ticket, agent=agent),
+        startup_scripts=StartupScripts(context=context, agent=agent),
+        thumbnails=Thumbnails(context=context, agent=agent),
+        doctor=DoctorRunner(context),
+        gpu_slots=GpuSlots(context),
+        subscriptions=Subscriptions(context.cluster),
+        problems=edge.problems,
     )
-    portal = Portal(
-        PortalServices(
-            context=context,
-            guard=guard,
-            logins=logins,
-            limits=limits,
-            actions=actions,
-            history=history,
-            homes_ahead=homes_ahead,
-            audit=audit,
-            doctor=doctor,
-            gpu_slots=gpu_slots,
-            subscriptions=Subscriptions(context.cluster),
-            problems=edge.problems,
-            thumbnails=Thumbnails(context=context, agent=agent),
-            startup_scripts=startup_scripts,
-        )
-    )
+    api, portal = Api(services), Portal(services)
     diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
     health = Health(context, edge.problems, (login.external_problems, edge.external_problems))
     return Gateway(

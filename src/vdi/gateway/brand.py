@@ -1,7 +1,7 @@
-"""What an installation makes of the pages: name, logo, colour, texts at login. Pure.
+"""Branding of the pages: name, logo, accent colour, texts at login. Pure.
 
-One colour is chosen; what texts and buttons have is derived from it, so that each is readable on its ground in light
-and dark, whatever was chosen: contrast of WCAG 2.2 AA (1.4.3).
+Colours of text and buttons are derived from the accent colour, so that they are readable in light and dark whatever
+was chosen: contrast of WCAG 2.2 AA (1.4.3).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _GROUND_LIGHT, _GROUND_DARK = ((0xEE / 255, 0xF0 / 255, 0xF4 / 255), (0x1C / 255
 
 @dataclass(frozen=True, slots=True)
 class Brand:
-    """All of it; what is empty is as it comes."""
+    """Settings of the branding; an empty one is the default."""
 
     # VDI_BRAND_NAME: beside the logo, and in the titles of pages.
     name: str = "VDI"

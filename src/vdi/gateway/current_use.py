@@ -51,26 +51,20 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
     )
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSlots:
-    """One node with GPUs (or shares of them)."""
+class NodeGpus(msgspec.Struct):
+    """One node with GPUs."""
 
-    name: str
-    total: int
-    used: int
-    cordoned: bool
-
-    @property
-    def nearly_full(self) -> float:
-        """The number of used slots from which the node's bar is a warning."""
-        return self.total * 0.9
+    name: Annotated[str, doc("The node.")]
+    total: Annotated[int, doc("GPUs (or shares of one) that the node offers.")]
+    used: Annotated[int, doc("GPUs (or shares of one) used by desktops.")]
+    cordoned: Annotated[bool, doc("Whether the node accepts no new desktops.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
     """All nodes with GPUs; or why they could not be read."""
 
-    nodes: tuple[NodeSlots, ...] = ()
+    nodes: tuple[NodeGpus, ...] = ()
     unknown: str = ""
 
     @property
@@ -109,7 +103,7 @@ class GpuSlots:
         return Slots(tuple(sorted(nodes, key=lambda node: node.name)))
 
 
-def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeSlots:
+def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeGpus:
     node = Node(raw)
     total = sum(node.count(resource) for resource in (RESOURCE, RENAMED, *node.mig_resources))
-    return NodeSlots(node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable")))
+    return NodeGpus(node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable")))

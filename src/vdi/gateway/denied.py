@@ -123,3 +123,20 @@ def _value(sent: Any, path: str) -> Any:
         else:
             return None
     return sent
+
+
+def invalid(field: str, value: Any, allowed: str) -> ActionDenied:
+    """The refusal of the value of one field or parameter."""
+    return invalid_fields(FieldProblem(field, allowed, value))
+
+
+def invalid_fields(*fields: FieldProblem) -> ActionDenied:
+    """The refusal of the values of these fields."""
+    return ActionDenied("Invalid", " ".join(map(_describe, fields)), *fields)
+
+
+def _describe(problem: FieldProblem) -> str:
+    if problem.value is None:
+        return f"{problem.field}: allowed: {problem.allowed}."
+    shown = msgspec.json.encode(problem.value).decode()
+    return f"{problem.field}: {shown if len(shown) <= 80 else f'{shown[:77]}...'} is not {problem.allowed}."

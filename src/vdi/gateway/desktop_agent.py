@@ -148,11 +148,12 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     session = context.cluster.session(name)
     role = role_in(session, user.email, context.clock()) if session else None
     if session is None or (role is None and not user.admin):
-        raise ActionDenied("NotFound", f"You have no desktop {name!r}.")
+        words = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+        raise ActionDenied("NotFound", words)
     return session, role
 
 
-class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
+class StartupScriptResult(msgspec.Struct, rename="camel", omit_defaults=True):
     """One script and its result."""
 
     source: Annotated[
@@ -170,11 +171,11 @@ class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
 class StartupScriptList(msgspec.Struct):
     """Scripts, in the order in which they started."""
 
-    items: Annotated[tuple[StartupScript, ...], doc("Those of the current start of the desktop.")]
+    items: Annotated[tuple[StartupScriptResult, ...], doc("Those of the current start of the desktop.")]
 
 
 class _Report(msgspec.Struct):
-    scripts: tuple[StartupScript, ...]
+    scripts: tuple[StartupScriptResult, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +185,7 @@ class StartupScripts:
     context: GatewayContext
     agent: DesktopAgent
 
-    async def read(self, user: User, name: str) -> tuple[StartupScript, ...]:
+    async def read(self, user: User, name: str) -> tuple[StartupScriptResult, ...]:
         """The scripts of the user's own desktop since its start. Raises ActionDenied."""
         session, role = find_session(self.context, user, name)
         if role is not Role.OWNER:

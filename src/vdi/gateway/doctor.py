@@ -25,12 +25,12 @@ from vdi.kube.resource import CONFIG_MAPS
 from vdi.kube.transport import Client
 
 log = logging.getLogger(__name__)
-# Seconds between two looks: the doctor comes every few minutes.
+# Seconds between two reads of the record: the CronJob runs every few minutes.
 _RECORD_SECONDS = 30.0
 
 
 class DoctorMetrics(Component):
-    """Shows the last record to Prometheus; each replica reads it for itself."""
+    """The CronJob's last record as metrics of this replica."""
 
     def __init__(self, settings: Settings, client: Client, registry: CollectorRegistry) -> None:
         self._settings, self._client = settings, client
@@ -44,7 +44,7 @@ class DoctorMetrics(Component):
             await asyncio.sleep(_RECORD_SECONDS)
 
     async def look(self) -> None:
-        """Read the record. What cannot be read leaves the metrics as they are: their age tells."""
+        """Read the record. After an error the metrics stay as they are: their timestamp shows their age."""
         name, namespace = self._settings.doctor_record, self._settings.gateway_namespace
         said = ""
         try:
@@ -58,7 +58,8 @@ class DoctorMetrics(Component):
         self._said = said
 
     def _show(self, record: Record) -> None:
-        if self._gauges is None:  # before the first record there is nothing that could be said, not even 0
+        # Registered with the first record: without one there are no findings to report, not even 0.
+        if self._gauges is None:
             self._gauges = (
                 Gauge(
                     "vdi_doctor_findings",
@@ -83,29 +84,33 @@ _RUN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """A finding with what follows from it."""
-
-    cause: Finding
-    follows: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
-    """What one run has found."""
+    """Result of one run."""
 
     at: datetime
     summary: str
-    groups: tuple[Group, ...] = ()
-    # Why nothing could be looked at.
+    # Each cause comes before the findings that follow from it.
+    findings: Sequence[Finding] = ()
+    # The reason why no check ran.
     failed: str = ""
-    # Findings that say that something could not be looked at.
+    # Number of checks that could not run.
     unknown: int = 0
 
     @property
     def well(self) -> bool:
-        """Whether everything was looked at and nothing is wrong."""
-        return not self.groups and not self.failed
+        """Whether all checks ran and found nothing."""
+        return not self.findings and not self.failed
+
+    @property
+    def groups(self) -> list[list[Finding]]:
+        """Each cause with the findings that follow from it, directly or by way of others."""
+        groups: list[list[Finding]] = []
+        for finding in self.findings:
+            if finding.caused_by and groups:
+                groups[-1].append(finding)
+            else:
+                groups.append([finding])
+        return groups
 
 
 class DoctorRunner:
@@ -139,29 +144,10 @@ async def _run_checks(context: GatewayContext) -> Report:
         return Report(now, "Nothing could be checked.", failed=why)
     except (KubeError, OSError) as error:
         return Report(now, "Nothing could be checked.", failed=f"The API server does not respond: {error}")
-    # Thousands of objects take a while to judge; live pages are not to wait for that.
+    # In a thread: checks of thousands of objects take a while, and live pages must not wait for them.
     findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)
-    return Report(now, summarize(findings, snapshot), group_findings(findings), unknown=unknown)
-
-
-def group_findings(findings: Sequence[Finding]) -> tuple[Group, ...]:
-    """Causes in their order, each with all that follows from it, directly or by way of others."""
-    known = {finding.key: finding for finding in findings}
-
-    def root(finding: Finding) -> str:
-        seen = set()
-        while finding.caused_by in known and finding.key not in seen:
-            seen.add(finding.key)
-            finding = known[finding.caused_by]
-        return finding.key
-
-    by_root: dict[str, list[Finding]] = {}
-    for finding in findings:
-        by_root.setdefault(root(finding), []).append(finding)
-    return tuple(
-        Group(known[key], tuple(member for member in members if member.key != key)) for key, members in by_root.items()
-    )
+    return Report(now, summarize(findings, snapshot), findings, unknown=unknown)
 
 
 CHECK_COUNT = len(CHECKS)

@@ -1,4 +1,4 @@
-"""The home of a person's first desktop, made while the start form is filled in: its volume takes seconds.
+"""Homes of first desktops, created while the user fills in the start form: a volume takes seconds.
 
 form opened -> claim with `MADE_AHEAD` -> the operator chooses the node where there is only one -> the volume
 desktop started -> the operator takes the annotation away, then the desktop uses the claim
@@ -27,14 +27,14 @@ from vdi.session.users import same_user
 
 log = logging.getLogger(__name__)
 
-# How long a home that nothing uses stays.
+# How long an unused home stays.
 KEPT = timedelta(minutes=10)
 
 _PERIOD_SECONDS = 60.0
 
 
 class HomesAhead(Component):
-    """Makes and deletes them. A user has one at a time."""
+    """Creates and deletes these homes; a user has one at a time."""
 
     def __init__(self, context: GatewayContext, quota: QuotaGuard) -> None:
         self._client = context.client

@@ -1,4 +1,7 @@
-"""The objects that the REST API and the portal are made with: one set per gateway process, built by `app`."""
+"""The objects that REST API and portal are made with: one set per gateway process, built by `app`.
+
+Both render the same calls: an operation of the API and a page that do the same thing call the same object here.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,30 +24,8 @@ from vdi.gateway.web.streams import StreamLimit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PortalServices:
-    """One per gateway."""
-
-    context: GatewayContext
-    guard: Guard
-    logins: Logins
-    limits: Limits
-    actions: Actions
-    history: History
-    homes_ahead: HomesAhead
-    audit: Audit
-    doctor: DoctorRunner
-    gpu_slots: GpuSlots
-    subscriptions: Subscriptions
-    # Why this process is not ready, one line each.
-    problems: Callable[[], Iterable[str]]
-
-    thumbnails: Thumbnails
-    startup_scripts: StartupScripts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiServices:
-    """One per gateway."""
+class Services:
+    """Everything that an operation or a page may call."""
 
     context: GatewayContext
     guard: Guard
@@ -53,9 +34,14 @@ class ApiServices:
     limits: Limits
     actions: Actions
     history: History
+    homes_ahead: HomesAhead
     audit: Audit
     prober: Prober
     startup_scripts: StartupScripts
+    thumbnails: Thumbnails
     doctor: DoctorRunner
     gpu_slots: GpuSlots
+    subscriptions: Subscriptions
+    # Why this process is not ready, one line each; administrators see them on the overview.
+    problems: Callable[[], Iterable[str]]
     streams: StreamLimit = field(default_factory=StreamLimit)

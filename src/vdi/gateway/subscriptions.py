@@ -15,16 +15,16 @@ from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.rights import User
 from vdi.session.users import normal_user
 
-# Open pages of one person; one more ends the oldest, which says so and does not come back by itself.
+# Open pages of one user; one more ends the oldest, whose page says so and does not reconnect.
 STREAMS_PER_USER = 10
 
-# The topic of those who watch all sessions.
+# Topic of changes of any session.
 EVERYTHING = "everything"
 _BY_PERSON = "portal-person"
 
 
 class Subscription:
-    """One open page."""
+    """One open event stream."""
 
     def __init__(self, topics: frozenset[str]) -> None:
         self.topics = topics
@@ -32,7 +32,6 @@ class Subscription:
         self._news = asyncio.Event()
 
     def wake(self) -> None:
-        """Something that the page shows may have changed."""
         self._news.set()
 
     async def wait(self, seconds: float) -> None:
@@ -43,7 +42,7 @@ class Subscription:
 
 
 class Subscriptions:
-    """The open pages. Touched only from the event loop's thread, between two awaits: hence no lock."""
+    """Open event streams by topic. Only the event loop's thread changes them, between two awaits: hence no lock."""
 
     def __init__(self, cluster: ClusterCache) -> None:
         self._cluster = cluster
@@ -53,16 +52,19 @@ class Subscriptions:
         cluster.listen(self._changed)
 
     def sessions_with(self, user: User) -> list[VDISession]:
-        """The sessions that name this person as owner or guest, newest first; a guest's access may be over."""
+        """Sessions that name this user as owner or guest, newest first; a guest's access may have expired."""
         found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
         return sorted(
             found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True
         )
 
     @contextmanager
-    def subscribe(self, user: str, topics: Iterable[str]) -> Iterator[Subscription]:
-        """The subscription of a stream of this user while it is open."""
-        subscription, mine = Subscription(frozenset(topics)), self._by_user[user]
+    def subscribe(self, user: str | None, topics: Iterable[str]) -> Iterator[Subscription]:
+        """A subscription while its stream is open. With a user it is one of their pages; None: streams are counted
+        elsewhere.
+        """
+        subscription = Subscription(frozenset(topics))
+        mine = self._by_user[user] if user is not None else []
         while len(mine) >= STREAMS_PER_USER:
             oldest = mine.pop(0)
             oldest.displaced = True
@@ -73,21 +75,17 @@ class Subscriptions:
         try:
             yield subscription
         finally:
-            self._leave(user, subscription)
+            if subscription in mine:
+                mine.remove(subscription)
+            if user is not None and not mine:
+                self._by_user.pop(user, None)
+            for topic in subscription.topics:
+                self._by_topic[topic].discard(subscription)
+                if not self._by_topic[topic]:
+                    del self._by_topic[topic]
 
     def __len__(self) -> int:
-        return sum(len(subscriptions) for subscriptions in self._by_user.values())
-
-    def _leave(self, user: str, subscription: Subscription) -> None:
-        mine = self._by_user[user]
-        if subscription in mine:
-            mine.remove(subscription)
-        if not mine:
-            del self._by_user[user]
-        for topic in subscription.topics:
-            self._by_topic[topic].discard(subscription)
-            if not self._by_topic[topic]:
-                del self._by_topic[topic]
+        return sum(map(len, self._by_user.values()))
 
     def _changed(self, kind: str, old: Any, new: Any) -> None:
         if kind != "session":
@@ -103,15 +101,15 @@ class Subscriptions:
 
 
 def people_in(session: VDISession) -> set[str]:
-    """The owner and all whom the session names as guests."""
+    """The owner and all guests of a session."""
     return {normal_user(session.spec.user), *(normal_user(access.user) for access in session.spec.access)}
 
 
 def user_topic(user: str) -> str:
-    """What is woken by every change of a session of this user, or shared with them."""
+    """Topic of changes of sessions that this user owns or is a guest of."""
     return f"user/{normal_user(user)}"
 
 
 def session_topic(name: str) -> str:
-    """What is woken by every change of this session."""
+    """Topic of changes of this session."""
     return f"session/{name}"

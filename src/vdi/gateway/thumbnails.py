@@ -2,7 +2,7 @@
 
     owner, Running, the template's `thumbnails` -> the agent's JPEG, checked and passed on
 
-Nothing of it is kept: not here, not in the database, and by `Cache-Control: no-store` not in the browser's cache.
+No picture is stored: not here, not in the database, and by `Cache-Control: no-store` not in the browser's cache.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 5.0
 MAX_BYTES = 16 * 1024
 # Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
 MAX_SIDE = 640
-# Pictures of one session in so many seconds, over all replicas: four open pages have two each.
+# Pictures of one session in so many seconds, over all replicas: enough for four open pages with two each.
 WINDOW, MOST = 60, 12
 # JPEG markers of the segment with the size: baseline, extended and progressive.
 _FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})
@@ -32,7 +32,7 @@ class TooManyThumbnailsError(Exception):
 
 
 def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
-    """Whether somebody with this role in the session gets a picture of it. The owner alone does."""
+    """Whether a user with this role gets a picture of the session: only the owner does."""
     return (
         role is Role.OWNER
         and template is not None
@@ -45,7 +45,7 @@ def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thumbnails:
-    """Takes pictures of desktops."""
+    """Requests pictures from the agents of desktops, within a limit for each session."""
 
     context: GatewayContext
     agent: DesktopAgent

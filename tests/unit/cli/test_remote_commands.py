@@ -195,7 +195,7 @@ def test_a_cut_stream_is_opened_again(remote: Vdi, gateway: RemoteGateway, monke
     """Each stream of this gateway ends at once; between two of them the operator goes on."""
     monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
-    monkeypatch.setattr("vdi.gateway.api.sessions._still_in", _never)
+    monkeypatch.setattr("vdi.gateway.api.sessions._login_holds", _never)
     gateway.call(lambda stage: stage.session(status=RUNNING))
     gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
     ran = remote("session", "suspend", "alice-desktop", "--wait")

@@ -13,7 +13,7 @@ from vdi.api.pool import VDIPool
 from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.services import ApiServices
+from vdi.gateway.services import Services
 from vdi.kube.errors import Cause, Invalid
 from vdi.kube.resource import CLAIMS
 
@@ -44,7 +44,7 @@ class ApiStage(GatewayStage):
         self.template()
 
     @property
-    def services(self) -> ApiServices:
+    def services(self) -> Services:
         """What the API is made with."""
         return self.api.services
 

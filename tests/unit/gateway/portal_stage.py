@@ -14,7 +14,7 @@ from unit.gateway.gateway_stage import PORTAL, GatewayStage
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.rights import User
-from vdi.gateway.services import PortalServices
+from vdi.gateway.services import Services
 from vdi.gateway.store.logins import logins
 
 ALICE = User("alice@example.com", "Alice Archer", login_id="login-alice")
@@ -48,7 +48,7 @@ class PortalStage(GatewayStage):
     """The gateway, and browsers in which people are logged in."""
 
     @property
-    def services(self) -> PortalServices:
+    def services(self) -> Services:
         """What its pages are made with."""
         return self.portal.services
 

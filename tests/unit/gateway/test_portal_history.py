@@ -8,7 +8,7 @@ from unit.gateway.gateway_stage import NOW
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.limits import read_limits
-from vdi.gateway.portal.history import PAGE_SIZE, past_row, timeline_of
+from vdi.gateway.portal.history import PAGE_SIZE, run_time, timeline_of
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 
@@ -57,7 +57,7 @@ async def test_everyones_is_for_administrators(stage: PortalStage) -> None:
 
 
 async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
-    assert (await stage.browser().get("/history?before=yesterday")).status_code == 400
+    assert (await stage.browser().get("/history?cursor=yesterday")).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ async def test_usage_is_by_month_and_person() -> None:
     assert "alice@example.com 2.5" in text_of((await browser.get("/history/usage?month=2026-10")).text)
     assert "bob" not in (await browser.get("/history/usage?of=everyone")).text
     assert "bob@example.com 9.5" in text_of((await stage.browser(ADMIN).get("/history/usage?of=everyone")).text)
-    assert (await browser.get("/history/usage?month=2026-13")).status_code == 400
+    assert (await browser.get("/history/usage?month=2026-13")).status_code == 422
     file = await browser.get("/history/usage.csv?month=2026-10&of=everyone")
     assert file.headers["content-disposition"] == 'attachment; filename="vdi-usage-2026-10.csv"'
     head, row, end = file.text.split("\r\n")
@@ -141,14 +141,16 @@ async def test_the_files_of_usage_are_by_what_was_chosen() -> None:
     assert head.startswith("template,month") and row.startswith("cad,2026-11")
     for address in ("/history/usage?by=group", "/history/usage.csv?by=pool", "/history/usage?of=everyone&by=moon"):
         answer = await stage.browser().get(address)
-        assert answer.status_code == 400 and "is not a choice; allowed: user, template" in answer.text
+        assert answer.status_code == 422 and "is not one of user, template" in answer.text
 
 
-def test_a_row_sums_up_all_runs() -> None:
+async def test_a_row_sums_up_all_runs() -> None:
     one = past(2, queue_seconds=4.0, startup_seconds=2.0)
     again = RunRow(uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0)
-    row = past_row(SessionHistory(one.session, (*one.runs, again)), NOW)
-    assert (row.runs, row.ran, row.waited, row.startup) == (2, "2 h", "1 min", "3.0 s")
+    assert run_time(SessionHistory(one.session, (*one.runs, again)), NOW) == timedelta(hours=2)
+    stage = PortalStage()
+    stage.remember(one.session, *one.runs, again)
+    assert "2 h in 2 runs 1 min 3.0 s" in text_of((await stage.browser().get("/history")).text)
 
 
 def test_what_happened_is_reported_newest_first() -> None:

@@ -81,7 +81,10 @@ async def test_of_a_strangers_desktop_nothing_is_reported(stage: ApiStage) -> No
     program = await stage.program(BOB)
     for name in ("carols", "nobodys"):
         refused = await program.post(f"/api/v1/sessions/{name}/probe", json={"state": STATE})
-        assert (refused.status_code, refused.json()["detail"]) == (404, f"You have no desktop {name!r}.")
+        assert (refused.status_code, refused.json()["detail"]) == (
+            404,
+            f"You have no desktop {name!r}, and no desktop with this name is shared with you.",
+        )
 
 
 async def test_an_image_without_selkies_has_no_stream_to_measure(stage: ApiStage) -> None:

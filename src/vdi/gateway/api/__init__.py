@@ -1,3 +1,4 @@
-"""The REST API `/api/v1`: everything that the portal does, for programs. One table of operations makes both the routes
-and the OpenAPI document; what is done is done by `Actions`, as for the portal.
+"""The REST API `/api/v1`: everything that the portal does, for programs.
+
+Handlers call `services`, as the portal's pages do. Their signatures and docstrings make the OpenAPI document.
 """

@@ -10,15 +10,19 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
-from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Operation
-from vdi.gateway.api.problems import ProblemError, invalid
-from vdi.gateway.current_use import Use, use_of
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway import queries
+from vdi.gateway.api.operation import Call, Empty, OperationTable, created
+from vdi.gateway.api.problems import ProblemError
+from vdi.gateway.current_use import Use
+from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.login.logins import TOKEN_ID, browser
 from vdi.gateway.login.pages import checked_label
 from vdi.gateway.store.logins import ApiToken
 from vdi.gateway.web import credentials
 from vdi.session.homes import HomeSummary
+
+operation = OperationTable("Account")
+home_operation = OperationTable("Homes")
 
 
 class Me(msgspec.Struct, rename="camel"):
@@ -67,11 +71,10 @@ class MadeToken(msgspec.Struct, rename="camel"):
     about: Annotated[Token, doc("The stored record of the token.")]
 
 
+@operation("GET /me")
 async def me(call: Call[Empty, None]) -> Me:
-    """Who asks."""
-
+    """Your identity, your limits, and your usage."""
     user, settings = call.user, call.api.context.settings
-    used = await call.api.history.use_this_month(user.email, call.now())
     return Me(
         user=user.email,
         name=user.name,
@@ -79,20 +82,25 @@ async def me(call: Call[Empty, None]) -> Me:
         admin=user.admin,
         namespace=settings.namespace_for(user.groups),
         portal=settings.portal_url,
-        use=use_of(call.cluster, call.api.limits.of(user), user.email, used.hours, used.gpu_hours),
-        csrf_token=None if _by_token(call) else credentials.csrf_token_of(call.request),
+        use=await queries.read_use(call.api, user),
+        csrf_token=None if _is_by_token(call) else credentials.csrf_token_of(call.request),
     )
 
 
+@operation("GET /tokens")
 async def list_tokens(call: Call[Empty, None]) -> TokenList:
-    """My tokens."""
+    """Your API tokens, newest first."""
     mine = await call.api.logins.tokens(call.user.email)
     return TokenList(tuple(_token(call, token) for token in mine))
 
 
+@operation("POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit"))
 async def create_token(call: Call[Empty, NewToken]) -> Response:
-    """A new token; only for who has logged in, so that a stolen token cannot make itself last."""
-    if _by_token(call):
+    """Create an API token.
+
+    Requires the login cookie: a token cannot create another token.
+    """
+    if _is_by_token(call):
         raise ProblemError(
             "forbidden", "An API token cannot create another token. Log in to the portal, or run vdi login."
         )
@@ -102,15 +110,18 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and symbols") from error
     secret, made = await call.api.logins.new_token(call.user, label, timedelta(days=call.body.days))
     await _audit_token(call, "token.create", made)
-    body = msgspec.json.encode(MadeToken(secret, _token(call, made)))
-    headers = {"Location": f"{PREFIX}/tokens/{made.id}", "Cache-Control": "no-store"}
-    return Response(body, 201, headers=headers, media_type=JSON)
+    # The response has the secret: no cache may keep it.
+    return created(f"/tokens/{made.id}", MadeToken(secret, _token(call, made)), **{"Cache-Control": "no-store"})
 
 
+@operation("DELETE /tokens/{id}", problems=("not-found", "forbidden"))
 async def revoke_token(call: Call[Empty, None]) -> None:
-    """The end of one of my tokens; `current` names the one that asks. A token ends no other one."""
+    """Revoke one of your API tokens.
+
+    `current` is the token that this request was sent with. A token can revoke only itself.
+    """
     name = call.path("id")
-    own = call.user.login_id.removeprefix(TOKEN_ID) if _by_token(call) else ""
+    own = call.user.login_id.removeprefix(TOKEN_ID) if _is_by_token(call) else ""
     if name == "current":
         name = own or name
     if own and name != own:
@@ -123,47 +134,22 @@ async def revoke_token(call: Call[Empty, None]) -> None:
     await _audit_token(call, "token.revoke", ended)
 
 
-def _by_token(call: Call[Empty, None] | Call[Empty, NewToken]) -> bool:
+def _is_by_token(call: Call[object, object]) -> bool:
     return call.user.login_id.startswith(TOKEN_ID)
 
 
-def _token(call: Call[Empty, None] | Call[Empty, NewToken], token: ApiToken) -> Token:
+def _token(call: Call[object, object], token: ApiToken) -> Token:
     current = call.user.login_id == f"{TOKEN_ID}{token.id}"
     return Token(token.id, token.label, token.created, token.expires, token.seen, current)
 
 
-async def _audit_token(call: Call[Empty, None] | Call[Empty, NewToken], action: str, token: ApiToken) -> None:
-    await call.api.audit.record(
-        actor=call.user.email,
-        action=action,
-        target=call.user.email,
-        outcome="done",
-        detail={"label": token.label, "days": str((token.expires - token.created).days)},
-        at=call.now(),
-    )
+async def _audit_token(call: Call[object, object], action: str, token: ApiToken) -> None:
+    await _audit(call, action, {"label": token.label, "days": str((token.expires - token.created).days)})
 
 
-OPERATIONS = (
-    Operation(
-        method="GET", path="/me", name="me", tag="Account", handler=me,
-        summary="Who you are, your limits, and your usage", answer=Me,
-    ),
-    Operation(
-        method="GET", path="/tokens", name="listTokens", tag="Account", handler=list_tokens,
-        summary="Your API tokens, newest first", answer=TokenList,
-    ),
-    Operation(
-        method="POST", path="/tokens", name="createToken", tag="Account", handler=create_token,
-        summary="Create an API token", description="Requires the login cookie: a token cannot create another token.",
-        body=NewToken, answer=MadeToken, status=201, problems=("forbidden", "over-limit"),
-    ),
-    Operation(
-        method="DELETE", path="/tokens/{id}", name="revokeToken", tag="Account", handler=revoke_token,
-        summary="Revoke one of your API tokens",
-        description="`current` is the token that this request was sent with. A token can revoke only itself.",
-        problems=("not-found", "forbidden"),
-    ),
-)  # fmt: skip
+async def _audit(call: Call[object, object], action: str, detail: dict[str, str]) -> None:
+    user = call.user.email
+    await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):
@@ -185,13 +171,17 @@ class LoginEntries(msgspec.Struct):
 
 
 class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What else ends."""
+    """Parameters of a logout everywhere."""
 
     tokens: Annotated[bool, Meta(description="true: also revoke my API tokens.")] = False
 
 
+@operation("GET /logins", problems=("forbidden",))
 async def list_logins(call: Call[Empty, None]) -> LoginEntries:
-    """My logins."""
+    """The browsers in which you are logged in.
+
+    Requires the login cookie: an API token cannot list or end logins.
+    """
     _require_browser_login(call)
     mine = await call.api.logins.of(call.user.email)
     entries = [
@@ -209,55 +199,35 @@ async def list_logins(call: Call[Empty, None]) -> LoginEntries:
     return LoginEntries(tuple(entries))
 
 
-async def end_one(call: Call[Empty, None]) -> None:
-    """The end of one of my logins, and of the pictures that were opened with it."""
+@operation("DELETE /logins/{id}", problems=("forbidden", "not-found"))
+async def end_login(call: Call[Empty, None]) -> None:
+    """Log out one browser.
+
+    Requires the login cookie: an API token cannot list or end logins.
+    """
     _require_browser_login(call)
     login_id = call.path("id")
     if login_id not in {login.id for login in await call.api.logins.of(call.user.email)}:
         raise ActionDenied("NotFound", f"You have no valid login {login_id!r}.")
     await call.api.sign_out.end_login(login_id)
-    await _audit_login(
-        call, "login.end", {"which": "this browser" if login_id == call.user.login_id else "another browser"}
-    )
+    which = "this browser" if login_id == call.user.login_id else "another browser"
+    await _audit(call, "login.end", {"which": which})
 
 
-async def end_all(call: Call[EverywhereQuery, None]) -> None:
-    """The end of all my logins; this one too."""
+@operation("DELETE /logins", problems=("forbidden",))
+async def end_logins(call: Call[EverywhereQuery, None]) -> None:
+    """Log out everywhere, including here; open desktops are disconnected.
+
+    Requires the login cookie: an API token cannot list or end logins.
+    """
     _require_browser_login(call)
     await call.api.sign_out.end_everything(call.user.email, tokens=call.query.tokens)
-    await _audit_login(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
+    await _audit(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
 
 
-def _require_browser_login(call: Call[Empty, None] | Call[EverywhereQuery, None]) -> None:
-    if call.user.login_id.startswith(TOKEN_ID):
+def _require_browser_login(call: Call[object, object]) -> None:
+    if _is_by_token(call):
         raise ProblemError("forbidden", "An API token cannot list or end logins. Log in to the portal to do that.")
-
-
-async def _audit_login(
-    call: Call[Empty, None] | Call[EverywhereQuery, None], action: str, detail: dict[str, str]
-) -> None:
-    user = call.user.email
-    await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
-
-
-_ABOUT_LOGINS = "Requires the login cookie: an API token cannot list or end logins."
-
-LOGIN_OPERATIONS = (
-    Operation(
-        method="GET", path="/logins", name="listLogins", tag="Account", handler=list_logins,
-        summary="The browsers in which you are logged in", description=_ABOUT_LOGINS, answer=LoginEntries,
-        problems=("forbidden",),
-    ),
-    Operation(
-        method="DELETE", path="/logins", name="endLogins", tag="Account", handler=end_all,
-        summary="Log out everywhere, including here; open desktops are disconnected", description=_ABOUT_LOGINS,
-        query=EverywhereQuery, problems=("forbidden",),
-    ),
-    Operation(
-        method="DELETE", path="/logins/{id}", name="endLogin", tag="Account", handler=end_one,
-        summary="Log out one browser", description=_ABOUT_LOGINS, problems=("forbidden", "not-found"),
-    ),
-)  # fmt: skip
 
 
 class HomeList(msgspec.Struct):
@@ -266,34 +236,22 @@ class HomeList(msgspec.Struct):
     items: Annotated[tuple[HomeSummary, ...], doc("All of your homes.")]
 
 
+@home_operation("GET /homes")
 async def list_homes(call: Call[Empty, None]) -> HomeList:
-    """My homes."""
+    """Your homes: size, last use, and the desktops that use them."""
     return HomeList(tuple(call.cluster.homes_of(call.user.email)))
 
 
+@home_operation("GET /homes/{name}", problems=("not-found",))
 async def get_home(call: Call[Empty, None]) -> HomeSummary:
-    """One of my homes."""
+    """One of your homes."""
     return call.api.actions.own_home(call.user, call.path("name"))
 
 
+@home_operation("DELETE /homes/{name}", problems=("not-found", "conflict"))
 async def delete_home(call: Call[Empty, None]) -> None:
-    """The end of one of my homes."""
+    """Delete one of your homes and all files in it.
+
+    Fails while a session uses the home. End the session first.
+    """
     await call.api.actions.delete_home(call.user, call.path("name"))
-
-
-HOME_OPERATIONS = (
-    Operation(
-        method="GET", path="/homes", name="listHomes", tag="Homes", handler=list_homes,
-        summary="Your homes: size, last use, and the desktops that use them", answer=HomeList,
-    ),
-    Operation(
-        method="GET", path="/homes/{name}", name="getHome", tag="Homes", handler=get_home,
-        summary="One of your homes", answer=HomeSummary, problems=("not-found",),
-    ),
-    Operation(
-        method="DELETE", path="/homes/{name}", name="deleteHome", tag="Homes", handler=delete_home,
-        summary="Delete one of your homes and all files in it",
-        description="Fails while a session uses the home. End the session first.",
-        problems=("not-found", "conflict"),
-    ),
-)  # fmt: skip

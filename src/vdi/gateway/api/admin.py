@@ -10,8 +10,9 @@ from vdi.api.constraints import doc
 from vdi.api.pool import PoolSpec, PoolStatus
 from vdi.api.session import VDISession
 from vdi.findings.model import Finding
-from vdi.gateway.api.operation import Call, Empty, Key, Operation, cut
-from vdi.gateway.api.problems import ProblemError, invalid
+from vdi.gateway import queries
+from vdi.gateway.api.operation import Call, Empty, OperationTable
+from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.api.schemas import (
     Address,
     AllSessionsQuery,
@@ -19,13 +20,13 @@ from vdi.gateway.api.schemas import (
     Page,
     Session,
     SessionList,
+    WholeTemplate,
     WholeTemplateList,
     metadata_of,
     session_of,
-    whole_template_of,
 )
 from vdi.gateway.api.sessions import age
-from vdi.gateway.current_use import Use, use_of
+from vdi.gateway.current_use import NodeGpus, Use, use_of
 from vdi.gateway.denied import ActionDenied, refused_address
 from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Month
@@ -34,9 +35,11 @@ from vdi.gateway.rights import User
 from vdi.gateway.store import audit as store_audit
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
+admin_operation = OperationTable("Administration", admin=True)
+
 
 class Queue(msgspec.Struct):
-    """A session that waits for capacity."""
+    """Sessions that wait for capacity."""
 
     items: Annotated[
         tuple[Session, ...], doc("By queue position; sessions without one (no node can ever run them) come last.")
@@ -81,7 +84,7 @@ class PersonUseList(msgspec.Struct, omit_defaults=True):
 
 
 class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
-    """Which acts."""
+    """Filters of the audit log."""
 
     actor: Annotated[Address | None, Meta(description="Only actions of this user.")] = None
     action: Annotated[
@@ -114,9 +117,9 @@ class ActList(msgspec.Struct, omit_defaults=True):
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
+@admin_operation("GET /admin/sessions")
 async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
-    """Everybody's sessions."""
-
+    """Desktops of all users, oldest first."""
     query, now = call.query, call.now()
 
     def is_selected(session: VDISession) -> bool:
@@ -126,14 +129,16 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
             and query.phase in (None, session.status.phase or "Pending")
         )
 
-    shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, query)
-    return SessionList(tuple(session_of(session, call.user, now) for session in shown), after)
+    found = filter(is_selected, call.cluster.sessions.values())
+    page = queries.cut(found, age, limit=query.limit, cursor=query.cursor)
+    return SessionList(tuple(session_of(session, call.user, now) for session in page.items), page.next)
 
 
+@admin_operation("GET /admin/queue")
 async def get_queue(call: Call[Empty, None]) -> Queue:
-    """A session that waits for capacity."""
+    """Sessions that wait for capacity, in queue order."""
 
-    def place(session: VDISession) -> tuple[bool, int, Key]:
+    def place(session: VDISession) -> tuple[bool, int, queries.Key]:
         position = session.status.queue.position if session.status.queue else 0
         return position == 0, position, age(session)
 
@@ -142,98 +147,90 @@ async def get_queue(call: Call[Empty, None]) -> Queue:
     return Queue(tuple(session_of(session, call.user, now) for session in waiting))
 
 
+@admin_operation("GET /admin/pools")
 async def list_pools(call: Call[Empty, None]) -> PoolList:
-    """All pools."""
+    """Pools of desktops that are started in advance."""
     pools = sorted(call.cluster.pools.values(), key=lambda pool: pool.metadata.name)
     return PoolList(tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools))
 
 
+@admin_operation("GET /admin/templates")
 async def list_all_templates(call: Call[Empty, None]) -> WholeTemplateList:
-    """All templates, with everything in them."""
+    """All templates, with environment, volumes, placement and who may use them."""
     templates = sorted(call.cluster.templates.values(), key=lambda template: template.metadata.name)
-    return WholeTemplateList(tuple(whole_template_of(template) for template in templates))
+    return WholeTemplateList(
+        tuple(WholeTemplate(metadata_of(template.metadata), template.spec, template.status) for template in templates)
+    )
 
 
+@admin_operation("GET /admin/limits")
 async def get_limits(call: Call[Empty, None]) -> Limits:
-    """The limits as they were read at start."""
+    """Limits of users and groups."""
     return call.api.limits
 
 
+@admin_operation("GET /admin/users")
 async def list_users(call: Call[Page, None]) -> PersonUseList:
-    """Who has desktops, and how much."""
+    """Users with desktops now or earlier this month, and how much of their limits they use."""
     api, now = call.api, call.now()
     report = await api.history.usage(Month.of(now), now)
     used = {usage.name: (usage.hours, usage.gpu_hours) for usage in report.users}
     users = {normal_user(session.spec.user) for session in api.context.cluster.sessions.values()} | used.keys()
-    shown, after = cut(users, lambda user: (user,), call.query)
+    page = queries.cut(users, lambda user: (user,), limit=call.query.limit, cursor=call.query.cursor)
     use = [
         PersonUse(user, use_of(call.cluster, api.limits.of(User(user)), user, *used.get(user, (0.0, 0.0))))
-        for user in shown
+        for user in page.items
     ]
-    return PersonUseList(tuple(use), after)
+    return PersonUseList(tuple(use), page.next)
 
 
+@admin_operation("POST /admin/users/{user}/release", problems=("not-found", "invalid"))
 async def release_user(call: Call[Empty, None]) -> None:
-    """Let another account of the identity provider have this address; what the one before has open ends."""
+    """Let another account of the identity provider have this address.
+
+    The first account that signs in with an address keeps it. Ends the address's logins, API tokens and open
+    desktops; desktops and homes are kept, and are those of the account that signs in next.
+    """
     try:
         user = check_address(call.path("user"))
     except AddressError as error:
         raise refused_address(error) from error
-    try:
-        async with call.api.audit.act(
-            store_audit.Act(actor=call.user.email, action="user.release", target=user, owner=user), closed=True
-        ):
-            released = await call.api.logins.release(user)
-            await call.api.sign_out.end_everything(user, tokens=True)
-            if not released:
-                raise ActionDenied("NotFound", f"No account of the identity provider has signed in as {user!r}.")
-    except store_audit.NotAuditedError as error:
-        raise ActionDenied("Unavailable", str(error)) from error
+    act = store_audit.Act(actor=call.user.email, action="user.release", target=user, owner=user)
+    async with call.api.audit.act(act, closed=True):
+        released = await call.api.logins.release(user)
+        await call.api.sign_out.end_everything(user, tokens=True)
+        if not released:
+            raise ActionDenied("NotFound", f"No account of the identity provider has signed in as {user!r}.")
 
 
+@admin_operation("POST /admin/users/release")
 async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
-    """Let other accounts of the identity provider have all addresses; what the ones before have open ends."""
-    try:
-        async with call.api.audit.act(
-            store_audit.Act(actor=call.user.email, action="user.release", target="*"), closed=True
-        ):
-            users = await call.api.logins.release_all()
-            for user in users:
-                await call.api.sign_out.end_everything(user, tokens=True)
-    except store_audit.NotAuditedError as error:
-        raise ActionDenied("Unavailable", str(error)) from error
+    """Let other accounts of the identity provider have all addresses.
+
+    For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens and open desktops
+    of all released addresses, the caller's too; desktops and homes are kept.
+    """
+    act = store_audit.Act(actor=call.user.email, action="user.release", target="*")
+    async with call.api.audit.act(act, closed=True):
+        users = await call.api.logins.release_all()
+        for user in users:
+            await call.api.sign_out.end_everything(user, tokens=True)
     return ReleasedUsers(tuple(users))
 
 
+@admin_operation("GET /admin/audit")
 async def list_audit(call: Call[AuditQuery, None]) -> ActList:
-    """Who did what."""
+    """Audit log, newest entry first."""
     query = call.query
-    if query.cursor is not None and not (query.cursor.isdecimal() and len(query.cursor) < 19):
-        raise invalid("cursor", query.cursor, "`next` of the previous page")
-    found = await call.api.audit.entries(
-        limit=query.limit + 1,
-        before=int(query.cursor) if query.cursor else None,
+    page = await queries.read_audit(
+        call.api,
+        limit=query.limit,
+        cursor=query.cursor,
         actor=query.actor,
         action=query.action,
         target=query.target,
     )
-    shown = [
-        Act(
-            **{name: getattr(entry, name) for name in Act.__struct_fields__ if name != "detail"},
-            detail={**entry.detail},
-        )
-        for entry in found[: query.limit]
-    ]
-    return ActList(tuple(shown), str(shown[-1].number) if len(found) > query.limit else "")
-
-
-class NodeGpus(msgspec.Struct):
-    """One node with GPUs."""
-
-    name: Annotated[str, doc("The node.")]
-    total: Annotated[int, doc("GPUs (or shares of one) that the node offers.")]
-    used: Annotated[int, doc("GPUs (or shares of one) used by desktops.")]
-    cordoned: Annotated[bool, doc("Whether the node accepts no new desktops.")]
+    return ActList(msgspec.convert(page.items, tuple[Act, ...], from_attributes=True), page.next)
 
 
 class Gpus(msgspec.Struct):
@@ -263,100 +260,40 @@ class Diagnosis(msgspec.Struct):
     findings: Annotated[tuple[FoundFault, ...], doc("Causes first, each with its consequences.")]
 
 
+@admin_operation("GET /admin/gpus")
 async def get_gpus(call: Call[Empty, None]) -> Gpus:
-    """GPUs by node."""
+    """GPUs by node, and how many of them desktops use."""
     slots = await call.api.gpu_slots.read()
     if slots.unknown:
         raise ProblemError("unavailable", slots.unknown)
-    names = NodeGpus.__struct_fields__
-    return Gpus(tuple(NodeGpus(**{name: getattr(node, name) for name in names}) for node in slots.nodes))
+    return Gpus(slots.nodes)
 
 
+@admin_operation("GET /admin/doctor", problems=("not-found",))
 async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
-    """The last look of this replica."""
+    """Findings of the doctor's last run."""
     last = call.api.doctor.last
     if last is None:
         raise ActionDenied("NotFound", "The doctor has not run yet. Send a POST request to this address to run it.")
     return _diagnosis(last)
 
 
+@admin_operation("POST /admin/doctor")
 async def diagnose(call: Call[Empty, None]) -> Diagnosis:
-    """Look now."""
+    """Run the doctor now; takes up to 30 s.
+
+    Uses the gateway's permissions and changes nothing. Objects that the gateway may not read are reported as
+    unknown.
+    """
     return _diagnosis(await call.api.doctor.run())
 
 
 def _diagnosis(report: Report) -> Diagnosis:
     if report.failed:
         raise ProblemError("unavailable", report.failed)
-    found = [finding for group in report.groups for finding in (group.cause, *group.follows)]
-    return Diagnosis(report.at, report.summary, tuple(_fault(finding) for finding in found))
+    return Diagnosis(report.at, report.summary, tuple(map(_fault, report.findings)))
 
 
 def _fault(finding: Finding) -> FoundFault:
     fields = {name: getattr(finding, name) for name in FoundFault.__struct_fields__}
     return FoundFault(**{**fields, "remedy": finding.remedy.text})
-
-
-_TAG = "Administration"
-
-OPERATIONS = (
-    Operation(
-        method="GET", path="/admin/sessions", name="listAllSessions", tag=_TAG, handler=list_all_sessions, admin=True,
-        summary="Desktops of all users, oldest first", query=AllSessionsQuery, answer=SessionList,
-    ),
-    Operation(
-        method="GET", path="/admin/queue", name="getQueue", tag=_TAG, handler=get_queue, admin=True,
-        summary="Sessions that wait for capacity, in queue order", answer=Queue,
-    ),
-    Operation(
-        method="GET", path="/admin/pools", name="listPools", tag=_TAG, handler=list_pools, admin=True,
-        summary="Pools of desktops that are started in advance", answer=PoolList,
-    ),
-    Operation(
-        method="GET", path="/admin/templates", name="listAllTemplates", tag=_TAG, handler=list_all_templates,
-        admin=True, summary="All templates, with environment, volumes, placement and who may use them",
-        answer=WholeTemplateList,
-    ),
-    Operation(
-        method="GET", path="/admin/limits", name="getLimits", tag=_TAG, handler=get_limits, admin=True,
-        summary="Limits of users and groups", answer=Limits,
-    ),
-    Operation(
-        method="GET", path="/admin/users", name="listUsers", tag=_TAG, handler=list_users, admin=True,
-        summary="Users with desktops now or earlier this month, and how much of their limits they use",
-        query=Page, answer=PersonUseList,
-    ),
-    Operation(
-        method="POST", path="/admin/users/{user}/release", name="releaseUser", tag=_TAG, handler=release_user,
-        admin=True, summary="Let another account of the identity provider have this address",
-        description="The first account that signs in with an address keeps it. Ends the address's logins, API tokens "
-        "and open desktops; desktops and homes are kept, and are those of the account that signs in next.",
-        problems=("not-found", "invalid"),
-    ),
-    Operation(
-        method="POST", path="/admin/users/release", name="releaseAllUsers", tag=_TAG, handler=release_all_users,
-        admin=True, summary="Let other accounts of the identity provider have all addresses",
-        description="For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens "
-        "and open desktops of all released addresses, the caller's too; desktops and homes are kept.",
-        answer=ReleasedUsers,
-    ),
-    Operation(
-        method="GET", path="/admin/audit", name="listAudit", tag=_TAG, handler=list_audit, admin=True,
-        summary="Audit log, newest entry first", query=AuditQuery, answer=ActList,
-    ),
-    Operation(
-        method="GET", path="/admin/gpus", name="getGpus", tag=_TAG, handler=get_gpus, admin=True,
-        summary="GPUs by node, and how many of them desktops use", answer=Gpus,
-    ),
-    Operation(
-        method="GET", path="/admin/doctor", name="lastDiagnosis", tag=_TAG, handler=last_diagnosis, admin=True,
-        summary="Findings of the doctor's last run", answer=Diagnosis, problems=("not-found",),
-    ),
-    Operation(
-        method="POST", path="/admin/doctor", name="diagnose", tag=_TAG, handler=diagnose, admin=True,
-        summary="Run the doctor now; takes up to 30 s",
-        description="Uses the gateway's permissions and changes nothing. "
-        "Objects that the gateway may not read are reported as unknown.",
-        answer=Diagnosis,
-    ),
-)  # fmt: skip

@@ -10,41 +10,36 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from vdi.gateway.api import account, admin, history, sessions
-from vdi.gateway.api import account as homes
-from vdi.gateway.api import account as logins
-from vdi.gateway.api import sessions as events
-from vdi.gateway.api import sessions as probes
 from vdi.gateway.api.openapi import docs_page, document
 from vdi.gateway.api.operation import JSON, PREFIX, Endpoint, Operation, unknown_address
 from vdi.gateway.component import Component
-from vdi.gateway.services import ApiServices
+from vdi.gateway.services import Services
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import Renderer
 
-# The whole API.
-OPERATIONS: tuple[Operation, ...] = (
-    *sessions.OPERATIONS,
-    *probes.PROBE_OPERATIONS,
-    *events.EVENT_OPERATIONS,
-    *history.OPERATIONS,
-    *homes.HOME_OPERATIONS,
-    *account.OPERATIONS,
-    *logins.LOGIN_OPERATIONS,
-    *admin.OPERATIONS,
+_TABLES = (
+    sessions.operation,
+    sessions.template_operation,
+    history.operation,
+    history.admin_operation,
+    account.operation,
+    account.home_operation,
+    admin.admin_operation,
 )
+# The whole API.
+OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)
 
 
 class Api(Component):
     """`/api/v1`, `/api/v1/openapi.json` and `/api/docs`, on the portal's host."""
 
-    def __init__(self, services: ApiServices) -> None:
+    def __init__(self, services: Services) -> None:
         self.services = services
         self._renderer = Renderer(services.context.settings)
 
     @property
     def document(self) -> dict[str, Any]:
         """The OpenAPI document; the same for everybody."""
-
         return _document(self.services.context.settings.portal_url)
 
     def portal_routes(self) -> Sequence[BaseRoute]:

@@ -4,7 +4,6 @@ Pure.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -196,99 +195,26 @@ def _without_null(schema: Schema) -> Schema:
     return {key: value for key, value in schema.items() if key != "anyOf"} | choices[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One row of a table: a parameter or a field."""
-
-    name: str
-    kind: str
-    needed: bool
-    text: str
-    # The struct that the kind names, for a link.
-    ref: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One operation."""
-
-    id: str
-    method: str
-    path: str
-    summary: str
-    text: str
-    parameters: tuple[Field, ...]
-    body: str
-    answer: str
-    status: str
-    # HTTP status and words.
-    problems: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Struct:
-    """One kind of object."""
-
-    name: str
-    text: str
-    fields: tuple[Field, ...]
-
-
 def docs_page(document: Schema) -> dict[str, Any]:
-    """What the template needs."""
-    entries: dict[str, list[Entry]] = {tag["name"]: [] for tag in document["tags"]}
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            entries[operation["tags"][0]].append(_entry(path, method, operation))
-    schemas = document["components"]["schemas"]
+    """Variables of the template of `/api/docs`, which reads the document itself."""
+    operations = [
+        (method.upper(), path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
     return {
         "about": [text.replace("\n", " ") for text in document["info"]["description"].strip().split("\n\n")],
-        "version": document["info"]["version"],
-        "url": document["servers"][0]["url"],
-        "tags": [(tag["name"], tag["description"], entries[tag["name"]]) for tag in document["tags"]],
-        "structs": [_struct(name, schema) for name, schema in schemas.items()],
-        "problems": [(code, status, title) for code, (status, title) in TITLES.items()],
+        "document": document,
+        "tags": [
+            (tag, [entry for entry in operations if entry[2]["tags"] == [tag["name"]]]) for tag in document["tags"]
+        ],
+        "titles": TITLES,
+        "kind_of": _kind,
     }
 
 
-def _entry(path: str, method: str, operation: Schema) -> Entry:
-    answers = operation["responses"]
-    good = next(status for status in answers if status < "300")
-    content = answers[good].get("content", {})
-    media, answer = next(iter(content.items()), ("", {"schema": {}}))
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    return Entry(
-        id=operation["operationId"],
-        method=method.upper(),
-        path=path,
-        summary=operation["summary"],
-        text=operation.get("description", ""),
-        parameters=tuple(_parameter(parameter) for parameter in operation.get("parameters", ())),
-        body=_ref(body),
-        answer=_ref(answer["schema"]) or media,
-        status=good,
-        problems=tuple((status, value["description"]) for status, value in answers.items() if status >= "400"),
-    )
-
-
-def _parameter(parameter: Schema) -> Field:
-    kind, ref = _kind(parameter["schema"])
-    return Field(parameter["name"], kind, parameter["required"], parameter["description"], ref)
-
-
-def _struct(name: str, schema: Schema) -> Struct:
-    if "enum" in schema:
-        return Struct(name, f"{schema.get('description', '')} One of: {', '.join(schema['enum'])}.", ())
-    needed = schema.get("required", ())
-    fields = []
-    for field, inner in schema.get("properties", {}).items():
-        kind, ref = _kind(inner)
-        fields.append(Field(field, kind, field in needed, inner.get("description", ""), ref))
-    return Struct(name, schema.get("description", ""), tuple(fields))
-
-
 def _kind(schema: Schema) -> tuple[str, str]:
-    """What a value is, in words, and the struct that it names."""
+    """The type of a value in words, and the struct that it names, if any."""
     if ref := _ref(schema):
         return ref, ref
     if choices := [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]:

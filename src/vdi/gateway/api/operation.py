@@ -1,42 +1,162 @@
-"""One REST operation as a value, and the way of a request to its handler; no handler is reached another way.
+"""REST operations: how a request reaches its handler, and the decorator that makes a function a handler.
 
     request -> authenticate (401) -> rate limit (429) -> CSRF, admin (403) -> parameters, body (400, 415, 422) ->
     handler
 
-`component` makes Starlette's routes from the table of operations, `openapi` makes the document from the same table.
+No handler is reached another way. `component` makes Starlette's routes from the operations, `openapi` makes the
+document from the same ones, so a handler's signature and docstring are its documentation.
 """
 
-import base64
-import binascii
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vdi.gateway.api.problems import ProblemError, from_validation, invalid, problem_of
-from vdi.gateway.api.schemas import Page
+from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
 from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.denied import invalid
 from vdi.gateway.rights import User
-from vdi.gateway.services import ApiServices
+from vdi.gateway.services import Services
 
-# Seconds over which requests are counted.
+log = logging.getLogger(__name__)
+
+PREFIX = "/api/v1"
+JSON = "application/json"
 RATE_WINDOW_SECONDS = 60
-
-# Requests of one person in a window, over all replicas and all of the person's tokens.
+# Requests of one user in a window, over all replicas and all of the user's tokens.
 MAX_REQUESTS = 600
 
+Q_co = TypeVar("Q_co", covariant=True)
+B_co = TypeVar("B_co", covariant=True)
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[msgspec.Struct | Response | None]])
 
-async def admit(request: Request, api: ApiServices, *, admin: bool) -> User:
-    """Who asks, if they may. Raises ProblemError, or what the guard raises."""
+
+class Empty(msgspec.Struct, forbid_unknown_fields=True):
+    """No parameters, or no body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q_co, B_co]):
+    """One request of an admitted user, with its parameters and its body as structs."""
+
+    request: Request
+    api: Services
+    user: User
+    query: Q_co
+    body: B_co
+
+    @property
+    def cluster(self) -> ClusterCache:
+        return self.api.context.cluster
+
+    def now(self) -> datetime:
+        """Time by the gateway's clock."""
+        return self.api.context.clock()
+
+    def path(self, name: str) -> str:
+        """A part of the path, such as the session's name."""
+        return str(self.request.path_params[name])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one address, as in the OpenAPI document."""
+
+    method: str
+    # Below `/api/v1`, such as `/sessions/{name}`.
+    path: str
+    # `operationId`.
+    name: str
+    tag: str
+    summary: str
+    description: str
+    handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct | Response | None]]
+    query: type[msgspec.Struct]
+    body: type[msgspec.Struct] | None
+    # The struct of a successful response; None: no content (204), or the content that `media` names.
+    answer: type[msgspec.Struct] | None
+    status: int
+    # Media types of a response that is not one JSON object, such as `text/event-stream`.
+    media: str
+    admin: bool
+    # Problem codes that this operation has beyond those that all have.
+    problems: Sequence[str]
+
+    @property
+    def success(self) -> int:
+        """HTTP status of a success."""
+        return self.status if self.answer or self.media else 204
+
+
+class OperationTable:
+    """Operations with one tag; an instance is the decorator that adds a handler.
+
+    `Call[Query, Body]` and the returned struct in the handler's signature are its parameters, its body and its
+    response. The first paragraph of its docstring is the summary, the others are the description. The operationId
+    is the handler's name in camel case.
+    """
+
+    def __init__(self, tag: str, *, admin: bool = False) -> None:
+        self.operations: list[Operation] = []
+        self._tag, self._admin = tag, admin
+
+    def __call__(
+        self,
+        address: str,
+        *,
+        answer: type[msgspec.Struct] | None = None,
+        status: int = 200,
+        media: str = "",
+        problems: Sequence[str] = (),
+    ) -> Callable[[Handler], Handler]:
+        """`address`: such as `GET /sessions`. `answer`: for a handler that returns a Response, its struct."""
+        method, path = address.split()
+
+        def add(handler: Handler) -> Handler:
+            query, body = get_args(handler.__annotations__["call"])
+            returned = handler.__annotations__["return"]
+            first, *others = (handler.__name__).split("_")
+            summary, _, description = (handler.__doc__ or "").partition("\n\n")
+            operation = Operation(
+                method=method,
+                path=path,
+                name=first + "".join(map(str.capitalize, others)),
+                tag=self._tag,
+                summary=" ".join(summary.split()).removesuffix("."),
+                description=" ".join(description.split()),
+                handler=handler,
+                query=query,
+                body=None if body is NoneType else body,
+                answer=answer if returned in (None, Response) else returned,
+                status=status,
+                media=media,
+                admin=self._admin,
+                problems=problems,
+            )
+            self.operations.append(operation)
+            return handler
+
+        return add
+
+
+def created(path: str, made: msgspec.Struct, **headers: str) -> Response:
+    """201 with the new object and its address."""
+    return Response(msgspec.json.encode(made), 201, headers={"Location": PREFIX + path, **headers}, media_type=JSON)
+
+
+async def admit(request: Request, api: Services, *, admin: bool) -> User:
+    """The authenticated user of a request within their rate. Raises ProblemError, or an error of the guard."""
     user = await api.guard.user_of(request)
     if user is None:
         raise unauthenticated(request)
+    # Before CSRF and rights: a script that is refused again and again costs as much as one that is answered.
     await _limit_rate(api, user)
     await api.guard.check_csrf(request)
     if admin and not user.admin:
@@ -53,125 +173,24 @@ def unauthenticated(request: HTTPConnection) -> ProblemError:
     return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
 
 
-async def _limit_rate(api: ApiServices, user: User) -> None:
-    now = int(api.context.clock().timestamp())
-    window, passed = divmod(now, RATE_WINDOW_SECONDS)
+async def _limit_rate(api: Services, user: User) -> None:
+    window, passed = divmod(int(api.context.clock().timestamp()), RATE_WINDOW_SECONDS)
     if await api.context.shared.count(f"api/{user.email}/{window}", RATE_WINDOW_SECONDS) <= MAX_REQUESTS:
         return
     wait = RATE_WINDOW_SECONDS - passed
-    detail = (
-        f"{user.email} has sent more than {MAX_REQUESTS} requests in {RATE_WINDOW_SECONDS} s. Try again in {wait} s."
-    )
+    limit = f"{MAX_REQUESTS} requests in {RATE_WINDOW_SECONDS} s"
+    detail = f"{user.email} has sent more than {limit}. Try again in {wait} s."
     raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(wait)})
 
 
-T = TypeVar("T")
-Key = tuple[str, ...]
-
-
-def cut(items: Iterable[T], key: Callable[[T], Key], page: Page) -> tuple[list[T], str]:
-    """The items of this page in the order of `key`, and the cursor of the next page (empty: this is the last one).
-
-    What is added or removed between two pages neither repeats nor hides another item.
-    """
-    after = read_cursor(page.cursor)
-    rest = sorted((item for item in items if after is None or key(item) > after), key=key)
-    shown = rest[: page.limit]
-    return shown, make_cursor(key(shown[-1])) if len(rest) > len(shown) else ""
-
-
-def make_cursor(key: Key) -> str:
-    """The cursor of what comes after this key."""
-    return base64.urlsafe_b64encode(msgspec.json.encode(key)).decode().rstrip("=")
-
-
-def read_cursor(cursor: str | None) -> Key | None:
-    """The key in a cursor. Raises ProblemError for one that was not made here."""
-    if not cursor:
-        return None
-    try:
-        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(raw, type=tuple[str, ...])
-    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
-        raise invalid("cursor", cursor, "`next` of the previous page") from error
-
-
-log = logging.getLogger(__name__)
-
-Q = TypeVar("Q")
-B = TypeVar("B")
-
-PREFIX = "/api/v1"
-JSON = "application/json"
-
-
-class Empty(msgspec.Struct, forbid_unknown_fields=True):
-    """No parameters, or no body."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call(Generic[Q, B]):
-    """One request, read and allowed in."""
-
-    request: Request
-    api: ApiServices
-    user: User
-    query: Q
-    body: B
-
-    @property
-    def cluster(self) -> ClusterCache:
-        """Sessions, templates and pools."""
-        return self.api.context.cluster
-
-    def now(self) -> datetime:
-        """The gateway's clock."""
-        return self.api.context.clock()
-
-    def path(self, name: str) -> str:
-        """A part of the path, such as the session's name."""
-        return str(self.request.path_params[name])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one address. What is written here is what the OpenAPI document says."""
-
-    method: str
-    # Below `/api/v1`, such as `/sessions/{name}`.
-    path: str
-    # `operationId`.
-    name: str
-    tag: str
-    summary: str
-    description: str = ""
-    handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct | Response | None]]
-    query: type[msgspec.Struct] = Empty
-    body: type[msgspec.Struct] | None = None
-    # What a success brings as JSON; None: nothing (204), or what `media` says.
-    answer: type[msgspec.Struct] | None = None
-    status: int = 200
-    # Media types of an answer that is not one JSON object, such as `text/event-stream`.
-    media: str = ""
-    admin: bool = False
-    # Codes of the problems that this operation has beyond those that all have.
-    problems: Sequence[str] = ()
-
-    @property
-    def success(self) -> int:
-        """HTTP status of a success."""
-        return self.status if self.answer or self.media else 204
-
-
 class Endpoint:
-    """All methods of one address, as an ASGI application. A browser's or a script's mistake is answered in words."""
+    """All methods of one address, as an ASGI application; every exception becomes a problem response."""
 
-    def __init__(self, api: ApiServices, operations: Sequence[Operation]) -> None:
+    def __init__(self, api: Services, operations: Sequence[Operation]) -> None:
         self._api = api
         self._by_method: Mapping[str, Operation] = {operation.method: operation for operation in operations}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
@@ -229,7 +248,7 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
 
 
 async def unknown_address(request: Request) -> Response:
-    """For every other address below `/api/`."""
+    """404 for every other address below `/api/`."""
     detail = (
         f"{request.url.path} is not an address of this API. All addresses are in {PREFIX}/openapi.json and on "
         "/api/docs."

@@ -1,6 +1,6 @@
-"""What the API says when it refuses: `application/problem+json` (RFC 9457), with field, value and what is allowed.
+"""Error responses of the REST API: `application/problem+json` (RFC 9457), with field, value and what is allowed.
 
-Raised by the handlers, and made here from everything else that can go wrong on the way; sent by `operation`.
+Handlers raise ProblemError or ActionDenied; `operation` sends the problem that `problem_of` makes of any exception.
 """
 
 import logging
@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
-from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem
+from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem, invalid, invalid_fields
 from vdi.gateway.shared_state import SharedUnavailableError
+from vdi.gateway.store.audit import NotAuditedError
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.streams import TooManyStreamsError
 from vdi.kube.errors import KubeError
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# Every problem that there is: its code, its HTTP status and its title.
+# All problems: code, HTTP status and title.
 TITLES = {
     "malformed": (400, "The request cannot be read"),
     "unauthenticated": (401, "Not authenticated"),
@@ -63,31 +64,9 @@ class ProblemError(Exception):
         self.problem = Problem(f"/api/docs#problem-{code}", title, self.status, code, detail, errors)
 
     def response(self) -> Response:
-        """The answer to the request."""
-
+        """The response to the request."""
         body = msgspec.json.encode(self.problem)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
-
-
-def invalid(field: str, value: Any, allowed: str) -> ProblemError:
-    """The refusal of one field's value."""
-    return _invalid([FieldProblem(field, allowed, value)])
-
-
-def _invalid(errors: list[FieldProblem]) -> ProblemError:
-    said = [_sentence(error) for error in errors]
-    return ProblemError("invalid", " ".join(said), *errors)
-
-
-def _sentence(error: FieldProblem) -> str:
-    if error.value is None:
-        return f"{error.field}: allowed: {error.allowed}."
-    return f"{error.field}: {_shown(error.value)} is not {error.allowed}."
-
-
-def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
@@ -98,22 +77,25 @@ _QUOTED = re.compile(r"`([^`]+)`")
 _TYPES = {"str": "text", "int": "a whole number", "bool": "true or false", "object": "an object", "array": "a list"}
 
 
-def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]) -> ProblemError:
-    """The refusal for what msgspec says of a body or of parameters. `sent` is what was read, untyped."""
+def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]) -> ActionDenied:
+    """The refusal for an error of msgspec about a body or parameters. `sent` is the untyped value.
+
+    msgspec has only a message: the patterns above read the path and the expectation out of it.
+    """
     found = _AT.match(str(error))
     what, path = (found["what"], found["path"] or "") if found else (str(error), "")
     if missing := _MISSING.match(what):
         field = _below(path, missing["name"])
-        return _invalid([FieldProblem(field, f"{_described(shape, field)} (required)")])
+        return invalid_fields(FieldProblem(field, f"{_described(shape, field)} (required)"))
     if unknown := _UNKNOWN.match(what):
         field = _below(path, unknown["name"])
-        known = ", ".join(_fields(shape, path)) or "none"
-        return _invalid([FieldProblem(field, f"a field of this request: {known}", _value(sent, field))])
-    return _invalid([FieldProblem(path or "body", _allowed(what, shape, path), _value(sent, path))])
+        known = ", ".join(_field_types(shape, path)) or "none"
+        return invalid(field, _value(sent, field), f"a field of this request: {known}")
+    return invalid(path or "body", _value(sent, path), _allowed(what, shape, path))
 
 
 def _allowed(what: str, shape: type[msgspec.Struct], path: str) -> str:
-    """What is allowed in the place of what msgspec complains of."""
+    """The allowed value for the field that msgspec complains of."""
     if "RFC3339" in what or "timezone" in what:
         return "a time such as 2026-12-24T18:00:00Z"
     expected = _EXPECTED.match(what)
@@ -141,13 +123,12 @@ def _value(sent: Any, path: str) -> Any:
     return sent
 
 
-def _fields(shape: type[msgspec.Struct], path: str) -> list[str]:
+def _field_types(shape: type[msgspec.Struct], path: str) -> dict[str, Any]:
+    """Types of the fields of the struct at this path, by their names in JSON; empty where no struct is."""
     found: Any = msgspec.inspect.type_info(shape)
     for part in filter(None, path.split(".")):
-        found = next((_plain(field.type) for field in found.fields if field.encode_name == part), None)
-        if not isinstance(found, msgspec.inspect.StructType):
-            return []
-    return [field.encode_name for field in found.fields]
+        found = next((_plain(field.type) for field in getattr(found, "fields", ()) if field.encode_name == part), None)
+    return {field.encode_name: field.type for field in getattr(found, "fields", ())}
 
 
 def _plain(kind: Any) -> Any:
@@ -161,30 +142,19 @@ def _plain(kind: Any) -> Any:
 
 
 def _described(shape: type[msgspec.Struct], path: str) -> str:
-    """What a field's own description says, the last resort of what is allowed."""
+    """The allowed value by the field's own description, where msgspec's message does not name it."""
     parent, _, name = path.rpartition(".")
-    found: Any = msgspec.inspect.type_info(shape)
-    for part in filter(None, parent.split(".")):
-        found = next((_plain(field.type) for field in found.fields if field.encode_name == part), found)
-    for field in getattr(found, "fields", ()):
-        if field.encode_name == name and isinstance(field.type, msgspec.inspect.Metadata):
-            if isinstance(kind := _plain(field.type), msgspec.inspect.LiteralType):
-                return "one of " + ", ".join(map(str, kind.values))
-            if isinstance(kind, msgspec.inspect.EnumType):
-                return "one of " + ", ".join(sorted(kind.cls))
-            return str((field.type.extra_json_schema or {})["description"]).rstrip(".")
-    return "a value of the type given in the API description"
+    declared = _field_types(shape, parent).get(name)
+    if not isinstance(declared, msgspec.inspect.Metadata):
+        return "a value of the type given in the API description"
+    kind = _plain(declared)
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return "one of " + ", ".join(map(str, kind.values))
+    if isinstance(kind, msgspec.inspect.EnumType):
+        return "one of " + ", ".join(sorted(kind.cls))
+    return str((declared.extra_json_schema or {})["description"]).rstrip(".")
 
 
-_OF_REFUSAL = {
-    "Forbidden": "forbidden",
-    "NotFound": "not-found",
-    "Conflict": "conflict",
-    "OverLimit": "over-limit",
-    "ViewOnlyUnavailable": "view-only-unavailable",
-    "Invalid": "invalid",
-    "Unavailable": "unavailable",
-}
 _OF_STATUS = {
     400: "malformed",
     401: "unauthenticated",
@@ -196,10 +166,10 @@ _OF_STATUS = {
 
 
 def problem_of(error: Exception) -> ProblemError:
-    """The problem to answer with; one that says `unexpected` is a fault of ours, and the caller logs it."""
+    """The problem for an exception; `unexpected` is a fault of ours, and the caller logs it."""
     match error:
         case ActionDenied():
-            return ProblemError(_OF_REFUSAL[error.code], error.sentence, *error.fields)
+            return ProblemError(_kebab_case(error.code), error.sentence, *error.fields)
         case CrossSiteError():
             return ProblemError("csrf", error.detail)
         case HTTPException():
@@ -212,7 +182,14 @@ def problem_of(error: Exception) -> ProblemError:
         case SharedUnavailableError():
             log.error("the API refuses requests: %s", error)
             return ProblemError("unavailable", "The gateway's Redis does not respond.", headers={"Retry-After": "5"})
+        case NotAuditedError():
+            return ProblemError("unavailable", str(error))
         case KubeError():
             return ProblemError("unavailable", "The cluster does not respond.", headers={"Retry-After": "5"})
         case _:
             return ProblemError("unexpected", "This is an internal error of the gateway. Its log has the details.")
+
+
+def _kebab_case(code: str) -> str:
+    """`view-only-unavailable` for the code `ViewOnlyUnavailable` of a refusal."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", code).lower()

@@ -33,7 +33,7 @@ Address = Annotated[str, Meta(max_length=254)]
 
 
 class Page(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """Which part of a long list."""
+    """Page of a long list."""
 
     limit: Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=MOST)] = PAGE
     cursor: Annotated[
@@ -74,13 +74,13 @@ class SessionList(msgspec.Struct, omit_defaults=True):
 
 
 class SessionQuery(Page, rename="camel", forbid_unknown_fields=True):
-    """Which of my sessions."""
+    """Filters of one's own sessions."""
 
     role: Annotated[Role | None, Meta(description="Only sessions in which you have this role.")] = None
 
 
 class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
-    """Which of everybody's sessions."""
+    """Filters of all users' sessions."""
 
     user: Annotated[Address | None, Meta(description="Only sessions of this user.")] = None
     template: Annotated[
@@ -100,7 +100,7 @@ class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
 
 
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What becomes of the files."""
+    """Parameters of the end of a session."""
 
     delete_home: Annotated[bool, Meta(description="true: also delete the home with all files in it.")] = False
 
@@ -163,8 +163,7 @@ class WholeTemplateList(msgspec.Struct):
 
 
 def metadata_of(meta: ObjectMeta) -> Metadata:
-    """Without what only Kubernetes' own clients need."""
-
+    """Metadata without fields that only Kubernetes' own clients need."""
     return Metadata(
         name=meta.name,
         namespace=meta.namespace,
@@ -176,7 +175,7 @@ def metadata_of(meta: ObjectMeta) -> Metadata:
 
 
 def session_of(session: VDISession, user: User, now: datetime) -> Session:
-    """The session as this person may see it: guests learn nothing of the other guests."""
+    """The session as this user may see it: guests do not learn of other guests."""
     role = role_in(session, user.email, now)
     spec = session.spec
     if role is not Role.OWNER and not user.admin:
@@ -191,12 +190,6 @@ def session_of(session: VDISession, user: User, now: datetime) -> Session:
 
 
 def template_of(template: VDITemplate) -> Template:
-    """The template for who may start it: without environment, volumes, placement, and who else may."""
-    spec = template.spec
-    offer = TemplateOffer(**{name: getattr(spec, name) for name in TemplateOffer.__struct_fields__})
+    """The template for its users: without environment, volumes, placement, and access of others."""
+    offer = msgspec.convert(template.spec, TemplateOffer, from_attributes=True)
     return Template(metadata_of(template.metadata), offer, template.status)
-
-
-def whole_template_of(template: VDITemplate) -> WholeTemplate:
-    """The template for administrators."""
-    return WholeTemplate(metadata_of(template.metadata), template.spec, template.status)

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -11,8 +9,8 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from vdi.api.session import VDISession
-from vdi.gateway.api.operation import JSON, PREFIX, Call, Empty, Key, Operation, cut
-from vdi.gateway.api.problems import ProblemError, invalid
+from vdi.gateway.api.operation import Call, Empty, OperationTable, created
+from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
@@ -26,127 +24,145 @@ from vdi.gateway.api.schemas import (
     session_of,
     template_of,
 )
-from vdi.gateway.cluster_cache import Change
-from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import StartupScriptList
+from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.desktop_agent import StartupScriptList, find_session
 from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
-from vdi.gateway.rights import Action, User, knows_of, may_use, refusal, role_in
-from vdi.gateway.services import ApiServices
+from vdi.gateway.queries import Key, cut
+from vdi.gateway.rights import knows_of, may_use, role_in
+from vdi.gateway.subscriptions import session_topic, user_topic
 from vdi.gateway.web.streams import sse_event
 from vdi.latency_probe.measurements import Measurements
 from vdi.session.request import SessionRequest
 
+operation = OperationTable("Desktops")
+template_operation = OperationTable("Templates")
+
+_CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
+
 
 def age(session: VDISession) -> Key:
-    """Oldest first."""
-
+    """Sort key: oldest first."""
     return session.metadata.creation_timestamp, session.metadata.name
 
 
-def visible_session(api: ApiServices, user: User, name: str) -> VDISession:
-    """A session that the person may see. Raises ActionDenied with the words for one that is not theirs or not there."""
-    session = api.context.cluster.session(name)
-    stranger = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
-    why = refusal(user, Action.SEE, session, api.context.clock()) if session else stranger
-    if session is None or why:
-        raise ActionDenied("NotFound", why or stranger)
-    return session
-
-
-async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
-    """My sessions, and those shared with me."""
-    now, user, role_filter = call.now(), call.user, call.query.role
-
-    def is_selected(session: VDISession) -> bool:
-        role = role_in(session, user.email, now)
-        return role is not None and role_filter in (None, role)
-
-    shown, after = cut(filter(is_selected, call.cluster.sessions.values()), age, call.query)
-    return SessionList(tuple(session_of(session, user, now) for session in shown), after)
-
-
-async def get_session(call: Call[Empty, None]) -> Session:
-    """One session."""
-    session = visible_session(call.api, call.user, call.path("name"))
+def _shown(call: Call[object, object], session: VDISession) -> Session:
     return session_of(session, call.user, call.now())
 
 
+@operation("GET /sessions")
+async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
+    """Your desktops and those shared with you, oldest first."""
+    now = call.now()
+    mine = [
+        session
+        for session in call.api.subscriptions.sessions_with(call.user)
+        if (role := role_in(session, call.user.email, now)) and call.query.role in (None, role)
+    ]
+    page = cut(mine, age, limit=call.query.limit, cursor=call.query.cursor)
+    return SessionList(tuple(_shown(call, session) for session in page.items), page.next)
+
+
+@operation("GET /sessions/{name}", problems=("not-found",))
+async def get_session(call: Call[Empty, None]) -> Session:
+    """One desktop with its spec and status."""
+    session, _ = find_session(call.api.context, call.user, call.path("name"))
+    return _shown(call, session)
+
+
+@operation("POST /sessions", answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"))
 async def create_session(call: Call[Empty, SessionRequest]) -> Response:
-    """A new desktop."""
+    """Start a desktop.
+
+    Returns as soon as the cluster has accepted the session. Follow the start with `GET /events`.
+    """
     made = await call.api.actions.start(call.user, call.body)
-    body = msgspec.json.encode(session_of(made, call.user, call.now()))
-    headers = {"Location": f"{PREFIX}/sessions/{made.metadata.name}"}
-    return Response(body, 201, headers=headers, media_type=JSON)
+    return created(f"/sessions/{made.metadata.name}", _shown(call, made))
 
 
+@operation("DELETE /sessions/{name}", problems=_CHANGE)
 async def end_session(call: Call[EndQuery, None]) -> None:
-    """The end of a session."""
+    """End a desktop.
+
+    The home is kept for the next session of the same template, unless `deleteHome` is true or the session was
+    created with `persistence.retain: false`.
+    """
     await call.api.actions.end(call.user, call.path("name"), delete_home=call.query.delete_home)
 
 
+@operation("POST /sessions/{name}/extend", problems=_CHANGE)
 async def extend_session(call: Call[Empty, Extend]) -> Session:
-    """More time."""
-    return _now(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
+    """Set the length of the whole run."""
+    return _shown(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
 
 
-async def schedule_session(call: Call[Empty, Schedule]) -> Session:
-    """Resume it at set times."""
-    return _now(call, await call.api.actions.schedule(call.user, call.path("name"), call.body))
-
-
-async def unschedule_session(call: Call[Empty, None]) -> Session:
-    """Resume it no longer."""
-    return _now(call, await call.api.actions.schedule(call.user, call.path("name"), None))
-
-
+@operation("POST /sessions/{name}/suspend", problems=_CHANGE)
 async def suspend_session(call: Call[Empty, None]) -> Session:
-    """Stop the desktop."""
-    return _now(call, await call.api.actions.suspend(call.user, call.path("name")))
+    """Stop the desktop and free its GPU; home and address are kept."""
+    return _shown(call, await call.api.actions.suspend(call.user, call.path("name")))
 
 
+@operation("POST /sessions/{name}/resume", problems=_CHANGE)
 async def resume_session(call: Call[Empty, None]) -> Session:
-    """Start it again."""
-    return _now(call, await call.api.actions.resume(call.user, call.path("name")))
+    """Start a suspended desktop again: a new run."""
+    return _shown(call, await call.api.actions.resume(call.user, call.path("name")))
 
 
+@operation("POST /sessions/{name}/restart", problems=_CHANGE)
 async def restart_session(call: Call[Empty, None]) -> Session:
-    """Start it again."""
-    return _now(call, await call.api.actions.restart(call.user, call.path("name")))
+    """Restart the desktop on the same home, for example after it hangs or fails."""
+    return _shown(call, await call.api.actions.restart(call.user, call.path("name")))
 
 
+@operation("PUT /sessions/{name}/schedule", problems=_CHANGE)
+async def schedule_session(call: Call[Empty, Schedule]) -> Session:
+    """Resume the desktop by itself at set times, and suspend it at their end.
+
+    A scheduled desktop counts as running in the limits of its owner. Someone whose hours are limited cannot
+    schedule; an administrator can do it for them.
+    """
+    return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), call.body))
+
+
+@operation("DELETE /sessions/{name}/schedule", problems=_CHANGE)
+async def unschedule_session(call: Call[Empty, None]) -> Session:
+    """Remove the schedule of the desktop."""
+    return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), None))
+
+
+@operation("PUT /sessions/{name}/access/{user}", problems=(*_CHANGE, "view-only-unavailable"))
 async def share_session(call: Call[Empty, Share]) -> Session:
-    """Let somebody in."""
+    """Share the desktop with a guest; replaces an existing share with the same guest."""
     name, user = call.path("name"), call.path("user")
-    return _now(call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires))
+    return _shown(call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires))
 
 
+@operation("DELETE /sessions/{name}/access/{user}", problems=_CHANGE)
 async def unshare_session(call: Call[Empty, None]) -> Session:
-    """Let somebody in no longer."""
-    return _now(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
+    """End a share; the guest is disconnected."""
+    return _shown(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
 
 
+@operation("GET /sessions/{name}/startup-scripts", problems=("not-found", "forbidden", "conflict", "unavailable"))
 async def list_startup_scripts(call: Call[Empty, None]) -> StartupScriptList:
-    """What became of the start-up scripts."""
+    """The result and the last lines of the start-up scripts of your running desktop.
+
+    Those of the current start. The desktop must be running, and its image must report them, as ours does. Only for
+    its owner.
+    """
     return StartupScriptList(await call.api.startup_scripts.read(call.user, call.path("name")))
 
 
-def _now(
-    call: Call[Empty, None] | Call[Empty, Extend] | Call[Empty, Schedule] | Call[Empty, Share], session: VDISession
-) -> Session:
-    now: datetime = call.now()
-    return session_of(session, call.user, now)
-
-
+@template_operation("GET /templates")
 async def list_templates(call: Call[Empty, None]) -> TemplateList:
-    """The kinds of desktop that this person may start."""
+    """The templates that you can start, by name."""
     mine = [template for template in call.cluster.templates.values() if may_use(template, call.user)]
-    return TemplateList(
-        tuple(template_of(template) for template in sorted(mine, key=lambda template: template.metadata.name))
-    )
+    mine.sort(key=lambda template: template.metadata.name)
+    return TemplateList(tuple(map(template_of, mine)))
 
 
+@template_operation("GET /templates/{name}", problems=("not-found",))
 async def get_template(call: Call[Empty, None]) -> Template:
-    """One of them."""
+    """One of these templates."""
     name = call.path("name")
     template = call.cluster.template(name)
     if template is None or not may_use(template, call.user):
@@ -155,104 +171,15 @@ async def get_template(call: Call[Empty, None]) -> Template:
     return template_of(template)
 
 
-_TAG = "Desktops"
-_CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
-
-OPERATIONS = (
-    Operation(
-        method="GET", path="/sessions", name="listSessions", tag=_TAG, handler=list_sessions,
-        summary="Your desktops and those shared with you, oldest first",
-        query=SessionQuery, answer=SessionList,
-    ),
-    Operation(
-        method="POST", path="/sessions", name="createSession", tag=_TAG, handler=create_session,
-        summary="Start a desktop",
-        description="Returns as soon as the cluster has accepted the session. Follow the start with `GET /events`.",
-        body=SessionRequest, answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"),
-    ),
-    Operation(
-        method="GET", path="/sessions/{name}", name="getSession", tag=_TAG, handler=get_session,
-        summary="One desktop with its spec and status", answer=Session, problems=("not-found",),
-    ),
-    Operation(
-        method="DELETE", path="/sessions/{name}", name="endSession", tag=_TAG, handler=end_session,
-        summary="End a desktop",
-        description=(
-            "The home is kept for the next session of the same template, unless `deleteHome` is true or the "
-            "session was created with `persistence.retain: false`."
-        ),
-        query=EndQuery, problems=_CHANGE,
-    ),
-    Operation(
-        method="POST", path="/sessions/{name}/extend", name="extendSession", tag=_TAG, handler=extend_session,
-        summary="Set the length of the whole run", body=Extend, answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="POST", path="/sessions/{name}/suspend", name="suspendSession", tag=_TAG, handler=suspend_session,
-        summary="Stop the desktop and free its GPU; home and address are kept", answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="POST", path="/sessions/{name}/resume", name="resumeSession", tag=_TAG, handler=resume_session,
-        summary="Start a suspended desktop again: a new run", answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="POST", path="/sessions/{name}/restart", name="restartSession", tag=_TAG, handler=restart_session,
-        summary="Restart the desktop on the same home, for example after it hangs or fails",
-        answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="PUT", path="/sessions/{name}/schedule", name="scheduleSession", tag=_TAG, handler=schedule_session,
-        summary="Resume the desktop by itself at set times, and suspend it at their end",
-        description=(
-            "A scheduled desktop counts as running in the limits of its owner. Someone whose hours are limited cannot "
-            "schedule; an administrator can do it for them."
-        ),
-        body=Schedule, answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="DELETE", path="/sessions/{name}/schedule", name="unscheduleSession", tag=_TAG,
-        handler=unschedule_session, summary="Remove the schedule of the desktop", answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="PUT", path="/sessions/{name}/access/{user}", name="shareSession", tag=_TAG, handler=share_session,
-        summary="Share the desktop with a guest; replaces an existing share with the same guest",
-        body=Share, answer=Session, problems=(*_CHANGE, "view-only-unavailable"),
-    ),
-    Operation(
-        method="DELETE", path="/sessions/{name}/access/{user}", name="unshareSession", tag=_TAG,
-        handler=unshare_session, summary="End a share; the guest is disconnected",
-        answer=Session, problems=_CHANGE,
-    ),
-    Operation(
-        method="GET", path="/sessions/{name}/startup-scripts", name="listStartupScripts", tag=_TAG,
-        handler=list_startup_scripts,
-        summary="The result and the last lines of the start-up scripts of your running desktop",
-        description=(
-            "Those of the current start. The desktop must be running, and its image must report them, as ours does. "
-            "Only for its owner."
-        ),
-        answer=StartupScriptList, problems=("not-found", "forbidden", "conflict", "unavailable"),
-    ),
-    Operation(
-        method="GET", path="/templates", name="listTemplates", tag="Templates", handler=list_templates,
-        summary="The templates that you can start, by name", answer=TemplateList,
-    ),
-    Operation(
-        method="GET", path="/templates/{name}", name="getTemplate", tag="Templates", handler=get_template,
-        summary="One of these templates", answer=Template, problems=("not-found",),
-    ),
-)  # fmt: skip
-
-# How often it is looked whether the login still holds for the same rights, and whether shares have expired.
+# Seconds between two checks that the login still holds for the same rights, and that shares have not expired.
 CHECK_SECONDS = 15.0
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """What to follow."""
+    """Sessions to follow."""
 
     session: Annotated[
-        Annotated[str, msgspec.Meta(max_length=253)] | None,
-        msgspec.Meta(description="Only this session. Default: all of yours."),
+        Annotated[str, Meta(max_length=253)] | None, Meta(description="Only this session. Default: all of yours.")
     ] = None
 
 
@@ -263,111 +190,61 @@ class Gone(msgspec.Struct):
     uid: str
 
 
-async def follow(call: Call[EventsQuery, None]) -> Response:
-    """The stream."""
+@operation("GET /events", media="text/event-stream", problems=("not-found",))
+async def follow_sessions(call: Call[EventsQuery, None]) -> Response:
+    """Changes of your desktops and of those shared with you, as Server-Sent Events.
+
+    `event: session` has a session as data (first all current sessions, then each one that changes), `event: ready`
+    ends the first list, `event: gone` has `name` and `uid` of a session that has ended or is no longer shared. A
+    comment every 20 s keeps the connection open.
+    """
     if call.query.session is not None:
-        visible_session(call.api, call.user, call.query.session)
+        find_session(call.api.context, call.user, call.query.session)
     return call.api.streams.response(call.api.context, call.user.email, _events(call))
 
 
 async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
-    only = call.query.session
+    """Compares what the client has been sent with the cluster cache, at each change and every CHECK_SECONDS.
+
+    A change only wakes the stream, so changes that come faster than the client reads are sent as one.
+    """
+    name, loop, is_first = call.query.session, asyncio.get_running_loop(), True
+    topic = user_topic(call.user.email) if name is None else session_topic(name)
     sent: dict[str, VDISession] = {}
-    loop = asyncio.get_running_loop()
-    check_at = loop.time() + CHECK_SECONDS
-
-    def wants(change: Change) -> bool:
-        return change.kind == "session" and only in (None, change.name) and _concerns(call, change, sent)
-
-    with call.cluster.changes(wants) as changes:
-        for session in sorted(call.cluster.sessions.values(), key=age):
-            if only in (None, session.metadata.name) and _shows(call, session):
-                yield _tell(call, session, sent)
-        yield sse_event("{}", event="ready")
-        waiting: asyncio.Task[Change] | None = None
-        try:
-            while True:
-                waiting = waiting or asyncio.ensure_future(_next_change(aiter(changes)))
-                await asyncio.wait([waiting], timeout=max(0.0, check_at - loop.time()))
-                if loop.time() >= check_at:
-                    if not await _still_in(call):
-                        return
-                    for session in [shown for shown in sent.values() if not _shows(call, shown)]:
-                        yield _forget(session, sent)
-                    check_at = loop.time() + CHECK_SECONDS
-                if not waiting.done():
-                    continue
-                done, waiting = waiting, None
-                try:
-                    change = done.result()
-                except StopAsyncIteration:
+    checked = loop.time()
+    with call.api.subscriptions.subscribe(None, {topic}) as subscription:
+        while True:
+            visible = {session.metadata.uid: session for session in _visible(call)}
+            for session in [old for uid, old in sent.items() if uid not in visible]:
+                gone = Gone(session.metadata.name, session.metadata.uid)
+                yield sse_event(msgspec.json.encode(gone).decode(), event="gone")
+            for session in sorted(visible.values(), key=age):
+                if sent.get(session.metadata.uid) is not session:
+                    yield sse_event(msgspec.json.encode(_shown(call, session)).decode(), event="session")
+            sent = visible
+            if is_first:
+                yield sse_event("{}", event="ready")
+                is_first = False
+            await subscription.wait(max(0.0, checked + CHECK_SECONDS - loop.time()))
+            if loop.time() >= checked + CHECK_SECONDS:
+                if not await _login_holds(call):
                     return
-                for event in _events_of_change(call, change, sent):
-                    yield event
-        finally:
-            if waiting is not None:
-                waiting.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await waiting
+                checked = loop.time()
 
 
-async def _next_change(changes: AsyncIterator[Change]) -> Change:
-    return await anext(changes)
-
-
-def _concerns(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> bool:
-    return change.name in sent or (change.new is not None and _shows(call, change.new))
-
-
-def _shows(call: Call[EventsQuery, None], session: VDISession) -> bool:
-    """Mine and shared with me; one that was asked for by name also as an administrator."""
-    now = call.now()
-    if call.query.session is not None:
-        return knows_of(session, call.user, now)
-    return role_in(session, call.user.email, now) is not None
-
-
-def _events_of_change(call: Call[EventsQuery, None], change: Change, sent: dict[str, VDISession]) -> list[bytes]:
-    """What a change means for this person."""
-    events = []
-    old: VDISession | None = sent.get(change.name)
-    new: VDISession | None = change.new if change.new is not None and _shows(call, change.new) else None
-    if old is not None and (new is None or new.metadata.uid != old.metadata.uid):
-        events.append(_forget(old, sent))
-    if new is not None:
-        events.append(_tell(call, new, sent))
-    return events
-
-
-def _tell(call: Call[EventsQuery, None], session: VDISession, sent: dict[str, VDISession]) -> bytes:
-    sent[session.metadata.name] = session
-    shown = session_of(session, call.user, call.now())
-    return sse_event(msgspec.json.encode(shown).decode(), event="session")
-
-
-def _forget(session: VDISession, sent: dict[str, VDISession]) -> bytes:
-    meta = session.metadata
-    del sent[meta.name]
-    return sse_event(msgspec.json.encode(Gone(meta.name, meta.uid)).decode(), event="gone")
-
-
-async def _still_in(call: Call[EventsQuery, None]) -> bool:
-    """Whether the login that the stream was opened with still holds, for the same rights."""
+async def _login_holds(call: Call[EventsQuery, None]) -> bool:
+    """Whether the login has not ended, and has the rights of the stream's start."""
     return await call.api.guard.authenticate(call.request) == call.user
 
 
-EVENT_OPERATIONS = (
-    Operation(
-        method="GET", path="/events", name="followSessions", tag="Desktops", handler=follow,
-        summary="Changes of your desktops and of those shared with you, as Server-Sent Events",
-        description=(
-            "`event: session` has a session as data (first all current sessions, then each one that changes), "
-            "`event: ready` ends the first list, `event: gone` has `name` and `uid` of a session that has ended or "
-            "is no longer shared. A comment every 20 s keeps the connection open."
-        ),
-        query=EventsQuery, media="text/event-stream", problems=("not-found",),
-    ),
-)  # fmt: skip
+def _visible(call: Call[EventsQuery, None]) -> list[VDISession]:
+    """The user's own sessions and those shared with them; a session requested by name also for administrators."""
+    now, name = call.now(), call.query.session
+    if name is None:
+        mine = call.api.subscriptions.sessions_with(call.user)
+        return [session for session in mine if role_in(session, call.user.email, now) is not None]
+    session = call.cluster.session(name)
+    return [session] if session is not None and knows_of(session, call.user, now) else []
 
 
 class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
@@ -392,8 +269,14 @@ class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
     failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
 
 
+@operation("POST /sessions/{name}/probe", problems=("not-found", "forbidden", "conflict"))
 async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
-    """The mark is armed, the way is open."""
+    """Start to measure the latency of one of your desktops.
+
+    Shows a small mark in a corner of the screen for one minute. The mark responds to two keys that no keyboard has.
+    Also opens a connection to the desktop. `vdi session probe` does the rest. The idle timeout does not count it as
+    activity.
+    """
     try:
         return await call.api.prober.begin(call.user, call.path("name"), call.body.state)
     except TooManyProbesError as error:
@@ -401,29 +284,10 @@ async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
         raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
 
 
+@operation("PUT /sessions/{name}/probe/{id}", problems=("not-found", "forbidden"))
 async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
-    """Its figures."""
-    found = call.body.figures or call.body.failed
-    if found is None or (call.body.figures and call.body.failed):
+    """Submit the results of a probe; they count in the metrics."""
+    result = call.body.figures or call.body.failed
+    if result is None or (call.body.figures and call.body.failed):
         raise invalid("figures", None, "either `figures` or `failed`, not both")
-    await call.api.prober.finish(call.user, call.path("name"), call.path("id"), found)
-
-
-# All of them.
-PROBE_OPERATIONS = (
-    Operation(
-        method="POST", path="/sessions/{name}/probe", name="beginProbe", tag="Desktops", handler=begin_probe,
-        summary="Start to measure the latency of one of your desktops",
-        description=(
-            "Shows a small mark in a corner of the screen for one minute. The mark responds to two keys that no "
-            "keyboard has. Also opens a connection to the desktop. `vdi session probe` does the rest. The idle "
-            "timeout does not count it as activity."
-        ),
-        body=NewProbe, answer=Begun, problems=("not-found", "forbidden", "conflict"),
-    ),
-    Operation(
-        method="PUT", path="/sessions/{name}/probe/{id}", name="finishProbe", tag="Desktops", handler=finish_probe,
-        summary="Submit the results of a probe; they count in the metrics", body=ProbeResult,
-        problems=("not-found", "forbidden"),
-    ),
-)  # fmt: skip
+    await call.api.prober.finish(call.user, call.path("name"), call.path("id"), result)

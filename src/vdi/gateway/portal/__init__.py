@@ -1,1 +1,1 @@
-"""The portal: what people see. Server-rendered pages, live by server-sent events, plain forms underneath."""
+"""The portal: server-rendered pages, updated by server-sent events, with plain forms that work without scripts."""

@@ -16,12 +16,12 @@ from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.portal.desktop_view import template_title
-from vdi.gateway.portal.pages import Choice, PortalPages, done
+from vdi.gateway.portal.desktop_view import Choice, template_title
+from vdi.gateway.portal.pages import Form, PortalPages, done
 from vdi.gateway.rights import User, may_use
-from vdi.gateway.services import PortalServices
+from vdi.gateway.services import Services
 from vdi.gateway.web.assets import shown_icon
-from vdi.gateway.web.template_filters import byte_size, cpus, memory
+from vdi.gateway.web.template_filters import byte_size, cpus, in_words, memory
 from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
@@ -70,7 +70,7 @@ class Offer:
 
 
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
-    """What template and cluster allow."""
+    """Lists of what template and cluster allow."""
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
@@ -105,7 +105,7 @@ def _timeout_hint(action: TimeoutAction) -> str:
 
 
 def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]) -> dict[str, str]:
-    """What the form says before anybody has touched it."""
+    """Values of the empty form, by its fields."""
     resources, taken = template.spec.resources, set(names)
     base = generate_name(user.email, template.metadata.name)
     free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
@@ -123,9 +123,9 @@ def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, na
 
 
 def session_request(form: Mapping[str, str], template: VDITemplate, user: User) -> SessionRequest:
-    """What the form asks for. Raises ValueError with a sentence that names the field and what is allowed.
+    """The request of a filled form. Raises ValueError with a sentence that names the field and what is allowed.
 
-    What is as the template has it is left out, so that the session's object says only what was chosen.
+    A value that equals the template's is left out: the session then follows later changes of the template.
     """
     resources = template.spec.resources
     gpu = form.get("gpu", "")
@@ -159,7 +159,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
 
 
 def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: User) -> list[str]:
-    """The names of this person's desktops whose home a new one of this template would have to wait for."""
+    """Names of this user's desktops whose home a new desktop of this template would have to wait for."""
     offer = template.spec.persistence
     if not offer.enabled or offer.scope is HomeScope.SESSION or offer.access_mode is AccessMode.READ_WRITE_MANY:
         return []
@@ -202,16 +202,12 @@ def _times(maximum: str | None) -> list[str]:
 
 
 def _time_words(text: str) -> str:
-    if text in _TIME_WORDS:
-        return _TIME_WORDS[text]
-    minutes = int(parse_duration(text).total_seconds()) // 60
-    parts = ((minutes // 60, "hour"), (minutes % 60, "minute"))
-    return " ".join(f"{number} {unit}{'s' * (number > 1)}" for number, unit in parts if number) or text
+    return _TIME_WORDS.get(text) or in_words(parse_duration(text)) or text
 
 
 @dataclass(frozen=True, slots=True)
 class TemplateCard:
-    """One template, ready to be shown."""
+    """One template in the catalogue."""
 
     name: str
     title: str
@@ -220,16 +216,16 @@ class TemplateCard:
     chips: tuple[str, ...]
 
 
-def templates_for(portal: PortalServices, user: User) -> list[VDITemplate]:
-    """The templates that this person may use, by what people call them."""
-    mine = [template for template in portal.context.cluster.templates.values() if may_use(template, user)]
+def templates_for(services: Services, user: User) -> list[VDITemplate]:
+    """The templates that this user may start, by title."""
+    mine = [template for template in services.context.cluster.templates.values() if may_use(template, user)]
     return sorted(
         mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
     )
 
 
 def template_card(template: VDITemplate, icon_origins: Collection[str]) -> TemplateCard:
-    """What people see of a template."""
+    """Title, icon and size of a template."""
     resources, spec = template.spec.resources, template.spec
     gpus = resources.default_gpu
     chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", cpus(resources.default_cpu)]
@@ -248,88 +244,81 @@ def _matches(card: TemplateCard, words: list[str]) -> bool:
 
 
 class CataloguePages(PortalPages):
-    """Pages under `/catalogue`."""
+    """The catalogue, and the start form of each template."""
 
     def routes(self) -> list[Route]:
         return [
-            Route("/catalogue", self.catalogue, methods=["GET"]),
-            Route("/catalogue/{template}", self.start_form, methods=["GET"]),
-            Route("/catalogue/{template}", self.start, methods=["POST"]),
+            self._get("/catalogue", self.catalogue),
+            self._get("/catalogue/{template}", self.start_form),
+            self._post("/catalogue/{template}", self.start),
         ]
 
-    async def catalogue(self, request: Request) -> Response:
-        """What this person may start; `q` narrows it down."""
-        user = await self._portal.guard.require(request)
+    async def catalogue(self, request: Request, user: User) -> Response:
+        """GET /catalogue: templates that this user may start; `q` narrows them down."""
         asked = request.query_params.get("q", "").strip()[:100]
         words = asked.casefold().split()
-        mine = templates_for(self._portal, user)
-        origins = self._portal.context.settings.icon_origins
-        cards = [card for card in (template_card(template, origins) for template in mine) if _matches(card, words)]
-        return await self._page(
-            request, user, "catalogue.html", here="catalogue", cards=cards, asked=asked, there_are_any=bool(mine)
+        mine = templates_for(self._services, user)
+        cards = [template_card(template, self._settings.icon_origins) for template in mine]
+        shown = [card for card in cards if _matches(card, words)]
+        return self._page(
+            request, user, "catalogue.html", here="catalogue", cards=shown, asked=asked, there_are_any=bool(mine)
         )
 
-    async def start_form(self, request: Request) -> Response:
-        """The form for a desktop of one template."""
-        user = await self._portal.guard.require(request)
-        response = await self._form(request, user)
-        if template := self._template(user, request.path_params["template"]):
-            response.background = BackgroundTask(self._portal.homes_ahead.make, user, template.metadata.name)
+    async def start_form(self, request: Request, user: User) -> Response:
+        """GET /catalogue/{template}: the form for a desktop of one template."""
+        response = self._form(request, user)
+        if template := self._template(request, user):
+            # Creating a volume takes seconds, which the user spends with the form.
+            response.background = BackgroundTask(self._services.homes_ahead.make, user, template.metadata.name)
         return response
 
-    async def start(self, request: Request) -> Response:
-        """Start it, and on to the desktop itself, or to its page here."""
-        user, form = await self._posted(request)
-        template = self._template(user, request.path_params["template"])
+    async def start(self, request: Request, user: User, form: Form) -> Response:
+        """POST /catalogue/{template}: start a desktop, then open it, or its page here."""
+        template = self._template(request, user)
         if template is None:
-            return self._no_template(request, user)
+            return self._form(request, user)
         try:
-            session = await self._portal.actions.start(user, session_request(form, template, user))
+            session = await self._services.actions.start(user, session_request(form, template, user))
         except ActionDenied as why:
-            return await self._form(request, user, form, why.sentence, why.status)
+            return self._form(request, user, form, why.sentence, why.status)
         except ValueError as why:
-            return await self._form(request, user, form, str(why), 422)
+            return self._form(request, user, form, str(why), 422)
         name = session.metadata.name
         if form.get("then") == "stay":
             return done(f"/desktops/{name}", "start", name)
         return RedirectResponse(f"/desktops/{name}/open", 303)
 
-    async def _form(
+    def _form(
         self, request: Request, user: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
     ) -> Response:
-        template = self._template(user, request.path_params["template"])
+        template = self._template(request, user)
         if template is None:
-            return self._no_template(request, user)
-        context = self._portal.context
-        names = (session.metadata.name for session in context.cluster.sessions.values())
-        first = first_choice(template, context.settings.cluster, user, names)
-        # A box that is not ticked is not sent: what was typed stands for itself then.
-        shown = first if typed is None else {name: typed.get(name, "") for name in first}
-        return await self._page(
+            return self._page(
+                request,
+                user,
+                "error.html",
+                status=404,
+                title="This desktop is not in your catalogue",
+                sentence=f"There is no template {request.path_params['template']!r} that you can start.",
+                back="/catalogue",
+                back_label="Catalogue",
+            )
+        names = (session.metadata.name for session in self._cluster.sessions.values())
+        first = first_choice(template, self._settings.cluster, user, names)
+        return self._page(
             request,
             user,
             "start.html",
             status=status,
             here="catalogue",
-            card=template_card(template, context.settings.icon_origins),
-            offer=offer_of(template, self._portal.context.settings.cluster),
-            typed=shown,
+            card=template_card(template, self._settings.icon_origins),
+            offer=offer_of(template, self._settings.cluster),
+            # A browser does not send a box that is not ticked: an absent field of a sent form is empty, not a default.
+            typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
-            home_used_by=sharing_home(self._portal.subscriptions.sessions_with(user), template, user),
+            home_used_by=sharing_home(self._services.subscriptions.sessions_with(user), template, user),
         )
 
-    def _template(self, user: User, name: str) -> VDITemplate | None:
-        found = self._portal.context.cluster.template(name)
+    def _template(self, request: Request, user: User) -> VDITemplate | None:
+        found = self._cluster.template(request.path_params["template"])
         return found if found is not None and may_use(found, user) else None
-
-    def _no_template(self, request: Request, user: User) -> Response:
-        return self._renderer.render(
-            request,
-            "error.html",
-            status=404,
-            user=user,
-            title="This desktop is not in your catalogue",
-            sentence=f"There is no template {request.path_params['template']!r} that you can start.",
-            back="/catalogue",
-            back_label="Catalogue",
-        )

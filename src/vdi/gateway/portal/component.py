@@ -15,24 +15,23 @@ from vdi.gateway.portal.catalogue import CataloguePages
 from vdi.gateway.portal.desktops import DesktopPages
 from vdi.gateway.portal.history import HistoryPages
 from vdi.gateway.portal.homes import HomePages
-from vdi.gateway.portal.pages import Pieces, PortalPages, View, digest, news
+from vdi.gateway.portal.pages import Pieces, View, digest, news
 from vdi.gateway.rights import User
-from vdi.gateway.services import PortalServices
-from vdi.gateway.subscriptions import EVERYTHING, Subscription, Subscriptions, session_topic, user_topic
+from vdi.gateway.services import Services
+from vdi.gateway.subscriptions import EVERYTHING, Subscriptions, session_topic, user_topic
 from vdi.gateway.web.assets import asset_routes
 from vdi.gateway.web.streams import sse_event, sse_response
 
-# Seconds until what is shown is looked at without a change: a share may have run out.
+# Seconds after which a page is rendered again without a change: a share may have expired.
 LOOK_AGAIN = 15.0
-
-# Seconds between two questions to the database whether the login still holds for the same rights; each page that is
-# opened asks anyway.
+# Seconds between two looks at the database whether the login still holds for the same rights; each page that is opened
+# looks anyway.
 ASK_LOGIN = 60.0
-# Seconds between two messages to one browser; what changes several times in between is sent once.
+# Seconds between two messages to one browser: several changes in between are sent as one.
 QUIET = 0.25
-# The same for pages on which everybody's sessions are.
+# The same for pages that show everybody's sessions.
 QUIET_ALL = 1.0
-# The page closes its stream and does not come back: it would only be ended again.
+# The page closes its stream and does not open another: that would only be ended again.
 BYE = sse_event("", event="bye")
 
 
@@ -49,7 +48,7 @@ async def stream_pieces(
     look_again: float = LOOK_AGAIN,
     ask_login: float = ASK_LOGIN,
 ) -> AsyncIterator[bytes]:
-    """Messages for one browser, until `allowed` says no, what it shows is gone, or it has to make room."""
+    """Messages for one page, until `allowed` says no, its object is gone, or a newer page of the user displaces it."""
     loop = asyncio.get_running_loop()
     with subscriptions.subscribe(user.email, topics) as subscription:
         pieces = view()
@@ -67,49 +66,52 @@ async def stream_pieces(
             before, pieces = pieces, view()
             if pieces is not None and (changed := news(before, pieces)):
                 yield message(changed, digest(pieces))
-                await _rest(subscription, quiet)
+                if not subscription.displaced:
+                    await asyncio.sleep(quiet)
         if pieces is None and gone:
             yield message(gone)
         yield BYE
 
 
-async def _rest(subscription: Subscription, seconds: float) -> None:
-    if not subscription.displaced:
-        await asyncio.sleep(seconds)
-
-
 def message(pieces: Pieces, mark: str = "") -> bytes:
-    """The pieces as events, in one write. The last one has the mark of what the page shows then, as its id: a browser
-    that reconnects sends it as `Last-Event-ID`.
+    """The pieces as events, in one write.
+
+    The id of the last one is the mark of what the page shows then: a browser that reconnects sends it as
+    `Last-Event-ID`.
     """
     last = next(reversed(pieces), "")
     return b"".join(sse_event(text, event=name, id=mark if name == last else "") for name, text in pieces.items())
 
 
-class PageEvents(PortalPages):
-    """`GET /events`."""
+class PageEvents:
+    """Live streams of open pages."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     async def events(self, request: Request) -> Response:
-        """The stream of one page. `view` is the page, `seen` the mark of what it shows already, unless the browser
-        reconnects and sends a newer one. Browsers do so by themselves, on pages that no one looks at, too.
+        """The stream of one page. `view` is the page, `seen` the mark of what it shows already.
+
+        A browser that reconnects sends a newer mark. It does so by itself, also for a page that nobody looks at, so
+        the stream is no use of the login.
         """
-        user = await self._portal.guard.require_unattended(request)
+        user, services = await self._services.guard.require_unattended(request), self._services
         query = request.query_params
         quiet, topics = QUIET, {user_topic(user.email)}
         gone: Pieces = {}
         view: View
         match query.get("view"):
             case "desktops" | "shared" as here:
-                view = partial(pages.list_of, here, self._portal, user)
+                view = partial(pages.list_of, here, services, user)
             case "desktop" if query.get("name"):
-                view = partial(pages.page_of, self._portal, user, query["name"])
+                view = partial(pages.page_of, services, user, query["name"])
                 gone = pages.ended_pieces(query["name"])
                 topics.add(session_topic(query["name"]))
             case "admin" if user.admin:
-                view = partial(sessions_page_pieces, self._portal, user, dict(query))
+                view = partial(sessions_page_pieces, services, user, dict(query))
                 quiet, topics = QUIET_ALL, {EVERYTHING}
             case "overview" if user.admin:
-                view = partial(overview_pieces, self._portal, user)
+                view = partial(overview_pieces, services, user)
                 quiet, topics = QUIET_ALL, {EVERYTHING}
             case other:
                 return PlainTextResponse(
@@ -117,10 +119,10 @@ class PageEvents(PortalPages):
                 )
 
         async def allowed() -> bool:
-            return await self._portal.logins.person_by_id(user.login_id) == user
+            return await services.logins.person_by_id(user.login_id) == user
 
         stream = stream_pieces(
-            self._portal.subscriptions,
+            services.subscriptions,
             user,
             topics,
             view,
@@ -129,23 +131,20 @@ class PageEvents(PortalPages):
             quiet=quiet,
             gone=gone,
         )
-        return sse_response(self._portal.context, stream)
+        return sse_response(services.context, stream)
 
 
 class Portal(Component):
-    """What people see in the browser."""
+    """Pages, static files and live streams on the portal's host."""
 
-    def __init__(self, services: PortalServices) -> None:
+    def __init__(self, services: Services) -> None:
         self.services = services
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        """All pages, the live stream, and the files they need."""
+        """All pages, the live stream, and the static files."""
+        groups = (DesktopPages, CataloguePages, HistoryPages, HomePages, AdminPages)
         return (
             *asset_routes(self.services.context.settings.brand, "/static"),
             Route("/events", PageEvents(self.services).events, methods=["GET"]),
-            *DesktopPages(self.services).routes(),
-            *CataloguePages(self.services).routes(),
-            *HistoryPages(self.services).routes(),
-            *HomePages(self.services).routes(),
-            *AdminPages(self.services).routes(),
+            *(route for group in groups for route in group(self.services).routes()),
         )

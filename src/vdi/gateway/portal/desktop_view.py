@@ -1,27 +1,26 @@
-"""What the portal shows of one desktop, for one person. Pure: objects and time in, plain values out.
+"""One desktop as the portal shows it to one user. Pure: objects and time in, values out.
 
-A page's template reads nothing but this, so what a person may not know of does not reach it.
+A page's template reads nothing but this view, so the guests of a desktop do not reach a page of somebody else.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import Phase, QueueStatus, Role, VDISession
+import msgspec
+
+from vdi.api.session import Phase, QueueStatus, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.web.assets import shown_icon
-from vdi.gateway.web.template_filters import left, ordinal
-from vdi.session.actions import is_expired
+from vdi.gateway.web.template_filters import in_words, left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
 from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
-from vdi.session.schedule import describe_schedule
-from vdi.session.streaming import describe_encoder, describe_renderer
 
 _WARNINGS = {
     EXPIRING: "This desktop ends soon",
@@ -38,7 +37,7 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
-# What makes sense in each phase; sharing and scheduling always do, until the end.
+# Actions that make sense in each phase; sharing and scheduling always do, until the end.
 _ACTIONS = {
     Phase.RUNNING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
@@ -54,82 +53,59 @@ _MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(h
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something that a person should read before anything else."""
+    """A warning or hint above everything else."""
 
-    # `warn`, `bad` or `info`: how it looks.
+    # CSS class: `warn`, `bad` or `info`.
     kind: str
     title: str
     text: str
-    # What helps, if it can be done here.
+    # Action that helps, if there is one on the page.
     action: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Guest:
-    """Somebody a desktop is shared with."""
+class Choice:
+    """One option of a form's list."""
 
-    user: str
-    role: str
-    # RFC 3339; empty: until it is taken back.
-    expires: str
-    over: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Extension:
-    """A longer run that can be chosen."""
-
-    # Of the whole run, as `spec.timeout` takes it.
-    length: str
+    value: str
     words: str
-    # RFC 3339.
-    ends: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesktopView:
-    """One desktop, ready to be shown."""
+    """One desktop as one user may see it: the fields of its session, and what they mean for this user now."""
 
     name: str
     uid: str
+    created: str
+    # As in the session; `access` is empty for users who may not see its guests.
+    spec: SessionSpec
+    status: SessionStatus
     title: str
     icon: str
-    owner: str
     mine: bool
+    # `administrator` for one who has no role in it.
     role: str
     # As in `status.phase`; Terminating as soon as it is being deleted.
     phase: str
-    # The phase in a word for people, with the place in line.
+    # The phase in words, with the position in the queue.
     state: str
     message: str
     notices: tuple[Notice, ...]
-    # What this person may do now, by the names in `rights.Action`.
+    # Actions that are possible now and allowed for this user, by the names in `rights.Action`.
     actions: frozenset[str]
     url: str
-    template: str
     gpu: int | None
     memory: str
     cpu: str
     # Limit of the node's local disk; empty: none.
     ephemeral_storage: str
-    # What draws OpenGL, with the reason where it is software; empty while it is not known.
-    renderer: str
-    encoder: str
-    display: str
+    # Only for administrators.
     node: str
-    created: str
-    started: str
     expires: str
     access_ends: str
-    timeout: str
     idle_timeout: str
-    earliest_slot: str
-    # Its schedule in words; empty: it has none.
-    schedule: str
-    # When its schedule has it ready next, RFC 3339.
-    next_start: str
-    guests: tuple[Guest, ...]
-    # Whether this person gets a small picture of its screen.
+    # Whether this user gets a small picture of its screen.
     thumbnail: bool
     # Whether its files are there again after it was suspended or restarted.
     has_home: bool
@@ -139,7 +115,7 @@ class DesktopView:
 
     @property
     def state_class(self) -> str:
-        """How the state's badge looks."""
+        """CSS class of the state's badge."""
         return (self.phase or Phase.PENDING).lower()
 
     @property
@@ -154,7 +130,7 @@ class DesktopView:
 
     @property
     def left(self) -> str:
-        """The time that is left of this run, in words; empty while it has no end."""
+        """Remaining time of this run, in words; empty for a run without an end."""
         return left(self.expires, self.now)
 
 
@@ -167,20 +143,22 @@ def desktop_view(
     *,
     icon_origins: Collection[str] = (),
 ) -> DesktopView:
-    """The session as this person may see it. Whether they may see it at all has been asked before."""
+    """The session as this user may see it. The caller has checked whether they may see it at all."""
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
     role = role_in(session, user.email, now)
     ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
     gpu, memory, cpu, ephemeral_storage = _size(session, template)
-    owns = role is Role.OWNER or user.admin
+    sees_guests = role is Role.OWNER or user.admin
     has_home, keeps_files = _files(session, template)
     return DesktopView(
         name=meta.name,
         uid=meta.uid,
+        created=meta.creation_timestamp,
+        spec=spec if sees_guests else msgspec.structs.replace(spec, access=()),
+        status=status,
         title=template_title(template, spec.template),
         icon=shown_icon(template.spec.icon if template else "", icon_origins),
-        owner=spec.user,
         mine=role is Role.OWNER,
         role=role.value if role else "administrator",
         phase=phase,
@@ -188,26 +166,16 @@ def desktop_view(
         message=status.message if user.admin else queue_message(session),
         notices=tuple(_notices(session, phase, template, cluster, now)),
         actions=frozenset(_actions(session, phase, user, now)),
+        # It becomes a link: an address such as javascript:... must not.
         url=status.url if status.url.startswith("https://") else "",
-        template=spec.template,
         gpu=gpu,
         memory=memory,
         cpu=cpu,
         ephemeral_storage=ephemeral_storage,
-        renderer=describe_renderer(status.graphics) if status.graphics else "",
-        encoder=describe_encoder(status.graphics) if status.graphics else "",
-        display=status.graphics.display if status.graphics else "",
         node=status.node_name if user.admin else "",
-        created=meta.creation_timestamp,
-        started=status.start_time,
         expires=status.expires_at if phase in (Phase.RUNNING, Phase.CREATING) else "",
         access_ends=ends.isoformat() if ends else "",
-        timeout=spec.timeout,
         idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
-        earliest_slot=status.queue.earliest_slot if status.queue else "",
-        schedule=describe_schedule(spec.schedule) if spec.schedule else "",
-        next_start=status.next_start if spec.schedule else "",
-        guests=tuple(guests(session, now)) if owns else (),
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
         keeps_files=keeps_files,
@@ -225,21 +193,14 @@ def _files(session: VDISession, template: VDITemplate | None) -> tuple[bool, boo
 
 
 def template_title(template: VDITemplate | None, name: str) -> str:
-    """What a template is called by people."""
+    """Display name of a template, or its name."""
     return (template.spec.display_name if template else "") or name
-
-
-def guests(session: VDISession, now: datetime) -> list[Guest]:
-    """Whom the desktop is shared with, in the order of the object."""
-    return [
-        Guest(access.user, access.role, access.expires or "", is_expired(access, now)) for access in session.spec.access
-    ]
 
 
 def extensions(
     session: VDISession, template: VDITemplate | None, cluster: ClusterSettings, now: datetime
-) -> list[Extension]:
-    """The longer runs that can be chosen, none beyond `max_timeout`; only for a run that has begun."""
+) -> list[Choice]:
+    """Longer runs that can be chosen, none beyond `max_timeout`, by their `spec.timeout`; none before a run began."""
     if not session.status.start_time:
         return []
     begun = parse_time(session.status.start_time)
@@ -252,16 +213,10 @@ def extensions(
     if longest and present < longest and longest not in lengths:
         lengths.append(longest)
     return [
-        Extension(format_duration(length), _more(length - present), (begun + length).isoformat())
+        Choice(format_duration(length), f"{in_words(length - present)} more")
         for length in sorted(set(lengths))
         if begun + length > now
     ]
-
-
-def _more(span: timedelta) -> str:
-    hours, minutes = divmod(int(span.total_seconds()) // 60, 60)
-    parts = ((hours, "hour"), (minutes, "minute"))
-    return " ".join(f"{number} {unit}{'s' * (number > 1)}" for number, unit in parts if number) + " more"
 
 
 def _state(phase: str, queue: QueueStatus | None) -> str:

@@ -1,29 +1,30 @@
-"""Common base of the portal's pages: rendering, messages after an action, paging of lists, and live fragments.
+"""Common base of the portal's pages: routes that require a login, rendering, messages after an action, live fragments.
 
 A fragment is a piece of a page that an event stream replaces, by the name of its event. The page and its stream call
 the same functions, so both show the same, and only what this user may see.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
 from vdi.gateway.rights import User, knows_of, role_in
-from vdi.gateway.services import PortalServices
+from vdi.gateway.services import Services
 from vdi.gateway.web.render import Renderer, macro
 from vdi.session.users import same_user
 
 T = TypeVar("T")
+Form = dict[str, str]
 
-# What is said on the page after an action; the name in it is escaped like all else.
+# Messages after an action, by the code in the address of the next page. The name in it is escaped like all else.
 DONE = {
     "start": "{name} is being started.",
     "extend": "The time limit of {name} was changed.",
@@ -45,16 +46,8 @@ DONE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """One entry of a list to choose from."""
-
-    value: str
-    words: str
-
-
-@dataclass(frozen=True, slots=True)
 class Pages(Generic[T]):
-    """One page of a long list."""
+    """One page of a long list, by its number."""
 
     items: Sequence[T]
     number: int
@@ -64,13 +57,12 @@ class Pages(Generic[T]):
 
     @property
     def first_shown(self) -> int:
-        """Number of the first item that is shown, from 1."""
-
+        """Number of the first item on this page, from 1."""
         return (self.number - 1) * self.size + 1 if self.total else 0
 
     @property
     def last_shown(self) -> int:
-        """Number of the last item that is shown."""
+        """Number of the last item on this page."""
         return min(self.number * self.size, self.total)
 
 
@@ -81,59 +73,69 @@ def paged(items: Sequence[T], number: int, size: int) -> Pages[T]:
     return Pages(items[(number - 1) * size : number * size], number, last, len(items), size)
 
 
-def page_number(request: Request) -> int:
-    """`?page=` of the address; 1 where it is no number."""
-    text = request.query_params.get("page", "")
+def page_number(text: str) -> int:
+    """`page` of an address; 1 where it is not a number."""
     return int(text) if text.isdecimal() and len(text) < 9 else 1
 
 
-def said(request: Request) -> str:
-    """What the address says has just been done; empty for nothing, and for a code that we do not know."""
+def done_message(request: Request) -> str:
+    """The message about the action that led here; empty for none, and for an unknown code."""
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
     return sentence.format(name=name) if sentence and 0 < len(name) <= 253 else ""
 
 
 def done(where: str, action: str, name: str) -> Response:
-    """On to a page that says what has been done (303: a reload sends nothing again)."""
+    """Redirect to a page with a message about the action (303: a reload sends nothing again)."""
     return RedirectResponse(f"{where}?done={action}&name={name}", 303)
 
 
-def view_of(portal: PortalServices, session: VDISession, user: User) -> DesktopView:
-    """One desktop as this person may see it."""
-    template: VDITemplate | None = portal.context.cluster.template(session.spec.template)
-    origins = portal.context.settings.icon_origins
-    cluster = portal.context.settings.cluster
-    return desktop_view(session, template, user, portal.context.clock(), cluster, icon_origins=origins)
-
-
 class PortalPages:
-    """What the groups of pages have in common."""
+    """A group of pages. Its routes are made with `_get` and `_post`, so that none is reached without a login."""
 
-    def __init__(self, portal: PortalServices) -> None:
-        self._portal = portal
-        self._renderer = Renderer(portal.context.settings)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._cluster = services.context.cluster
+        self._clock = services.context.clock
+        self._settings = services.context.settings
+        self._renderer = Renderer(services.context.settings)
 
-    async def _page(
-        self, request: Request, user: User, template: str, *, status: int = 200, **context: Any
-    ) -> Response:
-        """A page of the portal for somebody who is logged in."""
+    def _get(self, path: str, page: Callable[[Request, User], Awaitable[Response]], *, admin: bool = False) -> Route:
+        """A page for users who are logged in; anyone else is sent to the login and back."""
+
+        async def answer(request: Request) -> Response:
+            return await page(request, await self._user(request, admin))
+
+        return Route(path, answer, methods=["GET"])
+
+    def _post(
+        self, path: str, action: Callable[[Request, User, Form], Awaitable[Response]], *, admin: bool = False
+    ) -> Route:
+        """A form of one of our pages; 403 for one that another page has sent."""
+
+        async def answer(request: Request) -> Response:
+            user = await self._user(request, admin)
+            await self._services.guard.check_csrf(request)
+            form = await request.form(max_files=0, max_fields=100)
+            fields = {name: value.strip() for name, value in form.items() if isinstance(value, str)}
+            return await action(request, user, fields)
+
+        return Route(path, answer, methods=["POST"])
+
+    async def _user(self, request: Request, admin: bool) -> User:
+        guard = self._services.guard
+        return await (guard.require_admin(request) if admin else guard.require(request))
+
+    def _page(self, request: Request, user: User, template: str, *, status: int = 200, **context: Any) -> Response:
         return self._renderer.render(request, template, status=status, user=user, **context)
 
-    async def _posted(self, request: Request) -> tuple[User, dict[str, str]]:
-        """Who has sent this form, and its fields; raises HTTPException for one that no page of ours has sent."""
-        user = await self._portal.guard.require(request)
-        await self._portal.guard.check_csrf(request)
-        form = await request.form(max_files=0, max_fields=100)
-        return user, {name: value.strip() for name, value in form.items() if isinstance(value, str)}
-
     def _not_found(self, request: Request, user: User, name: str) -> Response:
-        """The answer to a name that no desktop has, or one that this user may not know of: both look the same."""
-        return self._renderer.render(
+        """The response for a name that no desktop has, or one that this user may not know of: both look the same."""
+        return self._page(
             request,
+            user,
             "error.html",
             status=404,
-            user=user,
             title="Desktop not found",
             sentence=f"You have no desktop {name!r}, and no desktop with this name is shared with you.",
             back="/",
@@ -141,97 +143,92 @@ class PortalPages:
         )
 
 
-# Each is Markup, made by a macro: all that was put into it is escaped already.
+# Pieces of a page by the names of their events. Each is Markup, made by a macro: everything in it is escaped already.
 Pieces = dict[str, str]
+# Makes the pieces that a user may see now; None: nothing, or nothing any longer.
 View = Callable[[], Pieces | None]
-# What names of pieces begin with that are members of a list.
+# Prefix of the names of a list's members.
 ITEM = "item-"
-# The event that replaces a whole list, with all of its members.
+# The event that replaces a whole list with all of its members.
 LIST = "list"
 _TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
-EMPTY_LISTS = {
+_EMPTY_LISTS = {
     "desktops": ("No desktop yet", "Choose one from the catalogue. It opens in this browser when it is ready."),
     "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
 }
 
 
-def my_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
-    """The person's own desktops: those that need attention, then the others, each newest first."""
-    mine = [
-        view_of(portal, session, user)
-        for session in portal.subscriptions.sessions_with(user)
-        if same_user(session.spec.user, user.email)
+def view_of(services: Services, session: VDISession, user: User) -> DesktopView:
+    """One desktop as this user may see it."""
+    context = services.context
+    template = context.cluster.template(session.spec.template)
+    origins = context.settings.icon_origins
+    return desktop_view(session, template, user, context.clock(), context.settings.cluster, icon_origins=origins)
+
+
+def desktops_of(services: Services, user: User, here: str) -> list[DesktopView]:
+    """The user's own desktops (`here` is `desktops`), or those that others share with them now (`shared`).
+
+    Those that need attention come first, then the others, each newest first.
+    """
+    now = services.context.clock()
+    views = [
+        view_of(services, session, user)
+        for session in services.subscriptions.sessions_with(user)
+        if same_user(session.spec.user, user.email) == (here == "desktops")
+        and role_in(session, user.email, now) is not None
     ]
-    return sorted(mine, key=lambda desktop: not desktop.needs_attention)
+    return sorted(views, key=lambda desktop: not desktop.needs_attention)
 
 
-def shared_desktops(portal: PortalServices, user: User) -> list[DesktopView]:
-    """The desktops that others share with this person now, in the order of `my_desktops`."""
-    now = portal.context.clock()
-    shared = [
-        view_of(portal, session, user)
-        for session in portal.subscriptions.sessions_with(user)
-        if not same_user(session.spec.user, user.email) and role_in(session, user.email, now) is not None
-    ]
-    return sorted(shared, key=lambda desktop: not desktop.needs_attention)
-
-
-def desktop_of(portal: PortalServices, user: User, name: str) -> DesktopView | None:
-    """The desktop of this name, if the person may know of it."""
-    session = portal.context.cluster.session(name)
-    if session is None or not knows_of(session, user, portal.context.clock()):
+def desktop_of(services: Services, user: User, name: str) -> DesktopView | None:
+    """The desktop of this name, if the user may know of it."""
+    session = services.context.cluster.session(name)
+    if session is None or not knows_of(session, user, services.context.clock()):
         return None
-    return view_of(portal, session, user)
+    return view_of(services, session, user)
 
 
-def list_pieces(desktops: list[DesktopView], here: str) -> Pieces:
+def list_pieces(desktops: Sequence[DesktopView], here: str) -> Pieces:
     """A list of desktops: each card, and the whole for when members come or go."""
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
-    title, text = EMPTY_LISTS[here]
+    title, text = _EMPTY_LISTS[here]
     cards = {f"{ITEM}{desktop.uid}": card(desktop) for desktop in desktops}
     return cards | {LIST: card_list(cards, title, text, here == "desktops")}
 
 
-def list_of(here: str, portal: PortalServices, user: User) -> Pieces:
+def list_of(here: str, services: Services, user: User) -> Pieces:
     """The pieces of `My desktops` or `Shared with me`."""
-    found = my_desktops if here == "desktops" else shared_desktops
-    return list_pieces(found(portal, user), here)
+    return list_pieces(desktops_of(services, user, here), here)
 
 
-def page_of(portal: PortalServices, user: User, name: str) -> Pieces | None:
-    """The live pieces of the page of this desktop, if the person may know of it."""
-    desktop = desktop_of(portal, user, name)
+def page_of(services: Services, user: User, name: str) -> Pieces | None:
+    """The live pieces of the page of this desktop, if the user may know of it."""
+    desktop = desktop_of(services, user, name)
     return desktop_pieces(desktop) if desktop else None
 
 
 def desktop_pieces(desktop: DesktopView) -> Pieces:
     """The live pieces of one desktop's own page."""
-    return {
-        name: macro("parts.html", made_by)(desktop)
-        for name, made_by in (
-            ("head", "desktop_head"),
-            ("facts", "desktop_facts"),
-            ("guests", "guest_list"),
-            ("end", "desktop_end"),
-        )
-    }
+    macros = {"head": "desktop_head", "facts": "desktop_facts", "guests": "guest_list", "end": "desktop_end"}
+    return {name: macro("parts.html", made_by)(desktop) for name, made_by in macros.items()}
 
 
 def ended_pieces(name: str) -> Pieces:
-    """What the page of a desktop shows when it no longer exists."""
+    """The pieces of the page of a desktop that no longer exists."""
     return {"head": macro("parts.html", "desktop_gone")(name), "facts": "", "guests": "", "end": ""}
 
 
 def digest(pieces: Pieces) -> str:
-    """A mark of what a page shows; the stream that belongs to it begins with news only if there are any."""
+    """A mark of what a page shows: a stream sends nothing at first where its page has this mark already."""
     return sha256("\0".join(f"{name}\0{_still(pieces[name])}" for name in sorted(pieces)).encode()).hexdigest()[:16]
 
 
 def news(before: Pieces, now: Pieces) -> Pieces:
-    """What has to be sent to bring a page from one state to the other.
+    """The pieces that bring a page from one state to the other.
 
-    While a list has the same members in the same order, only those that differ go out: whoever reads or has the focus
-    in another one is left alone.
+    While a list has the same members in the same order, only those that differ are sent: replacing the whole list
+    would take the focus, and the place in the text, from whoever is in another member.
     """
     same_members = _members(before) == _members(now) and LIST in before
     left_out = LIST if same_members else ITEM
@@ -243,7 +240,7 @@ def news(before: Pieces, now: Pieces) -> Pieces:
 
 
 def _still(piece: str) -> str:
-    """Without the words of times, which the browser keeps up by itself: a minute that passes is no news."""
+    """Without the text of times, which the browser updates by itself: a minute that passes is no change."""
     return _TIME_TEXT.sub(r"\1", piece)
 
 

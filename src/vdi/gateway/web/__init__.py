@@ -1,1 +1,1 @@
-"""What every listener, page and API of the gateway is served with: middleware, pages, cookies, event streams."""
+"""HTTP of the gateway, without knowledge of desktops: middleware, page rendering, credentials, event streams."""

@@ -44,7 +44,6 @@ BRAND = "brand.css"
 @cache
 def assets(brand: Brand) -> dict[str, Asset]:
     """All files by their name below `static/`, and the brand's stylesheet."""
-
     files = {
         path.relative_to(folder).as_posix(): _load(path.read_bytes(), path.suffix)
         for folder in _FOLDERS
@@ -60,7 +59,7 @@ def _load(body: bytes, suffix: str) -> Asset:
 
 
 def asset_url(brand: Brand, prefix: str, name: str) -> str:
-    """The address of a file; it changes with the file. Raises KeyError for a name that is not there."""
+    """The address of a file; it changes with the file. Raises KeyError for an unknown name."""
     return f"{prefix}/{name}?v={assets(brand)[name].digest}"
 
 
@@ -70,6 +69,7 @@ def asset_routes(brand: Brand, prefix: str) -> list[Route]:
 
 
 async def serve_asset(brand: Brand, request: Request) -> Response:
+    """Serves a file of `static/`; caches keep it for ever under an address with its digest, else for minutes."""
     asset = assets(brand).get(request.path_params["name"])
     if asset is None:
         return PlainTextResponse("This file does not exist.", 404)
@@ -107,15 +107,15 @@ def _read_icon(path: Path) -> Markup:
 
 
 def shown_icon(icon: str, origins: Collection[str]) -> str:
-    """What is shown for a template's `icon`: itself, or `DEFAULT_ICON` for none and for one that is not allowed.
+    """The icon to show for a template's `icon`: itself, or `DEFAULT_ICON` if it is empty or not allowed.
 
-    `origins`: from where pictures may be loaded, as in `https://icons.example.com`.
+    `origins`: hosts that pictures may be loaded from, as in `https://icons.example.com`.
     """
     return DEFAULT_ICON if not icon or icon_problem(icon, origins) else icon
 
 
 def icon_problem(icon: str, origins: Collection[str]) -> str:
-    """Why an icon is not shown, as a sentence; empty where it is shown, and for no icon."""
+    """The reason why an icon is not shown, as a sentence; empty if it is shown, and for an empty `icon`."""
     if not icon or icon in icons() or icon.startswith("data:image/"):
         return ""
     if not icon.startswith("https://"):

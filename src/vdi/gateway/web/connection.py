@@ -1,9 +1,8 @@
-"""uvicorn's HTTP/1.1 protocol with what it lacks: an end to patience with slow clients, and to headers.
+"""uvicorn's HTTP/1.1 protocol with limits that uvicorn lacks: time and size of a request's head, time of a response.
 
-uvicorn's options bound connections and the time between two requests. Traefik's timeouts are the cluster's to set, and
-bound its own clients: not a pod that connects here directly, and not a browser that reads no answer. Here a request's
-head must be complete within `HEAD_SECONDS` and `HEAD_BYTES`, and a response that the client does not read is given up.
-Bodies are for `middleware`.
+uvicorn's options limit connections and the time between two requests. Traefik's timeouts are the cluster's to set, and
+limit its own clients: not a pod that connects here directly, and not a browser that reads no response. Bodies are
+limited in `middleware`.
 """
 
 import asyncio
@@ -15,15 +14,15 @@ HEAD_SECONDS = 10.0
 # Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter of this.
 HEAD_BYTES = 32 * 1024
 
-# How long the rest of a head that is too large is still read, and dropped. Closing with bytes unread resets the
-# connection, and whoever sends those bytes may never read the answer: Traefik then makes a 502 of it.
+# How long the rest of a head that is too large is read and dropped. Closing a socket with unread bytes resets the
+# connection, and the client may lose the response that was sent before: Traefik then answers 502.
 LINGER_SECONDS = 2.0
-# How long an answer's bytes may wait for a browser that takes none.
+# How long a response's bytes may wait for a browser that reads none.
 WRITE_SECONDS = 30.0
 
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-# Any desktop may set cookies for the whole domain. Nothing of ours would answer until they expire, in up to 400 days.
-# Browsers forget the login with them: it is of no use here, and could have been pushed out by as many small ones.
+# Any desktop may set cookies for the whole domain. Without Clear-Site-Data the portal would be out of reach until they
+# expire, in up to 400 days. The browser loses its login with them; as many small cookies could have removed it, too.
 _TOO_MANY_COOKIES = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b'cache-control: no-store\r\nclear-site-data: "cookies"\r\ncontent-length: 148\r\n\r\n'
@@ -46,19 +45,19 @@ class Connection(HttpToolsProtocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The clock of the first head runs from here."""
+        """Start the timer of the first head."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """No clock outlives the connection."""
+        """Cancel the timers, which must not outlive the connection."""
         for timer in (self._head_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what may belong to a head; the first bytes of a next request start its clock."""
+        """Count bytes that may belong to a head; the first bytes of a next request start its timer."""
         if self._refused:
             return
         if self._in_head:
@@ -79,19 +78,19 @@ class Connection(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """What comes now is the next head."""
+        """The bytes that follow belong to the next head."""
         self._in_head, self._head_bytes = True, 0
         self._head.clear()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Answered before the body was here (a refusal): the rest of it is not waited for."""
+        """Close a connection that was answered before its body was complete (a refusal), without waiting for it."""
         super().on_response_complete()
         if self.cycle.more_body and not self.transport.is_closing():
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The browser does not read: give it some time."""
+        """The browser does not read: give up after WRITE_SECONDS."""
         super().pause_writing()
         self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
@@ -102,12 +101,12 @@ class Connection(HttpToolsProtocol):
             self._write_timer = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """WebSockets of desktops that are not there come here every time: no news, and answered like any request."""
+        """Log nothing: WebSockets of desktops that no longer exist arrive all the time, and get a normal response."""
 
     def _is_mostly_cookies(self) -> bool:
-        """Whether the head that is too large would not be without its cookies, as far as it has come.
+        """Whether cookies make the head too large, as far as it has arrived.
 
-        Not for whatever is too large: every page on the internet can send a browser here with a long address.
+        Only then are cookies cleared: any page on the internet can send a browser here with a long address.
         """
         head = b"".join(self._head).lower()
         begin = head.find(b"\r\ncookie:")
@@ -122,7 +121,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(_TOO_SLOW)
 
     def _refuse(self, answer: bytes, linger: float = 0.0) -> None:
-        """Nothing was answered yet, or all of it: this can be written in between."""
+        """Respond and close. Nothing is written into the middle of another response."""
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(answer)
         self._refused = True

@@ -17,29 +17,28 @@ from starlette.responses import Response
 
 
 def bearer(request: HTTPConnection) -> str:
-    """The token of the Authorization header; empty where it has none."""
-
+    """The bearer token of the Authorization header; empty without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-# How the names of all our cookies begin; no desktop gets to see one.
+# Prefix of all our cookies. The edge removes them from requests to desktops.
 COOKIE_PREFIX = "__Host-vdi-"
-# The login's secret, for as long as the login lasts at most.
+# Secret of the login, for the longest time that a login lasts.
 LOGIN_COOKIE = "__Host-vdi-login"
-# A secret of a browser that has not logged in yet: what the login page's form is bound to.
+# Secret of a browser that has not logged in yet: the login page's form is bound to it.
 PRE_LOGIN_COOKIE = "__Host-vdi-before"
 # A digest of the terms that this browser has accepted for its next login.
 TERMS_COOKIE = "__Host-vdi-terms"
-# A secret of a browser that is on its way to an identity provider and back.
+# Secret of a browser that is on its way to an identity provider and back.
 FLOW_COOKIE = "__Host-vdi-flow"
 
 
 def cookies_in(header: str) -> dict[str, str]:
-    """Our cookies of a Cookie header. One that comes twice with two values is left out: one of them is planted.
+    """Our cookies of a Cookie header. A name with two different values is left out: one of them is planted.
 
-    A name is what the browser says, byte for byte: `\\xa0__Host-...` is not held to what `__Host-` promises, so any
-    desktop may plant it for the whole domain. `str.strip()` would make it ours.
+    Names are compared byte for byte. Browsers do not apply the rules of `__Host-` to `\\xa0__Host-...`, so any desktop
+    may plant that for the whole domain; `str.strip()` would turn it into ours.
     """
     found: dict[str, str] = {}
     twice = set()
@@ -53,7 +52,7 @@ def cookies_in(header: str) -> dict[str, str]:
 
 
 def cookie_of(request: HTTPConnection, name: str) -> str:
-    """The value of one of our cookies; empty without it. Starlette's own reading of names is too kind."""
+    """The value of one of our cookies; empty without it. Starlette's parser strips names, see `cookies_in`."""
     return cookies_in("; ".join(request.headers.getlist("cookie"))).get(name, "")
 
 
@@ -96,9 +95,9 @@ def _sign(secret: str, salt: bytes) -> bytes:
 
 
 def find_foreign_origin(headers: Mapping[str, str], origin: str) -> str:
-    """Why a request that changes something was not sent by a page of `origin`; empty when it was.
+    """The reason to refuse a change that no page of `origin` has sent; empty if one has.
 
-    Every browser of today says at least one of the two; one that says neither is refused.
+    Every current browser sends at least one of Sec-Fetch-Site and Origin; a request with neither is refused.
     """
     site = headers.get("sec-fetch-site", "")
     if site and site != "same-origin":
@@ -131,7 +130,7 @@ def is_csrf_token_valid(request: HTTPConnection, token: str) -> bool:
 
 
 def _secrets(request: HTTPConnection) -> Iterator[str]:
-    """What this browser's forms can be bound to. A login that has ended may still be in a cookie beside the other."""
+    """Secrets that this browser's forms can be bound to: a login that has ended may still be in its cookie."""
     given = (
         request.scope.get(_SCOPE_SECRET, ""),
         cookie_of(request, LOGIN_COOKIE),

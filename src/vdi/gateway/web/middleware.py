@@ -23,14 +23,14 @@ PUBLIC_BODY = 64 * 1024
 INTERNAL_BODY = 4 * 1024 * 1024
 
 BODY_SECONDS = 10.0
-# Of a Content-Length; a longer one is refused.
+# Digits of a Content-Length; a longer one is refused before it is read as a number.
 _DIGITS = 15
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KNOWN = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class HostRouter:
-    """The portal's app for its host, the desktops' app for every other label of the domain, 421 for the rest."""
+    """Routes by host: the portal's app for its host, the desktops' app for other labels of the domain, else 421."""
 
     def __init__(self, settings: Settings, *, portal: ASGIApp, desktops: ASGIApp, ready: Callable[[], bool]) -> None:
         self._suffix = f".{settings.domain}"
@@ -53,7 +53,7 @@ class HostRouter:
             await (self._portal if label == self._portal_label else self._desktops)(scope, receive, send)
 
     def _label(self, scope: Scope) -> str | None:
-        """The first label of the one Host header, if the rest is our domain."""
+        """The first label of the Host header, if the rest is our domain; None for a request with two such headers."""
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1:
             return None
@@ -79,8 +79,9 @@ class BodyLimit:
 
         async def receive_within_limits() -> Message:
             nonlocal seen, complete
+            # After the body, `receive` returns when the browser leaves: no deadline may end that wait.
             if complete:
-                return await receive()  # waits for the browser to leave: as long as it takes
+                return await receive()
             if too_much:
                 raise self._too_large()
             try:
@@ -99,14 +100,18 @@ class BodyLimit:
         await self._app(scope, receive_within_limits, send)
 
     def _too_large(self) -> HTTPException:
-        """Raised where the body is read, so that the reader's own form of errors is used."""
+        """Raised where the body is read: page and REST API each render it as their own kind of error."""
         return HTTPException(
             413, f"The request is too large: at most {self._most} bytes are accepted.", {"Connection": "close"}
         )
 
 
 class RequestMetrics:
-    """Counts and times answers by the route that gave them: a path of the route table, never what was asked for."""
+    """Counts and times responses by route.
+
+    The label is a path of the route table, never the requested one: any text that somebody requests would be a new
+    series of metrics.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, listener: str) -> None:
         self._app = app
@@ -188,12 +193,12 @@ def content_security_policy(settings: Settings, script: str = "") -> str:
 
 
 def digest_of(script: str) -> str:
-    """What a Content-Security-Policy calls a script that is in the page itself."""
+    """The source expression of a script in the page itself, for a Content-Security-Policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds what an answer does not say itself."""
+    """Adds security headers to every response that does not set them itself."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -208,10 +213,6 @@ class SecurityHeaders:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)

@@ -33,8 +33,7 @@ TEMPLATE_FOLDERS = tuple(_GATEWAY / package / "templates" for package in ("porta
 
 
 def _printable(value: Any) -> Any:
-    """What `{{ }}` puts into a page; Markup too, since a macro has put names into it."""
-
+    """The value of `{{ }}` with unprintable characters escaped; Markup too, since a macro has put names into it."""
     if not isinstance(value, str) or is_printable(value, _LAYOUT):
         return value
     kind = Markup if isinstance(value, Markup) else str
@@ -67,17 +66,17 @@ def macro(template: str, name: str) -> Callable[..., str]:
 
 
 class Renderer:
-    """Makes responses from templates."""
+    """Renders templates with the variables that all of them have: user, request, addresses of static files, brand."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
-        """A page. `person` (or None) among the context decides what `base.html` shows of the navigation."""
+        """A page. `user` (or None) in the context decides which navigation `base.html` shows."""
         return HTMLResponse(self.fill(request, template, **context), status)
 
     def fill(self, request: Request, template: str, **context: Any) -> str:
-        """A template's text, for pages and for fragments of pages."""
+        """The text of a template, for pages and for fragments of pages."""
         given = {
             "user": None,
             "here": "",
@@ -89,7 +88,7 @@ class Renderer:
         return _ENVIRONMENT.get_template(template).render(given | context)
 
     def _assets_for(self, request: Request) -> Callable[[str], str]:
-        """Where the files of `static/` lie: a desktop's host has everything of ours under `/.vdi/`."""
+        """Addresses of static files: on a desktop's host, everything of the gateway is under `/.vdi/`."""
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
         prefix = "/static" if host.lower() == self._settings.portal_host else "/.vdi/static"
         return lambda name: asset_url(self._settings.brand, prefix, name)
@@ -114,6 +113,10 @@ _WORDS = {
     413: "The request is too large.",
     500: "Something went wrong in the gateway. Its log has the details.",
 }
+_UNAVAILABLE: dict[type[Exception], str] = {
+    DatabaseUnavailableError: "The portal cannot reach its database",
+    SharedUnavailableError: "Signing in and new connections are not possible",
+}
 
 
 class ErrorPages:
@@ -126,13 +129,13 @@ class ErrorPages:
         return {
             HTTPException: self._http,
             ActionDenied: self._refused,
-            DatabaseUnavailableError: self._no_database,
-            SharedUnavailableError: self._nothing_shared,
+            DatabaseUnavailableError: self._unavailable,
+            SharedUnavailableError: self._unavailable,
             Exception: self._unexpected,
         }
 
     def _answer(self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-        """The refusal as whoever asked can read it."""
+        """A page for a browser's navigation; plain text for htmx, which shows it in place, and for scripts."""
         wants_page = "text/html" in request.headers.get("accept", "") and request.headers.get("hx-request") != "true"
         if wants_page:
             title = _TITLES.get(status, HTTPStatus(status).phrase)
@@ -157,19 +160,10 @@ class ErrorPages:
         assert isinstance(error, ActionDenied)  # noqa: S101 -- by its entry in `handlers`
         return self._answer(request, error.status, error.sentence)
 
-    async def _no_database(self, request: Request, error: Exception) -> Response:
+    async def _unavailable(self, request: Request, error: Exception) -> Response:
         log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
-        sentence = (
-            "The portal cannot reach its database right now. Open desktops are not affected. Try again in a minute."
-        )
-        return self._answer(request, 503, sentence, {"Retry-After": "10"})
-
-    async def _nothing_shared(self, request: Request, error: Exception) -> Response:
-        log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
-        sentence = (
-            "Signing in and new connections are not possible right now. Open desktops are not affected. Try again in a "
-            "minute."
-        )
+        what = _UNAVAILABLE[type(error)]
+        sentence = f"{what} right now. Open desktops are not affected. Try again in a minute."
         return self._answer(request, 503, sentence, {"Retry-After": "10"})
 
     async def _unexpected(self, request: Request, _error: Exception) -> Response:

@@ -1,4 +1,4 @@
-"""Server-sent events: one way to stream them, which ends at shutdown, keeps proxies awake, and is counted."""
+"""Server-sent events: responses that end at shutdown, send heartbeats through proxies, and are limited per user."""
 
 import asyncio
 from collections import Counter
@@ -11,32 +11,30 @@ from starlette.types import Receive, Scope, Send
 
 from vdi.gateway.component import GatewayContext
 
-# Streams that one person may have open at one replica, of those that a `StreamLimit` counts.
+# Streams that one user may have open at one replica, for each StreamLimit.
 MOST_PER_USER = 20
 
-# Seconds without news after which a comment is sent: proxies cut what is silent, and a dead browser is noticed.
+# Seconds without an event after which a comment is sent: proxies cut silent connections, and a dead browser is noticed.
 HEARTBEAT = 20.0
 
 _EVENT_STREAM = "text/event-stream"
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 def sse_event(data: str, *, event: str = "", id: str = "") -> bytes:
     """One event as it goes over the wire; `data` may have several lines."""
-
     head = "".join(f"{name}: {value}\n" for name, value in (("id", id), ("event", event)) if value)
     lines = "".join(f"data: {line}\n" for line in data.splitlines() or [""])
     return f"{head}{lines}\n".encode()
 
 
-def sse_response(
-    context: GatewayContext, events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
-) -> StreamingResponse:
-    """Stream what `events` yields (made by `sse_event`) until it ends, the browser leaves, or the gateway stops."""
-    return StreamingResponse(_paced(context, events), media_type=_EVENT_STREAM, headers=_headers(headers))
+def sse_response(context: GatewayContext, events: AsyncIterator[bytes]) -> StreamingResponse:
+    """Streams `events` (made by `sse_event`) until they end, the browser leaves, or the gateway stops."""
+    return StreamingResponse(_paced(context, events), media_type=_EVENT_STREAM, headers=_HEADERS)
 
 
 class TooManyStreamsError(Exception):
-    """Raised when a person has too many streams open; the sentence is for them."""
+    """Raised when a user has too many streams open; the sentence is for them."""
 
     def __init__(self, user: str) -> None:
         self.headers = {"Retry-After": "60"}
@@ -44,7 +42,7 @@ class TooManyStreamsError(Exception):
 
 
 class StreamLimit:
-    """Bounds the open streams of each person: each holds one of the listener's connections."""
+    """Limits the open streams of each user: each holds one of the listener's connections."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
@@ -56,10 +54,10 @@ class StreamLimit:
         events: AsyncIterator[bytes],
         headers: Mapping[str, str] | None = None,
     ) -> StreamingResponse:
-        """What `sse_response` returns; the stream counts for this user. Raises TooManyStreamsError."""
+        """As `sse_response`, for a stream that counts for this user. Raises TooManyStreamsError."""
         if self._open[user] >= MOST_PER_USER:
             raise TooManyStreamsError(user)
-        return _CountedResponse(self._open, user, _paced(context, events), _headers(headers))
+        return _CountedResponse(self._open, user, _paced(context, events), {**_HEADERS, **(headers or {})})
 
     def __len__(self) -> int:
         return self._open.total()
@@ -89,11 +87,9 @@ class _CountedResponse(StreamingResponse):
                 del self._open[self._user]
 
 
-def _headers(more: Mapping[str, str] | None) -> dict[str, str]:
-    return {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **(more or {})}
-
-
 async def _paced(context: GatewayContext, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    # The next event is awaited in a task of its own, which outlives a heartbeat: cancelling `anext` of a generator at
+    # each heartbeat would end the generator.
     stopping = asyncio.ensure_future(context.stopping.wait())
     news: asyncio.Future[Any] | None = None
     with context.metrics.sse_streams.track_inprogress():

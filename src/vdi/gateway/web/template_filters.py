@@ -1,4 +1,4 @@
-"""How numbers, times and names read in pages. Pure; registered as filters of the templates."""
+"""Filters of the templates: numbers, times, names and reasons in words. Pure."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,10 +10,24 @@ from markupsafe import Markup, escape
 
 from vdi.api.session import GuestRole, describe_role
 from vdi.cluster.units import format_time, parse_duration, parse_quantity, parse_time
-from vdi.gateway.web.assets import icon_shapes, is_picture
+from vdi.gateway.store.history import EndReason
+from vdi.gateway.web.assets import icon_problem, icon_shapes, is_picture, shown_icon
+from vdi.session.actions import is_expired
+from vdi.session.schedule import describe_schedule
+from vdi.session.streaming import describe_encoder, describe_renderer
 
 _HUES = 6
 _ACCESS = {role.value: describe_role(role) for role in GuestRole}
+_END_REASONS = {
+    EndReason.USER: "Ended by its owner",
+    EndReason.ADMIN: "Ended by an administrator",
+    EndReason.TIMEOUT: "Time limit reached",
+    EndReason.IDLE: "Idle timeout",
+    EndReason.SUSPENDED: "Suspended",
+    EndReason.FAILED: "Failed",
+    EndReason.DELETED: "Deleted in the cluster",
+    EndReason.UNKNOWN: "Ended for an unknown reason",
+}
 _TIME_IN_TEXT = re.compile(
     r"\b(?P<instant>\d{4}-(?:0\d|1[0-2])-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ)"
     r"|\b(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d) UTC\b"
@@ -22,12 +36,11 @@ _TIME_IN_TEXT = re.compile(
 
 def letter(name: str) -> str:
     """The first letter or digit of a name, for its tile."""
-
     return next((character.upper() for character in name if character.isalnum()), "?")
 
 
 def hue(name: str) -> int:
-    """Which of the tiles' colours a name has: always the same one."""
+    """Number of the colour of a name's tile: always the same one."""
     return crc32(name.encode()) % _HUES
 
 
@@ -39,6 +52,25 @@ def length(span: timedelta) -> str:
     days, hours = divmod(minutes // 60, 24)
     parts = ((days, "d"), (hours, "h"), (minutes % 60, "min"))
     return " ".join(f"{number} {unit}" for number, unit in [part for part in parts if part[0]][:2])
+
+
+def in_words(span: timedelta) -> str:
+    """`2 hours 30 minutes`, for a sentence or a choice; empty below a minute."""
+    minutes = int(span.total_seconds()) // 60
+    parts = ((minutes // 60, "hour"), (minutes % 60, "minute"))
+    return " ".join(count(number, unit) for number, unit in parts if number)
+
+
+def seconds(number: float | None) -> str:
+    """`2.3 s`, `5 min`; empty where it is not known."""
+    if number is None:
+        return ""
+    return f"{number:.{int(number < 10)}f} s" if number < 60 else length(timedelta(seconds=number))
+
+
+def end_reason(reason: EndReason | None) -> str:
+    """The reason of an end in words; empty for a session or a run that has not ended."""
+    return _END_REASONS[reason] if reason else ""
 
 
 def left(end: str, now: datetime) -> str:
@@ -107,7 +139,7 @@ def duration(text: str) -> str:
 
 
 def access(role: str) -> str:
-    """What somebody may do in a desktop, in the words of the form that shares it."""
+    """A guest's role in the words of the form that shares a desktop."""
     return _ACCESS.get(role, role)
 
 
@@ -117,6 +149,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def ordinal(number: int) -> str:
+    """Ordinal number: `1st`, `2nd`, `11th`."""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number:,}{ending}"
 
@@ -147,6 +180,8 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "letter": letter,
     "hue": hue,
     "span": length,
+    "seconds": seconds,
+    "end_reason": end_reason,
     "left": left,
     "ago": ago,
     "until": until,
@@ -159,6 +194,12 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "byte_size": byte_size,
     "cpus": cpus,
     "memory": memory,
+    "describe_encoder": describe_encoder,
+    "describe_renderer": describe_renderer,
+    "describe_schedule": describe_schedule,
+    "icon_problem": icon_problem,
+    "shown_icon": shown_icon,
+    "is_expired": is_expired,
     "is_picture": is_picture,
     "shapes": icon_shapes,
 }

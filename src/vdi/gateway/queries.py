@@ -1,0 +1,157 @@
+"""Reads that REST API and portal have in common: pages of long lists, past sessions, usage, the audit log, exports.
+
+Both translate a request into one of these calls and render its result. A parameter that cannot be read raises
+ActionDenied with its field, so both refuse it with the same message.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from vdi.gateway.current_use import Use, use_of
+from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
+from vdi.gateway.history.usage import By, Month
+from vdi.gateway.rights import User
+from vdi.gateway.services import Services
+from vdi.gateway.store.audit import Entry
+
+T = TypeVar("T")
+Key = tuple[str, ...]
+USAGE = "usage"
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage(Generic[T]):
+    """One page of a long list, and the cursor of the next page; empty: this is the last one."""
+
+    items: Sequence[T]
+    next: str = ""
+
+
+def cut(items: Iterable[T], key: Callable[[T], Key], *, limit: int, cursor: str | None) -> ListPage[T]:
+    """A page of these items in the order of `key`.
+
+    A cursor is the key of the last item of its page. So the server keeps nothing between two pages, and an item that is
+    added or removed in between neither repeats nor hides another one.
+    """
+    after = _read_cursor(cursor)
+    return _first(sorted((item for item in items if after is None or key(item) > after), key=key), limit, key)
+
+
+def _first(items: Sequence[T], limit: int, key: Callable[[T], Key]) -> ListPage[T]:
+    """The first `limit` items; there is a next page if there are more."""
+    shown = items[:limit]
+    if len(items) <= limit:
+        return ListPage(shown)
+    return ListPage(shown, base64.urlsafe_b64encode(msgspec.json.encode(key(shown[-1]))).decode().rstrip("="))
+
+
+def _read_cursor(cursor: str | None) -> Key | None:
+    if not cursor:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        return msgspec.json.decode(raw, type=tuple[str, ...])
+    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
+        raise _bad_cursor(cursor) from error
+
+
+def _bad_cursor(cursor: str | None) -> ActionDenied:
+    return invalid("cursor", cursor, "`next` of the previous page")
+
+
+async def read_past_sessions(
+    services: Services, *, user: str | None, name: str | None = None, limit: int, cursor: str | None
+) -> ListPage[SessionHistory]:
+    """Sessions with their runs, newest first. `user` None: of all users."""
+    before = None
+    if key := _read_cursor(cursor):
+        try:
+            created, uid = key
+            before = datetime.fromisoformat(created), uid
+        except ValueError as error:
+            raise _bad_cursor(cursor) from error
+    found = await services.history.past(limit=limit + 1, user=user, name=name, before=before)
+    # With fractions of a second: two sessions of one second are told apart by them.
+    return _first(found, limit, lambda past: (past.session.created.isoformat(), past.session.uid))
+
+
+async def read_audit(
+    services: Services, *, limit: int, cursor: str | None, actor: str | None, action: str | None, target: str | None
+) -> ListPage[Entry]:
+    """Entries of the audit log, newest first; the cursor is the number of an entry."""
+    if cursor and not (cursor.isdecimal() and len(cursor) < 19):
+        raise _bad_cursor(cursor)
+    before = int(cursor) if cursor else None
+    found = await services.audit.entries(limit=limit + 1, before=before, actor=actor, action=action, target=target)
+    return ListPage(found[:limit], str(found[limit - 1].number) if len(found) > limit else "")
+
+
+async def read_use(services: Services, user: User) -> Use:
+    """Current use of this user beside their limits."""
+    now, limit = services.context.clock(), services.limits.of(user)
+    used = await services.history.use_this_month(user.email, now)
+    return use_of(services.context.cluster, limit, user.email, used.hours, used.gpu_hours)
+
+
+def read_month(text: str | None, now: datetime) -> Month:
+    """A month such as 2026-11; without text the current one."""
+    try:
+        return Month.parse(text) if text else Month.of(now)
+    except ValueError as error:
+        raise invalid("month", text, "a month such as 2026-11") from error
+
+
+def read_by(text: str | None) -> By:
+    """The rows of a usage report; without text users."""
+    try:
+        return By(text or By.USER)
+    except ValueError as error:
+        raise invalid("by", text, f"one of {', '.join(By)}") from error
+
+
+async def download(
+    services: Services,
+    what: str,
+    form: ExportFormat,
+    *,
+    user: str | None,
+    month: str | None = None,
+    by: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Response:
+    """Records as a file. `what`: `usage` of a month, or a Dataset between two times; `user` None: of all users."""
+    now, name = services.context.clock(), what
+    if what == USAGE:
+        if since or until:
+            raise invalid("since" if since else "until", str(since or until), "given with usage")
+        chosen, rows_by = read_month(month, now), read_by(by)
+        report = await services.history.usage(chosen, now, user)
+        name, rows = f"{what}-{chosen}", _chain(export_usage(report, form, rows_by))
+    else:
+        if by:
+            raise invalid("by", by, f"given with {what}: only usage has it")
+        if month:
+            raise invalid("month", month, f"given with {what}: use since and until")
+        rest = services.history.export(Dataset(what), form, since=since, until=until, user=user)
+        # Read the first rows before the headers are sent: a database that is down is then an error response, not a
+        # file that breaks off.
+        rows = _chain(await anext(rest, b""), rest)
+    headers = {"Content-Disposition": f'attachment; filename="vdi-{name}.{form}"'}
+    return StreamingResponse(rows, headers=headers, media_type=form.media_type)
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
+    yield first
+    if rest is not None:
+        async for piece in rest:
+            yield piece
