@@ -1,1 +1,1 @@
-"""What people touch: login, portal, REST API, the way into a desktop, history."""
+"""The web side: login, portal, REST API, the check of every request to a desktop, and history."""

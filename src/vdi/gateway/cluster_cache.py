@@ -39,7 +39,7 @@ _BY_POD_IP = "pod-ip"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one object since its last Change was read; several changes in a row are one."""
+    """The latest state of one object since a reader's last look; several changes in a row are one."""
 
     kind: Kind
     # Before the first of them; None: it did not exist.

@@ -39,7 +39,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayContext:
-    """What every component shares. There is one per process, and nothing of it is global."""
+    """Objects that every component shares. There is one per process, and nothing of it is global."""
 
     settings: Settings
     # The Kubernetes API, with the gateway's own service account.

@@ -44,7 +44,7 @@ TITLES = {
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
-    """Why a request was refused (RFC 9457)."""
+    """A refusal as the API answers it (RFC 9457)."""
 
     type: Annotated[str, doc("Address of the description of this problem type.", format="uri-reference")]
     title: Annotated[str, doc("The problem type, in words.")]

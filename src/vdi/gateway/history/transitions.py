@@ -35,7 +35,7 @@ _LARGEST = ("gpus", "cpu", "memory_gib")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Why there is no run, as far as the session object tells."""
+    """The reason why a session has no run, as far as its object tells."""
 
     reason: EndReason
     # When the last run ended; None: the object does not tell.
@@ -45,7 +45,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSnapshot:
-    """What history keeps of one state of a session. Two that are equal tell the same: the version does not count."""
+    """Part of a session's state that history records. Two that are equal tell the same: the version does not count."""
 
     # The row of a session that was just created.
     session: SessionRow

@@ -141,7 +141,7 @@ def sum_up(rows: Iterable[OwnedRun], by: By, month: Month, now: datetime) -> tup
 
 
 def seconds_within(run: RunRow, month: Month, now: datetime) -> float:
-    """How long a run lasted in that month, until now if it goes on."""
+    """Seconds of a run within that month, until now if it goes on."""
     end = run.ended or max(now, run.start)  # another replica's clock may be ahead of ours
     return max(0.0, (min(end, month.end) - max(run.start, month.begin)).total_seconds())
 

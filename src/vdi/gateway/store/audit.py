@@ -203,7 +203,7 @@ class Audit:
 
 
 async def enders(connection: AsyncConnection, uids: list[str]) -> dict[str, str]:
-    """Which person ended which session, by uid; sessions that no person has ended are left out."""
+    """Users who ended sessions, by the session's uid; sessions that no user has ended are left out."""
     of_these = audit.c.target_uid.in_(uids) & (audit.c.action == END)
     last = select(func.max(audit.c.id)).where(of_these).group_by(audit.c.act)
     query = (

@@ -21,7 +21,7 @@ from vdi.gateway.store.database import Database, batches, read_row, table_of
 
 
 class EndReason(StrEnum):
-    """Why a run, or a session, has ended."""
+    """Reason of the end of a run or a session."""
 
     # The session's owner ended it.
     USER = "user"
@@ -44,7 +44,7 @@ _EndReason = Annotated[EndReason | None, doc("Why it ended: " + ", ".join(EndRea
 
 
 class SessionFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What people see of one session, running or ended."""
+    """Columns of a session that its users see, running or ended."""
 
     uid: Annotated[str, doc("The session's uid, which is never reused."), String(64)]
     name: Annotated[str, doc("Its name."), String(253)]
@@ -109,7 +109,7 @@ class RunRow(PastRun, frozen=True, kw_only=True, rename="camel"):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What the next transition depends on: a session, and its last run."""
+    """Input of the next transition: a session, and its last run."""
 
     session: SessionRow
     run: RunRow | None = None
@@ -134,7 +134,7 @@ runs = table_of(
 
 
 async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Record]:
-    """What is known of these sessions."""
+    """Records of these sessions."""
     found = await connection.execute(select(sessions).where(sessions.c.uid.in_(uids)))
     known = [read_row(row, SessionRow) for row in found]
     last: dict[str, RunRow] = {}
