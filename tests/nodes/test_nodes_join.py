@@ -4,7 +4,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import yaml
 
 from e2e.desktops import Object, reach, start, template
 from e2e.world import World
-from nodes.registry import HOST, registry_on, write_image
+from nodes.registry import HOST, push_image, registry
 from nodes.several import LIGHT, Nodes
 from support.waiting import wait_until
 from vdi.devcluster import binaries, cluster
@@ -25,17 +25,17 @@ IMAGE = f"{HOST}/late/pause:1"
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """What a registry serves: an image that no node has."""
+    """Folder of a registry with an image that no node has."""
     with Progress(tmp_path / "logs") as progress:
         program = binaries.ensure(["pause"], progress=progress)["pause"]
-    layer, folder = tmp_path / "layer.tar", tmp_path / "image"
+    layer = tmp_path / "layer.tar"
     write_program_layer({f"/{tmp_path.name}": program}, layer)  # named after this run, so that it is new to all nodes
-    with layer.open("rb") as content:
-        diff_id = file_digest(content, "sha256").hexdigest()
     arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     config = ImageConfig(entrypoint=(f"/{tmp_path.name}",), user="65535:65535")
-    write_image(folder, layer, json.dumps(config.document(arch=arch, diff_id=diff_id, comment="pause")).encode())
-    return folder
+    document = config.document(arch=arch, diff_id=sha256(layer.read_bytes()).hexdigest(), comment="pause")
+    with registry(tmp_path):
+        push_image("late/pause", "1", layer.read_bytes(), json.dumps(document).encode())
+    return tmp_path
 
 
 def run_without_pull(world: World, node: str) -> None:
@@ -66,7 +66,7 @@ def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes,
         for name in before:
             process = nodes.process(name, "containerd")
             assert process
-            registries.enter_context(registry_on(process, image))
+            registries.enter_context(registry(image, process))
         registries.enter_context(template(world, "late", image=IMAGE, prePull=True))
         wait_pulled(len(before), 60)
 
@@ -77,7 +77,7 @@ def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes,
             return nodes.process(name, "containerd") if (name := nodes.names[-1]) not in before else None
 
         process = wait_until("its containerd runs", joined)  # the kubelet waits until the images are loaded
-        registries.enter_context(registry_on(process, image))
+        registries.enter_context(registry(image, process))
         node = joining.result()
         wait_pulled(len(before) + 1, 60)
         wait_until("no puller is left", lambda: not world.items("pod", "vdi.kasm.io/prepull"))

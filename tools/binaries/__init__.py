@@ -12,6 +12,8 @@ from pathlib import Path
 from vdi.devcluster import binaries
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.binaries.components import (
+    CONTAINERD_PROGRAMS,
+    KUBERNETES_PROGRAMS,
     DebianPackage,
     GoBuild,
     GoFile,
@@ -20,6 +22,7 @@ from vdi.devcluster.binaries.components import (
     github_file,
     go_tool,
     helm_release,
+    kubernetes_build,
 )
 from vdi.devcluster.progress import Progress
 
@@ -33,6 +36,10 @@ REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
 ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
 PROMETHEUS = "v3.5.0"  # renovate: github-releases prometheus/prometheus
 
+# An older pair that nodes may still have, with the distribution's containerd and runc.
+OLDER_KUBERNETES, OLDER_ETCD = "v1.34.4", "v3.6.4"
+
+_MODULES = Path(__file__).parent / "go"
 _PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
 
 
@@ -42,7 +49,7 @@ def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = Non
 
 
 def _go_tool(name: str, version: str, package: str, variables: Mapping[str, str] | None = None) -> GoBuild:
-    return go_tool(name, version, package, variables, Path(__file__).parent / "go")
+    return go_tool(name, version, package, variables, _MODULES)
 
 
 _PROMETHEUS_FILE = f"prometheus-{PROMETHEUS.removeprefix('v')}.linux-{{arch}}"
@@ -104,3 +111,28 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     # What the tests of releases push to.
     "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
 }
+
+_CONTAINERD_PACKAGE = DebianPackage(
+    key="containerd",
+    title="unpack the distribution's containerd",
+    provides={program: f"usr/bin/{program}" for program in CONTAINERD_PROGRAMS},
+    package="containerd",
+)
+_RUNC_PACKAGE = DebianPackage(
+    key="runc", title="unpack the distribution's runc", provides={"runc": "usr/sbin/runc"}, package="runc"
+)
+_OLDER_BUILD = kubernetes_build(OLDER_KUBERNETES, OLDER_ETCD, "kubernetes-1.34", _MODULES)
+_OLDER: Mapping[str, tuple[Recipe, ...]] = {
+    **dict.fromkeys(("etcd", *KUBERNETES_PROGRAMS), (_OLDER_BUILD,)),
+    **dict.fromkeys(CONTAINERD_PROGRAMS, (_CONTAINERD_PACKAGE,)),
+    "runc": (_RUNC_PACKAGE,),
+}
+
+
+def link_older(folder: Path, *, progress: Progress) -> None:
+    """Fill `folder` with links to the older programs, for VDI_BINARIES. Raises BinaryUnavailable, OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, path in binaries.ensure(_OLDER, progress=progress, recipes=_OLDER).items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve() if path.is_symlink() else path)

@@ -1,4 +1,4 @@
-"""`python -m tools.binaries NAME...` prints a line name=path for each."""
+"""Prints a line name=path for each NAME; `--older FOLDER` fills a folder for VDI_BINARIES."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from tools.binaries import RECIPES, BinaryUnavailable, ensure
+from tools.binaries import OLDER_KUBERNETES, RECIPES, BinaryUnavailable, ensure, link_older
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.progress import Progress
 
@@ -19,11 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Find, download or build programs of the embedded cluster and of the tests; print where they are.",
         epilog="Example: python -m tools.binaries etcd kube-apiserver kubectl",
     )
-    parser.add_argument("name", nargs="+", choices=RECIPES, metavar="NAME", help=f"one of {', '.join(RECIPES)}")
-    names = parser.parse_args(arguments).name
+    parser.add_argument("name", nargs="*", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
+    older = f"link Kubernetes {OLDER_KUBERNETES} and the distribution's containerd into FOLDER: VDI_BINARIES=FOLDER"
+    parser.add_argument("--older", type=Path, metavar="FOLDER", help=older)
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.name if name not in RECIPES]:
+        parser.error(f"NAME is {unknown[0]!r}; allowed: {', '.join(RECIPES)}")
+    if bool(options.name) == bool(options.older):
+        parser.error("pass names of programs, or --older FOLDER")
     try:
         with Progress(default_cache(os.environ) / "logs") as progress:
-            paths = ensure(names, progress=progress)
+            paths = ensure(options.name, progress=progress)
+            if options.older:
+                link_older(options.older, progress=progress)
     except (BinaryUnavailable, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

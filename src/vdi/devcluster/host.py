@@ -90,7 +90,10 @@ def prepare_node(layout: Layout, cgroups: Iterable[CgroupMount]) -> None:
 
 
 def _make_node_folders(layout: Layout) -> None:
-    for ours in (layout.run, layout.node, *host_folders(layout).values()):
+    # A container in a user namespace passes through the runtime's folder to its own root as an ordinary user. A folder
+    # that may be passed but not listed shows others nothing, and the sockets in it have modes of their own.
+    layout.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    for ours in (layout.node, *host_folders(layout).values()):
         ours.mkdir(mode=0o700, parents=True, exist_ok=True)
     for folder in (layout.node / "kubelet", layout.volumes):
         folder.mkdir(mode=0o755, exist_ok=True)

@@ -27,7 +27,7 @@ NODE_BINARIES = (
 )  # fmt: skip
 
 # What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
-# In the node's mount namespace these files say what it wants to read; the host's kernel stays as its owner has it.
+# In its own mount namespace these files say what it wants to read; the host's kernel stays as its owner has it.
 KERNEL_TUNABLES = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -44,6 +44,17 @@ _RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exe
 # The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It gets a mount
 # namespace with the resolv.conf that follows. All become the next by exec: pid and socket stay.
 _WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
+
+
+def _with_tunables(layout: Layout) -> list[str]:
+    """Words before the kubelet, which becomes the next by exec: files over what it reads of the kernel's settings.
+
+    No other mount namespace may have them: where a part of /proc is covered, the kernel lets no one mount a new /proc
+    in a user namespace. Everything but /proc stays shared, so that containerd sees the volumes that the kubelet mounts.
+    """
+    binds = [f"mount --bind '{_tunable_file(layout, name)}' /proc/sys/{name}" for name in KERNEL_TUNABLES]
+    script = " && ".join(["mount --make-rprivate /proc", *binds, 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, "sh"]
 
 
 def host_folders(layout: Layout) -> dict[str, Path]:
@@ -64,7 +75,6 @@ def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]
     networks = settings.node_networks
     commands = [["mount", "--make-rshared", "/"]]
     commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
-    commands += [["mount", "--bind", str(_tunable_file(layout, name)), f"/proc/sys/{name}"] for name in KERNEL_TUNABLES]
     if layout.cluster:  # the class `local-path` names one path for all nodes
         commands.append(["mount", "--bind", str(layout.volumes), str(layout.cluster.volumes)])
     # Names of registries are asked where the node's network can reach, not at a stub on the host's loopback.
@@ -102,6 +112,7 @@ def node(
         Component(
             name="kubelet",
             argv=[
+                *_with_tunables(layout),
                 str(binaries["kubelet"]),
                 f"--config={layout.config / 'kubelet.json'}",
                 f"--kubeconfig={layout.component_kubeconfig('kubelet')}",

@@ -156,7 +156,7 @@ def test_command_refuses_an_unknown_name_as_usage(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(["kubeadm"])
     assert ended.value.code == 2
-    assert "invalid choice: 'kubeadm'" in capsys.readouterr().err
+    assert "NAME is 'kubeadm'; allowed: " in capsys.readouterr().err
 
 
 def test_every_name_has_a_source_that_needs_no_release_download() -> None:

@@ -42,18 +42,18 @@ def a_containerd(folder: Path, version: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", ["1.6.20~ds1", "v1.7.24", "v2.1.4"])
+@pytest.mark.parametrize("version", ["2.0.0~ds1", "v2.4.2"])
 def test_system_containerd_of_a_supported_version_is_taken(tmp_path: Path, version: str) -> None:
     folder = a_containerd(tmp_path, version)
     assert from_system("ctr", {"PATH": str(folder)}, ()) == folder / "ctr"
 
 
 @pytest.mark.parametrize(
-    ("version", "shown"), [("1.5.9", "version 1.5"), ("v3.0.1", "version 3.0"), ("dev", "an unknown")]
+    ("version", "shown"), [("1.7.24", "version 1.7"), ("v3.0.1", "version 3.0"), ("dev", "an unknown")]
 )
 def test_system_containerd_of_another_version_is_refused_in_words(tmp_path: Path, version: str, shown: str) -> None:
     folder = a_containerd(tmp_path, version)
-    with pytest.raises(SourceFailed, match=f"{folder}/containerd is {shown}.*supported: 1.6 or newer, below 3.0"):
+    with pytest.raises(SourceFailed, match=f"{folder}/containerd is {shown}.*supported: 2.0 or newer, below 3.0"):
         from_system("containerd", {"PATH": str(folder)}, ())
 
 

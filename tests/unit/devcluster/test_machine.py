@@ -115,7 +115,18 @@ def test_the_nodes_mounts_cover_what_its_programs_insist_on_and_come_first() -> 
     commands = setup_commands(LAYOUT, FULL_NODE)
     assert commands[0] == ["mount", "--make-rshared", "/"]
     targets = {command[-1] for command in commands if command[:2] == ["mount", "--bind"]}
-    assert targets == {*host_folders(LAYOUT), *(f"/proc/sys/{name}" for name in KERNEL_TUNABLES)}
+    assert targets == {*host_folders(LAYOUT)}
+
+
+def test_only_the_kubelet_sees_files_over_proc() -> None:
+    names = ("containerd", "containerd-shim-runc-v2", "runc", "kubelet", "kube-proxy", "traefik")
+    components = node(LAYOUT, FULL_NODE, {name: Path("/bin") / name for name in names}, {})
+    covered = {component.name for component in components if "/proc/sys" in " ".join(component.argv)}
+    kubelet = next(component for component in components if component.name == "kubelet")
+    script = kubelet.argv[kubelet.argv.index("-c") + 1]
+    assert covered == {"kubelet"}
+    assert script.startswith("mount --make-rprivate /proc && ")
+    assert all(f"/proc/sys/{name}" in script for name in KERNEL_TUNABLES)
 
 
 def test_every_component_waits_for_one_that_exists() -> None:

