@@ -23,9 +23,6 @@ _DENIED = re.compile(
     r'(?:in the namespace "(?P<namespace>[^"]+)"|at the cluster scope)'
 )
 
-# Prefix of the API server before the message of a CEL rule: a type in the place of the value, which the message names.
-_NO_VALUE = re.compile(r'^Invalid value: "(?:string|integer|object|array)?": ')
-
 # Message of the API server about a value that misses a pattern: the pattern, which few people read.
 _PATTERN = " in body should match '"
 
@@ -78,6 +75,6 @@ def _invalid(error: ApiError) -> str:
         return f"the API server refuses this: {error.message}"
     in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
     shown = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
-    said = [(escape(cause.field), escape(_NO_VALUE.sub("", cause.message))) for cause in shown]
+    said = [(escape(cause.field), escape(cause.words)) for cause in shown]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

@@ -79,7 +79,7 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
             return another  # the API server reads the uid of a former object as an attempt to change the uid
-        why = "; ".join(f"{cause.field}: {cause.message}" for cause in error.causes) or error.message
+        why = "; ".join(f"{cause.field}: {cause.words}" for cause in error.causes) or error.message
         return ActionDenied("Invalid", f"The cluster does not accept this: {why}.", *_fields(error, sent or {}))
     if isinstance(error, NotFound):
         return ActionDenied("NotFound", f"The desktop {name!r} has ended.")
@@ -110,7 +110,7 @@ def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:
     """The fields of the spec that the API server refuses, each with what the CRD allows."""
     for cause in error.causes:
         if cause.field.startswith("spec."):
-            allowed = allowed_in_session(cause.field) or cause.message
+            allowed = allowed_in_session(cause.field) or cause.words
             yield FieldProblem(cause.field.removeprefix("spec."), allowed, _value(sent, cause.field))
 
 

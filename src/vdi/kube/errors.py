@@ -65,6 +65,13 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
     message: str = ""
 
+    @property
+    def words(self) -> str:
+        """The message; that of a CEL rule, which is a sentence of its own, without what the server puts before it."""
+        # Before Kubernetes 1.36 that is the type (`Invalid value: "string": `), since then the value as Go quotes it.
+        # The schema's own messages say `spec.x in body should ...` and need the value.
+        return self.message if " in body " in self.message else _BEFORE_RULE.sub("", self.message)
+
 
 class ApiError(KubeError):
     """Raised when the server refuses; the subclass says why, `message` is the server's own sentence."""
@@ -164,6 +171,11 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
+_BEFORE_RULE = re.compile(r'^Invalid value: (?:"(?:[^"\\]|\\.)*"|[^:{]*|\{.*?\}): ', re.DOTALL)
+
+# Added when other rules could not be checked, because of an error that is a cause of its own.
+_UNCHECKED = "<nil>"
+
 # In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their reason is Conflict.
 _ANOTHER_UID = re.compile(r"UID in (the )?precondition")
 _decode_status = msgspec.json.Decoder(_Status).decode
@@ -186,7 +198,7 @@ def error_from(status: int, body: bytes, *, request: str = "", retry_after: floa
         status,
         response.reason,
         response.message,
-        causes=details.causes,
+        causes=tuple(cause for cause in details.causes if cause.field != _UNCHECKED) or details.causes,
         retry_after=retry_after if retry_after is not None else details.retry_after_seconds or None,
         request=request,
         api_missing=status == 404 and not details.name,

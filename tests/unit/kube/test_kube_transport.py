@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -293,3 +294,31 @@ async def test_closed_client_raises() -> None:
         client = Client(api.config(), field_manager="tester")
         with pytest.raises(RuntimeError, match="async with"):
             await client.list(THINGS, into=Thing)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Invalid value: \"string\": 'alice' is not an e-mail address", "'alice' is not an e-mail address"),
+        ("Invalid value: \"alice\": 'alice' is not an e-mail address", "'alice' is not an e-mail address"),
+        ('Invalid value: "a\\u202eb\\": ": the rule', "the rule"),
+        ('Invalid value: {"size":"1Ti"}: is too large', "is too large"),
+        ("Invalid value: 0: must be 1 or more", "must be 1 or more"),
+        ("Invalid value: null: must be set", "must be set"),
+        (
+            "Invalid value: 0: spec.n in body should be at least 1",
+            "Invalid value: 0: spec.n in body should be at least 1",
+        ),
+        ("Required value", "Required value"),
+    ],
+)
+def test_a_rules_words_come_without_the_value_of_any_version(message: str, words: str) -> None:
+    assert errors.Cause("spec.user", "FieldValueInvalid", message).words == words
+
+
+def test_rules_that_were_not_checked_are_left_out_beside_a_cause() -> None:
+    unchecked = {"field": "<nil>", "message": "Invalid value: null: some validation rules were not checked"}
+    wrong = {"field": "spec.n", "message": 'Invalid value: "x": spec.n in body must be of type integer'}
+    for causes, fields in (([wrong, unchecked], ["spec.n"]), ([unchecked], ["<nil>"])):
+        body = msgspec.json.encode({"kind": "Status", "code": 422, "details": {"causes": causes}})
+        assert [cause.field for cause in errors.error_from(422, body).causes] == fields
