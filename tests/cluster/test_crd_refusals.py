@@ -223,7 +223,9 @@ def test_an_address_that_hides_something_is_refused(server: Server, address: str
         (session(access=[{"user": address}]), "spec.access[0].user"),
     ):
         said = server.refused("VDISession", spec)
-        assert field in said and "must have only visible characters" in said and said.isascii(), said
+        # From Kubernetes 1.36 on, the server repeats the value before the rule's words; our own commands leave it out.
+        _, rule, words = said.partition("must have only visible characters")
+        assert field in said and rule and words.isascii(), said
 
 
 @pytest.mark.parametrize("address", ORDINARY)
