@@ -16,6 +16,7 @@ import yaml
 from cluster.helm_tools import Tools, open_tools
 from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
 from vdi.cli.main import main
+from vdi.devcluster.binaries.components import KUBERNETES
 from vdi.kube.config import load_config
 from vdi.kube.resource import NODES, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
@@ -69,7 +70,7 @@ async def _make(kubeconfig: Path) -> None:
         room = {"cpu": "8", "memory": "16Gi", "ephemeral-storage": "120G", "pods": "110"}
         await add_node(api, "k3s-1", room)
         about = {
-            "nodeInfo": {**_NODE_INFO, "kubeletVersion": "v1.34.4+k3s1"},
+            "nodeInfo": {**_NODE_INFO, "kubeletVersion": K3S},
             "addresses": [{"type": "InternalIP", "address": ADDRESS}],
         }
         await api.patch(NODES, "k3s-1", {"status": about}, subresource="status", into=dict)
@@ -128,6 +129,7 @@ def _others() -> Iterator[tuple[Resource, Object]]:
     yield sets, {"metadata": meta, "spec": {"selector": match, "template": template}}
 
 
+K3S = f"{KUBERNETES}+k3s1"
 _NODE_INFO = {
     "machineID": "",
     "systemUUID": "",

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import Tools
-from cluster.kasm_site import ADDRESS, KasmK3s, in_path, open_k3s
+from cluster.kasm_site import ADDRESS, K3S, KasmK3s, in_path, open_k3s
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
     status, lines = k3s.preflight("--chart-version", "1.1190.8")
     assert {check: line for check, line in lines.items() if line["severity"] != "ok"} == {}
     assert status == 0
-    assert lines["kubernetes"]["observed"] == "v1.34.4+k3s1"
+    assert lines["kubernetes"]["observed"] == K3S
     assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
     assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB uses it on every node)"
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
