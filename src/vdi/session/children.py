@@ -192,8 +192,6 @@ CONTAINER = "desktop"
 FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
-# In pods of operators before digests. The user of such a desktop could read it.
-MASTER_TOKEN = "SELKIES_MASTER_TOKEN"  # noqa: S105 -- the variable's name
 _SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
 # The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
 _SECRET_MODE = 0o440

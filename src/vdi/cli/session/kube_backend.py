@@ -27,7 +27,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 from vdi.session.actions import Extend, Refusal, Request, Share, decide
-from vdi.session.children import MASTER_TOKEN, MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
+from vdi.session.children import MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.homes import own_claim, retained_claim
 from vdi.session.naming import PROTOCOL, SCHEME, pod_name, route_name, secret_name, service_name
@@ -199,7 +199,7 @@ class KubeBackend:
         return RunningDesktop(
             pod=pod,
             serves_web=PROTOCOL in annotations,
-            takes_tokens=not given.isdisjoint((MASTER_TOKEN, MASTER_TOKEN_DIGEST)),
+            takes_tokens=MASTER_TOKEN_DIGEST in given,
             scheme=str(annotations.get(SCHEME, Scheme.HTTP)).lower(),
         )
 
