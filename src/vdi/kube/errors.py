@@ -69,8 +69,9 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
     def words(self) -> str:
         """The message; that of a CEL rule, which is a sentence of its own, without what the server puts before it."""
         # Before Kubernetes 1.36 that is the type (`Invalid value: "string": `), since then the value as Go quotes it.
-        # The schema's own messages say `spec.x in body should ...` and need the value.
-        return self.message if " in body " in self.message else _BEFORE_RULE.sub("", self.message)
+        # Messages of the schema (`spec.x in body should ...`) and of metadata do not name the value themselves.
+        is_rule = self.field.startswith("spec") and " in body " not in self.message
+        return _BEFORE_RULE.sub("", self.message) if is_rule else self.message
 
 
 class ApiError(KubeError):

@@ -314,6 +314,7 @@ async def test_closed_client_raises() -> None:
 )
 def test_a_rules_words_come_without_the_value_of_any_version(message: str, words: str) -> None:
     assert errors.Cause("spec.user", "FieldValueInvalid", message).words == words
+    assert errors.Cause("metadata.name", "FieldValueInvalid", message).words == message
 
 
 def test_rules_that_were_not_checked_are_left_out_beside_a_cause() -> None:
