@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from support.npm import install_packages
-from vdi.gateway.settings import OIDC
+from vdi.gateway.settings import OIDCSettings
 
 HERE = Path(__file__).parent / "oidc"
 START_SECONDS = 30
@@ -33,7 +33,7 @@ class IdentityProvider:
     """The provider, running or not. `config` says how the gateway knows it."""
 
     folder: Path
-    config: OIDC
+    config: OIDCSettings
     port: int
     process: asyncio.subprocess.Process
 
@@ -66,7 +66,7 @@ async def identity_provider(
     }
     (folder / "provider.json").write_text(json.dumps(about))
     process, port = await _start(folder, 0)
-    config = OIDC(issuer=f"http://127.0.0.1:{port}", client_id=client, client_secret=secret, name="Example ID")
+    config = OIDCSettings(issuer=f"http://127.0.0.1:{port}", client_id=client, client_secret=secret, name="Example ID")
     provider = IdentityProvider(folder, config, port, process)
     try:
         yield provider

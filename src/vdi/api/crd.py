@@ -135,7 +135,7 @@ def pool_crd() -> dict[str, Any]:
         _column("Age", ".metadata.creationTimestamp", type="date"),
         _column("Message", ".status.message", priority=1),
     ]
-    names = {"shortNames": ["vdipool"], "categories": ["kasm"]}
+    names = {"shortNames": ["vdip"], "categories": ["kasm"]}
     crd = _crd(VDIPool, "Cluster", names, columns, (".spec.template",))
     crd["spec"]["versions"][0]["subresources"]["scale"] = {
         "specReplicasPath": ".spec.replicas",

@@ -54,7 +54,7 @@ DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:
 
 
 @dataclass(frozen=True, slots=True)
-class OIDC:
+class OIDCSettings:
     """A provider of single sign-on."""
 
     # VDI_OIDC_ISSUER: its URL, as it calls itself in its tokens.
@@ -104,7 +104,7 @@ class Settings:
     # VDI_USERS_SECRET: Secret with the local users, in `gateway_namespace`.
     users_secret: str = "vdi-gateway-users"  # noqa: S105 -- a name
     # VDI_OIDC_ISSUER and its companions; None: local users only.
-    oidc: OIDC | None = None
+    oidc: OIDCSettings | None = None
     # VDI_ADMIN_USERS, separated by commas: e-mail addresses of administrators, however they log in.
     admin_users: frozenset[str] = frozenset()
     # VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators.
@@ -131,7 +131,7 @@ class Settings:
     operator_account: str = f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-operator"
     # VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no probe CronJob.
     probe_account: str = ""
-    # VDI_TURN_URLS, separated by commas: the TURN server as browsers reach it; empty: no TURN server.
+    # VDI_TURN_URLS, separated by commas: TURN servers that share one secret; a browser gets all. Empty: none.
     turn_urls: tuple[str, ...] = ()
     # VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time.
     turn_secret_file: Path | None = None
@@ -181,7 +181,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     Raises SettingsError with everything that is wrong at once.
     """
     values, problems = read_variables(environ, _VARIABLES, _SECRET)
-    of_oidc = {field.name: values.pop(f"oidc_{field.name}") for field in fields(OIDC) if f"oidc_{field.name}" in values}
+    of_oidc = {
+        field.name: values.pop(f"oidc_{field.name}") for field in fields(OIDCSettings) if f"oidc_{field.name}" in values
+    }
     brand = Brand(**{name: values.pop(f"brand_{name}") for name in _OF_BRAND if f"brand_{name}" in values})
     if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
         problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are required if any VDI_OIDC_ variable is set")
@@ -193,7 +195,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             problems.append(f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed: {', '.join(known)}")
     if problems:
         raise SettingsError("; ".join(problems))
-    return Settings(oidc=OIDC(**of_oidc) if of_oidc else None, brand=brand, **values)
+    return Settings(oidc=OIDCSettings(**of_oidc) if of_oidc else None, brand=brand, **values)
 
 
 def _networks(text: str) -> tuple[Network, ...]:

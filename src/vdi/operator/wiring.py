@@ -23,7 +23,7 @@ from vdi.operator.controllers.template import TemplateController
 from vdi.operator.end_reports import CONCURRENT_REPORTS, EndReports
 from vdi.operator.metrics import Metrics
 from vdi.operator.owned_resources import OwnedResources, UncertainCreates
-from vdi.operator.pools import Pools
+from vdi.operator.pool_claims import PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import SessionEvents
@@ -100,7 +100,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
         enqueue_notice=notices.enqueue,
         enqueue_session=sessions.enqueue,
     )
-    claims = Pools(cluster, owned.pods, recorder, context.desktop_key, pools.enqueue_after)
+    claims = PoolClaims(cluster, owned.pods, recorder, context.desktop_key, pools.enqueue_after)
     node_requests: dict[Demand, NodeRequest] = {}
     queue = QueueManager(
         cluster,

@@ -77,7 +77,7 @@ def test_the_names_that_people_type() -> None:
     session, template, pool = session_crd()["spec"], template_crd()["spec"], pool_crd()["spec"]
     assert (session["scope"], session["names"]["shortNames"]) == ("Namespaced", ["vdi"])
     assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])
-    assert (pool["scope"], pool["names"]["shortNames"]) == ("Cluster", ["vdipool"])
+    assert (pool["scope"], pool["names"]["shortNames"]) == ("Cluster", ["vdip"])
     # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi` list templates too.
     assert "vdi" not in session["names"]["categories"] + template["names"]["categories"]
     assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][:3] == [

@@ -19,7 +19,7 @@ from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.logins import Login, Logins, write_logins
 from vdi.cluster.units import format_time
-from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, AnotherAccountError, Device, Identity
 from vdi.latency_probe.client import DesktopAccess, StageError
 from vdi.latency_probe.measurements import Measurements
 
@@ -312,7 +312,7 @@ def test_probe_refuses_what_it_cannot_measure(
 
 def test_an_administrator_releases_addresses(remote: Vdi, gateway: RemoteGateway) -> None:
     def account(user: str, subject: str) -> Identity:
-        return Identity(user=user, source=OIDC, issuer="https://id.example.com", subject=subject)
+        return Identity(user=user, source=SOURCE_OIDC, issuer="https://id.example.com", subject=subject)
 
     users = ["carol@example.com", "dave@example.com", "erin@example.com"]
     for user in users:

@@ -29,15 +29,15 @@ from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
 from vdi.gateway.login.local_users import USERS_KEY, Passwords, write_users
-from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import metadata
 from vdi.gateway.web import credentials
 from vdi.session.credentials import KEY_SECRET
 
 DESKTOP = "https://alice-desktop.vdi.localhost"
-ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=OIDC, subject="1")
-BOB = Identity(user="bob@example.com", source=OIDC, subject="2")
+ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=SOURCE_OIDC, subject="1")
+BOB = Identity(user="bob@example.com", source=SOURCE_OIDC, subject="2")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

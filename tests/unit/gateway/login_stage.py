@@ -16,7 +16,7 @@ from unit.gateway.gateway_stage import PASSWORD, Browser, GatewayStage
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
 from vdi.gateway.login.logins import SignOut
-from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import audit
@@ -77,7 +77,7 @@ class LoginStage(GatewayStage):
         settings: Settings = SETTINGS,
         *,
         throttle: Throttle | None = None,
-        provider: Callable[[FakeClock], Provider] | None = None,
+        provider: Callable[[FakeClock], OIDCProvider] | None = None,
     ) -> None:
         super().__init__(settings=settings)
         self.grants, self.waits = EndedGrants(), list[float]()

@@ -9,7 +9,7 @@ import pytest
 
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.test_api_sessions import names, problem
-from vdi.gateway.login.logins import OIDC, AnotherAccountError, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, AnotherAccountError, Device, Identity
 from vdi.kube.errors import Forbidden
 
 
@@ -184,7 +184,7 @@ async def test_an_export_has_one_s_own_rows(stage: ApiStage) -> None:
 
 def account(subject: str) -> Identity:
     """An account of the identity provider with Carol's address."""
-    return Identity(user="carol@example.com", source=OIDC, issuer="https://id.example.com", subject=subject)
+    return Identity(user="carol@example.com", source=SOURCE_OIDC, issuer="https://id.example.com", subject=subject)
 
 
 async def test_an_administrator_releases_all_addresses(stage: ApiStage) -> None:

@@ -16,7 +16,7 @@ from unit.gateway.api_stream import events_of
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
-from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.version import package_version
 
 
@@ -72,7 +72,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     monkeypatch.setattr("vdi.gateway.doctor.collect", _snapshot)
     await _past(stage)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
-    await stage.logins.begin(Identity(user="old@example.com", source=OIDC, issuer="i", subject="1"), Device())
+    await stage.logins.begin(Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device())
     assert (await root.post("/api/v1/admin/users/old@example.com/release")).is_success
     assert (await root.post("/api/v1/admin/users/release")).is_success
     one = "/api/v1/sessions/alice-desktop"

@@ -19,7 +19,7 @@ from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, f
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT
-from vdi.gateway.login.logins import OIDC, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.web.middleware import digest_of
 from vdi.printable import is_printable
 from vdi.session.homes import LAST_USED
@@ -151,7 +151,7 @@ def fill_in(api: FakeApi, bad: str) -> None:
 
 async def somebody(stage: AttackStage, bad: str) -> Browser:
     """An administrator, all of whose texts are the probe."""
-    who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=OIDC)
+    who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=SOURCE_OIDC)
     browser = await stage.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
     await stage.gateway.audit.record(

@@ -9,7 +9,7 @@ import pytest
 
 from vdi.cli import gateway
 from vdi.gateway import settings as settings_module
-from vdi.gateway.settings import DATABASE_URLS, OIDC, Settings, read_settings
+from vdi.gateway.settings import DATABASE_URLS, OIDCSettings, Settings, read_settings
 from vdi.settings import SettingsError
 
 
@@ -47,7 +47,7 @@ def test_every_variable_is_read() -> None:
     assert settings.public_addr == ("0.0.0.0", 9000)
     assert settings.internal_addr == ("::1", 9001)
     assert set(settings.trusted_proxies) == {ip_network("10.1.0.0/16"), ip_network("fd00::/8")}
-    assert settings.oidc == OIDC("https://id.example.com/realms/x", "vdi", "s3cret", require_verified=False)
+    assert settings.oidc == OIDCSettings("https://id.example.com/realms/x", "vdi", "s3cret", require_verified=False)
     assert settings.admin_users == {"root@example.com", "ops@example.com"}
     assert settings.admin_groups == {"admins"}
     assert settings.limits_file == Path("/etc/vdi/limits.yaml")
@@ -90,7 +90,7 @@ def test_a_url_with_a_password_is_never_shown(name: str) -> None:
     assert name in str(refusal.value)
     assert name != "VDI_DATABASE_URL" or DATABASE_URLS in str(refusal.value)
     url = "postgresql+asyncpg://u:hunter2@db/x"
-    assert "hunter2" not in repr(Settings(database_url=url, redis_url=url, oidc=OIDC("i", "c", "hunter2")))
+    assert "hunter2" not in repr(Settings(database_url=url, redis_url=url, oidc=OIDCSettings("i", "c", "hunter2")))
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -30,11 +30,10 @@ from unit.gateway.gateway_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login import oidc
 from vdi.gateway.login import oidc as provider_module
-from vdi.gateway.login.logins import OIDC as SOURCE
-from vdi.gateway.login.logins import AnotherAccountError, Device, Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, AnotherAccountError, Device, Identity
 from vdi.gateway.login.oidc import (
     ClaimsError,
-    Provider,
+    OIDCProvider,
     ProviderDownError,
     RefusedError,
     check_claims,
@@ -42,12 +41,12 @@ from vdi.gateway.login.oidc import (
     identity_from,
 )
 from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
-from vdi.gateway.settings import OIDC, Settings
+from vdi.gateway.settings import OIDCSettings, Settings
 from vdi.gateway.shared_state import MemorySharedState
 from vdi.http_client import HttpClient
 
 ISSUER = "https://id.example.com/realms/vdi"
-CONFIG = OIDC(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
+CONFIG = OIDCSettings(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
 WITH_OIDC = Settings(oidc=CONFIG, admin_users=frozenset({"boss@example.com"}), admin_groups=frozenset({"admins"}))
 KEY = RSAKey.generate_key(2048, parameters={"kid": "k1", "use": "sig", "alg": "RS256"})
 OTHER_KEY = RSAKey.generate_key(2048, parameters={"kid": "k1"})
@@ -160,11 +159,13 @@ def _unread(answer: httpx.Response) -> httpx.Response:
 
 
 @asynccontextmanager
-async def signing_on(folder: Path, throttle: Throttle | None = None, config: OIDC = CONFIG) -> AsyncIterator[SignOn]:
+async def signing_on(
+    folder: Path, throttle: Throttle | None = None, config: OIDCSettings = CONFIG
+) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
     settings = replace(WITH_OIDC, oidc=config)
 
-    def provider(clock: FakeClock) -> Provider:
+    def provider(clock: FakeClock) -> OIDCProvider:
         made.append(FakeProvider(lambda: clock.now().timestamp()))
 
         async def answer(request: httpx.Request) -> httpx.Response:
@@ -172,7 +173,7 @@ async def signing_on(folder: Path, throttle: Throttle | None = None, config: OID
             return _unread(made[0](request))
 
         http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-        return Provider(config, settings, now=made[0].clock, http=HttpClient(http))
+        return OIDCProvider(config, settings, now=made[0].clock, http=HttpClient(http))
 
     async with LoginStage(settings, throttle=throttle, provider=provider) as stage:
         yield SignOn(stage, made[0])
@@ -291,7 +292,7 @@ async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn)
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> None:
     async with serve_answer(HOSTILE[name]) as server:
-        provider = Provider(OIDC(issuer=server.url, client_id="vdi"), WITH_OIDC)
+        provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC)
         tracemalloc.start()
         try:
             with pytest.raises(ProviderDownError, match="well-known/openid-configuration: "):
@@ -306,7 +307,7 @@ async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> N
 async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider_module, "_REQUEST_SECONDS", 0.2)
     async with serve_answer(Answer(b"", b"HTTP/1.1 100 Continue\r\n\r\n")) as server:
-        provider = Provider(OIDC(issuer=server.url, client_id="vdi"), WITH_OIDC)
+        provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC)
         with pytest.raises(ProviderDownError, match="no response in time"):
             await provider.login_url("secret", "state")
         await provider.close()
@@ -568,7 +569,10 @@ async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> N
 
 async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
     logins = sign_on.stage.login.services.logins
-    who = [Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject=str(number)) for number in range(8)]
+    who = [
+        Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject=str(number))
+        for number in range(8)
+    ]
     done = await asyncio.gather(*(logins.begin(one, Device()) for one in who), return_exceptions=True)
     assert sum(isinstance(each, AnotherAccountError) for each in done) == 7
     assert len(await logins.of("alice@example.com")) == 1
@@ -577,7 +581,7 @@ async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
 async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
     logins = sign_on.stage.login.services.logins
     old, new = (
-        Identity(user="alice@example.com", source=SOURCE, issuer=issuer, subject=str(number))
+        Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=issuer, subject=str(number))
         for number, issuer in enumerate((ISSUER, "https://new.example.com"))
     )
     await logins.begin(old, Device())
@@ -590,7 +594,7 @@ async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
 async def test_the_first_login_of_another_issuer_ends_what_was_open(sign_on: SignOn) -> None:
     """The person at the new provider may be another one."""
     logins = sign_on.stage.login.services.logins
-    old = Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject="1")
+    old = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
     local = Identity(user="alice@example.com")
     tokens = []
     for who in (old, replace(old, user="bob@example.com", subject="2"), local):
@@ -606,7 +610,7 @@ async def test_the_first_login_of_another_issuer_ends_what_was_open(sign_on: Sig
 
 async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -> None:
     logins = sign_on.stage.login.services.logins
-    who = Identity(user="alice@example.com", source=SOURCE, issuer=ISSUER, subject="1")
+    who = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
 
     async def release() -> bool:
         released = await logins.release(who.user)

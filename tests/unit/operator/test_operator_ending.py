@@ -16,7 +16,7 @@ from vdi.operator.agents import Agents
 from vdi.operator.controllers.session import SessionController
 from vdi.operator.metrics import Metrics
 from vdi.operator.owned_resources import OwnedResources, UncertainCreates
-from vdi.operator.pools import Pools
+from vdi.operator.pool_claims import PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import SessionEvents
@@ -94,7 +94,7 @@ class EndingWorld(OperatorWorld):
             key,
             key,
             queue=cast(QueueManager, SimpleNamespace(withdraw=lambda _: None)),
-            pools=cast(Pools, None),
+            pools=cast(PoolClaims, None),
             agents=cast(Agents, SimpleNamespace(report=lambda _: None)),
             reports=None,
             events=SessionEvents(self.recorder, Metrics()),

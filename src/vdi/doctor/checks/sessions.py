@@ -40,7 +40,7 @@ _RECENT_SECONDS = 3600.0
 # Reasons with which the API server refuses a child of a session.
 _REFUSED = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED})
 # Reason why a session has no pod -> code.
-_OF_PROBLEM: Mapping[str, str] = {
+_CODE_OF_PROBLEM: Mapping[str, str] = {
     Reason.TEMPLATE_NOT_FOUND: "template_missing",
     Reason.INVALID_TEMPLATE: "template_invalid",
     Reason.INVALID_SESSION: "session_over_limit",
@@ -52,7 +52,7 @@ _OF_PROBLEM: Mapping[str, str] = {
     **dict.fromkeys(_REFUSED, "pod_refused"),
 }
 # Reason why a pod is not ready -> code.
-_OF_ANSWER: Mapping[str, str] = {
+_CODE_OF_POD_REASON: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
     PodReason.MISSING_SECRET: "reference_missing",
     PodReason.MISSING_CONFIG_MAP: "reference_missing",
@@ -77,7 +77,7 @@ _OF_ANSWER: Mapping[str, str] = {
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 # Problems that do not pass by themselves. A home or name in use may belong to a session that is just ending.
-_LASTING = _REFUSED | (_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
+_LASTING = _REFUSED | (_CODE_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 # Reasons of an image that no pull on the node cures.
 _OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
@@ -168,7 +168,7 @@ def _idle_seconds(diagnosis: SessionDiagnosis) -> float:
 
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     reason, severity = problem.reason, None
-    code = _OF_PROBLEM.get(reason) or _OF_ANSWER.get(reason, "session_failed")
+    code = _CODE_OF_PROBLEM.get(reason) or _CODE_OF_POD_REASON.get(reason, "session_failed")
     if code in _CRASHED:
         code = code_of_log(problem.message) or code
     # A queue because capacity is in use passes by itself and is a warning. Where the end of no desktop helps, it is an
@@ -176,10 +176,10 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
-    elif reason not in _OF_PROBLEM and not problem.needs_change:
+    elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # the operator tries again
     remedy = _remedy_of_problem(code, diagnosis, problem)
-    if remedy is None and reason in _OF_ANSWER:
+    if remedy is None and reason in _CODE_OF_POD_REASON:
         remedy = _remedy_of_pod(code, diagnosis)
     queue = diagnosis.session.status.queue
     return diagnosis.finding(
@@ -276,7 +276,9 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         patience = _SCHEDULER_SECONDS if may_pass else _PATIENCE_SECONDS
         if snapshot.age(pod.metadata.creation_timestamp) < patience and pod.status.phase != "Failed":
             continue
-        code = _OF_ANSWER.get(answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed")
+        code = _CODE_OF_POD_REASON.get(
+            answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed"
+        )
         if answer.reason == PodReason.NO_GPU_FREE:
             code = "gpu_insufficient"
         if code == "home_not_provisioned" and diagnosis.home is not None:

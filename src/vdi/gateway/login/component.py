@@ -10,7 +10,7 @@ from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.local_users import LocalUsers, Passwords, UsersUnavailableError
 from vdi.gateway.login.logins import Logins, SignOut, local_identity
-from vdi.gateway.login.oidc import Provider
+from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import AccountPages, LoginPages, LoginServices
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.login.token_endpoints import CliLoginPages, ProbeTokens
@@ -36,7 +36,7 @@ class Login(Component):
         audit: Audit,
         passwords: Passwords | None = None,
         throttle: Throttle | None = None,
-        provider: Provider | None = None,
+        provider: OIDCProvider | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         settings = context.settings
@@ -48,7 +48,7 @@ class Login(Component):
             audit=audit,
             local=LocalUsers(context.client, settings, passwords or Passwords()),
             throttle=throttle or Throttle(context.shared),
-            provider=provider or (Provider(settings.oidc, settings) if settings.oidc else None),
+            provider=provider or (OIDCProvider(settings.oidc, settings) if settings.oidc else None),
             sleep=sleep,
         )
 

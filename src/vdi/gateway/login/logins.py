@@ -29,8 +29,8 @@ TOKEN_PREFIX = "vdi_"  # noqa: S105
 TOKEN_ID = "token:"  # noqa: S105
 # API tokens of one user.
 MOST_TOKENS = 50
-LOCAL = "local"
-OIDC = "oidc"
+SOURCE_LOCAL = "local"
+SOURCE_OIDC = "oidc"
 _LONGEST_SECRET = 100
 _SEEN_EVERY = timedelta(minutes=1)
 # Rows of ended logins stay for so long, to be looked up after an incident.
@@ -86,7 +86,7 @@ class Identity:
     name: str = ""
     groups: frozenset[str] = frozenset()
     admin: bool = False
-    source: str = LOCAL
+    source: str = SOURCE_LOCAL
     credential: str = ""
     issuer: str = ""
     subject: str = ""
@@ -128,7 +128,7 @@ class Logins:
             seen=now,
             expires=now + self._longest,
         )
-        if who.source == OIDC:
+        if who.source == SOURCE_OIDC:
             await self._add_bound(login, hash_of(secret), who)
         else:
             await self._store.add_login(login, hash_of(secret))
@@ -269,14 +269,14 @@ class Logins:
         """
         now = self._clock()
         ended = []
-        for login in await self._store.open_logins_from(LOCAL, now):
+        for login in await self._store.open_logins_from(SOURCE_LOCAL, now):
             who = users.get(login.user)
             if who is None or who.credential != login.credential:
                 ended.append(login.id)
             else:
                 await self._follow(login, who)
         await self._store.end_logins(ended, now)
-        tokens = await self._store.open_tokens_from(LOCAL, now)
+        tokens = await self._store.open_tokens_from(SOURCE_LOCAL, now)
         await self._store.end_tokens([token.id for token in tokens if token.user not in users], now)
         for token in tokens:
             if token.user in users:
@@ -338,7 +338,7 @@ def local_identity(user: str, entry: LocalUser, settings: Settings) -> Identity:
         name=entry.name,
         groups=groups,
         admin=entry.admin or user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
-        source=LOCAL,
+        source=SOURCE_LOCAL,
         credential=hash_of(entry.password)[:32],
     )
 

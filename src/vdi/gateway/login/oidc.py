@@ -1,6 +1,6 @@
 """OpenID Connect login: authorization code with PKCE, checks of the ID token, and the identity it proves.
 
-The login pages call `Provider`. The provider is asked nothing before somebody logs in, so one that is down stops new
+The login pages call `OIDCProvider`. A provider gets no request before somebody logs in, so one that is down stops new
 logins and nothing else. The gateway stores nothing while a person is at the provider: the browser has a secret in a
 cookie, `state` is signed with that secret, and nonce and PKCE verifier are derived from both. So each attempt has its
 own values, and several tabs may log in at once.
@@ -23,10 +23,9 @@ from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import JWKRegistry, Key, KeySet
 
-from vdi.gateway.login.logins import OIDC as SOURCE
-from vdi.gateway.login.logins import Identity
+from vdi.gateway.login.logins import SOURCE_OIDC, Identity
 from vdi.gateway.rights import normal_groups
-from vdi.gateway.settings import OIDC, Settings
+from vdi.gateway.settings import OIDCSettings, Settings
 from vdi.http_client import (
     HTTP_ERRORS,
     BadResponseError,
@@ -138,7 +137,7 @@ class RefusedError(Exception):
     """Raised when the provider has authenticated a person who may not log in; the sentence is for them."""
 
 
-def check_claims(claims: Mapping[str, Any], config: OIDC, nonce: str, now: float) -> None:
+def check_claims(claims: Mapping[str, Any], config: OIDCSettings, nonce: str, now: float) -> None:
     """Check an ID token (OpenID Connect Core 1.0, 3.1.3.7). Raises ClaimsError with claim and allowed values."""
     if claims.get("iss") != config.issuer:
         raise ClaimsError(f"iss is {claims.get('iss')!r}; allowed: {config.issuer!r}")
@@ -182,7 +181,7 @@ def check_access_token(header: Mapping[str, Any], claims: Mapping[str, Any], acc
         raise ClaimsError("at_hash does not match the access token")
 
 
-def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -> Identity:
+def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Settings) -> Identity:
     """The identity in these claims. Raises RefusedError without an e-mail address that the provider has verified."""
     email = claims.get("email")
     if not isinstance(email, str) or not email:
@@ -213,13 +212,13 @@ def identity_from(claims: Mapping[str, Any], config: OIDC, settings: Settings) -
         name="".join(filter(str.isprintable, name))[:200] if isinstance(name, str) else "",
         groups=groups,
         admin=user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
-        source=SOURCE,
+        source=SOURCE_OIDC,
         issuer=config.issuer,
         subject=claims.get("sub", ""),
     )
 
 
-def lacks_claims(claims: Mapping[str, Any], config: OIDC) -> bool:
+def lacks_claims(claims: Mapping[str, Any], config: OIDCSettings) -> bool:
     """Whether the ID token lacks a claim that an identity needs."""
     needed = ["email", config.groups_claim] + (["email_verified"] if config.require_verified else [])
     return any(name not in claims for name in needed)
@@ -272,12 +271,12 @@ class _Keys(msgspec.Struct):
     keys: list[dict[str, Any]]
 
 
-class Provider:
+class OIDCProvider:
     """The identity provider. `redirect_uri`: the gateway's address for the way back."""
 
     def __init__(
         self,
-        config: OIDC,
+        config: OIDCSettings,
         settings: Settings,
         *,
         now: Callable[[], float] = time.time,

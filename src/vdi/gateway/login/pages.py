@@ -21,8 +21,8 @@ from vdi.gateway.login import oidc
 from vdi.gateway.login.guard import Guard, login_url
 from vdi.gateway.login.local_users import BusyError, LocalUsers, UsersUnavailableError
 from vdi.gateway.login.logins import (
-    LOCAL,
-    OIDC,
+    SOURCE_LOCAL,
+    SOURCE_OIDC,
     AnotherAccountError,
     Device,
     Identity,
@@ -31,7 +31,7 @@ from vdi.gateway.login.logins import (
     browser,
     local_identity,
 )
-from vdi.gateway.login.oidc import ClaimsError, Provider, ProviderDownError, RefusedError
+from vdi.gateway.login.oidc import ClaimsError, OIDCProvider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
@@ -77,7 +77,7 @@ class LoginServices:
     audit: Audit
     local: LocalUsers
     throttle: Throttle
-    provider: Provider | None
+    provider: OIDCProvider | None
     sleep: Callable[[float], Awaitable[None]]
 
     async def record(
@@ -195,7 +195,7 @@ class LoginPages(Pages):
             await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
             found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
-            return await self._throttled(request, LOCAL, refusal, next_page, user)
+            return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)
         except (BusyError, UsersUnavailableError) as error:
             log.error("no one can log in with a password now: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
@@ -205,7 +205,7 @@ class LoginPages(Pages):
                 typed = check_address(user)
             except ValueError:
                 typed = ""
-            await self._tried(typed, LOCAL, "refused")
+            await self._tried(typed, SOURCE_LOCAL, "refused")
             return await self._form(request, next_page, 403, _WRONG, user)
         return await self._begin(request, local_identity(*found, self._settings), next_page)
 
@@ -252,12 +252,12 @@ class LoginPages(Pages):
             # Outside of the count: the provider has vouched for the account, even if its address is taken.
             return await self._begin(request, who, next_page)
         except TooManyError as refusal:
-            return await self._throttled(request, OIDC, refusal, next_page)
+            return await self._throttled(request, SOURCE_OIDC, refusal, next_page)
         except ProviderDownError as error:
             return self._provider_down(request, provider, error, next_page)
         except ClaimsError as error:
             log.error("a response of %s cannot be verified: %s", provider.config.issuer, error)
-            await self._tried("", OIDC, "refused")
+            await self._tried("", SOURCE_OIDC, "refused")
             return self._problem(
                 request,
                 403,
@@ -265,13 +265,13 @@ class LoginPages(Pages):
                 next_page,
             )
         except RefusedError as why:
-            await self._tried("", OIDC, "refused")
+            await self._tried("", SOURCE_OIDC, "refused")
             return self._problem(request, 403, str(why), next_page)
         except AnotherAccountError as why:
             log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
             more = {"reason": "another-account", "taken": why.taken, "subject": why.who.subject}
             # The actor is the account, not the address: that is the address of the person whom it may want to be.
-            await self._tried(why.who.user, OIDC, "refused", actor=f"{why.who.issuer}#{why.who.subject}", **more)
+            await self._tried(why.who.user, SOURCE_OIDC, "refused", actor=f"{why.who.issuer}#{why.who.subject}", **more)
             return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
@@ -283,11 +283,11 @@ class LoginPages(Pages):
             source = await self._login.logins.source_of(user.login_id)
             await self._login.sign_out.end_login(user.login_id)
             await self._login.record(user.email, "login.end")
-            if source == OIDC and self._login.provider is not None:
+            if source == SOURCE_OIDC and self._login.provider is not None:
                 url = await self._login.provider.logout_url(user.email)
         return self._logged_out(request, url)
 
-    def _provider(self) -> Provider:
+    def _provider(self) -> OIDCProvider:
         if self._login.provider is None:
             raise HTTPException(404, "Single sign-on is not configured.")
         return self._login.provider
@@ -354,7 +354,7 @@ class LoginPages(Pages):
         result = "done" if outcome == "in" else outcome
         await self._login.record(actor or user, "login.begin", target=user, outcome=result, source=source, **more)
 
-    def _provider_down(self, request: Request, provider: Provider, error: Exception, next_page: str) -> Response:
+    def _provider_down(self, request: Request, provider: OIDCProvider, error: Exception, next_page: str) -> Response:
         log.error("%s: %s", provider.config.issuer, error)
         words = f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in a minute."
         return self._problem(request, 503, words, next_page)

@@ -10,6 +10,7 @@ from vdi.cluster.units import PODS, parse_quantity
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.facts import Facts, Unreadable, item, label_of, listed, unreadable_finding
 from vdi.kasm.preflight.needs import Needs, PodNeed
+from vdi.kasm.values.render import CHART, PROFILES
 from vdi.kube.resource import IS_DEFAULT_CLASS
 
 LEAST_VERSION, ADVISED_VERSION = (1, 25), (1, 28)
@@ -156,7 +157,8 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
         message = f"The total would fit, but {too_large.name} needs {_takes(too_large)} on one node, and none has that."
     else:
         return item("room", expected, observed, evidence=evidence)
-    remedy = Remedy("Request less (vdi kasm values render --profile 4gb, or 8gb, then -f); or add a node.")
+    profiles = " or ".join(profile.name for profile in PROFILES if profile is not CHART)
+    remedy = Remedy(f"Request less (vdi kasm values render --profile {profiles}, then -f); or add a node.")
     return item("room", expected, observed, Severity.ERROR, message, remedy, evidence)
 
 

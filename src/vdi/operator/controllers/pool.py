@@ -22,7 +22,7 @@ from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.caches import ClusterContext
 from vdi.operator.owned_resources import UncertainCreates, is_uncertain
-from vdi.operator.pools import BY_POOLED_TEMPLATE, Pools
+from vdi.operator.pool_claims import BY_POOLED_TEMPLATE, PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.status import printable
@@ -59,7 +59,7 @@ class PoolDesktops:
     def __init__(
         self,
         cluster: ClusterContext,
-        pools: Pools,
+        pools: PoolClaims,
         queue: QueueManager,
         uncertain_creates: UncertainCreates,
         key: ReleaseKey,
@@ -159,7 +159,7 @@ class PoolController:
     def __init__(
         self,
         cluster: ClusterContext,
-        pools: Pools,
+        pools: PoolClaims,
         queue: QueueManager,
         uncertain_creates: UncertainCreates,
         key: ReleaseKey,

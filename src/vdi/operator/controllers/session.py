@@ -20,7 +20,7 @@ from vdi.operator.children import Builder, Built, Cleanup, pods_of
 from vdi.operator.end_reports import EndReports
 from vdi.operator.observe import Observer
 from vdi.operator.owned_resources import OwnedResources, UncertainCreates
-from vdi.operator.pools import Pools
+from vdi.operator.pool_claims import PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations
@@ -50,7 +50,7 @@ class SessionController:
         desktop_key: ReleaseKey,
         *,
         queue: QueueManager,
-        pools: Pools,
+        pools: PoolClaims,
         agents: Agents,
         reports: EndReports | None,
         events: SessionEvents,

@@ -37,7 +37,7 @@ _TRIES = 3
 _LOOKED_AT = 50
 
 
-class Pools:
+class PoolClaims:
     """The pools' desktops, unclaimed and claimed; used by the controllers of sessions and pools."""
 
     def __init__(

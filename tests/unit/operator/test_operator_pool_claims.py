@@ -22,7 +22,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import NO_RETRY, Client
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource, UncertainCreates
-from vdi.operator.pools import Pools
+from vdi.operator.pool_claims import PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.session.children import Secret
@@ -44,7 +44,7 @@ class PoolWorld(OperatorWorld):
         self.due: set[str] = set()
         self.key = cast(ReleaseKey, SimpleNamespace(value=KEY, known=True))
         pods = OwnedResource(client, PODS, Pod, self.caches.pods)
-        self.pools = Pools(self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name))
+        self.pools = PoolClaims(self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.withdrawn: list[str] = []
