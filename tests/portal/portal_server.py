@@ -87,6 +87,8 @@ def serve(
         loops.append(asyncio.get_running_loop())
         ready.set()
         await server.serve([listener])
+        # Not sooner: a request that is still being answered would open another connection, which no one closes.
+        await stage.close()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
@@ -95,7 +97,7 @@ def serve(
     try:
         yield Server(stage, loops[0], port, server)
     finally:
-        asyncio.run_coroutine_threadsafe(stage.close(), loops[0]).result(SECONDS)
+        loops[0].call_soon_threadsafe(stage.gateway.stop)
         server.should_exit = True
         thread.join(SECONDS)
         listener.close()
