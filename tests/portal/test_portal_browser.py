@@ -186,10 +186,10 @@ def test_a_login_that_ended_while_the_stream_was_down_is_said(browser: Browser, 
     with visitor(browser, server) as guest:
         guest.go("/")
         notice = guest.page.locator("#live-notice")
-        server.do(server.stage.end_logins)
+        server.run(server.stage.end_logins())
         server.do(server.break_connections)
         expect(notice).to_have_text("You are signed out. Reload the page to sign in.")
-        server.do(lambda: server.stage.change_logins(ended=None))
+        server.run(server.stage.change_logins(ended=None))
         expect(notice).to_be_hidden()
 
 

@@ -528,12 +528,14 @@ class GatewayStage:
         """Of which logins grants have ended."""
         return [grant.login_id for grant in self.rows.rows(grants) if grant.ended]
 
-    def change_logins(self, user: str = "", **values: Any) -> None:
+    async def change_logins(self, user: str = "", **values: Any) -> None:
         """The logins of a user, or of everyone, have these values from now on."""
+        # Awaited, and on the gateway's own connections: a stream may be reading its login, and could not end that while
+        # a test keeps the event loop.
         changed = update(logins_table).values(**values)
-        with self.rows.engine.begin() as connection:
-            connection.execute(changed.where(logins_table.c.user == user) if user else changed)
+        async with self.database.engine.begin() as connection:
+            await connection.execute(changed.where(logins_table.c.user == user) if user else changed)
 
-    def end_logins(self, user: str = "") -> None:
+    async def end_logins(self, user: str = "") -> None:
         """The logins of a user, or of everyone, have ended."""
-        self.change_logins(user, ended=self.clock.now())
+        await self.change_logins(user, ended=self.clock.now())

@@ -133,7 +133,7 @@ async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now
     headers = {"Last-Event-ID": last_event_id}
     answer = asyncio.ensure_future(stage.browser().get(f"/events?view=desktops&seen={seen}", **headers))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
-    stage.end_logins()
+    await stage.end_logins()
     async with asyncio.timeout(PATIENCE):
         assert (f"id: {now}\nevent: list\n" in (await answer).text) == missed
 
@@ -147,7 +147,7 @@ async def test_a_stream_that_is_opened_again_does_not_keep_a_login_alive(stage: 
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     assert stage.last_seen == begun
     answer.cancel()
-    stage.end_logins()
+    await stage.end_logins()
     refused = await browser.get("/events?view=desktops&seen=", Accept="text/event-stream")
     assert (refused.status_code, refused.text) == (401, "You are not signed in, or your sign-in has ended.\n")
     page = await browser.client.head("/")
@@ -247,7 +247,7 @@ async def test_a_stream_ends_when_what_its_user_may_see_changes(
     monkeypatch.setattr(component, "stream_pieces", partial(component.stream_pieces, look_again=0.01, ask_login=0.01))
     answer = asyncio.ensure_future(stage.browser(ADMIN).get(f"/events?view={view}"))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
-    stage.change_logins(**change)
+    await stage.change_logins(**change)
     async with asyncio.timeout(PATIENCE):
         assert (await answer).text.endswith("\n\nevent: bye\ndata: \n\n")
 
