@@ -31,8 +31,8 @@ class Checker:
 
     def __init__(self, api: Client, namespace: str, gpu_resource: str = "nvidia.com/gpu") -> None:
         self.violations: list[str] = []
+        # The most that were in use at a time.
         self.most_gpus = 0
-        """The most that were in use at a time."""
         self._gpu = gpu_resource
         self._namespace = namespace
         self.sessions: Store[VDISession] = Store()

@@ -104,8 +104,8 @@ class FaultProxy(Proxy):
         self.choose: Choose = lambda _: None
         self.injected: dict[Fault, int] = dict.fromkeys(Fault, 0)
         self._audit = audit or LeaseAudit()
+        # The call after which the line is cut for good.
         self._last: Call | None = None
-        """The call after which the line is cut for good."""
         self._watches: set[asyncio.Transport] = set()
 
     def cut_watches(self) -> int:
@@ -202,10 +202,10 @@ class FaultsByName:
     def __init__(self, subject_of: Callable[[Call], str | None]) -> None:
         self._subject_of = subject_of
         self._plans: dict[str, tuple[int, Fault]] = {}
+        # What was called about each, in order.
         self.calls: dict[str, list[str]] = {}
-        """What was called about each, in order."""
+        # The call that each one's fault has hit.
         self.struck: dict[str, str] = {}
-        """The call that each one's fault has hit."""
 
     def plan(self, name: str, call: int, fault: Fault) -> None:
         """The `call`-th call from now that is about `name` meets `fault`."""
@@ -230,8 +230,8 @@ class RandomFaults:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
+        # Share of the requests that meet one; 0 lets everything pass.
         self.rate = 0.0
-        """Share of the requests that meet one; 0 lets everything pass."""
 
     def __call__(self, call: Call) -> Fault | None:
         if LEASES in call.path or self._random.random() >= self.rate:

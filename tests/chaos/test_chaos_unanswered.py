@@ -22,10 +22,10 @@ class Blindfold:
     def __init__(self, world: ChaosWorld) -> None:
         self._world = world
         self.on = True
+        # The pod's name.
         self.made = ""
-        """The pod's name."""
+        # Whether the operator has tried to find out.
         self.asked = False
-        """Whether the operator has tried to find out."""
 
     def __call__(self, call: Call) -> Fault | None:
         if not self.on or "/pods" not in call.path:

@@ -54,8 +54,8 @@ class Http2:
         )
         self.protocol = H2Connection(unchecked)
         self.answers: dict[int, Answer] = {}
+        # What the server has announced.
         self.settings: dict[int, int] = {}
-        """What the server has announced."""
         self.closed = False
         self.protocol.initiate_connection()
 

@@ -55,20 +55,20 @@ class Proxy:
     def __init__(self, upstream: ClusterConfig) -> None:
         self.passed: list[Request] = []
         self.url = ""
+        # Who the server is to take the caller for (impersonation); empty: the administrator.
         self.user = ""
-        """Who the server is to take the caller for (impersonation); empty: the administrator."""
+        # Plurals of kinds that the server is to seem not to know.
         self.missing: set[str] = set()
-        """Plurals of kinds that the server is to seem not to know."""
+        # Paths that were asked for in vain because of that.
         self.refused: list[str] = []
-        """Paths that were asked for in vain because of that."""
         self.cut = asyncio.Event()
+        # While it is not set, watches tell nothing.
         self.reported = asyncio.Event()
-        """While it is not set, watches tell nothing."""
         self.reported.set()
+        # What happens before the server sees a write.
         self.meanwhile: Callable[[Request], Awaitable[None]] | None = None
-        """What happens before the server sees a write."""
+        # What a mutating webhook makes of the body of a write.
         self.mutate: Callable[[Request, bytes], bytes] | None = None
-        """What a mutating webhook makes of the body of a write."""
         self._upstream = upstream
         self._writes_left: int | None = None
         self._moment: Literal["before", "after"] = "before"

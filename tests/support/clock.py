@@ -12,8 +12,8 @@ class FakeClock:
 
     def __init__(self, start: datetime = datetime(2026, 11, 20, 12, tzinfo=UTC)) -> None:
         self.wall = start
+        # What `monotonic` answers.
         self.seconds = 1000.0
-        """What `monotonic` answers."""
         self.slept: list[float] = []
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 

@@ -122,7 +122,6 @@ def rm(
 
 async def read_homes(client: Client, namespace: str) -> tuple[list[HomeSummary], list[VDISession]]:
     """All homes and sessions of a namespace. Raises KubeError."""
-
     claims = await client.list(CLAIMS, namespace=namespace, label_selector=_LABELS, into=HomeClaim)
     sessions = await client.list(SESSIONS, namespace=namespace, into=VDISession)
     return summarize_homes(claims, sessions), sessions

@@ -29,7 +29,6 @@ class SourceFailed(Exception):  # noqa: N818 - named for what happened
 
 def architecture(machine: str | None = None) -> str:
     """Go's name of this machine's architecture. Raises SourceFailed for one that the cluster does not run on."""
-
     machine = machine or platform.machine()
     if machine not in _MACHINES:
         raise SourceFailed(

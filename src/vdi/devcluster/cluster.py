@@ -36,7 +36,6 @@ class Cluster:
     kubeconfig: Path
     # The API server's URL.
     server: str
-
     # Where Traefik takes HTTPS on 127.0.0.1; 0 without a node.
     websecure_port: int
     state_dir: Path

@@ -17,7 +17,6 @@ def control_plane(
     layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, needs_file: str = ""
 ) -> list[Component]:
     """etcd, API server, controller manager and scheduler, all on one address; they start once `needs_file` exists."""
-
     return [
         _etcd(layout, settings, binaries["etcd"], needs_file),
         _apiserver(layout, settings, binaries["kube-apiserver"]),

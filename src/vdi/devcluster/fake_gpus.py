@@ -20,7 +20,6 @@ _LARGEST_ANSWER = 8 * 2**20
 
 def ask(connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """One request; raises OSError with the API server's words when it refuses."""
-
     headers = {"Content-Type": "application/strategic-merge-patch+json"}
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     response = connection.getresponse()

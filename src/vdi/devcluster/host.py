@@ -36,7 +36,6 @@ class HostNotes(msgspec.Struct):
 
     # Its value before.
     ip_forward: str
-
     # Mount points that were not there before.
     made_folders: list[str]
     # Packet filter tables that were there before.

@@ -32,7 +32,6 @@ _APT_SETTINGS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acqu
 
 def image_pull_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of `env` that containerd needs to reach registries: proxies and certificate authorities."""
-
     return {name: env[name] for name in (*PROXY_VARIABLES, *_AUTHORITY_VARIABLES) if name in env}
 
 

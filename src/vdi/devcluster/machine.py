@@ -41,7 +41,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     # Major and minor version.
     containerd: tuple[int, int]
-
     # CAP_SYS_RESOURCE: without it the score of a process can only be raised.
     may_lower_oom_score: bool
     # Type of the file system that containerd's data will lie on.

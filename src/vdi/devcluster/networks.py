@@ -32,7 +32,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def host_address(self) -> str:
         """The host's end of the link."""
-
         return str(ip_network(self.link)[1])
 
     @property

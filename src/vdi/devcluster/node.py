@@ -59,7 +59,6 @@ def _with_tunables(layout: Layout) -> list[str]:
 
 def host_folders(layout: Layout) -> dict[str, Path]:
     """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
-
     return {
         "/run/mount": layout.run / "mount",  # where mount(8), which the kubelet calls, keeps a table
         "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim

@@ -39,7 +39,6 @@ def rights(what: str) -> Iterator[None]:
     Inside itself it asks nothing: whoever does several such pieces of work puts one around them all. Raises
     ClusterError when there is no way to become root; `what` says what it is wanted for.
     """
-
     if os.geteuid() == 0 or _held.is_set():
         yield
         return

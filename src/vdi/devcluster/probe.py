@@ -16,7 +16,6 @@ _CAP_SYS_RESOURCE = 24
 
 def read_machine(*, containerd: Path, state: Path) -> Machine:
     """See what the node's configuration depends on. `containerd` is the binary, `state` an existing folder."""
-
     return Machine(
         containerd=_containerd_version(containerd),
         may_lower_oom_score=bool(_bounding_capabilities() >> _CAP_SYS_RESOURCE & 1),

@@ -35,7 +35,6 @@ class ProcessId(msgspec.Struct, frozen=True):
     @property
     def alive(self) -> bool:
         """Whether that very process still runs (a zombie does not)."""
-
         return _stat(self.pid) == self.start
 
 

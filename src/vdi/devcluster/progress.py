@@ -66,7 +66,6 @@ class Step:
 
     def update(self, note: str = "", *, done: float | None = None, total: float | None = None) -> None:
         """Show `note`, and a bar when `total` is given (any unit). Raises Cancelled when the work was given up."""
-
         self._note = note
         self._owner._show(self, note, done, total)
         self._owner.raise_if_cancelled()

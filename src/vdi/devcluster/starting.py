@@ -30,7 +30,6 @@ _MANIFESTS = Path(__file__).parent / "manifests"
 
 def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
     """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
-
     manifests = [binaries["traefik-crds.yaml"].read_text()]
     if settings.networks is not None:
         resolv_conf = (layout.config / "resolv.conf").read_text()

@@ -25,7 +25,6 @@ class NoAnswer(Exception):  # noqa: N818 - named for what happened
 
 def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
     """GET `path` as the administrator. Raises NoAnswer."""
-
     context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
     context.load_cert_chain(layout.pki / "admin.crt", layout.pki / "admin.key")
     connection = http.client.HTTPSConnection(settings.api_host, settings.api_port, timeout=_TIMEOUT, context=context)

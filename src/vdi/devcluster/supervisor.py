@@ -58,7 +58,6 @@ class Component:
     ready: dict[str, str] = field(default_factory=dict)
     # Non-empty: it is started once this file is there.
     needs_file: str = ""
-
     # Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on.
     listen_name: str = ""
 

@@ -22,7 +22,6 @@ class Brand:
 
     # VDI_BRAND_NAME: beside the logo, and in the titles of pages.
     name: str = "VDI"
-
     # VDI_BRAND_LOGO: a data:image/ URL.
     logo: str = ""
     # VDI_BRAND_ACCENT: #rrggbb; what buttons and links are coloured after.

@@ -32,7 +32,6 @@ class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
     # Length of a random value by key. A value that exists is kept.
     random: dict[str, int]
-
     # Text by key; `{KEY}` is replaced by the value of that random key.
     text: dict[str, str] = {}
     # Key by the file that gets its value. A volume of the Secret would hold the pod back until the key exists.

@@ -55,7 +55,6 @@ _BODY = 2000
 
 async def resolve(host: str) -> Resolution | None:
     """The addresses of a name, as programs on this machine get them; None for an empty name."""
-
     if not host:
         return None
     loop = asyncio.get_running_loop()

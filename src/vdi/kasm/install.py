@@ -11,7 +11,6 @@ from vdi.kasm.generations.model import Generation, Version, words_of
 
 def after_failure(change: Change, *, was_there: bool) -> str:
     """Next steps after a failure. Nothing was undone: the remaining pods show why, and an uninstall may lose data."""
-
     undo, place = f"helm {'rollback' if was_there else 'uninstall'} {change.release}", change.place
     return (
         f"Why: vdi kasm diagnose {place.options}\n"

@@ -49,7 +49,6 @@ _PLURALS = {"Deployment": "deployments", "StatefulSet": "statefulsets"}
 
 def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component, list[Object]]]:
     """Components that run for good, with their workloads; without those that are switched off."""
-
     for component in installed.generation.present(installed.chart_version):
         if component.kind == "Job":
             continue

@@ -24,7 +24,6 @@ class Target:
     tls: ssl.SSLContext | None = None
     # Name in the server's certificate, where it is not the URL's host.
     tls_name: str | None = None
-
     proxy: str | None = None
 
     def __post_init__(self) -> None:

@@ -92,13 +92,13 @@ class ApiError(KubeError):
         self.reason = reason
         self.message = message
         self.causes = causes
+        # Seconds the server asks us to wait, where it said so.
         self.retry_after = retry_after
-        """Seconds the server asks us to wait, where it said so."""
 
+        # Method and path of the request.
         self.request = request
-        """Method and path of the request."""
+        # With 404: it is not the object that is missing but the whole kind (its CRD is not installed).
         self.api_missing = api_missing
-        """With 404: it is not the object that is missing but the whole kind (its CRD is not installed)."""
         super().__init__(f"{request}: {message} ({status} {reason})" if request else f"{message} ({status} {reason})")
 
 

@@ -38,7 +38,6 @@ class LeaseTiming:
     # A Lease that has not changed for so long is free. Every replica uses its own value, whatever the Lease says, so
     # a release that makes it longer needs one before it that waits that long already.
     duration: float = 10.0
-
     # The holder gives up a write this long after its last renewal.
     last_word: float = 9.0
     # The holder begins no write later than this after its last renewal.

@@ -27,7 +27,6 @@ class WatchTiming:
 
     # How long one watch may last: drawn between these, so that those of many clients do not end together.
     session: tuple[float, float] = (300.0, 600.0)
-
     # A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet: the API server
     # sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since.
     read_deadline: float = 90.0

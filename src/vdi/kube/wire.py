@@ -32,7 +32,6 @@ class WatchEvent(msgspec.Struct, frozen=True, gc=False):
 
     # ADDED, MODIFIED, DELETED or BOOKMARK.
     type: str
-
     metadata: Identity
     line: bytes
 

@@ -37,7 +37,6 @@ class Alert:
 
     # Type of the condition.
     type: str
-
     reason: str
     message: str
     # RFC 3339; empty if that is not known.

@@ -34,7 +34,6 @@ class ReasonKind(Enum):
 
     # For people only: code reads the status of the condition.
     STATE = auto()
-
     # In the queue: passes when another desktop ends.
     BUSY = auto()
     # In the queue for another reason, which may pass.

@@ -44,7 +44,6 @@ class Ending:
 
     # TimedOut, IdleTooLong or WorkingHoursOver.
     reason: str
-
     action: TimeoutAction | IdleAction
     message: str
 

@@ -31,8 +31,8 @@ class Browser:
         self.gateway = gateway
         self.opened: list[str] = []
         self.answers: list[int] = []
+        # Other values for what it brings back.
         self.change: dict[str, str] = {}
-        """Other values for what it brings back."""
         self._threads: list[threading.Thread] = []
 
     def open(self, address: str) -> bool:

@@ -60,8 +60,8 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 PORTAL = "https://portal.vdi.localhost"
 PASSWORD = "correct horse battery"
 NAVIGATION = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+# Stages that the test has opened; `conftest.py` closes them when it ends.
 OPEN: list["GatewayStage"] = []
-"""Stages that the test has opened; `conftest.py` closes them when it ends."""
 
 
 class FilledCache(ClusterCache):
@@ -83,21 +83,21 @@ class FakeCluster:
     caches: list[ClusterCache] = field(default_factory=list)
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
+    # Names of all that was read with `get`.
     reads: list[str] = field(default_factory=list)
-    """Names of all that was read with `get`."""
     nodes: list[dict[str, Any]] = field(default_factory=list)
+    # What every write, and a list of nodes, fails with.
     refuses: Exception | None = None
-    """What every write, and a list of nodes, fails with."""
+    # What every read of one object fails with.
     broken: KubeError | None = None
-    """What every read of one object fails with."""
+    # Creating an object takes until this is set.
     held: asyncio.Event | None = None
-    """Creating an object takes until this is set."""
+    # How many creations wait for it.
     waiting: int = 0
-    """How many creations wait for it."""
+    # Called once, before the next change of a Secret: another replica is faster.
     before_patch: Callable[[], None] | None = None
-    """Called once, before the next change of a Secret: another replica is faster."""
+    # Plays the operator: what the status becomes after the next write, one after the other.
     then: list[dict[str, Any]] = field(default_factory=list)
-    """Plays the operator: what the status becomes after the next write, one after the other."""
     numbers: Any = field(default_factory=lambda: itertools.count(1))
     config: ClusterConfig = field(default_factory=lambda: ClusterConfig(server="http://127.0.0.1:9"))
 
@@ -265,8 +265,8 @@ class FakeAgent:
     scripts: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
     asked: list[str] = field(default_factory=list)
+    # Asked instead, where a test serves an agent.
     real: DesktopAgent | None = None
-    """Asked instead, where a test serves an agent."""
 
     async def ask(self, session: VDISession, method: str, path: str, **options: Any) -> Response:
         if self.real is not None:
@@ -281,11 +281,11 @@ class FakeAgent:
 class Browser(httpx.AsyncClient):
     """A browser: keeps cookies by host, follows nothing by itself, says where its forms come from."""
 
+    # The person that logs in with the first request.
     who: Identity | None = None
-    """The person that logs in with the first request."""
     logins: Logins
+    # Of its login.
     secret: str = ""
-    """Of its login."""
     login_id: str = ""
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
@@ -399,8 +399,8 @@ class GatewayStage:
         self.api, self.portal = self.gateway.api, self.gateway.portal
         self.logins, self.guard = self.login.services.logins, self.login.services.guard
         self.gateway.health.begun = True
+        # Closed with the stage.
         self.clients: list[httpx.AsyncClient] = []
-        """Closed with the stage."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -35,16 +35,16 @@ def refusal(code: int, reason: str, *, headers: dict[str, str] | None = None, **
 class FakeApi:
     def __init__(self) -> None:
         self.version = 100
+        # Watches and continue tokens from before this version get 410.
         self.oldest = 0
-        """Watches and continue tokens from before this version get 410."""
         self.objects: dict[tuple[str, str, str], Obj] = {}
         self.history: list[tuple[int, str, str, Obj]] = []
+        # (method, path, query, decoded body, headers) of each request, watches as WATCH.
         self.requests: list[tuple[str, str, dict[str, str], Any, dict[str, str]]] = []
-        """(method, path, query, decoded body, headers) of each request, watches as WATCH."""
+        # (method, what happens instead) for the next requests of that method; None goes on as usual.
         self.faults: list[tuple[str, Fault]] = []
-        """(method, what happens instead) for the next requests of that method; None goes on as usual."""
+        # Watches stay open and say nothing.
         self.silent = False
-        """Watches stay open and say nothing."""
         self._news = asyncio.Condition()
         self._streams: set[web.StreamResponse] = set()
         self._runner: web.AppRunner | None = None

@@ -71,8 +71,8 @@ class Process:
             clock=self.clock,
         )
         self.due = world.time
+        # The simulation's time until which a write that this one has begun may still be executed.
         self.writes_until = 0.0
-        """The simulation's time until which a write that this one has begun may still be executed."""
         self.over = False
         self.request: Request | None = None
         self._work: Coroutine[Any, Any, Any] | None = None
@@ -139,8 +139,8 @@ class LeaseSimulation:
         self.born = 0
         self.lease: dict[str, Any] | None = None
         self.strays: list[Request] = []
+        # Identities of those who led, in order.
         self.terms: list[str] = []
-        """Identities of those who led, in order."""
         self._version = 0
         self._rates = rates
         self._timing = timing

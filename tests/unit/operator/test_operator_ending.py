@@ -31,8 +31,8 @@ class FakeServer:
     def __init__(self) -> None:
         self.session: dict[str, Any] = {}
         self.done: list[str] = []
+        # So many writes are done before someone extends the session.
         self.extend_after = 0
-        """So many writes are done before someone extends the session."""
         self.field_manager = "vdi-operator"
 
     async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **where: Any) -> VDISession:

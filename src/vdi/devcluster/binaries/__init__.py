@@ -45,7 +45,6 @@ _VERSION = re.compile(r"\bv?(\d+)\.(\d+)(?:\.\d+)?")
 
 def from_named_folder(name: str, env: Mapping[str, str]) -> tuple[Path | None, list[str]]:
     """`name` in the folder that VDI_BINARIES or KUBEBUILDER_ASSETS names, or why it is not taken from there."""
-
     reasons = []
     for variable in ("VDI_BINARIES", "KUBEBUILDER_ASSETS"):
         folder = env.get(variable)

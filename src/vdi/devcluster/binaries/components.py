@@ -132,7 +132,6 @@ GO_TOOLCHAIN = PythonPackage(
 
 def github_file(repository: str, version: str, file: str) -> str:
     """The address of a file of a release on GitHub."""
-
     return f"https://github.com/{repository}/releases/download/{version}/{file}"
 
 

@@ -56,7 +56,6 @@ class Downloader:
 
     def address(self, url: str) -> str:
         """The address that is requested for `url`: the mirror's copy, when there is a mirror."""
-
         return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
 
     def published_checksum(self, recipe: Download, arch: str) -> str:

@@ -20,7 +20,6 @@ _TAIL_LINES = 20
 
 def module_digest(module: Path) -> str:
     """Changes when a file of the module changes, so that an edited module is built again."""
-
     digest = hashlib.sha256()
     for file in sorted(path for path in module.rglob("*") if path.is_file()):
         digest.update(f"{file.relative_to(module)}\0{file.stat().st_size}\0".encode())

@@ -35,7 +35,6 @@ class PackagesUnavailable(Exception):  # noqa: N818 - named for what is the case
 
 def install(step: Step, packages: Sequence[str]) -> None:
     """Install packages, with fresh package lists. Raises PackagesUnavailable, StepFailed."""
-
     command = f"apt-get install {' '.join(packages)}"
     if shutil.which("apt-get") is None:
         raise PackagesUnavailable(f"apt-get, which installs {', '.join(packages)}, is not on this machine")

@@ -67,7 +67,6 @@ class ImageRecipe:
     files: tuple[str, ...]
     # Of the package, which the build gets as its argument VERSION; empty for the demo and the tests.
     version: str = ""
-
     # SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests.
     epoch: int = 0
 

@@ -35,7 +35,6 @@ class ImageConfig:
 
     def document(self, *, arch: str, diff_id: str, comment: str) -> dict[str, Any]:
         """The image's configuration file. `diff_id` is the SHA-256 of its one layer."""
-
         config = {"Entrypoint": [*self.entrypoint], "Cmd": [*self.cmd], "Env": [*self.env], "User": self.user}
         return {
             "architecture": arch,

@@ -31,7 +31,6 @@ def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> N
 
     `digest` is what the registry must have.
     """
-
     problem = registry_problem()
     if problem is None:
         try:

@@ -146,8 +146,8 @@ class Revoker:
         self._touch = touch
         self._sweeping = asyncio.Lock()  # two sweeps at once would ask the API server for the same sessions
         # Whether the database has been read once. Before that, revocations are unknown, and no one is let in.
+        # Whether the database has been read once: before, revocations are unknown.
         self.primed = False
-        """Whether the database has been read once: before, revocations are unknown."""
 
     async def end(
         self,

@@ -100,10 +100,10 @@ class KeyRing:
         self._clock = clock
         self._keys: list[StoredKey] = []
         self._jwks: dict[str, OKPKey] = {}
+        # Another one whenever the keys have changed: what was verified with those of before is verified again.
         self.generation = 0
-        """Another one whenever the keys have changed: what was verified with those of before is verified again."""
+        # Why the keys are not as they should be; empty: they are.
         self.trouble = "not read yet"
-        """Why the keys are not as they should be; empty: they are."""
 
     @property
     def ready(self) -> bool:

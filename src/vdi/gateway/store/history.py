@@ -25,7 +25,6 @@ class EndReason(StrEnum):
 
     # The session's owner ended it.
     USER = "user"
-
     # Somebody else ended it, by way of the gateway.
     ADMIN = "admin"
     TIMEOUT = "timeout"

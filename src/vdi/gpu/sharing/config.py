@@ -28,7 +28,6 @@ class Sharing:
 
     # How many pods may have one GPU; 1 is not shared.
     replicas: int = 8
-
     rename: bool = False
     fail_requests_greater_than_one: bool = False
     mig_strategy: str = "none"

@@ -246,7 +246,6 @@ def link(
     severity: Severity | None = None,
 ) -> Link:
     """A link of this code."""
-
     made = make_finding(
         CODES,
         code,

@@ -39,7 +39,6 @@ class Target:
     @property
     def is_tables(self) -> bool:
         """Whether it waits for what is in the database, beyond its answer."""
-
         return self.scheme == "postgresql" and self.path == "/zones"
 
 

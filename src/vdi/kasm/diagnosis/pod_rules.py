@@ -23,7 +23,6 @@ def _requested(pod: KasmPod) -> dict[str, int]:
 
 def _left(pod: KasmPod, resource: str) -> dict[str, int]:
     """Free capacity of each node; empty where only the pods of some namespaces are known."""
-
     if "pods@all" in pod.snapshot.unreadable_kinds:
         return {}
     left = {

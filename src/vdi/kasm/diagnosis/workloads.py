@@ -23,7 +23,6 @@ _POD_PATIENCE = 20.0
 
 def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -> Link | None:
     """The reason why a workload has no pods; None when it has some."""
-
     if kasm.pods_selected_by(workload.selector):
         return None
     if workload.desired == 0:

@@ -19,7 +19,6 @@ _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)*)")
 
 def parse_version(text: str) -> Version:
     """`1.1190.6` or `1.16.0-develop` as numbers. Raises ValueError with the text and what is allowed."""
-
     match = _NUMBERS.match(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a version; allowed: numbers such as 1.1190.6 or 1.17.0")

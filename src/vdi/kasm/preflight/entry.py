@@ -39,7 +39,6 @@ class Holder:
 
     # As kubectl takes it.
     kind: str
-
     # `NAMESPACE/NAME`.
     name: str
     how: str

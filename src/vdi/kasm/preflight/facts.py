@@ -35,7 +35,6 @@ def item(
     evidence: Iterable[str] = (),
 ) -> Finding:
     """An item of a checklist."""
-
     return Finding(
         code=check,
         severity=severity,

@@ -40,7 +40,6 @@ class Needs(msgspec.Struct, frozen=True):
 
     def total(self, resource: str) -> int:
         """Total of a resource over all pods."""
-
         return sum(one.count * one.takes.get(resource, 0) for one in self.pods)
 
 

@@ -18,7 +18,6 @@ from vdi.kasm.generations.model import SIZES, Generation, Resources, Version, re
 
 def value_at(values: Mapping[str, Any], path: str) -> Any:
     """The value at a path; None where there is none. A null counts as none, as it does for Helm."""
-
     found: Any = values
     for key in path.split("."):
         found = found.get(key) if isinstance(found, Mapping) else None

@@ -35,7 +35,6 @@ class UnknownRevisionError(Exception):
 
 def import_tables() -> None:
     """Import every module of the store, so that `metadata` has all tables."""
-
     for module in pkgutil.iter_modules(store.__path__):
         if not module.ispkg:
             importlib.import_module(f"{store.__name__}.{module.name}")
