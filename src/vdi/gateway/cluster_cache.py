@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from vdi.api.meta import find_condition
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -256,9 +257,8 @@ class ClusterCache:
 
 def _has_name_taken(session: VDISession) -> bool:
     """Whether the operator refuses it, since a session of another namespace has its name."""
-    return any(
-        condition.type == ADMITTED and condition.reason == Reason.NAME_TAKEN for condition in session.status.conditions
-    )
+    admitted = find_condition(session.status.conditions, ADMITTED)
+    return admitted is not None and admitted.reason == Reason.NAME_TAKEN
 
 
 def _canonical(address: str) -> str:

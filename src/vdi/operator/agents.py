@@ -15,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from vdi.api.meta import find_condition
 from vdi.api.session import GraphicsStatus, Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
@@ -310,7 +311,5 @@ def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bo
 
 def _warned_at(session: VDISession, warning: str = IDLE) -> datetime | None:
     """Since when the warning has been shown; None if it is not shown."""
-    for condition in session.status.conditions:
-        if condition.type == warning and condition.status == "True":
-            return parse_time(condition.last_transition_time)
-    return None
+    shown = find_condition(session.status.conditions, warning)
+    return parse_time(shown.last_transition_time) if shown and shown.status == "True" else None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
 from vdi.cluster.capacity import Demand, demand_of, read_capacity
 from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolumeClaim, Pod
@@ -382,10 +383,8 @@ class QueueManager:
         self._accounting.settle()
         for session in self._caches.sessions.values():
             meta = session.metadata
-            waited = any(
-                condition.type == ADMITTED and condition.reason in QUEUE_REASONS
-                for condition in session.status.conditions
-            )
+            admitted = find_condition(session.status.conditions, ADMITTED)
+            waited = admitted is not None and admitted.reason in QUEUE_REASONS
             if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
                 continue
             if pending := self._pending_again(session, now):
@@ -470,11 +469,11 @@ def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, i
 def _waiting_since(session: VDISession, now: int, began: int) -> int:
     """Since when a session has waited, from its status; without one since now, or since an operator was missing."""
     status = session.status
-    for condition in status.conditions:
-        if condition.type == ADMITTED and condition.reason in QUEUE_REASONS and condition.last_transition_time:
-            # Times in a status are whole seconds; within one, the published position says which session came first.
-            position = status.queue.position if status.queue else 0
-            return milliseconds(condition.last_transition_time) + min(position, 999)
+    admitted = find_condition(status.conditions, ADMITTED)
+    if admitted and admitted.reason in QUEUE_REASONS and admitted.last_transition_time:
+        # Times in a status are whole seconds; within one, the published position says which session came first.
+        position = status.queue.position if status.queue else 0
+        return milliseconds(admitted.last_transition_time) + min(position, 999)
     if not status.conditions and session.metadata.creation_timestamp:
         made = milliseconds(session.metadata.creation_timestamp)
         return made if made < began - 1000 else now

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from vdi.api.meta import Condition
+from vdi.api.meta import Condition, find_condition
 from vdi.api.session import Phase, SessionStatus, VDISession
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
@@ -171,31 +171,35 @@ class SessionEvents:
         self._announce_trouble(old, after)
         self._announce_end(old, after)
         for kind in WARNING_TYPES:
-            if (warned := _condition(new, kind)) and _condition(old, kind) is None:
+            if (warned := find_condition(new.conditions, kind)) and find_condition(old.conditions, kind) is None:
                 self._emit(after, "Warning", warned.reason, warned.message, "Warn")
 
     def _announce_trouble(self, old: SessionStatus, after: VDISession) -> None:
         new = after.status
-        refused = _condition(new, ADMITTED)
-        pod = _condition(new, POD_READY)
+        refused = find_condition(new.conditions, ADMITTED)
+        pod = find_condition(new.conditions, POD_READY)
         lost = new.failures is not None and (old.failures is None or old.failures.time != new.failures.time)
         if lost and new.failures:
             self._emit(after, "Warning", new.failures.reason, new.message, "Restart")
         elif new.phase == Phase.SUSPENDED:
             return
-        elif refused and refused.status == "False" and _differs(_condition(old, ADMITTED), refused):
+        elif refused and refused.status == "False" and _differs(find_condition(old.conditions, ADMITTED), refused):
             self._emit(after, "Warning", refused.reason, refused.message, "Admit")
         elif new.phase == Phase.FAILED and old.phase != Phase.FAILED and pod:
             self._emit(after, "Warning", pod.reason, new.message, "Start")
-        elif pod and _differs(_condition(old, POD_READY), pod):
+        elif pod and _differs(find_condition(old.conditions, POD_READY), pod):
             if pod.reason == Reason.RESTARTING:
                 self._emit(after, "Normal", pod.reason, pod.message, "Restart")
             elif pod.reason == PodReason.NODE_LOST:
                 self._emit(after, "Warning", pod.reason, pod.message, "Restart")
 
     def _announce_end(self, old: SessionStatus, after: VDISession) -> None:
-        ready = _condition(after.status, READY)
-        if ready and _differs(_condition(old, READY), ready) and ready.reason in ENDED_BY_ITSELF | {Reason.SUSPENDED}:
+        ready = find_condition(after.status.conditions, READY)
+        if (
+            ready
+            and _differs(find_condition(old.conditions, READY), ready)
+            and ready.reason in ENDED_BY_ITSELF | {Reason.SUSPENDED}
+        ):
             self._emit(after, "Normal", ready.reason, after.status.message, "Stop")
 
     def _emit(
@@ -205,12 +209,8 @@ class SessionEvents:
 
 
 def _state(status: SessionStatus, kind: str) -> str | None:
-    condition = _condition(status, kind)
+    condition = find_condition(status.conditions, kind)
     return condition.status if condition else None
-
-
-def _condition(status: SessionStatus, kind: str) -> Condition | None:
-    return next((condition for condition in status.conditions if condition.type == kind), None)
 
 
 def _differs(old: Condition | None, new: Condition) -> bool:

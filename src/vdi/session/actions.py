@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
 from vdi.api.template import VDITemplate
@@ -149,9 +150,9 @@ def find_home_to_delete(session: VDISession, others: Iterable[VDISession]) -> st
     name there is another home.
     """
     name, namespace = session.metadata.name, session.metadata.namespace
-    has_none = any(state.type == HOME_BOUND and state.reason == Reason.NO_HOME for state in session.status.conditions)
+    bound = find_condition(session.status.conditions, HOME_BOUND)
     claim = retained_claim(session)
-    if claim is None or has_none:
+    if claim is None or (bound and bound.reason == Reason.NO_HOME):
         return None
     for other in others:
         if other.metadata.namespace == namespace and other.metadata.name != name and may_use(other, claim):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vdi.api.meta import Condition
+from vdi.api.meta import Condition, find_condition
 from vdi.api.session import FailureStatus, QueueStatus, SessionResources, VDISession
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
@@ -183,7 +183,7 @@ def _home(session: VDISession) -> str:
 
 def condition(session: VDISession, kind: str) -> Condition | None:
     """The session's condition of this type, None while the operator has not written it."""
-    return next((condition for condition in session.status.conditions if condition.type == kind), None)
+    return find_condition(session.status.conditions, kind)
 
 
 def condition_reason(session: VDISession, kind: str) -> str:

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import GatewayContext
@@ -336,10 +337,10 @@ class Revoker:
 
 def _suspended_by(session: VDISession) -> datetime | None:
     """The time at which the operator had seen the suspension, to the second; None: not yet."""
-    for condition in session.status.conditions:
-        if condition.type == ADMITTED and condition.reason == Reason.SUSPENDED and condition.last_transition_time:
-            return parse_time(condition.last_transition_time) + timedelta(seconds=1)
-    return None
+    admitted = find_condition(session.status.conditions, ADMITTED)
+    if admitted is None or admitted.reason != Reason.SUSPENDED or not admitted.last_transition_time:
+        return None
+    return parse_time(admitted.last_transition_time) + timedelta(seconds=1)
 
 
 def _made_until(grants: Iterable[Grant], moment: datetime | None) -> list[Grant]:

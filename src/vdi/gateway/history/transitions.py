@@ -11,7 +11,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from vdi.api.meta import Condition
+from vdi.api.meta import Condition, find_condition
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
@@ -68,7 +68,7 @@ def read_snapshot(session: VDISession, template: VDITemplate | None, *, gone: bo
     """Read one state. Raises ValueError where a time cannot be parsed: the operator did not write it."""
     meta = session.metadata
     deleted = _parse_optional(meta.deletion_timestamp)
-    admitted, ready = _condition(session, ADMITTED), _condition(session, READY)
+    admitted, ready = (find_condition(session.status.conditions, kind) for kind in (ADMITTED, READY))
     run = _read_run(session, template) if session.status.start_time else None
     over = deleted is not None or gone
     return SessionSnapshot(
@@ -134,10 +134,6 @@ def _queued_since(admitted: Condition | None) -> datetime | None:
 
 def _detail(text: str) -> str:
     return text.replace("\0", "")[:MAX_DETAIL_CHARACTERS]  # PostgreSQL's texts cannot hold a zero byte
-
-
-def _condition(session: VDISession, kind: str) -> Condition | None:
-    return next((condition for condition in session.status.conditions if condition.type == kind), None)
 
 
 def _parse_optional(text: str | None) -> datetime | None:

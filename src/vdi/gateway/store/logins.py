@@ -127,11 +127,6 @@ class LoginStore:
         mine = api_tokens.c.user == user, is_open(api_tokens, now)
         return await self._find(ApiToken, *mine, order=api_tokens.c.created.desc())
 
-    async def last_of(self, user: str, now: datetime) -> Login | ApiToken | None:
-        """The last login of a user that is still known, whether it holds or not; else an API token that holds."""
-        found: list[Login] = await self._find(Login, logins.c.user == user, order=logins.c.created.desc())
-        return found[0] if found else next(iter(await self.tokens_of(user, now)), None)
-
     async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
         """All logins of this source that have not ended or expired."""
         return await self._find(Login, logins.c.source == source, is_open(logins, now))

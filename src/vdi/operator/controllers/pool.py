@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from vdi.api.meta import find_condition
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.template import VDITemplate
 from vdi.cluster.explain import StartState, explain
@@ -315,4 +316,5 @@ def _state(node: Node) -> tuple[object, ...]:
 
 
 def _is_full(status: PoolStatus) -> bool:
-    return any(condition.type == READY and condition.status == "True" for condition in status.conditions)
+    ready = find_condition(status.conditions, READY)
+    return ready is not None and ready.status == "True"
