@@ -65,9 +65,9 @@ async def test_reconciles_wait_until_this_process_leads() -> None:
     ],
 )
 async def test_log_line_of_a_failed_reconcile_names_its_object(
-    name: str, key: Hashable, subject: str, caplog: pytest.LogCaptureFixture
+    name: str, key: Hashable, subject: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.handler.setFormatter(KeyValueFormatter())
+    monkeypatch.setattr(caplog.handler, "formatter", KeyValueFormatter())  # all tests of a process share the handler
     failing = FailingWork()
     failing.leading.set()
     controller = failing.context.controller(name, 1)
