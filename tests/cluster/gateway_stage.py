@@ -29,9 +29,9 @@ import yaml
 from cluster.operator_stage import Object, Stage
 from support.csrf import csrf_of
 from support.metrics_token import AUTHORIZATION, token_file
-from support.passwords import HASHER
+from support.passwords import HASHER, users_file
 from support.waiting import PATIENCE, eventually
-from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser
 from vdi.gateway.settings import Settings
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.resource import SECRETS
@@ -170,7 +170,7 @@ def _hashed() -> str:
 async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEOPLE) -> None:
     """Make the gateway's Secrets: users who can log in, and the empty one for keys."""
     users = {user: LocalUser(password=_hashed(), **entry) for user, entry in people.items()}
-    data = base64.b64encode(write_users(users).encode()).decode()
+    data = base64.b64encode(users_file(users).encode()).decode()
     for name, content in (("vdi-gateway-users", {USERS_KEY: data}), ("vdi-gateway-keys", {})):
         body: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": content}
         try:

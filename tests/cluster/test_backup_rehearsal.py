@@ -29,10 +29,10 @@ from cluster.program_pods import ProgramPods, programs_run
 from cluster.release_stage import Release
 from support.csrf import csrf_of
 from support.metrics_token import token_file
-from support.passwords import HASHER
+from support.passwords import HASHER, users_file
 from support.postgres import Postgres, postgres_server
 from support.waiting import wait_until
-from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser
 
 __all__ = ["postgres_server"]
 ROOT = CHART.parents[1]
@@ -203,7 +203,7 @@ def a_site(folder: Path, backup: Path, database: str, postgres: Postgres) -> Ite
 def a_release_at_work(site: Site) -> dict[str, Any]:
     """Alice has a desktop with files and one that has ended; her session, running."""
     site.install()
-    users = write_users({"alice@example.com": LocalUser(password=HASHER.hash(PASSWORD), name="Alice")})
+    users = users_file({"alice@example.com": LocalUser(password=HASHER.hash(PASSWORD), name="Alice")})
     patch = {"data": {USERS_KEY: base64.b64encode(users.encode()).decode()}}
     site.tools.kubectl("patch", "secret", "vdi-gateway-users", "-n", "vdi-system", "--patch", yaml.safe_dump(patch))
     site.tools.kubectl("create", "-f", "-", stdin=json.dumps(OWN_TEMPLATE))

@@ -18,17 +18,17 @@ from starlette.routing import BaseRoute, Route
 
 from support.database import sqlite_with_tables
 from support.desktop_key import DATA
-from support.passwords import HASHER
+from support.passwords import HASHER, users_file
 from support.waiting import eventually
 from support.web_server import serve_app
 from unit.gateway.gateway_stage import PORTAL, Browser, begin_login
 from unit.gateway.login_stage import user
-from unit.kube.kube_fake_api import FakeApi
+from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import PREFIX
 from vdi.gateway.app import Gateway, build_internal, build_public, open_gateway
-from vdi.gateway.login.local_users import USERS_KEY, Passwords, write_users
+from vdi.gateway.login.local_users import USERS_KEY, Passwords
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import metadata
@@ -110,7 +110,7 @@ def form_token(browser: Browser) -> str:
 def furnish(api: FakeApi) -> None:
     """Users, keys, and a desktop of alice's that runs."""
     users = {"alice@example.com": user(admin=True), "bob@example.com": user()}
-    encoded = base64.b64encode(write_users(users).encode()).decode()
+    encoded = base64.b64encode(users_file(users).encode()).decode()
     api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={USERS_KEY: encoded})
     api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     api.put("secrets", KEY_SECRET, namespace=RELEASE_NAMESPACE, data=DATA)
@@ -142,3 +142,12 @@ async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackS
                 build_public(gateway),
                 build_internal(gateway),
             )
+
+
+@asynccontextmanager
+async def furnished_attack_stage(folder: Path) -> AsyncIterator[AttackStage]:
+    """An attack stage on an API server of its own, which has what `furnish` puts there."""
+    async with fake_api() as api:
+        furnish(api)
+        async with open_attack_stage(api, folder) as stage:
+            yield stage

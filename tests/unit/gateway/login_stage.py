@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from support.clock import FakeClock
-from support.passwords import HASHER
+from support.passwords import HASHER, users_file
 from unit.gateway.gateway_stage import PASSWORD, Browser, GatewayStage
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.local_users import USERS_KEY, LocalUser, write_users
+from vdi.gateway.login.local_users import USERS_KEY, LocalUser
 from vdi.gateway.login.logins import SignOut
 from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.throttle import Throttle
@@ -114,7 +114,7 @@ class LoginStage(GatewayStage):
     def set_users(self, **users: LocalUser) -> None:
         """Write the Secret of users."""
         self.users = {f"{name}@example.com": entry for name, entry in users.items()}
-        self.write_users(write_users(self.users))
+        self.write_users(users_file(self.users))
 
     def write_users(self, text: str) -> None:
         """Write the Secret of users with this file in it."""

@@ -6,9 +6,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.attack_stage import DESKTOP, AttackStage, furnished_attack_stage
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL
-from unit.kube.kube_fake_api import fake_api
 
 # What no cache takes into account, and what servers have put into their pages and redirects.
 POISON = {
@@ -32,10 +31,8 @@ POISON = {
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path) as stage:
-            yield stage
+    async with furnished_attack_stage(tmp_path) as stage:
+        yield stage
 
 
 def addresses(stage: AttackStage) -> list[str]:

@@ -7,9 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.attack_stage import (
+    ALICE,
+    BOB,
+    DESKTOP,
+    AttackStage,
+    furnished_attack_stage,
+)
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL
-from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device
 from vdi.gateway.web import credentials
@@ -24,10 +29,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AttackStage]:
     """One for all: each test makes new logins and changes nothing else."""
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path_factory.mktemp("stage")) as stage:
-            yield stage
+    async with furnished_attack_stage(tmp_path_factory.mktemp("stage")) as stage:
+        yield stage
 
 
 def header(cookies: str) -> dict[bytes, bytes]:

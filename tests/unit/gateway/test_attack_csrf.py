@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 
 from support.variants import first_of
-from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, form_token, furnish, open_attack_stage
+from unit.gateway.attack_stage import (
+    BOB,
+    DESKTOP,
+    READS,
+    AttackStage,
+    Way,
+    form_token,
+    furnished_attack_stage,
+)
 from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
-from unit.kube.kube_fake_api import fake_api
 
 # The one route that changes something for whoever has its code and verifier; cookies mean nothing to it.
 NO_COOKIE_COUNTS = {"/cli/token"}
@@ -25,10 +32,8 @@ WORDS = ("did not come from a page of", "older than your last login or logout", 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path) as stage:
-            yield stage
+    async with furnished_attack_stage(tmp_path) as stage:
+        yield stage
 
 
 async def send(

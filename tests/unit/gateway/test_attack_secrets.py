@@ -11,9 +11,8 @@ import pytest
 
 from support.csrf import csrf_of
 from support.desktop_key import DATA, MASTER
-from unit.gateway.attack_stage import DESKTOP, AttackStage, furnish, open_attack_stage
+from unit.gateway.attack_stage import DESKTOP, AttackStage, furnished_attack_stage
 from unit.gateway.gateway_stage import NAVIGATION, PASSWORD, PORTAL, Browser
-from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.web import credentials
 
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
@@ -27,10 +26,8 @@ SILENCED = ("httpx", "httpcore", "aiosqlite")
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path) as stage:
-            yield stage
+    async with furnished_attack_stage(tmp_path) as stage:
+        yield stage
 
 
 async def verify(stage: AttackStage, cookie: str) -> httpx.Response:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from unit.gateway.attack_stage import ALICE, BOB, AttackStage, Way, furnish, open_attack_stage
+from unit.gateway.attack_stage import ALICE, BOB, AttackStage, Way, furnish, furnished_attack_stage, open_attack_stage
 from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.login.logins import Device
@@ -40,10 +40,8 @@ STREAMS = ("/events", "/.vdi/events")
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path) as stage:
-            yield stage
+    async with furnished_attack_stage(tmp_path) as stage:
+        yield stage
 
 
 def ways(stage: AttackStage, table: str) -> list[Way]:

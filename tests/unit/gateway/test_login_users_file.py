@@ -5,8 +5,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.passwords import HASHER
-from vdi.gateway.login.local_users import LocalUser, UserFileError, change_user, read_users, write_users
+from support.passwords import HASHER, users_file
+from vdi.gateway.login.local_users import LocalUser, UserFileError, change_user, read_users
 from vdi.session.users import check_address
 
 HASH = HASHER.hash("correct horse battery")
@@ -19,13 +19,13 @@ USERS = st.from_regex(r"[a-z0-9.+-]{1,10}@[a-z0-9]{1,10}\.example", fullmatch=Tr
 
 @given(st.dictionaries(USERS, ENTRIES, max_size=5))
 def test_what_is_written_is_read(users: dict[str, LocalUser]) -> None:
-    assert read_users(write_users(users)) == (users, [])
+    assert read_users(users_file(users)) == (users, [])
 
 
 @given(st.dictionaries(USERS, ENTRIES, max_size=5), USERS, st.none() | ENTRIES)
 def test_a_change_leaves_the_others_alone(users: dict[str, LocalUser], user: str, entry: LocalUser | None) -> None:
     expected = {name: one for name, one in users.items() if name != user} | ({user: entry} if entry else {})
-    assert read_users(change_user(write_users(users), user, entry))[0] == expected
+    assert read_users(change_user(users_file(users), user, entry))[0] == expected
 
 
 def test_a_change_keeps_bad_entries() -> None:

@@ -141,11 +141,6 @@ def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:
     return users, problems
 
 
-def write_users(users: Mapping[str, LocalUser]) -> str:
-    """The file with these users."""
-    return _dump({user: msgspec.to_builtins(users[user]) for user in sorted(users)})
-
-
 def change_user(text: str, user: str, entry: LocalUser | None) -> str:
     """The file with this entry in place of the user's, or without it (None). Other entries stay, even bad ones."""
     raw = {key: value for key, value in _load(text).items() if normal_user(str(key)) != user}
