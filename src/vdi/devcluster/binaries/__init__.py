@@ -35,7 +35,10 @@ from vdi.devcluster.binaries.packages import install_wheel, this_distribution, u
 from vdi.devcluster.build_cache import BuildCache, SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
-# What a folder made by setup-envtest holds.
+__all__ = ["RECIPES", "BinaryUnavailable", "Finder", "ensure", "entry_key"]
+
+_SYSTEM_NAMES = (*CONTAINERD_PROGRAMS, "runc", "cni")
+# Programs in a folder made by setup-envtest.
 ENVTEST_NAMES = ("etcd", "kube-apiserver", "kubectl")
 
 SYSTEM_FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin")
@@ -105,11 +108,6 @@ def _answer(program: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceFailed(f"the system's {program} cannot be run: {error}") from error
     return said.stdout + said.stderr
-
-
-__all__ = ["RECIPES", "BinaryUnavailable", "Finder", "ensure", "entry_key"]
-
-_SYSTEM_NAMES = (*CONTAINERD_PROGRAMS, "runc", "cni")
 
 
 def ensure(
