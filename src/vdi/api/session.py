@@ -28,6 +28,9 @@ from vdi.api.constraints import (
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import SessionSchedule
 
+# Entries of `spec.access`.
+MAX_GUESTS = 64
+
 
 class Phase(StrEnum):
     """Values of `status.phase` that the operator sets; it is empty before the first."""
@@ -226,7 +229,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
         int, doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000)
     ] = 0
     access: Annotated[
-        tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=64)
+        tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=MAX_GUESTS)
     ] = ()
 
 

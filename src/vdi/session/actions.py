@@ -13,7 +13,7 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, Access, GuestRole, VDISession
+from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, GuestRole, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
@@ -25,7 +25,6 @@ from vdi.session.schedule import find_session_problem
 from vdi.session.streaming import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
-MAX_GUESTS = 64  # as in the CRD: maxItems of spec.access
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()

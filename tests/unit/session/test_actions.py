@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GuestRole, VDISession
+from vdi.api.session import MAX_GUESTS, GuestRole, VDISession
 from vdi.cluster.units import format_time
 from vdi.session.actions import (
-    MAX_GUESTS,
     Extend,
     Refusal,
     Request,
