@@ -79,9 +79,14 @@ of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster
 of_long_tests=(karpenter kwok pebble)
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
+# A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.
+new_demo() { # NAME [OPTION ...]
+    $python -m vdi demo down --name "$1" && $python -m vdi demo up --name "$@"
+}
+
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
 desktops() {
-    $python -m vdi demo up --name e2e --screenshot demo.png || return
+    new_demo e2e --screenshot demo.png || return
     # Not sooner: pages of a browser fail when the machine's network interfaces change.
     local suite suites=()
     for suite in portal chaos-fast charts; do
@@ -93,12 +98,12 @@ desktops() {
 }
 
 streaming() {
-    $python -m vdi demo up --name e2e || return
+    new_demo e2e || return
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 }
 
 doctor() {
-    $python -m vdi demo up --name e2e || return
+    new_demo e2e || return
     "${pytest[@]}" tests/doctor
 }
 
@@ -136,7 +141,7 @@ charts() { # the tests of desktops beside them go first
 }
 
 nodes() {
-    $python -m vdi demo up --name nodes --nodes 3 || return
+    new_demo nodes --nodes 3 || return
     "${pytest[@]}" tests/nodes
 }
 
