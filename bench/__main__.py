@@ -25,8 +25,9 @@ from bench.operator_python import operator_program
 from bench.processes import end_cleanly_on_signals
 from bench.reference import build_reference
 from bench.timeline import Timeline
+from tools.binaries import ensure
 from vdi.api.crd import build_crds
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, StepFailed
 

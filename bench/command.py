@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import uvloop
 
 from bench.cluster import BINARIES
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from tools.binaries import ensure
+from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.progress import Progress, StepFailed
 
