@@ -126,7 +126,7 @@ async def freeze(replica: Replica) -> None:
 
 @pytest.mark.parametrize("write", [1, 10, 40])
 @pytest.mark.parametrize("blow", [kill, freeze], ids=["killed", "frozen"])
-async def test_leader_falls_in_mid_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
+async def test_leader_is_killed_during_a_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
     async with replicas(world) as both:
         await eventually(lambda: world.audit.holder is not None, "somebody leads")
         leader = next(one for one in both if one.proxy is world.audit.holder)

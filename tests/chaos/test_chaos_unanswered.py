@@ -68,7 +68,7 @@ async def take_all_but_one(world: ChaosWorld, template: str) -> None:
 
 
 @pytest.mark.parametrize("maker", ["session", "pool"])
-async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: ChaosWorld, maker: str) -> None:
+async def test_capacity_of_an_uncertain_pod_stays_reserved(world: ChaosWorld, maker: str) -> None:
     template = await world.with_gpu()
     async with world.stage.operator():
         await take_all_but_one(world, template)
@@ -91,7 +91,7 @@ async def test_room_of_a_pod_without_an_answer_is_not_given_away(world: ChaosWor
     assert world.checker.most_gpus == GPUS
 
 
-async def test_a_new_leader_waits_for_what_the_last_one_did(world: ChaosWorld) -> None:
+async def test_new_leader_waits_for_writes_of_the_previous(world: ChaosWorld) -> None:
     template = await world.with_gpu()
     async with replicas(world) as (leader, standby):
         await take_all_but_one(world, template)

@@ -65,7 +65,7 @@ async def test_planted_cookies_with_our_names_are_ignored(edge: TraefikStage, al
 
 
 @pytest.mark.long
-async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_planted_cookies_do_not_lock_the_owner_out(edge: TraefikStage, alice: BrowserContext) -> None:
     """They are more than the desktop's server takes, and less than ours do."""
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [["a", "b", "c"], "x" * 4000])
@@ -76,7 +76,7 @@ async def test_planted_cookies_do_not_shut_alice_out_of_her_desktop(edge: Traefi
     assert "small=1" in edge.desktop.seen[-1].headers["Cookie"]
 
 
-async def test_visiting_the_portal_helps_after_too_many_cookies(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_portal_clears_excess_cookies(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(60)], "x" * 4000])
     assert await page.evaluate("document.cookie.length") > HEAD_BYTES
@@ -90,7 +90,7 @@ async def test_visiting_the_portal_helps_after_too_many_cookies(edge: TraefikSta
 
 
 @pytest.mark.long
-async def test_cookies_that_push_out_the_login_cost_one_login(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_evicted_login_cookie_costs_one_login(edge: TraefikStage, alice: BrowserContext) -> None:
     """Chromium keeps 180 for the whole domain and forgets the oldest. No one else's login takes its place."""
     page = await opens_mallorys(edge, alice)
     await page.evaluate(PLANT, [[f"c{number}" for number in range(400)], "1"])
@@ -107,7 +107,7 @@ async def test_cookies_that_push_out_the_login_cost_one_login(edge: TraefikStage
 
 
 @pytest.mark.long
-async def test_the_portal_is_not_cleared_by_a_long_address(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_long_address_does_not_clear_the_portal(edge: TraefikStage, alice: BrowserContext) -> None:
     """Any page on the internet can send a browser there: it would end the login."""
     page = await alice.new_page()
     with pytest.raises(Error, match="ERR_HTTP_RESPONSE_CODE_FAILURE"):  # 431, without a page
@@ -115,7 +115,7 @@ async def test_the_portal_is_not_cleared_by_a_long_address(edge: TraefikStage, a
     assert LOGIN_COOKIE in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
 
 
-async def test_a_desktop_is_shown_in_no_frame_of_another(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_desktop_cannot_frame_another(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await opens_mallorys(edge, alice)
     load = """url => new Promise(loaded => {
         const frame = document.createElement("iframe")
@@ -129,7 +129,7 @@ async def test_a_desktop_is_shown_in_no_frame_of_another(edge: TraefikStage, ali
 
 
 @pytest.mark.long
-async def test_a_desktop_is_no_window_of_another_desktops_page(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_desktop_cannot_hold_a_window_of_another(edge: TraefikStage, alice: BrowserContext) -> None:
     """Who holds a window can send it messages, which a page may believe, and lead it to a false login page."""
     page = await opens_mallorys(edge, alice)
     async with alice.expect_page() as opened:
@@ -145,7 +145,7 @@ async def test_a_desktop_is_no_window_of_another_desktops_page(edge: TraefikStag
     assert await other.evaluate("[received.length, opener]") == [0, None]
 
 
-async def test_a_redirect_is_not_kept_for_whoever_comes_next(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_redirect_is_not_cached_for_the_next_user(edge: TraefikStage, alice: BrowserContext) -> None:
     """In one browser: alice, then bob with another role, then bob without rights; the same address."""
     page = await alice.new_page()
     await page.goto(edge.url())

@@ -61,7 +61,7 @@ async def a_session(pair: Pair) -> str:
 
 
 @pytest.mark.long
-async def test_the_replica_that_is_ahead_says_so_and_stays_in_service(pair: Pair) -> None:
+async def test_replica_with_a_fast_clock_reports_it_and_serves(pair: Pair) -> None:
     """In its answer to probes, and in its log, which `vdi doctor` reads."""
 
     async def says() -> bool:
@@ -75,7 +75,7 @@ async def test_the_replica_that_is_ahead_says_so_and_stays_in_service(pair: Pair
 
 
 @pytest.mark.long
-async def test_people_come_in_and_stay_whichever_replica_they_meet(pair: Pair) -> None:
+async def test_logins_hold_at_every_replica_despite_clock_skew(pair: Pair) -> None:
     """Logins, tickets, tokens and grants of the one are good at the other, in both directions."""
     host = await a_session(pair)
     alice = await pair.log_in(ALICE)
@@ -97,7 +97,7 @@ async def test_people_come_in_and_stay_whichever_replica_they_meet(pair: Pair) -
 
 
 @pytest.mark.long
-async def test_what_the_other_ends_is_over_and_stays_over(pair: Pair) -> None:
+async def test_revocation_holds_at_every_replica_despite_skew(pair: Pair) -> None:
     host = await a_session(pair)
     for ending, other in ((pair.one, pair.two), (pair.two, pair.one)):
         alice = await pair.log_in(ALICE)

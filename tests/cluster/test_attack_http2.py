@@ -53,7 +53,7 @@ def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str],
     return [*chosen, ("cookie", cookie), *more]
 
 
-async def test_an_honest_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """What follows is refused for what it is."""
     cookie = stolen(alice, edge.host())
     async with asking(edge) as h2:
@@ -121,7 +121,7 @@ HEADER_FIELDS: list[list[tuple[str, str]]] = [
 ]
 
 
-async def test_pseudo_headers_lead_to_no_other_host(edge: TraefikStage, mallorys: str) -> None:
+async def test_pseudo_headers_reach_no_other_host(edge: TraefikStage, mallorys: str) -> None:
     """With the cookies of her own desktop she asks for alice's, in one spelling for who routes and who verifies."""
     for pseudo in PSEUDO_HEADERS:
         replaced = {name: spelled(edge, value) for name, value in pseudo.items()}
@@ -130,7 +130,7 @@ async def test_pseudo_headers_lead_to_no_other_host(edge: TraefikStage, mallorys
         assert_only_mallorys(edge, pseudo)
 
 
-async def test_header_fields_lead_to_no_other_host(edge: TraefikStage, mallorys: str) -> None:
+async def test_header_fields_reach_no_other_host(edge: TraefikStage, mallorys: str) -> None:
     for more in HEADER_FIELDS:
         fields = [(name, spelled(edge, value)) for name, value in more]
         for method, pieces in (("GET", []), ("POST", [smuggled(edge)])):
@@ -139,7 +139,7 @@ async def test_header_fields_lead_to_no_other_host(edge: TraefikStage, mallorys:
             assert_only_mallorys(edge, more)
 
 
-async def test_a_body_of_another_length_is_no_second_request(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_wrong_body_length_smuggles_no_request(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """HTTP/2 frames have their own lengths: the length that HTTP/1.1 behind Traefik gets must be true."""
     cookie = stolen(alice, edge.host())
     for label in ("alice-desktop", "portal"):
@@ -155,7 +155,7 @@ async def test_a_body_of_another_length_is_no_second_request(edge: TraefikStage,
             assert "/smuggled" not in [one.path for one in edge.desktop.seen]
 
 
-async def test_two_hosts_on_one_connection_are_two(edge: TraefikStage, mallorys: str) -> None:
+async def test_hosts_on_one_connection_stay_separate(edge: TraefikStage, mallorys: str) -> None:
     """Browsers reuse a connection for other hosts of its certificate: each request says whom it is for."""
     async with asking(edge) as h2:
         mine = await h2.ask(request(edge, "mallory-desktop", mallorys))
@@ -168,7 +168,7 @@ async def test_two_hosts_on_one_connection_are_two(edge: TraefikStage, mallorys:
     assert_only_mallorys(edge, "one connection")
 
 
-async def test_there_are_no_tunnels_in_http2(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_http2_tunnels_are_refused(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """RFC 8441 is not offered, so WebSockets come over HTTP/1.1, where the edge knows a handshake when it sees one."""
     count = len(edge.desktop.seen)
     fields = request(

@@ -62,7 +62,7 @@ async def opens(edge: TraefikStage, browser: aiohttp.ClientSession) -> tuple[int
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
-async def test_without_redis_desktops_go_on_and_no_one_new_enters(
+async def test_redis_outage_keeps_desktops_and_refuses_entries(
     edge: TraefikStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str
 ) -> None:
     socket = await connect(edge, alice)
@@ -96,7 +96,7 @@ async def test_without_redis_desktops_go_on_and_no_one_new_enters(
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
-async def test_without_the_database_tokens_hold_until_their_end(
+async def test_database_outage_keeps_tokens_until_they_expire(
     edge: TraefikStage, alice: aiohttp.ClientSession, postgres_server: Postgres, how: str
 ) -> None:
     socket = await connect(edge, alice)

@@ -254,7 +254,7 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
         await stage.gone(SESSIONS, name, 30)
 
 
-async def test_every_verb_that_is_used_is_granted_and_every_verb_that_is_granted_is_used(
+async def test_used_verbs_are_the_granted_verbs(
     audited: AuditedCluster,
 ) -> None:
     rights = {account: rights_of(audited.all, account) for account in (OPERATOR, GATEWAY)}

@@ -223,7 +223,7 @@ def a_release_at_work(site: Site) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
-def test_a_release_is_copied_lost_and_restored(kind: str, postgres_server: Postgres, tmp_path: Path) -> None:
+def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Postgres, tmp_path: Path) -> None:
     (backup := tmp_path / "backup").mkdir()
     sqlite_save, sqlite_load, postgres_save, postgres_load = commands("Database")
     save, load = (sqlite_save, sqlite_load) if kind == "SQLite" else (postgres_save, postgres_load)

@@ -37,13 +37,13 @@ def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
         ),
     ],
 )
-def test_what_is_missing_is_named(helm: Path, values: str, missing: str) -> None:
+def test_missing_image_values_are_named(helm: Path, values: str, missing: str) -> None:
     done = template(helm, "--set", values)
     sentence = f"no image: set {missing}. The chart of a source checkout has no default image; `make images` builds"
     assert done.returncode != 0 and sentence in done.stderr, done.stderr
 
 
-def test_a_digest_wins_and_the_tag_is_the_charts_version(helm: Path) -> None:
+def test_digest_overrides_the_tag_of_the_chart_version(helm: Path) -> None:
     words = ("--set", "templates=null,image.repository=registry.example.com/vdi")
     version = next(line for line in (CHART / "Chart.yaml").read_text().splitlines() if line.startswith("appVersion:"))
     tag = version.partition(":")[2].strip().strip('"')

@@ -66,7 +66,7 @@ def pods_of(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.long
-def test_pods_run_where_the_values_say_and_the_api_server_takes_them(tools: Tools, values_file: Path) -> None:
+def test_placement_values_reach_every_pod(tools: Tools, values_file: Path) -> None:
     objects = tools.render("-f", str(values_file), "--skip-tests")
     workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet", "CronJob", "ServiceAccount")]
     words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
@@ -108,7 +108,7 @@ def test_the_gateway_trusts_the_bundle_and_uses_the_proxy(tools: Tools, values_f
     assert volume["configMap"] == {"name": "our-ca", "items": [{"key": "bundle.pem", "path": "ca.crt"}]}
 
 
-def test_a_mirror_and_digests_hold_for_every_image_of_the_release(tools: Tools, values_file: Path) -> None:
+def test_mirror_and_digests_apply_to_every_image(tools: Tools, values_file: Path) -> None:
     objects = tools.render("-f", str(values_file), "--set", "templates=null")
     mirror = "mirror.example.com:5000/desktops"
     assert images_of(objects) == {
@@ -133,7 +133,7 @@ def test_a_mirror_and_digests_hold_for_every_image_of_the_release(tools: Tools, 
         (["--set", "hostAliases[0].ip=192.0.2.7"], "hostAliases"),
     ],
 )
-def test_what_cannot_work_is_refused_with_its_name(tools: Tools, words: list[str], named: str) -> None:
+def test_invalid_pod_value_is_refused_by_name(tools: Tools, words: list[str], named: str) -> None:
     done = tools.helm("template", "vdi", str(CHART), *words)
     assert done.returncode != 0
     assert named in done.stderr

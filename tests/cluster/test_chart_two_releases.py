@@ -96,7 +96,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoReleases]:
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-def test_two_releases_work_side_by_side_and_one_outlives_the_other(releases: TwoReleases) -> None:
+def test_two_releases_are_independent(releases: TwoReleases) -> None:
     releases.install(WORK)
     releases.install(LAB)
     with ExitStack() as stack:

@@ -41,7 +41,7 @@ def test_the_api_server_takes_every_object(tools: Tools, name: str) -> None:
     assert len(taken) == len(objects) and all(line.endswith("serverside-applied (server dry run)") for line in taken)
 
 
-def test_the_manifests_of_a_checkout_are_refused_until_an_image_is_set(tools: Tools) -> None:
+def test_raw_manifests_are_refused_without_an_image(tools: Tools) -> None:
     def apply(text: str) -> "subprocess.CompletedProcess[str]":
         command = [str(tools.kubectl_binary), "--kubeconfig", str(tools.kubeconfig), "apply", "--server-side"]
         command += ["--dry-run=server", "--force-conflicts", "-f", "-"]
@@ -64,7 +64,7 @@ def test_the_small_values_fit_a_node_of_4_and_of_8_gigabytes(tools: Tools) -> No
     assert [row.node.gigabytes for row in others[:2]] == [8, 8] and all(row.desktops >= 4 for row in others[:2])
 
 
-def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
+def test_certificates_are_in_the_namespace_of_the_routes(tools: Tools) -> None:
     def made(*words: str) -> tuple[set[tuple[str, str]], object]:
         objects = render(tools.helm_binary, "values.yaml", *words)
         (route,) = [one for one in objects if one["kind"] == "IngressRoute"]
@@ -85,7 +85,7 @@ def test_certificates_are_where_the_routes_look_for_them(tools: Tools) -> None:
 
 
 @pytest.mark.long
-def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
+def test_notes_name_a_missing_certificate(tools: Tools) -> None:
     def notes() -> str:
         others = "crds.install=false,sessions.createNamespace=false,traefik.tlsSecret=wildcard"
         words = ("install", "vdi", str(CHART), "--namespace", "vdi-system", "--dry-run=server", "--set", others)
@@ -100,7 +100,7 @@ def test_the_notes_miss_a_certificate_until_it_is_there(tools: Tools) -> None:
 
 
 @pytest.mark.long
-def test_passwords_are_made_once_and_outlive_upgrade_rollback_and_release(tools: Tools) -> None:
+def test_generated_passwords_survive_upgrade_and_rollback(tools: Tools) -> None:
     others = ("--set", "crds.install=false,sessions.createNamespace=false")
     servers = ("--set", "postgresql.enabled=true,redis.enabled=true")
 
@@ -137,7 +137,7 @@ def test_two_renders_are_equal(tools: Tools, name: str) -> None:
 
 
 @pytest.mark.long
-def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> None:
+def test_one_apply_is_enough_after_the_crds(tools: Tools) -> None:
     """The steps of docs/gitops.md. The CRDs are there already, as its second step makes them."""
     others = "crds.install=false,sessions.createNamespace=false"
     words = ("--namespace", "vdi-system", "--set", f"crds.assumeInstalled=true,pools.warm.template=small,{others}")
@@ -149,7 +149,7 @@ def test_one_run_of_kubectl_is_enough_where_crds_come_first(tools: Tools) -> Non
     tools.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=rendered.stdout)
 
 
-def test_the_list_of_images_misses_none(tools: Tools) -> None:
+def test_documented_image_list_is_complete(tools: Tools) -> None:
     """The pipe that docs/air-gap.md tells people to use, against what is in the objects."""
     page = (ROOT / "docs/air-gap.md").read_text()
     (pipe,) = [part.split("```")[0] for part in page.split("```sh\n") if part.startswith("helm template")]

@@ -150,7 +150,7 @@ def start_pod(typed: Typed, pod: str, *, after: str = "") -> None:
     typed.kube("patch", "pod", pod, "--subresource=status", "--type=merge", "-p", patch)
 
 
-def test_from_create_to_open_to_gone(typed: Typed, operator: None) -> None:
+def test_session_is_created_opened_and_deleted(typed: Typed, operator: None) -> None:
     with beside(lambda: start_pod(typed, "desk")):
         made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
     assert made.returncode == 0, made.stderr
@@ -234,7 +234,7 @@ def test_a_desktop_is_extended_suspended_and_restarted(typed: Typed, operator: N
 
 
 @pytest.mark.long
-def test_a_pool_is_scaled_and_gives_its_desktop_away(typed: Typed, operator: None) -> None:
+def test_pool_is_scaled_and_its_desktop_is_claimed(typed: Typed, operator: None) -> None:
     pool = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDIPool",

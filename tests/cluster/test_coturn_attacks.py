@@ -101,7 +101,7 @@ def attacked(lab: Lab) -> dict[str, Any]:
     return lab(*checks, secrets={"secret": NOW, "previousSecret": BEFORE})
 
 
-def test_it_starts_without_a_word_of_complaint_and_without_rights(attacked: dict[str, Any]) -> None:
+def test_coturn_starts_unprivileged_without_errors(attacked: dict[str, Any]) -> None:
     log = attacked["log"]
     assert "Bad configuration" not in log and "nknown" not in log
     wrong = [line for line in log.splitlines() if "ERROR" in line and "denied in the range" not in line]
@@ -116,23 +116,23 @@ def test_it_starts_without_a_word_of_complaint_and_without_rights(attacked: dict
         )
 
 
-def test_a_browser_gets_through_to_a_desktops_pod(attacked: dict[str, Any]) -> None:
+def test_coturn_relays_a_browser_to_a_desktop_pod(attacked: dict[str, Any]) -> None:
     assert attacked["session pod"] == {"udp": "relayed", "tcp": "relayed"}
     assert attacked["third party's client"].startswith("0 (0.000000%)")
 
 
-def test_through_a_udp_entry_point_of_traefik(lab: Lab, tmp_path: Path) -> None:
+def test_traefik_udp_entry_point_relays(lab: Lab, tmp_path: Path) -> None:
     with Progress(tmp_path) as progress:
         traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
     assert lab("traefik", secrets={"secret": NOW}, traefik=str(traefik))["traefik"] == "relayed"
 
 
-def test_the_gateways_credentials_are_taken(lab: Lab) -> None:
+def test_credentials_of_the_gateway_are_accepted(lab: Lab) -> None:
     good = make_turn_credentials(NOW, "uid-1", datetime.now(UTC) + timedelta(seconds=60))
     assert lab("given", secrets={"secret": NOW}, given=good)["given"] == "allowed"
 
 
-def test_credentials_of_both_secrets_count_during_a_rotation_and_no_others(attacked: dict[str, Any]) -> None:
+def test_rotation_accepts_current_and_previous_secret_only(attacked: dict[str, Any]) -> None:
     refused = {"wrong": "401", "expired": "401", "none": "401"}
     assert attacked["credentials"] == {"now": "allowed", "before": "allowed", **refused}
 
@@ -142,13 +142,13 @@ def test_after_the_rotation_the_previous_secret_is_refused(lab: Lab) -> None:
     assert (found["now"], found["before"]) == ("allowed", "401")
 
 
-def test_no_inner_address_is_a_peer_in_any_disguise(attacked: dict[str, Any]) -> None:
+def test_internal_peers_are_refused_in_every_notation(attacked: dict[str, Any]) -> None:
     assert len(attacked["peers"]) == 21
     assert {name: said for name, said in attacked["peers"].items() if said not in ("403", "443")} == {}
     assert len(attacked["heard"]) == 9 and set(attacked["heard"].values()) == {0}
 
 
-def test_the_lab_sees_what_gets_through_when_the_chart_denies_nothing(lab: Lab) -> None:
+def test_undenied_peers_are_reachable_without_the_chart(lab: Lab) -> None:
     found = lab("peers", "tcp relay", secrets={"secret": NOW}, without=("denied-peer-ip", "no-tcp-relay"))
     through = ("metadata service", "API server", "another node", "public address", "unique local")
     assert {name: found["peers"][name] for name in through} == dict.fromkeys(through, "relayed")
@@ -156,22 +156,22 @@ def test_the_lab_sees_what_gets_through_when_the_chart_denies_nothing(lab: Lab) 
     assert found["tcp relay"]["allocation for TCP"] == "allowed"
 
 
-def test_there_is_no_way_to_relay_tcp(attacked: dict[str, Any]) -> None:
+def test_tcp_relay_is_refused(attacked: dict[str, Any]) -> None:
     assert attacked["tcp relay"] == {"allocation for TCP": "442", "CONNECT to the API server": "403"}
 
 
-def test_one_user_gets_no_more_than_the_quota(attacked: dict[str, Any]) -> None:
+def test_quota_limits_one_user(attacked: dict[str, Any]) -> None:
     assert attacked["one user"] == ["allowed"] * 5 + ["486"] * 7
 
 
-def test_all_users_together_get_no_more_than_the_quota(lab: Lab) -> None:
+def test_quota_limits_all_users_together(lab: Lab) -> None:
     assert (
         lab("all users", secrets={"secret": NOW}, values=("quotas.total=8",))["all users"]
         == ["allowed"] * 8 + ["486"] * 4
     )
 
 
-def test_over_tls(lab: Lab) -> None:
+def test_coturn_relays_over_tls(lab: Lab) -> None:
     found = lab("session pod", secrets={"secret": NOW}, values=("tls.existingSecret=cert",), over=["tls", "udp"])
     assert found["session pod"] == {"tls": "relayed", "udp": "relayed"}
 
@@ -180,8 +180,6 @@ def test_over_tls(lab: Lab) -> None:
     ("secret", "complaint"),
     [("short", "has 5 characters; it takes at least 32"), (f"{'x' * 32}\nno-auth", "holds a character other than")],
 )
-def test_a_secret_that_is_guessable_or_would_change_the_configuration_is_refused(
-    lab: Lab, secret: str, complaint: str
-) -> None:
+def test_weak_or_injecting_secret_is_refused(lab: Lab, secret: str, complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
         lab(secrets={"secret": secret})

@@ -54,7 +54,7 @@ def content(tools: Tools, secret: str, namespace: str) -> dict[str, str]:
 # What is rendered
 
 
-def test_alone_it_is_two_objects_and_the_configuration_is_this(tools: Tools) -> None:
+def test_standalone_chart_renders_deployment_and_config(tools: Tools) -> None:
     objects = render(tools, *NEEDED)
     assert set(objects) == {"Secret/alone-coturn-config", "Deployment/alone-coturn"}
     assert options_of(objects) == {
@@ -98,7 +98,7 @@ def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> 
     assert [variable["name"] for variable in container["env"]] == ["POD_IP"]
 
 
-def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_policy(tools: Tools) -> None:
+def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) -> None:
     objects = render(tools, *SERVICE, "--set", "tls.existingSecret=cert", "--set", "traefik.entryPoint=turn")
     kinds = {"Service/alone-coturn", "NetworkPolicy/alone-coturn", "IngressRouteUDP/alone-coturn"}
     assert kinds < set(objects)
@@ -139,7 +139,7 @@ def test_without_the_host_network_it_would_pass_restricted_and_has_service_and_p
         ("fd42::/48", "fd42:0:0:0:0:0:0:0-fd42:0:0:ffff:ffff:ffff:ffff:ffff"),
     ],
 )
-def test_a_network_becomes_a_range(tools: Tools, given: str, made: str) -> None:
+def test_allowed_network_becomes_an_address_range(tools: Tools, given: str, made: str) -> None:
     words = ("--set", "realm=turn.example.com", "--set", f"allowedPeers={{{given}}}", *AUTH)
     assert options_of(render(tools, *words))["allowed-peer-ip"] == [made]
 
@@ -173,7 +173,7 @@ def test_a_network_becomes_a_range(tools: Tools, given: str, made: str) -> None:
         (("relm=x",), "relm"),
     ],
 )
-def test_what_cannot_work_or_would_be_open_is_refused_in_words(tools: Tools, words: tuple[str, ...], said: str) -> None:
+def test_invalid_or_open_values_are_refused(tools: Tools, words: tuple[str, ...], said: str) -> None:
     sets = [part for word in words for part in ("--set", word)]
     done = tools.helm("template", "alone", str(COTURN), *NEEDED, *sets)
     assert done.returncode == 1
@@ -184,7 +184,7 @@ def test_what_cannot_work_or_would_be_open_is_refused_in_words(tools: Tools, wor
 
 
 @pytest.mark.long
-def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: Tools) -> None:
+def test_rotation_adds_a_secret_and_keeps_the_previous(tools: Tools) -> None:
     url = "gateway.turn.urls={turn:turn.example.com:3478?transport=udp}"
 
     def upgrade(*words: str) -> dict[str, str]:
@@ -214,7 +214,7 @@ def test_rotation_draws_one_secret_more_and_keeps_those_that_were_drawn(tools: T
     assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
 
 
-def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
+def test_existing_secret_is_used_and_none_is_created(tools: Tools) -> None:
     objects = render(tools, *NEEDED, "--set", "auth.existingSecret=mine")
     assert "Secret/alone-coturn" not in objects
     volumes = {
@@ -223,7 +223,7 @@ def test_somebody_elses_secret_is_used_and_none_is_made(tools: Tools) -> None:
     assert volumes["auth"]["secret"]["secretName"] == "mine"
 
 
-def test_in_the_parent_it_is_off_and_comes_when_it_is_asked_for(tools: Tools) -> None:
+def test_coturn_is_off_in_the_parent_until_enabled(tools: Tools) -> None:
     tools.upgrade()
     label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "vdi-system", "-o", "name")
     assert tools.kubectl("get", "deploy,secret,svc", *label) == ""
@@ -234,7 +234,7 @@ def test_in_the_parent_it_is_off_and_comes_when_it_is_asked_for(tools: Tools) ->
     assert done.returncode == 1 and "coturn: realm is empty" in done.stderr
 
 
-def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_place(tools: Tools) -> None:
+def test_gateway_signs_with_the_secret_of_coturn(tools: Tools) -> None:
     url = "turn:turn.example.com:3478?transport=udp"
     words = ("--set", "coturn.enabled=true", *IN_PARENT, "--set", f"gateway.turn.urls={{{url}}}")
     objects = {(one["kind"], one["metadata"]["name"]): one for one in tools.render(*words)}
@@ -284,8 +284,6 @@ def test_the_gateway_hands_out_credentials_of_the_same_secret_in_the_desktops_pl
         ),
     ],
 )
-def test_a_gateway_that_could_make_no_good_credentials_is_refused(
-    tools: Tools, words: tuple[str, ...], said: str
-) -> None:
+def test_gateway_without_a_usable_turn_secret_is_refused(tools: Tools, words: tuple[str, ...], said: str) -> None:
     done = tools.helm("template", "vdi", str(CHART), *(part for word in words for part in ("--set", word)))
     assert done.returncode == 1 and said in done.stderr, done.stderr

@@ -60,7 +60,7 @@ def without_crds(tools: Tools) -> Tools:
 
 
 @pytest.mark.long
-def test_a_second_run_brings_templates_and_pools(without_crds: Tools) -> None:
+def test_second_install_adds_templates_and_pools(without_crds: Tools) -> None:
     warm = ("--set", "pools.warm.template=small", "--set", "pools.warm.replicas=2")
     first = without_crds.upgrade(CHART, *warm)
     assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in first
@@ -142,7 +142,7 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
     assert allowed_of(release, OPERATOR, MAY_NOT + may) == may
 
 
-def test_an_upgrade_upgrades_the_crds(release: Tools, tmp_path: Path) -> None:
+def test_upgrade_and_rollback_replace_the_crds(release: Tools, tmp_path: Path) -> None:
     shutil.copytree(CHART, newer := tmp_path / "vdi")
     path = newer / "files/crds/vdisessions.yaml"
     crd = yaml.safe_load(path.read_text())
@@ -207,7 +207,7 @@ def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -
     assert done.returncode == 1 and 'violates PodSecurity "restricted' in done.stderr
 
 
-def test_the_operators_own_pod_would_pass_restricted(installed: Tools) -> None:
+def test_operator_pod_passes_restricted(installed: Tools) -> None:
     """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
     deployment = installed.named("Deployment", "vdi-operator")
     pod = {
@@ -226,7 +226,7 @@ def test_the_operators_own_pod_would_pass_restricted(installed: Tools) -> None:
     }
 
 
-def test_a_held_desktop_is_not_evicted_and_one_that_is_let_go_is(installed: Tools) -> None:
+def test_eviction_waits_until_the_desktop_is_released(installed: Tools) -> None:
     """No kubelet is needed for it: the API server asks the disruption budget."""
     here = ("--namespace", "vdi-sessions")
 
@@ -356,7 +356,7 @@ def test_placeholders_have_a_namespace_and_rights_of_their_own(tools: Tools) -> 
     )
 
 
-def test_what_can_be_left_to_others(tools: Tools) -> None:
+def test_optional_objects_can_be_left_out(tools: Tools) -> None:
     everything = {each["kind"] for each in tools.render()}
     assert {"CustomResourceDefinition", "Namespace", "VDITemplate", "NetworkPolicy"} <= everything
     less = ("--set", "crds.install=false", "--set", "sessions.createNamespace=false", "--set", "templates=null")

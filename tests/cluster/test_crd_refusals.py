@@ -217,7 +217,7 @@ def test_wrong_template_is_refused_with_what_is_allowed(
 
 
 @pytest.mark.parametrize("address", HIDDEN.values(), ids=HIDDEN)
-def test_an_address_that_hides_something_is_refused(server: Server, address: str) -> None:
+def test_address_with_hidden_characters_is_refused(server: Server, address: str) -> None:
     for spec, field in (
         (session(user=address), "spec.user"),
         (session(access=[{"user": address}]), "spec.access[0].user"),
@@ -229,12 +229,12 @@ def test_an_address_that_hides_something_is_refused(server: Server, address: str
 
 
 @pytest.mark.parametrize("address", ORDINARY)
-def test_an_address_that_people_have_is_taken(server: Server, address: str) -> None:
+def test_common_address_is_accepted(server: Server, address: str) -> None:
     assert server.accepted("VDISession", session(user=address))["user"] == address
     assert server.accepted("VDISession", session(access=[{"user": address}]))["access"][0]["user"] == address
 
 
-def test_session_from_before_the_rule_can_be_changed_and_ended(server: Server) -> None:
+def test_older_invalid_session_can_be_changed_and_ended(server: Server) -> None:
     def patched(change: dict[str, Any], *words: str) -> bool:
         return server.run("patch", "vdi", "old", "--type=merge", "-p", json.dumps(change), *words).returncode == 0
 
@@ -282,12 +282,12 @@ FIELDS_OF_TEMPLATES: dict[str, Callable[[str], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
-def test_a_template_whose_text_hides_something_is_refused(server: Server, hiding: str) -> None:
+def test_template_text_with_hidden_characters_is_refused(server: Server, hiding: str) -> None:
     for field, spec in FIELDS_OF_TEMPLATES.items():
         assert field in server.refused("VDITemplate", {"image": "i", **spec(hiding)})
 
 
-def test_a_template_in_any_script_is_taken(server: Server) -> None:
+def test_template_text_in_any_script_is_accepted(server: Server) -> None:
     texts = {"displayName": "デスクトップ\u3000Büro 🖥", "description": "First line.\n\n\t- שלום\n"}
     accepted = server.accepted("VDITemplate", {"image": "i", **texts})
     assert {name: accepted[name] for name in texts} == texts
@@ -295,7 +295,7 @@ def test_a_template_in_any_script_is_taken(server: Server) -> None:
 
 
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
-def test_a_status_that_hides_something_is_refused(server: Server, hiding: str) -> None:
+def test_status_with_hidden_characters_is_refused(server: Server, hiding: str) -> None:
     given = an_object("VDISession", "hides", session())
     assert server.run("create", "-f", "-", stdin=given).returncode == 0
 
@@ -323,7 +323,7 @@ ACCEPTED: list[tuple[str, str | int]] = [
 
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED)
-def test_right_value_is_stored_as_it_was_given(server: Server, path: str, value: str | int) -> None:
+def test_valid_value_is_stored_unchanged(server: Server, path: str, value: str | int) -> None:
     stored: Any = server.accepted("VDISession", with_field("VDISession", path, value))
     for part in path.split("."):
         stored = stored[part]
@@ -331,13 +331,13 @@ def test_right_value_is_stored_as_it_was_given(server: Server, path: str, value:
 
 
 @pytest.mark.parametrize("path", ["{user}", "teams/{group}", "a/b.c/..d", "ü"])
-def test_sub_paths_that_are_right(server: Server, path: str) -> None:
+def test_valid_sub_path_is_accepted(server: Server, path: str) -> None:
     groups = {"groups": [{"name": "/eng/cad", "readOnly": False}, {"name": "staff"}]}
     volumes = volume(configMap={"name": "c"}, subPath=path, mountPath="/teams/{group}", **groups)
     assert server.accepted("VDITemplate", volumes)["volumes"][0]["groups"][1] == {"name": "staff", "readOnly": True}
 
 
-def test_what_a_session_leaves_out(server: Server) -> None:
+def test_session_defaults(server: Server) -> None:
     assert server.accepted("VDISession", session()) == session(timeout="8h", suspended=False, priority=0), (
         "resources, persistence and idleTimeout: as the template says"
     )
@@ -345,7 +345,7 @@ def test_what_a_session_leaves_out(server: Server) -> None:
     assert server.accepted("VDISession", session(persistence={}))["persistence"] == {"retain": True}
 
 
-def test_what_a_template_leaves_out(server: Server) -> None:
+def test_template_defaults(server: Server) -> None:
     assert server.accepted("VDITemplate", {"image": "i"}) == {
         "image": "i",
         "resources": {"defaultGPU": 1, "defaultMemory": "4Gi", "defaultCPU": "2"},
@@ -374,7 +374,7 @@ def test_what_a_template_leaves_out(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 253, "team.alice.desktop-1"[:253], "1"])
-def test_names_up_to_kubernetes_own_limit(server: Server, name: str) -> None:
+def test_names_up_to_the_kubernetes_limit_are_accepted(server: Server, name: str) -> None:
     server.accepted("VDISession", session(), name)
     server.accepted("VDITemplate", {"image": "i"}, name)
 
@@ -386,7 +386,7 @@ def test_lenient_client_is_warned_of_an_unknown_field(server: Server) -> None:
     assert "gpus" not in json.loads(answer.stdout)["spec"]
 
 
-def test_mission_objects_work_and_stay_with_their_user(server: Server) -> None:
+def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
     def patch(change: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
         return server.run("patch", "vdi", "alice-desktop", "--type=merge", "-p", json.dumps(change), *words)
 

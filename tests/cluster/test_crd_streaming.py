@@ -104,7 +104,7 @@ def test_wrong_stream_is_refused_with_what_is_allowed(
     assert f"spec.{field}" in said and words in said, said
 
 
-def test_the_page_says_what_is_refused(server: Server) -> None:
+def test_documented_streaming_refusals_are_enforced(server: Server) -> None:
     for row in ROWS:
         for stream, cell in streams(row):
             if cell == "refused":
@@ -114,7 +114,7 @@ def test_the_page_says_what_is_refused(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", VARIABLES)
-def test_a_field_and_a_variable_that_say_the_same_are_refused(server: Server, path: str) -> None:
+def test_field_and_variable_of_one_setting_are_refused(server: Server, path: str) -> None:
     part, field = path.split(".")
     group = {field: SAMPLES.get(path, True)} | ({"layout": "de"} if part == "keyboard" else {})
     beside = {"image": "i", part: group}
@@ -145,7 +145,7 @@ ACCEPTED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("spec", ACCEPTED, ids=label)
-def test_right_stream_is_stored_as_it_was_given(server: Server, spec: dict[str, Any]) -> None:
+def test_valid_stream_is_stored_unchanged(server: Server, spec: dict[str, Any]) -> None:
     stored = server.accepted("VDITemplate", spec)
     for part in ("streaming", "app", "keyboard", "env"):
         assert stored.get(part) == spec.get(part)

@@ -62,7 +62,7 @@ def port_is_open(server: str) -> bool:
 
 
 @pytest.mark.parametrize("factor", [1.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["fast", "slow"])
-def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_path: Path, factor: float) -> None:
+def test_down_after_two_ups_leaves_nothing(name: str, progress: Progress, tmp_path: Path, factor: float) -> None:
     made = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert not made.was_running
     assert port_is_open(made.server)
@@ -85,7 +85,7 @@ def test_up_twice_then_down_leaves_nothing(name: str, progress: Progress, tmp_pa
 
 
 @pytest.mark.long
-def test_a_cluster_stays_what_it_was_made_as(name: str, progress: Progress) -> None:
+def test_up_with_other_settings_is_refused(name: str, progress: Progress) -> None:
     cluster.up(name, control_plane_only=True, progress=progress)
     settings = layout_of(name).settings_file
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "fake_gpus": 3}))
@@ -111,9 +111,7 @@ def test_each_killed_process_is_healed_and_status_says_so(
 
 
 @pytest.mark.long
-def test_a_killed_supervisor_takes_all_along_and_up_brings_the_data_back(
-    name: str, progress: Progress, kubectl: list[str]
-) -> None:
+def test_up_after_a_killed_supervisor_keeps_the_data(name: str, progress: Progress, kubectl: list[str]) -> None:
     made = cluster.up(name, control_plane_only=True, progress=progress)
     words = [kubectl[0], "--kubeconfig", str(made.kubeconfig)]
     subprocess.run([*words, "create", "configmap", "keep"], check=True, capture_output=True)

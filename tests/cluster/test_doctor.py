@@ -56,7 +56,7 @@ async def test_a_healthy_cluster_has_no_findings(ward: DoctorStage) -> None:
 
 
 @pytest.mark.parametrize("resource", first_of(["ingressroutes", "vditemplates"]))
-async def test_operator_without_a_right(ward: DoctorStage, resource: str) -> None:
+async def test_missing_right_of_the_operator_is_found(ward: DoctorStage, resource: str) -> None:
     await ward.deploy()
     await ward.apply_rights(without=resource)
     async with ward.at_work():
@@ -64,7 +64,7 @@ async def test_operator_without_a_right(ward: DoctorStage, resource: str) -> Non
     assert any(resource in line for line in found.evidence)
 
 
-async def test_pod_security_that_refuses(ward: DoctorStage) -> None:
+async def test_pod_security_refusal_is_found(ward: DoctorStage) -> None:
     await ward.deploy()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     await ward.stage.api.patch(NAMESPACES, ward.namespace, {"metadata": {"labels": labels}}, into=msgspec.Raw)
@@ -78,7 +78,7 @@ async def test_pod_security_that_refuses(ward: DoctorStage) -> None:
 # Few permissions, the command itself, and fixes
 
 
-async def test_an_account_that_may_only_read_sessions(ward: DoctorStage) -> None:
+async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) -> None:
     """Nothing of it is a pass, and nothing of it a fault that is not there."""
     template = await ward.stage.template(**NO_HOME)
     await ward.stage.session("alice", template)
@@ -100,7 +100,7 @@ async def test_an_account_that_may_only_read_sessions(ward: DoctorStage) -> None
     assert "--verb=list --resource=pods" in pods.remedy.text
 
 
-async def test_the_command(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) -> None:
+async def test_doctor_command_bundles_and_reports(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) -> None:
     await ward.deploy(ready=False, VDI_URL_PORT="many")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
@@ -131,7 +131,7 @@ async def test_the_command(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) 
     assert run("alice", "--all").returncode == 2
 
 
-async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
+async def test_fix_applies_only_the_confirmed_change(ward: DoctorStage, kubeconfig: Path) -> None:
     """The one change that is shown, after asking, and nothing that somebody else has changed meanwhile."""
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
@@ -161,7 +161,7 @@ async def test_what_is_fixed(ward: DoctorStage, kubeconfig: Path) -> None:
     assert await replicas() == 2
 
 
-async def test_a_change_is_made_only_to_what_was_shown(ward: DoctorStage) -> None:
+async def test_fix_conflicts_when_the_object_has_changed(ward: DoctorStage) -> None:
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
     finding = await ward.finds("operator_down")

@@ -30,7 +30,7 @@ def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_the_job_reads_all_with_its_rights_and_stores_counts(tools: Tools) -> None:
+def test_doctor_job_collects_with_its_rights_and_stores_counts(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
     tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")
     done = as_the_job(tools)
@@ -46,7 +46,7 @@ def test_the_job_reads_all_with_its_rights_and_stores_counts(tools: Tools) -> No
     assert read_record(again) == record, "an upgrade leaves what it has written"
 
 
-def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
+def test_doctor_job_writes_its_config_map_and_reads_one_secret(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
     account = "system:serviceaccount:vdi-system:vdi-doctor"
     rules = rules_of(tools, account, "vdi-system") | rules_of(tools, account, "vdi-sessions")
@@ -54,7 +54,7 @@ def test_it_may_write_its_config_map_and_read_one_secret(tools: Tools) -> None:
     assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
 
 
-def test_the_job_may_read_secrets_of_the_values_templates(tools: Tools) -> None:
+def test_doctor_job_reads_secrets_of_chart_templates(tools: Tools) -> None:
     office = ("image=x", "protocol=Web", "basicAuthSecret.name=kasmvnc")
     objects = tools.render(*SCHEDULE, *(f"--set=templates.office.{value}" for value in office))
     names = {
@@ -65,6 +65,6 @@ def test_the_job_may_read_secrets_of_the_values_templates(tools: Tools) -> None:
     assert names == {"vdi-system": ["wildcard"], "vdi-sessions": ["kasmvnc"]}
 
 
-def test_without_a_schedule_there_is_nothing_of_it(tools: Tools) -> None:
+def test_doctor_job_without_a_schedule_is_not_rendered(tools: Tools) -> None:
     names = {one["metadata"]["name"] for one in tools.render() if "vdi-doctor" in one["metadata"]["name"]}
     assert names == set()

@@ -47,7 +47,7 @@ async def outcome(port: int, secret: str, ends: datetime) -> str:
     return "allocated"
 
 
-async def test_an_address_is_given_to_good_words_alone(port: int) -> None:
+async def test_turn_address_requires_valid_credentials(port: int) -> None:
     now = datetime.now(UTC)
 
     async def gives_an_address() -> bool:

@@ -61,7 +61,7 @@ async def apply(kubectl: list[str], path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-async def test_an_example_works_as_it_stands(stage: Stage, kubectl: list[str], path: Path) -> None:
+async def test_example_works_unchanged(stage: Stage, kubectl: list[str], path: Path) -> None:
     async with stage.operator():
         if path.name in BESIDE:
             await apply(kubectl, BESIDE[path.name])

@@ -31,7 +31,7 @@ async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
         yield gateway
 
 
-async def test_no_share_is_lost_among_several_writers(stage: Stage, tmp_path: Path) -> None:
+async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template()
     await stage.session("mine", template, access=[{"user": "old@example.com", "role": "viewer"}])
     guests = [f"guest{number}@example.com" for number in range(8)]
@@ -68,7 +68,7 @@ async def test_no_share_is_lost_among_several_writers(stage: Stage, tmp_path: Pa
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
-async def test_an_action_never_reaches_a_later_session_of_its_name(
+async def test_action_does_not_reach_a_recreated_session(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was ended and begun again between the question whether Alice may and the write."""

@@ -85,7 +85,9 @@ async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
 
 
 @pytest.mark.long
-async def test_a_desktop_without_an_account_on_the_cluster(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
+async def test_session_is_managed_without_a_cluster_account(
+    stage: Stage, gateway: GatewayStage, tmp_path: Path
+) -> None:
     template = await stage.template()
     typed = Typed(gateway, tmp_path)
     async with stage.operator():

@@ -57,7 +57,7 @@ async def make_portal(stage: Stage, namespace: str, folder: Path) -> None:
     await stage.api.create(ROUTES, route, namespace=namespace, into=msgspec.Raw)
 
 
-async def test_desktops_have_the_portals_certificate_and_no_copy_of_its_key(
+async def test_desktops_use_the_certificate_without_a_copy_of_its_key(
     stage: Stage, second_namespace: str, kubeconfig: Path, tmp_path: Path
 ) -> None:
     await make_portal(stage, second_namespace, tmp_path)

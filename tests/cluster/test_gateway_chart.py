@@ -61,7 +61,7 @@ def settings_of(tools: Tools, *words: str) -> Settings:
 # Rights
 
 
-def test_the_gateway_may_do_what_its_page_says_and_nothing_else(release: Tools) -> None:
+def test_gateway_rights_are_the_documented_ones(release: Tools) -> None:
     rules = {name: flat(gateway_rule) for name, gateway_rule in gateway_rules().items()}
     everywhere = rules["ClusterRole/vdi-gateway"]
     assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
@@ -107,7 +107,7 @@ def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
     assert allowed_of(release, GATEWAY, MAY_NOT + may) == may
 
 
-def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> None:
+def test_gateway_account_reads_no_session_secret(release: Tools) -> None:
     """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge signs in."""
     web = ("image=registry.example.com/web:1", "protocol=Web", "basicAuthSecret.name=kasmvnc")
     others = ("alice-desktop-auth", "registry", "elsewhere")
@@ -127,7 +127,7 @@ def test_the_gateway_s_account_gets_no_secret_of_a_session(release: Tools) -> No
         release.kubectl("delete", "secret", "kasmvnc", *others, "--namespace", "vdi-sessions")
 
 
-def test_the_gateway_s_account_gets_neither_key(release: Tools, tmp_path: Path) -> None:
+def test_gateway_account_reads_neither_private_key(release: Tools, tmp_path: Path) -> None:
     """With its own token: the key of the desktops' addresses, and the private key of the wildcard certificate."""
     release.upgrade(CHART, "--set", "traefik.tlsSecret=vdi-wildcard")
     release.kubectl("create", "secret", "generic", "vdi-wildcard", "--namespace", "vdi-system")
@@ -179,7 +179,7 @@ def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools)
 
 
 @pytest.mark.long
-def test_without_a_gateway_nothing_of_it_is_there(release: Tools) -> None:
+def test_disabled_gateway_renders_nothing(release: Tools) -> None:
     release.upgrade(CHART, "--set", "gateway.enabled=false")
     kinds = "deploy,svc,sa,configmap,role,rolebinding,networkpolicy,ingressroutes.traefik.io,middlewares.traefik.io"
     label = ("-l", "app.kubernetes.io/component=gateway", "--all-namespaces", "-o", "name")
@@ -300,7 +300,7 @@ def test_a_wrong_value_is_refused_before_anything_is_sent(
         assert one in done.stderr, done.stderr
 
 
-def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(tools: Tools) -> None:
+def test_replica_count_decides_volume_and_strategy(tools: Tools) -> None:
     several = (*SERVERS, "--set", "gateway.replicas=2")
     alone = tools.named("Deployment", "vdi-gateway")["spec"]
     assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
@@ -325,7 +325,7 @@ def test_one_replica_has_a_volume_and_stops_first_several_have_none_and_roll(too
 # Pods and network
 
 
-def test_the_gateways_pod_would_pass_restricted(installed: Tools) -> None:
+def test_gateway_pod_passes_restricted(installed: Tools) -> None:
     spec = pod_of(installed)
     del spec["serviceAccountName"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gateway"}, "spec": spec}

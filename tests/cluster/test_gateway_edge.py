@@ -80,7 +80,9 @@ def head(answer: str) -> str:
 # ---- in
 
 
-async def test_the_desktop_gets_nothing_of_the_gateways(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_gateway_cookies_and_headers_do_not_reach_the_desktop(
+    edge: TraefikStage, alice: aiohttp.ClientSession
+) -> None:
     (grant,) = await GrantStore(edge.stage.database).open()
     async with alice.get(edge.url(path="/assets/x.js"), headers={**PROGRAM, "Selkies-Authorization": "Bearer m"}):
         pass
@@ -114,9 +116,7 @@ async def test_a_new_token_reaches_the_browser(edge: TraefikStage, alice: aiohtt
         assert answer.status == 200
 
 
-async def test_a_handshake_carries_no_cookie_back_and_needs_none(
-    edge: TraefikStage, alice: aiohttp.ClientSession
-) -> None:
+async def test_websocket_handshake_sets_and_needs_no_cookie(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.clock.forward(seconds=200)
     socket = await connect(edge, alice)
     assert "Set-Cookie" not in socket._response.headers
@@ -154,7 +154,7 @@ async def test_a_viewer_with_the_owners_token_is_a_viewer(
         await socket.close()
 
 
-async def test_a_share_taken_back_cuts_the_open_connection(edge: TraefikStage, guest: aiohttp.ClientSession) -> None:
+async def test_revoked_share_cuts_the_open_connection(edge: TraefikStage, guest: aiohttp.ClientSession) -> None:
     socket = await connect(edge, guest)
     assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
     session = edge.stage.world.session("alice-desktop")
@@ -167,7 +167,7 @@ async def test_a_share_taken_back_cuts_the_open_connection(edge: TraefikStage, g
     assert refused.value.status == 401
 
 
-async def test_when_the_gateway_dies_open_desktops_go_on(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_open_desktops_survive_a_dead_gateway(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     socket = await connect(edge, alice)
     assert await socket.receive_str() == "AUTH_SUCCESS,controller"
     await edge.stop_gateway()
@@ -181,7 +181,7 @@ async def test_when_the_gateway_dies_open_desktops_go_on(edge: TraefikStage, ali
     await socket.close()
 
 
-async def test_a_viewer_meets_no_desktop_that_takes_no_table(
+async def test_viewer_is_refused_without_a_token_table(
     edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
     edge.stage.edge.verify.handshake_seconds = 0.2
@@ -241,7 +241,7 @@ async def test_every_response_has_the_headers_and_no_server(edge: TraefikStage, 
 # ---- where there is no desktop
 
 
-async def test_a_host_without_a_live_route_is_the_gateways(edge: TraefikStage) -> None:
+async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStage) -> None:
     edge.write_routes()
     suspended = {"suspended": True}
     publish(
@@ -275,7 +275,9 @@ async def test_the_waiting_pages_events_pass_traefik_as_they_come(
             text += (await answer.content.readany()).decode()
 
 
-async def test_what_lies_where(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_verification_and_reserved_paths_are_unreachable(
+    edge: TraefikStage, alice: aiohttp.ClientSession
+) -> None:
     """The verification is for Traefik alone, and a desktop gets nothing that begins with /.vdi/."""
     async with alice.get(edge.url("portal", "/edge/verify"), headers=PROGRAM) as answer:
         assert answer.status == 404
@@ -289,7 +291,7 @@ async def test_what_lies_where(edge: TraefikStage, alice: aiohttp.ClientSession)
 # ---- cheating
 
 
-async def test_a_stolen_cookie_on_another_host(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_stolen_cookie_is_refused_on_another_host(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
     cookie = stolen(alice, edge.host())
@@ -360,7 +362,7 @@ SMUGGLED: tuple[tuple[str, set[str]], ...] = (
 )
 
 
-async def test_smuggling_gets_nothing_to_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_smuggled_requests_do_not_reach_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
     await edge.routed("mallory-desktop")
@@ -373,7 +375,7 @@ async def test_smuggling_gets_nothing_to_the_desktop(edge: TraefikStage, alice: 
         assert len(edge.desktop.seen) == count, text
 
 
-async def test_hop_by_hop_headers_strip_nothing_that_we_rely_on(edge: TraefikStage) -> None:
+async def test_hop_by_hop_headers_strip_no_required_header(edge: TraefikStage) -> None:
     named = "close, X-Forwarded-Host, X-Forwarded-Uri, X-Forwarded-Method, Cookie, Origin, Sec-Fetch-Site"
     answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\nConnection: {named}\nCookie: a=b\n\n")
     assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
@@ -392,7 +394,7 @@ ODD_PATHS = (
 )
 
 
-async def test_odd_paths_are_asked_about_as_they_are_served(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_verified_path_is_the_served_path(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """What is verified is what the desktop gets; and who is sent to log in comes back to this host."""
     cookie = stolen(alice, edge.host())
     page = "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\nConnection: close\n"
@@ -404,7 +406,7 @@ async def test_odd_paths_are_asked_about_as_they_are_served(edge: TraefikStage, 
         assert location.startswith(f"Location: {edge.url(path='/.vdi/start?next=/')}"), path
 
 
-async def test_another_desktops_page_opens_no_socket_here(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_websocket_from_another_desktop_is_refused(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     for origin in (edge.url("mallory-desktop", ""), "https://evil.example", "null"):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await alice.ws_connect(edge.url(path=SOCKET), headers={**PROGRAM, "Origin": origin})
@@ -414,7 +416,7 @@ async def test_another_desktops_page_opens_no_socket_here(edge: TraefikStage, al
 # ---- many streams
 
 
-async def test_unread_streams_of_one_user_leave_room_for_others(edge: TraefikStage) -> None:
+async def test_unread_streams_of_one_user_do_not_block_others(edge: TraefikStage) -> None:
     """Slow browsers behind Traefik: each holds a connection there, and one of the gateway's until it is refused."""
     status = {"phase": Phase.PENDING, "queue": QueueStatus(position=2)}
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator"), status=status))

@@ -136,7 +136,7 @@ async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage
 
 
 @pytest.mark.long
-async def test_a_page_that_loads_itself_again_asks_first(edge: TraefikStage, chromium: Browser) -> None:
+async def test_reloaded_page_asks_before_resuming(edge: TraefikStage, chromium: Browser) -> None:
     page = await (await a_person(edge, chromium)).new_page()
     await page.goto(edge.url())
     await arrived(edge, page)
@@ -163,7 +163,7 @@ async def test_a_suspension_during_the_start_shows_on_the_page(edge: TraefikStag
     assert edge.stage.resumed == []
 
 
-async def test_a_guest_whose_share_is_taken_back_is_reported(edge: TraefikStage, chromium: Browser) -> None:
+async def test_guest_is_told_that_the_share_was_revoked(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, spec=shared_with(GUEST, "viewer"), status=CREATING)
     page = await (await a_person(edge, chromium, GUEST)).new_page()
     await page.goto(edge.url())
@@ -172,7 +172,7 @@ async def test_a_guest_whose_share_is_taken_back_is_reported(edge: TraefikStage,
     await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
 
 
-async def test_without_scripts_it_gets_there_too(edge: TraefikStage, chromium: Browser) -> None:
+async def test_desktop_opens_without_javascript(edge: TraefikStage, chromium: Browser) -> None:
     now(edge, status={"phase": "Running"})
     page = await (await a_person(edge, chromium, java_script_enabled=False)).new_page()
     await page.goto(edge.url(path="/.vdi/wait?next=/"))

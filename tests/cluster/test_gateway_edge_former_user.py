@@ -168,7 +168,7 @@ async def alices_own(edge: TraefikStage, page: Page) -> Page:
     return page
 
 
-async def test_nothing_of_a_former_desktop_is_left_for_the_next(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_browser_data_of_a_former_desktop_is_cleared(edge: TraefikStage, alice: BrowserContext) -> None:
     page = await alice.new_page()
     assert "403" in await attacked(edge, page)
     assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
@@ -187,7 +187,7 @@ async def test_an_allowed_service_worker_ends_with_its_session(edge: TraefikStag
 
 
 @pytest.mark.long
-async def test_the_same_desktop_keeps_what_it_left(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_browser_data_of_the_same_desktop_is_kept(edge: TraefikStage, alice: BrowserContext) -> None:
     """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
     page = await alices_own(edge, await alice.new_page())
     await page.evaluate(ATTACK)
@@ -202,7 +202,7 @@ async def test_the_same_desktop_keeps_what_it_left(edge: TraefikStage, alice: Br
 
 
 @pytest.mark.long
-async def test_the_login_outlives_both(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_login_survives_cleared_browser_data(edge: TraefikStage, alice: BrowserContext) -> None:
     """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
     at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'

@@ -48,14 +48,14 @@ def a_grant(number: int, **fields: object) -> Grant:
     return msgspec.structs.replace(grant, **fields)
 
 
-async def test_a_grant_comes_back_as_it_went_in(database: Database) -> None:
+async def test_grant_is_stored_unchanged(database: Database) -> None:
     store = GrantStore(database)
     await store.add(a_grant(1), "hash-1")
     assert await store.by_handle("hash-1") == a_grant(1)
     assert await store.by_handle("hash-2") is None
 
 
-async def test_open_ones_are_found_by_what_is_named(database: Database) -> None:
+async def test_open_grants_are_filtered_by_field(database: Database) -> None:
     store = GrantStore(database)
     others = {"session_uid": "uid-2", "user": "bob@example.com", "login_id": "login-2"}
     await store.add(a_grant(1), "1")
@@ -68,7 +68,7 @@ async def test_open_ones_are_found_by_what_is_named(database: Database) -> None:
     assert await store.open(session_uid="uid-2", user="bob@example.com") == []
 
 
-async def test_of_two_that_end_a_grant_one_has_ended_it(database: Database) -> None:
+async def test_grant_is_ended_once(database: Database) -> None:
     store = GrantStore(database)
     await store.add(a_grant(1), "1")
     await store.add(a_grant(2), "2")
@@ -81,7 +81,7 @@ async def test_of_two_that_end_a_grant_one_has_ended_it(database: Database) -> N
     assert await store.end([], NOW, "x") == set()
 
 
-async def test_old_ones_are_removed(database: Database) -> None:
+async def test_old_grants_are_removed(database: Database) -> None:
     store = GrantStore(database)
     await store.add(a_grant(1, expires=NOW - timedelta(days=8)), "1")
     await store.add(a_grant(2), "2")
@@ -91,7 +91,7 @@ async def test_old_ones_are_removed(database: Database) -> None:
     assert [await store.by_handle(one) is None for one in ("1", "2", "3")] == [True, True, False]
 
 
-async def test_more_can_be_ended_than_a_statement_takes_values(database: Database) -> None:
+async def test_grants_above_the_parameter_limit_are_ended(database: Database) -> None:
     """PostgreSQL's protocol has 32,767, and so many has SQLite as it comes; Debian's has more."""
     if database.is_sqlite:
         event.listen(database.engine.sync_engine, "connect", take_few_values)

@@ -34,7 +34,7 @@ async def opened(edge: TraefikStage, page: Page, role: str) -> None:
     assert edge.desktop.table[page.url.partition("#token=")[2]]["role"] == role
 
 
-async def test_without_a_relay_the_owner_goes_over_to_websocket(
+async def test_owner_without_a_relay_switches_to_websocket(
     webrtc: TraefikStage,
     chromium: Browser,
 ) -> None:

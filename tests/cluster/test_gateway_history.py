@@ -138,7 +138,7 @@ async def history(stage: Stage, database_url: str) -> AsyncIterator[HistoryStage
     await history.database.close()
 
 
-async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(history: HistoryStage) -> None:
+async def test_session_with_two_runs_is_recorded(history: HistoryStage) -> None:
     stage = history.stage
     node = await stage.node("here")
     template = await stage.template(resources={"defaultGPU": 1}, placement={"nodeSelector": stage.here})
@@ -173,7 +173,7 @@ async def test_a_life_with_two_runs_that_its_owner_ends_at_the_portal(history: H
 
 
 @pytest.mark.long
-async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(history: HistoryStage) -> None:
+async def test_ended_session_waits_for_the_gateway_to_record_it(history: HistoryStage) -> None:
     stage = history.stage
     template = await stage.template()
     async with history.operator():
@@ -200,7 +200,7 @@ async def test_a_session_that_ends_while_the_gateway_is_down_waits_for_it(histor
     assert "HistoryNotRecorded" not in await history.said()
 
 
-async def test_only_the_operators_own_token_is_taken(history: HistoryStage) -> None:
+async def test_only_the_operator_token_is_accepted(history: HistoryStage) -> None:
     body = msgspec.json.encode({"metadata": {"name": "x", "namespace": history.stage.namespace}})
     tokens = {
         await history.token("vdi-operator"): 400,  # it is believed, and what it says is no end
@@ -221,7 +221,7 @@ async def test_only_the_operators_own_token_is_taken(history: HistoryStage) -> N
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
+async def test_runs_during_a_database_outage_are_recorded_later(
     history: HistoryStage, postgres_server: Postgres
 ) -> None:
     stage = history.stage
@@ -244,7 +244,7 @@ async def test_desktops_go_on_without_the_database_and_are_in_it_afterwards(
 
 @pytest.mark.long
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_once_though_everybody_is_killed(history: HistoryStage) -> None:
+async def test_killed_replicas_record_each_run_once(history: HistoryStage) -> None:
     """Two gateways watch and are killed in turn, the operator is restarted: each run is there once, with its facts."""
     stage = history.stage
     template = await stage.template()

@@ -62,7 +62,7 @@ async def submit(gateway: GatewayStage, browser: httpx.AsyncClient, path: str, *
     return await browser.post(path, data={"csrf": csrf_of(page.text), **fields}, headers=headers)
 
 
-async def test_people_come_and_go_by_command(
+async def test_users_are_added_and_removed_by_command(
     stage: Stage,
     kubeconfig: Path,
     tmp_path: Path,
@@ -109,7 +109,7 @@ async def test_people_come_and_go_by_command(
         (("passwd", "nobody@b.example"), "", 1, "there is no user"),
     ],
 )
-def test_commands_refuse_in_words(
+def test_invalid_user_commands_are_explained(
     words: tuple[str, ...],
     stdin: str,
     code: int,
@@ -137,7 +137,7 @@ def test_the_first_user_makes_the_secret(namespace: str, kubeconfig: Path, capsy
     assert row == ["first@example.com", "-", "-", "yes"]
 
 
-async def test_a_login_outlives_the_gateway(stage: Stage, tmp_path: Path) -> None:
+async def test_login_survives_a_gateway_restart(stage: Stage, tmp_path: Path) -> None:
     async with open_gateway_stage(stage, tmp_path) as gateway:
         alice = await gateway.log_in("alice@example.com")
         token = await api_token(gateway, alice)

@@ -137,7 +137,7 @@ async def test_an_address_stays_with_its_account_until_released(sign_on: SignOnS
 
 
 @pytest.mark.long
-async def test_a_way_back_is_of_no_use_to_others_and_only_once(sign_on: SignOnStage) -> None:
+async def test_oidc_callback_works_once_in_its_own_browser(sign_on: SignOnStage) -> None:
     browser, thief = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     there = await sign_on.begin(browser)
     back = path_of(await sign_on.person().log_in(there, "carol"))
@@ -153,7 +153,7 @@ async def test_a_way_back_is_of_no_use_to_others_and_only_once(sign_on: SignOnSt
     assert (await thief.get("/account")).status_code == 303
 
 
-async def test_logging_out_here_leads_to_logging_out_there(sign_on: SignOnStage) -> None:
+async def test_sign_out_continues_at_the_provider(sign_on: SignOnStage) -> None:
     browser, person = await sign_on.gateway.browser(), sign_on.person()
     back = await person.log_in(await sign_on.begin(browser), "carol")
     await browser.get(path_of(back))

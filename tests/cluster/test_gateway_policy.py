@@ -146,7 +146,7 @@ def let_through(done: Result) -> bool:
 
 
 @pytest.mark.timeout(150)
-def test_a_home_is_not_borrowed_by_naming_its_owner(people: People) -> None:
+def test_session_for_another_user_is_refused(people: People) -> None:
     let_through(people.create(ALICE, as_=ALICE))
     said = (f"spec.user: {BOB}", f"{ALICE} may not", f"allowed: {BOB}", "verb assign", people.namespace)
     refused(people.create(BOB, as_=ALICE), *said)
@@ -156,7 +156,7 @@ def test_a_home_is_not_borrowed_by_naming_its_owner(people: People) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_the_portal_and_administrators_make_sessions_for_everyone(people: People) -> None:
+def test_portal_and_administrators_create_sessions_for_anyone(people: People) -> None:
     let_through(people.create(BOB, as_=PORTAL))
     let_through(people.create(BOB))  # the kubeconfig's own account, of system:masters
     words = ("create", "clusterrolebinding", people.namespace, "--clusterrole=cluster-admin", "--user=root@example.com")
@@ -168,7 +168,7 @@ def test_the_portal_and_administrators_make_sessions_for_everyone(people: People
 
 
 @pytest.mark.timeout(150)
-def test_who_may_change_whom_is_let_in_and_who_goes_first(people: People) -> None:
+def test_access_and_priority_of_anothers_session_are_protected(people: People) -> None:
     let_through(people.create(ALICE, name="mine"))
     guests = {"access": [{"user": BOB, "role": "collaborator"}]}
     refused(people.patch("mine", guests, as_=BOB), "spec.access", f"desktop of {ALICE}", "verb assign")
@@ -181,7 +181,7 @@ def test_who_may_change_whom_is_let_in_and_who_goes_first(people: People) -> Non
 
 
 @pytest.mark.timeout(150)
-def test_no_one_joins_a_group_with_an_annotation(people: People) -> None:
+def test_group_annotation_is_protected(people: People) -> None:
     """The operator mounts folders of groups by it."""
 
     def annotate(groups: str | None, as_: str) -> Result:
@@ -222,7 +222,7 @@ def test_no_one_suspends_or_restarts_the_desktop_of_another(people: People) -> N
 
 
 @pytest.mark.timeout(150)
-def test_no_one_deletes_or_holds_the_desktop_of_another_by_metadata(people: People) -> None:
+def test_metadata_of_anothers_session_is_protected(people: People) -> None:
     cleanup = "vdi.kasm.io/session-cleanup"
     let_through(people.create(ALICE, name="hers"))
     let_through(people.patch_metadata("hers", {"finalizers": [cleanup]}, as_=OPERATOR))
@@ -272,7 +272,7 @@ def create_route(people: People, route: Object, as_: str = OPERATOR) -> Result:
 
 
 @pytest.mark.timeout(150)
-def test_the_operator_routes_hosts_of_desktops_and_not_the_portal(people: People) -> None:
+def test_operator_routes_only_hosts_of_desktops(people: People) -> None:
     def asks(match: str, as_: str = OPERATOR, **more: Any) -> Result:
         route = route_for(people)
         route["spec"]["routes"][0] |= {"match": match} | more
@@ -296,7 +296,7 @@ def test_the_operator_routes_hosts_of_desktops_and_not_the_portal(people: People
 
 
 @pytest.mark.timeout(150)
-def test_the_operators_routes_are_as_it_writes_them(people: People) -> None:
+def test_routes_in_the_form_of_the_operator_are_accepted(people: People) -> None:
     for scheme in Scheme:
         let_through(create_route(people, route_for(people, scheme)))
 
@@ -377,7 +377,7 @@ def test_routes_have_the_certificate_resolver_of_the_values(people: People, helm
 
 
 @pytest.mark.timeout(150)
-def test_everything_else_about_a_session_is_as_before(people: People) -> None:
+def test_other_session_changes_are_permitted(people: People) -> None:
     """The operator: finalizers, suspension at the end of the time. It has no verb assign. Whoever may, deletes."""
     guests = [{"user": BOB, "role": "viewer"}]
     let_through(people.create(ALICE, name="hers", access=guests, priority=5))
@@ -393,7 +393,7 @@ def test_everything_else_about_a_session_is_as_before(people: People) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_a_template_that_is_not_for_everyone(people: People) -> None:
+def test_restricted_template_is_refused_to_others(people: People) -> None:
     hers = template(people, "hers", access={"users": [ALICE]})
     theirs = template(people, "theirs", access={"groups": ["painters"]})
     mixed = template(people, "mixed", access={"users": [ALICE], "groups": ["painters"]})
@@ -414,7 +414,7 @@ def test_a_template_that_is_not_for_everyone(people: People) -> None:
 
 
 @pytest.mark.timeout(150)
-def test_only_who_may_assign_sets_a_priority_above_0(people: People) -> None:
+def test_priority_above_0_requires_the_verb_assign(people: People) -> None:
     said = ("spec.priority: 1000", f"{ALICE} may not go before others", "allowed: 0 or less", "verb assign")
     refused(people.create(ALICE, as_=ALICE, priority=1000), *said)
     let_through(people.create(ALICE, as_=ALICE, priority=-5, name="mine"))

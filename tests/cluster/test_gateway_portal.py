@@ -60,7 +60,7 @@ class Person:
         return answer
 
 
-async def test_a_desktop_from_the_catalogue_to_its_end(stage: Stage, tmp_path: Path) -> None:
+async def test_desktop_is_started_used_and_ended_in_the_portal(stage: Stage, tmp_path: Path) -> None:
     await stage.node("disk", has={"ephemeral-storage": "100Gi"})
     template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi", **LOCAL_DISK})
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
@@ -133,9 +133,7 @@ async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_pa
         assert session and session["spec"].get("schedule") is None
 
 
-async def test_administrators_see_everything_and_what_they_may_not_read_is_unknown(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_administrator_pages_show_everyones_sessions(stage: Stage, tmp_path: Path) -> None:
     template = await stage.template()
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator():
         alice = Person(gateway, await gateway.log_in("alice@example.com"))

@@ -20,7 +20,7 @@ async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
         yield gateway
 
 
-async def test_the_pages_of_a_gateway_that_has_begun(gateway: GatewayStage, stage: Stage) -> None:
+async def test_started_gateway_serves_its_pages(gateway: GatewayStage, stage: Stage) -> None:
     assert (await gateway.inside("/healthz")).text == "ok\n"
     browser = await gateway.browser()
     login = await browser.get("/")
@@ -41,7 +41,7 @@ async def test_the_pages_of_a_gateway_that_has_begun(gateway: GatewayStage, stag
     assert 'vdi_gateway_requests_total{code="200",method="GET",route="public:/login"}' in metrics
 
 
-async def test_hosts_that_are_not_ours_are_misdirected(gateway: GatewayStage) -> None:
+async def test_foreign_hosts_are_answered_421(gateway: GatewayStage) -> None:
     browser = await gateway.browser()
     for host in (
         "vdi.localhost",
@@ -59,7 +59,7 @@ def free_ports() -> tuple[int, int]:
     return free_port(), free_port()
 
 
-async def test_sigterm_ends_it_though_streams_are_open(stage: Stage, tmp_path: Path) -> None:
+async def test_sigterm_ends_the_gateway_with_open_streams(stage: Stage, tmp_path: Path) -> None:
     await add_people(stage)
     async with gateway_process(stage, tmp_path, free_ports()) as replica:
         alice = await replica.gateway.log_in("alice@example.com")
@@ -75,9 +75,7 @@ async def test_sigterm_ends_it_though_streams_are_open(stage: Stage, tmp_path: P
     assert "graceful shutdown exceeded" not in log, "uvicorn had to cut the stream off"
 
 
-async def test_it_is_not_ready_while_the_database_is_out_of_reach_and_serves_once_it_is(
-    stage: Stage, tmp_path: Path
-) -> None:
+async def test_gateway_is_ready_once_its_database_is_reachable(stage: Stage, tmp_path: Path) -> None:
     await add_people(stage)
     folder = tmp_path / "later"
     ports = free_ports()

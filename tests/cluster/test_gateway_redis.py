@@ -31,7 +31,7 @@ async def test_shared_in_redis(redis: RedisServer, promise: Callable[[SharedStat
         await shared.close()
 
 
-async def test_two_replicas_share_what_one_alone_would_keep(redis: RedisServer) -> None:
+async def test_replicas_share_state_through_redis(redis: RedisServer) -> None:
     one, two = RedisSharedState(redis.url), RedisSharedState(redis.url)
     try:
         answers = await asyncio.gather(*(each.take_once("ticket", 30) for each in (one, two) * 10))
@@ -49,7 +49,7 @@ async def test_two_replicas_share_what_one_alone_would_keep(redis: RedisServer) 
         await two.close()
 
 
-async def test_a_listener_that_is_cancelled_at_any_moment_ends(redis: RedisServer) -> None:
+async def test_cancelled_listener_always_ends(redis: RedisServer) -> None:
     """Python 3.11's asyncio.wait_for loses a cancellation that comes when what it waits for has just ended."""
     shared = RedisSharedState(redis.url)
 
@@ -69,7 +69,7 @@ async def test_a_listener_that_is_cancelled_at_any_moment_ends(redis: RedisServe
         await shared.close()
 
 
-async def test_a_lost_redis_is_reported_and_followed_again(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listener_reconnects_after_redis_was_lost(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LISTEN_AGAIN", 0.05)
     shared = RedisSharedState(redis.url)
     heard: list[str] = []
@@ -100,9 +100,7 @@ async def test_a_lost_redis_is_reported_and_followed_again(redis: RedisServer, m
         await shared.close()
 
 
-async def test_a_listener_is_reported_when_there_is_no_redis_at_all(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_subscribing_without_redis_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SUBSCRIBE_SECONDS", 0.2)
     shared = RedisSharedState(f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(OSError):

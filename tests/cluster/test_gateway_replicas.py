@@ -74,7 +74,7 @@ async def is_in(browser: httpx.AsyncClient) -> bool:
     return (await browser.get("/")).status_code == 200
 
 
-async def test_a_login_is_one_login_everywhere_and_ends_everywhere(pair: Pair) -> None:
+async def test_login_is_valid_and_ends_at_every_replica(pair: Pair) -> None:
     alice = await pair.log_in(ALICE)
     for replica in (pair.one, pair.two):
         assert await is_in(await pair.through(replica, alice))
@@ -85,7 +85,7 @@ async def test_a_login_is_one_login_everywhere_and_ends_everywhere(pair: Pair) -
 
 
 @pytest.mark.long
-async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_overwrite_each_other(pair: Pair) -> None:
+async def test_concurrent_shares_through_two_replicas_are_kept(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     alice = await pair.log_in(ALICE)
     page = await alice.get("/")
@@ -104,7 +104,7 @@ async def test_a_start_through_one_is_seen_through_the_other_and_shares_do_not_o
 
 
 @pytest.mark.long
-async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
+async def test_ticket_is_used_once_at_any_replica(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     host = pair.one.gateway.desktop("mine")
     await pair.stage.patch(SESSIONS, "mine", {"status": {"url": host}}, subresource="status")
@@ -137,7 +137,7 @@ async def test_a_ticket_made_by_one_is_good_once_at_either(pair: Pair) -> None:
 
 
 @pytest.mark.long
-async def test_guesses_are_counted_over_both(pair: Pair) -> None:
+async def test_login_throttle_counts_over_both_replicas(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
     page = await browser.get("/login")
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
@@ -149,7 +149,7 @@ async def test_guesses_are_counted_over_both(pair: Pair) -> None:
     assert await is_in(await pair.two.gateway.log_in(ALICE, traefik=elsewhere)), "the right user is only slowed"
 
 
-async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:
+async def test_dead_replica_loses_nothing(pair: Pair) -> None:
     await pair.stage.session("mine", "none")
     alice = await pair.log_in(ALICE)
     assert await is_in(alice)
@@ -168,7 +168,7 @@ async def test_either_may_die_and_nothing_is_lost(pair: Pair) -> None:
 
 
 @pytest.mark.long
-async def test_redis_and_the_database_may_go_and_come_back(pair: Pair, postgres_server: Postgres) -> None:
+async def test_replicas_recover_from_redis_and_database_outages(pair: Pair, postgres_server: Postgres) -> None:
     alice = await pair.log_in(ALICE)
 
     async def says(words: str) -> bool:
@@ -234,7 +234,7 @@ CLI = {"code_challenge": "c" * 43, "code_challenge_method": "S256", "client": "l
 
 
 @pytest.mark.long
-async def test_without_redis_nothing_is_given_twice_and_signing_out_holds_at_both(pair: Pair) -> None:
+async def test_redis_outage_refuses_tokens_and_permits_sign_out(pair: Pair) -> None:
     alice = await pair.log_in(ALICE)
     token, csrf = await an_api_token(alice, pair)
     assert await asks(pair, token) == [200, 200]
@@ -259,9 +259,7 @@ async def test_without_redis_nothing_is_given_twice_and_signing_out_holds_at_bot
 
 
 @pytest.mark.long
-async def test_without_the_database_no_one_is_believed_and_a_refused_sign_out_says_so(
-    pair: Pair, postgres_server: Postgres
-) -> None:
+async def test_database_outage_refuses_tokens_and_sign_out(pair: Pair, postgres_server: Postgres) -> None:
     alice = await pair.log_in(ALICE)
     token, csrf = await an_api_token(alice, pair)
     await asyncio.to_thread(postgres_server.stop)

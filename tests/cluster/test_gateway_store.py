@@ -47,7 +47,7 @@ async def ask(database: Database) -> None:
         await connection.exec_driver_sql("SELECT 1")
 
 
-async def test_replicas_that_start_at_once_make_one_schema_and_it_is_the_codes(postgres_url: str) -> None:
+async def test_replicas_that_start_together_create_one_schema(postgres_url: str) -> None:
     replicas = [Database(postgres_url) for _ in range(4)]
     await asyncio.gather(*(upgrade(replica) for replica in replicas))
     async with replicas[0].connect() as connection:
@@ -90,7 +90,7 @@ def lives(count: int) -> list[tuple[Life, list[VDISession]]]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_two_replicas_at_once_write_what_one_would(postgres_url: str, seed: int) -> None:
+async def test_concurrent_recorders_write_each_run_once(postgres_url: str, seed: int) -> None:
     """Each hears the same in its own rhythm, and they write at the same time, row against row."""
     chance = random.Random(seed)
     crowd = lives(40)
@@ -136,7 +136,7 @@ async def test_the_audit_the_export_and_the_end_of_a_session(database: Database)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
-async def test_what_happens_while_it_is_down_is_written_when_it_is_back(
+async def test_states_during_an_outage_are_recorded_later(
     restarted: Postgres, postgres_url: str, how: signal.Signals
 ) -> None:
     async with open_database(postgres_url) as database:
@@ -158,9 +158,7 @@ async def test_what_happens_while_it_is_down_is_written_when_it_is_back(
     assert [(run.start, run.ended, run.queue_seconds) for run in runs] == [(at(10), at(20), 600), (at(30), None, None)]
 
 
-async def test_a_server_that_was_restarted_between_two_requests_is_not_noticed(
-    restarted: Postgres, postgres_url: str
-) -> None:
+async def test_dead_pooled_connections_are_replaced(restarted: Postgres, postgres_url: str) -> None:
     """The connections in the pool are dead then."""
     async with open_database(postgres_url) as database:
         await asyncio.gather(*(ask(database) for _ in range(5)))
@@ -214,7 +212,7 @@ async def test_api_tokens_made_at_once_are_counted(postgres_url: str) -> None:
         assert await stores[1].add_token(other, "other", 5), "each person has a count of their own"
 
 
-async def test_an_address_goes_to_one_of_the_accounts_that_come_at_once(postgres_url: str) -> None:
+async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: str) -> None:
     now = datetime(2026, 11, 20, 7, 25, tzinfo=UTC)
     words: dict[str, Any] = {"name": "", "groups": frozenset(), "admin": False, "address": "", "agent": ""}
     words |= {"source": "oidc", "created": now, "seen": now, "expires": now + timedelta(days=1)}

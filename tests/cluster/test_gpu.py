@@ -272,7 +272,7 @@ def test_the_charts_config_map_does_the_same(operator: GpuCluster) -> None:
 
 # What is typed, the exit code, and what is said.
 @pytest.mark.long
-def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
+def test_ctrl_c_ends_the_wait_for_gpus(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     words = [sys.executable, "-c", RUN_MAIN, "gpu", "configure"]
@@ -294,7 +294,7 @@ def test_ctrl_c_while_it_waits(operator: GpuCluster) -> None:
 
 
 @pytest.mark.long
-def test_what_is_not_reached_in_time_is_said(operator: GpuCluster) -> None:
+def test_gpu_configuration_timeout_is_reported(operator: GpuCluster) -> None:
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     late = operator.gpu("configure", "--timeout", "5s")
     assert late.returncode == 1

@@ -27,11 +27,11 @@ def config_maps(helm: Path, *words: str) -> list[dict[str, Any]]:
     return [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "time-slicing-config"]
 
 
-def test_it_is_off_unless_asked_for(helm: Path) -> None:
+def test_gpu_sharing_is_off_by_default(helm: Path) -> None:
     assert config_maps(helm) == []
 
 
-def test_the_defaults_are_the_manifests(helm: Path) -> None:
+def test_chart_defaults_equal_the_gpu_manifests(helm: Path) -> None:
     (made,) = config_maps(helm, *ON)
     written = yaml.safe_load(MANIFEST.read_text())
     assert made["data"] == written["data"]
@@ -55,7 +55,7 @@ def notes(helm: Path, *words: str) -> str:
     return done.stdout.partition("NOTES:")[2]
 
 
-def test_every_value_ends_where_the_code_would_write_it(helm: Path) -> None:
+def test_chart_writes_what_gpu_configure_writes(helm: Path) -> None:
     given = {
         "configs.big": "2",
         "configs.whole": "1",

@@ -29,7 +29,7 @@ async def homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIterator
         yield homes
 
 
-async def test_a_home_goes_out_and_comes_back_as_it_was(homes: Homes) -> None:
+async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
     """For another user; the archive is for its owner alone, and the new home is marked by nothing."""
     old = await homes.make(ALICE)
     fill(old)
@@ -83,7 +83,7 @@ async def test_an_empty_home_is_an_archive_too(homes: Homes) -> None:
     assert contents(await homes.pods.home(homes.claim(BOB))) == {}
 
 
-async def test_an_archive_that_breaks_off_is_not_kept(homes: Homes) -> None:
+async def test_interrupted_export_leaves_no_archive(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     archive = homes.folder / "alice.tar.gz"
     cut = homes.pods.kubectl("cut", 'script = f"({script}) | head -c 20000"')
@@ -99,7 +99,7 @@ async def test_an_archive_that_breaks_off_is_not_kept(homes: Homes) -> None:
 
 
 @pytest.mark.long
-async def test_an_archive_that_is_damaged_makes_no_home(homes: Homes) -> None:
+async def test_damaged_archive_creates_no_home(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     archive = homes.folder / "alice.tar.gz"
     await homes.vdi("export", homes.claim(ALICE), archive)
@@ -117,7 +117,7 @@ async def test_an_archive_that_is_damaged_makes_no_home(homes: Homes) -> None:
         await homes.nothing_left(homes.claim(BOB))
 
 
-async def test_a_home_that_exists_stays_as_it_is(homes: Homes) -> None:
+async def test_import_does_not_change_an_existing_home(homes: Homes) -> None:
     home = await homes.make(BOB)
     (home / "paper.txt").write_text("precious")
     archive = homes.folder / "bob.tar.gz"
@@ -178,7 +178,7 @@ async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
 
 
 @pytest.mark.long
-async def test_no_desktop_starts_on_a_home_whose_import_was_killed_and_the_next_one_fills_it(homes: Homes) -> None:
+async def test_killed_import_blocks_the_home_until_repeated(homes: Homes) -> None:
     begin, whole = await large_archive(homes)
     stage, claim = homes.stage, homes.claim(BOB)
     await stage.node("one")
@@ -223,7 +223,7 @@ async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes
     assert [term["matchFields"][0]["values"] for term in terms] == [[name] for name in names]
 
 
-async def test_the_home_of_all_templates_and_homes_that_do_not_stay(homes: Homes) -> None:
+async def test_import_follows_the_scope_of_the_template(homes: Homes) -> None:
     """What the next desktop of the user would have is made: the scope of the template says it."""
     archive = homes.folder / "archive.tar"
     with tarfile.open(archive, "w") as tar:

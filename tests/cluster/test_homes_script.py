@@ -155,7 +155,7 @@ async def test_without_its_template_a_home_needs_an_image(script: Script) -> Non
     assert script.homes.pods.seen[-1]["spec"]["containers"][0]["image"] == "tools:1"
 
 
-async def test_no_desktop_starts_on_a_home_whose_load_broke_off_and_the_next_one_fills_it(script: Script) -> None:
+async def test_interrupted_load_blocks_the_home_until_repeated(script: Script) -> None:
     stage, claim = script.stage, script.homes.claim(ALICE)
     home = await script.homes.make(ALICE)
     (home / "folder").mkdir()
@@ -183,7 +183,7 @@ async def test_no_desktop_starts_on_a_home_whose_load_broke_off_and_the_next_one
     assert (again.code, "is there already and stays as it is" in again.err) == (1, True)
 
 
-async def test_what_is_wrong_with_a_load_is_found_before_there_is_a_claim(script: Script) -> None:
+async def test_invalid_load_is_refused_before_a_claim_is_created(script: Script) -> None:
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
     await script.annotate(claim, template="gone")
@@ -197,7 +197,7 @@ async def test_what_is_wrong_with_a_load_is_found_before_there_is_a_claim(script
 
 
 @pytest.mark.long
-async def test_a_save_that_fails_leaves_the_copy_that_was_there(script: Script) -> None:
+async def test_failed_save_keeps_the_earlier_copy(script: Script) -> None:
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
     assert (await script.save()).code == 0
@@ -222,7 +222,7 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
 
 
 @pytest.mark.long
-async def test_homes_that_end_with_their_sessions_are_left_out_and_named(script: Script) -> None:
+async def test_homes_of_session_scope_are_skipped_and_named(script: Script) -> None:
     await script.homes.make(ALICE)
     stage, own = script.stage, "desk-home"
     template = await stage.template_named(f"{stage.namespace}-own", persistence={"scope": "Session"})

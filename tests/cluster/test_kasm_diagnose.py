@@ -91,7 +91,7 @@ def play(ward: KasmStage, start: str, done: int, **main: Any) -> None:
     ward.kubectl(*words)
 
 
-def test_init_1_of_5_is_the_manager_in_a_and_the_api_in_b(ward: KasmStage, tmp_path: Path) -> None:
+def test_first_wait_differs_between_generations_a_and_b(ward: KasmStage, tmp_path: Path) -> None:
     ended = {"terminated": {"exitCode": 3, "reason": "Error", "startedAt": BEGAN, "finishedAt": BEGAN}}
     crash = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": ended, "restartCount": 4}
     ward.install("a")
@@ -131,7 +131,7 @@ def vdi(*words: str) -> tuple[int, str]:
 
 
 @pytest.mark.long
-def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_path: Path) -> None:
+def test_diagnosis_works_with_rights_in_one_namespace(ward: KasmStage, tmp_path: Path) -> None:
     ward.install("c", database__storage__storageClassName="longhorn", database__standalone="true")
     ward.kubectl("delete", "service", "kasm-api-default")
     play(ward, "kasm-proxy-default-", 0)
@@ -150,7 +150,7 @@ def test_what_an_account_of_the_namespace_alone_can_see(ward: KasmStage, tmp_pat
     assert unknown == ["UNKNOWN  not_readable  kind/nodes"], said
 
 
-def test_what_the_doctor_reads_more_where_kasm_is(ward: KasmStage) -> None:
+def test_doctor_reads_kasm_within_its_request_budget(ward: KasmStage) -> None:
     async def count() -> int:
         requests: list[str] = []
         note = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731

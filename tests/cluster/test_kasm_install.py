@@ -42,7 +42,7 @@ def a_chart(folder: Path, broken: str = "", version: str = "1.1190.6") -> Path:
     return folder
 
 
-def test_install_checks_first_then_runs_helm_and_names_the_way_back(
+def test_install_checks_runs_helm_and_names_the_rollback(
     tools: Tools, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def install(values: dict[str, Any], chart: Path, *words: str, status: int = 0) -> str:

@@ -28,7 +28,7 @@ def k3s(tools: Tools, capsys: pytest.CaptureFixture[str]) -> Iterator[KasmK3s]:
         yield KasmK3s(tools, capsys)
 
 
-def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
+def test_sufficient_k3s_passes_preflight(k3s: KasmK3s) -> None:
     status, lines = k3s.preflight("--chart-version", "1.1190.8")
     assert {check: line for check, line in lines.items() if line["severity"] != "ok"} == {}
     assert status == 0
@@ -38,7 +38,7 @@ def test_a_k3s_that_can_take_it(k3s: KasmK3s) -> None:
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
 
 
-def test_traefik_in_the_way_of_a_load_balancer_and_a_port_that_is_really_taken(k3s: KasmK3s, tmp_path: Path) -> None:
+def test_occupied_ports_are_errors(k3s: KasmK3s, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}}))
     with socket.create_server((ADDRESS, 3389)) as listener:
@@ -58,7 +58,7 @@ def _take(listener: socket.socket) -> None:
         return
 
 
-def test_an_account_without_rights_is_reported_which(k3s: KasmK3s) -> None:
+def test_preflight_names_missing_rights(k3s: KasmK3s) -> None:
     kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
     status, lines = k3s.preflight(kubeconfig=kubeconfig)
     assert status == 3
@@ -70,7 +70,7 @@ def test_an_account_without_rights_is_reported_which(k3s: KasmK3s) -> None:
 
 
 @pytest.mark.long
-def test_the_rights_that_are_named_are_enough(k3s: KasmK3s) -> None:
+def test_named_preflight_rights_are_sufficient(k3s: KasmK3s) -> None:
     """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
     kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
     for number in range(13):  # at most as many rounds as there are lines

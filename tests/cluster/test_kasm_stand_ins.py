@@ -27,7 +27,7 @@ def stand_in(helm: Path, generation: Generation) -> Chart:
 
 
 @pytest.mark.parametrize("generation", first_of(ALL), ids=lambda each: each.letter)
-def test_each_file_of_vdi_renders_what_is_known_of_the_generation(helm: Path, generation: Generation) -> None:
+def test_each_values_file_renders_the_known_objects(helm: Path, generation: Generation) -> None:
     chart = stand_in(helm, generation)
     assert (chart.generation, chart.version) == (generation, generation.newest)
     found = {name: differences_of_profile(chart, answers, is_stand_in=True) for name, answers in profiles(chart)}
@@ -35,7 +35,7 @@ def test_each_file_of_vdi_renders_what_is_known_of_the_generation(helm: Path, ge
     assert {name: each for name, each in found.items() if each} == {}
 
 
-def test_a_chart_that_is_otherwise_is_noticed(helm: Path) -> None:
+def test_chart_that_differs_is_reported(helm: Path) -> None:
     chart = stand_in(helm, A)
     options = InstallOptions(A, "kasm.example.com")
     fewer = dataclasses.replace(

@@ -150,9 +150,7 @@ def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
         yield
 
 
-def test_an_installation_is_whole_and_an_account_without_rights_is_told_which(
-    tools: Tools, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_installation_is_valid_and_missing_rights_are_named(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
     with installed(KasmK3s(tools, capsys)) as kasm:
         status, lines = kasm.validate()
         left = {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}

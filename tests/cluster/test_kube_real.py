@@ -107,7 +107,7 @@ class Counter:
         return seen
 
 
-async def test_an_objects_life_with_its_refusals(kubeconfig: Path, namespace: str) -> None:
+async def test_object_writes_raise_typed_errors(kubeconfig: Path, namespace: str) -> None:
     async with connected(kubeconfig) as client:
         made = await client.create(CONFIG_MAPS, config_map("a", namespace, x="1"), namespace=namespace, into=Seen)
         with pytest.raises(errors.AlreadyExists):
@@ -131,7 +131,7 @@ async def test_an_objects_life_with_its_refusals(kubeconfig: Path, namespace: st
         assert missing.value.api_missing
 
 
-async def test_pages_bookmarks_and_changes(kubeconfig: Path, namespace: str) -> None:
+async def test_reflector_reads_pages_bookmarks_and_changes(kubeconfig: Path, namespace: str) -> None:
     async with connected(kubeconfig) as client:
         await asyncio.gather(
             *(
@@ -149,7 +149,7 @@ async def test_pages_bookmarks_and_changes(kubeconfig: Path, namespace: str) -> 
             await eventually(lambda: ground.version_of("m1", namespace) == int(live.metadata.resource_version))
 
 
-async def test_a_watch_that_the_server_ends_goes_on(kubeconfig: Path, namespace: str) -> None:
+async def test_closed_watch_is_resumed(kubeconfig: Path, namespace: str) -> None:
     counter = Counter()
     async with connected(kubeconfig, on_request=counter) as client:
         store: Store[Seen] = Store()
@@ -166,7 +166,7 @@ async def test_a_watch_that_the_server_ends_goes_on(kubeconfig: Path, namespace:
 
 
 @pytest.mark.parametrize("kind", ["services", "claims", "configmaps", "secrets"])
-async def test_applied_object_costs_nothing_until_changed(
+async def test_unchanged_object_costs_no_request(
     kubeconfig: Path, namespace: str, kubectl: list[str], kind: str
 ) -> None:
     counter = Counter()

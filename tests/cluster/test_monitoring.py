@@ -51,7 +51,7 @@ def rules(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long
-def test_every_alert_comes_when_it_must_and_not_before(programs: dict[str, Path], rules: Path) -> None:
+def test_every_alert_fires_at_its_threshold(programs: dict[str, Path], rules: Path) -> None:
     cases = [shutil.copy(path, rules) for path in sorted(CASES.glob("*-test.yaml"))]
     for words in (["check", "rules", *map(str, rules.glob("*-rules.yaml"))], ["test", "rules", *map(str, cases)]):
         done = subprocess.run([programs["promtool"], *words], capture_output=True, text=True, timeout=150, check=False)
@@ -300,7 +300,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("own", ["", "prometheus-token"])
-def test_prometheus_sends_the_token_that_operator_and_gateway_have(tmp_path: Path, own: str) -> None:
+def test_prometheus_operator_and_gateway_share_a_token(tmp_path: Path, own: str) -> None:
     with Progress(tmp_path) as progress:
         helm = binaries.ensure(["helm"], progress=progress)["helm"]
     words = [str(helm), "template", "vdi", str(FILES.parents[1]), *values_words("values.yaml")]

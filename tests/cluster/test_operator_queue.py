@@ -162,7 +162,7 @@ async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
             await waits(stage, name, "GPUsBusy", f"number {place} in line")
 
 
-async def test_a_burst_never_takes_more_than_there_is(stage: Stage) -> None:
+async def test_burst_never_exceeds_capacity(stage: Stage) -> None:
     await stage.node("a", gpu="3")
     await stage.node("b", gpu="4")
     template = await gpu_template(stage)

@@ -87,7 +87,7 @@ async def test_sessions_of_one_moment_never_share_a_home(stage: Stage) -> None:
             names.remove(pod["metadata"]["name"])
 
 
-async def test_object_of_somebody_else_is_never_taken(stage: Stage) -> None:
+async def test_foreign_object_is_never_adopted(stage: Stage) -> None:
     template = await stage.template()
     theirs = {
         "apiVersion": "v1",
@@ -103,7 +103,7 @@ async def test_object_of_somebody_else_is_never_taken(stage: Stage) -> None:
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-async def test_a_claim_of_somebody_else_is_never_mounted(stage: Stage) -> None:
+async def test_foreign_claim_is_never_mounted(stage: Stage) -> None:
     """One is unknown to us, the other is in the operator's cache."""
     template = await stage.template()
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}

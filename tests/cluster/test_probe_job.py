@@ -217,7 +217,7 @@ async def test_a_job_that_is_killed_deletes_its_desktop_first(probe: ProbeStage)
     await probe.stage.gone(SESSIONS, "vdi-probe", 30)
 
 
-async def test_no_one_else_gets_the_probes_token_or_its_desktop(probe: ProbeStage) -> None:
+async def test_probe_token_and_desktop_are_private(probe: ProbeStage) -> None:
     job = await probe.start_job("other")
     out, _ = await asyncio.wait_for(job.communicate(), 30)
     assert job.returncode == 3
@@ -232,7 +232,7 @@ async def test_no_one_else_gets_the_probes_token_or_its_desktop(probe: ProbeStag
     assert await probe.stage.get(SESSIONS, "mine") is None
 
 
-def test_the_job_may_do_nothing_in_the_cluster_and_runs_restricted(objects: list[Object]) -> None:
+def test_probe_job_has_no_rights_and_runs_restricted(objects: list[Object]) -> None:
     subjects = [subject["name"] for one in objects for subject in one.get("subjects") or ()]
     assert "vdi-probe" not in subjects
     assert named(objects, "ServiceAccount")["automountServiceAccountToken"] is False
@@ -250,7 +250,7 @@ def test_the_job_may_do_nothing_in_the_cluster_and_runs_restricted(objects: list
 @pytest.mark.parametrize(
     "value", ["probe.enabled=false", "gateway.enabled=false", "templates=null", "templates.small=null"]
 )
-def test_without_a_desktop_to_measure_there_is_nothing_of_it(programs: dict[str, Path], value: str) -> None:
+def test_probe_job_is_rendered_only_with_a_desktop(programs: dict[str, Path], value: str) -> None:
     rendered = render(programs["helm"], "values.yaml", "--set", value)
     assert "probe" not in {name for one in rendered for name in one["metadata"]["name"].split("-")}
     assert "VDI_PROBE_ACCOUNT" not in json.dumps(rendered)

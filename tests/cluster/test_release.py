@@ -73,7 +73,7 @@ def test_each_values_file_is_clean_and_renders(release: Release) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(480)
-def test_the_life_of_a_release(release: Release, tmp_path: Path) -> None:
+def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)
     without_images = release.run("install", "--yes", "--set", "domain=vdi.example.com", status=1)
     assert "no image: set image.repository and image.tag (or image.digest), templates.small.image." in without_images

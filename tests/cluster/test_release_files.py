@@ -99,7 +99,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             registry.stop()
 
 
-def test_a_release_has_every_file_and_each_is_proven_offline(stage: Stage) -> None:
+def test_release_files_are_verified_offline(stage: Stage) -> None:
     assert verify_folder(stage.cosign, stage.dist, stage.public) == [
         "provenance.json",
         f"vdi-{VERSION}.tgz",
@@ -158,7 +158,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_what_was_tampered_with_is_named(stage: Stage, tmp_path: Path, what: str) -> None:
+def test_tampered_release_file_is_named(stage: Stage, tmp_path: Path, what: str) -> None:
     said, tamper = TAMPERED[what]
     shutil.copytree(stage.dist, copy := tmp_path / "dist")
     tamper(copy)
@@ -174,12 +174,12 @@ def other_key(stage: Stage, folder: Path) -> Path:
     return folder / "cosign.pub"
 
 
-def test_a_release_that_somebody_else_has_signed_is_refused(stage: Stage, tmp_path: Path) -> None:
+def test_release_with_a_foreign_signature_is_refused(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(BadSignatureError, match="has not signed it"):
         verify_folder(stage.cosign, stage.dist, other_key(stage, tmp_path))
 
 
-def test_an_image_of_several_platforms_is_one_index(stage: Stage, tmp_path: Path) -> None:
+def test_multi_platform_image_is_one_index(stage: Stage, tmp_path: Path) -> None:
     archives = {arch: make_image(tmp_path, f"multi-{arch}") for arch in ("amd64", "arm64")}
     target = tmp_path / "multi.tar"
     digest = write_layout(stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"})
@@ -200,7 +200,7 @@ def installed(stage: Stage, folder: Path) -> Iterator[tuple[Release, str]]:
         yield Release(tools), str(folder / "vdi")
 
 
-def test_published_images_and_chart_are_proven_in_the_registry_and_by_an_install(stage: Stage, tmp_path: Path) -> None:
+def test_published_images_and_chart_are_verified(stage: Stage, tmp_path: Path) -> None:
     pushed = publish(stage.programs, stage.dist, stage.place, stage.key)
     assert [reference.partition("@")[0] for reference in pushed] == [
         *(f"{stage.place}/{name}" for name in ("desktop", "kiosk", "vdi")),

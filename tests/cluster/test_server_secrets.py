@@ -43,7 +43,7 @@ def data_of(tools: Tools, name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("helm", ["helm", pytest.param("helm3", marks=pytest.mark.long)])
-def test_an_upgrade_from_a_chart_that_drew_passwords_keeps_them(tools: Tools, tmp_path: Path, helm: str) -> None:
+def test_upgrade_keeps_passwords_of_an_older_chart(tools: Tools, tmp_path: Path, helm: str) -> None:
     """The release before rendered `stringData`; this one renders no data at all. Both ways in which Helm writes."""
     with Progress(tmp_path) as progress:
         program = dataclasses.replace(tools, helm_binary=binaries.ensure([helm], progress=progress)[helm])
@@ -57,7 +57,7 @@ def test_an_upgrade_from_a_chart_that_drew_passwords_keeps_them(tools: Tools, tm
         assert data_of(tools, name)["password"] == "drawn-once"
 
 
-async def test_replicas_that_start_together_agree_on_one_password(tools: Tools) -> None:
+async def test_concurrent_replicas_agree_on_one_password(tools: Tools) -> None:
     tools.kubectl("create", "secret", "generic", "shared", "--namespace", "vdi-system")
     secret = ServerSecret(name="shared", random={"password": 32}, text={"url": "redis://:{password}@server:6379/0"})
     async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
@@ -68,7 +68,7 @@ async def test_replicas_that_start_together_agree_on_one_password(tools: Tools) 
     assert first["url"] == f"redis://:{first['password']}@server:6379/0"
 
 
-async def test_a_secret_that_the_chart_did_not_make_is_an_error(tools: Tools) -> None:
+async def test_foreign_secret_is_an_error(tools: Tools) -> None:
     async with Client(load_config(tools.kubeconfig), field_manager="vdi-gateway") as client:
         with pytest.raises(NotFound, match="absent"):
             await fill(client, "vdi-system", [ServerSecret(name="absent", random={"password": 32})])
@@ -86,7 +86,7 @@ async def test_a_secret_that_the_chart_did_not_make_is_an_error(tools: Tools) ->
         ),
     ],
 )
-def test_without_a_gateway_that_makes_them_passwords_must_exist(
+def test_passwords_must_exist_without_a_gateway(
     tools: Tools, chart: str, values: tuple[str, ...], message: str
 ) -> None:
     done = tools.helm("template", "vdi", str(CHART / chart), *(word for value in values for word in ("--set", value)))

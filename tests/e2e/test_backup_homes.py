@@ -28,7 +28,7 @@ def homes(world: World, *words: str | Path, check: bool = True) -> str:
 
 
 @pytest.mark.long
-def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessions: World, tmp_path: Path) -> None:
+def test_lost_home_is_restored_for_its_desktop(sessions: World, tmp_path: Path) -> None:
     world = sessions
     start(world, "hanna", "small")
     run_in(world, "hanna", FILES)
@@ -55,7 +55,7 @@ def test_a_home_that_was_saved_and_lost_comes_back_and_its_desktop_goes_on(sessi
 
 
 @pytest.mark.long
-def test_a_copy_that_cannot_be_made_is_no_copy(sessions: World, tmp_path: Path) -> None:
+def test_saving_an_unknown_home_leaves_nothing(sessions: World, tmp_path: Path) -> None:
     said = homes(sessions, "save", tmp_path, "nobodys-home", check=False)
     assert "nobodys-home" in said
     assert not list(tmp_path.glob("*.tar.gz"))

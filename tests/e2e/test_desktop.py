@@ -78,7 +78,7 @@ def test_no_one_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None
     assert (status, urlsplit(there).path) == (302, "/.vdi/start")
 
 
-def test_a_stranger_with_a_login_is_reported_whose_desktop_it_is_not(desktop: tuple[World, str, str]) -> None:
+def test_user_without_a_share_gets_no_stream(desktop: tuple[World, str, str]) -> None:
     world, name, _ = desktop
     with world.browser(name, "bruno@example.com") as browser:
         browser.log_in()

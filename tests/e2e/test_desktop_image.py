@@ -16,7 +16,7 @@ def env(**variables: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.long
-def test_a_desktop_whose_encoder_cannot_load_is_never_ready_and_says_why(sessions: World) -> None:
+def test_desktop_with_a_broken_encoder_reports_it_unready(sessions: World) -> None:
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "broken"}, "data": {"pixelflux.py": BROKEN}}
     sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
     mounted = [{"name": "broken", "mountPath": "/broken", "configMap": {"name": "broken"}, "readOnly": True}]
@@ -47,9 +47,7 @@ def message(world: World, name: str) -> str:
         pytest.param({"VDI_APP": "xfce4-terminal"}, "is not a JSON array of words", marks=pytest.mark.long),
     ],
 )
-def test_settings_that_the_image_does_not_know_are_quoted_in_the_status(
-    sessions: World, variables: dict[str, str], said: str
-) -> None:
+def test_unknown_settings_are_quoted_in_the_status(sessions: World, variables: dict[str, str], said: str) -> None:
     with template(sessions, "wrong", env=env(**variables)):
         start(sessions, "wanda", "wrong", wait=False)
         wait_until("the status quotes the refusal", lambda: said in message(sessions, "wanda"), 120)
@@ -64,7 +62,7 @@ def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) 
 
 
 @pytest.mark.long
-def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions: World) -> None:
+def test_user_programs_have_lower_cpu_priority(sessions: World) -> None:
     start(sessions, "nina", "small")
     wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"))
 
@@ -81,7 +79,7 @@ def test_what_the_person_runs_leaves_the_processor_to_picture_and_keys(sessions:
 
 
 @pytest.mark.long
-def test_one_application_fills_the_screen_comes_back_and_is_typed_into_with_any_layout(sessions: World) -> None:
+def test_single_application_is_restarted_and_uses_its_layout(sessions: World) -> None:
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
     with template(sessions, "single", app=app, keyboard={"layout": "de"}):
         start(sessions, "sina", "single")

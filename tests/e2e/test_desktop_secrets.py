@@ -61,7 +61,7 @@ def restarts(world: World, name: str) -> int:
     return int(statuses[0]["restartCount"]) if statuses else 0
 
 
-def test_the_users_programs_find_neither_token_and_look_into_no_process_that_holds_one(sessions: World) -> None:
+def test_user_programs_cannot_read_tokens(sessions: World) -> None:
     start(sessions, "tina", "small")
     assert_nothing_to_learn(sessions, "tina")
     with sessions.browser("tina") as browser:
@@ -71,7 +71,7 @@ def test_the_users_programs_find_neither_token_and_look_into_no_process_that_hol
 
 
 @pytest.mark.long
-def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessions: World) -> None:
+def test_killed_agent_keeps_its_port_and_secrets(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "theo", "watched")
         run_in(sessions, "theo", f"setsid python3 -c '{_TAKE_PORT}' 8082 </dev/null >/dev/null 2>&1 &")
@@ -90,7 +90,7 @@ def test_an_agent_that_is_killed_leaves_its_port_and_its_secrets_to_no_one(sessi
 
 
 @pytest.mark.long
-def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile(sessions: World) -> None:
+def test_restarted_container_keeps_its_port(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "tom", "watched")
         run_in(sessions, "tom", f"setsid python3 -c '{_TAKE_PORT}' 8080 </dev/null >/dev/null 2>&1 &")
@@ -110,7 +110,7 @@ def test_a_container_that_restarts_works_and_its_port_was_no_one_elses_meanwhile
 
 
 @pytest.mark.long
-def test_a_desktop_from_a_pool_has_nothing_to_learn_either(sessions: World) -> None:
+def test_pool_desktop_programs_cannot_read_tokens(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}) as name:
         pool = {
             "apiVersion": "vdi.kasm.io/v1alpha1",

@@ -46,7 +46,7 @@ def is_open(url: str) -> bool:
 
 
 @pytest.mark.long
-def test_a_desktop_opens_past_traefik_and_its_owner_stays_connected(sessions: World) -> None:
+def test_direct_connection_leaves_the_owner_connected(sessions: World) -> None:
     sessions.vdi("session", "create", NAME, "--user", ALICE, "--template", "small", "--wait")
     with sessions.browser(NAME) as alice:
         alice.log_in()

@@ -37,7 +37,7 @@ def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> 
 
 
 @pytest.mark.long
-def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(sessions: World) -> None:
+def test_out_of_memory_never_loses_files(sessions: World) -> None:
     start(sessions, "olga", "small", "--memory", "1Gi")
     run_in(sessions, "olga", "echo kept > ~/kept.txt")
     hog = "python3 -c 'x = bytearray(3 * 1024**3)' 2>&1; echo ended with $?"
@@ -50,7 +50,7 @@ def test_a_hog_in_a_desktop_takes_the_hog_or_the_desktop_but_never_the_files(ses
 
 
 @pytest.mark.long
-def test_a_program_that_ends_at_once_is_a_crash_loop_in_words(sessions: World) -> None:
+def test_exiting_program_is_explained_as_a_crash_loop(sessions: World) -> None:
     with template(sessions, "brief", image="docker.io/library/debian:13-slim"):
         start(sessions, "curt", "brief", wait=False)
         first = wait_until("a pod", lambda: pod_of(sessions, "curt"))

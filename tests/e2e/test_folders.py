@@ -81,7 +81,7 @@ def start(world: World, name: str, *groups: str) -> None:
 
 
 @pytest.mark.long
-def test_a_team_folder_is_written_by_one_group_read_by_another_and_not_there_for_others(cad: World) -> None:
+def test_team_folder_access_follows_groups(cad: World) -> None:
     groups: dict[str, tuple[str, ...]] = {"ada": ("cad",), "bob": ("staff",), "eve": ()}
     for name, of in groups.items():
         create(cad, name, *of)
@@ -95,7 +95,7 @@ def test_a_team_folder_is_written_by_one_group_read_by_another_and_not_there_for
     assert run_in(cad, "eve", "ls -d /team 2>/dev/null || echo absent; ls -A /own") == "absent\n"
 
 
-def test_files_are_in_the_home_and_the_folders_above_them_are_the_users(cad: World) -> None:
+def test_parents_of_mounted_files_belong_to_the_user(cad: World) -> None:
     start(cad, "ada")
     seen = run_in(
         cad,
@@ -107,7 +107,7 @@ def test_files_are_in_the_home_and_the_folders_above_them_are_the_users(cad: Wor
 
 
 @pytest.mark.long
-def test_start_up_scripts_of_template_and_user_run_as_the_user_and_are_in_the_log(cad: World) -> None:
+def test_startup_scripts_run_as_the_user_and_are_logged(cad: World) -> None:
     start(cad, "ada")
     run_in(
         cad,

@@ -40,7 +40,7 @@ def exporter() -> dict[str, Any]:
 
 
 @pytest.mark.long
-def test_the_load_of_a_nodes_gpus_is_shown_and_without_an_exporter_unknown(world: World) -> None:
+def test_gpu_load_is_unknown_without_an_exporter(world: World) -> None:
     before = json.loads(world.vdi("gpu", "status", "-o", "json"))
     (node,) = before["nodes"]
     assert (node["busy"], node["busyUnknown"]) == (None, "no DCGM exporter runs in this cluster")

@@ -73,7 +73,7 @@ def ask_for(world: World, template: str, *names: str) -> None:
     world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}))
 
 
-def test_eight_desktops_share_a_gpu_and_the_ninth_waits_in_line_and_starts_by_itself(sessions: World) -> None:
+def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
     (node,) = sessions.items("node")
     assert node["status"]["allocatable"][GPU] == str(SLOTS)
     name = node["metadata"]["name"]

@@ -58,7 +58,7 @@ def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) 
         assert "OpenGL: software: the pod has no GPU" in log
 
 
-def test_a_window_that_opengl_draws_is_found_on_the_screen_before_it_counts(sessions: World) -> None:
+def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
     """What proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
     with template(sessions, "window"):
         start(sessions, "wanda", "window")
@@ -85,7 +85,7 @@ def lavapipe(world: World) -> str:
 
 
 @pytest.mark.long
-def test_applications_draw_with_zink_on_vulkan_and_the_x_server_does_not(sessions: World, lavapipe: str) -> None:
+def test_applications_use_zink_and_the_x_server_does_not(sessions: World, lavapipe: str) -> None:
     with template(sessions, "zink", image=lavapipe):
         start(sessions, "zoe", "zink")
         graphics = graphics_of(sessions, "zoe")

@@ -18,9 +18,7 @@ LOOK = "cd ~ && cat 'a b/link' && stat -c '%a %u %h' paper.txt && ls -A 'a b' &&
 
 
 @pytest.mark.long
-def test_a_home_that_was_exported_and_deleted_is_imported_and_its_desktop_goes_on(
-    sessions: World, tmp_path: Path
-) -> None:
+def test_deleted_home_is_imported_for_its_desktop(sessions: World, tmp_path: Path) -> None:
     world, archive = sessions, tmp_path / "hazel.tar.gz"
     start(world, "hazel", "small")
     run_in(world, "hazel", FILES)

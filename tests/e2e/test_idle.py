@@ -15,9 +15,7 @@ IDLE_TIMEOUT = 40
 
 
 @pytest.mark.long
-def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_nothing(
-    sessions: World, tmp_path: Path
-) -> None:
+def test_input_clears_the_idle_notice_an_open_tab_does_not(sessions: World, tmp_path: Path) -> None:
     with template(sessions, "dozing", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
         start(sessions, "ida", "dozing")
         with sessions.browser("ida") as browser:
@@ -52,7 +50,7 @@ def test_the_notice_is_seen_a_key_takes_it_away_and_an_open_tab_alone_keeps_noth
 
 
 @pytest.mark.long
-def test_the_agent_knows_a_browser_from_a_probe_and_from_the_proxy(sessions: World) -> None:
+def test_agent_counts_browsers_only(sessions: World) -> None:
     start(sessions, "ines", "small")
     assert ask_agent(sessions, "ines")["viewers"] == 0, "the kubelet asks the same port once a second"
     with sessions.browser("ines") as browser:

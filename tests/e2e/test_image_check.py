@@ -51,7 +51,7 @@ def test_our_own_image_reaches_every_level(world: World) -> None:
     assert set(by_severity(report, "ok")) == {START, START_UP, END, TOKENS, AGENT}, report
 
 
-def test_a_template_that_ends_at_once_is_named_with_its_last_words(world: World) -> None:
+def test_exiting_template_is_reported_with_its_last_line(world: World) -> None:
     # An application that the image does not have: vdi-desktop refuses it by name.
     with template(world, "ends", app={"command": ["no-such-program"]}):
         report = check(world, "ends")
@@ -59,7 +59,7 @@ def test_a_template_that_ends_at_once_is_named_with_its_last_words(world: World)
     assert report["level"] == ""
 
 
-def test_the_missions_image_is_named(world: World) -> None:
+def test_image_without_a_desktop_is_reported(world: World) -> None:
     """An nginx with static files."""
     report = check(world, "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest")
     assert "contains no desktop" in by_severity(report, "error")[START], report
@@ -67,7 +67,7 @@ def test_the_missions_image_is_named(world: World) -> None:
 
 
 @pytest.mark.long
-def test_our_image_whose_libgbm_does_not_load_ends_with_that_reason(world: World) -> None:
+def test_broken_libgbm_is_the_reported_reason(world: World) -> None:
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "truncated"}}
     world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump({**config_map, "data": {"libgbm.so.1": "short"}}))
     volume = {"name": "truncated", "mountPath": "/opt/truncated", "configMap": {"name": "truncated"}}
@@ -113,9 +113,7 @@ def stand_ins(world: World) -> World:
         ("kasmvnc", KASMVNC),
     ],
 )
-def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_without(
-    stand_ins: World, name: str, spec: dict[str, Any]
-) -> None:
+def test_image_with_basic_auth_requires_its_secret(stand_ins: World, name: str, spec: dict[str, Any]) -> None:
     with template(stand_ins, name, image=STAND_INS, basicAuthSecret={"name": f"login-{name}"}, **spec):
         report = check(stand_ins, name)
     assert (report["level"], by_severity(report, "error")) == ("web", {}), report
@@ -129,9 +127,7 @@ def test_an_image_behind_a_login_has_its_level_with_the_secret_and_the_reason_wi
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "expected"), [("notebook", "web"), ("kiosk", "full"), ("developer", "full")])
-def test_an_image_of_the_gallery_is_built_and_its_template_has_its_level(
-    world: World, name: str, expected: str
-) -> None:
+def test_gallery_image_reaches_its_level(world: World, name: str, expected: str) -> None:
     """JupyterLab from PyPI, and two desktops from ours: one application, and Xfce with more programs."""
     load(lambda progress: images.ensure_gallery(name, progress=progress))
     world.kubectl("apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml"))

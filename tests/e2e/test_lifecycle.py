@@ -50,7 +50,7 @@ def test_the_missions_own_objects(sessions: World) -> None:
     sessions.kubectl("delete", "vditemplate", "ubuntu-desktop")
 
 
-def test_deleted_means_gone_and_the_home_stays(sessions: World) -> None:
+def test_deleted_session_leaves_only_its_home(sessions: World) -> None:
     create(sessions, "dora")
     (pod,) = sessions.items("pod", "vdi.kasm.io/session=dora")
     (claim,) = [v for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]

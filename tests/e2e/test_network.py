@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.long
-def test_packets_go_where_the_policies_say_and_nowhere_else(sessions: World) -> None:
+def test_network_policies_are_enforced(sessions: World) -> None:
     with enforced(node_of(sessions)):
         status, said = helm_test(sessions)
     assert status == 0, said

@@ -224,7 +224,7 @@ def test_a_killed_process_is_healed_and_status_says_so(node: Node, component: st
     eventually(lambda: is_served(node.made), "an answer through Traefik")
 
 
-def test_a_killed_supervisor_takes_all_along_and_up_brings_the_same_cluster_back(node: Node) -> None:
+def test_up_restores_the_cluster_of_a_killed_supervisor(node: Node) -> None:
     supervised = json.loads((node.made.state_dir / "supervisor.json").read_text())
     uid = node.kubectl("get", "pod", "guest", "-o", "jsonpath={.metadata.uid}")
     os.kill(supervised["main"]["pid"], signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_a_killed_supervisor_takes_all_along_and_up_brings_the_same_cluster_back
 
 
 @pytest.mark.long
-def test_a_second_cluster_comes_and_goes_beside_the_first(node: Node) -> None:
+def test_second_cluster_runs_beside_the_first(node: Node) -> None:
     try:
         second = cluster.up("guest2", progress=node.progress)
         assert (second.server, second.websecure_port) != (node.made.server, node.made.websecure_port)

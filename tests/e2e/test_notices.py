@@ -9,7 +9,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.long
-def test_the_end_of_the_time_is_announced_and_a_longer_timeout_takes_it_back(sessions: World) -> None:
+def test_longer_timeout_withdraws_the_end_notice(sessions: World) -> None:
     """Input does not: it is no question of being there."""
     start(sessions, "emma", "small", "--timeout", "60s")
     with sessions.browser("emma") as browser:

@@ -15,7 +15,7 @@ OF_USER: dict[str, Any] = {"persistence": {"scope": "User"}}
 
 
 @pytest.mark.long
-def test_a_file_of_one_desktop_is_in_the_other_which_waits_for_the_home(sessions: World) -> None:
+def test_desktops_share_a_home_one_at_a_time(sessions: World) -> None:
     world = sessions
     with template(world, "draw", **OF_USER) as draw, template(world, "write", **OF_USER) as write:
         start(world, "olga", draw)

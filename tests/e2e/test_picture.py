@@ -27,7 +27,7 @@ PROMPT = """() => {
 }"""
 
 
-def test_a_picture_counts_wherever_it_is_drawn_and_a_screen_of_one_colour_does_not() -> None:
+def test_canvas_of_one_colour_is_no_picture() -> None:
     with DesktopBrowser("about:blank", None) as browser:
         page = browser.page
         page.set_content(PAGE)
@@ -69,7 +69,7 @@ time.sleep(30)
 
 @pytest.mark.long
 @pytest.mark.timeout(150)
-def test_a_page_that_was_behind_is_sent_what_it_missed_though_nothing_changes_any_more(sessions: World) -> None:
+def test_lagging_page_catches_up_on_a_static_screen(sessions: World) -> None:
     url = start(sessions, "sven", "small")["status"]["url"]
     with sessions.browser("sven") as browser:
         browser.open()
@@ -115,7 +115,7 @@ STREAM_BEGINS_AGAIN = """async () => {
 
 @pytest.mark.long
 @pytest.mark.timeout(150)
-def test_a_page_that_learns_late_that_its_stream_has_begun_again_is_sent_a_whole_picture(sessions: World) -> None:
+def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
     """A slow page reads these words when it has pictures of the new stream already, and throws those away."""
     start(sessions, "lena", "small")
     with sessions.browser("lena") as browser:
@@ -138,7 +138,7 @@ PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) fo
 @pytest.mark.long
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("part", PARTS)
-def test_a_page_whose_part_was_refused_loads_itself_again(sessions: World, part: str) -> None:
+def test_page_with_a_refused_asset_reloads(sessions: World, part: str) -> None:
     """As in the moment in which a desktop comes or goes: the page itself comes from it, and a part of it does not."""
     refused: list[str] = []
 

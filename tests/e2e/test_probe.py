@@ -83,7 +83,7 @@ def metric(world: World, pattern: str) -> float:
 
 
 @pytest.mark.long
-def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions: World, home: Path) -> None:
+def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) -> None:
     with template(sessions, "probed", persistence={"enabled": False}):
         start(sessions, "petra", "probed")
         log_in(sessions, "petra@example.com")
@@ -119,7 +119,7 @@ def test_a_desktop_is_measured_while_no_one_and_while_somebody_is_there(sessions
 
 
 @pytest.mark.long
-def test_what_is_wrong_is_said_in_words(sessions: World, home: Path) -> None:
+def test_probe_errors_are_explained(sessions: World, home: Path) -> None:
     env = [{"name": "SELKIES_VIDEO_ON_START", "value": "false"}]
     with template(sessions, "blind", persistence={"enabled": False}, env=env):
         start(sessions, "paula", "blind")

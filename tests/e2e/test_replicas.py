@@ -50,7 +50,7 @@ def kill(world: World, portal: Any, selector: str, uid: str) -> None:
 
 
 @pytest.mark.long
-def test_each_part_dies_and_who_has_logged_in_stays_in(two_gateways: World) -> None:
+def test_logins_survive_a_restart_of_each_component(two_gateways: World) -> None:
     world = two_gateways
     selector = "app.kubernetes.io/component=gateway"
     gateways = wait_until("two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None)

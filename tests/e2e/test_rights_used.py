@@ -14,7 +14,7 @@ from vdi.devcluster.layout import layout_of
 
 
 @pytest.mark.parametrize("program", ["operator", "gateway"])
-def test_whatever_was_asked_for_in_this_run_was_granted_by_a_role_of_its_own(world: World, program: str) -> None:
+def test_every_request_was_granted_by_an_own_role(world: World, program: str) -> None:
     asked = requests_of(layout_of(NAME).logs / "audit.log", f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-{program}")
     assert {"list", "watch"} <= {one.verb for one in asked}
     assert [str(one) for one in asked if not one.allowed] == []

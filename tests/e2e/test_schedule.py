@@ -43,7 +43,7 @@ def kill_operator(world: World) -> None:
 
 
 @pytest.mark.long
-def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_first(sessions: World) -> None:
+def test_schedule_continues_after_the_operator_was_killed(sessions: World) -> None:
     world = sessions
     # The desktop has to be there before the first window opens, or it would be one of the pool's.
     opens = (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
@@ -85,7 +85,7 @@ def test_two_windows_with_an_operator_that_was_killed_across_the_end_of_the_firs
 
 
 @pytest.mark.long
-def test_own_schedule_of_a_minute_resumes_and_suspends_the_desktop(sessions: World) -> None:
+def test_session_schedule_resumes_and_suspends_the_desktop(sessions: World) -> None:
     world = sessions
     with template(world, "own-hours", persistence={"enabled": False}) as name:
         start(world, "sam", name)

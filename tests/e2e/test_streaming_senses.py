@@ -60,7 +60,7 @@ def off(desktops: dict[str, Streamed]) -> Streamed:
     return desktops["nothing"]
 
 
-def test_what_the_desktop_plays_is_heard_in_the_browser(on: Streamed) -> None:
+def test_desktop_audio_is_heard_in_the_browser(on: Streamed) -> None:
     with on.opened() as browser:
         assert heard(browser) == 0
         for frequency in (440, 880):
@@ -86,7 +86,7 @@ def test_a_desktop_without_audio_sends_none(on: Streamed, off: Streamed) -> None
             assert wire.frames(AUDIO_FRAME) == 0
 
 
-def test_what_is_said_into_the_microphone_is_heard_in_the_desktop(on: Streamed, tmp_path: Path) -> None:
+def test_microphone_is_heard_in_the_desktop(on: Streamed, tmp_path: Path) -> None:
     write_tone(said := tmp_path / "said.wav", 600)
     args = (
         "--use-fake-device-for-media-stream",
@@ -101,7 +101,7 @@ def test_what_is_said_into_the_microphone_is_heard_in_the_desktop(on: Streamed, 
         wait_until("600 Hz in it", lambda: share_of(600, on.recorded("SelkiesVirtualMic"), MICROPHONE_RATE) > 0.5)
 
 
-def test_a_desktop_without_microphone_takes_nothing_from_one(on: Streamed, off: Streamed) -> None:
+def test_disabled_microphone_sends_nothing(on: Streamed, off: Streamed) -> None:
     with on.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, on.url) as wire:
@@ -139,7 +139,7 @@ def picture_size(browser: DesktopBrowser) -> list[int]:
     return found
 
 
-def test_a_desktop_that_keeps_its_size_keeps_it(off: Streamed) -> None:
+def test_fixed_desktop_size_ignores_the_window(off: Streamed) -> None:
     with off.opened() as browser:
         size = off.size()
         assert re.fullmatch(r"\d+ x \d+", size)
@@ -157,7 +157,7 @@ def test_a_desktop_that_keeps_its_size_keeps_it(off: Streamed) -> None:
             assert off.size() == size
 
 
-def test_keys_of_a_layout_arrive(on: Streamed) -> None:
+def test_keyboard_layout_reaches_the_desktop(on: Streamed) -> None:
     assert "layout:     de" in on.run("setxkbmap -query")
     with on.opened() as browser:
         before = browser.picture()

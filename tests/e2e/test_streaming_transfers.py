@@ -50,7 +50,7 @@ def desktops(world: World) -> Iterator[dict[str, Streamed]]:
 
 
 @DESKTOPS
-def test_the_clipboard_goes_the_ways_that_are_open_and_no_other(desktops: dict[str, Streamed], name: str) -> None:
+def test_clipboard_directions_are_enforced(desktops: dict[str, Streamed], name: str) -> None:
     desktop, closed = desktops[name], _CLOSED[name]
     desktop.copy("nothing yet")
     with desktop.opened() as browser:
@@ -97,7 +97,7 @@ def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str,
 
 
 @DESKTOPS
-def test_files_go_the_ways_that_are_open_and_no_other(desktops: dict[str, Streamed], name: str, tmp_path: Path) -> None:
+def test_file_transfer_directions_are_enforced(desktops: dict[str, Streamed], name: str, tmp_path: Path) -> None:
     desktop, closed = desktops[name], _CLOSED[name]
     (here := tmp_path / "letter ä.bin").write_bytes(os.urandom(3_000_000))
     with desktop.opened() as browser:
@@ -184,7 +184,7 @@ def test_a_desktop_without_printing_hands_out_nothing(desktops: dict[str, Stream
         assert "letter.pdf" in desktop.run(f"ls {SPOOL}")
 
 
-def test_what_the_template_locks_no_client_changes(desktops: dict[str, Streamed]) -> None:
+def test_locked_setting_cannot_be_changed_by_a_client(desktops: dict[str, Streamed]) -> None:
     """The same requests are granted where nothing is locked."""
     requests = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
     assert after(desktops["both"], requests) == (8, 500, "vp8enc", "crf")

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.long
-def test_a_file_in_the_home_survives_suspension_and_the_address_stays(sessions: World) -> None:
+def test_home_and_address_survive_suspension(sessions: World) -> None:
     before = start(sessions, "sue", "small")
     url, secret = before["status"]["url"], master_token_of(sessions, "sue")
     first = pod_of(sessions, "sue")

@@ -32,7 +32,7 @@ def alice(sessions: World) -> Iterator[DesktopBrowser]:
         sessions.kubectl("delete", "vdi", NAME, "--ignore-not-found", "--timeout=60s")
 
 
-def test_from_the_login_to_the_end_of_a_shared_desktop(sessions: World, alice: DesktopBrowser) -> None:
+def test_shared_desktop_from_login_to_end(sessions: World, alice: DesktopBrowser) -> None:
     starts_from_the_catalogue(alice, sessions)
     alice.open_terminal()
     writes(alice, "seq 1 200")
@@ -144,7 +144,7 @@ def ends(alice: DesktopBrowser, world: World) -> None:
 
 
 @pytest.mark.long
-def test_a_viewer_reads_that_the_desktop_takes_no_token_table_and_sees_it_once_it_does(sessions: World) -> None:
+def test_viewer_is_refused_until_the_token_table_is_accepted(sessions: World) -> None:
     """It knows the gateway's token by its digest: with a new Secret it refuses every table, until it is restarted."""
     start(sessions, NAME, "small")
     (secret,) = sessions.items("secret", f"vdi.kasm.io/session={NAME}")

@@ -65,7 +65,7 @@ def shells(world: World, name: str) -> list[str]:
 
 
 @DESKTOPS
-def test_typed_clicked_and_the_clipboard_both_ways(desktops: World, name: str) -> None:
+def test_keys_mouse_and_clipboard_work(desktops: World, name: str) -> None:
     with desktops.browser(name) as browser:
         open_terminal(browser, desktops, name)
         wait_for_focus(desktops, name)
@@ -82,7 +82,7 @@ def test_typed_clicked_and_the_clipboard_both_ways(desktops: World, name: str) -
 
 
 @DESKTOPS
-def test_the_desktop_takes_the_size_of_the_window_and_a_second_person_sees_it(desktops: World, name: str) -> None:
+def test_desktop_follows_the_window_and_is_shared(desktops: World, name: str) -> None:
     with desktops.browser(name) as browser:
         open_terminal(browser, desktops, name)
         browser.page.set_viewport_size({"width": 1000, "height": 600})
@@ -99,7 +99,7 @@ def test_the_desktop_takes_the_size_of_the_window_and_a_second_person_sees_it(de
 
 
 @DESKTOPS
-def test_idle_time_counts_from_the_last_input_and_an_open_page_is_none(desktops: World, name: str) -> None:
+def test_idle_time_counts_from_the_last_input(desktops: World, name: str) -> None:
     with desktops.browser(name) as browser:
         open_terminal(browser, desktops, name)
         wait_until("nothing for 10 s", lambda: ask_agent(desktops, name)["idleSeconds"] > 10)

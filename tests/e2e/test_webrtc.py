@@ -112,7 +112,7 @@ def desktop(relayed: World) -> Iterator[Object]:
 
 
 @pytest.mark.long
-def test_over_relays_alone_for_two_and_over_websocket_where_there_is_no_relay(relayed: World, desktop: Object) -> None:
+def test_webrtc_uses_relays_and_falls_back_to_websocket(relayed: World, desktop: Object) -> None:
     with relayed.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)
         wendy.open()

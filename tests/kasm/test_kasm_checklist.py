@@ -32,7 +32,7 @@ def traefik(ward: KasmStage, tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_whole_through_the_real_way(
+def test_installation_is_valid_through_the_ingress(
     ward: KasmStage, letter: str, traefik: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ward.install(letter, **answering(letter, f"{letter}.kasm.example.test"))
@@ -68,7 +68,7 @@ def failing(ward: KasmStage, capsys: pytest.CaptureFixture[str], traefik: str) -
     return {check for check, line in lines.items() if line["severity"] == "error"}
 
 
-def test_a_preflight_measures_this_very_machine(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preflight_measures_this_machine(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
     _, lines = checklist(ward, capsys, "preflight", "--chart-version", "1.1190.8")
     assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
     size = shutil.disk_usage("/var/lib").total / 1e9

@@ -246,7 +246,7 @@ def test_service_deleted(ward: KasmStage) -> None:
     assert "kasm-manager-default-is-ready" in found.message
 
 
-def test_port_of_a_service_that_no_container_names(ward: KasmStage) -> None:
+def test_service_port_not_named_by_a_container(ward: KasmStage) -> None:
     ward.install("c")
     change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": "manager-pt"}]
     ward.patch("service", "kasm-manager-default", change, how="json")
@@ -273,7 +273,7 @@ def _dns_down(ward: KasmStage) -> Any:
     return next((one for one in ward.look() if one.code == "dns_down"), None)
 
 
-def test_external_database_that_is_nowhere(ward: KasmStage) -> None:
+def test_external_database_missing(ward: KasmStage) -> None:
     outside = {"database__standalone": "true", "database__hostname": "pg.example.invalid"}
     ward.install("c", **outside, dbManagement__initialize="false")
     ward.finds("kasm_outside_silent", "")
@@ -307,7 +307,7 @@ def test_no_job_initialises_the_database(ward: KasmStage) -> None:
     assert "dbManagement.initialize=true" in found.remedy.text
 
 
-def test_password_that_is_not_the_databases(ward: KasmStage) -> None:
+def test_database_password_wrong(ward: KasmStage) -> None:
     ward.install("b")
     wait_initialised(ward, "kasm-db-init-job")
     ward.patch("secret", "kasm-secrets", {"stringData": {"db-password": "another"}})
@@ -319,7 +319,7 @@ def test_password_that_is_not_the_databases(ward: KasmStage) -> None:
 # A chart that no one has described
 
 
-def test_a_chart_that_is_not_known(ward: KasmStage) -> None:
+def test_unknown_chart(ward: KasmStage) -> None:
     labels = {"app": "portal"}
     step = {"name": "before", "image": "docker.io/library/debian:13-slim", "command": ["/bin/sh", "-c"]}
     step["args"] = ["until nslookup orders; do sleep 1; done"]

@@ -10,9 +10,7 @@ from vdi.cli.main import main
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_nothing_is_wrong_from_the_first_moment_to_the_last(
-    ward: KasmStage, letter: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_healthy_start_never_has_findings(ward: KasmStage, letter: str, capsys: pytest.CaptureFixture[str]) -> None:
     ward.install(letter)
 
     def well() -> bool:
@@ -29,9 +27,7 @@ def test_nothing_is_wrong_from_the_first_moment_to_the_last(
     assert (found["generation"], found["ready"]) == (letter.upper(), found["pods"])
 
 
-def test_the_doctor_finds_kasm_in_another_namespace_than_the_sessions(
-    ward: KasmStage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_finds_kasm_in_its_own_namespace(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
     ward.install("c", components__api__image="localhost/no/such/api:1")
     ward.finds("kasm_image_unavailable", "pod/kasm-api-default-")
     assert main(["doctor", "--namespace", "default", "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json"]) == 1

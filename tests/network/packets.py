@@ -35,7 +35,7 @@ def enforcing(sessions: World) -> Iterator[World]:
         yield sessions
 
 
-def test_people_notice_nothing_of_it(enforcing: World) -> None:
+def test_enforced_policies_do_not_disturb_users(enforcing: World) -> None:
     """Traefik and gateway reach the desktop, the operator its agent; the desktop is opened, left and suspended."""
     with template(enforcing, "enforced", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
         start(enforcing, "nina", "enforced")
@@ -49,7 +49,7 @@ def test_people_notice_nothing_of_it(enforcing: World) -> None:
         reach(enforcing, "nina", "Suspended", seconds=2 * IDLE_TIMEOUT)
 
 
-def test_a_hole_is_found_and_named(enforcing: World) -> None:
+def test_missing_policy_is_named(enforcing: World) -> None:
     enforcing.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(HOLE))
     try:
         status, said = helm_test(enforcing)
@@ -61,7 +61,7 @@ def test_a_hole_is_found_and_named(enforcing: World) -> None:
     assert "desktop -> desktop 8080" not in said.partition("connections are not as")[2], "that one is denied twice"
 
 
-def test_where_nothing_enforces_them_it_says_exactly_that(sessions: World) -> None:
+def test_unenforced_policies_are_reported(sessions: World) -> None:
     status, said = helm_test(sessions)
     assert status != 0
     assert "THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all" in said

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)  # the first run on a machine builds helm 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_who_may_connect_to_whom_is_what_the_matrix_says(helm: Path, name: str) -> None:
+def test_permitted_connections_are_those_of_the_matrix(helm: Path, name: str) -> None:
     variant = VARIANTS[name]
     policies, roles = world_of(helm, variant)
     asked = list(questions(roles))
@@ -70,7 +70,7 @@ def is_within(inner: str, outer: str) -> bool:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_matrix_misses_each_part_that_is_taken_away(helm: Path, name: str) -> None:
+def test_removed_rule_breaks_the_matrix(helm: Path, name: str) -> None:
     """So the test above can fail, and no rule is there for nothing. A rule without its last peer is open to all."""
     variant = VARIANTS[name]
     policies, roles = world_of(helm, variant)
@@ -84,14 +84,14 @@ def test_the_matrix_misses_each_part_that_is_taken_away(helm: Path, name: str) -
     assert unnoticed == []
 
 
-def test_no_one_in_the_matrix_is_misspelt(helm: Path) -> None:
+def test_roles_of_the_matrix_exist(helm: Path) -> None:
     for variant in VARIANTS.values():
         _, roles = world_of(helm, variant)
         names = {role.name for role in roles} | {"desktop", "gateway", "probe"}
         assert {who for row in variant.rows.values() for who in row} <= names, variant.name
 
 
-def test_pairs_that_no_policy_of_ours_decides_are_not_asked(helm: Path) -> None:
+def test_pairs_outside_our_policies_are_skipped(helm: Path) -> None:
     _, roles = world_of(helm, VARIANTS["default"])
     asked: list[Question] = list(questions(roles))
     assert all(each.source.is_ours or each.target.is_ours for each in asked)

@@ -68,7 +68,7 @@ def test_the_plan_is_what_the_policies_mean(helm: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_everybody_whose_policy_it_is_takes_part_or_it_is_said_that_not(helm: Path, name: str) -> None:
+def test_every_policy_subject_is_tested_or_listed_as_skipped(helm: Path, name: str) -> None:
     variant = VARIANTS[name]
     plan = plan_of(helm, variant)
     everybody = {"traefik", "prometheus", "operator", "gateway", "desktop", "fetcher", "neighbour"}
@@ -84,7 +84,7 @@ def test_everybody_whose_policy_it_is_takes_part_or_it_is_said_that_not(helm: Pa
     assert servers == {"postgresql", "redis"} & set(plan["roles"])
 
 
-def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> None:
+def test_test_pods_pass_restricted_and_disturb_no_workload(helm: Path) -> None:
     objects = worlds.rendered(helm, VARIANTS["production"], with_tests=True)
     hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
     (pod,) = [hook for hook in hooks if hook["kind"] == "Pod"]
@@ -114,7 +114,7 @@ def test_its_pods_pass_restricted_and_are_in_no_way_of_what_runs(helm: Path) -> 
         ("network=null", "missing property 'network'"),
     ],
 )
-def test_a_value_that_would_open_or_close_something_else_is_refused(helm: Path, value: str, said: str) -> None:
+def test_unsafe_network_value_is_refused(helm: Path, value: str, said: str) -> None:
     command = [
         str(helm),
         "template",

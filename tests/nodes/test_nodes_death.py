@@ -10,7 +10,7 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_a_node_that_dies_and_comes_back_runs_no_home_twice(nodes: Nodes) -> None:
+def test_returning_node_never_mounts_a_home_twice(nodes: Nodes) -> None:
     world, node = nodes.world, nodes.spare
     with (
         template(world, "roams", resources=LIGHT, placement=GIVES_UP_SOON, persistence={"enabled": False}),

@@ -33,7 +33,7 @@ def notices_in(world: World, pod: str) -> int:
     return int(said.split()[-1])
 
 
-def test_a_drain_is_announced_and_desktops_without_a_home_run_elsewhere(nodes: Nodes) -> None:
+def test_drain_is_announced_and_moves_desktops_without_a_home(nodes: Nodes) -> None:
     world, node, everyone = nodes.world, nodes.names[1], WITHOUT_HOME + WITH_HOME
     with (
         template(world, "roams", resources=LIGHT, persistence={"enabled": False}),

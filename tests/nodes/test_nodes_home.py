@@ -42,7 +42,7 @@ def gpus_taken(world: World, node: str) -> Iterator[None]:
         world.kubectl("-n", "default", "delete", "pod", "training")
 
 
-def test_a_home_keeps_its_desktop_on_its_node_and_the_queue_says_so(nodes: Nodes) -> None:
+def test_queue_names_the_full_node_of_a_home(nodes: Nodes) -> None:
     world, (first, node, third) = nodes.world, nodes.names[:3]
     with template(world, "pinned", resources={"defaultGPU": 1}):
         with nodes.only(node):

@@ -48,7 +48,7 @@ def run_without_pull(world: World, node: str) -> None:
     world.kubectl("delete", "-n", "default", "pod/late")
 
 
-def test_a_node_that_joins_has_the_images_before_the_first_desktop(nodes: Nodes, image: Path, tmp_path: Path) -> None:
+def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image: Path, tmp_path: Path) -> None:
     world, before = nodes.world, nodes.names
 
     def pulled() -> Object:

@@ -24,7 +24,7 @@ def waiting(nodes: Nodes) -> Counter[str]:
     return Counter(pod["spec"]["nodeName"] for pod in pods if is_ready(pod))
 
 
-def test_a_pool_is_spread_over_nodes_and_filled_up_without_one_of_them(nodes: Nodes) -> None:
+def test_pool_spreads_over_nodes_and_is_refilled_after_a_loss(nodes: Nodes) -> None:
     world = nodes.world
 
     def further_node() -> str:

@@ -28,7 +28,7 @@ def wait_for_all(nodes: Nodes) -> None:
         nodes.world.kubectl("-n", RELEASE_NAMESPACE, "rollout", "status", f"deploy/vdi-{component}", "--timeout=120s")
 
 
-def test_a_node_with_operator_and_gateway_is_lost_and_nothing_stops(nodes: Nodes, tmp_path: Path) -> None:
+def test_losing_the_node_of_operator_and_gateway_stops_nothing(nodes: Nodes, tmp_path: Path) -> None:
     world, (first, *others) = nodes.world, nodes.names[:3]
     world.kubectl("label", "node", *others, f"{LABEL}=", "--overwrite")
     apart = [f"{scope}nodeSelector.{LABEL}=" for scope in ("", "gateway.")]

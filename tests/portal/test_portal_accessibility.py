@@ -61,7 +61,7 @@ def test_axe_finds_nothing_serious_on_any_page(
             assert grave_violations(guest.page) == [], path
 
 
-def test_axe_finds_what_is_wrong(browser: Browser, server: Server) -> None:
+def test_axe_finds_a_planted_fault(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/catalogue")
         guest.page.evaluate("document.querySelector('label[for=q]').remove()")

@@ -79,7 +79,7 @@ def quiet(guest: Visitor) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", first_of(["light", "dark"]))
-def test_every_page_is_readable_named_and_without_complaint(browser: Browser, server: Server, scheme: str) -> None:
+def test_every_page_meets_contrast_and_labelling(browser: Browser, server: Server, scheme: str) -> None:
     for person in (ALICE, ADMIN):
         with visitor(browser, server, person, scheme=scheme) as guest:  # type: ignore[arg-type]
             paths = [path for path, whose in EVERY_PAGE if whose is person]
@@ -164,7 +164,7 @@ def test_the_focus_stays_on_links_and_on_the_same_guest(browser: Browser, server
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["again", "refused"])
-def test_a_stream_that_breaks_goes_on_from_what_the_page_shows(browser: Browser, server: Server, refused: bool) -> None:
+def test_broken_stream_resumes_from_the_shown_state(browser: Browser, server: Server, refused: bool) -> None:
     """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream of its own."""
     session, status = running("from-elsewhere", template="firefox"), 503 if refused else 200
     with visitor(browser, server) as guest:
@@ -182,7 +182,7 @@ def test_a_stream_that_breaks_goes_on_from_what_the_page_shows(browser: Browser,
         expect(guest.page.locator("#live-notice")).to_be_hidden()
 
 
-def test_a_login_that_ended_while_the_stream_was_down_is_said(browser: Browser, server: Server) -> None:
+def test_login_that_ended_during_an_outage_is_reported(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/")
         notice = guest.page.locator("#live-notice")
@@ -193,7 +193,7 @@ def test_a_login_that_ended_while_the_stream_was_down_is_said(browser: Browser, 
         expect(notice).to_be_hidden()
 
 
-def test_a_form_that_is_sent_twice_counts_once(browser: Browser, server: Server) -> None:
+def test_form_submitted_twice_acts_once(browser: Browser, server: Server) -> None:
     answer = asyncio.Event()
     server.stage.cluster.held = answer
     with visitor(browser, server) as guest:
@@ -212,9 +212,7 @@ def test_a_form_that_is_sent_twice_counts_once(browser: Browser, server: Server)
         assert acts(server) == ["session.start", "session.start"]
 
 
-def test_more_time_is_found_from_a_page_that_was_opened_before_the_desktop_ran(
-    browser: Browser, server: Server
-) -> None:
+def test_extend_link_works_on_a_page_opened_before_the_run(browser: Browser, server: Server) -> None:
     soon = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon", "message": "Soon."}
     status = {"startTime": format_time(server.stage.clock.wall), "conditions": [soon]}
     with visitor(browser, server) as guest:
@@ -280,9 +278,7 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, se
 
 
 @pytest.mark.parametrize("status", [401, 503], ids=["ended", "suspended"])
-def test_the_page_of_the_transport_leaves_when_the_gateway_answers_for_the_desktop(
-    browser: Browser, server: Server, status: int
-) -> None:
+def test_transport_page_yields_to_the_waiting_page(browser: Browser, server: Server, status: int) -> None:
     pages = other_pages(server)
     asked: list[str] = []
 
@@ -305,7 +301,7 @@ def test_the_page_of_the_transport_leaves_when_the_gateway_answers_for_the_deskt
         assert asked == ["fetch", "fetch", "page"]
 
 
-def test_what_is_typed_is_left_alone_by_what_is_live(browser: Browser, server: Server) -> None:
+def test_live_updates_keep_typed_text(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/desktops/alice-ubuntu")
         guest.page.get_by_label("E-mail address").fill("dave@example.com")
@@ -331,7 +327,7 @@ def test_a_page_says_when_its_desktop_has_gone(browser: Browser, server: Server)
         expect(guest.page.get_by_role("heading", name="What happened")).to_be_visible()
 
 
-def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) -> None:
+def test_end_is_confirmed_in_place_and_by_keyboard(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/desktops/alice-ubuntu")
         end = guest.page.get_by_role("link", name="End alice-ubuntu", exact=True)
@@ -355,7 +351,7 @@ def test_ending_asks_in_place_and_by_keyboard(browser: Browser, server: Server) 
         assert quiet(guest) == []
 
 
-def test_asking_about_a_desktop_that_is_gone_shows_the_page_that_says_so(browser: Browser, server: Server) -> None:
+def test_end_link_of_a_missing_desktop_shows_not_found(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.page.route("**/events?*", lambda route: route.abort())
         guest.go("/desktops/alice-ubuntu")
@@ -376,7 +372,7 @@ def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> 
     assert acts(server) == ["session.resume", "session.unshare"]
 
 
-def test_the_catalogue_narrows_down_while_one_types(browser: Browser, server: Server) -> None:
+def test_catalogue_filters_while_typing(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/catalogue")
         expect(guest.page.locator(".cards > li")).to_have_count(6)
@@ -403,7 +399,7 @@ def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -
         assert quiet(guest) == []
 
 
-def test_the_first_key_leads_past_the_navigation(browser: Browser, server: Server) -> None:
+def test_first_tab_skips_the_navigation(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/")
         guest.page.keyboard.press("Tab")
@@ -413,7 +409,7 @@ def test_the_first_key_leads_past_the_navigation(browser: Browser, server: Serve
 
 
 @pytest.mark.parametrize("person", [ALICE, BOB])
-def test_without_scripts_all_is_done_by_pages_and_forms(browser: Browser, server: Server, person: User) -> None:
+def test_portal_works_without_javascript(browser: Browser, server: Server, person: User) -> None:
     with visitor(browser, server, person, scripts=False) as guest:
         guest.go("/catalogue")
         guest.page.get_by_label("Search the catalogue").fill("qgis")
@@ -443,7 +439,7 @@ def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> 
         assert "UTC" not in guest.page.locator("table").inner_text()
 
 
-def test_schedule_form_begins_with_weekdays_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
+def test_schedule_form_defaults_to_the_readers_zone(browser: Browser, server: Server) -> None:
     with visitor(browser, server, zone="Asia/Tokyo") as guest:
         guest.go("/desktops/alice-ubuntu")
         zone = guest.page.get_by_label("Time zone")
@@ -475,9 +471,7 @@ def a_screen() -> bytes:
     return data.getvalue()
 
 
-def test_a_card_shows_the_screen_while_the_page_is_visible_and_nothing_where_there_is_none(
-    browser: Browser, server: Server
-) -> None:
+def test_card_shows_a_thumbnail_while_the_page_is_visible(browser: Browser, server: Server) -> None:
     def asked(name: str) -> int:
         return server.do(lambda: server.stage.agent.asked.count(f"GET /thumbnail of {name}"))
 
@@ -521,7 +515,7 @@ def test_a_card_shows_the_screen_while_the_page_is_visible_and_nothing_where_the
         expect(guest.page.locator("#card-uid-alice-ubuntu .screen")).to_have_count(0)
 
 
-def test_no_page_but_the_owners_list_asks_for_a_screen(browser: Browser, server: Server) -> None:
+def test_thumbnails_are_loaded_only_on_the_owners_list(browser: Browser, server: Server) -> None:
     server.do(lambda: server.stage.agent.screens.update({"alice-ubuntu": a_screen(), "bob-review": a_screen()}))
     for person, paths in ((ALICE, ("/shared", "/desktops/alice-ubuntu")), (ADMIN, ("/", "/admin", "/admin/sessions"))):
         with visitor(browser, server, person) as guest:

@@ -31,18 +31,18 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
             yield from walk(schema[keyword], f"{path}[]")
 
 
-def test_the_charts_copy_is_what_the_structs_say() -> None:
+def test_crds_of_the_chart_are_current() -> None:
     folder = ROOT / "charts/vdi/files/crds"
     assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), "run: make generate"
 
 
-def test_the_reference_page_is_what_the_structs_say() -> None:
+def test_api_reference_page_is_current() -> None:
     page = (ROOT / "docs/api.md").read_text()
     assert replace_generated(page, api_reference.render()) == page, "run: make generate"
 
 
 @pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
-def test_every_field_of_the_spec_has_words_and_a_limit(crd: dict[str, Any]) -> None:
+def test_every_spec_field_has_a_description_and_a_limit(crd: dict[str, Any]) -> None:
     """Without limits the API server refuses CEL rules as too costly, and one object could fill etcd."""
     for path, field in walk(schema_of(crd)["properties"]["spec"], "spec"):
         if not path.endswith("[]"):
@@ -73,7 +73,7 @@ def test_status_has_only_the_defaults_that_a_new_object_shows() -> None:
     }
 
 
-def test_the_names_that_people_type() -> None:
+def test_crd_names_and_short_names() -> None:
     session, template, pool = session_crd()["spec"], template_crd()["spec"], pool_crd()["spec"]
     assert (session["scope"], session["names"]["shortNames"]) == ("Namespaced", ["vdi"])
     assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])

@@ -23,7 +23,7 @@ def test_the_operator_is_found_by_the_python_that_runs_it() -> None:
     assert Path(found) == Path(vdi.kube.http.__file__)
 
 
-def test_the_operator_of_an_image_is_started_by_its_loader_with_its_python(tmp_path: Path) -> None:
+def test_image_operator_runs_with_the_loader_of_the_image(tmp_path: Path) -> None:
     files = {
         "usr/lib/some-linux-gnu/ld-linux-some.so.1": '#!/bin/sh\nshift 2\nexec "$@"\n',
         "usr/bin/python3.13": "#!/bin/sh\necho 3.13.99\n",

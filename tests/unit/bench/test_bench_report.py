@@ -34,7 +34,7 @@ def test_the_first_contender_is_compared_with_each_other_one() -> None:
     assert row(text, "API writes, create -> Running") == ["7 [6..8]", "7", "8", "1.00", "0.88"]
 
 
-def test_what_was_not_measured_is_a_dash_and_not_a_zero() -> None:
+def test_missing_measurement_is_a_dash() -> None:
     text = table([a_run("vdi"), {"name": "go", "repeat": 1, "error": "the operator ended"}])
     assert row(text, "API writes, create -> Running") == ["7", "-", "-"]
     assert row(text, "all sessions Running, s") == ["-", "-", "-"]
@@ -48,7 +48,7 @@ def test_goals_that_are_met() -> None:
     ]
 
 
-def test_a_pod_that_comes_late_of_our_own_doing_misses_the_goal() -> None:
+def test_added_pod_latency_misses_the_goal() -> None:
     said = goals([a_run("vdi", p99=70), a_run("floor", p99=12)])
     assert [line.split()[0] for line in said] == ["met", "met", "MISSED"]
 
@@ -59,12 +59,12 @@ def test_one_bad_run_misses_the_goal_for_requests() -> None:
 
 
 @pytest.mark.parametrize(("cpu", "verdict"), [(0.8, "met     "), (0.81, "MISSED  ")])
-def test_the_yardstick_is_what_a_tuned_go_operator_needs(cpu: float, verdict: str) -> None:
+def test_goal_is_relative_to_the_tuned_go_operator(cpu: float, verdict: str) -> None:
     *_, said = goals([a_run("vdi", cpu=cpu), a_run("go-tuned", cpu=1.0)])
     assert said == f"{verdict}operator CPU: {cpu:.2f} of go-tuned's, at most 0.8 wanted"
 
 
-def test_nothing_is_promised_without_runs_of_our_own() -> None:
+def test_goals_need_runs_of_our_own() -> None:
     assert goals([a_run("go"), a_run("floor")]) == []
 
 

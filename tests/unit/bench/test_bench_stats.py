@@ -6,7 +6,7 @@ from bench.stats import latency, percentile, ratio, spread
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.1, 100))
-def test_percentile_is_a_measured_value_with_enough_values_at_or_below_it(values: list[float], percent: float) -> None:
+def test_percentile_is_a_measured_value(values: list[float], percent: float) -> None:
     found = percentile(values, percent)
     assert found in values
     assert found is not None
@@ -19,7 +19,7 @@ def test_percentile_does_not_depend_on_the_order() -> None:
     assert percentile(range(1, 51), 99) == 50
 
 
-def test_nothing_measured_is_no_number() -> None:
+def test_no_measurements_have_no_percentile() -> None:
     assert percentile([], 50) is None
     assert latency([]) == {"n": 0, "p50_ms": None, "p99_ms": None, "max_ms": None}
     assert spread([]) == "-"
@@ -36,7 +36,7 @@ def test_spread_shows_median_and_both_ends(values: list[float], shown: str) -> N
     assert spread(values) == shown
 
 
-def test_ratio_is_median_by_median_and_not_of_nothing() -> None:
+def test_ratio_compares_medians_of_measurements() -> None:
     assert ratio([2.0, 4.0, 90.0], [2.0]) == "2.00"
     assert ratio([1.0], [0.0]) == "-"
     assert ratio([], [1.0]) == "-"

@@ -50,7 +50,7 @@ def test_what_was_not_measured_is_not_compared() -> None:
     assert compare("delay", [], [1.0])[0][2:] == ["-"] * 4
 
 
-def test_the_aims_are_held_against_p95_and_against_what_the_way_adds() -> None:
+def test_goals_compare_p95_and_added_latency() -> None:
     assert [line[:6] for line in verdicts(figures())] == ["met   "] * 3
     assert [line[:6] for line in verdicts(figures(ours=42.0))] == ["MISSED"] * 3
     assert [line[:6] for line in verdicts(figures(ours=41.0, plain=40.0))] == ["MISSED", "met   ", "met   "]

@@ -8,7 +8,7 @@ from tools.generate.chart_render import ROOT
 DESKTOP = {"cpu": 250, "memory": 1024 * node_fit.MEBI}
 
 
-def test_what_is_left_of_a_node_by_hand() -> None:
+def test_node_capacity_left_after_reservations() -> None:
     # 4 GB are 3814.7 MiB. Less 200 for eviction, 1536 reserved, 140 for K3s' pods, 992 of ours: 946.7.
     left = node_fit.server(2, 4).left({"cpu": 450, "memory": 992 * node_fit.MEBI})
     assert (left["cpu"], left["memory"] // node_fit.MEBI) == (2000 - 200 - 200 - 450, 946)

@@ -81,19 +81,19 @@ def test_open_connections_show_unenforced_policies() -> None:
     assert status == 1 and lines[-1].startswith("THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all 7 connections")
 
 
-def test_where_nothing_gets_through_it_names_what_should() -> None:
+def test_blocked_network_names_the_expected_connections() -> None:
     lines, status = trial.judge(seen(lambda _: False), ALL)
     assert status == 1 and "  gateway -> desktop 8080: is blocked, and should get through" in lines
     assert not any("DOES NOT ENFORCE" in line for line in lines)
 
 
-def test_one_hole_is_named_and_is_not_taken_for_none_at_all() -> None:
+def test_one_open_connection_is_named() -> None:
     lines, status = trial.judge(seen(lambda one: one.expected or str(one) == "desktop -> desktop 8080"), ALL)
     assert status == 1 and "  desktop -> desktop 8080: gets through, and should be blocked" in lines
     assert lines[-3].startswith("1 of ")
 
 
-def test_what_is_not_there_at_all_says_nothing_about_policies() -> None:
+def test_unreachable_target_does_not_judge_policies() -> None:
     lines, status = trial.judge(seen(lambda one: bool(one.expected)), ALL - {"the internet"})
     assert status == 0 and "not tried: the internet cannot be reached from here at all" in lines
     assert not any(line.startswith("desktop") and "the internet" in line for line in lines)
@@ -124,7 +124,7 @@ def listener() -> Iterator[int]:
     assert process.returncode == 0
 
 
-def test_one_listens_and_another_tries_until_it_is_as_planned(listener: int, tmp_path: Path) -> None:
+def test_connection_is_retried_until_it_is_as_planned(listener: int, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed: int = free.getsockname()[1]
     tries = [

@@ -124,7 +124,7 @@ def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
         assert expected(*elsewhere, *provider) == ["desktop", *opened]
 
 
-def test_another_release_s_operators_do_not_pass_for_this_one_s(helm: Path) -> None:
+def test_metrics_of_another_release_do_not_count(helm: Path) -> None:
     """Whose metrics are missing is found by the namespace that the release's PodMonitor gives them."""
     words = ("--set", "monitoring.rules=true", "--set", "doctor.schedule=@hourly")
 

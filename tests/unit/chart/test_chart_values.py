@@ -86,7 +86,7 @@ def test_the_process_knows_every_variable_that_the_chart_sets(
     assert [name for name in names if name not in problems and name not in free] == []
 
 
-def test_the_edge_asks_and_takes_over_what_the_gateway_expects() -> None:
+def test_forward_auth_middlewares_match_the_gateway() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
     assert middlewares.pop("vdi-gateway-retry")["metadata"]["namespace"] == "vdi-system", "beside the portal's route"

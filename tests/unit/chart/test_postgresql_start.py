@@ -57,7 +57,7 @@ def volume(tmp_path: Path) -> Volume:
 _FIRST_START = ["initdb", "pg_ctl", "createdb", "pg_ctl", "postgres"]
 
 
-def test_a_database_that_another_image_made_is_kept(volume: Volume) -> None:
+def test_database_of_another_image_is_kept(volume: Volume) -> None:
     volume.data.mkdir()
     for name in ("PG_VERSION", "table"):
         (volume.data / name).touch()
@@ -66,7 +66,7 @@ def test_a_database_that_another_image_made_is_kept(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["no folder", "an empty folder"])
-def test_a_database_is_made_where_there_is_none(volume: Volume, exists: bool) -> None:
+def test_missing_database_is_created(volume: Volume, exists: bool) -> None:
     if exists:
         volume.data.mkdir()
     assert volume.start() == _FIRST_START
@@ -75,7 +75,7 @@ def test_a_database_is_made_where_there_is_none(volume: Volume, exists: bool) ->
     assert volume.start() == ["postgres"]
 
 
-def test_a_first_start_that_was_cut_off_begins_again(volume: Volume) -> None:
+def test_interrupted_first_start_is_repeated(volume: Volume) -> None:
     assert volume.start(createdb="kill -9 $PPID") == ["initdb", "pg_ctl", "createdb"]
     assert volume.start(initdb=f'[ ! -e "$2" ]; {_PROGRAMS["initdb"]}') == _FIRST_START
     assert list(volume.data.parent.iterdir()) == [volume.data]

@@ -66,7 +66,7 @@ def test_equal_pods_share_their_sums() -> None:
     assert one.spec.takes == {"cpu": 1000, "pods": 1}
 
 
-def test_where_a_pod_may_go_is_forgotten_once_it_is_there() -> None:
+def test_bound_pod_drops_its_scheduling_fields() -> None:
     spec = {"nodeSelector": {"a": "b"}, "tolerations": [{"key": "k"}]}
     unbound = msgspec.convert({"metadata": {"name": "x"}, "spec": spec}, Pod)
     assert unbound.spec.node_selector == {"a": "b"} and unbound.spec.tolerations[0].key == "k"

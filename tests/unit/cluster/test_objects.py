@@ -5,14 +5,14 @@ import msgspec
 from vdi.cluster.objects import Node, Pod
 
 
-def test_a_node_with_an_image_that_has_lost_its_names_is_a_node() -> None:
+def test_node_with_an_unnamed_image_is_decoded() -> None:
     """Seen with containerd: `names: null`, after a tag had moved to a newer image."""
     images = b'[{"names":null,"sizeBytes":5},{"names":["a:1"],"sizeBytes":7}]'
     node = msgspec.json.decode(b'{"metadata":{"name":"n"},"status":{"images":' + images + b"}}", type=Node)
     assert [image.names for image in node.status.images] == [None, ("a:1",)]
 
 
-def test_of_a_pod_only_what_is_read_is_kept() -> None:
+def test_decoded_pod_keeps_only_used_fields() -> None:
     pod = msgspec.json.decode(
         b"""{"metadata": {"name": "p"},
         "spec": {"volumes": [{"name": "tmp", "emptyDir": {}},

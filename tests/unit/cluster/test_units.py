@@ -31,7 +31,7 @@ def test_quantity_is_exact(text: str, value: Fraction) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "4Gib", "4 Gi", "1K", "i", "Gi", "1,5", "1e", "4gi", "--1", "1_000", "٣"])
-def test_what_kubernetes_refuses_is_refused_with_its_value(text: str) -> None:
+def test_invalid_quantity_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(ValueError, match="is not a quantity; allowed:") as refused:
         parse_quantity(text)
     assert repr(text) in str(refused.value)
@@ -50,7 +50,7 @@ def test_duration_survives_writing_and_reading(length: timedelta) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0s", "0h0m", "8 hours", "-1h", "8", "1m1h", "1.5h", "h", "8H", "1d"])
-def test_what_is_no_duration_is_refused_with_its_value(text: str) -> None:
+def test_invalid_duration_is_refused_with_its_value(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration; allowed:") as refused:
         parse_duration(text)
     assert repr(text) in str(refused.value)

@@ -60,7 +60,7 @@ def test_the_exit_code_and_junit_agree(findings: tuple[Finding, ...], warnings_f
     assert len(suite) == max(1, len(findings)) == int(suite.attrib["tests"])
 
 
-def test_the_worst_is_an_error_then_what_is_unknown() -> None:
+def test_worst_severity_is_error_then_unknown() -> None:
     assert worst(ALL) is Severity.ERROR
     assert worst((WARNING, UNKNOWN, OK)) is Severity.UNKNOWN
     assert worst(()) is Severity.OK
@@ -68,7 +68,7 @@ def test_the_worst_is_an_error_then_what_is_unknown() -> None:
     assert roots(ALL) == [CAUSE, WARNING, UNKNOWN, OK]
 
 
-def test_a_page_for_people() -> None:
+def test_text_report() -> None:
     assert list(as_text(a_report(*ALL))) == [
         "ERROR    operator_down  deployment/kasm/vdi-operator",
         "  No replica is ready.",
@@ -98,7 +98,7 @@ def test_a_page_for_people() -> None:
     assert list(as_text(a_report())) == ["No problems found."]
 
 
-def test_of_many_alike_three_are_shown() -> None:
+def test_three_of_many_equal_findings_are_shown() -> None:
     many = [Finding(code="a", severity=Severity.ERROR, object=f"pod/{number}") for number in range(5)]
     lines = list(as_text(a_report(*many)))
     assert "... and 2 more a (-o json lists them)" in lines
@@ -107,7 +107,7 @@ def test_of_many_alike_three_are_shown() -> None:
     assert sum(line.startswith("OK") for line in as_text(a_report(*fine))) == 5
 
 
-def test_data_for_programs() -> None:
+def test_json_report() -> None:
     data = json.loads(json.dumps(as_data(a_report(*ALL))))
     assert (data["namespace"], data["severity"]) == ("kasm", "error")
     assert data["findings"][0] == {
@@ -125,7 +125,7 @@ def test_data_for_programs() -> None:
     assert data["findings"][1]["caused_by"] == "operator_down deployment/kasm/vdi-operator"
 
 
-def test_junit_for_ci() -> None:
+def test_junit_report() -> None:
     cases = list(ElementTree.fromstring(as_junit(a_report(*ALL))))
     assert [[one.tag for one in case] for case in cases] == [["failure"], ["failure"], ["system-out"], ["skipped"], []]
     assert cases[0].attrib["name"] == "operator_down deployment/kasm/vdi-operator"
@@ -145,6 +145,6 @@ def test_junit_for_ci() -> None:
         (Remedy("On the node:", ("nvidia-smi",)), "On the node: nvidia-smi"),
     ],
 )
-def test_a_remedy_in_one_line(remedy: Remedy, text: str) -> None:
+def test_remedy_on_one_line(remedy: Remedy, text: str) -> None:
     assert remedy.text == text
     assert bool(remedy) == bool(text)

@@ -20,7 +20,7 @@ def script(path: Path, version: str, status: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(("helm", "flag"), [(HELM3, "--atomic"), (HELM4, "--rollback-on-failure")])
-def test_a_failed_upgrade_is_undone_under_either_name(helm: Helm, flag: str) -> None:
+def test_failed_upgrade_is_rolled_back_by_helm_3_and_4(helm: Helm, flag: str) -> None:
     words = upgrade(helm, Change("vdi", "charts/vdi", PLACE), seconds=600)
     assert words[:4] == ["upgrade", "--install", "vdi", "charts/vdi"]
     assert words[-1] == flag and words[-4:-1] == ["--wait", "--timeout", "600s"]
@@ -54,7 +54,7 @@ def test_an_uninstall_waits_too() -> None:
     assert uninstall("r", Place("n"), seconds=0.2)[-3:] == ["--wait", "--timeout", "1s"]
 
 
-def test_what_was_changed_by_hand_is_overwritten_by_either_helm() -> None:
+def test_manual_changes_are_overwritten_by_helm_3_and_4() -> None:
     assert take_back_fields(HELM4, "ssa") == ("--force-conflicts",)
     assert take_back_fields(HELM4, "") == () == take_back_fields(HELM3, "ssa"), "patches know no conflicts"
 
@@ -86,13 +86,13 @@ def test_the_helm_that_is_named_or_the_one_in_path(tmp_path: Path, monkeypatch: 
     ("version", "said"),
     [("v2.17.0", "allowed: Helm 3 from 3.14 on, and Helm 4"), ("v3.13.9", "Helm 3.13.9"), ("hello", "does not report")],
 )
-def test_a_helm_that_is_of_no_use(tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_helm_is_refused(tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     with pytest.raises(HelmUnavailableError, match=said):
         find_helm(script(tmp_path / "helm", version))
 
 
-def test_no_helm_at_all_says_where_it_is_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_helm_names_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HelmUnavailableError, match=r"helm is not in PATH.*--helm"):

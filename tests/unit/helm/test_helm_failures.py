@@ -70,14 +70,14 @@ def test_a_clear_failure_stays_in_the_words_of_helm(said: str, words: str) -> No
 
 
 @pytest.mark.parametrize(("said", "code", "words"), SAID, ids=[code for _, code, _ in SAID])
-def test_what_helm_says_becomes_a_sentence(said: str, code: str, words: str) -> None:
+def test_known_helm_error_becomes_a_sentence(said: str, code: str, words: str) -> None:
     failure = explain_failure(said)
     assert failure.code == code
     assert words in failure.sentence
     assert failure.sentence.strip()
 
 
-def test_words_no_one_knows_are_helms_own() -> None:
+def test_unknown_helm_error_is_quoted() -> None:
     said = 'level=WARN msg="noise"\nError: something quite new\n'
     assert explain_failure(said)[:2] == ("Unknown", "something quite new")
     assert explain_failure("").sentence == "helm failed without a message."
@@ -85,7 +85,7 @@ def test_words_no_one_knows_are_helms_own() -> None:
     assert explain_failure(counted).sentence == "1 error occurred: * something quite new"
 
 
-def test_what_helm_logs_is_no_reason() -> None:
+def test_helm_log_lines_are_no_reason() -> None:
     """As Helm 4 does while it rolls back what was late, when it stops listening in the middle of an answer."""
     late, code, _ = SAID[-1]
     logged = 'E1121 12:43:29.832602    1911 request.go:1198] "Unexpected error when reading response body" err="{}"\n'
@@ -94,7 +94,7 @@ def test_what_helm_logs_is_no_reason() -> None:
     assert new[:2] == ("Unknown", "something quite new")
 
 
-def test_late_is_also_what_would_have_become_late() -> None:
+def test_exceeded_client_deadline_counts_as_timeout() -> None:
     said = "Error: client rate limiter Wait returned an error: rate: Wait(n=1) would exceed context deadline"
     assert explain_failure(said).code == "NotReadyInTime"
 

@@ -38,14 +38,14 @@ def test_a_revision_is_read(packed: bool) -> None:
     assert [one["kind"] for one in found.objects()] == ["Secret", "Role"]
 
 
-def test_the_newest_that_is_in_place() -> None:
+def test_newest_deployed_revision_is_found() -> None:
     failed = decode_revision(a_secret({**RELEASE, "version": 4, "info": {"status": "failed"}}))
     good = decode_revision(a_secret(RELEASE))
     assert deployed([failed, good]) is good
     assert deployed([failed]) is None
 
 
-def test_what_is_no_release_is_said() -> None:
+def test_secret_without_a_release_is_refused() -> None:
     with pytest.raises(UnexpectedAnswer, match="Secret kasm/x is not a release in Helm's format"):
         decode_revision({"metadata": {"name": "x", "namespace": "kasm"}, "data": {"release": "bm90"}})
 

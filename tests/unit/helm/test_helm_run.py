@@ -24,14 +24,14 @@ async def test_values_come_by_stdin_and_output_goes_back(tmp_path: Path) -> None
     assert (output.stdout, output.stderr) == ("{}", "upgrade x\n")
 
 
-async def test_helm_goes_where_we_have_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_helm_ignores_the_context_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELM_KUBECONTEXT", "another-cluster")
     monkeypatch.setenv("HELM_DEBUG", "1")
     output = await run_helm(helm(tmp_path, 'echo "${HELM_KUBECONTEXT:-none} $HELM_DEBUG"'), ["upgrade", "x"])
     assert output.stdout == "none 1\n"
 
 
-async def test_a_failure_is_in_words(tmp_path: Path) -> None:
+async def test_helm_failure_is_explained(tmp_path: Path) -> None:
     with pytest.raises(HelmFailedError, match="helm upgrade: release: not found") as error:
         await run_helm(helm(tmp_path, "echo 'Error: release: not found' >&2; exit 1"), ["upgrade", "x"])
     assert error.value.failure.code == "Unknown"
@@ -68,7 +68,7 @@ async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
         await running
 
 
-async def test_whoever_gives_up_leaves_no_helm_behind(tmp_path: Path) -> None:
+async def test_cancelled_run_lets_helm_clean_up(tmp_path: Path) -> None:
     running = asyncio.create_task(run_helm(helm(tmp_path, CLEANS_UP.format(folder=tmp_path)), ["upgrade"]))
     await until(tmp_path / "up")
     running.cancel()

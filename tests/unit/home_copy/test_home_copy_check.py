@@ -71,7 +71,7 @@ def test_a_plain_archive_that_is_cut_before_its_end_is_found(length: int) -> Non
     ],
     ids=["empty", "text", "compressed text", "damaged", "more after its end"],
 )
-def test_what_is_no_archive_is_refused_with_the_reason(data: bytes, words: str) -> None:
+def test_invalid_archive_is_refused_with_the_reason(data: bytes, words: str) -> None:
     with pytest.raises(BadArchiveError, match=words):
         look(data, [])
 

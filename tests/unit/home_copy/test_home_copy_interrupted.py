@@ -43,7 +43,7 @@ class SlowServer:
         self.deleted.append((resource.plural, name if uid == f"uid-of-{name}" else uid))
 
 
-async def test_a_claim_whose_answer_was_on_its_way_is_deleted() -> None:
+async def test_claim_created_during_an_interrupt_is_deleted() -> None:
     home = resolve_home(a_session(user=ALICE, template="cad"), CAD, NO_HOMES)
     assert home
     server = SlowServer()

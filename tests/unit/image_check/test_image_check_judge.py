@@ -76,6 +76,6 @@ def test_a_start_that_fails_follows_from_what_the_doctor_finds() -> None:
     assert rest.code == NOT_CHECKED
 
 
-def test_a_session_that_waits_says_nothing_of_the_image() -> None:
+def test_queued_session_does_not_judge_the_image() -> None:
     (only,) = judge(a_session(message="All GPUs are in use."))
     assert (only.code, only.severity) == (NOT_CHECKED, Severity.UNKNOWN)

@@ -6,7 +6,7 @@ from support.hostile_server import DRIP, serve_answer
 from vdi.image_check import observe
 
 
-async def test_a_header_that_drips_for_ever_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_header_is_no_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "_ANSWER_SECONDS", 0.2)
     async with serve_answer(DRIP) as server:
         assert await observe._request("GET", server.url) == 0

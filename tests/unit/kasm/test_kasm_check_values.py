@@ -47,7 +47,7 @@ def found(generation: Generation, text: str, version: Version | None = None) -> 
     }
 
 
-def test_a_good_file_has_nothing_to_find() -> None:
+def test_valid_file_has_no_findings() -> None:
     assert found(C, QUIET) == {}
 
 
@@ -77,14 +77,12 @@ def test_the_hostname_of_generation_a_in_c_names_public_addr() -> None:
          "Set upstream_auth_addr"),
     ],
 )  # fmt: skip
-def test_an_unknown_key_is_answered_with_the_right_one(
-    generation: Generation, text: str, path: str, words: str
-) -> None:
+def test_unknown_key_names_the_right_one(generation: Generation, text: str, path: str, words: str) -> None:
     level, said = found(generation, text)[path]
     assert (level, words in said) == ("error", True), said
 
 
-def test_keys_that_no_chart_reads_are_answered_with_what_they_stand_for() -> None:
+def test_keys_of_other_charts_name_their_replacement() -> None:
     deploy = "kasmApp.servicesToDeploy"
     expected = {
         "A": {
@@ -138,13 +136,13 @@ def test_a_key_of_another_chart_version_says_which() -> None:
         ("useImageTags: develop", "useImageTags", "warning"),
     ],
 )  # fmt: skip
-def test_what_does_not_go_together_is_said(text: str, path: str, level: str) -> None:
+def test_conflicting_values_are_reported(text: str, path: str, level: str) -> None:
     said = found(C, text)
     assert said[path][0] == level
     assert "hunter2" not in str(said)
 
 
-def test_b_does_not_start_without_its_certificate_and_deletes_its_volume() -> None:
+def test_b_requires_a_certificate_and_warns_of_volume_deletion() -> None:
     said = found(B, "certificate: {secretName: ''}")
     assert said["certificate.secretName"][0] == "error"
     assert said["database.storage.retentionPolicy.whenDeleted"][0] == "warning"
@@ -164,14 +162,14 @@ def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
     assert set(found(C, QUIET, (1, 1200, 0))) == {"kasm-helm 1.1200.0"}
 
 
-def test_the_ingress_class_of_generation_a_came_after_its_first_version() -> None:
+def test_first_version_of_a_does_not_read_an_ingress_class() -> None:
     text = {**yaml.safe_load(GOOD["A"]), "global": {"hostname": "k.example.com", "ingressClassName": "traefik"}}
     assert check_values(Subject(A, (1, 16, 1), text)) == ()
     (unknown,) = check_values(Subject(A, (1, 16, 0), text))
     assert unknown.message.endswith("is not read by chart kasm-single-zone 1.16.0, only from 1.16.1.")
 
 
-def test_passwords_in_generation_a_are_warned_of_and_place_holders_are_not() -> None:
+def test_passwords_in_values_warn_and_placeholders_do_not() -> None:
     said = found(A, "global: {hostname: k.example.com, kasmPasswords: {adminPassword: hunter2, dbPassword: ''}}")
     assert set(said) == {"global.kasmPasswords.adminPassword"}
     assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")  # the chart's own text
@@ -186,7 +184,7 @@ VALUES = st.recursive(
 
 
 @given(st.sampled_from(ALL), st.data())
-def test_no_file_whatever_is_in_it_breaks_the_check(generation: Generation, data: st.DataObject) -> None:
+def test_arbitrary_file_never_breaks_the_check(generation: Generation, data: st.DataObject) -> None:
     values: dict[str, Any] = {}
     for path in data.draw(st.lists(st.sampled_from(generation.keys.paths), max_size=4)):
         set_at(values, path, data.draw(VALUES))
@@ -214,7 +212,7 @@ def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generati
             assert generation.keys.read(path, version), path
 
 
-def test_a_new_generation_is_checked_and_rendered_by_its_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_generation_needs_only_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     text = ": address deploymentSize imagePullPolicy\ndatabase: keep class\nparts.{proxy,api,manager,db}: resources*"
     components = tuple(
         replace(component, containers=tuple(replace(each, resources_path=f"parts.{component.key}.resources")

@@ -49,7 +49,7 @@ async def test_a_server_that_is_not_there() -> None:
     assert "refused" in answer.problem or "Connect call failed" in answer.problem
 
 
-async def test_a_page_at_another_address_than_its_name_s(plain: Server) -> None:
+async def test_page_is_read_at_another_address(plain: Server) -> None:
     plain.status["/healthcheck"] = 200
     answer = await ask("GET", "http://kasm.example.test/healthcheck", connect=f"127.0.0.1:{plain.port}")
     assert (answer.status, answer.body, plain.hosts) == (200, '{"ok": true}', ["kasm.example.test"])

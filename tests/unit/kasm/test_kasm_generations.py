@@ -22,7 +22,7 @@ GENERATIONS = pytest.mark.parametrize("generation", ALL, ids=lambda each: each.l
 
 
 @GENERATIONS
-def test_each_wait_names_a_component_of_the_chart_and_one_of_its_ports(generation: Generation) -> None:
+def test_each_wait_targets_a_component_and_its_port(generation: Generation) -> None:
     for component in generation.components:
         for step in component.init_containers:
             if not step.waits_for:
@@ -44,7 +44,7 @@ def test_each_size_has_resources_and_replicas(generation: Generation) -> None:
                 assert parse_quantity(preset.memory) <= parse_quantity(preset.memory_limit)
 
 
-def test_the_same_number_of_steps_done_means_another_wait_in_each_generation() -> None:
+def test_same_step_count_is_another_wait_by_generation() -> None:
     a = A.component("proxy")
     b = B.component("proxy")
     assert a is not None
@@ -56,7 +56,7 @@ def test_the_same_number_of_steps_done_means_another_wait_in_each_generation() -
     assert [a.step(waits_a[1]).waits_for, b.step(waits_b[1]).waits_for] == ["manager", "api"]  # type: ignore[union-attr]
 
 
-def test_the_proxy_of_c_waits_for_the_gateways_in_the_first_version_only() -> None:
+def test_only_first_version_of_c_proxy_waits_for_gateways() -> None:
     proxy = C.component("proxy")
     assert proxy is not None
     first = [step.waits_for for step in proxy.steps((1, 1190, 0))]
@@ -65,14 +65,14 @@ def test_the_proxy_of_c_waits_for_the_gateways_in_the_first_version_only() -> No
     assert later == ["", "api", "manager"]
 
 
-def test_the_gateways_of_c_wait_for_the_api_itself_in_the_first_version_only() -> None:
+def test_only_first_version_of_c_gateways_waits_for_api() -> None:
     guac = C.component("guac", (1, 1190, 0))
     assert guac is not None
     assert [step.waits_for for step in guac.steps((1, 1190, 0))] == ["", "api", ""]
     assert [step.waits_for for step in guac.steps((1, 1190, 1))] == ["", "proxy", ""]
 
 
-def test_a_name_that_a_chart_gives_is_matched_with_its_release_and_zone() -> None:
+def test_step_name_matches_with_release_and_zone() -> None:
     proxy = B.component("proxy")
     assert proxy is not None
     assert proxy.owns({"app.kubernetes.io/component": "proxy", "app.kubernetes.io/instance": "kasm"})
@@ -99,19 +99,19 @@ def test_a_name_that_a_chart_gives_is_matched_with_its_release_and_zone() -> Non
         ("nonsense", "", "", None),
     ],
 )
-def test_the_label_says_which_chart_it_was(label: str, chart: str, version: str, generation: Generation | None) -> None:
+def test_chart_is_read_from_its_label(label: str, chart: str, version: str, generation: Generation | None) -> None:
     assert chart_of_label(label) == (chart, version)
     assert of_label(label) is generation
 
 
-def test_workloads_without_a_release_say_which_chart_it_was() -> None:
+def test_chart_is_read_from_workloads_without_a_release() -> None:
     assert of_workloads(["kasm-proxy-deployment", "kasm-api-deployment", "kasm-manager-deployment", "x"]) is A
     assert of_workloads(["k-proxy-default-deployment", "k-api-deployment", "k-manager-default-deployment"]) is B
     assert of_workloads(["k-proxy-default", "k-api-default", "k-manager-default", "k-db-1-19-0"]) is C
     assert of_workloads(["coredns", "traefik"]) is None
 
 
-def test_versions_are_numbers_and_a_chart_version_says_which_kasm_it_is() -> None:
+def test_chart_version_maps_to_the_kasm_version() -> None:
     assert parse_version("1.16.0-develop") == (1, 16, 0)
     assert [kasm_version(text) for text in ("1.17.0", "1.1181.0", "1.1190.6")] == ["1.17.0", "1.18.1", "1.19.0"]
     with pytest.raises(ValueError, match="'newest' is not a version"):

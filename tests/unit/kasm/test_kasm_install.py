@@ -25,7 +25,7 @@ def test_a_chart_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:
     assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == ("oci://mirror/kasm-helm", ("--version", "1.1190.6"))
 
 
-def test_a_folder_says_which_version_it_is(tmp_path: Path) -> None:
+def test_chart_folder_has_the_version_of_its_chart(tmp_path: Path) -> None:
     """Not an option: the check of the database depends on it."""
     assert (
         version_in_folder("") == version_in_folder(str(tmp_path)) == version_in_folder("oci://mirror/kasm-helm") == ""

@@ -33,7 +33,7 @@ def names(found: list[Holder]) -> list[str]:
     return [f"{holder.kind} {holder.name}" for holder in found]
 
 
-def test_traefik_that_has_443_is_requested_or_in_the_way() -> None:
+def test_traefik_on_443_is_required_or_conflicts() -> None:
     expected = port_443_line(k3s_with_traefik(), Ingress.TRAEFIK)
     assert expected.severity is Severity.OK
     assert expected.observed == "held by service kube-system/traefik (ServiceLB uses it on every node)"
@@ -50,13 +50,13 @@ def test_a_free_port() -> None:
     assert port_443_line(bare(), Ingress.TRAEFIK).severity is Severity.WARNING
 
 
-def test_kasm_s_own_service_is_not_in_its_own_way() -> None:
+def test_own_service_does_not_conflict() -> None:
     facts = changed(bare(), services=[a_service("kasm-proxy", 443, namespace="kasm")])
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
     assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"kasm/kasm-proxy"})).severity is Severity.OK
 
 
-def test_a_load_balancer_with_addresses_of_its_own_keeps_no_port_from_others() -> None:
+def test_load_balancer_with_own_address_occupies_no_port() -> None:
     facts = changed(bare(), services=[a_service("other", 443, address="198.51.100.7")])
     line = port_443_line(facts, Ingress.LOADBALANCER)
     assert line.severity is Severity.OK
@@ -107,7 +107,7 @@ def test_3389_is_requested_only_for_direct_rdp() -> None:
     assert line_of("port-3389", held, a_plan("C", values)).severity is Severity.ERROR
 
 
-def test_traefik_as_the_way_in() -> None:
+def test_traefik_ingress_is_checked() -> None:
     good = k3s_with_traefik()
     assert way_in_line(good, Ingress.TRAEFIK).severity is Severity.OK
     ill = changed(good, pods=[a_pod("traefik-1", labels=TRAEFIK, ready=False)])
@@ -132,7 +132,7 @@ def test_another_ingress_controller_is_a_warning() -> None:
     assert "ingressClassName: nginx" in line.remedy.text
 
 
-def test_load_balancers_as_the_way_in() -> None:
+def test_load_balancer_ingress_is_checked() -> None:
     assert "svclb-traefik" in way_in_line(k3s_with_traefik(), Ingress.LOADBALANCER).observed
     assert way_in_line(bare(), Ingress.LOADBALANCER).severity is Severity.OK
     off = changed(bare(), nodes=[a_node(args=("server", "--disable", "servicelb"))])
@@ -162,7 +162,7 @@ def test_names() -> None:
     assert dns_line(msgspec.structs.replace(k3s_with_traefik(), resolution=None)).severity is Severity.UNKNOWN
 
 
-def test_the_way_in_is_read_from_the_values_as_the_chart_reads_them() -> None:
+def test_ingress_kind_is_read_from_the_values() -> None:
     assert a_plan("C").ingress is Ingress.TRAEFIK
     assert a_plan("C", {"publicAddr": "kasm.example.com"}).ingress is Ingress.LOADBALANCER
     assert a_plan("C", {"ingress": {"enabled": True}}).ingress is Ingress.TRAEFIK

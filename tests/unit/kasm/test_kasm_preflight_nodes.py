@@ -72,7 +72,7 @@ def test_minimum_and_advice(cpu: str, memory: str, cpu_verdict: Severity, memory
     assert line_of("memory", facts).severity is memory_verdict
 
 
-def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_says_so() -> None:
+def test_two_cores_are_too_few_for_size_small() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="2", memory="8Gi")])
     line = line_of("room", facts, a_plan("C", version=(1, 1190, 8)))
     assert line_of("cpu", facts).severity is not Severity.ERROR
@@ -84,7 +84,7 @@ def test_two_cores_pass_the_minimum_and_do_not_hold_small_and_the_arithmetic_say
     assert "vdi kasm values" in line.remedy.text
 
 
-def test_what_the_user_sets_takes_the_place_of_the_preset() -> None:
+def test_user_values_override_the_preset() -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="4", memory="8Gi")])
     assert line_of("room", facts, a_plan("C")).severity is Severity.ERROR
     little = {"requests": {"cpu": "250m", "memory": "256Mi"}}
@@ -184,7 +184,7 @@ def test_storage_classes() -> None:
 
 
 @pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])
-def test_what_may_not_be_read_is_unknown_and_never_a_pass(plural: str) -> None:
+def test_unreadable_preflight_facts_are_unknown(plural: str) -> None:
     lines = run_checks(without(k3s_with_traefik(), plural), a_plan())
     assert worst(lines) is Severity.UNKNOWN
     assert any(line.message == DENIED.words for line in lines if line.severity is Severity.UNKNOWN)
@@ -210,7 +210,7 @@ JUNK = st.recursive(
 
 
 @given(data=st.data(), letter=st.sampled_from(sorted(GENERATIONS)))
-def test_whatever_stands_in_the_values_is_read_or_refused_in_words(data: st.DataObject, letter: str) -> None:
+def test_arbitrary_values_are_read_or_refused(data: st.DataObject, letter: str) -> None:
     values: dict[str, Any] = {}
     for path in data.draw(st.lists(st.sampled_from(paths_of(letter)), max_size=4)):
         node: Any = values

@@ -79,7 +79,7 @@ def installed(chart: str, when_deleted: str = "Retain") -> Facts:
     return changed(k3s_with_traefik(), deployments=workloads(chart, *names), statefulsets=[database])
 
 
-def test_a_kasm_that_is_there_already() -> None:
+def test_existing_kasm_is_reported() -> None:
     facts = installed("kasm-helm-1.1190.6")
     line = line_of("namespace", facts, a_plan("C"))
     assert (line.severity, "kasm-helm 1.1190.6 (release kasm)" in line.observed) == (Severity.OK, True)

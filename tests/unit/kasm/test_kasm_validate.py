@@ -181,7 +181,7 @@ def test_an_ingress_without_a_controller() -> None:
     assert line_of("way-in", found).severity is Severity.OK  # it answers, so somebody has
 
 
-def test_an_ingressroute_is_a_way_in() -> None:
+def test_ingressroute_is_an_entry_point() -> None:
     route = {
         "metadata": {"name": "kasm"},
         "spec": {
@@ -195,7 +195,7 @@ def test_an_ingressroute_is_a_way_in() -> None:
 
 
 @pytest.mark.parametrize(("address", "verdict"), [("192.0.2.10", Severity.OK), ("", Severity.ERROR)])
-def test_a_load_balancer_is_a_way_in(address: str, verdict: Severity) -> None:
+def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> None:
     good = msgspec.structs.replace(a_kasm(), web=Answer("https://x", 0))
     proxy = next(service for service in good.all("services") if "proxy" in service["metadata"]["name"])
     given = {"ingress": [{"ip": address}] if address else []}

@@ -31,7 +31,7 @@ HOST = "kasm.example.com"
 
 
 @given(good_options())
-def test_no_answers_make_values_that_the_check_refuses(given_options: InstallOptions) -> None:
+def test_rendered_values_pass_the_check(given_options: InstallOptions) -> None:
     values = yaml.safe_load(render(given_options))
     assert values == values_of(given_options)
     for path, _, comment in entries(given_options):
@@ -42,7 +42,7 @@ def test_no_answers_make_values_that_the_check_refuses(given_options: InstallOpt
 
 
 @given(options())
-def test_answers_either_render_or_are_refused_with_what_is_allowed(given_options: InstallOptions) -> None:
+def test_options_are_rendered_or_refused(given_options: InstallOptions) -> None:
     try:
         check(given_options)
     except BadOptionsError as error:
@@ -55,7 +55,7 @@ def test_answers_either_render_or_are_refused_with_what_is_allowed(given_options
         assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 
-def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
+def test_small_node_has_the_required_sizes_and_no_gateways() -> None:
     values = values_of(InstallOptions(C, HOST, profile=NODE_4GB))
     assert values["database"]["resources"] == {
         "requests": {"cpu": "250m", "memory": "512Mi"},
@@ -79,7 +79,7 @@ def test_the_small_node_has_the_missions_figures_and_no_gateways() -> None:
     }
 
 
-def test_the_way_in_is_one_of_three() -> None:
+def test_ingress_option_has_three_kinds() -> None:
     def way(ingress: Ingress) -> tuple[str, bool]:
         values = values_of(InstallOptions(C, HOST, ingress=ingress))
         return values["proxyService"]["type"], values["ingress"]["enabled"]
@@ -92,7 +92,7 @@ def test_the_way_in_is_one_of_three() -> None:
 
 
 @pytest.mark.parametrize(("profile", "count"), [(NODE_4GB, 1), (NODE_8GB, 1), (CHART, 3)])
-def test_generation_a_has_replicas_of_each_component_also_of_those_that_are_off(profile: Profile, count: int) -> None:
+def test_generation_a_sets_replicas_of_every_component(profile: Profile, count: int) -> None:
     """Helm 4 drops the null that the chart has for them, and the chart's schema requires them."""
     options = InstallOptions(A, HOST, version=(1, 16, 0), profile=profile)
     services = values_of(options)["kasmApp"]["servicesToDeploy"]
@@ -129,7 +129,7 @@ def test_the_ingress_class_is_written_where_the_chart_reads_one() -> None:
         (InstallOptions(C, HOST, release="Kasm_1"), "--release is 'Kasm_1'"),
     ],
 )
-def test_answers_that_do_not_go_together_are_refused_with_what_is_allowed(wrong: InstallOptions, words: str) -> None:
+def test_conflicting_options_are_refused(wrong: InstallOptions, words: str) -> None:
     with pytest.raises(BadOptionsError) as error:
         check(wrong)
     assert words in str(error.value)
@@ -148,7 +148,7 @@ def test_every_profile_has_figures_for_every_component() -> None:
                 assert list(profile.entries(generation, version)) or profile is CHART
 
 
-def test_a_new_profile_has_its_own_words_and_figures_or_none() -> None:
+def test_profile_needs_figures_for_every_component() -> None:
     figures = {component.key: resources("1 2Gi 2 4Gi") for component in C.components if component.containers}
     large = Profile("16gb", "8 CPUs and 16 GB", figures)
     text = render(InstallOptions(C, HOST, profile=large, tls_secret="tls"))

@@ -39,7 +39,7 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
 
 
 @given(good_options())
-def test_no_answers_make_values_that_the_preflight_refuses(given_options: InstallOptions) -> None:
+def test_rendered_values_pass_the_preflight(given_options: InstallOptions) -> None:
     facts = machine(given_options.profile, ingress=given_options.ingress, hostname=given_options.hostname)
     planned = plan_of_values(
         given_options.generation, given_options.chart_version, values_of(given_options), "kasm", given_options.release

@@ -140,7 +140,7 @@ async def test_probe_waits_for_the_route_of_a_new_desktop(monkeypatch: pytest.Mo
     assert [line.partition(" ")[0] for line in desktop.seen[:6]] == ["enter", *["health"] * 4, "socket"]
 
 
-async def test_it_connects_elsewhere_under_the_hosts_own_name(tmp_path: Path) -> None:
+async def test_probe_connects_to_another_address_with_the_host_name(tmp_path: Path) -> None:
     ca = authority(tmp_path, "ca", "A test's own authority")
     desktop = Desktop()
     async with access_to(desktop, ca.issue("good", HOST, names=[HOST], server=True)) as access:
@@ -189,7 +189,7 @@ async def test_a_failure_names_its_stage(
     assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), "the grant ends in any case"
 
 
-async def test_a_host_that_is_not_there() -> None:
+async def test_unreachable_host_is_reported() -> None:
     with pytest.raises(StageError, match="cannot be reached") as failed:
         await probe(DesktopAccess("http://127.0.0.1:1", "t", "s", MARK), 5)
     assert failed.value.stage == "entering"

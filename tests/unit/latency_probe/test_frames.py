@@ -26,7 +26,7 @@ def test_each_picture_is_seen_at_once(codec: str) -> None:
         assert abs(seen - grey) <= 20  # black is 16 and white 235 in video
 
 
-def test_of_stripes_the_one_counts_that_has_the_mark() -> None:
+def test_stripe_with_the_mark_counts() -> None:
     upper, lower = Encoder(height=32), Encoder(height=32, top=32)
     screen = Screen(0, 32, 16)
     assert look(screen, upper.message(255, 1)) is None
@@ -68,7 +68,7 @@ def test_the_header() -> None:
 
 
 @given(st.binary(max_size=64))
-def test_nothing_that_arrives_breaks_it(message: bytes) -> None:
+def test_arbitrary_frames_never_break_the_decoder(message: bytes) -> None:
     stripe = read_stripe(message)
     if stripe is not None and stripe.codec in ("h264", "mjpeg"):
         Screen(0, 0, 48).show(stripe)
