@@ -140,14 +140,7 @@ def _was_given_up(pod: Pod) -> bool:
 
 
 def _container(*, ready: bool, state: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": "desktop",
-        "image": "x",
-        "imageID": "sha256:1",
-        "ready": ready,
-        "restartCount": 0,
-        "state": state,
-    }
+    return {"name": "desktop", "image": "x", "imageID": "sha256:1", "ready": ready, "restartCount": 0, "state": state}
 
 
 def _now() -> str:

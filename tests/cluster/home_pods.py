@@ -208,10 +208,7 @@ async def open_homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIte
     level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await stage.api.patch(NAMESPACES, stage.namespace, level, into=dict)
     template = await stage.template(
-        persistence={"size": "2Gi"},
-        runAsUser=1234,
-        placement={"nodeSelector": stage.here},
-        resources={"defaultGPU": 0},
+        persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here}, resources={"defaultGPU": 0}
     )
     folder = tmp_path / "homes"
     folder.mkdir()

@@ -254,9 +254,7 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
         await stage.gone(SESSIONS, name, 30)
 
 
-async def test_used_verbs_are_the_granted_verbs(
-    audited: AuditedCluster,
-) -> None:
+async def test_used_verbs_are_the_granted_verbs(audited: AuditedCluster) -> None:
     rights = {account: rights_of(audited.all, account) for account in (OPERATOR, GATEWAY)}
     assert all(rights.values())
 

@@ -112,10 +112,7 @@ def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) ->
     }
     policy = objects["NetworkPolicy/alone-coturn"]["spec"]
     assert policy["egress"] == [
-        {
-            "ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}],
-            "to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}],
-        }
+        {"ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}], "to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}]}
     ]
     assert ["from" in rule for rule in policy["ingress"]] == [False, True]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "turn"}}

@@ -60,26 +60,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming_1(encoder="h264enc"), "streaming.encoder", f"of Selkies 1, {NAMED}; allowed: {', '.join(ENCODERS_1)}"),
     (streaming_1(selkies="2", encoder="nvh264enc"), "streaming.encoder", "is not an encoder of Selkies 2"),
     (streaming(selkies="1", encoder="jpeg"), "streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
-    (
-        streaming_1(audio=True, framerate=60, locked=["framerate"]),
-        "streaming",
-        "has no setting for audio locked;",
-    ),
+    (streaming_1(audio=True, framerate=60, locked=["framerate"]), "streaming", "has no setting for audio locked;"),
     (streaming_1(transport="WebSocket"), "streaming.transport", "'WebSocket' is not a transport of Selkies 1"),
     ({"image": "i", "app": {}}, "app.command", "Required value"),
     ({"image": "i", "app": {"command": []}}, "app.command", "should have at least 1 items"),
     ({"image": "i", "app": {"command": ["xterm", ""]}}, "app.command", "must be a program and its arguments"),
     (keyboard(), "keyboard.layout", "Required value"),
-    (
-        keyboard(layout="de; reboot"),
-        "keyboard.layout",
-        "'de; reboot' is not a layout of setxkbmap",
-    ),
-    (
-        keyboard(layout="de", variant="no keys"),
-        "keyboard.variant",
-        "'no keys' is not a variant",
-    ),
+    (keyboard(layout="de; reboot"), "keyboard.layout", "'de; reboot' is not a layout of setxkbmap"),
+    (keyboard(layout="de", variant="no keys"), "keyboard.variant", "'no keys' is not a variant"),
 ]
 
 SAMPLES: dict[str, Any] = {

@@ -34,10 +34,7 @@ async def opened(edge: TraefikStage, page: Page, role: str) -> None:
     assert edge.desktop.table[page.url.partition("#token=")[2]]["role"] == role
 
 
-async def test_owner_without_a_relay_switches_to_websocket(
-    webrtc: TraefikStage,
-    chromium: Browser,
-) -> None:
+async def test_owner_without_a_relay_switches_to_websocket(webrtc: TraefikStage, chromium: Browser) -> None:
     page = await (await a_person(webrtc, chromium)).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -51,10 +48,7 @@ async def test_owner_without_a_relay_switches_to_websocket(
 
 
 @pytest.mark.long
-async def test_a_viewer_enters_once_the_transport_has_changed(
-    webrtc: TraefikStage,
-    chromium: Browser,
-) -> None:
+async def test_a_viewer_enters_once_the_transport_has_changed(webrtc: TraefikStage, chromium: Browser) -> None:
     now(webrtc, spec=shared_with(GUEST, "viewer"))
     page = await (await a_person(webrtc, chromium, GUEST)).new_page()
     await page.goto(webrtc.url())
@@ -65,10 +59,7 @@ async def test_a_viewer_enters_once_the_transport_has_changed(
     await opened(webrtc, page, "viewer")
 
 
-async def test_a_token_in_the_address_is_not_carried_to_the_portal(
-    webrtc: TraefikStage,
-    chromium: Browser,
-) -> None:
+async def test_a_token_in_the_address_is_not_carried_to_the_portal(webrtc: TraefikStage, chromium: Browser) -> None:
     page = await (await chromium.new_context(ignore_https_errors=True)).new_page()
     await page.goto(webrtc.url(path="/?v=0123456789ab#token=of-a-grant-that-is-over"))
     assert page.url.startswith(webrtc.settings.portal_url), page.url

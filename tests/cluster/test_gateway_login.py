@@ -63,11 +63,7 @@ async def submit(gateway: GatewayStage, browser: httpx.AsyncClient, path: str, *
 
 
 async def test_users_are_added_and_removed_by_command(
-    stage: Stage,
-    kubeconfig: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    stage: Stage, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user = partial(run_in_thread, Command(stage, kubeconfig, monkeypatch, capsys))
     async with open_gateway_stage(stage, tmp_path) as gateway:

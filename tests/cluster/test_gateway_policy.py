@@ -328,13 +328,7 @@ def test_routes_in_the_form_of_the_operator_are_accepted(people: People) -> None
     ):
         refused(of_spec(tls=tls), "spec.tls", "allowed is an empty certResolver")
     edge = {"name": "vdi-edge"}
-    for middlewares in (
-        None,
-        [],
-        [{"name": "other"}],
-        [edge, {"name": "other"}],
-        [edge | {"namespace": "default"}],
-    ):
+    for middlewares in (None, [], [{"name": "other"}], [edge, {"name": "other"}], [edge | {"namespace": "default"}]):
         refused(of_rule(middlewares=middlewares), "spec.routes.middlewares", "vdi-edge")
     for fields in (
         {"kind": "TraefikService"},

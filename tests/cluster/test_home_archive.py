@@ -169,10 +169,7 @@ async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
     async with half_imported(homes, begin) as process:
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, "Interrupted; the pod is removed. No home was created." in err.decode()) == (
-        130,
-        True,
-    )
+    assert (process.returncode, "Interrupted; the pod is removed. No home was created." in err.decode()) == (130, True)
     assert "Traceback" not in err.decode()
     await homes.nothing_left(homes.claim(BOB))
 

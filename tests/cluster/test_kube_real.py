@@ -241,10 +241,7 @@ async def test_drift_is_found_at_the_next_start(
 
 async def test_field_that_left_the_spec_leaves_the_object(kubeconfig: Path, namespace: str) -> None:
     counter = Counter()
-    async with (
-        connected(kubeconfig, on_request=counter) as client,
-        Ground(client, CONFIG_MAPS, namespace) as ground,
-    ):
+    async with connected(kubeconfig, on_request=counter) as client, Ground(client, CONFIG_MAPS, namespace) as ground:
         await ground.applier.ensure(config_map("m", namespace, x="1", y="2"))
         counter.since()
         await ground.applier.ensure(config_map("m", namespace, x="1"))

@@ -39,10 +39,7 @@ class Autoscaler:
 
     def settings(self, **chosen: Any) -> AutoscalingSettings:
         return AutoscalingSettings(
-            namespace=self.namespace,
-            image="registry.example.com/vdi:1",
-            priority_class=self.priority_class,
-            **chosen,
+            namespace=self.namespace, image="registry.example.com/vdi:1", priority_class=self.priority_class, **chosen
         )
 
     def variables(self) -> dict[str, str]:

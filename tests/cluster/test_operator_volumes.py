@@ -60,12 +60,7 @@ async def test_volumes_of_users_and_groups_pass_restricted(stage: Stage) -> None
         alice = await stage.pod_of(await member(stage, "alice", template, '["cad","/eng/staff"]'))
         assert mounts(alice) == [
             {"name": "teams", "mountPath": "/teams/cad", "subPath": "cad"},
-            {
-                "name": "teams",
-                "mountPath": "/teams/%2Feng%2Fstaff",
-                "subPath": "%2Feng%2Fstaff",
-                "readOnly": True,
-            },
+            {"name": "teams", "mountPath": "/teams/%2Feng%2Fstaff", "subPath": "%2Feng%2Fstaff", "readOnly": True},
             {"name": "own", "mountPath": "/own", "subPath": "users/alice@example.com"},
             {"name": "git", "mountPath": "/home/user/.config/git/config", "subPath": "config", "readOnly": True},
             {"name": "licence", "mountPath": "/home/user/licence", "readOnly": True},

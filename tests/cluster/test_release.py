@@ -223,10 +223,7 @@ def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
     good = release.revisions()[0][0]
     process = release.start("upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s")
     wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"))
-    wait_until(
-        "new pods are there",
-        lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"),
-    )
+    wait_until("new pods are there", lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err

@@ -36,7 +36,7 @@ NOTHING: dict[str, Any] = {
         "gamepad": False,
         "secondScreen": False,
         "resize": False,
-    },
+    }
 }
 
 # What the session's programs have, and a program that kubectl starts beside them has not.

@@ -106,13 +106,7 @@ def stand_ins(world: World) -> World:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "spec"),
-    [
-        ("selkies-1", SELKIES_1),
-        ("kasmvnc", KASMVNC),
-    ],
-)
+@pytest.mark.parametrize(("name", "spec"), [("selkies-1", SELKIES_1), ("kasmvnc", KASMVNC)])
 def test_image_with_basic_auth_requires_its_secret(stand_ins: World, name: str, spec: dict[str, Any]) -> None:
     with template(stand_ins, name, image=STAND_INS, basicAuthSecret={"name": f"login-{name}"}, **spec):
         report = check(stand_ins, name)

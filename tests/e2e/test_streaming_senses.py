@@ -149,10 +149,7 @@ def test_fixed_desktop_size_ignores_the_window(off: Streamed) -> None:
         assert off.size() == size
         browser.page.goto("about:blank")
         with raw(browser, off.url, size=(640, 480)) as wire:
-            wire.send(
-                "r,800x640",
-                'SETTINGS,{"manual_resolution": true, "manual_width": 640, "manual_height": 480}',
-            )
+            wire.send("r,800x640", 'SETTINGS,{"manual_resolution": true, "manual_width": 640, "manual_height": 480}')
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert off.size() == size
 

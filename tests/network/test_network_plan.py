@@ -73,11 +73,9 @@ def test_every_policy_subject_is_tested_or_listed_as_skipped(helm: Path, name: s
     plan = plan_of(helm, variant)
     everybody = {"traefik", "prometheus", "operator", "gateway", "desktop", "fetcher", "neighbour"}
     missing = everybody - set(plan["roles"])
-    expected = {
-        "no gateway": {"gateway"},
-        "Traefik on its nodes": {"traefik"},
-        "no internet": {"prometheus"},
-    }.get(name, set[str]())
+    expected = {"no gateway": {"gateway"}, "Traefik on its nodes": {"traefik"}, "no internet": {"prometheus"}}.get(
+        name, set[str]()
+    )
     assert missing == expected
     assert len(plan["notTried"]) == len(missing - {"gateway"})
     servers = {"postgresql", "redis"} if name == "production" else set()

@@ -26,10 +26,7 @@ def test_a_driver_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_driver_that_ends_is_named_and_leaves_no_process() -> None:
     before = children()
-    with (
-        pytest.raises(NoPictureError, match="ended by itself"),
-        DesktopBrowser("about:blank", None) as browser,
-    ):
+    with pytest.raises(NoPictureError, match="ended by itself"), DesktopBrowser("about:blank", None) as browser:
         (driver,) = children() - before
         os.kill(driver, signal.SIGKILL)
         browser.picture()

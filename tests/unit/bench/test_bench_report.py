@@ -71,7 +71,4 @@ def test_goals_need_runs_of_our_own() -> None:
 def test_remarks_name_errors_and_disturbed_runs() -> None:
     assert remarks(
         [a_run("vdi", others=30), {"name": "go", "repeat": 1, "error": "gone"}, a_run("floor", others=9)]
-    ) == [
-        "disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine",
-        "ERROR go, repeat 1: gone",
-    ]
+    ) == ["disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine", "ERROR go, repeat 1: gone"]

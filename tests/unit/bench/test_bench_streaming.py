@@ -5,15 +5,7 @@ import pytest
 
 from bench.podload import Load, read
 from bench.streaming import main
-from bench.streaming_report import (
-    OURS,
-    PLAIN,
-    compare,
-    delays,
-    lost,
-    table,
-    verdicts,
-)
+from bench.streaming_report import OURS, PLAIN, compare, delays, lost, table, verdicts
 from vdi.devcluster.machine import CgroupMount
 
 UID = "6a1e"

@@ -103,10 +103,7 @@ def test_a_pool_names_its_namespace_beside_its_spec(helm: Path) -> None:
     ("words", "reason"),
     [
         (("--set", "sessions.groupNamespaces.staff=labs"), "sessions.groupNamespaces: staff: labs: allowed: a"),
-        (
-            ("--set", "pools.warm.namespace=labs"),
-            "pools.warm.namespace: labs: allowed: a namespace of sessions: desks",
-        ),
+        (("--set", "pools.warm.namespace=labs"), "pools.warm.namespace: labs: allowed: a namespace of sessions: desks"),
         (("--set", "sessions.namespaces={desks,desks}"), "items at 0 and 1 are equal"),
         (("--set", "sessions.namespaces={Desks}"), "does not match pattern"),
     ],

@@ -67,10 +67,7 @@ def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
 
 @pytest.mark.parametrize(
     ("template", "read", "free"),
-    [
-        ("deployment.yaml", operator_settings, set[str]()),
-        ("_gateway.tpl", gateway_settings, FREE_TEXT),
-    ],
+    [("deployment.yaml", operator_settings, set[str]()), ("_gateway.tpl", gateway_settings, FREE_TEXT)],
 )
 def test_the_process_knows_every_variable_that_the_chart_sets(
     template: str, read: Callable[[dict[str, str]], object], free: set[str]

@@ -6,11 +6,7 @@ from vdi.helm.errors import explain_failure
 from vdi.helm.run import NotReady, with_reasons
 
 SAID = [
-    (
-        "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress",
-        "Busy",
-        "another operation",
-    ),
+    ("Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress", "Busy", "another operation"),
     (
         'Error: Unable to continue with install: Namespace "vdi-sessions" in namespace "" exists and cannot be '
         "imported into the current release: invalid ownership metadata; label validation error",
