@@ -17,11 +17,15 @@ import pytest
 
 from cluster.control_plane import empty_namespace, install_crds, make_namespace, restart_garbage_collector
 from cluster.crd_server import Server
+from cluster.helm_tools import Tools, open_tools
 from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import Administrator, nodes_stand_in
+from support.helm_program import helm
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.progress import Progress
 from vdi.kube.config import load_config
+
+__all__ = ["helm"]
 
 # Seconds: the first run on a machine may have to build Kubernetes.
 SLOW_FIRST_START = 1800
@@ -127,3 +131,24 @@ async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterat
     """The operator's stage: rights and a proxy for it in a namespace of its own."""
     async with open_stage(kubeconfig, namespace, tmp_path) as stage:
         yield stage
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+    """helm and kubectl on a control plane of this module's own: nothing of the chart is there."""
+    with open_tools(tmp_path_factory.mktemp("tools"), f"h{os.getpid():x}") as tools:
+        yield tools
+
+
+@pytest.fixture(scope="module")
+def installed(tools: Tools) -> Tools:
+    """A release that is there, for tests that leave it as it is."""
+    tools.upgrade()
+    return tools
+
+
+@pytest.fixture
+def release(tools: Tools) -> Tools:
+    """A release with the chart's own values, whatever the test before has made of it."""
+    tools.upgrade()
+    return tools

@@ -27,8 +27,7 @@ from support.audit_log import Request, not_granted, not_used, requests_of, right
 from support.waiting import PATIENCE, eventually
 from tools.generate.chart_render import render
 from vdi.api.crd import build_crds
-from vdi.devcluster import binaries, cluster
-from vdi.devcluster.progress import Progress
+from vdi.devcluster import cluster
 from vdi.gateway.settings import Settings
 from vdi.kinds import POOLS, ROUTES, SESSIONS
 from vdi.kube.config import load_config
@@ -86,10 +85,8 @@ _CLEAN = {name: value for name, value in os.environ.items() if not name.startswi
 
 
 @pytest.fixture
-def audited(kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[AuditedCluster]:
+def audited(helm: Path, kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[AuditedCluster]:
     log = control_plane.state_dir / "logs/audit.log"
-    with Progress(tmp_path) as progress:
-        helm = binaries.ensure(["helm"], progress=progress)["helm"]
     most = ("gateway.doctor=true", "doctor.schedule=0 * * * *")  # with all that grants something
     objects = render(helm, "values.yaml", *(word for value in most for word in ("--set", value)))
     skip = log.stat().st_size if log.exists() else 0

@@ -1,15 +1,13 @@
 """One release with two namespaces of sessions, with real helm and a real operator that has only the chart's rights."""
 
 import json
-import os
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.helm_tools import CHART, Tools, flat, open_tools, rules_of
+from cluster.helm_tools import CHART, Tools, flat, rules_of
 from cluster.release_stage import operator_process, pods_get_ready
 from support.permissions import gateway_rules, operator_rules, operator_rules_elsewhere
 from support.waiting import wait_until
@@ -35,14 +33,13 @@ _GATEWAY = f"system:serviceaccount:{RELEASE}:vdi-gateway"
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+def tools(tools: Tools) -> Tools:
     """A cluster with the release."""
-    with open_tools(tmp_path_factory.mktemp("spaces"), f"t{os.getpid():x}") as tools:
-        file = tools.home / "values.yaml"
-        file.write_text(yaml.safe_dump(VALUES))
-        for _ in range(2):  # the first run makes the kinds of what the second brings
-            tools.upgrade(CHART, "-f", str(file))
-        yield tools
+    file = tools.home / "values.yaml"
+    file.write_text(yaml.safe_dump(VALUES))
+    for _ in range(2):  # the first run makes the kinds of what the second brings
+        tools.upgrade(CHART, "-f", str(file))
+    return tools
 
 
 @pytest.mark.long

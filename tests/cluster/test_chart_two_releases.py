@@ -1,7 +1,6 @@
 """Two releases on one cluster, with real helm and two real operators that have only the rights of their charts."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.helm_tools import CHART, Tools, open_tools
+from cluster.helm_tools import CHART, Tools
 from cluster.release_stage import operator_process, pods_get_ready
 from support.waiting import wait_until
 
@@ -89,9 +88,8 @@ class TwoReleases:
 
 
 @pytest.fixture(scope="module")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoReleases]:
-    with open_tools(tmp_path_factory.mktemp("two"), f"t{os.getpid():x}") as tools:
-        yield TwoReleases(tools)
+def releases(tools: Tools) -> TwoReleases:
+    return TwoReleases(tools)
 
 
 @pytest.mark.long

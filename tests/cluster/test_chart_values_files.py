@@ -1,14 +1,12 @@
 """The values files with real helm and a real API server: it takes them all, they fit, and the pages are true."""
 
-import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster.helm_tools import Tools, open_tools
+from cluster.helm_tools import Tools
 from support.variants import first_of
 from tools.generate import chart, chart_pages
 from tools.generate.chart_render import CHART, ROOT, VALUES_FILES, images_of, render, values_words
@@ -19,15 +17,14 @@ CRDS = Path(__file__).parent / "chart_crds.yaml"
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
+def tools(tools: Tools) -> Tools:
     """A control plane that knows every kind and has the namespaces; nothing of the chart is there."""
-    with open_tools(tmp_path_factory.mktemp("values"), f"v{os.getpid():x}") as tools:
-        for folder in (CRDS, CHART / "files/crds"):
-            tools.kubectl("apply", "--server-side", "-f", str(folder))
-        tools.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        for namespace in ("vdi-system", "vdi-sessions"):
-            tools.kubectl("create", "namespace", namespace)
-        yield tools
+    for folder in (CRDS, CHART / "files/crds"):
+        tools.kubectl("apply", "--server-side", "-f", str(folder))
+    tools.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    for namespace in ("vdi-system", "vdi-sessions"):
+        tools.kubectl("create", "namespace", namespace)
+    return tools
 
 
 @pytest.mark.parametrize("name", VALUES_FILES)

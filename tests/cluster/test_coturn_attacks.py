@@ -29,11 +29,9 @@ Lab = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(helm: Path) -> Iterator[Lab]:
     """Render the chart with those values, start the server with those secrets, and carry those checks out."""
     assert shutil.which("turnserver"), "turnserver is not on PATH: apt-get install --no-install-recommends coturn"
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        helm = binaries.ensure(["helm"], progress=progress)["helm"]
 
     def run(
         *checks: str,

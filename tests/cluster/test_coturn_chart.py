@@ -2,15 +2,13 @@
 
 import base64
 import json
-import os
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.helm_tools import CHART, Tools, open_tools
+from cluster.helm_tools import CHART, Tools
 from tools.generate.chart_render import read_objects
 from vdi.gateway.settings import read_settings
 
@@ -20,12 +18,6 @@ REQUIRED = ("--set", "realm=turn.example.com", "--set", "allowedPeers={10.42.0.0
 NEEDED = (*REQUIRED, *AUTH)
 IN_PARENT = tuple(word if word == "--set" else f"coturn.{word}" for word in REQUIRED)
 SERVICE = (*NEEDED, "--set", "hostNetwork=false")
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with open_tools(tmp_path_factory.mktemp("coturn-chart"), f"c{os.getpid():x}") as tools:
-        yield tools
 
 
 def render(tools: Tools, *words: str) -> dict[str, dict[str, Any]]:
@@ -261,26 +253,3 @@ def test_gateway_signs_with_the_secret_of_coturn(tools: Tools) -> None:
     assert (route["priority"], route["middlewares"]) == (1000, [{"name": "vdi-gateway-retry"}])
     without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
     assert "VDI_TURN" not in without
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("gateway.turn.urls={turn:t.example.com:3478?transport=udp}",), "needs coturn.enabled, or gateway.turn"),
-        (("gateway.turn.urls={t.example.com}",), "/gateway/turn/urls/0"),
-        (("gateway.turn.ttl=1d",), "/gateway/turn/ttl"),
-        (
-            (
-                "gateway.turn.urls={turn:t.example.com:3478?transport=udp}",
-                "gateway.turn.existingSecret=mine",
-                "coturn.enabled=true",
-                "coturn.realm=t.example.com",
-                "coturn.allowedPeers={10.42.0.0/16}",
-            ),
-            "allowed: true, or gateway.turn.existingSecret (mine), not both",
-        ),
-    ],
-)
-def test_gateway_without_a_usable_turn_secret_is_refused(tools: Tools, words: tuple[str, ...], said: str) -> None:
-    done = tools.helm("template", "vdi", str(CHART), *(part for word in words for part in ("--set", word)))
-    assert done.returncode == 1 and said in done.stderr, done.stderr

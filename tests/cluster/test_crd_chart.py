@@ -1,10 +1,8 @@
 """The chart with real helm on a real API server: install, upgrade, rights, uninstall, and what wrong values say."""
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules_of
+from cluster.helm_tools import CHART, Tools, allowed_of, flat, rules_of
 from network.worlds import policies, rendered, variants
 from support.permissions import key_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
@@ -23,27 +21,6 @@ from vdi.session.naming import HOLD
 from vdi.settings import Settings, read_settings
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    """A control plane of this module's own: the CRDs must not be there before."""
-    with open_tools(tmp_path_factory.mktemp("chart"), f"c{os.getpid():x}") as tools:
-        yield tools
-
-
-@pytest.fixture(scope="module")
-def installed(tools: Tools) -> Tools:
-    """A release that is there, for tests that leave it as it is."""
-    tools.upgrade()
-    return tools
-
-
-@pytest.fixture
-def release(tools: Tools) -> Tools:
-    """A release with the chart's own values, whatever the test before has made of it."""
-    tools.upgrade()
-    return tools
 
 
 @pytest.fixture
@@ -367,28 +344,6 @@ def test_optional_objects_can_be_left_out(tools: Tools) -> None:
         "CronJob",  # the probe, whose desktop has the image of the template `small`
     }
     assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=vdi-system")}
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ("domian=x", ("domian",)),
-        ("urlPort=70000", ("/urlPort", "70,000", "65,535")),
-        ("domain=*.example.com", ("/domain", "*.example.com", "pattern")),
-        ("logLevel=loud", ("/logLevel", "'debug', 'info', 'warning', 'error'")),
-        ("templates.small.resources.defaultGpu=1", ("/templates/small", "defaultGpu")),
-        ("autoscaling.enabled=On", ("/autoscaling/enabled", "boolean")),
-        ("autoscaling.headroom.cad=0", ("/autoscaling/headroom/cad", "minimum")),
-        ("queue.weights.alice=two", ("/queue/weights/alice", "pattern")),
-        ("pools.warm.replicas=1", ("/pools/warm", "template")),
-        ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
-    ],
-)
-def test_a_wrong_value_is_refused_before_anything_is_sent(tools: Tools, value: str, said: tuple[str, ...]) -> None:
-    done = tools.helm("template", "vdi", str(CHART), "--set", value)
-    assert done.returncode == 1
-    for words in said:
-        assert words in done.stderr, done.stderr
 
 
 def test_raw_manifest_is_the_chart_and_can_be_applied(installed: Tools) -> None:

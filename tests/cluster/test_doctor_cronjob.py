@@ -3,20 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
-from cluster.helm_tools import CHART, Tools, open_tools, rules_of
+from cluster.helm_tools import CHART, Tools, rules_of
 from vdi.doctor.report import read_record
 
 SCHEDULE = ("--set", "doctor.schedule=*/10 * * * *", "--set", "traefik.tlsSecret=wildcard")
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with open_tools(tmp_path_factory.mktemp("doctor-cronjob"), "cronjob") as opened:
-        yield opened
 
 
 def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.helm_tools import CHART, Tools, allowed_of, flat, open_tools, rules_of
+from cluster.helm_tools import CHART, Tools, allowed_of, flat, rules_of
 from support.permissions import gateway_rules
 from vdi.gateway.brand import Brand
 from vdi.gateway.settings import Settings, read_settings
@@ -21,26 +19,6 @@ from vdi.settings import read_settings as read_operator_settings
 
 GATEWAY = "system:serviceaccount:vdi-system:vdi-gateway"
 SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with open_tools(tmp_path_factory.mktemp("gateway-chart"), f"g{os.getpid():x}") as tools:
-        yield tools
-
-
-@pytest.fixture(scope="module")
-def installed(tools: Tools) -> Tools:
-    """A release that is there, for tests that leave it as it is."""
-    tools.upgrade()
-    return tools
-
-
-@pytest.fixture
-def release(tools: Tools) -> Tools:
-    """A release with the chart's own values, whatever the test before has made of it."""
-    tools.upgrade()
-    return tools
 
 
 def pod_of(tools: Tools, *words: str) -> dict[str, Any]:
@@ -276,28 +254,6 @@ def test_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Pa
         for each in (words, ())
     ]
     assert annotations[0] != annotations[1], "changed limits restart the gateway"
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--set", "gateway.replicas=2"), ("gateway.replicas: 2", "database.existingSecret", "redis.existingSecret")),
-        ((*SERVERS[:2], "--set", "gateway.replicas=2"), ("gateway.replicas: 2", "redis.existingSecret")),
-        (("--set", "gateway.oidc.issuer=https://sso.example.com"), ("/gateway/oidc/clientId", "minLength")),
-        (("--set", "gateway.oidc.issuer=sso.example.com"), ("/gateway/oidc/issuer", "pattern")),
-        (("--set", "gateway.adminUsers[0]=root"), ("/gateway/adminUsers/0", "pattern")),
-        (("--set", "gateway.login.tokenSeconds=5"), ("/gateway/login/tokenSeconds", "minimum")),
-        (("--set", "gateway.trustedProxies[0]=traefik"), ("/gateway/trustedProxies/0", "pattern")),
-        (("--set", "traefik.peers=null"), ("/traefik", "peers")),
-    ],
-)
-def test_a_wrong_value_is_refused_before_anything_is_sent(
-    tools: Tools, words: tuple[str, ...], said: tuple[str, ...]
-) -> None:
-    done = tools.helm("template", "vdi", str(CHART), *words)
-    assert done.returncode == 1
-    for one in said:
-        assert one in done.stderr, done.stderr
 
 
 def test_replica_count_decides_volume_and_strategy(tools: Tools) -> None:

@@ -15,8 +15,6 @@ from support.waiting import wait_until
 from tools.generate import chart
 from tools.generate.chart_render import render
 from vdi.api.template import Scheme
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.session.children import build_route
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import Identity
@@ -108,13 +106,6 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
         for body in policies():
             made.admin("delete", body["kind"], body["metadata"]["name"])
         made.admin("delete", "vditemplate", "-l", f"test={shared_namespace}")
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """helm, which renders the policies with other values."""
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 @pytest.fixture

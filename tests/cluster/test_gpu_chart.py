@@ -4,22 +4,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tools.generate.chart_render import CHART, DEV_IMAGES, render
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.gpu.sharing.config import Sharing, render_config
 
 MANIFEST = CHART.parents[1] / "manifests/gpu-time-slicing.yaml"
 ON = ("--set", "gpu.timeSlicing.enabled=true")
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 def config_maps(helm: Path, *words: str) -> list[dict[str, Any]]:

@@ -21,8 +21,6 @@ from kasm.kasm_ward import KasmStage
 from support.clock import ShiftedClock
 from support.kubeconfigs import write_kubeconfig
 from support.waiting import wait_until
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.collect import KASM_BUDGET, collect
 from vdi.kube.config import load_config
@@ -30,12 +28,6 @@ from vdi.kube.transport import Client
 
 BEGAN = "2026-11-20T11:00:00Z"
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 CLASS: dict[str, Any] = {

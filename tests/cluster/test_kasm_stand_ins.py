@@ -8,18 +8,10 @@ import pytest
 from kasm.kasm_ward import CHARTS
 from kasm.real_chart import Chart, differences_of_profile, open_chart, profiles
 from support.variants import first_of
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.kasm.generations import ALL
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.model import Generation
 from vdi.kasm.values.render import InstallOptions
-
-
-@pytest.fixture(scope="module")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
 
 
 def stand_in(helm: Path, generation: Generation) -> Chart:

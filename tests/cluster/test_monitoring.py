@@ -257,21 +257,10 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
         await stage.api.delete(POOLS, f"{stage.namespace}-pool", into=dict[str, Any])
 
 
-def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> None:
-    with Progress(tmp_path) as progress:
-        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+def test_the_chart_brings_rules_and_dashboard_as_they_are(helm: Path) -> None:
     chosen = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
-    words = [
-        "template",
-        "vdi",
-        str(FILES.parents[1]),
-        *values_words("values.yaml"),
-        "--set",
-        chosen,
-        "--set",
-        "monitoring.labels.release=prometheus",
-    ]
-    words += ["--set", "doctor.schedule=@hourly"]
+    words = ["template", "vdi", str(FILES.parents[1]), *values_words("values.yaml"), "--set", chosen]
+    words += ["--set", "monitoring.labels.release=prometheus", "--set", "doctor.schedule=@hourly"]
     rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
     objects = [one for one in yaml.safe_load_all(rendered) if one]
     rules = {one["metadata"]["name"]: one for one in objects if one["kind"] == "PrometheusRule"}
@@ -300,9 +289,7 @@ def test_the_chart_brings_rules_and_dashboard_as_they_are(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("own", ["", "prometheus-token"])
-def test_prometheus_operator_and_gateway_share_a_token(tmp_path: Path, own: str) -> None:
-    with Progress(tmp_path) as progress:
-        helm = binaries.ensure(["helm"], progress=progress)["helm"]
+def test_prometheus_operator_and_gateway_share_a_token(helm: Path, own: str) -> None:
     words = [str(helm), "template", "vdi", str(FILES.parents[1]), *values_words("values.yaml")]
     words += ["--set", "monitoring.podMonitor=true", "--set", f"monitoring.existingSecret={own}"]
     once, again = (

@@ -4,13 +4,11 @@ import asyncio
 import base64
 import dataclasses
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.helm_tools import CHART, Tools, open_tools
+from cluster.helm_tools import CHART, Tools
 from tools import binaries
 from vdi.devcluster.progress import Progress
 from vdi.gateway.server_secrets import ServerSecret, fill
@@ -31,10 +29,9 @@ type: Opaque
 
 
 @pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with open_tools(tmp_path_factory.mktemp("secrets"), f"s{os.getpid():x}") as tools:
-        tools.kubectl("create", "namespace", "vdi-system")
-        yield tools
+def tools(tools: Tools) -> Tools:
+    tools.kubectl("create", "namespace", "vdi-system")
+    return tools
 
 
 def data_of(tools: Tools, name: str) -> dict[str, str]:

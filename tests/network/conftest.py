@@ -1,15 +1,5 @@
-"""helm, for the tests of the NetworkPolicies."""
+"""Fixtures for the tests of the NetworkPolicies."""
 
-from pathlib import Path
+from support.helm_program import helm
 
-import pytest
-
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
-
-
-@pytest.fixture(scope="session")
-def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program; a machine's first run builds it."""
-    with Progress(tmp_path_factory.mktemp("helm")) as progress:
-        return binaries.ensure(["helm"], progress=progress)["helm"]
+__all__ = ["helm"]

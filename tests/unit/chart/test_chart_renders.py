@@ -140,12 +140,6 @@ def test_metrics_of_another_release_do_not_count(helm: Path) -> None:
     assert not any("namespace=" in expression for expression in silences()), "a Prometheus set up by hand may have none"
 
 
-@pytest.mark.parametrize("value", ["null", "{}", "{0}", "{https}", "443"])
-def test_ports_that_would_open_all_or_none_are_refused(helm: Path, value: str) -> None:
-    done = template(helm, "--set", f"network.apiServerPorts={value}")
-    assert done.returncode == 1 and "apiServerPorts" in done.stderr
-
-
 def priorities(objects: list[Object]) -> dict[str, str | None]:
     """Of the pods that run all the time, by Deployment or StatefulSet."""
     return {
