@@ -133,6 +133,13 @@ async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterat
         yield stage
 
 
+@pytest.fixture(scope="session")
+def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program; a machine's first run builds it."""
+    with Progress(tmp_path_factory.mktemp("traefik")) as progress:
+        return binaries.ensure(["traefik"], progress=progress)["traefik"]
+
+
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     """helm and kubectl on a control plane of this module's own: nothing of the chart is there."""

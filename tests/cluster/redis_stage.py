@@ -3,10 +3,12 @@
 import asyncio
 import shutil
 import signal
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from support.waiting import eventually
 from vdi.gateway.shared_state import RedisSharedState
@@ -58,12 +60,13 @@ class RedisServer:
             await self.process.wait()
 
 
-@asynccontextmanager
-async def redis_server(folder: Path) -> AsyncIterator[RedisServer]:
-    """A server while the context lasts. `folder` must have a short path (a socket's has 107 characters at most)."""
-    server = RedisServer(folder)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.kill()
+@pytest.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    """A server in a folder with a short path: a socket's has 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="vdi-redis-") as folder:
+        server = RedisServer(Path(folder))
+        await server.start()
+        try:
+            yield server
+        finally:
+            await server.kill()

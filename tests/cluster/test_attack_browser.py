@@ -10,11 +10,10 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, expect
 
 from cluster.edge_traefik import TraefikStage
-from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, now
+from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, log_in, now
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with
 from vdi.gateway.edge.headers import COOKIE_BYTES
-from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.web.connection import HEAD_BYTES
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
@@ -84,7 +83,7 @@ async def test_portal_clears_excess_cookies(edge: TraefikStage, alice: BrowserCo
     assert answer is not None
     assert answer.status == 431
     await expect(page.locator("body")).to_contain_text("Your browser has too many cookies for this domain")
-    await log_in_again(edge, alice)
+    await log_in(edge, alice)
     await page.goto(edge.url())
     await arrived(edge, page)
 
@@ -101,7 +100,7 @@ async def test_evicted_login_cookie_costs_one_login(edge: TraefikStage, alice: B
     await eventually(is_pushed_out, "Chromium has stored the cookies and forgotten the login")
     await page.goto(edge.url())
     assert page.url.startswith(f"{edge.settings.portal_url}/login?next=/enter")
-    await log_in_again(edge, alice)
+    await log_in(edge, alice)
     await page.goto(edge.url())
     await arrived(edge, page)
 
@@ -151,7 +150,7 @@ async def test_redirect_is_not_cached_for_the_next_user(edge: TraefikStage, alic
     await page.goto(edge.url())
     await arrived(edge, page)
     await alice.clear_cookies()
-    await log_in_again(edge, alice, GUEST)
+    await log_in(edge, alice, GUEST)
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
     now(edge, spec=shared_with(GUEST, "viewer"))
@@ -160,10 +159,3 @@ async def test_redirect_is_not_cached_for_the_next_user(edge: TraefikStage, alic
     now(edge, spec={"access": ()})
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
-
-
-async def log_in_again(edge: TraefikStage, person: BrowserContext, user: str = OWNER) -> None:
-    """As the portal's form does."""
-    secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
-    cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
-    await person.add_cookies([cookie])  # type: ignore[list-item]

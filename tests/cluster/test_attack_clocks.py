@@ -1,7 +1,6 @@
 """Two gateways as processes, and the machine of one of them is five minutes ahead: every clock that it looks at."""
 
 import re
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -12,13 +11,13 @@ import pytest
 
 from cluster.gateway_stage import add_people, gateway_process
 from cluster.operator_stage import Stage
-from cluster.redis_stage import redis_server
+from cluster.redis_stage import RedisServer, redis
 from cluster.test_gateway_replicas import ALICE, Pair, free_ports, is_in
 from support.postgres import postgres_server, postgres_url
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
 
-__all__ = ["postgres_server", "postgres_url"]
+__all__ = ["postgres_server", "postgres_url", "redis"]
 
 SKEW = 300
 pytestmark = pytest.mark.timeout(300)  # three processes for each of them
@@ -32,13 +31,11 @@ def fake_time(seconds: int) -> dict[str, str]:
 
 
 @pytest.fixture
-async def pair(stage: Stage, tmp_path: Path, postgres_url: str) -> AsyncIterator[Pair]:
+async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer) -> AsyncIterator[Pair]:
     """The second one is ahead."""
     await add_people(stage)
     ports = free_ports(4)
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vdi-redis-"))
-        redis = await stack.enter_async_context(redis_server(Path(folder)))
         shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
         right = await stack.enter_async_context(gateway_process(stage, tmp_path, (ports[0], ports[1]), **shared))
         ahead = gateway_process(stage, tmp_path, (ports[2], ports[3]), **shared, **fake_time(SKEW))

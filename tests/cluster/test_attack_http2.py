@@ -8,11 +8,11 @@ import pytest
 
 from cluster.edge_traefik import TraefikStage
 from cluster.http2_client import Fields, Http2, open_http2
-from cluster.test_gateway_edge import alice, edge, stolen, traefik
+from cluster.test_gateway_edge import alice, edge, stolen
 from unit.gateway.edge_stage import STRANGER, a_session
 from vdi.gateway.edge.headers import GRANT_COOKIE
 
-__all__ = ["alice", "edge", "traefik"]
+__all__ = ["alice", "edge"]
 
 ENABLE_CONNECT_PROTOCOL = 0x8
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,24 +10,17 @@ import aiohttp
 import pytest
 
 from cluster.edge_traefik import TraefikStage, open_edge
-from cluster.redis_stage import RedisServer, redis_server
-from cluster.test_gateway_edge import PROGRAM, alice, connect, traefik
+from cluster.redis_stage import RedisServer, redis
+from cluster.test_gateway_edge import PROGRAM, alice, connect
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with
 from vdi.gateway.shared_state import RedisSharedState
 
-__all__ = ["alice", "postgres_server", "postgres_url", "traefik"]
+__all__ = ["alice", "postgres_server", "postgres_url", "redis"]
 
 # Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is 30.
 PATIENCE = 20.0
-
-
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="vdi-redis-") as folder:
-        async with redis_server(Path(folder)) as server:
-            yield server
 
 
 @pytest.fixture

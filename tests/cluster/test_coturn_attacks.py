@@ -18,8 +18,6 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.session.credentials import make_turn_credentials
 
 TESTS = Path(__file__).parents[1]
@@ -119,9 +117,7 @@ def test_coturn_relays_a_browser_to_a_desktop_pod(attacked: dict[str, Any]) -> N
     assert attacked["third party's client"].startswith("0 (0.000000%)")
 
 
-def test_traefik_udp_entry_point_relays(lab: Lab, tmp_path: Path) -> None:
-    with Progress(tmp_path) as progress:
-        traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
+def test_traefik_udp_entry_point_relays(lab: Lab, traefik: Path) -> None:
     assert lab("traefik", secrets={"secret": NOW}, traefik=str(traefik))["traefik"] == "relayed"
 
 

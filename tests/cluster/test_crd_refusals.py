@@ -187,6 +187,22 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"podTemplate": {"metadata": {"labels": {"team": "a b"}}}}, "metadata.labels.team", "a b", "should match"),
 ]
 
+_HOURS = {"start": "0 9 * * *", "end": "0 18 * * *"}
+# Kind, schedule, what the refusal says.
+SCHEDULES_REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("VDISession", {"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
+    ("VDISession", {"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
+    ("VDISession", {"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
+    ("VDISession", {"start": "08:30", "days": []}, "should have at least 1 items"),
+    ("VDISession", {"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
+    ("VDISession", {"start": "08:30", "days": ["Monday"]}, "supported values"),
+    ("VDISession", {"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
+    ("VDITemplate", {"windows": []}, "should have at least 1 items"),
+    ("VDITemplate", {"windows": [{**_HOURS, "start": "0 9 * *"}]}, "'0 9 * *' is not five fields as in cron"),
+    ("VDITemplate", {"windows": [{**_HOURS, "end": "60 18 * * *"}]}, "'60 18 * * *' is not five fields as in cron"),
+    ("VDITemplate", {"windows": [_HOURS], "timeZone": "Europe Berlin"}, "'Europe Berlin' is not a time zone"),
+]
+
 
 def expect_named(said: str, field: str, value: str, allowed: str) -> None:
     """The refusal has the field, the value as a whole (where the server prints one) and what is allowed."""
@@ -214,6 +230,12 @@ def test_wrong_template_is_refused_with_what_is_allowed(
     server: Server, spec: dict[str, Any], field: str, value: str, allowed: str
 ) -> None:
     expect_named(server.refused("VDITemplate", {"image": "i", **spec}), field, value, allowed)
+
+
+@pytest.mark.parametrize(("kind", "schedule", "allowed"), SCHEDULES_REFUSED, ids=label)
+def test_wrong_schedule_is_refused(server: Server, kind: str, schedule: dict[str, Any], allowed: str) -> None:
+    said = server.refused(kind, with_field(kind, "schedule", schedule))
+    assert "spec.schedule" in said and allowed in said, said
 
 
 @pytest.mark.parametrize("address", HIDDEN.values(), ids=HIDDEN)

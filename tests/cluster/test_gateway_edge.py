@@ -12,8 +12,6 @@ from cluster.edge_traefik import TraefikStage, open_edge
 from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
 from vdi.api.session import Phase, QueueStatus
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.web.streams import MOST_PER_USER
@@ -23,12 +21,6 @@ from vdi.session.credentials import grant_token, subprotocols
 STREAMS = 3 * MOST_PER_USER
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 SOCKET = "/api/websockets"
-
-
-@pytest.fixture(scope="session")
-def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("traefik")) as progress:
-        return binaries.ensure(["traefik"], progress=progress)["traefik"]
 
 
 @pytest.fixture

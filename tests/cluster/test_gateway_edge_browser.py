@@ -14,8 +14,6 @@ from vdi.api.meta import Condition
 from vdi.api.session import QueueStatus
 from vdi.cluster.units import format_time
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.web.credentials import LOGIN_COOKIE
@@ -24,9 +22,7 @@ CREATING = {"phase": "Creating", "message": "The image is being pulled (3 of 9 l
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[TraefikStage]:
-    with Progress(tmp_path / "progress") as progress:
-        traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
+async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
     async with open_edge(traefik, tmp_path) as edge:
         yield edge
 
@@ -47,10 +43,15 @@ async def a_person(edge: TraefikStage, chromium: Browser, user: str = OWNER, **h
     """A window of somebody who has logged in at the portal."""
     context = await chromium.new_context(ignore_https_errors=True, **how)
     context.set_default_timeout(30_000)
+    await log_in(edge, context, user)
+    return context
+
+
+async def log_in(edge: TraefikStage, context: BrowserContext, user: str = OWNER) -> None:
+    """As the portal's form does."""
     secret, _ = await edge.stage.logins.begin(Identity(user=user), Device())
     cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
     await context.add_cookies([cookie])  # type: ignore[list-item]
-    return context
 
 
 def now(edge: TraefikStage, **parts: Any) -> None:
@@ -150,17 +151,6 @@ async def test_reloaded_page_asks_before_resuming(edge: TraefikStage, chromium: 
     await page.get_by_role("button", name="Resume").click()
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
     assert len(edge.stage.resumed) == 1
-
-
-@pytest.mark.long
-async def test_a_suspension_during_the_start_shows_on_the_page(edge: TraefikStage, chromium: Browser) -> None:
-    now(edge, status=CREATING)
-    page = await (await a_person(edge, chromium)).new_page()
-    await page.goto(edge.url())
-    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
-    now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
-    await expect(page.get_by_role("button", name="Resume")).to_be_visible()
-    assert edge.stage.resumed == []
 
 
 async def test_guest_is_told_that_the_share_was_revoked(edge: TraefikStage, chromium: Browser) -> None:

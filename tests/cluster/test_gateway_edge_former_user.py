@@ -18,14 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from cluster.edge_traefik import TraefikStage, open_edge
+from cluster.test_gateway_edge_browser import log_in
 from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, gone, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
-from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 HTML, SCRIPT = {"Content-Type": "text/html"}, {"Content-Type": "text/javascript"}
@@ -77,9 +75,7 @@ NOTHING: dict[str, object] = {
 
 
 @pytest.fixture
-async def edge(tmp_path: Path) -> AsyncIterator[TraefikStage]:
-    with Progress(tmp_path / "progress") as progress:
-        traefik = binaries.ensure(["traefik"], progress=progress)["traefik"]
+async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
     async with open_edge(traefik, tmp_path) as edge:
         gone(edge.stage.world, a_session())
         yield edge
@@ -112,9 +108,7 @@ async def alice(edge: TraefikStage, browser: Browser) -> BrowserContext:
     """Alice's browser, with her login at the portal."""
     context = await browser.new_context()
     context.set_default_timeout(30_000)
-    secret, _ = await edge.stage.logins.begin(Identity(user=OWNER), Device())
-    cookie = {"name": LOGIN_COOKIE, "value": secret, "url": edge.settings.portal_url, "secure": True, "httpOnly": True}
-    await context.add_cookies([cookie])  # type: ignore[list-item]
+    await log_in(edge, context)
     return context
 
 

@@ -22,8 +22,6 @@ from support.web_server import serve_app
 from unit.gateway.edge_stage import GUEST, OWNER, a_session, changed, publish, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, Scheme, TemplateSpec, VDITemplate
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 BASIC = "Basic " + base64.b64encode(b"kasm_user:of-the-image").decode()
@@ -58,12 +56,6 @@ async def run_kasmvnc(tls: ssl.SSLContext) -> AsyncIterator[KasmVNC]:
     async with serve_app(app, tls=tls) as port:
         image.url = f"https://127.0.0.1:{port}"
         yield image
-
-
-@pytest.fixture(scope="module")
-def traefik(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("traefik")) as progress:
-        return binaries.ensure(["traefik"], progress=progress)["traefik"]
 
 
 @pytest.fixture

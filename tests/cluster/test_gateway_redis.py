@@ -1,24 +1,18 @@
 """What replicas share, on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
 
 import asyncio
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from cluster.redis_stage import RedisServer, redis_server
+from cluster.redis_stage import RedisServer, redis
 from support.waiting import PATIENCE, eventually
 from unit.gateway.shared_contract import CONTRACT
 from vdi.gateway import shared_state as module
 from vdi.gateway.shared_state import RedisSharedState, SharedState, open_shared_state
 
-
-@pytest.fixture
-async def redis() -> AsyncIterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="vdi-redis-") as folder:
-        async with redis_server(Path(folder)) as server:
-            yield server
+__all__ = ["redis"]
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)

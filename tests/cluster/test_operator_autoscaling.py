@@ -171,21 +171,6 @@ async def test_placeholders_bring_nodes_and_go(stage: Stage, autoscaler: Autosca
         await autoscaler.has(0)
 
 
-async def test_placeholders_use_no_quota_of_sessions(stage: Stage, autoscaler: Autoscaler) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    await stage.quota("two", pods="2")
-    async with stage.operator(autoscaling=autoscaler.settings()):
-        await running(stage, template, 1)
-        for number in range(4):
-            await stage.session(f"w{number}", template, user=f"w{number}@x.yz")
-        await autoscaler.has(4)
-        await stage.node("second", gpu="1")
-        await autoscaler.has(3)
-        sessions = [one for one in await stage.all(SESSIONS) if one["metadata"]["name"].startswith("w")]
-        assert not [one for one in sessions if "quota" in one["status"].get("message", "")]
-
-
 async def test_queue_works_without_the_priority_class(stage: Stage, autoscaler: Autoscaler) -> None:
     """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as before."""
     await stage.node("gpu", gpu="1")

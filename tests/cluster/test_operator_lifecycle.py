@@ -84,11 +84,16 @@ async def test_edited_child_is_repaired(stage: Stage) -> None:
         await stage.reach("alice-desktop", "Running")
 
 
-async def test_quiet_session_costs_nothing(stage: Stage) -> None:
+@pytest.mark.parametrize("suspended", [False, True])
+async def test_quiet_session_costs_nothing(stage: Stage, suspended: bool) -> None:
     template = await stage.template()
     async with stage.operator():
-        await stage.session("alice-desktop", template)
+        session = await stage.session("alice-desktop", template)
         await stage.run("alice-desktop")
+        if suspended:
+            await stage.suspend("alice-desktop")
+            await stage.reach("alice-desktop", "Suspended")
+            await stage.podless(session)
     async with stage.operator():
         first = await stage.get(SESSIONS, "alice-desktop")
         await stage.session("bob-desktop", template, user="bob@example.com")
@@ -134,22 +139,6 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
 
         assert await eventually(grace, "the pod is told to stop") == 3
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
-        await stage.gone(SESSIONS, "alice-desktop")
-        await stage.childless(session)
-
-
-async def test_restarted_operator_continues(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        pod = await stage.pod_of(session)
-        await stage.reach("alice-desktop", "Creating")
-    await stage.make_ready(pod)
-    async with stage.operator():
-        running = await stage.reach("alice-desktop", "Running")
-        assert running["status"]["startTime"] == pod["metadata"]["creationTimestamp"]
-    await stage.delete(SESSIONS, "alice-desktop")
-    async with stage.operator():
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
 

@@ -10,10 +10,7 @@ import pytest
 from cluster.operator_stage import CHILDREN, Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import POOLS, SESSIONS
-from vdi.kube.config import ClusterConfig
-from vdi.kube.errors import Forbidden
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, LEASES, PODS, SECRETS
-from vdi.kube.transport import Client
 from vdi.operator.release_keys import HOST_KEY
 from vdi.operator.runtime import LEASE
 from vdi.session.naming import SESSIONS_NAMESPACE, host_label
@@ -22,7 +19,6 @@ pytestmark = pytest.mark.timeout(150)
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 BOB = "bob@example.com"
-# Watches of an operator of one namespace, by kind.
 
 
 @pytest.fixture
@@ -144,23 +140,6 @@ async def test_pool_serves_the_namespace_of_its_label(both: tuple[Stage, Stage])
             await eventually(moved, "without the label the pool is in the first namespace")
     finally:
         await first.api.delete(POOLS, name, into=msgspec.Raw)
-
-
-async def test_roles_end_at_the_namespaces(both: tuple[Stage, Stage]) -> None:
-    first, second = both
-    async with Client(ClusterConfig(server=first.proxy.url), field_manager="test") as operator:
-        for stage in both:
-            assert await operator.list(SECRETS, namespace=stage.namespace, into=dict) is not None
-        for resource, namespace in (
-            (SECRETS, None),
-            (SECRETS, "default"),
-            (SESSIONS, None),
-            (SESSIONS, "default"),
-            (CLAIMS, "default"),
-            (CONFIG_MAPS, second.namespace),
-        ):
-            with pytest.raises(Forbidden):
-                await operator.list(resource, namespace=namespace, into=dict)
 
 
 async def test_missing_role_in_one_namespace_stops_all(stage: Stage, second_namespace: str) -> None:

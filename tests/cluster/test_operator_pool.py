@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
+from cluster.test_operator_crash import cut_and_kill
 from support.desktop_key import KEY
 from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
@@ -264,13 +265,7 @@ async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Litera
             session = await stage.session(name, template)
             stage.proxy.cut_at(write, moment)
             running = asyncio.create_task(stage.reach(name, "Running", seconds=60))
-            async with stage.operator_process() as operator:
-                cut = asyncio.create_task(stage.proxy.cut.wait())
-                await asyncio.wait((cut, running), return_when=asyncio.FIRST_COMPLETED, timeout=30)
-                await operator.kill()
-            was_cut = stage.proxy.cut.is_set()
-            cut.cancel()
-            stage.proxy.repair()
+            was_cut = await cut_and_kill(stage, running)
             async with stage.operator():
                 await running
                 await pool.reach(1, claimed=1)

@@ -145,23 +145,6 @@ async def _provision(stage: Stage, claim: Object, node: str) -> None:
     await eventually(bound, "the home is bound")
 
 
-async def test_a_restarted_operator_keeps_the_order(stage: Stage) -> None:
-    await stage.node("gpu", gpu="1")
-    template = await gpu_template(stage)
-    names = ["zoe", "mia", "ann"]
-    async with stage.operator():
-        await running(stage, template, 1)
-        for place, name in enumerate(names, 1):
-            await stage.session(name, template, user=f"{name}@x.yz")
-            await waits(stage, name, "GPUsBusy", f"number {place} in line")
-    await stage.delete(SESSIONS, "r0")  # while no operator is there: its pod ends, and the place is free
-    await stage.delete(PODS, "r0")
-    async with stage.operator():
-        await starts(stage, "zoe")
-        for place, name in enumerate(names[1:], 1):
-            await waits(stage, name, "GPUsBusy", f"number {place} in line")
-
-
 async def test_burst_never_exceeds_capacity(stage: Stage) -> None:
     await stage.node("a", gpu="3")
     await stage.node("b", gpu="4")

@@ -14,8 +14,7 @@ from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.cluster.units import format_time
-from vdi.kinds import SESSIONS, TEMPLATES
-from vdi.kube.errors import Invalid
+from vdi.kinds import SESSIONS
 from vdi.kube.resource import PODS
 from vdi.session.cluster_settings import ClusterSettings
 
@@ -143,23 +142,6 @@ async def following(stage: Stage, expected: str) -> Object:
     return await eventually(look, f"the next start is {expected}")
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
-        ({"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
-        ({"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
-        ({"start": "08:30", "days": []}, "should have at least 1 items"),
-        ({"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
-        ({"start": "08:30", "days": ["Monday"]}, "supported values"),
-        ({"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
-    ],
-)
-async def test_wrong_schedule_of_a_session_is_refused(stage: Stage, fields: dict[str, Any], words: str) -> None:
-    with pytest.raises(Invalid, match=words):
-        await stage.session(NAME, "any", schedule=fields)
-
-
 async def test_pool_follows_its_schedule(pools: Stage) -> None:
     stage, (end, schedule) = pools, in_two_hours()
     template, clock = await stage.template(persistence={"enabled": False}), ShiftedClock()
@@ -179,23 +161,3 @@ async def test_pool_follows_its_schedule(pools: Stage) -> None:
         clock.ahead = end + timedelta(hours=21, minutes=1) - datetime.now(UTC)
         await pool.touch()
         await eventually(pool.waiting, "the next morning one is started again")
-
-
-@pytest.mark.parametrize(
-    ("schedule", "words"),
-    [
-        ({"windows": []}, "should have at least 1 items"),
-        ({"windows": [{"start": "0 9 * *", "end": "0 18 * * *"}]}, "'0 9 * *' is not five fields as in cron"),
-        ({"windows": [{"start": "0 9 * * *", "end": "60 18 * * *"}]}, "'60 18 * * *' is not five fields as in cron"),
-        (
-            {"windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}], "timeZone": "Europe Berlin"},
-            "'Europe Berlin' is not a time zone",
-        ),
-    ],
-)
-async def test_wrong_schedule_of_a_template_is_refused(stage: Stage, schedule: Object, words: str) -> None:
-    template = await stage.template()
-    with pytest.raises(Invalid) as refused:
-        await stage.api.patch(TEMPLATES, template, {"spec": {"schedule": schedule}}, into=dict)
-    assert words in str(refused.value)
-    assert "spec.schedule" in str(refused.value)

@@ -109,25 +109,6 @@ async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
         assert "failures" not in running["status"], "what we did ourselves is no failure"
 
 
-async def test_restarted_operator_keeps_a_suspended_session(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
-        await stage.suspend(NAME)
-        await stage.reach(NAME, "Suspended")
-        await stage.podless(session)
-    resting = await stage.get(SESSIONS, NAME)
-    async with stage.operator():
-        await stage.session("other", template, user="bob@example.com")
-        await stage.run("other")  # by now the operator has looked at alice's as well
-        assert await stage.get(SESSIONS, NAME) == resting
-        assert [write.path for write in stage.proxy.writes() if NAME in write.path] == []
-        await stage.delete(SESSIONS, NAME)
-        await stage.gone(SESSIONS, NAME)
-        await stage.childless(session)
-
-
 async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():

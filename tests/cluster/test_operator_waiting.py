@@ -136,15 +136,6 @@ async def test_pod_security_violation_fails_with_its_reason(stage: Stage) -> Non
         assert reason(refused, "Admitted") == "PodSecurity"
 
 
-async def test_full_quota_is_waited_for(stage: Stage) -> None:
-    template = await stage.template()
-    await stage.quota("q", pods="0")
-    async with stage.operator():
-        await stage.session("alice-desktop", template)
-        waiting = await stage.reach("alice-desktop", "Pending", "exceeds the namespace's quota: exceeded quota: q")
-        assert reason(waiting, "Admitted") == "QuotaExceeded"
-
-
 async def test_operator_waits_for_missing_crds(stage: Stage) -> None:
     template = await stage.template()
     await stage.session("alice-desktop", template)

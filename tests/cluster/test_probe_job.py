@@ -25,8 +25,6 @@ from support.waiting import eventually
 from support.web_server import serve_app
 from tools.generate.chart_render import render
 from unit.latency_probe.test_client import MARK, Desktop
-from vdi.devcluster import binaries
-from vdi.devcluster.progress import Progress
 from vdi.gateway.desktop_agent import AGENT_PORT
 from vdi.gateway.edge.headers import FORWARD_AUTH
 from vdi.kinds import SESSIONS
@@ -37,14 +35,8 @@ ANY = r"HostRegexp(`^[a-z0-9-]+\.vdi\.localhost$`)"
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    with Progress(tmp_path_factory.mktemp("programs")) as progress:
-        return dict(binaries.ensure(["traefik", "helm"], progress=progress))
-
-
-@pytest.fixture(scope="module")
-def objects(programs: dict[str, Path]) -> list[Object]:
-    return render(programs["helm"], "values.yaml")
+def objects(helm: Path) -> list[Object]:
+    return render(helm, "values.yaml")
 
 
 def named(objects: list[Object], kind: str) -> Object:
@@ -160,7 +152,7 @@ async def played_desktop(desktop: Desktop, asked: list[Object]) -> AsyncIterator
 
 @pytest.fixture
 async def probe(
-    stage: Stage, kubectl: list[str], programs: dict[str, Path], objects: list[Object], tmp_path: Path
+    stage: Stage, kubectl: list[str], traefik: Path, objects: list[Object], tmp_path: Path
 ) -> AsyncIterator[ProbeStage]:
     port, desktop, asked = free_port(), Desktop(), list[Object]()
     account = f"system:serviceaccount:{stage.namespace}:vdi-probe"
@@ -173,7 +165,7 @@ async def probe(
         made = ProbeStage(stage, gateway, objects, kubectl, tmp_path, port, desktop, asked)
         (tmp_path / "routes").mkdir()
         made.write_routes()
-        await stack.enter_async_context(_run_traefik(programs["traefik"], tmp_path, port))
+        await stack.enter_async_context(_run_traefik(traefik, tmp_path, port))
         template = named(objects, "VDITemplate")
         accounts = [
             {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
@@ -250,8 +242,8 @@ def test_probe_job_has_no_rights_and_runs_restricted(objects: list[Object]) -> N
 @pytest.mark.parametrize(
     "value", ["probe.enabled=false", "gateway.enabled=false", "templates=null", "templates.small=null"]
 )
-def test_probe_job_is_rendered_only_with_a_desktop(programs: dict[str, Path], value: str) -> None:
-    rendered = render(programs["helm"], "values.yaml", "--set", value)
+def test_probe_job_is_rendered_only_with_a_desktop(helm: Path, value: str) -> None:
+    rendered = render(helm, "values.yaml", "--set", value)
     assert "probe" not in {name for one in rendered for name in one["metadata"]["name"].split("-")}
     assert "VDI_PROBE_ACCOUNT" not in json.dumps(rendered)
 
