@@ -17,6 +17,7 @@ import pytest
 
 from cluster.control_plane import empty_namespace, install_crds, make_namespace, restart_garbage_collector
 from cluster.crd_server import Server
+from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.helm_tools import Tools, open_tools
 from cluster.operator_stage import Stage, open_stage
 from cluster.stand_in import Administrator, nodes_stand_in
@@ -131,6 +132,13 @@ async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterat
     """The operator's stage: rights and a proxy for it in a namespace of its own."""
     async with open_stage(kubeconfig, namespace, tmp_path) as stage:
         yield stage
+
+
+@pytest.fixture
+async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
+    """A gateway beside the operator's stage."""
+    async with open_gateway_stage(stage, tmp_path) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="session")

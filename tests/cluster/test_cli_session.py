@@ -233,36 +233,6 @@ def test_a_desktop_is_extended_suspended_and_restarted(typed: Typed, operator: N
     assert "Failures:" not in typed.vdi("session", "show", "desk").stdout
 
 
-@pytest.mark.long
-def test_pool_is_scaled_and_its_desktop_is_claimed(typed: Typed, operator: None) -> None:
-    pool = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDIPool",
-        "metadata": {"name": typed.namespace},
-        "spec": {"template": "cli-test", "replicas": 0},
-    }
-    typed.kube("create", "-f", "-", stdin=json.dumps(pool))
-    try:
-        assert typed.vdi("pool", "scale", typed.namespace, "--replicas", "1").returncode == 0
-
-        def pods() -> list[str]:
-            return typed.kube("get", "pods", "-l", "vdi.kasm.io/pool", "-o", "name").split()
-
-        wait_until("the pool starts a desktop", lambda: len(pods()) == 1)
-        start_pod(typed, pods()[0].removeprefix("pod/"))
-        wait_until("it is ready", lambda: "Ready:     1 of 1" in typed.vdi("pool", "show", typed.namespace).stdout)
-
-        made = typed.vdi("session", "create", "desk", "-t", "cli-test", "--user", "alice@example.com", "--wait")
-        assert made.returncode == 0, made.stderr
-        assert "✓ a started desktop was taken from the pool" in made.stderr
-        wait_until(
-            "the pool counts it",
-            lambda: "desktop from this pool: 1" in typed.vdi("pool", "show", typed.namespace).stdout,
-        )
-    finally:
-        typed.kube("delete", "vdipool", typed.namespace)
-
-
 @pytest.mark.parametrize(
     ("words", "field", "allowed"),
     [

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster.gateway_stage import GatewayStage, open_gateway_stage
+from cluster.gateway_stage import GatewayStage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
 from support.waiting import PATIENCE, eventually
@@ -76,12 +76,6 @@ class Typed:
         """What login has left."""
         kept = json.loads((self.home / ".config" / "vdi" / "login.json").read_text())
         return str(kept["gateways"][self.server]["token"])
-
-
-@pytest.fixture
-async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
-    async with open_gateway_stage(stage, tmp_path) as gateway:
-        yield gateway
 
 
 @pytest.mark.long

@@ -153,30 +153,3 @@ async def test_missing_role_in_one_namespace_stops_all(stage: Stage, second_name
         assert not await stage.all(PODS)
         await stage.grant()
         await stage.run("cad")
-
-
-@pytest.mark.long
-@pytest.mark.timeout(300)
-async def test_both_namespaces_survive_kills(both: tuple[Stage, Stage]) -> None:
-    """Killed in the middle of a burst, after each third write: the next one completes what is there, once each."""
-    first, second = both
-    template = await first.template(**NO_HOME)
-    sessions = {
-        (stage.namespace, name): await stage.session(name, template, user=f"{name}@example.com")
-        for stage, prefix in ((first, "desk"), (second, "lab"))
-        for name in (f"{prefix}-{number}" for number in range(4))
-    }
-    for moment in ("before", "after", "before", "after"):
-        async with first.operator_process():
-            first.proxy.cut_at(3, "before" if moment == "before" else "after")
-            await asyncio.wait_for(first.proxy.cut.wait(), 30)
-        first.proxy.repair()
-    async with first.operator():
-        await asyncio.gather(
-            *((first if namespace == first.namespace else second).run(name) for namespace, name in sessions)
-        )
-        for (namespace, name), session in sessions.items():
-            stage = first if namespace == first.namespace else second
-            for kind in (CHILDREN[child] for child in ("pod", "service", "secret", "route")):
-                assert len(await stage.owned(kind, session)) == 1, (name, kind.plural)
-    assert len(await first.all(PODS)) == len(await second.all(PODS)) == 4

@@ -130,20 +130,3 @@ async def test_pullers_go_with_the_request_or_the_template(stage: Stage) -> None
         await reach(stage, template, "Pulling", desired=1)
         await stage.api.delete(TEMPLATES, template, into=dict)
         await no_pullers(stage)
-
-
-async def test_restarted_operator_continues_pulls(stage: Stage) -> None:
-    node = await stage.node("n1")
-    template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
-    async with stage.operator():
-        await reach(stage, template, "Pulling", pulling=[node])
-    await report(stage, (await pullers(stage))[node], "Succeeded", imageID="sha256:1")
-    async with stage.operator():
-        await reach(stage, template, "Pulled", ready=1)
-        await no_pullers(stage)
-    await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=msgspec.Raw)
-    async with stage.operator():
-        await reach(stage, template, "Pulling", pulling=[node])
-    await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": None}}, into=msgspec.Raw)
-    async with stage.operator():
-        await no_pullers(stage)

@@ -3,13 +3,12 @@
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
-from vdi.kube.resource import CLAIMS, PODS, VOLUMES
+from vdi.kube.resource import PODS
 
 pytestmark = pytest.mark.timeout(150)
 GPU = "nvidia.com/gpu"
@@ -72,77 +71,6 @@ async def starts(stage: Stage, *names: str) -> None:
         return await started(stage, list(names)) == list(names)
 
     await eventually(look, f"{names} have started")
-
-
-async def test_ninth_session_waits_and_starts_by_itself(stage: Stage) -> None:
-    node = await stage.node("gpu", gpu="8")
-    template = await gpu_template(stage)
-    async with stage.operator():
-        await running(stage, template, 8)
-        await stage.session("ninth", template, user="late@x.yz")
-        ninth = await waits(stage, "ninth", "GPUsBusy", f"all 8 {GPU} on node {node} are in use")
-        assert queue_of(ninth)["position"] == 1
-        ends = [(await stage.get(SESSIONS, f"r{number}") or {})["status"]["expiresAt"] for number in range(8)]
-        assert queue_of(ninth)["earliestSlot"] == min(ends)
-        assert "startTime" not in ninth["status"]
-        await stage.delete(SESSIONS, "r3")
-        await starts(stage, "ninth")
-        session = await stage.run("ninth")
-        assert session["status"]["nodeName"] == node
-        assert "queue" not in session["status"]
-        assert reason_of(session) == "Admitted"
-        for name in ("ninth", *(f"r{number}" for number in range(8) if number != 3)):
-            assert (await stage.get(PODS, name) or {})["spec"]["nodeName"] == node
-
-
-async def test_home_on_a_full_node_waits_for_that_node(stage: Stage) -> None:
-    full, free = await stage.node("full", gpu="1"), await stage.node("free", gpu="1")
-    template = await gpu_template(stage, persistence={"enabled": True, "storageClass": "by-hand"})
-    elsewhere = await gpu_template(stage, "pinned", placement={"nodeSelector": {"kubernetes.io/hostname": full}})
-    async with stage.operator():
-        await stage.session("first", template)
-        (home,) = await eventually(lambda: stage.all(CLAIMS), "the home's claim is there")
-        try:
-            await _provision(stage, home, full)
-            await stage.run("first")
-            await stage.end("first")
-            await stage.session("other", elsewhere, user="bob@x.yz")
-            await stage.run("other")
-            await stage.session("second", template)
-            in_use = f"the home is on node {full}, where the only {GPU} on node {full} is in use"
-            words = f"{in_use}; the capacity of node {free}"
-            await waits(stage, "second", "HomeNodeFull", words)
-            await stage.delete(SESSIONS, "other")
-            await stage.run("second")
-            assert (await stage.get(PODS, "second") or {})["spec"]["nodeName"] == full
-        finally:
-            await stage.api.delete(VOLUMES, f"{stage.namespace}-home", into=dict)
-
-
-async def _provision(stage: Stage, claim: Object, node: str) -> None:
-    """Play local-path: a volume on that node, bound to the claim."""
-    name = claim["metadata"]["name"]
-    expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": f"{stage.namespace}-home"},
-        "spec": {
-            "capacity": {"storage": "10Gi"},
-            "accessModes": claim["spec"]["accessModes"],
-            "storageClassName": "by-hand",
-            "hostPath": {"path": "/nonexistent"},
-            "claimRef": {"namespace": stage.namespace, "name": name, "uid": claim["metadata"]["uid"]},
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},
-        },
-    }
-    await stage.api.create(VOLUMES, volume, into=msgspec.Raw)
-
-    async def bound() -> bool:
-        found = await stage.get(CLAIMS, name) or {}
-        return bool(found.get("status", {}).get("phase") == "Bound")
-
-    await eventually(bound, "the home is bound")
 
 
 async def test_burst_never_exceeds_capacity(stage: Stage) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from bench import first_picture
 from bench.podload import Load, read
 from bench.streaming import main
 from bench.streaming_report import OURS, PLAIN, compare, delays, lost, table, verdicts
@@ -84,17 +85,24 @@ def test_a_pod_without_a_cgroup_is_an_error_and_not_a_zero(tmp_path: Path) -> No
         read([CgroupMount(str(tmp_path), v2=True)], "demo", UID)
 
 
+@pytest.mark.parametrize("bench", [main, first_picture.main])
 def test_without_a_cluster_it_says_how_to_get_one(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any,
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for variable in ("VDI_STATE", "VDI_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    assert main([]) == 3
+    assert bench([]) == 3
     assert "make demo" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--keys", "--rounds", "--pings", "--seconds"])
-def test_a_number_that_makes_no_sense_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("bench", "option"),
+    [(first_picture.main, "-n"), *((main, option) for option in ("--keys", "--rounds", "--pings", "--seconds"))],
+)
+def test_a_number_that_makes_no_sense_is_refused(bench: Any, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([option, "0"])
+        bench([option, "0"])
     assert "0: allowed: 1 or more" in capsys.readouterr().err
