@@ -19,6 +19,7 @@ LEASES = "/leases"
 _PASSED_ON = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 # Seconds: longer than the client's own patience with any request.
 _LONGEST_HANG = 40
+_REASONS = {"409": "Conflict", "410": "Expired", "429": "TooManyRequests", "500": "InternalError"}
 
 
 class Fault(StrEnum):
@@ -50,7 +51,6 @@ AT_A_CALL = (
     Fault.HANG_BEFORE,
     Fault.HANG_AFTER,
 )
-_REASONS = {"409": "Conflict", "410": "Expired", "429": "TooManyRequests", "500": "InternalError"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vdi.kube.resource import CLAIMS, PODS
 
 Step = Callable[[ChaosWorld, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}
+_PLAIN: dict[str, Any] = {"resources": {"defaultGPU": 0}, "persistence": {"enabled": False}}
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,6 @@ async def is_pulled_again(world: ChaosWorld, name: str) -> None:
     await eventually(about_the_new_one, f"{name}: the status is about the new image", 60)
     await is_pulled(world, name)
 
-
-_PLAIN: dict[str, Any] = {"resources": {"defaultGPU": 0}, "persistence": {"enabled": False}}
 
 FLOWS: tuple[Flow, ...] = (
     Flow("create", nothing, create_plain, runs),

@@ -17,6 +17,7 @@ from vdi.devcluster.cluster import Cluster
 
 pytestmark = pytest.mark.timeout(400)
 Tell = Callable[[str], None]
+Blow = Callable[[Replica], Awaitable[None]]
 
 
 @pytest.fixture
@@ -111,9 +112,6 @@ async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_pl
         lists = [read for read in world.proxy.reads() if read.path.endswith("/vdisessions")]
         assert lists, "the operator has listed the sessions anew"
     tell(f"compacted at revision {revision}; {len(world.proxy.reads())} reads to catch up")
-
-
-Blow = Callable[[Replica], Awaitable[None]]
 
 
 async def kill(replica: Replica) -> None:

@@ -26,6 +26,18 @@ Object = dict[str, Any]
 ADDRESS = "127.0.0.77"
 SVCLB = {"svccontroller.k3s.cattle.io/svcname": "traefik", "svccontroller.k3s.cattle.io/svcnamespace": "kube-system"}
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
+K3S = f"{KUBERNETES}+k3s1"
+_NODE_INFO = {
+    "machineID": "",
+    "systemUUID": "",
+    "bootID": "",
+    "kernelVersion": "6.1",
+    "osImage": "Debian",
+    "containerRuntimeVersion": "containerd://2.1",
+    "kubeProxyVersion": "",
+    "operatingSystem": "linux",
+    "architecture": "amd64",
+}
 
 
 @dataclass
@@ -127,20 +139,6 @@ def _others() -> Iterator[tuple[Resource, Object]]:
     sets = Resource("apps", "v1", "daemonsets", "DaemonSet")
     meta = {"name": "svclb-traefik-1a2b3c4d", "namespace": "kube-system", "labels": SVCLB}
     yield sets, {"metadata": meta, "spec": {"selector": match, "template": template}}
-
-
-K3S = f"{KUBERNETES}+k3s1"
-_NODE_INFO = {
-    "machineID": "",
-    "systemUUID": "",
-    "bootID": "",
-    "kernelVersion": "6.1",
-    "osImage": "Debian",
-    "containerRuntimeVersion": "containerd://2.1",
-    "kubeProxyVersion": "",
-    "operatingSystem": "linux",
-    "architecture": "amd64",
-}
 
 
 @contextmanager

@@ -38,6 +38,7 @@ Object = dict[str, Any]
 STAGE = "vdi.test/stage"
 RBAC = "rbac.authorization.k8s.io"
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+_RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
 
 
 def condition(session: Object, kind: str) -> Object:
@@ -372,9 +373,6 @@ class OperatorProcess:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
-
-
-_RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
 
 
 def _owners(obj: Object) -> set[str]:

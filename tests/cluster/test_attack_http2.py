@@ -15,53 +15,6 @@ from vdi.gateway.edge.headers import GRANT_COOKIE
 __all__ = ["alice", "edge"]
 
 ENABLE_CONNECT_PROTOCOL = 0x8
-
-
-def asking(edge: TraefikStage) -> AbstractAsyncContextManager[Http2]:
-    """A new connection to Traefik."""
-    return open_http2(edge.port, edge.host())
-
-
-def spelled(edge: TraefikStage, text: str) -> str:
-    """The text with the two hosts in it."""
-    return text.format(alice=edge.host(), mallory=edge.host("mallory-desktop"))
-
-
-def smuggled(edge: TraefikStage) -> bytes:
-    """A body that is a request."""
-    return f"GET /smuggled HTTP/1.1\r\nHost: {edge.host()}\r\n\r\n".encode()
-
-
-@pytest.fixture
-async def mallorys(edge: TraefikStage, traefik: Path) -> str:
-    """The Cookie header of somebody who is in a desktop of her own, which has a live route."""
-    edge.stage.add(a_session("mallory-desktop", STRANGER))
-    edge.write_routes("alice-desktop", "mallory-desktop")
-    await edge.routed("mallory-desktop")
-    async with await edge.browser(STRANGER) as mallory:
-        async with mallory.get(edge.url("mallory-desktop", "/.vdi/start")) as answer:
-            assert answer.status == 200
-        cookie = stolen(mallory, edge.host("mallory-desktop"))
-    assert GRANT_COOKIE in cookie
-    return cookie
-
-
-def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str) -> Fields:
-    """A request for a desktop's host, with these pseudo-headers replaced; `_` leaves one out."""
-    first = {"method": "GET", "scheme": "https", "authority": f"{edge.host(label)}:{edge.port}", "path": "/x"}
-    chosen = [(f":{name}", value) for name, value in (first | pseudo).items() if value != "_"]
-    return [*chosen, ("cookie", cookie), *more]
-
-
-async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    """What follows is refused for what it is."""
-    cookie = stolen(alice, edge.host())
-    async with asking(edge) as h2:
-        answer = await h2.ask(request(edge, "alice-desktop", cookie, method="POST"), b"a", b"b")
-    assert answer.status == 200
-    assert answer.body == b"desktop /x"
-
-
 PSEUDO_HEADERS: list[dict[str, str]] = [
     {"path": "https://{alice}/x"},
     {"path": "//{alice}/x"},
@@ -119,6 +72,51 @@ HEADER_FIELDS: list[list[tuple[str, str]]] = [
     [("content-length", "-1")],
     [("content-length", "99999999999999999999")],
 ]
+
+
+def asking(edge: TraefikStage) -> AbstractAsyncContextManager[Http2]:
+    """A new connection to Traefik."""
+    return open_http2(edge.port, edge.host())
+
+
+def spelled(edge: TraefikStage, text: str) -> str:
+    """The text with the two hosts in it."""
+    return text.format(alice=edge.host(), mallory=edge.host("mallory-desktop"))
+
+
+def smuggled(edge: TraefikStage) -> bytes:
+    """A body that is a request."""
+    return f"GET /smuggled HTTP/1.1\r\nHost: {edge.host()}\r\n\r\n".encode()
+
+
+@pytest.fixture
+async def mallorys(edge: TraefikStage, traefik: Path) -> str:
+    """The Cookie header of somebody who is in a desktop of her own, which has a live route."""
+    edge.stage.add(a_session("mallory-desktop", STRANGER))
+    edge.write_routes("alice-desktop", "mallory-desktop")
+    await edge.routed("mallory-desktop")
+    async with await edge.browser(STRANGER) as mallory:
+        async with mallory.get(edge.url("mallory-desktop", "/.vdi/start")) as answer:
+            assert answer.status == 200
+        cookie = stolen(mallory, edge.host("mallory-desktop"))
+    assert GRANT_COOKIE in cookie
+    return cookie
+
+
+def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str) -> Fields:
+    """A request for a desktop's host, with these pseudo-headers replaced; `_` leaves one out."""
+    first = {"method": "GET", "scheme": "https", "authority": f"{edge.host(label)}:{edge.port}", "path": "/x"}
+    chosen = [(f":{name}", value) for name, value in (first | pseudo).items() if value != "_"]
+    return [*chosen, ("cookie", cookie), *more]
+
+
+async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+    """What follows is refused for what it is."""
+    cookie = stolen(alice, edge.host())
+    async with asking(edge) as h2:
+        answer = await h2.ask(request(edge, "alice-desktop", cookie, method="POST"), b"a", b"b")
+    assert answer.status == 200
+    assert answer.body == b"desktop /x"
 
 
 async def test_pseudo_headers_reach_no_other_host(edge: TraefikStage, mallorys: str) -> None:

@@ -54,6 +54,7 @@ NOT_ASKED_FOR = {
 }
 RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"
 NAMES = ("audit", "audit-homeless", "audit-brief")
+_CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,6 @@ class AuditedCluster:
         given = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
         kubeconfig = self.tools.kubeconfig_of(program, OURS)
         return {**_CLEAN, **given, "VDI_KUBECONFIG": str(kubeconfig), **more}
-
-
-_CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
 
 
 @pytest.fixture

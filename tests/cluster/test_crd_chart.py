@@ -21,6 +21,28 @@ from vdi.session.naming import HOLD
 from vdi.settings import Settings, read_settings
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
+MAY_NOT = [
+    ("get", "secrets", "vdi-system"),
+    ("create", "secrets", "vdi-system"),
+    ("get", "secrets/vdi-gateway-keys", "vdi-system"),
+    ("list", "secrets", "kube-system"),
+    ("create", "pods", "vdi-system"),
+    ("get", "pods", ""),
+    ("delete", "pods", "default"),
+    ("create", "pods --subresource=eviction", "vdi-sessions"),
+    ("create", "vditemplates.vdi.kasm.io", ""),
+    ("delete", "vditemplates.vdi.kasm.io", ""),
+    ("patch", "nodes", ""),
+    ("patch", "vdipools.vdi.kasm.io", ""),
+    ("create", "leases.coordination.k8s.io", "kube-system"),
+    ("create", "namespaces", ""),
+    ("create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
+    ("create", "vdisessions.vdi.kasm.io", "vdi-sessions"),
+    ("delete", "persistentvolumeclaims", "vdi-sessions"),
+    ("create", "pods --subresource=exec", "vdi-sessions"),
+    ("impersonate", "users", ""),
+]
 
 
 @pytest.fixture
@@ -88,30 +110,6 @@ def test_operator_has_rights_in_its_namespace_only(release: Tools) -> None:
     release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
     assert rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
     assert rules_of(release, OPERATOR, "default") == everywhere - other_workloads
-
-
-MAY_NOT = [
-    ("get", "secrets", "vdi-system"),
-    ("create", "secrets", "vdi-system"),
-    ("get", "secrets/vdi-gateway-keys", "vdi-system"),
-    ("list", "secrets", "kube-system"),
-    ("create", "pods", "vdi-system"),
-    ("get", "pods", ""),
-    ("delete", "pods", "default"),
-    ("create", "pods --subresource=eviction", "vdi-sessions"),
-    ("create", "vditemplates.vdi.kasm.io", ""),
-    ("delete", "vditemplates.vdi.kasm.io", ""),
-    ("patch", "nodes", ""),
-    ("patch", "vdipools.vdi.kasm.io", ""),
-    ("create", "leases.coordination.k8s.io", "kube-system"),
-    ("create", "namespaces", ""),
-    ("create", "clusterrolebindings.rbac.authorization.k8s.io", ""),
-    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
-    ("create", "vdisessions.vdi.kasm.io", "vdi-sessions"),
-    ("delete", "persistentvolumeclaims", "vdi-sessions"),
-    ("create", "pods --subresource=exec", "vdi-sessions"),
-    ("impersonate", "users", ""),
-]
 
 
 def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:

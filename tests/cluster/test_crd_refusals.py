@@ -18,47 +18,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("**/*.yaml"))
 
 MISSION_OBJECTS = "---".join((ROOT / "tests/e2e/mission-objects.yaml").read_text().split("---")[:2])
-
-
-def an_object(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> str:
-    metadata |= {"name": name}
-    return json.dumps({"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
-
-
-def session(**fields: Any) -> dict[str, Any]:
-    return {"user": "alice@example.com", "template": "desktop", **fields}
-
-
-def resources(**fields: Any) -> dict[str, Any]:
-    return session(resources=fields)
-
-
-def volume(**fields: Any) -> dict[str, Any]:
-    return {"image": "i", "volumes": [{"name": "data", "mountPath": "/data", **fields}]}
-
-
-BASES: dict[str, dict[str, Any]] = {
-    "VDISession": session(),
-    "VDITemplate": {"image": "i"},
-    "VDIPool": {"template": "desktop"},
-}
 LEFT_OUT = object()
-
-
-def with_field(kind: str, path: str, value: object) -> dict[str, Any]:
-    """A spec that is right but for one field, such as `resources.gpu`."""
-    *above, name = path.split(".")
-    spec = json.loads(json.dumps(BASES[kind]))
-    within = spec
-    for part in above:
-        within = within.setdefault(part, {})
-    if value is LEFT_OUT:
-        within.pop(name, None)
-    else:
-        within[name] = value
-    return dict(spec)
-
-
 MEMORY = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
 CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
 TIME = "is not a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
@@ -68,7 +28,6 @@ SUB_PATH = "is not a path inside the volume such as teams/{group} or home/{user}
 PATH = "is not an absolute path below / without colons, such as /home/user"
 REQUIRED, UNKNOWN, LEAST, MOST = "Required value", "unknown field", "greater than or equal to", "less than or equal to"
 TEXT, NUMBER, SWITCH = "must be of type string", "must be of type integer", "must be of type boolean"
-
 # Kind, field, value, what the refusal says.
 FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "user", LEFT_OUT, REQUIRED),
@@ -125,12 +84,90 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDIPool", "replicas", -1, LEAST),
     ("VDIPool", "size", 2, UNKNOWN),
 ]
-
 WEB = {"protocol": "Web", "basicAuthSecret": {"name": "KasmVNC"}}
 BOTH = {"name": "A", "value": "", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
 SOURCES = "of persistentVolumeClaim, configMap, secret and nfs, and needs exactly one"
 GROUP = "has {group} in subPath, and needs groups, and {group} in mountPath"
 FILES = {"configMap": {"name": "c"}}
+_HOURS = {"start": "0 9 * * *", "end": "0 18 * * *"}
+# Kind, schedule, what the refusal says.
+SCHEDULES_REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("VDISession", {"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
+    ("VDISession", {"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
+    ("VDISession", {"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
+    ("VDISession", {"start": "08:30", "days": []}, "should have at least 1 items"),
+    ("VDISession", {"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
+    ("VDISession", {"start": "08:30", "days": ["Monday"]}, "supported values"),
+    ("VDISession", {"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
+    ("VDITemplate", {"windows": []}, "should have at least 1 items"),
+    ("VDITemplate", {"windows": [{**_HOURS, "start": "0 9 * *"}]}, "'0 9 * *' is not five fields as in cron"),
+    ("VDITemplate", {"windows": [{**_HOURS, "end": "60 18 * * *"}]}, "'60 18 * * *' is not five fields as in cron"),
+    ("VDITemplate", {"windows": [_HOURS], "timeZone": "Europe Berlin"}, "'Europe Berlin' is not a time zone"),
+]
+HIDING = {
+    "escape": "x\x1b]0;title\x07",
+    "C1": "x\x9b2J",
+    "direction": "x\u202ey",
+    "isolate": "x\u2066y",
+    "zero width": "x\u200by",
+    "tag": "x\U000e0041",
+    "private use": "x\ue000",
+    "line separator": "x\u2028y",
+}
+FIELDS_OF_TEMPLATES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "spec.displayName": lambda text: {"displayName": text},
+    "spec.description": lambda text: {"description": text},
+    "spec.icon": lambda text: {"icon": text},
+    "spec.image": lambda text: {"image": text},
+    "spec.healthPath": lambda text: {"healthPath": f"/{text}"},
+    "spec.persistence.mountPath": lambda text: {"persistence": {"mountPath": f"/{text}"}},
+    "spec.access.users[0]": lambda text: {"access": {"users": [text]}},
+    "spec.access.groups[0]": lambda text: {"access": {"groups": [text]}},
+}
+ACCEPTED: list[tuple[str, str | int]] = [
+    *(("timeout", value) for value in ("8h", "30m", "1h0m5s", "999999h")),
+    *(("resources.memory", value) for value in ("4Gi", "512Mi", "4G", "1.5Gi", "4e9", 4294967296)),
+    *(("resources.cpu", value) for value in ("500m", "1.5", 2)),
+]
+
+
+def an_object(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> str:
+    metadata |= {"name": name}
+    return json.dumps({"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
+
+
+def session(**fields: Any) -> dict[str, Any]:
+    return {"user": "alice@example.com", "template": "desktop", **fields}
+
+
+def resources(**fields: Any) -> dict[str, Any]:
+    return session(resources=fields)
+
+
+def volume(**fields: Any) -> dict[str, Any]:
+    return {"image": "i", "volumes": [{"name": "data", "mountPath": "/data", **fields}]}
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "VDISession": session(),
+    "VDITemplate": {"image": "i"},
+    "VDIPool": {"template": "desktop"},
+}
+
+
+def with_field(kind: str, path: str, value: object) -> dict[str, Any]:
+    """A spec that is right but for one field, such as `resources.gpu`."""
+    *above, name = path.split(".")
+    spec = json.loads(json.dumps(BASES[kind]))
+    within = spec
+    for part in above:
+        within = within.setdefault(part, {})
+    if value is LEFT_OUT:
+        within.pop(name, None)
+    else:
+        within[name] = value
+    return dict(spec)
+
 
 # Rules over several fields and over lists: fields of a template, field and value that the refusal names, what it says.
 TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
@@ -185,22 +222,6 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         "belongs to the operator",
     ),
     ({"podTemplate": {"metadata": {"labels": {"team": "a b"}}}}, "metadata.labels.team", "a b", "should match"),
-]
-
-_HOURS = {"start": "0 9 * * *", "end": "0 18 * * *"}
-# Kind, schedule, what the refusal says.
-SCHEDULES_REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("VDISession", {"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
-    ("VDISession", {"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
-    ("VDISession", {"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
-    ("VDISession", {"start": "08:30", "days": []}, "should have at least 1 items"),
-    ("VDISession", {"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
-    ("VDISession", {"start": "08:30", "days": ["Monday"]}, "supported values"),
-    ("VDISession", {"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
-    ("VDITemplate", {"windows": []}, "should have at least 1 items"),
-    ("VDITemplate", {"windows": [{**_HOURS, "start": "0 9 * *"}]}, "'0 9 * *' is not five fields as in cron"),
-    ("VDITemplate", {"windows": [{**_HOURS, "end": "60 18 * * *"}]}, "'60 18 * * *' is not five fields as in cron"),
-    ("VDITemplate", {"windows": [_HOURS], "timeZone": "Europe Berlin"}, "'Europe Berlin' is not a time zone"),
 ]
 
 
@@ -281,28 +302,6 @@ def test_older_invalid_session_can_be_changed_and_ended(server: Server) -> None:
     assert patched({"metadata": {"finalizers": []}})
 
 
-HIDING = {
-    "escape": "x\x1b]0;title\x07",
-    "C1": "x\x9b2J",
-    "direction": "x\u202ey",
-    "isolate": "x\u2066y",
-    "zero width": "x\u200by",
-    "tag": "x\U000e0041",
-    "private use": "x\ue000",
-    "line separator": "x\u2028y",
-}
-FIELDS_OF_TEMPLATES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "spec.displayName": lambda text: {"displayName": text},
-    "spec.description": lambda text: {"description": text},
-    "spec.icon": lambda text: {"icon": text},
-    "spec.image": lambda text: {"image": text},
-    "spec.healthPath": lambda text: {"healthPath": f"/{text}"},
-    "spec.persistence.mountPath": lambda text: {"persistence": {"mountPath": f"/{text}"}},
-    "spec.access.users[0]": lambda text: {"access": {"users": [text]}},
-    "spec.access.groups[0]": lambda text: {"access": {"groups": [text]}},
-}
-
-
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
 def test_template_text_with_hidden_characters_is_refused(server: Server, hiding: str) -> None:
     for field, spec in FIELDS_OF_TEMPLATES.items():
@@ -335,13 +334,6 @@ def test_status_with_hidden_characters_is_refused(server: Server, hiding: str) -
         assert patched({"message": "a\nb", "conditions": [{**condition, "message": "a\nb"}]})
     finally:
         server.run("delete", "vdi", "hides", "--wait=false")
-
-
-ACCEPTED: list[tuple[str, str | int]] = [
-    *(("timeout", value) for value in ("8h", "30m", "1h0m5s", "999999h")),
-    *(("resources.memory", value) for value in ("4Gi", "512Mi", "4G", "1.5Gi", "4e9", 4294967296)),
-    *(("resources.cpu", value) for value in ("500m", "1.5", 2)),
-]
 
 
 @pytest.mark.parametrize(("path", "value"), ACCEPTED)

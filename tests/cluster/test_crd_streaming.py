@@ -14,6 +14,19 @@ from vdi.kinds import TEMPLATES
 from vdi.session.streaming import SETTINGS_IGNORED
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"
+NAMED = "the generation of the image (streaming.selkies, or by its name)"
+SAMPLES: dict[str, Any] = {
+    "streaming.display": "Wayland",
+    "streaming.transport": "WebSocket",
+    "streaming.encoder": "h264enc",
+    "streaming.framerate": 60,
+    "streaming.bitrate": 8000,
+    "streaming.clipboard": "None",
+    "streaming.fileTransfer": "None",
+    "app.command": ["xterm"],
+    "keyboard.layout": "de",
+    "keyboard.variant": "nodeadkeys",
+}
 
 
 def streaming(**fields: Any) -> dict[str, Any]:
@@ -31,8 +44,6 @@ def keyboard(**fields: str) -> dict[str, Any]:
 def label(case: object) -> str | None:
     return json.dumps(case)[:80] if isinstance(case, dict) else None
 
-
-NAMED = "the generation of the image (streaming.selkies, or by its name)"
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (streaming(selkies="3"), "streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
@@ -69,19 +80,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (keyboard(layout="de; reboot"), "keyboard.layout", "'de; reboot' is not a layout of setxkbmap"),
     (keyboard(layout="de", variant="no keys"), "keyboard.variant", "'no keys' is not a variant"),
 ]
-
-SAMPLES: dict[str, Any] = {
-    "streaming.display": "Wayland",
-    "streaming.transport": "WebSocket",
-    "streaming.encoder": "h264enc",
-    "streaming.framerate": 60,
-    "streaming.bitrate": 8000,
-    "streaming.clipboard": "None",
-    "streaming.fileTransfer": "None",
-    "app.command": ["xterm"],
-    "keyboard.layout": "de",
-    "keyboard.variant": "nodeadkeys",
-}
 
 
 @pytest.mark.parametrize(("spec", "field", "words"), REFUSED, ids=label)

@@ -132,7 +132,6 @@ async def test_doctor_command_bundles_and_reports(ward: DoctorStage, kubeconfig:
 
 
 async def test_fix_applies_only_the_confirmed_change(ward: DoctorStage, kubeconfig: Path) -> None:
-    """The one change that is shown, after asking, and nothing that somebody else has changed meanwhile."""
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
     ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}

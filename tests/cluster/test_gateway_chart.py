@@ -19,6 +19,30 @@ from vdi.settings import read_settings as read_operator_settings
 
 GATEWAY = "system:serviceaccount:vdi-system:vdi-gateway"
 SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")
+MAY_NOT = [
+    ("get", "secrets", "vdi-sessions"),
+    ("get", "secrets/alice-desktop-auth", "vdi-sessions"),
+    ("list", "secrets", "vdi-sessions"),
+    ("watch", "secrets", "vdi-sessions"),
+    ("patch", "secrets/vdi-desktop-key", "vdi-system"),
+    ("get", "secrets", "vdi-system"),
+    ("get", "secrets/vdi-host-key", "vdi-system"),
+    ("get", "secrets/vdi-other", "vdi-system"),
+    ("patch", "secrets/vdi-gateway-users", "vdi-system"),
+    ("delete", "secrets/vdi-gateway-keys", "vdi-system"),
+    ("create", "pods", "vdi-sessions"),
+    ("get", "pods", "vdi-sessions"),
+    ("create", "pods --subresource=exec", "vdi-sessions"),
+    ("patch", "vdisessions.vdi.kasm.io --subresource=status", "vdi-sessions"),
+    ("create", "vdisessions.vdi.kasm.io", "vdi-system"),
+    ("assign", "vdisessions.vdi.kasm.io", "default"),
+    ("create", "vditemplates.vdi.kasm.io", ""),
+    ("patch", "vdipools.vdi.kasm.io", ""),
+    ("create", "serviceaccounts --subresource=token", "vdi-system"),
+    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
+    ("create", "ingressroutes.traefik.io", "vdi-sessions"),
+    ("impersonate", "users", ""),
+]
 
 
 def pod_of(tools: Tools, *words: str) -> dict[str, Any]:
@@ -52,32 +76,6 @@ def test_gateway_rights_are_the_documented_ones(release: Tools) -> None:
     assert rules_of(release, GATEWAY, "default") == everywhere | doctor
     assert not any("secret" in resource for _, resource, _ in doctor)
     assert {verb for _, _, verb in doctor} == {"get", "list"}
-
-
-MAY_NOT = [
-    ("get", "secrets", "vdi-sessions"),
-    ("get", "secrets/alice-desktop-auth", "vdi-sessions"),
-    ("list", "secrets", "vdi-sessions"),
-    ("watch", "secrets", "vdi-sessions"),
-    ("patch", "secrets/vdi-desktop-key", "vdi-system"),
-    ("get", "secrets", "vdi-system"),
-    ("get", "secrets/vdi-host-key", "vdi-system"),
-    ("get", "secrets/vdi-other", "vdi-system"),
-    ("patch", "secrets/vdi-gateway-users", "vdi-system"),
-    ("delete", "secrets/vdi-gateway-keys", "vdi-system"),
-    ("create", "pods", "vdi-sessions"),
-    ("get", "pods", "vdi-sessions"),
-    ("create", "pods --subresource=exec", "vdi-sessions"),
-    ("patch", "vdisessions.vdi.kasm.io --subresource=status", "vdi-sessions"),
-    ("create", "vdisessions.vdi.kasm.io", "vdi-system"),
-    ("assign", "vdisessions.vdi.kasm.io", "default"),
-    ("create", "vditemplates.vdi.kasm.io", ""),
-    ("patch", "vdipools.vdi.kasm.io", ""),
-    ("create", "serviceaccounts --subresource=token", "vdi-system"),
-    ("create", "rolebindings.rbac.authorization.k8s.io", "vdi-sessions"),
-    ("create", "ingressroutes.traefik.io", "vdi-sessions"),
-    ("impersonate", "users", ""),
-]
 
 
 def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:

@@ -21,6 +21,46 @@ from vdi.session.credentials import grant_token, subprotocols
 STREAMS = 3 * MOST_PER_USER
 PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 SOCKET = "/api/websockets"
+FORGED = (
+    "X-Forwarded-Host: {mine}\n",
+    "X-Forwarded-Host: {mine}\nX-Forwarded-Host: {mine}\n",
+    "x-forwarded-host: {mine}\n",
+    "X_Forwarded_Host: {mine}\n",
+    "X-Forwarded_Host: {mine}\n",
+    "X-Forwarded-Uri: /.vdi/x\nX-Forwarded-Method: POST\nX-Forwarded-Proto: http\nX-Forwarded-For: 127.0.0.1\n",
+    "Forwarded: host={mine}\nX-Original-Url: /.vdi/x\nX-Host: {mine}\n",
+    "X-Forwarded-Host : {mine}\n",
+    "X-Forwarded-Host\n: {mine}\n",
+)
+# What is sent, and the statuses of which the answer has one.
+SMUGGLED: tuple[tuple[str, set[str]], ...] = (
+    ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
+    ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+    ("GET https://{other}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"401"}),
+    ("GET /x HTTP/1.1\nHost: {host}@{other}\nCookie: {cookie}\n\n", {"400", "404"}),
+    ("GET /x HTTP/1.1\nHost: {host},{other}\nCookie: {cookie}\n\n", {"400", "404", "421"}),
+    ("GET /x HTTP/1.1\nCookie: {cookie}\n\n", {"400"}),
+    ("GET {host}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
+    ("CONNECT {host}:443 HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400", "404", "405", "501"}),
+    (
+        "POST /x HTTP/1.1\nHost: {other}\nCookie: {cookie}\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"
+        "GET /x HTTP/1.1\nHost: {host}\nConnection: close\n\n",
+        {"400", "401"},
+    ),
+    ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
+    ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
+)
+# A path, and the one that the desktop gets.
+ODD_PATHS = (
+    ("//evil.example/x", "/evil.example/x"),
+    ("/..;/x", "/..;/x"),
+    ("/a/../b", "/b"),
+    ("/a/%2e%2e/b", "/b"),
+    ("/%2f%2fevil.example", "/%2F%2Fevil.example"),
+    ("/a%2Fb", "/a%2Fb"),
+    ("/x%00y", "/x%00y"),
+    ("/x\\y", "/x%5Cy"),
+)
 
 
 @pytest.fixture
@@ -296,19 +336,6 @@ async def test_stolen_cookie_is_refused_on_another_host(edge: TraefikStage, alic
     assert head(answer) == "HTTP/1.1 401 Unauthorized"
 
 
-FORGED = (
-    "X-Forwarded-Host: {mine}\n",
-    "X-Forwarded-Host: {mine}\nX-Forwarded-Host: {mine}\n",
-    "x-forwarded-host: {mine}\n",
-    "X_Forwarded_Host: {mine}\n",
-    "X-Forwarded_Host: {mine}\n",
-    "X-Forwarded-Uri: /.vdi/x\nX-Forwarded-Method: POST\nX-Forwarded-Proto: http\nX-Forwarded-For: 127.0.0.1\n",
-    "Forwarded: host={mine}\nX-Original-Url: /.vdi/x\nX-Host: {mine}\n",
-    "X-Forwarded-Host : {mine}\n",
-    "X-Forwarded-Host\n: {mine}\n",
-)
-
-
 async def test_forged_headers_change_nothing(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     """Mallory has a desktop of her own, and its cookies; with them she asks for alice's."""
     edge.stage.add(a_session("mallory-desktop", STRANGER))
@@ -334,26 +361,6 @@ async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice:
     assert (seen.getall("X-Forwarded-For"), seen["X-Real-Ip"]) == (["127.0.0.1"], "127.0.0.1")
 
 
-# What is sent, and the statuses of which the answer has one.
-SMUGGLED: tuple[tuple[str, set[str]], ...] = (
-    ("GET /x HTTP/1.1\nHost: {host}\nHost: {other}\nCookie: {cookie}\n\n", {"400"}),
-    ("GET /x HTTP/1.1\nHost: {other}\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
-    ("GET https://{other}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"401"}),
-    ("GET /x HTTP/1.1\nHost: {host}@{other}\nCookie: {cookie}\n\n", {"400", "404"}),
-    ("GET /x HTTP/1.1\nHost: {host},{other}\nCookie: {cookie}\n\n", {"400", "404", "421"}),
-    ("GET /x HTTP/1.1\nCookie: {cookie}\n\n", {"400"}),
-    ("GET {host}/x HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400"}),
-    ("CONNECT {host}:443 HTTP/1.1\nHost: {host}\nCookie: {cookie}\n\n", {"400", "404", "405", "501"}),
-    (
-        "POST /x HTTP/1.1\nHost: {other}\nCookie: {cookie}\nContent-Length: 4\nTransfer-Encoding: chunked\n\n0\n\n"
-        "GET /x HTTP/1.1\nHost: {host}\nConnection: close\n\n",
-        {"400", "401"},
-    ),
-    ("POST /x HTTP/1.1\nHost: {host}\nContent-Length: 0\nContent-Length: 9\n\n", {"400"}),
-    ("GET /x HTTP/1.1\nHost: {host}\nTransfer-Encoding: identity, chunked\n\n", {"400", "401", "501"}),
-)
-
-
 async def test_smuggled_requests_do_not_reach_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     edge.stage.add(a_session("mallory-desktop", STRANGER))
     edge.write_routes("alice-desktop", "mallory-desktop")
@@ -371,19 +378,6 @@ async def test_hop_by_hop_headers_strip_no_required_header(edge: TraefikStage) -
     named = "close, X-Forwarded-Host, X-Forwarded-Uri, X-Forwarded-Method, Cookie, Origin, Sec-Fetch-Site"
     answer = await edge.raw(f"GET /x HTTP/1.1\nHost: {edge.host()}\nConnection: {named}\nCookie: a=b\n\n")
     assert (head(answer), edge.desktop.seen) == ("HTTP/1.1 401 Unauthorized", [])
-
-
-# A path, and the one that the desktop gets.
-ODD_PATHS = (
-    ("//evil.example/x", "/evil.example/x"),
-    ("/..;/x", "/..;/x"),
-    ("/a/../b", "/b"),
-    ("/a/%2e%2e/b", "/b"),
-    ("/%2f%2fevil.example", "/%2F%2Fevil.example"),
-    ("/a%2Fb", "/a%2Fb"),
-    ("/x%00y", "/x%00y"),
-    ("/x\\y", "/x%5Cy"),
-)
 
 
 async def test_verified_path_is_the_served_path(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:

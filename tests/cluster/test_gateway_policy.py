@@ -26,6 +26,8 @@ POLICIES = tuple(
 )
 Object = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
+HOST = "alice-desktop-5tq2mzk4.vdi.localhost"
+BEHIND_GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 
 
 class People:
@@ -246,10 +248,6 @@ def test_the_garbage_collector_removes_its_own_finalizers(people: People, propag
     wait_until("it is gone", lambda: people.run("get", "vdi", "hers").returncode != 0, 60)
     kept = people.run("get", "configmap", metadata["name"]).returncode == 0
     assert kept == (propagation == "orphan")
-
-
-HOST = "alice-desktop-5tq2mzk4.vdi.localhost"
-BEHIND_GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 
 
 def route_for(people: People, scheme: Scheme = Scheme.HTTP, settings: ClusterSettings = BEHIND_GATEWAY) -> Object:

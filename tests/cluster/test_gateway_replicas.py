@@ -23,6 +23,7 @@ from vdi.kinds import SESSIONS
 __all__ = ["postgres_server", "postgres_url", "redis"]
 
 ALICE, BOB = "alice@example.com", "bob@example.com"
+CLI = {"code_challenge": "c" * 43, "code_challenge_method": "S256", "client": "laptop"}
 
 
 @dataclass
@@ -206,9 +207,6 @@ async def an_api_token(browser: httpx.AsyncClient, pair: Pair) -> tuple[str, str
     found = re.search(r"vdi_[A-Za-z0-9_-]{43}", page)
     assert found is not None, page
     return found[0], csrf
-
-
-CLI = {"code_challenge": "c" * 43, "code_challenge_method": "S256", "client": "laptop"}
 
 
 @pytest.mark.long

@@ -159,7 +159,6 @@ async def test_states_during_an_outage_are_recorded_later(
 
 
 async def test_dead_pooled_connections_are_replaced(restarted: Postgres, postgres_url: str) -> None:
-    """The connections in the pool are dead then."""
     async with open_database(postgres_url) as database:
         await asyncio.gather(*(ask(database) for _ in range(5)))
         restarted.stop()

@@ -270,7 +270,6 @@ def test_the_charts_config_map_does_the_same(operator: GpuCluster) -> None:
     assert operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"] == made["data"]
 
 
-# What is typed, the exit code, and what is said.
 @pytest.mark.long
 def test_ctrl_c_ends_the_wait_for_gpus(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""

@@ -221,7 +221,6 @@ async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes
 
 
 async def test_import_follows_the_scope_of_the_template(homes: Homes) -> None:
-    """What the next desktop of the user would have is made: the scope of the template says it."""
     archive = homes.folder / "archive.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(homes.pods.folder / "pods", "folder")

@@ -12,6 +12,7 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
+CRASH = {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None}
 
 
 async def fail(stage: Stage, pod: Object, **status: str) -> None:
@@ -38,9 +39,6 @@ async def failures(stage: Stage, count: int) -> Object:
         return session if found.get("count") == count else None
 
     return await eventually(look, f"{count} losses are counted")
-
-
-CRASH = {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None}
 
 
 @pytest.mark.long

@@ -25,6 +25,23 @@ _ASK_POINTER = """
 from selkies.Xlib.display import Display
 pointer = Display().screen().root.query_pointer()
 print(pointer.root_x, pointer.root_y)"""
+_ASK = """import sys, urllib.request as u
+h = {"Authorization": "Bearer " + sys.stdin.read()}
+print(u.urlopen(u.Request("http://127.0.0.1:8082/activity", headers=h)).read().decode())"""
+# Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
+# brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
+# second.
+_GLOW, _EDGE, _SKY = (0.80, 0.86), (0.94, 1.0), (0.12, 0.20)
+# Of 255, on average: a plain ground has 0.
+_BRIGHTER = 3.0
+# Pixels: fewer than a line of text, more than a cursor that blinks.
+_AT_REST = 100
+# Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark.
+_CELL = 16
+# Pixels, from the bottom: the panel of our image.
+_PANEL = 48
+# Brightness of a cell, of 255: a coarse picture and the sharp one that follows it differ by less.
+_CELL_CHANGED = 10
 
 
 @contextmanager
@@ -87,11 +104,6 @@ def master_token_of(world: World, name: str) -> str:
     return base64.b64decode(secrets[0]["data"]["password"]).decode()
 
 
-_ASK = """import sys, urllib.request as u
-h = {"Authorization": "Bearer " + sys.stdin.read()}
-print(u.urlopen(u.Request("http://127.0.0.1:8082/activity", headers=h)).read().decode())"""
-
-
 def ask_agent(world: World, name: str) -> Object:
     """What the desktop's agent answers to `GET /activity`."""
     pod = pod_of(world, name)
@@ -147,16 +159,6 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
     wait_until(f"a notice in the picture: {shown}", look, seconds)
 
 
-# Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
-# brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
-# second.
-_GLOW, _EDGE, _SKY = (0.80, 0.86), (0.94, 1.0), (0.12, 0.20)
-# Of 255, on average: a plain ground has 0.
-_BRIGHTER = 3.0
-# Pixels: fewer than a line of text, more than a cursor that blinks.
-_AT_REST = 100
-
-
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
 
@@ -182,14 +184,6 @@ def _has_wallpaper(picture: Image.Image) -> bool:
         return float(ImageStat.Stat(part.convert("L")).mean[0])
 
     return brightness(*_GLOW) - brightness(*_EDGE) > _BRIGHTER
-
-
-# Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark.
-_CELL = 16
-# Pixels, from the bottom: the panel of our image.
-_PANEL = 48
-# Brightness of a cell, of 255: a coarse picture and the sharp one that follows it differ by less.
-_CELL_CHANGED = 10
 
 
 def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, seconds: float) -> None:

@@ -26,6 +26,10 @@ from vdi.image_check.judge import AGENT, END, START, START_UP, TOKENS
 from vdi.image_check.observe import NAME as SESSION
 
 pytestmark = pytest.mark.timeout(300)
+STAND_INS = "localhost/vdi/web-stand-ins:dev"
+SELKIES_1 = {"streaming": {"selkies": "1"}, "env": [{"name": "STAND_IN", "value": "selkies-1"}]}
+KASMVNC = {"protocol": "Web", "port": 6901, "scheme": "HTTPS", "env": [{"name": "STAND_IN", "value": "kasmvnc"}]}
+SIGN_IN = {"selkies-1": ("user", "mypasswd"), "kasmvnc": ("kasm_user", "vncpassword")}
 
 
 def sessions_of_checks(world: World) -> str:
@@ -86,12 +90,6 @@ def load(archive: Callable[..., Path]) -> None:
         found = binaries.ensure(["ctr"], progress=progress)
         with progress.step("Load the image"):
             privileged.import_images(layout_of(NAME), found["ctr"], [built])
-
-
-STAND_INS = "localhost/vdi/web-stand-ins:dev"
-SELKIES_1 = {"streaming": {"selkies": "1"}, "env": [{"name": "STAND_IN", "value": "selkies-1"}]}
-KASMVNC = {"protocol": "Web", "port": 6901, "scheme": "HTTPS", "env": [{"name": "STAND_IN", "value": "kasmvnc"}]}
-SIGN_IN = {"selkies-1": ("user", "mypasswd"), "kasmvnc": ("kasm_user", "vncpassword")}
 
 
 @pytest.fixture(scope="module")

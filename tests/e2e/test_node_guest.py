@@ -37,6 +37,43 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="a full node needs root, and this is not root"),
 ]
+POD = """
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: home}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: guest}
+spec:
+  terminationGracePeriodSeconds: 0
+  securityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {type: RuntimeDefault}}
+  containers:
+    - name: main
+      image: docker.io/library/debian:13-slim
+      imagePullPolicy: IfNotPresent
+      command: [sh, -c, "trap 'exit 0' TERM; echo written > /home/file; echo started; sleep 3600 & wait"]
+      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
+      resources: {limits: {nvidia.com/gpu: 1}}
+      volumeMounts: [{name: home, mountPath: /home}]
+  volumes: [{name: home, persistentVolumeClaim: {claimName: home}}]
+"""
+WEB = """
+apiVersion: v1
+kind: Service
+metadata: {name: health, namespace: kube-system}
+spec: {selector: {k8s-app: kube-dns}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: traefik.io/v1alpha1
+kind: IngressRoute
+metadata: {name: health, namespace: kube-system}
+spec:
+  entryPoints: [websecure]
+  routes: [{match: "Host(`health.vdi.localhost`)", kind: Rule, services: [{name: health, port: 80}]}]
+  tls: {}
+"""
+_OTHERS = ("etcd", "kube-apiserver", "containerd", "kube-proxy", "traefik")
 
 
 @dataclass(frozen=True)
@@ -121,45 +158,6 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = 60) ->
     assert wait_until(condition, seconds), f"not within {seconds:.0f} s: {what}"
 
 
-POD = """
-apiVersion: v1
-kind: PersistentVolumeClaim
-metadata: {name: home}
-spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: guest}
-spec:
-  terminationGracePeriodSeconds: 0
-  securityContext: {runAsNonRoot: true, runAsUser: 1000, runAsGroup: 1000, seccompProfile: {type: RuntimeDefault}}
-  containers:
-    - name: main
-      image: docker.io/library/debian:13-slim
-      imagePullPolicy: IfNotPresent
-      command: [sh, -c, "trap 'exit 0' TERM; echo written > /home/file; echo started; sleep 3600 & wait"]
-      securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-      resources: {limits: {nvidia.com/gpu: 1}}
-      volumeMounts: [{name: home, mountPath: /home}]
-  volumes: [{name: home, persistentVolumeClaim: {claimName: home}}]
-"""
-
-WEB = """
-apiVersion: v1
-kind: Service
-metadata: {name: health, namespace: kube-system}
-spec: {selector: {k8s-app: kube-dns}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: traefik.io/v1alpha1
-kind: IngressRoute
-metadata: {name: health, namespace: kube-system}
-spec:
-  entryPoints: [websecure]
-  routes: [{match: "Host(`health.vdi.localhost`)", kind: Rule, services: [{name: health, port: 80}]}]
-  tls: {}
-"""
-
-
 def fetch_health(made: cluster.Cluster) -> str:
     """GET the DNS server's health through Service, Traefik and TLS, trusting the cluster's own authority only."""
     context = ssl.create_default_context(cafile=str(made.web_ca))
@@ -206,9 +204,6 @@ def test_nothing_listens_beyond_loopback(node: Node) -> None:
 
 def test_up_again_says_it_was_running(node: Node) -> None:
     assert node.up_again().was_running
-
-
-_OTHERS = ("etcd", "kube-apiserver", "containerd", "kube-proxy", "traefik")
 
 
 @pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])

@@ -25,19 +25,6 @@ PROMPT = """() => {
     pen.fillText('user', 2 + 40 * i, 14);
   });
 }"""
-
-
-def test_canvas_of_one_colour_is_no_picture() -> None:
-    with DesktopBrowser("about:blank", None) as browser:
-        page = browser.page
-        page.set_content(PAGE)
-        assert not page.evaluate(HAS_PICTURE), "an empty canvas"
-        page.evaluate(BACKGROUND)
-        assert not page.evaluate(HAS_PICTURE), "one colour"
-        page.evaluate(PROMPT)
-        assert page.evaluate(HAS_PICTURE), "a line of text on it"
-
-
 # A new picture every 0.04 s until it is enough; then the time, one more, and the screen stays as it is.
 DRAW = """
 import itertools
@@ -65,6 +52,38 @@ for colour in itertools.count():
     time.sleep(0.04)
 time.sleep(30)
 """
+COUNT_WHOLE = """(() => {
+  window.wholePictures = 0;
+  const decode = VideoDecoder.prototype.decode;
+  VideoDecoder.prototype.decode = function (chunk) {
+    if (chunk.type === 'key') window.wholePictures += 1;
+    return decode.call(this, chunk);
+  };
+})()"""
+# At the worst moment: Selkies has sent a whole picture, and takes no further request for one for 250 ms.
+STREAM_BEGINS_AGAIN = """async () => {
+  const before = window.wholePictures;
+  while (window.wholePictures === before) {
+    window.selkiesTransport.send('REQUEST_KEYFRAME');
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  const seen = window.wholePictures;
+  window.selkiesTransport.onmessage({data: 'PIPELINE_RESETTING primary'});
+  return seen;
+}"""
+_LONG = ("**/assets/index-*.css", "**/assets/selkies-core-*.js", "**/stream-watch.js")
+PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) for part in _LONG))
+
+
+def test_canvas_of_one_colour_is_no_picture() -> None:
+    with DesktopBrowser("about:blank", None) as browser:
+        page = browser.page
+        page.set_content(PAGE)
+        assert not page.evaluate(HAS_PICTURE), "an empty canvas"
+        page.evaluate(BACKGROUND)
+        assert not page.evaluate(HAS_PICTURE), "one colour"
+        page.evaluate(PROMPT)
+        assert page.evaluate(HAS_PICTURE), "a line of text on it"
 
 
 @pytest.mark.long
@@ -92,27 +111,6 @@ def falls_behind_and_catches_up(world: World, page: Raw) -> None:
     wait_until("a picture of the last change", lambda: page.last_picture() > last)
 
 
-COUNT_WHOLE = """(() => {
-  window.wholePictures = 0;
-  const decode = VideoDecoder.prototype.decode;
-  VideoDecoder.prototype.decode = function (chunk) {
-    if (chunk.type === 'key') window.wholePictures += 1;
-    return decode.call(this, chunk);
-  };
-})()"""
-# At the worst moment: Selkies has sent a whole picture, and takes no further request for one for 250 ms.
-STREAM_BEGINS_AGAIN = """async () => {
-  const before = window.wholePictures;
-  while (window.wholePictures === before) {
-    window.selkiesTransport.send('REQUEST_KEYFRAME');
-    await new Promise((done) => setTimeout(done, 50));
-  }
-  const seen = window.wholePictures;
-  window.selkiesTransport.onmessage({data: 'PIPELINE_RESETTING primary'});
-  return seen;
-}"""
-
-
 @pytest.mark.long
 @pytest.mark.timeout(150)
 def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
@@ -129,10 +127,6 @@ def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
 def whole_pictures(browser: DesktopBrowser) -> int:
     """How many pictures that need none before them the page has begun to decode."""
     return int(browser.page.evaluate("() => window.wholePictures"))
-
-
-_LONG = ("**/assets/index-*.css", "**/assets/selkies-core-*.js", "**/stream-watch.js")
-PARTS = ("**/assets/index-*.js", *(pytest.param(part, marks=pytest.mark.long) for part in _LONG))
 
 
 @pytest.mark.long

@@ -42,6 +42,19 @@ for one in root.get_full_property(display.intern_atom('_NET_CLIENT_LIST'), 0).va
 
 # What keys of a German keyboard say, and where they are on it.
 GERMAN = (("ä", "Quote"), ("ö", "Semicolon"), ("ü", "BracketLeft"), ("ß", "Minus"), ("z", "KeyY"), ("y", "KeyZ"))
+# What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0.
+_PAD = """
+import os, socket, struct
+pad = socket.socket(socket.AF_UNIX)
+pad.connect(os.environ['XDG_RUNTIME_DIR'] + '/selkies_js0.sock')
+name = pad.recv(65536).split(b'\\0')[0].decode()
+pad.send(bytes([8]))  # sizeof(long)
+print('listens to', name, flush=True)
+while event := pad.recv(8, socket.MSG_WAITALL):
+    _, value, kind, number = struct.unpack('=IhBB', event)
+    if value and kind < 0x80:  # else it is the state at the start
+        print('button' if kind == 1 else 'axis', number, value, flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +180,6 @@ def test_keyboard_layout_reaches_the_desktop(on: Streamed) -> None:
         browser.page.keyboard.press("Enter")
         wait_until("all of it in a file", lambda: on.run("cat /tmp/typed").strip() == "äöüßzy")
         browser.page.keyboard.press("Control+d")
-
-
-# What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0.
-_PAD = """
-import os, socket, struct
-pad = socket.socket(socket.AF_UNIX)
-pad.connect(os.environ['XDG_RUNTIME_DIR'] + '/selkies_js0.sock')
-name = pad.recv(65536).split(b'\\0')[0].decode()
-pad.send(bytes([8]))  # sizeof(long)
-print('listens to', name, flush=True)
-while event := pad.recv(8, socket.MSG_WAITALL):
-    _, value, kind, number = struct.unpack('=IhBB', event)
-    if value and kind < 0x80:  # else it is the state at the start
-        print('button' if kind == 1 else 'axis', number, value, flush=True)
-"""
 
 
 def test_a_gamepads_buttons_reach_the_desktop(on: Streamed, off: Streamed) -> None:

@@ -11,6 +11,12 @@ from network.roles import Question
 
 FILE = Path(__file__).parent / "matrix.yaml"
 DEFAULT = "default"
+SAID = {
+    "y": "both ends allow it",
+    "e": "only the sender's policies deny it",
+    "i": "only the receiver's policies deny it",
+    "n": "both ends deny it",
+}
 
 
 @dataclass(frozen=True)
@@ -70,14 +76,6 @@ def _variant(name: str, base: dict[str, Any], given: dict[str, Any]) -> Variant:
 
     world = {**given.get("addresses", {}), **{key: given[key] for key in ("namespace", "template") if key in given}}
     return Variant(name, given["words"], tuple(given["set"]), rows("rows"), rows("in vain"), rows("unasked"), world)
-
-
-SAID = {
-    "y": "both ends allow it",
-    "e": "only the sender's policies deny it",
-    "i": "only the receiver's policies deny it",
-    "n": "both ends deny it",
-}
 
 
 def contradictions(variant: Variant, asked: Iterable[Question], answers: str) -> Iterator[str]:

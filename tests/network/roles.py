@@ -16,6 +16,16 @@ from vdi.session.streaming import WEBRTC_PORT
 Object = dict[str, Any]
 # Address of the node with the API server; coturn's node is the next one.
 NODE = "192.168.1.10"
+TEMPLATE = "ubuntu-desktop"
+# Of workloads that are not called as they are without "vdi-".
+_NAMES = {"vdi-postgresql": "PostgreSQL", "vdi-redis": "Redis"}
+# One of each network that is no internet; among them the metadata addresses of clouds that have one of their own.
+PRIVATE = (
+    "0.1.2.3", "10.1.2.3", "100.100.100.200", "127.0.0.53", "168.63.129.16", "169.254.1.1", "172.20.0.1",
+    "192.0.0.192", "192.168.7.7", "198.19.0.1", "239.1.1.1", "255.255.255.255",
+    "::1", "64:ff9b::a00:1", "64:ff9b:1::1", "fd00:ec2::254", "fe80::1", "ff02::1",
+)  # fmt: skip
+INTERNET = ("1.1.1.1", "198.51.99.1", "223.255.255.1", "2606:4700:4700::1111")
 
 
 @dataclass(frozen=True)
@@ -84,9 +94,6 @@ def questions(roles: list[Role]) -> Iterator[Question]:
                 yield from (Question(source, target, port) for port in target.ports)
 
 
-TEMPLATE = "ubuntu-desktop"
-
-
 def roles_of(
     rendered: list[Object], *, namespace: str = "vdi-sessions", template: str = TEMPLATE, **addresses: str
 ) -> list[Role]:
@@ -121,8 +128,6 @@ def _desktops(namespace: str, template: str) -> Iterator[Role]:
     yield _pod("image fetcher", "10.42.0.29", pod["metadata"], pod["spec"], Port(8080, name="http"))
 
 
-# Of workloads that are not called as they are without "vdi-".
-_NAMES = {"vdi-postgresql": "PostgreSQL", "vdi-redis": "Redis"}
 _EXTRA = {
     "operator": (Port(8080),),
     "gateway": (Port(22),),
@@ -179,15 +184,6 @@ def _others(namespace: str) -> Iterator[Role]:
     # Whatever else is in the sessions' namespace: it is denied everything, unless that is the release's own namespace.
     if namespace != "vdi-system":
         yield other("lodger", "10.42.3.6", namespace, "app=web", Port(80), Port(443), is_ours=True)
-
-
-# One of each network that is no internet; among them the metadata addresses of clouds that have one of their own.
-PRIVATE = (
-    "0.1.2.3", "10.1.2.3", "100.100.100.200", "127.0.0.53", "168.63.129.16", "169.254.1.1", "172.20.0.1",
-    "192.0.0.192", "192.168.7.7", "198.19.0.1", "239.1.1.1", "255.255.255.255",
-    "::1", "64:ff9b::a00:1", "64:ff9b:1::1", "fd00:ec2::254", "fe80::1", "ff02::1",
-)  # fmt: skip
-INTERNET = ("1.1.1.1", "198.51.99.1", "223.255.255.1", "2606:4700:4700::1111")
 
 
 def _addresses() -> Iterator[Role]:

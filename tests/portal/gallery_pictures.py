@@ -36,20 +36,6 @@ _AT_REST_PIXELS = 100
 _LOOKS_AT_REST = 3
 _PAUSE_MILLISECONDS = 1000
 _NOTEBOOK_FILE = "primes.ipynb"
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a desktop shows: files of its home, by their names below it, and commands, each after the one before it
-    is drawn.
-    """
-
-    files: Mapping[str, str] = field(default_factory=dict)
-    commands: tuple[str, ...] = ()
-    # Whether the home has this project's documentation too.
-    with_docs: bool = False
-
-
 _PRIMES = textwrap.dedent(
     '''\
     """Prime numbers by the sieve of Eratosthenes."""
@@ -131,6 +117,20 @@ _PRIMES_NOTEBOOK = json.dumps(
     }
 )
 _SITE_ADDRESS = "http://127.0.0.1:8000"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a desktop shows: files of its home, by their names below it, and commands, each after the one before it
+    is drawn.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    # Whether the home has this project's documentation too.
+    with_docs: bool = False
+
+
 _NOTEBOOK = Scene(files={_NOTEBOOK_FILE: _PRIMES_NOTEBOOK})
 SCENES = {
     "kiosk": Scene(

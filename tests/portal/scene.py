@@ -41,6 +41,54 @@ LIMITS = Limits(
 )
 # GPU slots by node; the doctor says why gpu-node-3 has so few.
 _NODES = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1, "cpu-node-1": 0}
+_EXPIRING = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon"}
+_POOLS = {"firefox": (3, 3, ""), "ubuntu-desktop": (0, 2, f"All {sum(_NODES.values())} nvidia.com/gpu are in use.")}
+_CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
+# Desktops that people had on some days of each week of this month: name, template, days, begin, hours, end.
+_WEEK = "Mon Tue Wed Thu Fri"
+_HABITS = (
+    ("alice-ubuntu", "ubuntu-desktop", _WEEK, "08:40", 7.4, EndReason.USER),
+    ("alice-render", "blender", "Mon Wed Fri", "13:10", 4.0, EndReason.TIMEOUT),
+    ("alice-web", "firefox", "Tue Wed", "11:10", 0.7, EndReason.USER),
+    ("bob-review", "blender", _WEEK, "08:20", 4.0, EndReason.TIMEOUT),
+    ("bob-ubuntu", "ubuntu-desktop", _WEEK, "13:30", 3.6, EndReason.USER),
+    ("carol-pair", "ubuntu-desktop", _WEEK, "09:00", 7.1, EndReason.IDLE),
+    ("carol-model", "pytorch", "Tue Thu", "10:50", 3.6, EndReason.USER),
+    ("dave-gearbox", "blender", _WEEK, "08:50", 4.0, EndReason.TIMEOUT),
+    ("dave-report", "office", "Mon Wed", "14:00", 2.2, EndReason.USER),
+    ("erin-training", "pytorch", "Mon Tue Wed Thu", "19:20", 11.0, EndReason.USER),
+    ("erin-ubuntu", "ubuntu-desktop", "Mon Tue Wed Thu", "09:30", 5.2, EndReason.IDLE),
+    ("erin-web", "firefox", "Mon Thu", "10:30", 1.4, EndReason.USER),
+    ("frank-animation", "blender", "Tue Wed Thu", "09:40", 4.0, EndReason.TIMEOUT),
+    ("frank-ubuntu", "ubuntu-desktop", "Sat", "10:00", 4.2, EndReason.USER),
+)
+# Entries of the audit log, newest first: minutes ago, user, action, target, further columns.
+AUDIT: tuple[tuple[int, str, str, str, dict[str, Any]], ...] = (
+    (0, "alice", "session.start", "alice-maps", {"detail": {"template": "qgis"}}),
+    (1, "frank", "session.start", "frank-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (4, "dave", "session.start", "dave-maps", {"outcome": "OverLimit", "detail": {"template": "qgis"}}),
+    (6, "alice", "session.start", "alice-training", {"detail": {"template": "pytorch", "gpu": "2"}}),
+    (14, "bob", "session.start", "bob-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (21, "alice", "session.share", "alice-ubuntu", {"detail": {"user": "bob@example.com", "role": "viewer"}}),
+    (42, "erin", "session.start", "erin-web", {"detail": {"template": "firefox"}}),
+    (58, "grace", "session.end", "carol-old", {"target_owner": "carol@example.com"}),
+    (75, "mallory", "login.begin", "mallory@example.com", {"outcome": "refused", "detail": {"how": "password"}}),
+    (107, "dave", "session.start", "dave-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
+    (176, "alice", "login.begin", "alice@example.com", {"detail": {"how": "oidc"}}),
+)
+_PLUGIN = "nvidia-device-plugin-daemonset"
+_CAUSE = Finding(
+    code="gpu_config_not_read",
+    severity=Severity.ERROR,
+    object=f"daemonset/gpu-operator/{_PLUGIN}",
+    message="Its pods have not read the last change of ConfigMap time-slicing-config.",
+    evidence=(f"older than the change: {_PLUGIN}-x7k2p",),
+    remedy=Remedy.run(f"kubectl --namespace gpu-operator rollout restart daemonset {_PLUGIN}"),
+)
+_SCRIPTS = (
+    {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
+    {"source": "user", "state": "Ended", "exitCode": 127, "output": "linking a file with a long name\n" * 60},
+)
 
 
 def _kind(title: str, icon: str, gpu: int, cpu: int, gib: int, description: str, **spec: Any) -> dict[str, Any]:
@@ -119,7 +167,6 @@ def _guest(name: str, role: str, hours: int = 0) -> dict[str, Any]:
     return {"user": f"{name}@example.com", "role": role} | ({"hours": hours} if hours else {})
 
 
-_EXPIRING = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon"}
 _DESKTOPS = (
     _Desktop("alice-ubuntu", "ubuntu-desktop", node="gpu-node-1", at="09:04",
              spec={"access": [_guest("bob", "viewer", 2), _guest("carol", "collaborator")]}),
@@ -144,52 +191,6 @@ _DESKTOPS = (
     _Desktop("carol-maps", "qgis", "Suspended", at="10:02", days_ago=1),
     _Desktop("frank-letter", "office", "Suspended", at="11:02", days_ago=3),
 )  # fmt: skip
-_POOLS = {"firefox": (3, 3, ""), "ubuntu-desktop": (0, 2, f"All {sum(_NODES.values())} nvidia.com/gpu are in use.")}
-_CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
-
-# Desktops that people had on some days of each week of this month: name, template, days, begin, hours, end.
-_WEEK = "Mon Tue Wed Thu Fri"
-_HABITS = (
-    ("alice-ubuntu", "ubuntu-desktop", _WEEK, "08:40", 7.4, EndReason.USER),
-    ("alice-render", "blender", "Mon Wed Fri", "13:10", 4.0, EndReason.TIMEOUT),
-    ("alice-web", "firefox", "Tue Wed", "11:10", 0.7, EndReason.USER),
-    ("bob-review", "blender", _WEEK, "08:20", 4.0, EndReason.TIMEOUT),
-    ("bob-ubuntu", "ubuntu-desktop", _WEEK, "13:30", 3.6, EndReason.USER),
-    ("carol-pair", "ubuntu-desktop", _WEEK, "09:00", 7.1, EndReason.IDLE),
-    ("carol-model", "pytorch", "Tue Thu", "10:50", 3.6, EndReason.USER),
-    ("dave-gearbox", "blender", _WEEK, "08:50", 4.0, EndReason.TIMEOUT),
-    ("dave-report", "office", "Mon Wed", "14:00", 2.2, EndReason.USER),
-    ("erin-training", "pytorch", "Mon Tue Wed Thu", "19:20", 11.0, EndReason.USER),
-    ("erin-ubuntu", "ubuntu-desktop", "Mon Tue Wed Thu", "09:30", 5.2, EndReason.IDLE),
-    ("erin-web", "firefox", "Mon Thu", "10:30", 1.4, EndReason.USER),
-    ("frank-animation", "blender", "Tue Wed Thu", "09:40", 4.0, EndReason.TIMEOUT),
-    ("frank-ubuntu", "ubuntu-desktop", "Sat", "10:00", 4.2, EndReason.USER),
-)
-
-# Entries of the audit log, newest first: minutes ago, user, action, target, further columns.
-AUDIT: tuple[tuple[int, str, str, str, dict[str, Any]], ...] = (
-    (0, "alice", "session.start", "alice-maps", {"detail": {"template": "qgis"}}),
-    (1, "frank", "session.start", "frank-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
-    (4, "dave", "session.start", "dave-maps", {"outcome": "OverLimit", "detail": {"template": "qgis"}}),
-    (6, "alice", "session.start", "alice-training", {"detail": {"template": "pytorch", "gpu": "2"}}),
-    (14, "bob", "session.start", "bob-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
-    (21, "alice", "session.share", "alice-ubuntu", {"detail": {"user": "bob@example.com", "role": "viewer"}}),
-    (42, "erin", "session.start", "erin-web", {"detail": {"template": "firefox"}}),
-    (58, "grace", "session.end", "carol-old", {"target_owner": "carol@example.com"}),
-    (75, "mallory", "login.begin", "mallory@example.com", {"outcome": "refused", "detail": {"how": "password"}}),
-    (107, "dave", "session.start", "dave-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
-    (176, "alice", "login.begin", "alice@example.com", {"detail": {"how": "oidc"}}),
-)
-
-_PLUGIN = "nvidia-device-plugin-daemonset"
-_CAUSE = Finding(
-    code="gpu_config_not_read",
-    severity=Severity.ERROR,
-    object=f"daemonset/gpu-operator/{_PLUGIN}",
-    message="Its pods have not read the last change of ConfigMap time-slicing-config.",
-    evidence=(f"older than the change: {_PLUGIN}-x7k2p",),
-    remedy=Remedy.run(f"kubectl --namespace gpu-operator rollout restart daemonset {_PLUGIN}"),
-)
 _FINDINGS = (
     _CAUSE,
     Finding(
@@ -212,10 +213,6 @@ _FINDINGS = (
         for desktop in _DESKTOPS
         if desktop.phase == "Pending"
     ),
-)
-_SCRIPTS = (
-    {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
-    {"source": "user", "state": "Ended", "exitCode": 127, "output": "linking a file with a long name\n" * 60},
 )
 
 

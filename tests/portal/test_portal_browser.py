@@ -63,6 +63,12 @@ _TWICE = """() => {
   const ids = [...document.querySelectorAll('[id]')].map((one) => one.id);
   return ids.filter((id, place) => ids.indexOf(id) !== place);
 }"""
+_SCROLLING_NAVIGATIONS = """() => [...document.querySelectorAll('nav')]
+  .filter((nav) => nav.scrollWidth > nav.clientWidth).map((nav) => nav.className)"""
+_HIDE = """(hidden) => {
+  Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
 
 
 def acts(server: Server) -> list[str]:
@@ -95,10 +101,6 @@ def test_every_page_meets_contrast_and_labelling(browser: Browser, server: Serve
             assert len(quiet(guest)) == len(missing) and all("404" in complaint for complaint in quiet(guest))
             guest.page.evaluate("document.querySelector('h1').style.color = 'var(--ground)'")
             assert guest.page.evaluate(_CONTRASTS), "the check of contrasts finds nothing whatever is there"
-
-
-_SCROLLING_NAVIGATIONS = """() => [...document.querySelectorAll('nav')]
-  .filter((nav) => nav.scrollWidth > nav.clientWidth).map((nav) => nav.className)"""
 
 
 @pytest.mark.parametrize("width", first_of([320, 390, 768]))
@@ -457,12 +459,6 @@ def test_times_in_messages_are_in_the_readers_own_zone(browser: Browser, server:
         notice = guest.page.locator(".notice", has_text="this desktop ends at")
         expect(notice).to_contain_text("After 4h this desktop ends at 17:36.")
         expect(notice.locator("time")).to_have_attribute("title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, "))
-
-
-_HIDE = """(hidden) => {
-  Object.defineProperty(document, 'hidden', {configurable: true, get: () => hidden});
-  document.dispatchEvent(new Event('visibilitychange'));
-}"""
 
 
 def a_screen() -> bytes:

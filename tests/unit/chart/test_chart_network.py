@@ -18,6 +18,7 @@ from tools.generate.chart_render import read_objects
 from unit.chart.trial_module import FOLDER, probe, trial
 
 METADATA = ("169.254.169.254/32", "100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::254/128", "192.0.0.192/32")
+ALL = {"the API server", "names", "cloud metadata", "the internet"}
 
 
 def policies() -> dict[str, dict[str, Any]]:
@@ -52,9 +53,6 @@ def a_plan() -> dict[str, Any]:
         "outside": {"the API server": [443], "names": [0], "cloud metadata": [80], "the internet": [443]},
         "allowed": {"desktop 8080": ["gateway"], "the API server 443": ["gateway"], "names 0": ["desktop", "gateway"]},
     }
-
-
-ALL = {"the API server", "names", "cloud metadata", "the internet"}
 
 
 def seen(gets_through: Callable[[Any], bool]) -> list[tuple[Any, bool]]:

@@ -21,6 +21,8 @@ _API_SERVER = {
     "endpoints": [{"addresses": ["203.0.113.7"]}],
     "ports": [{"name": "https", "port": 16443, "protocol": "TCP"}],
 }
+_CLIENTS = ("vdi-operator", "vdi-gateway", "vdi-doctor")
+_WITH_DOCTOR = ("--set", "doctor.schedule=@hourly")
 
 
 def api_server(kinds: Iterable[Object]) -> type[BaseHTTPRequestHandler]:
@@ -70,10 +72,6 @@ def api_server_ports(objects: list[Object]) -> Iterator[tuple[str, list[int]]]:
             for rule in made["spec"]["egress"]:
                 if "to" not in rule:
                     yield made["metadata"]["name"], [port["port"] for port in rule["ports"]]
-
-
-_CLIENTS = ("vdi-operator", "vdi-gateway", "vdi-doctor")
-_WITH_DOCTOR = ("--set", "doctor.schedule=@hourly")
 
 
 @pytest.mark.parametrize(

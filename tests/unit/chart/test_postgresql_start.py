@@ -15,6 +15,7 @@ _PROGRAMS = {
     "createdb": "",
     "postgres": "",
 }
+_FIRST_START = ["initdb", "pg_ctl", "createdb", "pg_ctl", "postgres"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,6 @@ class Volume:
 def volume(tmp_path: Path) -> Volume:
     (tmp_path / "volume").mkdir()
     return Volume(tmp_path)
-
-
-_FIRST_START = ["initdb", "pg_ctl", "createdb", "pg_ctl", "postgres"]
 
 
 def test_database_of_another_image_is_kept(volume: Volume) -> None:

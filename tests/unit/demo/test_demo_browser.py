@@ -9,6 +9,9 @@ from playwright.sync_api import Error
 from vdi.demo import browser
 from vdi.demo.browser import DesktopBrowser, NoPictureError
 
+URL = "https://first.vdi.localhost"
+NO_PAGE = f"Page.goto: net::ERR_HTTP_RESPONSE_CODE_FAILURE at {URL}/\nCall log:\n  - navigating"
+
 
 def refuse(_: str) -> None:
     raise OSError("libatomic.so.1: cannot open shared object file: No such file or directory")
@@ -29,10 +32,6 @@ def test_packages_that_the_picture_needs(
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if has_chromium else None)
     monkeypatch.setattr("ctypes.CDLL", (lambda _: None) if has_library else refuse)
     assert browser.missing_packages() == missing
-
-
-URL = "https://first.vdi.localhost"
-NO_PAGE = f"Page.goto: net::ERR_HTTP_RESPONSE_CODE_FAILURE at {URL}/\nCall log:\n  - navigating"
 
 
 class Page:

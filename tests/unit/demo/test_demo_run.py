@@ -19,6 +19,7 @@ from vdi.devcluster.layout import ClusterError, Layout
 from vdi.devcluster.progress import Progress, Step
 
 LOGIN = Login("https://portal.vdi.localhost:8443", "you@example.com", "secret-of-the-demo")
+YOU = "you@example.com"
 
 
 def test_up_and_down_as_json(
@@ -53,9 +54,6 @@ def test_interrupted_demo_names_the_running_cluster(
     assert main(["demo", "up", "--name", "two"]) == 130
     said = capsys.readouterr().err
     assert "a cluster that it has started keeps running until vdi demo down --name two." in said
-
-
-YOU = "you@example.com"
 
 
 class Commands:

@@ -11,6 +11,9 @@ from support.waiting import eventually
 from vdi.helm.errors import HelmFailedError, HelmInterruptedError
 from vdi.helm.run import STOPPING, Helm, run_helm
 
+CLEANS_UP = "trap 'echo undone > {folder}/undone; exit 1' INT; touch {folder}/up; while :; do sleep 0.02; done"
+DEAF = "trap '' INT; touch {folder}/up; while :; do sleep 0.02; done"
+
 
 def helm(folder: Path, body: str) -> Helm:
     path = folder / "helm"
@@ -39,10 +42,6 @@ async def test_helm_failure_is_explained(tmp_path: Path) -> None:
 
 async def until(file: Path) -> None:
     await eventually(file.exists, f"{file} is there")
-
-
-CLEANS_UP = "trap 'echo undone > {folder}/undone; exit 1' INT; touch {folder}/up; while :; do sleep 0.02; done"
-DEAF = "trap '' INT; touch {folder}/up; while :; do sleep 0.02; done"
 
 
 async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:

@@ -13,6 +13,11 @@ from vdi.kube.errors import Forbidden
 from vdi.kube.resource import EVENTS, PODS, Resource
 
 META = {"name": "x", "namespace": "kasm", "uid": "u"}
+BACK_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
+NOT_FOUND = (
+    "The image registry.example.com/a:1 cannot be pulled: the registry has no such image; check name and tag in the "
+    "chart's values."
+)
 
 
 def a_pod(**status: Any) -> Pod:
@@ -29,16 +34,11 @@ def an_event(kind: str, name: str, reason: str, note: str, seen: str = "2026-11-
     )
 
 
-BACK_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
 PULLING = a_pod(containerStatuses=[{"name": "c", "image": "registry.example.com/a:1", "state": BACK_OFF}])
 WHY = an_event("Pod", "x", "Failed", "manifest unknown")
 STARTING = a_pod(containerStatuses=[{"name": "c", "state": {"running": {"startedAt": ""}}}])
 READY = a_pod(phase="Running", conditions=[{"type": "Ready", "status": "True"}])
 DONE = a_pod(phase="Succeeded")
-NOT_FOUND = (
-    "The image registry.example.com/a:1 cannot be pulled: the registry has no such image; check name and tag in the "
-    "chart's values."
-)
 
 
 class EnoughError(Exception):

@@ -19,6 +19,7 @@ GENERATIONS = {"A": A, "B": B, "C": C}
 SVCLB = "svccontroller.k3s.cattle.io/svcname"
 SVCLB_NAMESPACE = "svccontroller.k3s.cattle.io/svcnamespace"
 DENIED = Unreadable("alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
+TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 
 
 def a_node(
@@ -88,9 +89,6 @@ def a_service(
 def a_svclb(service: str, namespace: str = "kube-system") -> Object:
     labels = {SVCLB: service, SVCLB_NAMESPACE: namespace}
     return {"metadata": {"name": f"svclb-{service}-1a2b3c4d", "namespace": "kube-system", "labels": labels}}
-
-
-TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 
 
 def k3s_with_traefik() -> Facts:

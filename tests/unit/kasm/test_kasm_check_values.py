@@ -37,6 +37,12 @@ ingress: {enabled: true}
 database: {storage: {retentionPolicy: {whenDeleted: Retain}}}
 """
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=2),
+    max_leaves=5,
+)
+
 
 def found(generation: Generation, text: str, version: Version | None = None) -> dict[str, tuple[str, str]]:
     values: dict[str, Any] = {**yaml.safe_load(GOOD[generation.letter]), **(yaml.safe_load(text) or {})}
@@ -174,13 +180,6 @@ def test_passwords_in_values_warn_and_placeholders_do_not() -> None:
     assert set(said) == {"global.kasmPasswords.adminPassword"}
     assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")  # the chart's own text
     assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {"kasmCerts.ingress.key"}
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=2),
-    max_leaves=5,
-)
 
 
 @given(st.sampled_from(ALL), st.data())

@@ -21,6 +21,12 @@ from vdi.findings.model import Severity, worst
 from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.values.render import set_at
 
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "1Gi", "500m", "small", "x y"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["cpu", "requests", "name"]), inner),
+    max_leaves=4,
+)
+
 
 @pytest.mark.parametrize("generation", ["A", "B", "C"])
 @pytest.mark.parametrize("size", ["small", "medium"])
@@ -200,13 +206,6 @@ def paths_of(letter: str) -> list[str]:
     ]
     blocks = [container.resources_path for component in generation.components for container in component.containers]
     return sorted({*parts, *blocks, *(f"{block}.requests" for block in blocks), *generation.paths.values()})
-
-
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "1Gi", "500m", "small", "x y"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["cpu", "requests", "name"]), inner),
-    max_leaves=4,
-)
 
 
 @given(data=st.data(), letter=st.sampled_from(sorted(GENERATIONS)))

@@ -9,6 +9,8 @@ from unit.kasm.preflight_site import a_plan, changed, k3s_with_traefik, line_of
 from vdi.findings.model import Severity
 from vdi.kasm.preflight.facts import Facts, Tool
 
+CARRIED = {"dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
+
 
 def with_helm(version: str = "", problem: str = "") -> Facts:
     facts = k3s_with_traefik()
@@ -87,9 +89,6 @@ def test_existing_kasm_is_reported() -> None:
     other = line_of("namespace", installed("kasm-1.1181.0"), a_plan("C"))
     assert other.severity is Severity.ERROR
     assert "kasm 1.1181.0" in other.observed
-
-
-CARRIED = {"dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
 
 
 @pytest.mark.parametrize(
