@@ -134,7 +134,7 @@ class Checker:
                 del self._unplaced[uid]
 
     def disorder(self) -> list[str]:
-        """What is not as it should be once all is quiet; empty when it is."""
+        """Differences from the desired state once all is quiet; empty when there are none."""
         return [*self._orphans(), *self._duplicates()]
 
     def _orphans(self) -> Iterator[str]:
@@ -163,7 +163,7 @@ class Checker:
         yield from (f"host {host} has {count} routes" for host, count in hosts.items() if count > 1)
 
     def children_of(self, session: VDISession) -> dict[str, int]:
-        """How many of each kind name this session as their owner."""
+        """The number of objects of each kind that this session owns."""
         uid = session.metadata.uid
         found = {kind: len(store.by_owner(uid)) for kind, store in self.children.items()}
         return found | {"Pod": len([pod for pod in self.pods.by_index("session", uid) if not pod.leaving])}

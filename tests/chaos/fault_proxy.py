@@ -23,7 +23,7 @@ _REASONS = {"409": "Conflict", "410": "Expired", "429": "TooManyRequests", "500"
 
 
 class Fault(StrEnum):
-    """What can happen to one request."""
+    """A fault of one request."""
 
     CONFLICT = "409"
     BUSY = "429"

@@ -1,4 +1,4 @@
-"""What should be, from what people have asked for alone; compared with the cluster when it is at rest."""
+"""The desired state, from people's requests alone; compared with the cluster when it is at rest."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ class Model:
             self.expected[name].expiring = True
 
     def differences(self) -> list[str]:
-        """Where the cluster is not as it should be; empty when all is well."""
+        """Differences between cluster and desired state; empty when all is well."""
         self._forget_expired()
         checker = self._world.checker
         present = {session.metadata.name: session for session in checker.sessions.values()}
@@ -105,7 +105,7 @@ class Model:
             yield f"{name} ({expected_session.kind}): {phase} with {found}: {session.status.message}"
 
     def _compare_groups(self, present: dict[str, VDISession]) -> Iterator[str]:
-        """Those who want one thing: as many run as can, and not one more."""
+        """Sessions that compete for one resource: as many run as can, and not one more."""
         groups: dict[str, list[VDISession]] = defaultdict(list)
         for name, expected_session in self.expected.items():
             if name in present and not expected_session.suspended and expected_session.kind in ("gpu", "homely"):
@@ -128,7 +128,7 @@ class Model:
 
 
 def _left(checker: Checker, session: VDISession) -> str:
-    """What a session that should be gone is waiting for."""
+    """The reason why a session that should be gone is still there."""
     metadata = session.metadata
     pods = [(pod.metadata.name, pod.leaving) for pod in checker.pods.by_index("session", metadata.uid)]
     return (

@@ -1,4 +1,4 @@
-"""What the checker reads of pods, nodes and children: structs of its own, not to see with the operator's eyes."""
+"""The checker's own structs of pods, nodes and children, so that it does not see with the operator's eyes."""
 
 import msgspec
 
@@ -104,7 +104,7 @@ class SeenPod(Child):
         return next((claim.claim_name for claim in claims if claim), "")
 
     def requests(self, resource: str) -> int:
-        """How many of a resource that comes in whole numbers."""
+        """The requested number of a resource that comes in whole numbers."""
         given = (container.resources for container in self.spec.containers)
         return sum(int(one.requests.get(resource, one.limits.get(resource, "0"))) for one in given)
 
@@ -118,5 +118,5 @@ class SeenNode(msgspec.Struct, gc=False):
     status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
 
     def allocatable(self, resource: str) -> int:
-        """How many it offers."""
+        """The number that the node offers."""
         return int(self.status.allocatable.get(resource, "0"))

@@ -40,7 +40,7 @@ async def burst(world: ChaosWorld, count: int, prefix: str = "desk") -> list[str
 
 
 def running(world: ChaosWorld) -> int:
-    """How many run."""
+    """The number of running sessions."""
     return sum(session.status.phase == "Running" for session in world.checker.sessions.values())
 
 

@@ -1,4 +1,4 @@
-"""What chaos is made on: a namespace with templates, roomy nodes, somebody who plays kubelet, and the checker."""
+"""Stage of the chaos suite: a namespace with templates, roomy nodes, a played kubelet, and the checker."""
 
 import random
 from collections.abc import AsyncIterator, Callable

@@ -121,7 +121,7 @@ def shared_namespace(administrator: Administrator) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(kubectl: list[str], kubeconfig: Path, shared_namespace: str) -> Iterator[Server]:
-    """What the server says of objects; most are dry runs, so that a module's tests share a namespace."""
+    """A server for dry runs of objects: as most store nothing, a module's tests share a namespace."""
     config = load_config(kubeconfig)
     with httpx.Client(base_url=config.server, verify=config.ssl_context() or True, trust_env=False) as http:
         yield Server(kubectl, shared_namespace, http)

@@ -1,4 +1,4 @@
-"""What the API server takes and refuses of our kinds, and kubectl for how they are shown."""
+"""Dry runs of our kinds at the API server, and kubectl for how they are shown."""
 
 import subprocess
 from dataclasses import dataclass

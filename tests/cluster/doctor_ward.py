@@ -1,4 +1,4 @@
-"""What the doctor is tried on: a namespace of a real API server with an operator that works, and what can be broken."""
+"""Stage of the doctor: a namespace of a real API server with a working operator, and ways to break it."""
 
 import asyncio
 import shlex
@@ -62,7 +62,7 @@ class DoctorStage:
         return pod
 
     async def apply_rights(self, *, without: str = "") -> None:
-        """What the operator's account may do, but for one resource."""
+        """Grant the operator's account its rights, but for one resource."""
         name, api = f"vdi-operator-{self.namespace}", self.stage.api
         await api.apply(
             ACCOUNTS,
@@ -184,7 +184,7 @@ class DoctorStage:
         return findings
 
     async def snapshot(self, *, user: str = "") -> Snapshot:
-        """What the doctor sees, within its budget."""
+        """The doctor's snapshot, within its budget of requests."""
         self.clock.ahead = self.later
         requests: list[str] = []
         config: ClusterConfig = self.stage.api.config

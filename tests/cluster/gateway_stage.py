@@ -1,4 +1,4 @@
-"""What the gateway's cluster tests play on: a real gateway, in this process or as one of its own, for a `Stage`.
+"""Stage of the gateway's cluster tests: a real gateway, in this process or as one of its own, for a `Stage`.
 
     async with open_gateway_stage(stage, folder) as gateway:
         alice = await gateway.log_in("alice@example.com")
@@ -137,7 +137,7 @@ class GatewayStage:
     async def verify(
         self, label: str, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        """What Traefik's forwardAuth would learn about a request for a desktop."""
+        """The answer that Traefik's forwardAuth would get for a request to a desktop."""
         forwarded = {
             "X-Forwarded-Method": method,
             "X-Forwarded-Proto": "https",

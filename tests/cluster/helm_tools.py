@@ -82,7 +82,7 @@ class Tools:
         return done.stdout
 
     def get(self, *words: str) -> Any:
-        """What kubectl gets, as data."""
+        """The output of `kubectl get` as data."""
         return json.loads(self.kubectl("get", *words, "-o", "json"))
 
     def kubeconfig_of(self, account: str, namespace: str) -> Path:
@@ -139,7 +139,7 @@ def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, 
 
 
 def allowed_of(tools: Tools, account: str, questions: Iterable[Question]) -> list[Question]:
-    """Those of the questions that the authorizer says yes to; all are asked by one kubectl."""
+    """The questions that the authorizer answers with yes; all are asked by one kubectl."""
     asked = list(questions)
     reviews = [
         {

@@ -28,7 +28,7 @@ SECONDS = 10.0
 
 @dataclass
 class Answer:
-    """What came back on one stream."""
+    """The response on one stream."""
 
     # 0: none, the stream or the connection was ended instead.
     status: int = 0

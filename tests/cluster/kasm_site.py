@@ -42,7 +42,7 @@ _NODE_INFO = {
 
 @dataclass
 class KasmK3s:
-    """What is typed at it."""
+    """Commands at a K3s that is placed by hand."""
 
     tools: Tools
     capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""What the operator's cluster tests play on: rights, a kubelet (the test itself), an operator to start and stop."""
+"""Stage of the operator's cluster tests: rights, a kubelet (the test itself), an operator to start and stop."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ _RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'r
 
 
 def condition(session: Object, kind: str) -> Object:
-    """That condition of a session's status."""
+    """The condition of this type in a session's status."""
     found: Object = next(one for one in session["status"]["conditions"] if one["type"] == kind)
     return found
 
@@ -68,7 +68,7 @@ class Stage:
 
     @property
     def namespaces(self) -> tuple[str, ...]:
-        """Where the operator works."""
+        """The namespaces that the operator works in."""
         return tuple(filter(None, (self.namespace, self.second)))
 
     async def make_keys(self) -> None:

@@ -46,7 +46,7 @@ class Program:
     reported: tuple[int | None, bool] = (None, False)
 
     def is_ready(self) -> bool:
-        """What the pod's readiness probe says."""
+        """The result of the pod's readiness probe."""
         with suppress(httpx.TransportError):
             return httpx.get(f"http://127.0.0.1:{self.internal}/readyz", timeout=5).status_code == 200
         return False
@@ -80,7 +80,7 @@ class ProgramPods:
         return found
 
     def logs(self) -> str:
-        """What all programs have said, for a test that fails."""
+        """The output of all programs, for a test that fails."""
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
     async def live(self, stop: threading.Event) -> None:

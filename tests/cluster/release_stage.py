@@ -54,7 +54,7 @@ class Release:
         return [*command, "-f", str(file)]
 
     def run(self, *words: str, values: str = "", status: int = 0) -> str:
-        """What a `vdi` command prints, stdout and then stderr. In this process, which spares each its start."""
+        """The output of a `vdi` command, stdout and then stderr. In this process, which spares each its start."""
         out, err = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             ended = main(self.words(words, values))
@@ -173,7 +173,7 @@ async def set_status(api: Client, pod: Object, phase: str, states: dict[str, Obj
 
 
 def _volume(claim: Object) -> Object:
-    """What Kubernetes binds to that claim."""
+    """The volume that Kubernetes binds to the claim."""
     owner = {"kind": "PersistentVolumeClaim", **{key: claim[key] for key in ("namespace", "name", "uid")}}
     spec = {
         "capacity": {"storage": "100Gi"},

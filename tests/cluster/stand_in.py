@@ -145,7 +145,7 @@ def _consider(pod: Pod | None, doomed: asyncio.Queue[Pod]) -> None:
 
 
 async def _let_go(api: Client, doomed: asyncio.Queue[Pod]) -> None:
-    """What a kubelet does once the containers have stopped; pods on other nodes wait for their own."""
+    """The kubelet's last step, once the containers have stopped; pods on other nodes wait for their own."""
     while True:
         pod = await doomed.get()
         try:

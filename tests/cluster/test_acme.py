@@ -148,7 +148,7 @@ async def serves(port: int, host: str, names: list[str]) -> bool:
 
 
 def certificates(folder: Path) -> list[dict[str, object]]:
-    """What Traefik has been given, by the domains that it had asked for."""
+    """The certificates that Traefik has been given, by the requested domains."""
     try:
         stored = json.loads((folder / "acme.json").read_text())
     except (OSError, ValueError):

@@ -129,7 +129,7 @@ async def test_desktop_cannot_frame_another(edge: TraefikStage, alice: BrowserCo
 
 @pytest.mark.long
 async def test_desktop_cannot_hold_a_window_of_another(edge: TraefikStage, alice: BrowserContext) -> None:
-    """Who holds a window can send it messages, which a page may believe, and lead it to a false login page."""
+    """The holder of a window can send it messages, which a page may believe, and lead it to a false login page."""
     page = await opens_mallorys(edge, alice)
     async with alice.expect_page() as opened:
         await page.evaluate("url => { window.other = open(url) }", edge.url(path="/listens"))

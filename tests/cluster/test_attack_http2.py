@@ -111,7 +111,7 @@ def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str],
 
 
 async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    """What follows is refused for what it is."""
+    """Control: the requests of the tests below are refused for their content."""
     cookie = stolen(alice, edge.host())
     async with asking(edge) as h2:
         answer = await h2.ask(request(edge, "alice-desktop", cookie, method="POST"), b"a", b"b")

@@ -41,13 +41,13 @@ async def echoes(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
 
 
 async def loads(edge: TraefikStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:
-    """What a script of the desktop's page gets."""
+    """The response to a script of the desktop's page."""
     async with asyncio.timeout(PATIENCE), browser.get(edge.url(path=path), headers=PROGRAM) as answer:
         return answer.status, await answer.text()
 
 
 async def opens(edge: TraefikStage, browser: aiohttp.ClientSession) -> tuple[int, str]:
-    """What a person gets who opens the desktop."""
+    """The response to a person who opens the desktop."""
     async with asyncio.timeout(PATIENCE), browser.get(edge.url()) as answer:
         return answer.status, await answer.text()
 

@@ -213,7 +213,7 @@ async def _is_ours(stage: Stage) -> bool:
 
 
 async def live(stage: Stage, gateway: GatewayStage) -> None:
-    """What people do, from login to the end with the home; a desktop from the pool; one whose time ends."""
+    """A person's work from login to the end with the home; a desktop from the pool; one whose time ends."""
     await make_things(stage)
     alice = Person(gateway, await gateway.log_in("alice@example.com"))
     root = Person(gateway, await gateway.log_in("root@example.com"))

@@ -150,7 +150,7 @@ class Site:
         return wait_until("the gateway is ready", ready, 120)
 
     def history(self) -> str:
-        """What Alice reads on the page of her earlier desktops."""
+        """The text of Alice's page of earlier desktops."""
         return portal_of(self.portal(), log_in(self.portal()), "/history")
 
     def running(self, name: str) -> dict[str, Any]:

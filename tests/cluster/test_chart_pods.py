@@ -1,4 +1,4 @@
-"""What an administrator may set on the pods of the release, with real helm and a real API server."""
+"""Settings of an administrator for the pods of the release, with real helm and a real API server."""
 
 from pathlib import Path
 from typing import Any

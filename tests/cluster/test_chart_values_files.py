@@ -123,7 +123,7 @@ def test_generated_passwords_survive_upgrade_and_rollback(tools: Tools) -> None:
 
 @pytest.mark.parametrize("name", first_of(VALUES_FILES))
 def test_two_renders_are_equal(tools: Tools, name: str) -> None:
-    """What a GitOps tool compares; templates and pools come with it, though Helm sees no CRD."""
+    """A GitOps tool compares renders; templates and pools are in them, though Helm sees no CRD."""
     assumed = ("--set", "crds.assumeInstalled=true", "--set", "pools.warm.template=small")
     words = ("template", "vdi", str(CHART), "--namespace", "vdi-system", *values_words(name), *assumed)
     first, second = (tools.helm(*words) for _ in range(2))

@@ -95,7 +95,7 @@ def test_upgrade_keeps_the_token_for_metrics(release: Tools) -> None:
 
 
 def documented(kind: str) -> set[tuple[str, str, str]]:
-    """What docs/design/operator.md says that the operator may do."""
+    """The operator's rights by docs/design/operator.md."""
     return flat(operator_rules()[kind])
 
 

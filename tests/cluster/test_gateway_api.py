@@ -25,7 +25,7 @@ RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 
 @dataclass
 class Typed:
-    """What a person without access to the cluster types."""
+    """Commands of a person without access to the cluster."""
 
     gateway: GatewayStage
     home: Path
@@ -73,7 +73,7 @@ class Typed:
         return out.decode()
 
     def token(self) -> str:
-        """What login has left."""
+        """The token that `vdi login` has stored."""
         kept = json.loads((self.home / ".config" / "vdi" / "login.json").read_text())
         return str(kept["gateways"][self.server]["token"])
 

@@ -51,7 +51,7 @@ def pod_of(tools: Tools, *words: str) -> dict[str, Any]:
 
 
 def settings_of(tools: Tools, *words: str) -> Settings:
-    """What the gateway makes of the chart's variables; the content of Secrets is played."""
+    """The gateway's settings from the chart's variables; the content of Secrets is played."""
     secret = {"db": "postgresql+asyncpg://u:p@h/n", "shared": "redis://h:6379/0", "sso": "hush"}
     variables = {}
     for variable in pod_of(tools, *words)["containers"][0]["env"]:

@@ -381,7 +381,7 @@ async def test_hop_by_hop_headers_strip_no_required_header(edge: TraefikStage) -
 
 
 async def test_verified_path_is_the_served_path(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    """What is verified is what the desktop gets; and who is sent to log in comes back to this host."""
+    """A person who is sent to log in comes back to this host, whatever the path."""
     cookie = stolen(alice, edge.host())
     page = "Accept: text/html\nSec-Fetch-Mode: navigate\nSec-Fetch-Dest: document\nConnection: close\n"
     for path, seen in ODD_PATHS:

@@ -1,4 +1,4 @@
-"""What a desktop leaves in a browser for the next one at its host: in a real Chromium, behind a real Traefik.
+"""Data that a desktop leaves in a browser for the next one at its host: in a real Chromium, behind a real Traefik.
 
 A host does not pass to another person; here it does, since what the edge does by itself is what is tested. Mallory has
 a desktop at the host that will be alice's, and shares it with her. She opens it once.

@@ -1,4 +1,4 @@
-"""Who may name whom: the chart's admission policies on a real API server, tried as people without any privilege."""
+"""The chart's admission policies on a real API server, tried as people without any privilege."""
 
 import json
 import subprocess

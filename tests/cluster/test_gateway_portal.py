@@ -24,7 +24,7 @@ SETTINGS = ClusterSettings(url_port=8443)
 
 
 def words(page: str) -> str:
-    """What a person reads, more or less."""
+    """The text of a page, about as a person reads it."""
     return unescape(" ".join(re.sub(r"<[^>]+>", " ", page).split()))
 
 

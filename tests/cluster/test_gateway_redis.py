@@ -1,4 +1,4 @@
-"""What replicas share, on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
+"""The replicas' shared state on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -192,7 +192,7 @@ async def form(browser: httpx.AsyncClient, pair: Pair, path: str, **fields: str)
 
 
 async def asks(pair: Pair, token: str) -> list[int]:
-    """What each replica answers to a program with this token."""
+    """The status that each replica gives a program with this token."""
     answers = []
     for replica in (pair.one, pair.two):
         program = await replica.gateway.browser()

@@ -93,7 +93,7 @@ async def the_session(stage: Stage) -> Object:
 
 
 async def a_template(stage: Stage) -> str:
-    """Whose pods are left to the test."""
+    """A template whose pods are left to the test."""
     node = await stage.node("kubelet")
     await stage.api.patch(NODES, node, {"metadata": {"labels": {MARK: "heartbeat"}}}, into=msgspec.Raw)
     return await stage.template(

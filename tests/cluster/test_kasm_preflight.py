@@ -71,7 +71,7 @@ def test_preflight_names_missing_rights(k3s: KasmK3s) -> None:
 
 @pytest.mark.long
 def test_named_preflight_rights_are_sufficient(k3s: KasmK3s) -> None:
-    """Whoever is given what the lines ask for, one after the other, ends with none that is unknown for that."""
+    """With the rights that the lines name, granted one after the other, no line stays unknown."""
     kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
     for number in range(13):  # at most as many rounds as there are lines
         _, lines = k3s.preflight(kubeconfig=kubeconfig)

@@ -63,7 +63,7 @@ class Kasm:
         asyncio.run(opened())
 
     def play(self) -> None:
-        """What provisioner, kubelet and Traefik would report of a healthy installation."""
+        """Play provisioner, kubelet and Traefik of a healthy installation."""
         self.wait("all pods are made", lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2)
         self.on_api(_bind_volumes)
         self.wait("all claims are bound", lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")))
@@ -78,7 +78,7 @@ class Kasm:
         return status, {line["code"]: line for line in data["findings"]}
 
     def bad(self) -> dict[str, str]:
-        """What does not pass, with what is seen."""
+        """The observed values of the lines that do not pass."""
         _, lines = self.validate()
         return {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
 

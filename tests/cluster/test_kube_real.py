@@ -101,7 +101,7 @@ class Counter:
         self.methods.append(method)
 
     def since(self) -> list[str]:
-        """What was sent since the last call, watches and lists apart."""
+        """The requests since the last call, watches and lists apart."""
         seen = [method for method in self.methods if method != "WATCH"]
         self.methods.clear()
         return seen

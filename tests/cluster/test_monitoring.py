@@ -83,11 +83,11 @@ class Prometheus:
         self._http = http
 
     async def series(self, query: str) -> list[float]:
-        """What a query gives now; nothing while Prometheus is not up yet."""
+        """The current result of a query; empty while Prometheus is not up yet."""
         return [float(one["value"][1]) for one in await self._ask(query)]
 
     async def labelled(self, query: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """What a query gives now, by these labels."""
+        """The current result of a query, by these labels."""
         found = await self._ask(query)
         return {tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1]) for one in found}
 

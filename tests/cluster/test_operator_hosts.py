@@ -21,7 +21,7 @@ NO_HOME = {"persistence": {"enabled": False}}
 
 
 async def hosts_of(stage: Stage) -> dict[str, str]:
-    """Where each route leads, by its name."""
+    """The host of each route, by the route's name."""
     rules = {one["metadata"]["name"]: one["spec"]["routes"][0]["match"] for one in await stage.all(ROUTES)}
     return {name: rule.removeprefix("Host(`").removesuffix("`)") for name, rule in rules.items()}
 

@@ -43,7 +43,7 @@ class Replica:
 
     @property
     def proxy(self) -> Proxy:
-        """What it has sent."""
+        """The proxy that its requests pass."""
         return self.stage.proxy
 
     def send(self, number: signal.Signals) -> None:
@@ -51,7 +51,7 @@ class Replica:
         self.process.process.send_signal(number)
 
     def log(self) -> str:
-        """What it has logged."""
+        """The lines of its log."""
         return (self.stage.folder / "operator.log").read_text()
 
     async def ask(self, path: str) -> tuple[int, str]:
@@ -68,7 +68,7 @@ class Replica:
         return (await self.ask("/readyz"))[0] == 200
 
     async def leads(self) -> bool:
-        """What its metrics say."""
+        """Whether its metrics report it as the leader."""
         return "vdi_leader 1.0" in (await self.ask("/metrics"))[1]
 
 

@@ -143,7 +143,7 @@ async def test_pool_serves_the_namespace_of_its_label(both: tuple[Stage, Stage])
 
 
 async def test_missing_role_in_one_namespace_stops_all(stage: Stage, second_namespace: str) -> None:
-    """What runs there is not known, and would be counted as free."""
+    """Pods in a namespace without the role are unknown, and would be counted as free."""
     stage.second = second_namespace  # granted nothing there
     template = await stage.template(**NO_HOME)
     await stage.session("cad", template)

@@ -57,7 +57,7 @@ class Pool:
         return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
 
     async def waiting(self) -> list[Object]:
-        """Those that no one has taken."""
+        """The desktops that no session has claimed."""
         return [pod for pod in await self.pods() if owner_kind(pod) == "VDIPool"]
 
     async def reach(self, ready: int, claimed: int = 0, seconds: float = 20.0) -> Object:
@@ -115,7 +115,7 @@ async def pools(stage: Stage) -> AsyncIterator[Stage]:
 
 @asynccontextmanager
 async def kubelet(stage: Stage) -> AsyncIterator[None]:
-    """Whatever is bound to a node runs and answers at once."""
+    """A kubelet: every pod that is bound to a node runs and answers at once."""
 
     async def play() -> None:
         while True:
@@ -253,7 +253,7 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.timeout(300)
 async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Literal["before", "after"]) -> None:
-    """Whatever it has written when it is killed: one pod, one Secret with that pod's password, none lost or shared."""
+    """After each kill: one pod, one Secret with that pod's password, none lost or shared."""
     stage, template = pools, await pools.template(**NO_HOME)
     async with kubelet(stage):
         pool = await Pool.make(stage, template, 1)

@@ -59,7 +59,7 @@ async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object
 
 
 async def started(stage: Stage, names: list[str]) -> list[str]:
-    """Which of these have a pod."""
+    """The sessions of these names that have a pod."""
     owners = {one["metadata"]["ownerReferences"][0]["name"] for one in await stage.all(PODS)}
     return [name for name in names if name in owners]
 

@@ -85,7 +85,7 @@ class ProbeStage:
         fresh.rename(self.folder / "routes" / "routes.yaml")
 
     async def token(self, account: str) -> Path:
-        """What the kubelet mounts."""
+        """A token file as the kubelet mounts it."""
         words = ("create", "token", account, "-n", self.stage.namespace, "--audience", "vdi-gateway")
         process = await asyncio.create_subprocess_exec(*self.kubectl, *words, stdout=asyncio.subprocess.PIPE)
         out, _ = await process.communicate()

@@ -147,12 +147,12 @@ class Attacker:
         return TurnClient((NODE, self.plan["tlsPort" if over == "tls" else "port"]), who, over=over)
 
     def allocates(self, *, secret: str = "", lasts: float = 60, over: Over = "udp") -> str:
-        """What comes of asking for an allocation with such credentials."""
+        """The result of an allocation with these credentials."""
         with self.client(secret=secret, lasts=lasts, over=over) as client:
             return outcome(client.allocate().code)
 
     def reaches(self, address: str, *, over: Over = "udp") -> str:
-        """What comes of relaying to that address: by permission, by channel, and without asking."""
+        """The result of relaying to an address: by permission, by channel, and without asking."""
         with self.client(over=over) as client:
             if (code := client.allocate(family=2 if ":" in address else None).code) != 0:
                 return f"allocation: {outcome(code)}"
@@ -163,7 +163,7 @@ class Attacker:
             return " ".join(dict.fromkeys(outcome(code) for code in codes))
 
     def tries(self, who: tuple[str, str]) -> str:
-        """What comes of asking for an allocation with this user name and this password."""
+        """The result of an allocation with this user name and this password."""
         with TurnClient((NODE, self.plan["port"]), who) as client:
             return outcome(client.allocate().code)
 
@@ -176,7 +176,7 @@ class Attacker:
         return found
 
     def through_traefik(self, folder: Path) -> str:
-        """What comes of relaying to a pod for a client that knows Traefik's port alone."""
+        """The result of relaying to a pod for a client that knows Traefik's port alone."""
         known = self.plan["port"]
         with udp_entry_point(self.plan["traefik"], folder, 3999, known):
             self.plan["port"] = 3999
@@ -195,7 +195,7 @@ class Attacker:
         return found
 
     def tcp_relay(self) -> dict[str, str]:
-        """What comes of asking for TCP beyond the server (RFC 6062)."""
+        """The result of requesting TCP beyond the server (RFC 6062)."""
         with self.client(over="tcp") as client:
             asked = client.allocate(transport=TCP).code
         with self.client() as client:

@@ -20,7 +20,7 @@ NAME = os.environ.get("VDI_E2E_CLUSTER", "e2e")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks back on the whole run comes last."""
+    """Tests that look back on the whole run come last."""
     items.sort(key=lambda item: item.path.name == "test_rights_used.py")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of suspension, idleness and failures share: templates, sessions, and what is in a picture."""
+"""Helpers of the tests of suspension, idleness and failures: templates, sessions, and checks of a picture."""
 
 import base64
 import json
@@ -93,19 +93,19 @@ def home_claim_of(world: World, name: str) -> str:
 
 
 def pointer_of(world: World, name: str) -> tuple[int, int]:
-    """Where the pointer of the desktop is, in pixels from the left and from the top."""
+    """The position of the desktop's pointer, in pixels from the left and from the top."""
     x, y = run_in(world, name, f"{PYTHON_ON_SCREEN} -c '{_ASK_POINTER}'").split()
     return int(x), int(y)
 
 
 def master_token_of(world: World, name: str) -> str:
-    """What Selkies lets the gateway in with; no one else ever sees it."""
+    """The token with which the gateway authenticates to Selkies; no one else ever sees it."""
     secrets = world.items("secret", f"vdi.kasm.io/session={name}")
     return base64.b64decode(secrets[0]["data"]["password"]).decode()
 
 
 def ask_agent(world: World, name: str) -> Object:
-    """What the desktop's agent answers to `GET /activity`."""
+    """The agent's response to `GET /activity`."""
     pod = pod_of(world, name)
     assert pod
     (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
@@ -133,7 +133,7 @@ def reach(world: World, name: str, phase: str, words: str = "", seconds: float =
 
 
 def condition(world: World, name: str, kind: str) -> Object | None:
-    """That condition, if the session has it."""
+    """The condition of this type, if the session has it."""
     session = world.get("vdi", name) or {}
     found = session.get("status", {}).get("conditions", [])
     return next((one for one in found if one["type"] == kind), None)

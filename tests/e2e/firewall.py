@@ -1,4 +1,4 @@
-"""What a firewall does to packets, on this machine: they are gone, and no one is notified."""
+"""A firewall on this machine: packets are dropped, and no one is notified."""
 
 import subprocess
 from collections.abc import Iterator

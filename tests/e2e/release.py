@@ -46,7 +46,7 @@ def server_values(server: str, image: str) -> list[str]:
 
 
 def _helm(world: World, *words: str) -> str:
-    """What Helm prints. AssertionError when it fails."""
+    """Helm's output. Raises AssertionError when it fails."""
     argv = ["helm", "--kubeconfig", str(world.kubeconfig), "--namespace", RELEASE_NAMESPACE, *words]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, f"{argv}: {done.stdout} {done.stderr}"

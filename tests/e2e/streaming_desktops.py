@@ -55,7 +55,7 @@ class Streamed:
     url: str
 
     def run(self, script: str) -> str:
-        """What a script in the session says, also if it fails. What it leaves running must not hold the output."""
+        """The output of a script in the session, also if it fails. Its background processes must not hold it."""
         pod = pod_of(self.world, self.name)
         assert pod
         exec_sh = ("exec", pod["metadata"]["name"], "--", "sh", "-c", _SESSION + script)
@@ -92,7 +92,7 @@ sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
             self.run("pkill pacat; rm /tmp/playing")
 
     def recorded(self, source: str, rate: int = 24_000, seconds: float = 2.0) -> bytes:
-        """What a source plays for a while: 16-bit mono samples; nothing if there is no such source."""
+        """A recording of a source: 16-bit mono samples; empty if there is no such source."""
         script = (
             f"timeout {seconds} parec --format=s16le --rate={rate} --channels=1 -d {source} >/tmp/recorded 2>/dev/null"
         )

@@ -126,12 +126,12 @@ class Raw:
         self.send()
 
     def texts(self) -> list[str]:
-        """What the server has said in words, and how it closed."""
+        """The server's text messages, and how it closed."""
         found: list[str] = self._page.evaluate("() => window.vdiRaw.texts")
         return found
 
     def frames(self, kind: int) -> int:
-        """How many binary messages of that kind have come."""
+        """The number of binary messages of this kind."""
         return int(self._page.evaluate("kind => window.vdiRaw.kinds[kind] ?? 0", kind))
 
     def last_picture(self) -> float:
@@ -196,7 +196,7 @@ def write_tone(file: Path, frequency: float, seconds: float = 4.0, rate: int = 4
 
 
 def share_of(frequency: float, pcm: bytes, rate: int) -> float:
-    """How much of the power of 16-bit mono samples is at that frequency (a band of 20 Hz): 0 to 1."""
+    """The share of the power of 16-bit mono samples at a frequency (a band of 20 Hz): 0 to 1."""
     samples = struct.unpack(f"<{len(pcm) // 2}h", pcm)
     window = rate // 20
     total = at = 0.0
@@ -211,6 +211,6 @@ def share_of(frequency: float, pcm: bytes, rate: int) -> float:
 
 
 def settings(raw: Raw) -> dict[str, Any]:
-    """What the server says its settings are."""
+    """The settings that the server reports."""
     found: dict[str, Any] = json.loads(raw.reported("server_settings"))["settings"]
     return found

@@ -1,4 +1,4 @@
-"""What the desktop image promises, in a pod: Ready means a picture, one application, a keyboard, refusals in words."""
+"""Promises of the desktop image, in a pod: Ready means a picture, one application, a keyboard, clear refusals."""
 
 import pytest
 import yaml

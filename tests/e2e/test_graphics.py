@@ -1,4 +1,4 @@
-"""What draws OpenGL in a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU), else software."""
+"""The OpenGL renderer of a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU), else software."""
 
 import tempfile
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) 
 
 
 def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
-    """What proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
+    """The check that proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
     with template(sessions, "window"):
         start(sessions, "wanda", "window")
         wait_for_panel(sessions, "wanda")

@@ -33,7 +33,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def here(tools: dict[str, Path], world: World) -> Iterator[tuple[str, ...]]:
-    """Where this node has containerd; the image is on it neither before nor after."""
+    """This node's containerd; the image is on it neither before nor after."""
     socket = f"{layout_of(NAME).run}/containerd.sock"
     remove = [str(tools["ctr"]), "--address", socket, "--namespace", "k8s.io", "images", "rm", "--sync", IMAGE]
     subprocess.run(remove, capture_output=True, check=False)

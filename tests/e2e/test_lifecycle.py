@@ -1,4 +1,4 @@
-"""What `kubectl` and `vdi` do with sessions on a real node: the mission's objects, deletion, homes, failures."""
+"""Sessions under `kubectl` and `vdi` on a real node: objects as users write them, deletion, homes, failures."""
 
 from pathlib import Path
 from typing import Any

@@ -78,7 +78,7 @@ _OTHERS = ("etcd", "kube-apiserver", "containerd", "kube-proxy", "traefik")
 
 @dataclass(frozen=True)
 class Machine:
-    """What of the machine a guest could leave traces in."""
+    """The parts of the machine in which a guest could leave traces."""
 
     # Only those that are known by the cluster's name: other programs come and go.
     programs: frozenset[str]

@@ -1,4 +1,4 @@
-"""Whoever sits at a desktop sees a notice in its picture before it goes: its time is over, its node is taken away."""
+"""Notices in the picture before a desktop goes: its time is over, or its node is taken away."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What counts as a desktop's first picture, in a real Chromium: wherever the page draws it, and nothing else."""
+"""The first picture of a desktop in a real Chromium: wherever the page draws it, and nothing else."""
 
 import pytest
 from playwright.sync_api import Route
@@ -125,7 +125,7 @@ def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
 
 
 def whole_pictures(browser: DesktopBrowser) -> int:
-    """How many pictures that need none before them the page has begun to decode."""
+    """The number of key frames that the page has begun to decode."""
     return int(browser.page.evaluate("() => window.wholePictures"))
 
 

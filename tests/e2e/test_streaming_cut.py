@@ -87,7 +87,7 @@ def moves(browser: DesktopBrowser, within: float) -> None:
 
 
 def frames(browser: DesktopBrowser) -> int:
-    """How many frames the video in the page has been given."""
+    """The number of frames that the page's video has received."""
     script = "document.querySelector('#videoStream')?.getVideoPlaybackQuality().totalVideoFrames ?? 0"
     given: int = browser.page.evaluate(script)
     return given

@@ -1,4 +1,4 @@
-"""What a template lets through between a person and a desktop besides the picture: sound, microphone, keys of a layout,
+"""Channels of a template between a person and a desktop besides the picture: sound, microphone, keys of a layout,
 the window's size, a second screen. Each is proven in a real browser where it is on; where it is off, also
 against the protocol spoken by hand, with messages that are proven to work where it is on.
 """
@@ -236,13 +236,13 @@ def test_a_second_screen_and_a_desktop_without_one_refuses_it(on: Streamed, off:
 
 
 def left_edge(desktop: Streamed, title: str) -> int:
-    """Where on the whole of both screens the window of that title begins, in pixels; -1 while there is not."""
+    """The left edge of the window with this title over both screens, in pixels; -1 while there is none."""
     said = desktop.run(LEFT_EDGE + title).strip()
     return int(said) if said.isdigit() else -1
 
 
 def screen_settings(browser: DesktopBrowser) -> Locator:
-    """That part of the side menu, opened as a person does."""
+    """The screen settings of the side menu, opened as a person does."""
     browser.page.keyboard.press("Control+Shift+M")
     browser.page.get_by_role("button", name="Screen Settings").click()
     settings = browser.page.locator("#screen-settings-content")

@@ -1,4 +1,4 @@
-"""What a template lets through between a person and a desktop to keep: clipboard, files, printed documents; and
+"""Transfers of a template between a person and a desktop: clipboard, files, printed documents; and
 settings of the stream that the template has locked. Where a way is closed, the same is asked by hand, past the page.
 """
 
@@ -117,7 +117,7 @@ def test_file_transfer_directions_are_enforced(desktops: dict[str, Streamed], na
 
 
 def choose(browser: DesktopBrowser, file: Path) -> int:
-    """What the side menu's upload does: it asks the browser for a file. Status of the upload."""
+    """Upload a file as the side menu does: it asks the browser for one. Returns the status of the upload."""
     with browser.page.expect_response("**/api/upload") as answer:
         with browser.page.expect_file_chooser() as chooser:
             browser.page.evaluate("() => dispatchEvent(new CustomEvent('requestFileUpload'))")
@@ -192,7 +192,7 @@ def test_locked_setting_cannot_be_changed_by_a_client(desktops: dict[str, Stream
 
 
 def after(desktop: Streamed, requests: dict[str, Any]) -> tuple[Any, ...]:
-    """What the stream is set to when a client has requested this: in its settings, and in messages of their own."""
+    """The stream's settings after a client's requests: in its settings, and in messages of their own."""
     with desktop.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, desktop.url) as wire:

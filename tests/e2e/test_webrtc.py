@@ -170,7 +170,7 @@ def share(world: World, *access: dict[str, str]) -> None:
 
 
 def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
-    """What he sends to the desktop past his page counts nothing; the same from Wendy's page does, and he sees it."""
+    """Input that he sends past his page has no effect; the same from Wendy's page has, and he sees it."""
     keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 8888300 8888500\n"]
     assert victor.page.evaluate(HELLO, "a token that he has made up") == 4001
     hers, his = picture_at_rest(wendy), picture_at_rest(victor)
@@ -243,7 +243,7 @@ def echo_in(world: World, pod: str) -> Iterator[None]:
 
 
 def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
-    """Where UDP is blocked: the TURN server is there, and not a packet of it arrives."""
+    """With UDP blocked: the TURN server is there, and not a packet of it arrives."""
     with dropped(f"-p udp -s {node_address(world)} --sport 3478"), world.browser(SESSION) as wendy:
         wendy.log_in()
         wendy.page.goto(desktop["status"]["url"])
@@ -253,7 +253,7 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
 
 
 def has_webrtc_again(world: World) -> None:
-    """Whoever comes when no one is in it, and has a relay. That the last browser has gone is seen a moment later."""
+    """A newcomer with a relay, when no one is in the desktop. The end of the last browser is seen a moment later."""
     wait_until("no one is in it", lambda: ask_agent(world, SESSION)["viewers"] == 0)
     with world.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)

@@ -58,7 +58,7 @@ class World:
     logins: dict[str, Login] = field(default_factory=dict)
 
     def login(self, user: str) -> Login:
-        """That person, with a password at the portal."""
+        """A login of this person, with a password at the portal."""
         if user not in self.logins:
             password = secrets.token_urlsafe(12)
             add_user(self.kubeconfig, user, password)

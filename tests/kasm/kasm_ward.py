@@ -66,7 +66,7 @@ class KasmStage:
         self.kubectl("patch", kind, name, "--type", how, "--patch", json.dumps(change))
 
     def snapshot(self, ahead: timedelta = timedelta()) -> Snapshot:
-        """What `vdi kasm diagnose` reads."""
+        """The snapshot that `vdi kasm diagnose` reads."""
         clock = ShiftedClock()
         clock.ahead = ahead
 
@@ -137,7 +137,7 @@ class KasmStage:
         return chain
 
     def message_of(self, start: str) -> str:
-        """What is said of the pod whose name begins so."""
+        """The message about the pod whose name begins so."""
         found: Sequence[str] = [
             one.message for one in self.top if one.object.startswith(f"pod/{self.namespace}/{start}")
         ]

@@ -1,4 +1,4 @@
-"""What a chart renders, held against what is known of its generation: one sentence for each difference.
+"""A rendered chart against the known data of its generation: one sentence for each difference.
 
 For the stand-ins in a test, and for the real charts where somebody has them: tests/kasm/against-real.
 """
@@ -81,7 +81,7 @@ def profiles(chart: Chart) -> Iterator[tuple[str, InstallOptions]]:
 
 
 def differences_of_profile(chart: Chart, options: InstallOptions, *, is_stand_in: bool = False) -> list[str]:
-    """What differs from what is known when the chart is rendered with these answers. A stand-in has own requests."""
+    """Differences from the known data when the chart is rendered with these answers. A stand-in has own requests."""
     values = nested(entries(options))
     try:
         objects = chart.objects(values)

@@ -26,7 +26,7 @@ def checklist(ward: KasmStage, capsys: pytest.CaptureFixture[str], *words: str) 
 
 @pytest.fixture
 def traefik(ward: KasmStage, tmp_path: Path) -> str:
-    """Where the node's Traefik takes HTTPS."""
+    """The address at which the node's Traefik takes HTTPS."""
     with Progress(tmp_path) as progress:
         return f"127.0.0.1:{cluster.up(NAME, progress=progress).websecure_port}"
 

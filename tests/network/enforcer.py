@@ -25,7 +25,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Nodes:
-    """Where to look, and where to write."""
+    """The nodes to read from and to write to."""
 
     kubectl: list[str]
     # A process in the network namespace of each node.
@@ -84,7 +84,7 @@ def role_of(pod: Object) -> Role:
 
 
 def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
-    """What is denied, as rules: one for a pair that may not talk at all, else one for each port."""
+    """The denials as rules: one for a pair that may not talk at all, else one for each port."""
     asked = [
         Question(source, target, port)
         for source in roles
@@ -109,7 +109,7 @@ def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
 
 @contextmanager
 def enforced(nodes: Nodes) -> Iterator[None]:
-    """What the cluster's policies say holds, until the end. Raises what went wrong meanwhile."""
+    """Enforcement of the cluster's policies while the context lasts. Raises what went wrong meanwhile."""
     nodes.write([])
     for hook in ("FORWARD", "INPUT"):
         nodes.inside("iptables", "--insert", hook, "--jump", CHAIN)

@@ -1,4 +1,4 @@
-"""What policies mean, asked of a third party: the Go module cyclonus, in a small program built once into the cache."""
+"""The meaning of policies by a third party: the Go module cyclonus, in a small program built once into the cache."""
 
 import json
 import os

@@ -79,7 +79,7 @@ def _variant(name: str, base: dict[str, Any], given: dict[str, Any]) -> Variant:
 
 
 def contradictions(variant: Variant, asked: Iterable[Question], answers: str) -> Iterator[str]:
-    """Where the answers are not what is expected, in words."""
+    """The answers that differ from the expected ones, as sentences."""
     for question, answer in zip(asked, answers, strict=True):
         expected = variant.expects(question)
         if expected != answer:

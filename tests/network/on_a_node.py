@@ -43,7 +43,7 @@ def helm_test(world: World) -> tuple[int, str]:
 
 
 def left_behind(world: World) -> list[str]:
-    """What of the trial is still there, but for the pod that says how it went."""
+    """Objects of the trial that are still there, but for the pod with the result."""
     words = ["get", "pods,serviceaccounts,roles,rolebindings,configmaps", "--all-namespaces", "-o", "name"]
     names = [name for name in world.kubectl(*words).split() if "vdi-network" in name]
     return [name for name in names if name != "pod/vdi-network-test"]

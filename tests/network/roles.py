@@ -1,4 +1,4 @@
-"""Who there is: the pods of a rendered chart with the labels and ports they have, everybody else, and addresses."""
+"""Roles of the matrix: the pods of a rendered chart with their labels and ports, all others, and addresses."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

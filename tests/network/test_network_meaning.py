@@ -1,4 +1,4 @@
-"""What the chart's NetworkPolicies mean to a third party's evaluator is what the matrix says: all pairs, both ways."""
+"""The chart's NetworkPolicies mean to a third party's evaluator what the matrix says: all pairs, both ways."""
 
 from collections.abc import Iterator
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What `helm test` takes for right is what the policies mean: its plan, asked of the same evaluator."""
+"""The plan of `helm test` is what the policies mean, asked of the same evaluator."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which pods run and which have a volume mounted, on any node: their processes are visible on this machine."""
+"""Running pods and mounted volumes on any node: their processes are visible on this machine."""
 
 import re
 import threading
@@ -42,7 +42,7 @@ def pods_with(volume: str) -> set[str]:
 
 @dataclass
 class MountLog:
-    """Who has had each volume mounted since the log began."""
+    """The pods that have had each volume mounted since the log began."""
 
     # By volume: the sets of pods that had it mounted at the same moment.
     together: dict[str, set[frozenset[str]]] = field(default_factory=lambda: defaultdict(set))

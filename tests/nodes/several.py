@@ -161,6 +161,6 @@ def uid_of(world: World, session: str) -> str:
 
 
 def message_of(world: World, session: str) -> str:
-    """What the session says of itself."""
+    """The message of the session's status."""
     found = world.get("vdi", session) or {}
     return str(found.get("status", {}).get("message", ""))

@@ -28,7 +28,7 @@ print(sum("xfce4-notifyd" in (window.get_wm_class() or ()) for window in shown))
 
 
 def notices_in(world: World, pod: str) -> int:
-    """How many notices this desktop shows; 0 also while that is unknown, as a window closes."""
+    """The number of notices that this desktop shows; 0 also while that is unknown, as a window closes."""
     said = world.kubectl("exec", pod, "--", "sh", "-c", f"{PYTHON_ON_SCREEN} -c '{_FIND_NOTICES}' || echo 0")
     return int(said.split()[-1])
 

@@ -13,7 +13,7 @@ REPLICAS = 3
 
 
 def waiting(nodes: Nodes) -> Counter[str]:
-    """How many desktops of the pool wait on each node, of those that the API server shows Ready."""
+    """The number of unclaimed desktops of the pool on each node, of those that the API server shows Ready."""
     pods = nodes.world.items("pod", "vdi.kasm.io/pool,!vdi.kasm.io/session")
 
     def is_ready(pod: Object) -> bool:

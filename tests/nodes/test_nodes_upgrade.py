@@ -20,7 +20,7 @@ TAINT = "vdi-test/old:PreferNoSchedule"
 
 @contextmanager
 def watched(world: World, *words: str) -> Iterator[list[str]]:
-    """What `kubectl get --watch` prints while the context lasts, a line for each change; complete at its end."""
+    """The output of `kubectl get --watch` while the context lasts, a line for each change; complete at its end."""
     lines: list[str] = []
     with subprocess.Popen(
         ["kubectl", "get", "--watch", *words],

@@ -113,7 +113,7 @@ def wait_until_drawn(browser: DesktopBrowser) -> Image.Image:
 
 
 def colours_in_the_middle(picture: Image.Image) -> int:
-    """How many there are where the page has its text."""
+    """The number of colours where the page has its text."""
     width, height = picture.size
     middle = picture.crop((width // 3, height // 2, width * 2 // 3, height * 2 // 3))
     return len(middle.getcolors(middle.width * middle.height) or [])

@@ -121,7 +121,7 @@ _SITE_ADDRESS = "http://127.0.0.1:8000"
 
 @dataclass(frozen=True)
 class Scene:
-    """What a desktop shows: files of its home, by their names below it, and commands, each after the one before it
+    """The content of a desktop: files of its home, by their names below it, and commands, each after the one before it
     is drawn.
     """
 

@@ -29,7 +29,7 @@ def axe() -> str:
 
 
 def grave_violations(page: Page) -> list[dict[str, Any]]:
-    """What axe-core finds on the page as it is now, and calls serious or critical."""
+    """The violations on the page that axe-core calls serious or critical."""
     page.evaluate(axe())
     found: list[dict[str, Any]] = page.evaluate(_RUN)
     return [violation for violation in found if violation["impact"] in GRAVE]

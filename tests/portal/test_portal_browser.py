@@ -77,7 +77,7 @@ def acts(server: Server) -> list[str]:
 
 
 def quiet(guest: Visitor) -> list[str]:
-    """What the browser complained of, but for features that it does not know in Permissions-Policy, and for thumbnails
+    """Complaints of the browser, but for features that it does not know in Permissions-Policy, and for thumbnails
     (503): these desktops have no agent that takes one.
     """
     known = ("Permissions-Policy", "status of 503")

@@ -1,4 +1,4 @@
-"""What accounts asked of the API server, by its own audit log, beside what RBAC grants them."""
+"""Requests of accounts by the API server's own audit log, beside the rights that RBAC grants them."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -52,7 +52,7 @@ class Right:
 
 
 def requests_of(log: Path, account: str, *, skip: int = 0) -> set[Request]:
-    """What `system:serviceaccount:NAMESPACE:NAME` asked for after the first `skip` bytes; discovery is not among it."""
+    """Requests of `system:serviceaccount:NAMESPACE:NAME` after the first `skip` bytes, without discovery."""
     with log.open("rb") as lines:
         lines.seek(skip)
         events = [json.loads(line) for line in lines if line.endswith(b"\n")]
@@ -75,7 +75,7 @@ def _request(event: Object) -> Request:
 
 
 def rights_of(get: Get, account: str) -> set[Right]:
-    """What all roles together grant that are bound to this account itself, not to a group that it is in."""
+    """The rights from all roles that are bound to this account itself, not to a group that it is in."""
     _, _, namespace, name = account.split(":")
     subject = ("ServiceAccount", namespace, name)
     roles = {(role["metadata"].get("namespace", ""), role["metadata"]["name"]): role for role in _roles(get)}

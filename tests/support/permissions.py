@@ -1,4 +1,4 @@
-"""What the operator and the gateway may do, from permissions.yaml: for the tests, and for the tables in the docs."""
+"""Rights of operator and gateway, from permissions.yaml: for the tests, and for the tables in the docs."""
 
 from pathlib import Path
 from typing import Any

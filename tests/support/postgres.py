@@ -80,7 +80,7 @@ class Postgres:
         return f"postgresql+asyncpg://postgres@/{name}?host={self.folder}"
 
     def psql(self, database: str, statement: str) -> str:
-        """What psql prints for a statement."""
+        """The output of psql for a statement."""
         return self.run("psql", "-h", str(self.folder), "-U", "postgres", "-d", database, "-qAtc", statement)
 
     def _answers(self) -> bool:
@@ -90,7 +90,7 @@ class Postgres:
         return subprocess.run(ready, check=False).returncode == 0
 
     def run(self, program: str, *arguments: str) -> str:
-        """What one of PostgreSQL's own programs prints. Raises AssertionError with its words when it fails."""
+        """The output of one of PostgreSQL's own programs. Raises AssertionError with its message when it fails."""
         command = [self.binaries / program, *arguments]
         done = subprocess.run(
             command,

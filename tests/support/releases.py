@@ -65,5 +65,5 @@ def make_image(folder: Path, name: str, *, package: str = "bash") -> Path:
 
 
 def sbom_names(path: Path) -> list[str]:
-    """What a bill of materials lists."""
+    """The names in a bill of materials."""
     return [part["purl"] for part in json.loads(path.read_text())["components"] if "purl" in part]

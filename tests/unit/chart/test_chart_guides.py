@@ -24,7 +24,7 @@ SCRIPT = DOCS / "examples/homes.sh"
 
 
 def blocks(page: str, *kinds: str) -> str:
-    """What is in the code blocks of these kinds."""
+    """The content of the code blocks of these kinds."""
     return "\n".join(body for kind, body in re.findall(r"```(\w*)\n(.*?)```", page, re.DOTALL) if kind in kinds)
 
 
@@ -34,7 +34,7 @@ def named(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """What can be linked to in a page: its headings, as the forges make anchors of them."""
+    """The anchors of a page: its headings, as the forges make anchors of them."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 

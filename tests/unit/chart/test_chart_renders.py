@@ -1,4 +1,4 @@
-"""What helm makes of some values that a summary of all objects does not show."""
+"""Renders of values that a summary of all objects does not show."""
 
 import json
 import subprocess
@@ -104,7 +104,7 @@ def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monk
 
 
 def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
-    """That rule names no address, so it opens port 443 of all hosts, if that is among the ports."""
+    """The rule for the API server names no address, so it opens port 443 of all hosts, if that is among the ports."""
 
     def expected(*words: str) -> list[str]:
         done = template(helm, *words)
@@ -123,7 +123,7 @@ def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
 
 
 def test_metrics_of_another_release_do_not_count(helm: Path) -> None:
-    """Whose metrics are missing is found by the namespace that the release's PodMonitor gives them."""
+    """Missing metrics are found by the namespace that the release's PodMonitor gives them."""
     words = ("--set", "monitoring.rules=true", "--set", "doctor.schedule=@hourly")
 
     def silences(*more: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How our PostgreSQL image starts: it creates a database where none exists, and deletes none."""
+"""The start of our PostgreSQL image: it creates a database where none exists, and deletes none."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What pods take and where they may be, as Kubernetes reckons it."""
+"""Resources and placement of pods, as Kubernetes computes them."""
 
 from typing import Any
 

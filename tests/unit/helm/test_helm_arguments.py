@@ -1,4 +1,4 @@
-"""Which helm is taken, its arguments, by major version."""
+"""The choice of helm, and its arguments by major version."""
 
 import json
 from pathlib import Path

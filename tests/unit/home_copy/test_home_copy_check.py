@@ -1,4 +1,4 @@
-"""What is a whole archive, and what runs in the pod of a copy."""
+"""Checks of a whole archive, and the script in the pod of a copy."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""Where the volume of an imported home may be created."""
+"""Nodes on which the volume of an imported home may be created."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,7 +18,7 @@ SHARED = "nvidia.com/gpu.shared"
 
 
 class Lists:
-    """What the API server lists."""
+    """A client that lists what the test has put there."""
 
     def __init__(self, nodes: Sequence[Node], *deployments: dict[str, Any]) -> None:
         self.found: dict[Resource, Sequence[Any]] = {NODES: nodes, DEPLOYMENTS: deployments}

@@ -1,4 +1,4 @@
-"""What is concluded from one observed session of an image."""
+"""Conclusions from one observed session of an image."""
 
 from typing import Any
 

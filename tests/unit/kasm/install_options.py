@@ -76,5 +76,5 @@ def good_options(draw: st.DrawFn) -> InstallOptions:
 
 
 def values_of(options: InstallOptions) -> dict[str, Any]:
-    """What the file with these options says, as data."""
+    """The values file of these options as data."""
     return nested(entries(options))

@@ -1,4 +1,4 @@
-"""What is measured outside the API: real sockets, real HTTP on loopback, programs that are scripts."""
+"""Measurements outside the API: real sockets, real HTTP on loopback, programs that are scripts."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""What is known of the three charts hangs together: names match their patterns, waits name a component that exists."""
+"""Data of the three charts: names match their patterns, and waits name a component that exists."""
 
 import pytest
 

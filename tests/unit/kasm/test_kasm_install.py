@@ -1,4 +1,4 @@
-"""What helm is given, and what is said where it fails."""
+"""Helm's arguments for Kasm, and the message when it fails."""
 
 from pathlib import Path
 

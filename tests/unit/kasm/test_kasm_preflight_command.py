@@ -1,4 +1,4 @@
-"""What `vdi kasm preflight` prints, and its exit status."""
+"""Output and exit status of `vdi kasm preflight`."""
 
 import json
 from pathlib import Path
