@@ -28,7 +28,7 @@ def tools(tools: Tools) -> Tools:
 
 
 @pytest.mark.parametrize("name", VALUES_FILES)
-def test_the_api_server_takes_every_object(tools: Tools, name: str) -> None:
+def test_api_server_accepts_every_object(tools: Tools, name: str) -> None:
     """Unknown fields are refused (`--validate=strict`), and whatever admission has to say is said."""
     objects = render(tools.helm_binary, name)
     assert len({(one["apiVersion"], identity(one)) for one in objects}) == len(objects), "one object twice"

@@ -112,7 +112,7 @@ def test_operator_has_rights_in_its_namespace_only(release: Tools) -> None:
     assert rules_of(release, OPERATOR, "default") == everywhere - other_workloads
 
 
-def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
+def test_dangerous_requests_are_denied(release: Tools) -> None:
     may = [("create", "pods", "vdi-sessions")]
     assert allowed_of(release, OPERATOR, MAY_NOT + may) == may
 
@@ -264,7 +264,7 @@ def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
         release.kubectl("delete", "endpointslice", "kubernetes", "--namespace", "default")
 
 
-def test_the_api_server_takes_every_policy_of_the_matrix(installed: Tools) -> None:
+def test_api_server_accepts_every_policy_of_the_matrix(installed: Tools) -> None:
     """Ranges of ports, exceptions within their networks, names: an evaluator minds none of it."""
     made = [policy for variant in variants().values() for policy in policies(rendered(installed.helm_binary, variant))]
     assert len(made) >= 30

@@ -93,7 +93,7 @@ def test_up_with_other_settings_is_refused(name: str, progress: Progress) -> Non
         cluster.up(name, control_plane_only=True, progress=progress)
 
 
-def test_each_killed_process_is_healed_and_status_says_so(
+def test_each_killed_process_is_restarted_and_reported(
     control_plane: cluster.Cluster, kubectl: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = control_plane.name

@@ -78,7 +78,7 @@ def test_gateway_rights_are_the_documented_ones(release: Tools) -> None:
     assert {verb for _, _, verb in doctor} == {"get", "list"}
 
 
-def test_the_authorizer_says_no_to_what_would_hurt(release: Tools) -> None:
+def test_dangerous_requests_are_denied(release: Tools) -> None:
     may = [("assign", "vdisessions.vdi.kasm.io", "vdi-sessions"), ("patch", "secrets/vdi-gateway-keys", "vdi-system")]
     assert allowed_of(release, GATEWAY, MAY_NOT + may) == may
 

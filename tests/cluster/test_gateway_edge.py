@@ -232,7 +232,7 @@ async def test_viewer_is_refused_without_a_token_table(
     await mine.close()
 
 
-async def test_only_the_owner_disconnects_people(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_only_the_owner_disconnects_others(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
     publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
@@ -293,7 +293,7 @@ async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStag
     assert len(edge.stage.resumed) == 1
 
 
-async def test_the_waiting_pages_events_pass_traefik_as_they_come(
+async def test_events_of_the_waiting_page_pass_traefik_unbuffered(
     edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
     session = publish(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))

@@ -126,7 +126,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop(edge: TraefikSta
 
 
 @pytest.mark.long
-async def test_opening_a_suspended_desktop_by_hand_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
+async def test_navigating_to_a_suspended_desktop_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
     edge.write_routes()
     now(edge, spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     page = await (await a_person(edge, chromium)).new_page()

@@ -84,7 +84,7 @@ async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
-async def test_people_log_in_with_their_groups(sign_on: SignOnStage) -> None:
+async def test_login_takes_over_the_groups(sign_on: SignOnStage) -> None:
     carol, dave = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     answer = await sign_on.log_in(carol, "carol")
     assert (answer.status_code, answer.headers["location"]) == (303, "/account")

@@ -200,7 +200,7 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuClus
 
 
 @pytest.mark.long
-def test_the_script_says_which_node_is_not_shared_and_why(operator: GpuCluster) -> None:
+def test_script_names_unshared_nodes_with_the_reason(operator: GpuCluster) -> None:
     operator.kubectl("label", "node", "gpu-a", "nvidia.com/device-plugin.config=mine")
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     done = script(operator, timeout=15)

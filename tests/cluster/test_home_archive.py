@@ -59,7 +59,7 @@ async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
         assert pod["spec"]["nodeSelector"] == homes.stage.here
 
 
-async def test_an_archive_goes_through_pipes(homes: Homes) -> None:
+async def test_archive_is_exported_and_imported_through_pipes(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     exported = await homes.vdi("export", homes.claim(ALICE), "-", "-o", "json")
     assert exported.code == 0, exported.err

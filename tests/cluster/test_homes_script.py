@@ -92,7 +92,7 @@ async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: P
 
 
 @pytest.mark.long
-async def test_a_home_comes_back_with_its_annotations(script: Script) -> None:
+async def test_restored_home_has_its_annotations(script: Script) -> None:
     home, claim = await script.homes.make(ALICE), script.homes.claim(ALICE)
     (home / "paper.txt").write_text("precious")
     (home / "paper.txt").chmod(0o664)
@@ -144,7 +144,7 @@ async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Sc
 
 
 @pytest.mark.long
-async def test_without_its_template_a_home_needs_an_image(script: Script) -> None:
+async def test_home_without_its_template_needs_an_image(script: Script) -> None:
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
     await script.annotate(claim, template="gone")

@@ -257,7 +257,7 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
         await stage.api.delete(POOLS, f"{stage.namespace}-pool", into=dict[str, Any])
 
 
-def test_the_chart_brings_rules_and_dashboard_as_they_are(helm: Path) -> None:
+def test_chart_installs_rules_and_dashboard_unchanged(helm: Path) -> None:
     chosen = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
     words = ["template", "vdi", str(FILES.parents[1]), *values_words("values.yaml"), "--set", chosen]
     words += ["--set", "monitoring.labels.release=prometheus", "--set", "doctor.schedule=@hourly"]

@@ -145,7 +145,7 @@ async def on_node(stage: Stage, name: str, node: str) -> None:
     await eventually(look, f"{name} is on {node}")
 
 
-async def test_placeholders_bring_nodes_and_go(stage: Stage, autoscaler: Autoscaler) -> None:
+async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscaler: Autoscaler) -> None:
     template = await gpu_template(stage)
     async with stage.operator(autoscaling=autoscaler.settings()):
         await stage.session("first", template, user="a@x.yz")

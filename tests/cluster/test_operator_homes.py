@@ -71,7 +71,7 @@ def imported(claim: str) -> Object:
     }
 
 
-async def test_pod_goes_when_a_command_takes_its_home(stage: Stage) -> None:
+async def test_pod_is_deleted_when_a_command_takes_its_home(stage: Stage) -> None:
     """The operator hears of the home only when it is about to make it, beside the pod."""
     template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)

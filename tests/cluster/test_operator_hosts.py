@@ -51,7 +51,7 @@ async def test_session_name_has_another_host_for_another_user(stage: Stage) -> N
     assert [one for one in await stage.all(CONFIG_MAPS) if one["metadata"]["name"].startswith("vdi-host-")] == []
 
 
-async def test_chosen_host_stays_its_first_owners(stage: Stage) -> None:
+async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None:
     template = await stage.template(**NO_HOME)
     async with stage.operator():
         await stage.session("theirs", template, user=MALLORY, hostname="desk")
@@ -115,7 +115,7 @@ async def test_refused_reservation_is_reported_and_retried(stage: Stage) -> None
         await stage.run("mine")
 
 
-async def test_without_its_key_the_operator_works_on_no_session(stage: Stage) -> None:
+async def test_operator_without_its_key_reconciles_no_session(stage: Stage) -> None:
     template = await stage.template(**NO_HOME)
     await stage.patch(SECRETS, SECRET, {"data": {"key": base64.b64encode(b"short").decode()}})
     async with stage.operator() as port:

@@ -85,7 +85,7 @@ async def test_edited_child_is_repaired(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("suspended", [False, True])
-async def test_quiet_session_costs_nothing(stage: Stage, suspended: bool) -> None:
+async def test_unchanged_session_costs_no_request(stage: Stage, suspended: bool) -> None:
     template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)

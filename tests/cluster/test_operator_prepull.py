@@ -113,7 +113,7 @@ async def test_image_is_pulled_to_every_node_few_at_a_time(stage: Stage) -> None
         await no_pullers(stage)
 
 
-async def test_pullers_go_with_the_request_or_the_template(stage: Stage) -> None:
+async def test_pullers_are_deleted_with_prepull_or_the_template(stage: Stage) -> None:
     await stage.node("n1")
     async with stage.operator():
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})

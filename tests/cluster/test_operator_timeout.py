@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 
 
-async def test_end_is_announced_and_an_edit_moves_it(stage: Stage) -> None:
+async def test_end_is_announced_and_moved_by_an_edit(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
     async with stage.operator(clock):
         await stage.session(NAME, template, timeout="1h")
@@ -37,7 +37,7 @@ async def test_end_is_announced_and_an_edit_moves_it(stage: Stage) -> None:
         await stage.gone(SESSIONS, NAME)
 
 
-async def test_warning_and_end_come_by_themselves(stage: Stage) -> None:
+async def test_warning_and_end_need_no_event(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
         await stage.session(NAME, template, timeout="8s")

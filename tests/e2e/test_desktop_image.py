@@ -53,7 +53,7 @@ def test_unknown_settings_are_quoted_in_the_status(sessions: World, variables: d
         wait_until("the status quotes the refusal", lambda: said in message(sessions, "wanda"), 120)
 
 
-def test_no_program_that_never_draws_with_opengl_has_loaded_it(sessions: World) -> None:
+def test_only_opengl_programs_load_opengl(sessions: World) -> None:
     """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the desktop's applications."""
     start(sessions, "mesa", "small")
     wait_until("the panel", lambda: run_in(sessions, "mesa", "pgrep -x xfce4-panel || true"))

@@ -16,7 +16,7 @@ def failures_of(world: World, name: str) -> Object:
 
 
 @pytest.mark.long
-def test_too_little_memory_is_named_and_more_of_it_fixes_it(sessions: World) -> None:
+def test_out_of_memory_is_named_and_fixed_by_more_memory(sessions: World) -> None:
     """The kubelet restarts the container three times, with its own pauses, before the pod counts as lost."""
     with template(sessions, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}):
         start(sessions, "otto", "tight", wait=False)

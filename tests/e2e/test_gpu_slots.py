@@ -102,7 +102,7 @@ def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
         wait_until("all slots are free", lambda: not sessions.items("pod", "vdi.kasm.io/session"))
 
 
-def test_a_desktop_without_a_gpu_sees_none(sessions: World) -> None:
+def test_desktop_without_a_gpu_sees_no_gpu(sessions: World) -> None:
     with small_desktops(sessions, "blind", gpu=0) as blind:
         ask_for(sessions, blind, "blind")
         reach(sessions, "blind", "Running")

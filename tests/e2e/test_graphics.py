@@ -41,7 +41,7 @@ def wait_for_panel(world: World, name: str) -> None:
     wait_until("the panel runs", lambda: run_in(world, name, look).split())
 
 
-def test_without_a_gpu_a_desktop_draws_in_software_and_says_so(sessions: World) -> None:
+def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> None:
     with template(sessions, "plain"):
         start(sessions, "petra", "plain")
         graphics = graphics_of(sessions, "petra")

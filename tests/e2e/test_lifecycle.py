@@ -66,7 +66,7 @@ def test_deleted_session_leaves_only_its_home(sessions: World) -> None:
 
 
 @pytest.mark.long
-def test_a_home_that_is_not_retained_goes_with_its_session(sessions: World) -> None:
+def test_home_without_retain_is_deleted_with_its_session(sessions: World) -> None:
     create(sessions, "emil", "--delete-home")
     (pod,) = sessions.items("pod", "vdi.kasm.io/session=emil")
     (claim,) = [v for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v]
@@ -75,7 +75,7 @@ def test_a_home_that_is_not_retained_goes_with_its_session(sessions: World) -> N
     wait_until("the home gone", lambda: sessions.get("pvc", home) is None)
 
 
-def test_an_image_that_does_not_exist_is_said_in_words(sessions: World) -> None:
+def test_missing_image_is_explained(sessions: World) -> None:
     template = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDITemplate",

@@ -180,7 +180,7 @@ def is_served(made: cluster.Cluster) -> bool:
         return False
 
 
-def test_a_restricted_pod_has_its_volume_dns_and_pretended_gpu(node: Node) -> None:
+def test_restricted_pod_has_volume_dns_and_fake_gpu(node: Node) -> None:
     node.kubectl("apply", "-f", "-", stdin=POD)
     node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
     assert node.kubectl("logs", "guest") == "started\n"
@@ -202,12 +202,12 @@ def test_nothing_listens_beyond_loopback(node: Node) -> None:
     assert look_at_machine().open_ports == node.before.open_ports
 
 
-def test_up_again_says_it_was_running(node: Node) -> None:
+def test_second_up_reports_a_running_cluster(node: Node) -> None:
     assert node.up_again().was_running
 
 
 @pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
-def test_a_killed_process_is_healed_and_status_says_so(node: Node, component: str) -> None:
+def test_killed_process_is_restarted_and_reported(node: Node, component: str) -> None:
     def find() -> ComponentStatus:
         return next(one for one in cluster.status(NAME).components if one.name == component)
 

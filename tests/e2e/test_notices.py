@@ -26,7 +26,7 @@ def test_longer_timeout_withdraws_the_end_notice(sessions: World) -> None:
 
 
 @pytest.mark.long
-def test_a_drain_is_announced_and_an_uncordon_takes_it_back(sessions: World) -> None:
+def test_uncordon_withdraws_the_drain_notice(sessions: World) -> None:
     start(sessions, "dana", "small")
     pod = pod_of(sessions, "dana")
     assert pod

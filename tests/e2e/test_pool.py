@@ -13,7 +13,7 @@ UNCLAIMED = "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
 
 
 @pytest.mark.long
-def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> None:
+def test_pool_desktop_is_claimed_and_replaced(sessions: World) -> None:
     with template(sessions, "warm", persistence={"enabled": False}) as name:
         pool = {
             "apiVersion": "vdi.kasm.io/v1alpha1",
@@ -45,14 +45,14 @@ def test_a_started_desktop_is_taken_and_the_pool_filled_up(sessions: World) -> N
         reach(sessions, "paul", "Running")
 
 
-def test_an_image_that_cannot_be_had_is_reported_by_the_template(sessions: World) -> None:
+def test_failed_prepull_is_reported_by_the_template(sessions: World) -> None:
     with template(sessions, "nowhere", prePull=True, image="localhost/vdi/nothing:1") as name:
         words = wait_until("the template says so", lambda: _pre_pull_failure(sessions, name))
         assert "localhost/vdi/nothing:1" in words
     wait_until("no puller is left", lambda: not sessions.items("pod", "vdi.kasm.io/prepull"))
 
 
-def test_an_image_that_is_there_needs_no_puller(sessions: World) -> None:
+def test_present_image_needs_no_puller(sessions: World) -> None:
     with template(sessions, "here", prePull=True) as name:
         wait_until("the image is on the node", lambda: _pre_pull(sessions, name).get("ready") == 1)
 

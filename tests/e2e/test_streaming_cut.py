@@ -39,7 +39,7 @@ def desktop(world: World) -> Iterator[Streamed]:
         yield made["cut"]
 
 
-def test_the_picture_comes_back_after_the_network_was_cut(desktop: Streamed) -> None:
+def test_stream_resumes_after_a_network_cut(desktop: Streamed) -> None:
     with way_to(urlsplit(desktop.url).port or 443) as port:
         rule = f"--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1:{port}"
         with desktop.opened(rule) as browser:

@@ -81,7 +81,7 @@ def test_desktop_audio_is_heard_in_the_browser(on: Streamed) -> None:
                 hears(browser, frequency)
 
 
-def test_a_desktop_without_audio_sends_none(on: Streamed, off: Streamed) -> None:
+def test_disabled_audio_sends_nothing(on: Streamed, off: Streamed) -> None:
     with on.opened() as browser, on.playing(440):
         browser.page.goto("about:blank")
         with raw(browser, on.url) as wire:
@@ -212,7 +212,7 @@ def press(keyboard: CDPSession, key: str, code: str) -> None:
         keyboard.send("Input.dispatchKeyEvent", {"type": kind, "key": key, "code": code, "text": text})
 
 
-def test_a_second_screen_and_a_desktop_without_one_refuses_it(on: Streamed, off: Streamed) -> None:
+def test_second_screen_works_only_where_enabled(on: Streamed, off: Streamed) -> None:
     with on.opened() as browser:
         screen_settings(browser).get_by_title("Add a second screen").click()
         with browser.page.expect_popup() as opened:

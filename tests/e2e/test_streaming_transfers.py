@@ -175,7 +175,7 @@ def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streame
         wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
 
 
-def test_a_desktop_without_printing_hands_out_nothing(desktops: dict[str, Streamed]) -> None:
+def test_disabled_printing_sends_nothing(desktops: dict[str, Streamed]) -> None:
     desktop = desktops["nothing"]
     with desktop.opened() as browser:
         desktop.run(f"mkdir -p {SPOOL}; printf '%%PDF-1.4' >{SPOOL}/letter.pdf")

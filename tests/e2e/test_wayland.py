@@ -122,7 +122,7 @@ def test_the_status_names_the_display(desktops: World) -> None:
 
 
 @pytest.mark.long
-def test_the_notice_is_seen_and_a_key_takes_it_away(sessions: World) -> None:
+def test_input_clears_the_notice(sessions: World) -> None:
     lifecycle = {"idleTimeout": f"{IDLE_TIMEOUT}s"}
     with template(sessions, "dozing-on-wayland", streaming={"display": "Wayland"}, lifecycle=lifecycle):
         start(sessions, "wendy", "dozing-on-wayland")
@@ -136,7 +136,7 @@ def test_the_notice_is_seen_and_a_key_takes_it_away(sessions: World) -> None:
             assert pod_of(sessions, "wendy")
 
 
-def test_auto_without_a_gpu_is_x11_and_the_log_says_why(sessions: World) -> None:
+def test_auto_without_a_gpu_logs_the_choice_of_x11(sessions: World) -> None:
     with template(sessions, "automatic", streaming={"display": "Auto"}):
         start(sessions, "walter", "automatic")
         assert graphics_of(sessions, "walter")["display"] == "X11"

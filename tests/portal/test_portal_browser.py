@@ -316,7 +316,7 @@ def test_live_updates_keep_typed_text(browser: Browser, server: Server) -> None:
         expect(guest.page.get_by_label("E-mail address")).to_have_value("dave@example.com")
 
 
-def test_a_page_says_when_its_desktop_has_gone(browser: Browser, server: Server) -> None:
+def test_page_of_a_deleted_desktop_says_so(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/desktops/alice-web")
         session = server.stage.world.session("alice-web")
@@ -363,7 +363,7 @@ def test_end_link_of_a_missing_desktop_shows_not_found(browser: Browser, server:
         expect(guest.page.get_by_role("heading", name="Desktop not found")).to_be_visible()
 
 
-def test_buttons_on_cards_do_what_they_say(browser: Browser, server: Server) -> None:
+def test_buttons_on_cards_act_on_their_desktop(browser: Browser, server: Server) -> None:
     with visitor(browser, server) as guest:
         guest.go("/")
         guest.page.get_by_role("button", name="Resume alice-web").click()

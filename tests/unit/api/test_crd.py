@@ -107,7 +107,7 @@ def test_quantities_written_as_integers_become_text() -> None:
     assert (resources.default_cpu, resources.max_cpu, template.shm_size) == ("4", "8", "1073741824")
 
 
-def test_stored_object_is_decoded_whatever_the_schema_says_now() -> None:
+def test_stored_object_from_an_older_schema_is_decoded() -> None:
     """An object from before a tightening must not stop the watch that brings all the others."""
     stored = {
         "metadata": {"name": "a"},

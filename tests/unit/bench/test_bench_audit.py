@@ -19,12 +19,12 @@ def a_line(
     return json.dumps(event) + "\n"
 
 
-def test_a_request_has_the_time_at_which_the_server_received_it() -> None:
+def test_request_has_its_receive_time() -> None:
     [request] = read_requests([a_line("a", "patch", "vdisessions", subresource="status", at="07")], USER)
     assert request == Request(7.5, "patch", "vdisessions/status", 200)
 
 
-def test_a_watch_that_is_logged_at_both_its_ends_counts_once() -> None:
+def test_watch_counts_once() -> None:
     lines = [a_line("w", "watch", "pods"), a_line("w", "watch", "pods")]
     assert len(read_requests(lines, USER)) == 1
 
@@ -56,6 +56,6 @@ def test_counts_are_per_session_and_events_are_apart() -> None:
     assert counted["errors_by_kind"] == {"patch vdisessions/status 409": 1}
 
 
-def test_a_window_takes_its_start_and_leaves_its_end() -> None:
+def test_window_is_half_open() -> None:
     requests = [Request(at, "create", "pods", 201) for at in (0.9, 1.0, 1.9, 2.0)]
     assert count_requests(requests, 1, 2, sessions=1)["by_kind"] == {"create pods": 2}

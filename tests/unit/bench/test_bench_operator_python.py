@@ -9,7 +9,7 @@ from bench.operator_python import from_here, unpacked
 from vdi.devcluster.images.archive import ImageConfig, write_archive
 
 
-def test_the_operator_is_found_by_the_python_that_runs_it() -> None:
+def test_operator_runs_with_the_current_python() -> None:
     program = from_here()
     question = "import platform, msgspec, vdi.kube.http as found; print(platform.python_version(), found.__file__)"
     environment = {**os.environ, **program.environment}

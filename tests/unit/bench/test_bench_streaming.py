@@ -39,7 +39,7 @@ def test_a_comparison_has_both_the_difference_and_the_ratio() -> None:
     assert slow == ["delay, p95, ms", "100 + 100", "95.0", "105.0", "-10.0", "0.90"]
 
 
-def test_what_was_not_measured_is_not_compared() -> None:
+def test_missing_measurement_is_not_compared() -> None:
     assert compare("delay", [], [1.0])[0][2:] == ["-"] * 4
 
 
@@ -86,7 +86,7 @@ def test_a_pod_without_a_cgroup_is_an_error_and_not_a_zero(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("bench", [main, first_picture.main])
-def test_without_a_cluster_it_says_how_to_get_one(
+def test_missing_cluster_names_make_demo(
     bench: Any,
     tmp_path: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -102,7 +102,7 @@ def test_without_a_cluster_it_says_how_to_get_one(
     ("bench", "option"),
     [(first_picture.main, "-n"), *((main, option) for option in ("--keys", "--rounds", "--pings", "--seconds"))],
 )
-def test_a_number_that_makes_no_sense_is_refused(bench: Any, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_below_one_is_refused(bench: Any, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench([option, "0"])
     assert "0: allowed: 1 or more" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def test_the_scarcest_resource_limits_the_desktops() -> None:
 
 
 @pytest.mark.parametrize("name", ["server", "agent"])
-def test_the_guide_reserves_what_the_arithmetic_takes_off(name: str) -> None:
+def test_guide_and_calculation_reserve_the_same(name: str) -> None:
     page = (ROOT / "docs/k3s.md").read_text()
     whole = {"server": node_fit.SERVER, "agent": node_fit.AGENT}[name]
     kube = whole["memory"] // node_fit.MEBI - 512

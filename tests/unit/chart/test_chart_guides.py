@@ -40,7 +40,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(), flags=re.DOTALL)
     for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
         if not link.startswith("http"):
@@ -90,7 +90,7 @@ def test_every_value_of_the_chart_exists(guide: Path) -> None:
             place = place[part]
 
 
-def test_the_script_for_homes_is_a_shells_and_explains_itself() -> None:
+def test_homes_script_parses_and_has_help() -> None:
     assert subprocess.run(["sh", "-n", SCRIPT], check=False).returncode == 0
     said = subprocess.run([SCRIPT], capture_output=True, text=True, check=False)
     assert said.returncode == 2 and "homes.sh save FOLDER" in said.stderr and "TIMEOUT" in said.stderr

@@ -37,7 +37,7 @@ def variables(objects: list[Object], deployment: str) -> dict[str, str]:
     return {variable["name"]: variable.get("value", "") for variable in container["env"]}
 
 
-def test_each_namespace_has_what_the_one_namespace_has(helm: Path) -> None:
+def test_each_namespace_has_the_same_objects(helm: Path) -> None:
     one, both = render(helm, "values.yaml", *_ONE, *_MORE), render(helm, "values.yaml", *_BOTH, *_MORE)
     desired = within(one, "desks")
     assert within(both, "desks") == desired

@@ -148,13 +148,13 @@ def priorities(objects: list[Object]) -> dict[str, str | None]:
     }
 
 
-def test_in_production_desktops_make_room_for_every_server(helm: Path) -> None:
+def test_production_servers_outrank_desktops(helm: Path) -> None:
     names = ("operator", "gateway", "postgresql", "redis", "coturn")
     found = priorities(render(helm, "values-production.yaml"))
     assert found == {f"vdi-{name}": "system-cluster-critical" for name in names}
 
 
-def test_no_server_has_a_priority_until_it_is_set(helm: Path) -> None:
+def test_servers_have_no_priority_by_default(helm: Path) -> None:
     servers = ("--set", "postgresql.enabled=true,redis.enabled=true,coturn.enabled=true,coturn.realm=r")
     peers = ("--set", "coturn.allowedPeers={10.42.0.0/16}")
     assert set(priorities(render(helm, "values.yaml", *servers, *peers)).values()) == {None}

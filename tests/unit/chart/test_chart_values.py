@@ -69,7 +69,7 @@ def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
     ("template", "read", "free"),
     [("deployment.yaml", operator_settings, set[str]()), ("_gateway.tpl", gateway_settings, FREE_TEXT)],
 )
-def test_the_process_knows_every_variable_that_the_chart_sets(
+def test_every_variable_of_the_chart_is_read(
     template: str, read: Callable[[dict[str, str]], object], free: set[str]
 ) -> None:
     """Each is set to something wrong: the process complains of all of them, so it reads all of them."""
@@ -120,14 +120,14 @@ def test_route_priorities_are_portal_desktop_waiting_page() -> None:
         assert [service["serversTransport"] for service in each["services"]] == ["vdi-gateway"]
 
 
-def test_the_chart_brings_every_crd_and_uninstalling_keeps_them() -> None:
+def test_chart_contains_and_keeps_every_crd() -> None:
     assert {path.name for path in (CHART / "files/crds").iterdir()} == set(render_files())
     for content in render_files().values():
         assert yaml.safe_load(content)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert not (CHART / "crds").exists(), "Helm never upgrades what is in a chart's crds folder"
 
 
-def test_the_chart_and_the_kubernetes_version_it_needs() -> None:
+def test_chart_requires_a_kubernetes_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["apiVersion"], chart["kubeVersion"]) == ("v2", ">=1.30.0-0")
 

@@ -26,7 +26,7 @@ def takes(**spec: Any) -> dict[str, int]:
     return msgspec.convert(spec, PodResources).takes
 
 
-def test_containers_are_added_up_and_every_pod_takes_one_of_pods() -> None:
+def test_container_requests_are_summed_with_one_pod_slot() -> None:
     one = {"resources": {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {GPU: "1"}}}
     assert takes(containers=[one, one]) == {"cpu": 500, "memory": 2**31, GPU: 2, "pods": 1}
     assert takes() == {"pods": 1}

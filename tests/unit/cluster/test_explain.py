@@ -86,7 +86,7 @@ def _as_new_event(item: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("symptom", "code", "words"), SENTENCES, ids=[row[0] for row in SENTENCES])
-def test_symptom_is_explained_in_words(symptom: str, code: str, words: str) -> None:
+def test_symptom_is_explained(symptom: str, code: str, words: str) -> None:
     answer = explain(start_state_of(symptom))
     assert answer.reason == code
     assert words in answer.sentence
@@ -99,7 +99,7 @@ def test_every_fixture_has_its_sentence() -> None:
     assert symptoms == {row[0] for row in SENTENCES}
 
 
-def test_state_that_no_rule_knows_keeps_kubernetes_own_words() -> None:
+def test_unknown_state_keeps_kubernetes_message() -> None:
     pod = a_pod(container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}})
     assert explain(StartState(pod)).sentence == "the container dances."
 
@@ -131,7 +131,7 @@ def test_refused_probe_names_the_wrong_setting(note: str, code: str, words: str)
     assert words in answer.sentence
 
 
-def test_long_words_are_cut() -> None:
+def test_long_messages_are_truncated() -> None:
     pod = a_pod(container={"state": {"waiting": {"reason": "ErrImagePull", "message": "x" * 5000}}})
     assert len(explain(StartState(pod)).sentence) < 400
 
@@ -150,7 +150,7 @@ def test_pull_errors_are_told_apart(message: str, code: str) -> None:
     assert explain_pull("registry.example.com/desktop:2", "ErrImagePull", message)[0] == code
 
 
-def test_crash_is_reported_in_the_last_words_of_the_desktop() -> None:
+def test_crash_is_reported_with_the_last_log_line() -> None:
     ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
     container = {"restartCount": 3, "lastState": {"terminated": ended}}
     answer = explain(StartState(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))

@@ -112,7 +112,7 @@ def test_password_file_is_private(commands: Commands, tmp_path: Path) -> None:
     assert not any(login.password in word for words in commands.typed for word in words)
 
 
-def test_on_a_slow_machine_each_command_may_take_longer(commands: Commands, tmp_path: Path) -> None:
+def test_command_timeouts_scale_on_a_slow_machine(commands: Commands, tmp_path: Path) -> None:
     ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
     ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
     assert commands.seconds == {1200.0}
@@ -130,7 +130,7 @@ def test_a_command_that_takes_too_long_names_the_setting(tmp_path: Path) -> None
         add_user(tmp_path / "kubeconfig", YOU, "p", seconds=0.01)
 
 
-def test_kubectl_helm_and_vdi_go_past_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubectl_helm_and_vdi_bypass_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTPS_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "registry.example")
@@ -189,7 +189,7 @@ def test_existing_session_has_the_scaled_time_limit(
     assert "--timeout=450s" in steps[0]
 
 
-def test_the_processes_of_the_cluster_have_longer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_process_timeouts_scale_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed: list[float] = []
 
     def never(_condition: object, seconds: float) -> bool:

@@ -38,7 +38,7 @@ def test_values_that_are_kept_are_in_no_argument() -> None:
     assert Values().stdin is None and Values().arguments == []
 
 
-def test_rendering_asks_the_cluster_and_knows_its_kinds() -> None:
+def test_rendering_uses_lookups_and_kinds_of_the_cluster() -> None:
     words = template(Change("r", "c", PLACE), kubernetes="1.34.4", apis=("a/v1", "b/v2/Kind"), is_upgrade=True)
     assert words[-8:] == [
         *("--dry-run=server", "--kube-version", "1.34.4"),

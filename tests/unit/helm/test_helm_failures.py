@@ -60,7 +60,7 @@ OWN_WORDS = [
 
 
 @pytest.mark.parametrize(("said", "words"), OWN_WORDS)
-def test_a_clear_failure_stays_in_the_words_of_helm(said: str, words: str) -> None:
+def test_clear_helm_error_is_kept(said: str, words: str) -> None:
     failure = explain_failure(said)
     assert failure.code == "Unknown" and words in failure.sentence
 

@@ -22,7 +22,7 @@ def helm(folder: Path, body: str) -> Helm:
     return Helm(path, (4, 0, 0))
 
 
-async def test_values_come_by_stdin_and_output_goes_back(tmp_path: Path) -> None:
+async def test_values_are_sent_by_stdin_and_output_returned(tmp_path: Path) -> None:
     output = await run_helm(helm(tmp_path, 'cat; echo "$@" >&2'), ["upgrade", "x"], stdin=b"{}")
     assert (output.stdout, output.stderr) == ("{}", "upgrade x\n")
 
@@ -44,7 +44,7 @@ async def until(file: Path) -> None:
     await eventually(file.exists, f"{file} is there")
 
 
-async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:
+async def test_ctrl_c_is_passed_on_and_awaited(tmp_path: Path) -> None:
     said, before = list[str](), signal.getsignal(signal.SIGINT)
     stand_in = helm(tmp_path, CLEANS_UP.format(folder=tmp_path))
     running = asyncio.create_task(run_helm(stand_in, ["upgrade"], say=said.append))
@@ -56,7 +56,7 @@ async def test_ctrl_c_is_handed_on_and_waited_for(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-async def test_the_second_ctrl_c_ends_it(tmp_path: Path) -> None:
+async def test_second_ctrl_c_kills_helm(tmp_path: Path) -> None:
     said = list[str]()
     running = asyncio.create_task(run_helm(helm(tmp_path, DEAF.format(folder=tmp_path)), ["upgrade"], say=said.append))
     await until(tmp_path / "up")

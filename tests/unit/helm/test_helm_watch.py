@@ -98,7 +98,7 @@ async def test_a_stuck_pod_is_reported_once_and_remembered() -> None:
     assert [reason.sentence for reason in watch.reasons] == [NOT_FOUND], "the pod is gone, its reason stays"
 
 
-async def test_without_a_stuck_pod_the_reason_is_whatever_was_missing() -> None:
+async def test_reason_without_a_stuck_pod_is_the_missing_pod() -> None:
     watch, view = await watched(Cluster([STARTING], [READY, DONE]))
     assert [reason.sentence for reason in watch.reasons] == ["The pod is starting and does not respond yet."]
     assert view.shown[-1] == "2 of 2 pods ready"
@@ -126,7 +126,7 @@ async def test_an_account_that_may_not_list_pods_waits_all_the_same() -> None:
     assert len(view.lines) == 1 and "what is waited for is not shown" in view.lines[0]
 
 
-async def test_a_view_that_breaks_is_reported_and_stops_nothing() -> None:
+async def test_failing_view_is_reported_and_helm_continues() -> None:
     view, begun = View(), asyncio.Event()
 
     async def tell(fault: Exception | None) -> None:

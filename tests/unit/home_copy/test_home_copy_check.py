@@ -49,13 +49,13 @@ def test_a_whole_archive_passes_in_chunks_of_any_size(archive: bytes, data: st.D
 
 
 @given(st.data())
-def test_a_compressed_archive_that_is_cut_anywhere_is_found(data: st.DataObject) -> None:
+def test_truncated_compressed_archive_is_found(data: st.DataObject) -> None:
     with pytest.raises(BadArchiveError):
         look(PACKED[: data.draw(st.integers(0, len(PACKED) - 1))], [])
 
 
 @given(st.integers(0, 3 * 1024))
-def test_a_plain_archive_that_is_cut_before_its_end_is_found(length: int) -> None:
+def test_truncated_plain_archive_is_found(length: int) -> None:
     with pytest.raises(BadArchiveError):
         look(PLAIN[:length], [])
 
@@ -96,7 +96,7 @@ def test_a_volume_that_is_mounted_is_read_on_the_same_node() -> None:
 
 
 @pytest.mark.parametrize("what", [".", "*"])
-def test_a_top_folder_that_belongs_to_root_stays_as_it_is(tmp_path: Path, what: str) -> None:
+def test_top_folder_of_root_is_unchanged(tmp_path: Path, what: str) -> None:
     """As a volume's does; where the tests do not run as root, at least nothing changes it."""
     home, archive = tmp_path / "home", tmp_path / "home.tar"
     (home / "lost+found").mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_a_top_folder_that_belongs_to_root_stays_as_it_is(tmp_path: Path, what: 
         assert found == ["a", "a/.b", "a/.b/paper.txt", "lost+found"]
 
 
-def test_an_image_without_gnu_tar_says_so(tmp_path: Path) -> None:
+def test_image_without_gnu_tar_is_refused(tmp_path: Path) -> None:
     """busybox has a tar that keeps neither sparse files nor attributes."""
     (tmp_path / "tar").write_text("#!/bin/sh\necho 'tar (busybox) 1.36'\n")
     (tmp_path / "tar").chmod(0o755)

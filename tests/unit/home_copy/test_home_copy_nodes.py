@@ -75,6 +75,6 @@ async def test_the_gpu_resource_is_that_of_the_namespace_operator(
     assert await find_nodes(a_run(Lists(nodes, operator)), CAD) == expected
 
 
-async def test_without_such_a_node_an_import_is_refused() -> None:
+async def test_import_without_a_suitable_node_is_refused() -> None:
     with pytest.raises(CopyRefusedError, match="no node can run desktops of the template 'cad' now"):
         await find_nodes(a_run(Lists([without_gpu("cpu")])), CAD)

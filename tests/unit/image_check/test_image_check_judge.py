@@ -67,7 +67,7 @@ def test_a_web_image_has_one_level() -> None:
     assert find_level(judge(seen)) == "web"
 
 
-def test_a_start_that_fails_follows_from_what_the_doctor_finds() -> None:
+def test_failed_start_is_a_consequence_of_doctor_findings() -> None:
     cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-image-check")
     first, start, rest = judge(a_session(is_at_fault=True, message="The image cannot be pulled.", diagnosis=[cause]))
     assert first is cause

@@ -119,7 +119,7 @@ def test_keys_of_other_charts_name_their_replacement() -> None:
         assert unknown == expected[generation.letter]
 
 
-def test_a_key_of_another_chart_version_says_which() -> None:
+def test_key_of_another_chart_version_names_it() -> None:
     assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith("only from 1.1190.5.")
     said = found(C, "components: {guac: {replicas: 1}}", (1, 1190, 8))
     assert "only up to 1.1190.7." in said["components.guac"][1]
@@ -154,7 +154,7 @@ def test_b_requires_a_certificate_and_warns_of_volume_deletion() -> None:
     assert said["database.storage.retentionPolicy.whenDeleted"][0] == "warning"
 
 
-def test_c_makes_its_own_certificate_in_later_versions_only() -> None:
+def test_only_later_versions_of_c_create_a_certificate() -> None:
     assert "certificate.secretName" not in found(C, "certificate: {}", (1, 1200, 0))
     assert "do not start without it" in found(C, "certificate: {}", (1, 1190, 6))["certificate.secretName"][1]
 

@@ -41,7 +41,7 @@ async def plain() -> AsyncIterator[Server]:
         yield server
 
 
-async def test_a_server_that_is_not_there() -> None:
+async def test_unreachable_server_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     answer = await ask("GET", f"http://127.0.0.1:{port}/")

@@ -12,7 +12,7 @@ from vdi.kasm.install import after_failure, source_of, version_in_folder
 from vdi.kasm.values.render import merged
 
 
-def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
+def test_chart_source_of_each_generation() -> None:
     assert source_of(B, None, "") == ("kasm", ("--repo", "https://helm.kasm.com", "--version", "1.1181.1"))
     address = "oci://registry-1.docker.io/kasmweb/kasm-helm"
     assert source_of(C, (1, 1190, 5), "") == (address, ("--version", "1.1190.5"))
@@ -20,7 +20,7 @@ def test_each_generation_s_chart_is_found_where_it_is_published() -> None:
         source_of(A, None, "")
 
 
-def test_a_chart_that_is_named_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_named_chart_is_used_unchanged(tmp_path: Path) -> None:
     assert source_of(A, (1, 17, 0), str(tmp_path)) == (str(tmp_path), ())
     assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == ("oci://mirror/kasm-helm", ("--version", "1.1190.6"))
 

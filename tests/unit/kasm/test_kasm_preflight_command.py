@@ -22,7 +22,7 @@ def facts_are(monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
-def test_a_good_cluster_ends_with_0(facts_are: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_passed_preflight_exits_with_0(facts_are: Any, capsys: pytest.CaptureFixture[str]) -> None:
     facts_are(k3s_with_traefik())
     assert main(["kasm", "preflight", "--hostname", "kasm.example.com"]) == 0
     out = capsys.readouterr().out
@@ -31,7 +31,7 @@ def test_a_good_cluster_ends_with_0(facts_are: Any, capsys: pytest.CaptureFixtur
     assert "total of 7 pods" in out
 
 
-def test_a_bad_cluster_ends_with_1_and_json_says_the_same(
+def test_failed_preflight_exits_with_1_and_reports_json(
     facts_are: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     facts_are(changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]))
@@ -46,7 +46,7 @@ def test_a_bad_cluster_ends_with_1_and_json_says_the_same(
     assert any("too little" in text for text in room["evidence"])
 
 
-def test_what_cannot_be_seen_ends_with_3(facts_are: Any) -> None:
+def test_unreadable_cluster_exits_with_3(facts_are: Any) -> None:
     facts_are(without(k3s_with_traefik(), "pods"))
     assert main(["kasm", "preflight"]) == 3
 

@@ -78,7 +78,7 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
 
 
-def test_a_svclb_pod_speaks_for_its_service_once() -> None:
+def test_svclb_pod_counts_as_its_service_once() -> None:
     assert names(holders(k3s_with_traefik(), 443)) == ["service kube-system/traefik"]
     orphan = a_pod(
         "svclb-gone-1", labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"}, ports=({"hostPort": 443, "containerPort": 443},)
@@ -86,7 +86,7 @@ def test_a_svclb_pod_speaks_for_its_service_once() -> None:
     assert names(holders(changed(bare(), pods=[orphan]), 443)) == ["pod kube-system/svclb-gone-1"]
 
 
-def test_a_program_on_the_node_itself() -> None:
+def test_port_used_by_a_node_program_is_an_error() -> None:
     facts = msgspec.structs.replace(bare(), probes=(Probe("192.0.2.10", 443, "open"),))
     line = port_443_line(facts, Ingress.LOADBALANCER)
     assert line.severity is Severity.ERROR

@@ -74,7 +74,7 @@ def step(name: str, **state: Any) -> dict[str, Any]:
     return {"name": name, "state": state}
 
 
-def test_a_pod_in_init_is_named_by_the_name_of_what_waits() -> None:
+def test_pod_in_init_is_named_with_its_waiting_step() -> None:
     done = {"terminated": {"exitCode": 0, "reason": "Completed"}}
     waiting = {"waiting": {"reason": "PodInitializing"}}
     steps = [step("api-is-ready", **done), step("kasm-manager-is-ready", running={}), step("guac-is-ready", **waiting)]
@@ -240,7 +240,7 @@ def test_a_web_ui_whose_certificate_is_not_trusted_is_a_warning() -> None:
 @pytest.mark.parametrize(
     "plural", ["deployments", "pods", "services", "endpointslices", "persistentvolumeclaims", "jobs", "ingresses"]
 )
-def test_what_may_not_be_read_is_unknown(plural: str) -> None:
+def test_unreadable_kinds_are_unknown(plural: str) -> None:
     good = a_kasm()
     kept = {name: found for name, found in good.objects.items() if name != plural}
     found = msgspec.structs.replace(good, objects=kept, unread={plural: DENIED})
