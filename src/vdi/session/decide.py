@@ -200,6 +200,7 @@ def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
 
 _CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
 _WEBHOOK_FAILED = "failed calling webhook"
+_WEBHOOK_DENIED = "denied the request"
 _CAUSES = (
     (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
     (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
@@ -210,9 +211,12 @@ _CAUSES = (
 )
 
 
-def is_webhook_down(message: str) -> bool:
-    """Whether an error of the server is the refusal of a webhook that fails closed, and not trouble of its own."""
-    return _WEBHOOK_FAILED in message
+def is_from_webhook(message: str) -> bool:
+    """Whether an error of the server is a webhook's refusal: one that is down, or denies without a status of its own.
+
+    The API server reports the first as 500 and the second as 400, as trouble of its own and mistakes of ours.
+    """
+    return _WEBHOOK_FAILED in message or _WEBHOOK_DENIED in message
 
 
 def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) -> Blocked:

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from support.builders import CREATED, a_claim, a_pod, a_session, a_template
 from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.decide import Contender, Observed, decide, explain_api_error, find_holder, host_taken, name_taken
+from vdi.session.decide import (
+    Contender,
+    Observed,
+    decide,
+    explain_api_error,
+    find_holder,
+    host_taken,
+    is_from_webhook,
+    name_taken,
+)
 from vdi.session.homes import COPYING, home_names
 
 SETTINGS = ClusterSettings()
@@ -139,6 +148,18 @@ def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck
     problem = explain_api_error("Pod", message)
     assert (problem.condition, problem.reason, problem.needs_change) == ("Admitted", reason, stuck)
     assert words in problem.message
+
+
+@pytest.mark.parametrize(
+    ("message", "is_refusal"),
+    [
+        ('admission webhook "pods.example.com" denied the request: no', True),
+        ('Internal error occurred: failed calling webhook "pods.example.com": EOF', True),
+        ("the object provided is unrecognized", False),
+    ],
+)
+def test_refusal_of_a_webhook_is_told_from_a_bad_request(message: str, is_refusal: bool) -> None:
+    assert is_from_webhook(message) == is_refusal
 
 
 def test_refused_route_blames_the_route() -> None:
