@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster
-from unit.doctor.doctor_faults import SETUP, _local_path, _pending_claim
+from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.kasm_builders import Kasm
@@ -246,3 +246,44 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
         for code in ("probe_pod_failed", "probe_bad_answer", "probe_turn_refused")
     ]
     assert [root.code for root in roots(rank([*cluster.findings(), *tried]))] == ["dns_down"]
+
+
+def test_a_log_of_a_desktop_killed_for_memory_is_folded() -> None:
+    cluster = Cluster()
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
+    cluster.logs[f"{SPACE}/alice-0"] = ["Error: cannot open display :0"]
+    memory, log = cluster.findings()
+    assert (memory.code, log.code, log.caused_by) == ("desktop_out_of_memory", "selkies_error", memory.key)
+
+
+def test_an_unknown_entry_point_explains_the_silence() -> None:
+    cluster = FAULTS.broken("entry_point_wrong")
+    (route,) = cluster.findings()
+    target = Target(f"vdisession/{SPACE}/alice-0", "https://alice-0.vdi.example.com", related_objects=(route.object,))
+    tried = judge(target, Seen("connection", "connection refused"))
+    assert [root.code for root in roots(rank([route, *tried]))] == ["route_entry_point_unknown"]
+
+
+def waits(cluster: Cluster, image: str) -> None:
+    """A desktop of a template of its own, whose image is nowhere."""
+    name = f"desktop-{len(cluster.objects['vdisessions'])}"
+    cluster.add_session(name, f"{name}@example.com")
+    status = cluster.one("pods", name)["status"]
+    container = {"name": "desktop", "image": image, "state": {"waiting": {"reason": "ErrImagePull", "message": "404"}}}
+    status |= {"conditions": [], "containerStatuses": [container]}
+
+
+def test_another_cause_is_not_hidden_behind_and_more() -> None:
+    cluster = Cluster(0)
+    for number in range(5):
+        waits(cluster, "registry.example.com/wrong:1" if number < 4 else "registry.example.com/other:2")
+    lines = "\n".join(as_text(make_report(cluster.findings(), cluster.snapshot())))
+    assert "... and 1 more image_unavailable" in lines
+    assert "other:2" in lines
+
+
+def test_a_desktop_larger_than_any_node_needs_no_other_to_end() -> None:
+    for name in ("no_memory", "no_node_has_gpus"):
+        (finding,) = FAULTS.broken(name).findings()
+        assert "End" not in finding.remedy.sentence and "nd or suspend" not in finding.remedy.text
+        assert "Request less" in finding.remedy.sentence

@@ -224,6 +224,9 @@ def _remedy_of_problem(code: str, diagnosis: SessionDiagnosis, problem: Blocked)
                     return Remedy(sentence, (command.format(*match.groups(), namespace=diagnosis.namespace),))
             labels = f"kubectl get namespace {diagnosis.namespace} --show-labels"
             return Remedy.run(f"{kubectl} describe resourcequota,limitrange", labels)
+        case "gpu_insufficient" | "room_insufficient" if problem.reason in LASTING_QUEUE_REASONS:
+            sentence = "Request less in the template or the session, or add a node that is large enough."
+            return _open_nodes(diagnosis) or Remedy(sentence, (f"kubectl edit vditemplate {template}", edit))
         case "gpu_insufficient":
             return _open_nodes(diagnosis) or _FREE_A_GPU
         case "room_insufficient":

@@ -165,7 +165,7 @@ DATA_PLANE = (
         "Selkies cannot create a picture, or cannot serve it.",
         "The desktop's log.",
         "Read the complete log.",
-        follows=("home_full", "shm_too_small"),
+        follows=("home_full", "shm_too_small", "desktop_out_of_memory"),
     ),
     _warning(
         "encoder_obsolete",
@@ -292,7 +292,7 @@ PROBES = (
         "Nothing listens at the address of a desktop's name.",
         _FROM_HERE,
         "Check Traefik's Service and entry point, the firewall, and the chart's urlPort.",
-        follows=_WAY_IN,
+        follows=(*_WAY_IN, "route_entry_point_unknown"),
     ),
     _probe_warning(
         "probe_certificate_refused",
