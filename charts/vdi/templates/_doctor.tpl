@@ -13,7 +13,7 @@ app.kubernetes.io/component: doctor
 {{/* What `vdi doctor` reads, in all namespaces; no Secret is among it. */}}
 {{- define "vdi.doctor.rules" -}}
 - apiGroups: [vdi.kasm.io]
-  resources: [vdisessions, vditemplates]
+  resources: [vdisessions, vditemplates, vdipools]
   verbs: [list]
 - apiGroups: [""]
   resources: [pods, services, persistentvolumeclaims, nodes, persistentvolumes]
@@ -41,6 +41,9 @@ app.kubernetes.io/component: doctor
   verbs: [list]
 - apiGroups: [traefik.io]
   resources: [ingressroutes, middlewares, serverstransports]
+  verbs: [list]
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
   verbs: [list]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings, clusterroles, clusterrolebindings]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy, Severity
 
 
@@ -33,7 +32,8 @@ class Code(msgspec.Struct, frozen=True):
     cluster_wide: bool = False
 
 
-CheckFunction = Callable[[Snapshot], Iterable[Finding]]
+# Takes a snapshot; a last check also the findings so far.
+CheckFunction = Callable[..., Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,13 @@ class Check:
     name: str
     needs: frozenset[str]
     run: CheckFunction
+    # It stands after the others, and gets their findings.
+    last: bool = False
 
 
-def check(*needs: str) -> Callable[[CheckFunction], Check]:
+def check(*needs: str, last: bool = False) -> Callable[[CheckFunction], Check]:
     """Decorator that makes a check of a function."""
-    return lambda function: Check(function.__name__, frozenset(needs), function)
+    return lambda function: Check(function.__name__, frozenset(needs), function, last)
 
 
 def merge_patch(kind: str, name: str, patch: object, namespace: str = "") -> str:

@@ -176,10 +176,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
             found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
         return found
 
-    def events_of(self, kind: str, namespace: str, name: str, uid: str) -> list[Event]:
-        # Events outlive their object by an hour: those of an earlier one with this name have another uid.
-        found = self.events.get((kind, namespace, name), ())
-        return [event for event in found if event.regarding.uid in ("", uid)]
+    @cached_property
+    def events_by_uid(self) -> dict[str, list[Event]]:
+        """Warnings by the uid of their object. They outlive it by an hour, so its name is also that of a namesake."""
+        found: dict[str, list[Event]] = defaultdict(list)
+        for events in self.events.values():
+            for event in events:
+                found[event.regarding.uid].append(event)
+        return found
+
+    def events_of(self, uid: str) -> list[Event]:
+        """Warnings about the object with this uid; none about an object without one."""
+        return self.events_by_uid.get(uid, []) if uid else []
 
     def log_of(self, pod: Pod) -> list[str]:
         """The end of a pod's log; empty where none was read."""

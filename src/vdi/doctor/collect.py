@@ -34,7 +34,7 @@ from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
-from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests
 from vdi.kube.resource import (
@@ -59,7 +59,7 @@ from vdi.kube.resource import (
 )
 from vdi.kube.transport import Client
 
-BUDGET = 31
+BUDGET = 33
 KASM_BUDGET = 6
 LOG_LINES = 200
 LOG_BYTES = 2**20
@@ -72,6 +72,7 @@ Object = dict[str, Any]
 
 _RBAC = "rbac.authorization.k8s.io"
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
+CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
 ROLES = Resource(_RBAC, "v1", "roles", "Role")
 BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
@@ -83,9 +84,9 @@ CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBind
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods"})
-IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, CERTIFICATES, ROLES, BINDINGS)
 OF_CLUSTER = (
-    *(TEMPLATES, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
+    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES),
 )
 # Listed only in namespaces with Kasm; the second group only where it is not in the scope.

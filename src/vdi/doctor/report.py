@@ -15,6 +15,7 @@ from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import CHECKS
 from vdi.doctor.codes import CODES
 from vdi.doctor.fixes import FIXES
+from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Severity, roots
 from vdi.findings.render import Report, count_findings
 
@@ -103,9 +104,15 @@ def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = 
 def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
     """One line about the run: its extent, and the number of findings."""
     looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
-    if not findings:
-        return f"{looked} with {len(CHECKS)} checks: no problems found."
-    return f"{looked}: {count_findings(findings)}."
+    if findings:
+        return f"{looked}: {count_findings(findings)}."
+    # A start that may still go wrong must not read as a good result.
+    starting = [age for diagnosis in active_sessions(snapshot) if (age := diagnosis.starting_seconds) is not None]
+    result = "no problems found"
+    if starting:
+        verb = "has" if len(starting) == 1 else "have"
+        result = f"{_count(len(starting), 'session')} {verb} been starting for {max(starting):.0f} s"
+    return f"{looked} with {len(CHECKS)} checks: {result}."
 
 
 def _count(number: int, noun: str) -> str:

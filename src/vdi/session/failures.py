@@ -37,7 +37,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 # Restarts of the container after which its pod counts as lost.
 _CRASHES = 3
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
-_NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, PodReason.NODE_LOST, PodReason.EVICTED, PodReason.SCHEDULER_LATE})
+NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, PodReason.NODE_LOST, PodReason.EVICTED, PodReason.SCHEDULER_LATE})
 # Reasons of a pod that finds no node, without those of a home that is not bound yet.
 _NO_ROOM = frozenset(
     {
@@ -138,7 +138,7 @@ def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | N
     if not session.status.pod_name and not unpublished:
         return None
     last = find_condition(session.status.conditions, POD_READY)
-    if last and last.status == "False" and last.reason in _NOT_ITS_FAULT:
+    if last and last.status == "False" and last.reason in NOT_ITS_FAULT:
         return Loss(last.reason, last.message)
     return Loss(Reason.POD_DELETED, "The desktop's pod was deleted by someone else.")
 
@@ -219,7 +219,7 @@ def _is_other_template(template: VDITemplate, session: VDISession, failures: Fai
 def retry_at(failures: FailureStatus) -> datetime:
     """The time of the next try. A first loss that the desktop has no part in costs no pause."""
     lost_at = parse_time(failures.time)
-    if failures.count <= 1 and failures.reason in _NOT_ITS_FAULT:
+    if failures.count <= 1 and failures.reason in NOT_ITS_FAULT:
         return lost_at
     return lost_at + pause_after(failures.count, _FIRST_PAUSE, _LONGEST_PAUSE)
 

@@ -29,6 +29,7 @@ JUST_NOW = "2026-11-20T11:59:58Z"
 SETTINGS = ClusterSettings(domain="vdi.example.com", tls_secret="wildcard")
 SPACE = "vdi-sessions"
 POD = "vdi-operator-7d-abc"
+OPERATOR_LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "operator"}
 
 
 class Cluster:
@@ -52,7 +53,7 @@ class Cluster:
         for plural in (
             *("vdisessions", "ingressroutes", "services", "endpointslices", "persistentvolumeclaims", "events"),
             *("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"),
-            *("networkpolicies", "secrets", "serverstransports"),
+            *("networkpolicies", "secrets", "serverstransports", "vdipools", "certificates"),
         ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}
@@ -159,9 +160,11 @@ class Cluster:
         self.pod["status"] = base | status
         self.session["status"]["phase"] = "Creating"
 
-    def warn(self, kind: str, name: str, reason: str, note: str, uid: str = "") -> None:
-        """An Event."""
-        meta = {"name": f"e{len(self.objects['events'])}", "namespace": SPACE, "creationTimestamp": BEGAN}
+    def warn(self, kind: str, name: str, reason: str, note: str, uid: str = "", at: str = BEGAN) -> None:
+        """An Event about the object of that name, or about an earlier one with this uid."""
+        meta = {"name": f"e{len(self.objects['events'])}", "namespace": SPACE, "creationTimestamp": at}
+        found = (one["metadata"] for one in self.objects.get(f"{kind.lower()}s", ()))
+        uid = uid or next((meta.get("uid", "") for meta in found if meta["name"] == name), "")
         regarding = {"kind": kind, "name": name, "uid": uid}
         self.objects["events"].append(
             {"metadata": meta, "regarding": regarding, "type": "Warning", "reason": reason, "note": note}
@@ -260,7 +263,7 @@ def _operator() -> Object:
     }
     container = {"name": "operator", "image": "localhost/vdi/vdi:dev"}
     container["env"] = [{"name": name, "value": value} for name, value in env.items()]  # type: ignore[assignment]
-    labels = {"app.kubernetes.io/name": "vdi"}
+    labels = OPERATOR_LABELS
     spec = {"serviceAccountName": "vdi-operator", "containers": [container]}
     return deployment("vdi-operator", "kasm", labels, spec)
 
@@ -285,7 +288,7 @@ def deployment(name: str, namespace: str, labels: Object, spec: Object) -> Objec
 
 
 def _operator_pod() -> Object:
-    meta = {"name": POD, "namespace": "kasm", "uid": "uid-op", "labels": {"app.kubernetes.io/name": "vdi"}}
+    meta = {"name": POD, "namespace": "kasm", "uid": "uid-op", "labels": OPERATOR_LABELS}
     spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "x"}]}
     return {"metadata": {**meta, "creationTimestamp": BEGAN}, "spec": spec, "status": ready_status()}
 

@@ -9,12 +9,13 @@ from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
+from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import run_checks
 from vdi.findings.model import Finding
 
 ALL = Faults()
-ALL.update({**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS})
+ALL.update({**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS, **UNEXPLAINED_FAULTS})
 
 
 @cache

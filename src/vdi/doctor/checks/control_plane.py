@@ -309,6 +309,7 @@ def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
                 f"namespace/{meta.namespace}",
                 f"lease/{lease_namespace(snapshot, meta.namespace)}/{LEASE}",
                 *([operator.object] if operator else []),
+                *(f"pod/{meta.namespace}/{pod.metadata.name}" for pod in snapshot.pods_by_owner.get(meta.uid, ())),
             ],
         )
 

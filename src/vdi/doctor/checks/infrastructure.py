@@ -195,7 +195,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
     chosen = (meta.get("annotations") or {}).get("volume.kubernetes.io/selected-node")
     if storage_class.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
         return
-    events = snapshot.events_of("PersistentVolumeClaim", meta["namespace"], meta["name"], meta["uid"])
+    events = snapshot.events_of(meta["uid"])
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
     # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that pod does.
     helpers = [key for key, log in snapshot.logs.items() if log and meta["uid"] in key and "/helper-pod-" in key]

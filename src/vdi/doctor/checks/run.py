@@ -11,7 +11,7 @@ import msgspec
 
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions
+from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions, unexplained
 from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
@@ -24,6 +24,8 @@ CHECKS: tuple[Check, ...] = (
     *data_plane.CHECKS,
     *desktops.CHECKS,
     *kasm_checks.CHECKS,
+    # The last: it explains nothing that another check has explained.
+    *unexplained.CHECKS,
 )
 _SEVERITIES = tuple(Severity)
 _PLACES = {code: place for place, code in enumerate(CODES)}
@@ -34,15 +36,15 @@ def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[F
     findings: dict[str, Finding] = {}
     for check in checks:
         if not check.needs & snapshot.unreadable_kinds:
-            for finding in _run(check, snapshot):
+            for finding in _run(check, snapshot, list(findings.values())):
                 findings.setdefault(finding.key, finding)
     return rank([*findings.values(), *_not_run(snapshot, checks)])
 
 
-def _run(check: Check, snapshot: Snapshot) -> Iterator[Finding]:
+def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Finding]:
     # One check that meets an object of an unknown shape must not hide what the others find.
     try:
-        yield from check.run(snapshot)
+        yield from check.run(snapshot, found) if check.last else check.run(snapshot)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         yield make_finding(

@@ -19,6 +19,8 @@ NO_OPERATOR = (
     "operator_rights_missing",
     "operator_without_lease",
 )
+# Causes that may show anywhere.
+_EVERYTHING = ("crd_missing", "operator_missing", "dns_down")
 
 CONTROL_PLANE = (
     _code(
@@ -107,7 +109,7 @@ CONTROL_PLANE = (
         "A deleted session remains, because only the operator removes its finalizer, after the clean-up.",
         "metadata.deletionTimestamp is more than a minute old, and the finalizer still exists.",
         "Bring the operator back. Remove the finalizer manually only if the operator is gone permanently.",
-        follows=(*NO_OPERATOR, "operator_stuck", "node_not_ready"),
+        follows=(*NO_OPERATOR, "operator_stuck", "node_not_ready", "deletion_stuck"),
     ),
     _code(
         "session_ignored",
@@ -171,7 +173,39 @@ CONTROL_PLANE = (
         "The operator has given up on the session, or waits before it tries again, for a reason without a code.",
         "The message in the session's status.",
         "Follow the message, then restart the session.",
-        follows=(*CRASH_CAUSES, "node_not_ready"),
+        follows=(*CRASH_CAUSES, "node_not_ready", "deletion_stuck"),
+    ),
+    _warning(
+        "unexplained_condition",
+        "An object that a session, a pool, a route or the release names reports that it is not well, and no other "
+        "finding explains it.",
+        "A condition of its status: False, or True where that is bad. A pod that is not ready is explained as a "
+        "desktop is.",
+        "Follow the words of the condition.",
+        follows=_EVERYTHING,
+    ),
+    _warning(
+        "unexplained_event",
+        "The cluster warns of an object that counts as ready, and no other finding explains it.",
+        "A Warning Event of the last ten minutes about the object itself (regarding.uid), after it became ready.",
+        "Follow the words of the Event.",
+        follows=_EVERYTHING,
+    ),
+    _warning(
+        "deletion_stuck",
+        "An object was deleted more than a minute ago and still exists.",
+        "metadata.deletionTimestamp, and metadata.finalizers with their controllers.",
+        "Repair the controller of the finalizer; without one, look at the pod's node.",
+        follows=_EVERYTHING,
+    ),
+    _warning(
+        "container_restarted",
+        "A desktop, or a container of the release, has ended within the last hour and was restarted. It works again; "
+        "open programs were lost.",
+        "The container's last state, status.failures of the session, or the kubelet's Event Evicted. Restarts of a "
+        "whole machine, and of a container that had not started yet, do not count.",
+        "Read the last lines of the container, or raise the limit that was reached.",
+        follows=_EVERYTHING,
     ),
     _code(
         "check_failed",

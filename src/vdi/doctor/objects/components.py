@@ -62,10 +62,14 @@ class Workload:
         return f"kubectl --namespace {self.namespace}"
 
     @property
+    def release(self) -> str:
+        """Name of its Helm release; empty: none made it."""
+        return str((self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+
+    @property
     def upgrade(self) -> str:
         """The command that renders its release again, with Helm 3 or 4."""
-        release = (self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "vdi")
-        named = f" --release {release}" if release != "vdi" else ""
+        named = f" --release {self.release}" if self.release not in ("", "vdi") else ""
         return f"vdi upgrade --namespace {self.namespace}{named}"
 
     @property
@@ -159,7 +163,7 @@ def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> tuple[str, list
 
     `component`: `operator` or `gateway`.
     """
-    events = snapshot.events_of("Pod", pod.metadata.namespace, pod.metadata.name, pod.metadata.uid)
+    events = snapshot.events_of(pod.metadata.uid)
     node = snapshot.nodes.get(pod.spec.node_name)
     state = StartState(pod, None, tuple(events), node, subject=chart_subject(component))
     why = explain(state).sentence.rstrip(".")
@@ -355,3 +359,11 @@ def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
             if name in ("traefik", "mirrored-library-traefik"):
                 found.append(Traefik(workload.kind, workload.raw, tuple(container.get("args") or ())))
     return tuple(found)
+
+
+def release_workloads(snapshot: Snapshot) -> list[Workload]:
+    """Operators, gateways, Traefik and TURN servers in the scope, and all else that their Helm releases have made."""
+    ours: list[Workload] = [*operators_in_scope(snapshot), *gateways_in_scope(snapshot)]
+    releases = {(workload.namespace, workload.release) for workload in ours if workload.release}
+    beside = [workload for workload in workloads(snapshot) if (workload.namespace, workload.release) in releases]
+    return [*ours, *find_traefiks(snapshot), *find_turn_servers(snapshot), *beside]

@@ -193,10 +193,18 @@ class SessionDiagnosis:
     def _events(self) -> Iterator[Event]:
         if self.pod is None:
             return
-        yield from self.snapshot.events_of("Pod", self.namespace, self.pod.metadata.name, self.pod.metadata.uid)
+        yield from self.snapshot.events_of(self.pod.metadata.uid)
         if self.home:
-            claim = self.home.metadata
-            yield from self.snapshot.events_of("PersistentVolumeClaim", self.namespace, claim.name, claim.uid)
+            yield from self.snapshot.events_of(self.home.metadata.uid)
+
+    @property
+    def starting_seconds(self) -> float | None:
+        """Time since its pod was created, or since the last change of a session without one; None: it is ready."""
+        if self.pod and self.answer is None:
+            return None
+        times = [one.last_transition_time for one in self.session.status.conditions if one.last_transition_time]
+        waiting = max([self.session.metadata.creation_timestamp, *times])
+        return self.snapshot.age(self.pod.metadata.creation_timestamp if self.pod else waiting)
 
     @cached_property
     def answer(self) -> Explanation | None:

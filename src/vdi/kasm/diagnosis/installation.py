@@ -275,9 +275,7 @@ class KasmPod:
     @property
     def events(self) -> list[Event]:
         """Warnings about it, the newest last."""
-        uid = self.raw["metadata"].get("uid")
-        found = self.snapshot.events.get(("Pod", self.namespace, self.name), [])
-        return sorted((one for one in found if one.regarding.uid in ("", uid)), key=lambda one: one.seen)
+        return sorted(self.snapshot.events_of(self.raw["metadata"].get("uid", "")), key=lambda one: one.seen)
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""

@@ -169,7 +169,7 @@ def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str 
 def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> Link:
     name, snapshot = claim["metadata"]["name"], kasm.snapshot
     where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
-    events = snapshot.events.get(("PersistentVolumeClaim", kasm.namespace, name), [])
+    events = snapshot.events_of(claim["metadata"].get("uid", ""))
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
     chosen = (claim["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node", "")
     age = snapshot.age(claim["metadata"].get("creationTimestamp"))

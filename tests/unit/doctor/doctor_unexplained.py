@@ -1,0 +1,177 @@
+"""Faults that no rule was written for: the API says that something is not well, and only the last check listens."""
+
+from typing import Any
+
+from unit.doctor.doctor_builders import BEGAN, NOW, POD, SPACE, Cluster, Faults, Object, deployment, ready_status
+
+UNEXPLAINED_FAULTS = fault = Faults()
+MINUTES_AGO = "2026-11-20T11:55:00Z"
+SECONDS_AGO = "2026-11-20T11:59:50Z"
+
+
+def condition(kind: str, status: str, reason: str = "", message: str = "", at: str = MINUTES_AGO) -> Object:
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": at}
+
+
+def add_pool(cluster: Cluster, reason: str, message: str = "", at: str = BEGAN) -> Object:
+    """A pool whose condition Ready is False for this reason."""
+    pool: Object = {"metadata": {"name": "warm", "uid": "uid-warm"}, "spec": {"template": "ubuntu-desktop"}}
+    pool["status"] = {"conditions": [condition("Ready", "False", reason, message, at)]}
+    cluster.objects["vdipools"].append(pool)
+    return pool
+
+
+def ended(cluster: Cluster, pod: Object, **terminated: Any) -> None:
+    """The container of this pod was restarted five minutes ago, after it had run for some, and is ready again."""
+    last = {"exitCode": 1, "reason": "Error", "startedAt": BEGAN, "finishedAt": MINUTES_AGO, **terminated}
+    container = pod["status"]["containerStatuses"][0]
+    container |= {"restartCount": 1, "lastState": {"terminated": last}}
+    container["state"] = {"running": {"startedAt": MINUTES_AGO}}
+
+
+@fault("unexplained_condition")
+def pool_of_a_template_with_a_home(cluster: Cluster) -> None:
+    add_pool(cluster, "TemplateHasHome", "Template 'ubuntu-desktop' has a home. A pool needs one without.", NOW)
+
+
+@fault("unexplained_condition")
+def image_that_no_node_can_pull_in_advance(cluster: Cluster) -> None:
+    words = "1 of 1 nodes failed; node-1: no space"
+    cluster.one("vditemplates")["status"] = {"conditions": [condition("ImagePulled", "False", "PullFailed", words)]}
+
+
+@fault("unexplained_condition")
+def second_replica_of_the_operator_has_no_image(cluster: Cluster) -> None:
+    meta = {**cluster.one("pods", POD)["metadata"], "name": f"{POD}-2", "uid": "uid-op-2"}
+    waiting = {"reason": "ErrImagePull", "message": "manifest unknown"}
+    container = {"name": "operator", "image": "vdi:2", "state": {"waiting": waiting}}
+    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
+    spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "vdi:2"}]}
+    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": status})
+
+
+@fault("unexplained_condition")
+def pods_of_a_release_are_refused(cluster: Cluster) -> None:
+    failed = condition("ReplicaFailure", "True", "FailedCreate", 'pods "docs-1" is forbidden: exceeded quota: few')
+    docs = deployment("docs", "kasm", {"app": "docs"}, {"containers": [{"name": "docs"}]})
+    docs["status"]["conditions"] = [failed]
+    for one in (docs, cluster.one("deployments", "vdi-operator")):
+        one["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
+    cluster.objects["deployments"].append(docs)
+
+
+@fault("unexplained_condition")
+def condition_of_another_controller_on_a_desktop(cluster: Cluster) -> None:
+    gate = condition("example.com/scanned", "False", "Infected", "The scanner found a virus.")
+    cluster.pod["status"]["conditions"].append(gate)
+
+
+@fault("unexplained_condition")
+def template_is_deleted_under_a_desktop(cluster: Cluster) -> None:
+    cluster.drop("vditemplates")
+    missing = condition("TemplateFound", "False", "TemplateNotFound", "There is no template 'ubuntu-desktop'.")
+    cluster.session["status"]["conditions"].insert(0, missing)
+
+
+@fault("unexplained_condition")
+def certificate_is_not_issued(cluster: Cluster) -> None:
+    meta = {"name": "wildcard", "namespace": SPACE, "uid": "uid-cert", "creationTimestamp": BEGAN}
+    waits = condition("Ready", "False", "DoesNotExist", "Issuing certificate: the ACME order failed.")
+    issuing = condition("Issuing", "False", "Failed")
+    certificate = {"metadata": meta, "spec": {"secretName": "wildcard"}, "status": {"conditions": [issuing, waits]}}
+    cluster.objects["certificates"].append(certificate)
+
+
+@fault("unexplained_condition")
+def desktop_of_a_pool_does_not_start(cluster: Cluster) -> None:
+    pool = add_pool(cluster, "Filling")
+    name = pool["metadata"]["name"]
+    meta = {"name": "warm-x", "namespace": SPACE, "uid": "uid-warm-x", "labels": {"vdi.kasm.io/pool": name}}
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
+    container = {"name": "desktop", "image": "d:1", "state": {"waiting": waiting}}
+    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
+    pod = {"metadata": {**meta, "creationTimestamp": MINUTES_AGO}, "spec": {"nodeName": "node-1"}, "status": status}
+    cluster.objects["pods"].append(pod)
+
+
+@fault("unexplained_condition")
+def volume_of_a_suspended_session_is_lost(cluster: Cluster) -> None:
+    cluster.session["spec"]["suspended"] = True
+    cluster.without_pod("Suspended", phase="Suspended")
+    cluster.one("persistentvolumeclaims")["status"]["phase"] = "Lost"
+
+
+@fault("unexplained_event")
+def secret_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
+    note = 'MountVolume.SetUp failed for volume "keys" : secret "keys" not found'
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedMount", note, at=SECONDS_AGO)
+
+
+@fault("unexplained_event")
+def agent_of_a_desktop_is_silent(cluster: Cluster) -> None:
+    note = "The operator cannot check whether the desktop is in use, so it does not count as idle."
+    cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", note, at=MINUTES_AGO)
+
+
+@fault("unexplained_event")
+def volume_does_not_grow(cluster: Cluster) -> None:
+    claim = cluster.one("persistentvolumeclaims")["metadata"]["name"]
+    cluster.warn("PersistentVolumeClaim", claim, "VolumeResizeFailed", "the array is full", at=MINUTES_AGO)
+
+
+@fault("deletion_stuck")
+def foreign_finalizer_on_a_claim(cluster: Cluster) -> None:
+    meta = cluster.one("persistentvolumeclaims")["metadata"]
+    finalizers = ["kubernetes.io/pvc-protection", "backup.example.com/hold"]
+    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": finalizers}
+
+
+@fault("deletion_stuck")
+def foreign_finalizer_on_the_pod_of_a_deleted_session(cluster: Cluster) -> None:
+    """The session stays too, as a consequence."""
+    cluster.pod["metadata"] |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["batch.example.com/tracking"]}
+    cluster.session["metadata"]["deletionTimestamp"] = MINUTES_AGO
+
+
+@fault("deletion_stuck")
+def foreign_finalizer_on_a_session(cluster: Cluster) -> None:
+    meta = cluster.session["metadata"]
+    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["audit.example.com/keep"]}
+
+
+@fault("deletion_stuck")
+def home_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
+    meta = cluster.one("persistentvolumeclaims")["metadata"]
+    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["kubernetes.io/pvc-protection"]}
+
+
+@fault("container_restarted")
+def desktop_was_killed_for_its_memory(cluster: Cluster) -> None:
+    ended(cluster, cluster.pod, reason="OOMKilled", exitCode=137)
+
+
+@fault("container_restarted")
+def operator_has_crashed_once(cluster: Cluster) -> None:
+    ended(cluster, cluster.one("pods", POD), message="panic\nTraceback: KeyError")
+
+
+@fault("container_restarted")
+def desktop_was_evicted_for_its_disk(cluster: Cluster) -> None:
+    """The operator has started it again: its first pod, which had ended with 0, is gone."""
+    note = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Evicted", note, uid="of-the-first-pod", at=MINUTES_AGO)
+
+
+@fault("container_restarted")
+def desktop_was_lost_and_is_back(cluster: Cluster) -> None:
+    failure = {"count": 1, "reason": "PodFailed", "message": "The desktop's pod has ended.", "time": MINUTES_AGO}
+    cluster.session["status"]["failures"] = {**failure, "generation": 1, "restartedAt": ""}
+
+
+@fault()
+def replacement_pods_are_ready(cluster: Cluster) -> None:
+    """Nothing: an evicted pod of the operator is left over, and its successor is ready."""
+    meta = {**cluster.one("pods", POD)["metadata"], "name": f"{POD}-0", "uid": "uid-op-0"}
+    gone = {**ready_status(), "phase": "Failed", "reason": "Evicted"}
+    gone["conditions"] = [condition("Ready", "False", at="2026-11-20T10:00:00Z")]
+    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": gone})
