@@ -180,9 +180,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def events_by_uid(self) -> dict[str, list[Event]]:
         """Warnings by the uid of their object. They outlive it by an hour, so its name is also that of a namesake."""
         found: dict[str, list[Event]] = defaultdict(list)
-        for events in self.events.values():
-            for event in events:
-                found[event.regarding.uid].append(event)
+        for event in self._decoded("events", Event):
+            found[event.regarding.uid].append(event)
         return found
 
     def events_of(self, uid: str) -> list[Event]:

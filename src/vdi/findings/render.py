@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,6 @@ from vdi.printable import escape as escape_text
 
 # So many findings of one code under one cause are shown in full; of more, only their number.
 _ALIKE = 3
-# So many causes of one code are told apart.
-_CAUSES = 5
 
 _WIDTH = 100
 # Characters of a line of evidence, unless evidence is printed in full.
@@ -77,7 +75,8 @@ def findings_as_text(findings: Sequence[Finding], *, verbose: bool = True) -> It
 
 
 def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator[str]:
-    groups = _groups(findings)
+    # Two templates with two wrong images are two causes, and the second is not hidden behind a number.
+    groups = [(finding.code, finding.caused_by or _without_names(finding)) for finding in findings]
     shown: Counter[tuple[str, str]] = Counter()
     alike = Counter(group for finding, group in zip(findings, groups, strict=True) if not finding.is_ok)
     for finding, group in zip(findings, groups, strict=True):
@@ -92,23 +91,6 @@ def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator
             indent = "   " if finding.caused_by else ""
             yield f"{indent}... and {alike[group] - _ALIKE} more {finding.code} (-o json lists them)"
             yield ""
-
-
-def _groups(findings: Sequence[Finding]) -> list[tuple[str, str]]:
-    """Code and cause of each finding: the finding that it follows from, else its message without names and numbers.
-
-    Two templates with two wrong images are two causes. The causes of a code beyond `_CAUSES` share one group.
-    """
-    groups, causes = [], defaultdict[str, set[str]](set)
-    for finding in findings:
-        cause = finding.caused_by
-        if not cause:
-            cause = _without_names(finding)
-            if len(causes[finding.code]) >= _CAUSES and cause not in causes[finding.code]:
-                cause = ""
-            causes[finding.code].add(cause)
-        groups.append((finding.code, cause))
-    return groups
 
 
 def _without_names(finding: Finding) -> str:

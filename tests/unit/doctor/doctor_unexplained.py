@@ -155,17 +155,18 @@ def operator_has_crashed_once(cluster: Cluster) -> None:
     ended(cluster, cluster.one("pods", POD), message="panic\nTraceback: KeyError")
 
 
+def lost(cluster: Cluster, **failure: Any) -> None:
+    """The first desktop was lost five minutes ago. Its successor runs."""
+    found = {"count": 1, "reason": "PodFailed", "message": "The desktop's pod has ended.", "time": MINUTES_AGO}
+    cluster.session["status"]["failures"] = {**found, "generation": 1, "restartedAt": "", **failure}
+
+
 @fault("container_restarted")
 def desktop_was_evicted_for_its_disk(cluster: Cluster) -> None:
-    """The operator has started it again: its first pod, which had ended with 0, is gone."""
+    """Its first pod, which had ended with 0, is gone: only the Event of that pod names the disk."""
+    lost(cluster)
     note = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."
     cluster.warn("Pod", cluster.pod["metadata"]["name"], "Evicted", note, uid="of-the-first-pod", at=MINUTES_AGO)
-
-
-@fault("container_restarted")
-def desktop_was_lost_and_is_back(cluster: Cluster) -> None:
-    failure = {"count": 1, "reason": "PodFailed", "message": "The desktop's pod has ended.", "time": MINUTES_AGO}
-    cluster.session["status"]["failures"] = {**failure, "generation": 1, "restartedAt": ""}
 
 
 @fault()

@@ -10,6 +10,7 @@ from unit.doctor.doctor_unexplained import (
     add_pool,
     condition,
     ended,
+    lost,
 )
 from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.report import make_report
@@ -85,9 +86,13 @@ def warning_of_a_namesake(cluster: Cluster) -> None:
 
 
 @normal()
-def eviction_before_the_session(cluster: Cluster) -> None:
-    cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T11:56:00Z"
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Evicted", "of a namesake", uid="another", at=MINUTES_AGO)
+def pod_was_deleted_by_a_person(cluster: Cluster) -> None:
+    lost(cluster, reason="PodDeleted", message="The desktop's pod was deleted by someone else.")
+
+
+@normal()
+def restarted_by_a_person_since_it_was_lost(cluster: Cluster) -> None:
+    lost(cluster, restartedAt="before")
 
 
 @normal()
@@ -221,10 +226,10 @@ def crash_loops(cluster: Cluster) -> None:
     cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedSomething", "of the crash", at=SECONDS_AGO)
 
 
-def is_evicted_under_a_full_node(cluster: Cluster) -> None:
+def is_lost_on_a_full_node(cluster: Cluster) -> None:
     pressure = condition("DiskPressure", "True", at=OLD)
     cluster.one("nodes")["status"]["conditions"].append(pressure)
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Evicted", "low on disk", uid="gone", at=MINUTES_AGO)
+    lost(cluster, reason="OutOfEphemeralStorage")
 
 
 def ignores_an_encoder(cluster: Cluster) -> None:
@@ -237,7 +242,7 @@ def ignores_an_encoder(cluster: Cluster) -> None:
     ("breaks", "code"),
     [
         (crash_loops, "desktop_out_of_memory"),
-        (is_evicted_under_a_full_node, "node_under_pressure"),
+        (is_lost_on_a_full_node, "node_under_pressure"),
         (ignores_an_encoder, "encoder_obsolete"),
     ],
 )

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from vdi.api.session import Phase
 from vdi.cluster.capacity import allows_placement, read_capacity
 from vdi.cluster.explain import IMAGE_CODES
 from vdi.cluster.objects import Pod
@@ -120,10 +119,10 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
         young = snapshot.age(meta.creation_timestamp) < _PATIENCE_SECONDS
         if problem and (not young or problem.reason in _LASTING):
             yield _waiting(diagnosis, problem)
-        elif not young and _idle_seconds(diagnosis) > _SLOW_SECONDS:
+        elif not young and diagnosis.idle_seconds > _SLOW_SECONDS:
             yield diagnosis.finding(
                 "session_ignored",
-                f"Nothing blocks this session, but it has had no pod for {int(_idle_seconds(diagnosis))} s. The "
+                f"Nothing blocks this session, but it has had no pod for {int(diagnosis.idle_seconds)} s. The "
                 "operator is not processing it.",
                 evidence=[
                     f"metadata.generation: {meta.generation}",
@@ -142,7 +141,7 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         if diagnosis.pod is not None or diagnosis.problem is not None:
             continue
         deleted = snapshot.age(diagnosis.session.metadata.deletion_timestamp) > 2 * _SLOW_SECONDS
-        if deleted or (not diagnosis.resting and _idle_seconds(diagnosis) > _SLOW_SECONDS):
+        if deleted or (not diagnosis.resting and diagnosis.idle_seconds > _SLOW_SECONDS):
             ignored.setdefault(diagnosis.namespace, []).append(diagnosis)
     for namespace, found in sorted(ignored.items()):
         operator = operator_for(snapshot, namespace)
@@ -158,12 +157,6 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
             remedy=found[0].restart_operator,
             related_objects=found[0].related_objects,
         )
-
-
-def _idle_seconds(diagnosis: SessionDiagnosis) -> float:
-    """Time since the last change of its conditions."""
-    times = [one.last_transition_time for one in diagnosis.session.status.conditions if one.last_transition_time]
-    return diagnosis.snapshot.age(max([diagnosis.session.metadata.creation_timestamp, *times]))
 
 
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
@@ -437,20 +430,6 @@ def _stages(snapshot: Snapshot, pod: Pod) -> dict[str, float]:
     return stages
 
 
-@check("vdisessions")
-def sessions_failed(snapshot: Snapshot) -> Iterator[Finding]:
-    """Sessions that the operator has given up, for a reason that no condition of their pod shows."""
-    for diagnosis in active_sessions(snapshot):
-        status = diagnosis.session.status
-        if status.phase == Phase.FAILED and diagnosis.pod is not None and diagnosis.answer is None:
-            yield diagnosis.finding(
-                "session_failed",
-                status.message or "It is Failed, and its status does not contain a reason.",
-                evidence=[f"status.phase: {status.phase}"],
-                remedy=Remedy.run(diagnosis.restart_command),
-            )
-
-
 @check("vdisessions", "pods")
 def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops that still run although their time limit was reached."""
@@ -468,4 +447,4 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_failed, sessions_overdue)
+CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_overdue)

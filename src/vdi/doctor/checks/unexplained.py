@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain
+from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
 from vdi.cluster.objects import Event, Pod
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Raw, Snapshot
@@ -25,7 +25,8 @@ from vdi.session.naming import MANAGED_BY, POOL, SESSION_LABEL, derive_base
 from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
 
-# Time in which a condition may pass by itself, or a deleted object may go.
+# Time in which a condition may pass by itself, a deleted object may go, and a container that ran for less had not
+# started yet: it lacked something then, and runs now.
 _PATIENCE_SECONDS = 60.0
 # Time that a pod of a pool or a release has to get ready, while no rule of `vdi.cluster.explain` calls it stuck.
 _START_SECONDS = 120.0
@@ -33,38 +34,25 @@ _EVENT_SECONDS = 600.0
 # The kubelet reports a mount that still fails at least every 122 s: an older report about a running pod is over.
 _MOUNT_SECONDS = 180.0
 _RECENT_SECONDS = 3600.0
-# A container that ran for less had not started yet: it lacked something then, and runs now.
-_RUN_SECONDS = 60.0
 _LONGEST_QUOTE = 300
+# Exit codes that are no failure: the program ended, or the runtime lost sight of it because the machine was off.
+_NO_FAILURE = (0, 255)
 
 _BAD_WHEN_TRUE = re.compile(
-    r"(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored)$|^Disruption"
+    "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored)$|^Disruption"
 )
 # Conditions that only repeat another one, or name a normal step.
-_NEUTRAL = frozenset(
-    {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing", "FileSystemResizePending"}
-)
+_NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing"}
 # Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node at the moment.
-_NORMAL = frozenset({PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES, "PodCompleted", "SchedulingGated"})
+_NORMAL = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
 # Reasons that do not pass by themselves.
-_LASTING = frozenset(
-    {
-        *(PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE),
-        *(Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, "ProgressDeadlineExceeded"),
-    }
-)
-# Warnings of a cluster that is well. Probes and restarts show in the state of the pod; the others announce an end.
-_NORMAL_EVENTS = frozenset(
-    {
-        *("Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"),
-        *(Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED),
-    }
-)
-# Warnings of the catalogue that keep a desktop from starting. Other warnings explain nothing: they are advice.
-_TELLING = frozenset({"start_slow", "home_in_use", "host_taken", "turn_down", "cpu_limit_low", "encoder_obsolete"})
-_OF_BINDING = re.compile("Provision|Binding")
-# Exit code that the runtime gives a container of which it lost sight.
-_UNKNOWN_EXIT = 255
+_LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
+_LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE}
+# Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
+_NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
+_NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
+# Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and explain nothing.
+_TELLING = {"start_slow", "home_in_use", "host_taken", "turn_down", "cpu_limit_low", "encoder_obsolete"}
 # Finalizers of Kubernetes -> the event that removes them.
 _FINALIZERS = {
     "kubernetes.io/pvc-protection": "Kubernetes removes it when no pod uses the claim",
@@ -74,14 +62,12 @@ _FINALIZERS = {
 
 @dataclass(frozen=True)
 class _Subject:
-    """An object, and the names of the objects whose findings explain its state."""
+    """An object, and the names of the objects whose findings explain its state, of a pod its owner first."""
 
     kind: str
     raw: Raw
     chain: Sequence[str] = ()
-    # Of a pod: its struct, and the workload of the release that it belongs to; without one it is a desktop.
     pod: Pod | None = None
-    workload: str = ""
     diagnosis: SessionDiagnosis | None = None
 
     @property
@@ -100,19 +86,17 @@ class _Subject:
     @property
     def is_resting(self) -> bool:
         """Whether no good state is expected: a suspended or deleted session, a pod that ends or has ended."""
-        pod, diagnosis = self.pod, self.diagnosis
-        ended = pod is not None and (pod.terminating or pod.status.phase in ("Failed", "Succeeded"))
-        return ended or (diagnosis is not None and diagnosis.resting)
+        if self.pod:
+            return self.pod.terminating or self.pod.status.phase in ("Failed", "Succeeded")
+        return self.diagnosis is not None and self.diagnosis.resting
 
     def kubectl(self, verb: str) -> str:
         place = f"--namespace {self.meta['namespace']} " if self.meta.get("namespace") else ""
         return f"kubectl {place}{verb} {self.kind} {self.meta['name']}"
 
     def finding(self, code: str, message: str, evidence: Iterable[str], remedy: Remedy | None = None) -> Finding:
-        remedy = remedy or Remedy.run(self.kubectl("describe"))
-        return make_finding(
-            code, self.object, _quote(message), evidence=evidence, remedy=remedy, related_objects=self.chain
-        )
+        remedy, chain = remedy or Remedy.run(self.kubectl("describe")), self.chain
+        return make_finding(code, self.object, _quote(message), evidence=evidence, remedy=remedy, related_objects=chain)
 
 
 @check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", last=True)
@@ -123,7 +107,7 @@ def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Find
     for subject in _subjects(snapshot):
         subjects.setdefault(subject.object, subject)
     for subject in subjects.values():
-        for look in (_deletion, _condition, _restart, _lost_desktop, _event):
+        for look in (_deletion, _condition, _restart, _event):
             finding = look(snapshot, subject)
             if finding and explained.isdisjoint((subject.object, *finding.related_objects)):
                 # Owners come first, so this explains the objects that the subject owns, too.
@@ -138,60 +122,59 @@ def _explains(finding: Finding) -> bool:
 
 def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     """The objects to look at, each owner before the objects that it owns."""
-    diagnoses, whole = diagnose_sessions(snapshot), not snapshot.scope.session
-    pools = [_Subject("vdipool", pool) for pool in snapshot.raw("vdipools") if whole]
+    sessions, whole = diagnose_sessions(snapshot), not snapshot.scope.session
+    pools = snapshot.raw("vdipools") if whole else []
     users: dict[str, list[str]] = defaultdict(list)
-    for diagnosis in diagnoses:
-        users[diagnosis.template_name].append(diagnosis.object)
+    for user, template in (
+        *((session.object, session.template_name) for session in sessions),
+        *((f"vdipool/{pool['metadata']['name']}", pool["spec"]["template"]) for pool in pools),
+    ):
+        users[template].append(user)
     for pool in pools:
-        users[pool.raw["spec"]["template"]].append(pool.object)
-        yield replace(pool, chain=[f"vditemplate/{pool.raw['spec']['template']}"])
+        yield _Subject("vdipool", pool, [f"vditemplate/{pool['spec']['template']}"])
     for template in snapshot.raw("vditemplates"):
-        name = template["metadata"]["name"]
-        if whole or name in users:
-            yield _Subject("vditemplate", template, users[name])
-    for diagnosis in diagnoses:
-        yield from _of_session(snapshot, diagnosis)
+        if whole or template["metadata"]["name"] in users:
+            yield _Subject("vditemplate", template, users[template["metadata"]["name"]])
+    for session in sessions:
+        yield from _of_session(snapshot, session)
     for pool in pools:
-        base, chain = derive_base(pool.meta["name"]), [pool.object, f"vditemplate/{pool.raw['spec']['template']}"]
+        name, template = pool["metadata"]["name"], f"vditemplate/{pool['spec']['template']}"
         for pod in snapshot.pods:
-            if pod.metadata.labels.get(POOL) == base and SESSION_LABEL not in pod.metadata.labels:
-                yield _of_pod(snapshot, pod, chain)
+            if pod.metadata.labels.get(POOL) == derive_base(name) and SESSION_LABEL not in pod.metadata.labels:
+                yield _of_pod(snapshot, pod, f"vdipool/{name}", template)
     for workload in release_workloads(snapshot):
         yield _Subject(workload.kind, workload.raw, snapshot.nodes_of(workload.raw))
-        for pod in snapshot.pods_of(workload.raw):
-            yield replace(_of_pod(snapshot, pod, [workload.object]), workload=workload.name)
+        yield from (_of_pod(snapshot, pod, workload.object) for pod in snapshot.pods_of(workload.raw))
     if whole:
         yield from _others(snapshot)
 
 
 def _of_session(snapshot: Snapshot, diagnosis: SessionDiagnosis) -> Iterator[_Subject]:
     chain, namespace = diagnosis.related_objects, diagnosis.namespace
-    session = snapshot.find("vdisessions", diagnosis.name, namespace) or {}
-    yield _Subject("vdisession", session, chain, diagnosis=diagnosis)
+    raw = snapshot.find("vdisessions", diagnosis.name, namespace)
+    yield _Subject("vdisession", raw or {}, chain, diagnosis=diagnosis)
     # A route or a Service has no part in the state of a pod or a claim.
     chain = [name for name in chain if not name.startswith(("ingressroute/", "service/", "secret/"))]
     claims = {diagnosis.home.metadata.name} if diagnosis.home else set()
     for pod in snapshot.pods_by_owner.get(diagnosis.session.metadata.uid, ()):
-        yield _of_pod(snapshot, pod, chain)
+        yield _of_pod(snapshot, pod, *chain)
         claims.update(pod.writes_to)
     for name in sorted(claims):
         if claim := snapshot.find("persistentvolumeclaims", name, namespace):
             yield _Subject("persistentvolumeclaim", claim, chain)
 
 
-def _of_pod(snapshot: Snapshot, pod: Pod, chain: list[str]) -> _Subject:
-    raw = snapshot.find("pods", pod.metadata.name, pod.metadata.namespace) or {}
-    return _Subject("pod", raw, [*chain, f"node/{pod.spec.node_name}"], pod)
+def _of_pod(snapshot: Snapshot, pod: Pod, *chain: str) -> _Subject:
+    raw = snapshot.find("pods", pod.metadata.name, pod.metadata.namespace)
+    return _Subject("pod", raw or {}, [*chain, f"node/{pod.spec.node_name}"], pod)
 
 
 def _others(snapshot: Snapshot) -> Iterator[_Subject]:
     """Certificates of the routes, and all else that the operator has made."""
-    served = hosts_by_certificate(snapshot)
-    for raw in snapshot.raw("certificates"):
-        namespace, secret = raw["metadata"]["namespace"], (raw.get("spec") or {}).get("secretName", "")
-        if (namespace, secret) in served:
-            yield _Subject("certificate", raw, [f"secret/{namespace}/{secret}"])
+    for namespace, secret in hosts_by_certificate(snapshot):
+        for raw in snapshot.raw("certificates"):
+            if (raw["metadata"]["namespace"], raw["spec"].get("secretName")) == (namespace, secret):
+                yield _Subject("certificate", raw, [f"secret/{namespace}/{secret}"])
     for kind in ("persistentvolumeclaim", "service", "ingressroute"):
         for raw in snapshot.raw(f"{kind}s"):
             meta = raw["metadata"]
@@ -206,50 +189,39 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     age, names = snapshot.age(subject.meta.get("deletionTimestamp")), list(subject.meta.get("finalizers") or ())
     if age < _PATIENCE_SECONDS:
         return None
-    whose = {name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it") for name in names}
     foreign, remedy = [name for name in names if name not in _FINALIZERS], None
     if foreign:
         patch = {"metadata": {"finalizers": [name for name in names if name != foreign[0]] or None}}
-        remedy = Remedy(
-            f"Repair that controller. Only if it is gone permanently, look at the object, then remove {foreign[0]}:",
-            (
-                subject.kubectl("get") + " --output yaml",
-                merge_patch(subject.kind, subject.meta["name"], patch, subject.meta.get("namespace", "")),
-            ),
-        )
+        change = merge_patch(subject.kind, subject.meta["name"], patch, subject.meta.get("namespace", ""))
+        sentence = f"Repair that controller. Only if it is gone for good, look at the object, then remove {foreign[0]}:"
+        remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
     node = snapshot.nodes.get(subject.pod.spec.node_name) if subject.pod else None
     if foreign or (node and node.ready):
         # This is a cause: the findings of its session follow from it.
         subject = replace(subject, chain=[name for name in subject.chain if name.startswith("node/")])
+    whose = {name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it") for name in names}
     kept = ", ".join(f"{name} ({words})" for name, words in whose.items()) or "its node, which has not stopped it"
     evidence = [f"metadata.deletionTimestamp: {subject.meta['deletionTimestamp']}", f"metadata.finalizers: {names}"]
-    return subject.finding(
-        "deletion_stuck", f"It was deleted {int(age)} s ago and is kept by {kept}.", evidence, remedy
-    )
+    message = f"It was deleted {int(age)} s ago and is kept by {kept}."
+    return subject.finding("deletion_stuck", message, evidence, remedy)
 
 
 def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """Conditions that are False, or True where that is bad, and a claim whose volume is gone."""
-    events = _events_of(snapshot, subject)
-    bad = (
-        []
-        if subject.is_resting
-        else [one for one in subject.status.get("conditions") or () if _is_bad(snapshot, subject, one)]
-    )
+    events, bad = _events_of(snapshot, subject), []
+    if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
+        bad.append({"type": "Ready", "status": "False", "message": words})
     if subject.status.get("phase") == "Lost":
-        bad.insert(0, {"type": "Bound", "status": "False", "message": "the volume is gone (phase Lost)"})
-    if subject.pod and (unready := _unready(snapshot, subject, subject.pod, events)):
-        bad.insert(0, unready)
-    lines = [
-        f"condition {one['type']} is {one['status']}: "
-        + (": ".join(part for part in (one.get("reason"), one.get("message")) if part) or "it gives no reason")
-        for one in bad
-    ]
-    return (
-        subject.finding("unexplained_condition", f"Its {lines[0]}", [*map(_quote, lines), *last_warnings(events)])
-        if lines
-        else None
-    )
+        bad.append({"type": "Bound", "status": "False", "message": "its volume is gone (phase Lost)"})
+    if not subject.is_resting:
+        bad += [one for one in subject.status.get("conditions") or () if _is_bad(snapshot, subject, one)]
+    if not bad:
+        return None
+    lines = []
+    for one in bad:
+        words = ": ".join(part for part in (one.get("reason"), one.get("message")) if part)
+        lines.append(_quote(f"condition {one['type']} is {one['status']}: {words or 'it gives no reason'}"))
+    return subject.finding("unexplained_condition", f"Its {lines[0]}", [*lines, *last_warnings(events)])
 
 
 def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Raw) -> bool:
@@ -264,98 +236,78 @@ def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Raw) -> bool:
     return reason in _LASTING or all(age >= _PATIENCE_SECONDS for age in ages if age is not None)
 
 
-def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event]) -> Raw | None:
-    """The condition Ready of a pod, with the words that explain a desktop: its own only name the container."""
+def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event]) -> str:
+    """The words that explain a pod which is not ready, since its condition only names the container; empty: it is."""
     if pod.ready or pod.terminating or pod.gated or pod.status.phase == "Succeeded":
-        return None
+        return ""
     condition = pod.condition("Ready")
     age = snapshot.age((condition.last_transition_time if condition else "") or pod.metadata.creation_timestamp)
     # A Deployment has replaced its failed pod long ago; nor is a machine that was switched off a fault.
     if pod.status.phase == "Failed" and (age > _RECENT_SECONDS or pod.status.reason == "Terminated"):
-        return None
-    words = chart_subject(subject.workload) if subject.workload else DESKTOP
+        return ""
+    kind, _, name = subject.chain[0].rpartition("/")
+    words = chart_subject(name) if kind.startswith(("deployment/", "daemonset/")) else DESKTOP
     answer = explain(StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words))
-    over = age >= (_PATIENCE_SECONDS if answer.stuck else _START_SECONDS)
-    return {"type": "Ready", "status": "False", "message": answer.sentence} if over else None
+    return answer.sentence if age >= (_PATIENCE_SECONDS if answer.stuck else _START_SECONDS) else ""
 
 
 def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
-    """A container that was killed for its memory, or that failed while it ran, within the hour."""
+    """A container that was killed for its memory or failed while it ran, within the hour; a desktop that was lost.
+
+    The second counts until the new desktop has shown that it can run.
+    """
+    session = subject.diagnosis.session if subject.diagnosis and not subject.is_resting else None
+    failures = current_failures(session) if session else None
+    if session and failures and failures.reason not in NOT_ITS_FAULT and not is_short_of_room(session):
+        lost, meta = snapshot.age(failures.time), session.metadata
+        # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
+        events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
+        said = last_warnings(one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS)
+        words = f"Its desktop was lost and started again: {' '.join([failures.message, *said])}"
+        return subject.finding("container_restarted", words, [f"status.failures: {failures.count}, {failures.reason}"])
     for container in subject.status.get("containerStatuses") or () if subject.pod else ():
         ended = (container.get("lastState") or {}).get("terminated") or {}
         name, code, finished = container["name"], ended.get("exitCode", 0), ended.get("finishedAt")
         if not finished or snapshot.age(finished) > _RECENT_SECONDS:
             continue
+        ran = snapshot.age(ended.get("startedAt")) - snapshot.age(finished)
         words = f"ended with exit code {code}"
         if ended.get("reason") == "OOMKilled":
             words = "used more memory than its limit"
-        elif (
-            code in (0, _UNKNOWN_EXIT)
-            or snapshot.age(ended.get("startedAt")) - snapshot.age(finished) < _RUN_SECONDS
-            or _machine_was_off(snapshot, subject.raw["spec"].get("nodeName", ""), finished)
-        ):
+        elif code in _NO_FAILURE or ran < _PATIENCE_SECONDS or _machine_was_off(snapshot, subject.pod, finished):
             continue
-        said = str(ended.get("message") or "").strip().splitlines()[-1:]
         return subject.finding(
             "container_restarted",
             f"Its container {name} {words} {int(snapshot.age(finished))} s ago, and was restarted.",
-            [f"restartCount: {container.get('restartCount')}, lastState.terminated: {finished}", *map(_quote, said)],
-            Remedy.run(
-                f"kubectl --namespace {subject.meta['namespace']} logs {subject.meta['name']} -c {name} --previous"
-            ),
+            [f"lastState.terminated: exit code {code}, {finished}", _quote(last_line(ended.get("message") or ""))],
+            Remedy.run(f"{subject.kubectl('logs').replace(' pod ', ' ')} --container {name} --previous"),
         )
     return None
 
 
-def _machine_was_off(snapshot: Snapshot, node: str, ended: str) -> bool:
-    """Whether no container of the node has run since before this end."""
-    return all(
-        status.state.running.started_at > ended
-        for pod in snapshot.pods
-        if pod.spec.node_name == node
-        for status in pod.status.container_statuses
-        if status.state.running
-    )
-
-
-def _lost_desktop(snapshot: Snapshot, subject: _Subject) -> Finding | None:
-    """A desktop whose pod was lost and replaced, until the new one has shown that it can run."""
-    if subject.diagnosis is None or subject.is_resting:
-        return None
-    session = subject.diagnosis.session
-    failures, pod_name = current_failures(session), session.status.pod_name or session.metadata.name
-    is_own = failures and failures.reason not in NOT_ITS_FAULT and not is_short_of_room(session)
-    # The pod of an eviction is gone. Its Event is about this session if it is younger than the session.
-    youngest = min(_EVENT_SECONDS, snapshot.age(session.metadata.creation_timestamp))
-    evictions = [
-        event
-        for event in snapshot.events.get(("Pod", session.metadata.namespace, pod_name), ())
-        if event.reason == "Evicted" and snapshot.age(event.seen) <= youngest
-    ]
-    if not is_own and not evictions:
-        return None
-    words = evictions[-1].note if evictions else failures.message if failures else ""
-    evidence = [f"status.failures: {failures.count}, {failures.reason}" if failures else "", *last_warnings(evictions)]
-    return subject.finding("container_restarted", f"Its desktop was lost and started again: {words}", evidence)
+def _machine_was_off(snapshot: Snapshot, pod: Pod | None, ended: str) -> bool:
+    """Whether no container of the pod's node has run since before this end."""
+    beside = (one for one in snapshot.pods if pod and one.spec.node_name == pod.spec.node_name)
+    running = (container.state.running for one in beside for container in one.status.container_statuses)
+    return all(state.started_at > ended for state in running if state)
 
 
 def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """A Warning that came after its object had become ready. Before that, the state of the object speaks."""
     conditions = [one for one in subject.status.get("conditions") or () if one["type"] in ("Ready", "Available")]
-    good = [one for one in conditions if one["status"] == "True" or subject.is_resting]
-    since = max((one.get("lastTransitionTime") or "" for one in good), default="")
-    is_bound = subject.status.get("phase") == "Bound"
+    good = [one.get("lastTransitionTime") or "" for one in conditions if one["status"] == "True" or subject.is_resting]
+    # A claim has no such condition. Whatever kept it from being bound is over.
+    bound = subject.status.get("phase") == "Bound"
     later = [
         event
         for event in _events_of(snapshot, subject)
-        if (since and event.seen > since) or (is_bound and not _OF_BINDING.search(event.reason))
+        if (good and event.seen > max(good)) or (bound and not re.search("Provision|Binding|Expanding", event.reason))
     ]
     if not later or (subject.pod and subject.is_resting):
         return None
     newest = max(later, key=lambda event: event.seen)
-    return subject.finding(
-        "unexplained_event", f"{newest.reason}: {newest.note}", [f"Event of {newest.seen}", *last_warnings(later)]
-    )
+    evidence = [f"Event of {newest.seen}", *last_warnings(later)]
+    return subject.finding("unexplained_event", f"{newest.reason}: {newest.note}", evidence)
 
 
 def _events_of(snapshot: Snapshot, subject: _Subject) -> list[Event]:
@@ -371,7 +323,7 @@ def _quote(text: str) -> str:
     """Words of an object: one line that ends as a sentence does, bounded and printable."""
     line = escape(" ".join(text.split()))
     line = line if len(line) <= _LONGEST_QUOTE else f"{line[: _LONGEST_QUOTE - 3]}..."
-    return line if line.endswith((".", ":")) else f"{line}."
+    return line if not line or line.endswith(".") else f"{line}."
 
 
 CHECKS = (unexplained,)

@@ -177,17 +177,15 @@ CONTROL_PLANE = (
     ),
     _warning(
         "unexplained_condition",
-        "An object that a session, a pool, a route or the release names reports that it is not well, and no other "
-        "finding explains it.",
-        "A condition of its status: False, or True where that is bad. A pod that is not ready is explained as a "
-        "desktop is.",
+        "An object that a session, a pool, a route or the release names is not well, and no other finding explains it.",
+        "A condition of its status: False, or True where that is bad.",
         "Follow the words of the condition.",
         follows=_EVERYTHING,
     ),
     _warning(
         "unexplained_event",
         "The cluster warns of an object that counts as ready, and no other finding explains it.",
-        "A Warning Event of the last ten minutes about the object itself (regarding.uid), after it became ready.",
+        "A Warning Event of the last ten minutes about this very object (regarding.uid), after it became ready.",
         "Follow the words of the Event.",
         follows=_EVERYTHING,
     ),
@@ -200,11 +198,10 @@ CONTROL_PLANE = (
     ),
     _warning(
         "container_restarted",
-        "A desktop, or a container of the release, has ended within the last hour and was restarted. It works again; "
-        "open programs were lost.",
-        "The container's last state, status.failures of the session, or the kubelet's Event Evicted. Restarts of a "
-        "whole machine, and of a container that had not started yet, do not count.",
-        "Read the last lines of the container, or raise the limit that was reached.",
+        "A container of a desktop or of the release failed within the last hour, and runs again. Open programs are "
+        "lost. A restart of the whole machine does not count.",
+        "The container's last state, or status.failures of the session.",
+        "Read its last lines, or raise the limit that was reached.",
         follows=_EVERYTHING,
     ),
     _code(

@@ -198,13 +198,17 @@ class SessionDiagnosis:
             yield from self.snapshot.events_of(self.home.metadata.uid)
 
     @property
-    def starting_seconds(self) -> float | None:
-        """Time since its pod was created, or since the last change of a session without one; None: it is ready."""
-        if self.pod and self.answer is None:
-            return None
+    def idle_seconds(self) -> float:
+        """Time since the last change of its conditions."""
         times = [one.last_transition_time for one in self.session.status.conditions if one.last_transition_time]
-        waiting = max([self.session.metadata.creation_timestamp, *times])
-        return self.snapshot.age(self.pod.metadata.creation_timestamp if self.pod else waiting)
+        return self.snapshot.age(max([self.session.metadata.creation_timestamp, *times]))
+
+    @property
+    def starting_seconds(self) -> float | None:
+        """Age of its pod, or time since the last change of a session without one; None: the desktop is ready."""
+        if self.pod is None:
+            return self.idle_seconds
+        return self.snapshot.age(self.pod.metadata.creation_timestamp) if self.answer else None
 
     @cached_property
     def answer(self) -> Explanation | None:
