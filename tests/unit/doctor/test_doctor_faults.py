@@ -14,6 +14,7 @@ from unit.doctor.doctor_findings import ALL, every_finding, findings_of, snapsho
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
+from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
 from vdi.diagnosis.check import code_page
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import load, save
@@ -99,7 +100,12 @@ def test_gpu_that_needs_wayland_gets_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for faults in (FAULTS, GPU_FAULTS, GATEWAY_FAULTS, KASM_FAULTS) for name in first_of(faults)]
+    "name",
+    [
+        name
+        for faults in (FAULTS, GPU_FAULTS, GATEWAY_FAULTS, KASM_FAULTS, UNEXPLAINED_FAULTS)
+        for name in first_of(faults)
+    ],
 )
 def test_a_bundle_gives_the_same_findings(name: str) -> None:
     snapshot = snapshot_of(name)

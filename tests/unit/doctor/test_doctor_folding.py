@@ -10,6 +10,7 @@ from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster
 from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
+from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.kasm_builders import Kasm
 from vdi.doctor.checks.run import rank
 from vdi.doctor.codes import make_finding
@@ -42,6 +43,14 @@ def test_events_of_a_deleted_claim_are_not_its_namesakes() -> None:
         "PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir: Permission denied", uid="of-the-last-one"
     )
     assert cluster.roots() == ["provisioner_silent"]
+
+
+@pytest.mark.parametrize(("uid", "is_found"), [("", True), ("of-the-last-one", False)])
+def test_events_of_a_claim_of_kasm_are_matched_by_uid(uid: str, is_found: bool) -> None:
+    cluster = KASM_FAULTS.broken("kasm_provisioner_fails")
+    regarding = cluster.objects["events"][-1]["regarding"]
+    regarding["uid"] = uid or regarding["uid"]
+    assert any("mkdir /data" in finding.message for finding in cluster.findings()) == is_found
 
 
 def test_a_pod_without_login_secret_is_a_consequence() -> None:
