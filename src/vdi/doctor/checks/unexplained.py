@@ -42,7 +42,7 @@ _BAD_WHEN_TRUE = re.compile(
     "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored)$|^Disruption"
 )
 # Conditions that only repeat another one, or name a normal step.
-_NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing"}
+_NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing", "Unused"}
 # Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node at the moment.
 _NORMAL = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
 # Reasons that do not pass by themselves.

@@ -19,8 +19,8 @@ NO_OPERATOR = (
     "operator_rights_missing",
     "operator_without_lease",
 )
-# Causes that may show anywhere.
-_EVERYTHING = ("crd_missing", "operator_missing", "dns_down")
+# Codes of the last check. Faults of the whole cluster may show anywhere.
+_unexplained = partial(_warning, follows=("crd_missing", "operator_missing", "dns_down"))
 
 CONTROL_PLANE = (
     _code(
@@ -175,34 +175,30 @@ CONTROL_PLANE = (
         "Follow the message, then restart the session.",
         follows=(*CRASH_CAUSES, "node_not_ready", "deletion_stuck"),
     ),
-    _warning(
+    _unexplained(
         "unexplained_condition",
         "An object that a session, a pool, a route or the release names is not well, and no other finding explains it.",
         "A condition of its status: False, or True where that is bad.",
         "Follow the words of the condition.",
-        follows=_EVERYTHING,
     ),
-    _warning(
+    _unexplained(
         "unexplained_event",
         "The cluster warns of an object that counts as ready, and no other finding explains it.",
         "A Warning Event of the last ten minutes about this very object (regarding.uid), after it became ready.",
         "Follow the words of the Event.",
-        follows=_EVERYTHING,
     ),
-    _warning(
+    _unexplained(
         "deletion_stuck",
         "An object was deleted more than a minute ago and still exists.",
         "metadata.deletionTimestamp, and metadata.finalizers with their controllers.",
         "Repair the controller of the finalizer; without one, look at the pod's node.",
-        follows=_EVERYTHING,
     ),
-    _warning(
+    _unexplained(
         "container_restarted",
         "A container of a desktop or of the release failed within the last hour, and runs again. Open programs are "
         "lost. A restart of the whole machine does not count.",
         "The container's last state, or status.failures of the session.",
         "Read its last lines, or raise the limit that was reached.",
-        follows=_EVERYTHING,
     ),
     _code(
         "check_failed",
