@@ -332,6 +332,31 @@ def no_node_is_so_large(world: World) -> Iterator[None]:
         yield
 
 
+# No rule was written for these: the API says that something is not well
+
+
+@fault("unexplained_condition")
+def a_pool_of_a_template_with_a_home(world: World) -> Iterator[None]:
+    body: Object = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDIPool", "metadata": {"name": "homely"}}
+    with template(world, "homely") as name, applied(world, {**body, "spec": {"template": name, "replicas": 1}}):
+        yield
+
+
+@fault("deletion_stuck")
+def somebody_elses_finalizer_is_on_a_claim(world: World) -> Iterator[None]:
+    meta: Object = {"name": "kept", "namespace": "vdi-sessions", "finalizers": ["backup.example.com/hold"]}
+    meta["labels"] = {"app.kubernetes.io/managed-by": "vdi-operator"}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+    body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+    where = ("-n", "vdi-sessions")
+    world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
+    world.kubectl(*where, "delete", "pvc", "kept", "--wait=false")
+    try:
+        yield
+    finally:
+        world.kubectl(*where, "patch", "pvc", "kept", "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
+
+
 # The way in
 
 
