@@ -302,3 +302,11 @@ def test_causes_of_the_whole_cluster_explain_the_rest() -> None:
     cluster = UNEXPLAINED_FAULTS.broken("certificate_is_not_issued")
     cluster.drop("customresourcedefinitions", "vdipools.vdi.kasm.io")
     assert [root.code for root in roots(cluster.findings())] == ["crd_missing"]
+
+
+@pytest.mark.parametrize("session_waits", [True, False])
+def test_a_template_is_explained_by_its_session(session_waits: bool) -> None:
+    cluster = UNEXPLAINED_FAULTS.broken("image_that_no_node_can_pull_in_advance")
+    if session_waits:
+        cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
+    assert cluster.roots() == ["image_unavailable" if session_waits else "unexplained_condition"]
