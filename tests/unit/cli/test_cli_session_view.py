@@ -8,7 +8,7 @@ import pytest
 
 from unit.cli.objects import a_session, conditions, running
 from vdi.api.session import VDISession
-from vdi.cli.session.view import SessionDetails, details_lines, expires_in, phase, watch_line
+from vdi.cli.session.view import SessionDetails, details_lines, expires_in, watch_line
 
 NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
@@ -85,10 +85,6 @@ def test_details_have_queue_warnings_and_failures() -> None:
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
 
 
-def test_a_session_without_conditions_asks_for_the_operator() -> None:
-    assert "the operator has not processed the session" in details_lines(SessionDetails(session()), NOW)[-1]
-
-
 @pytest.mark.parametrize(
     ("persistence", "words"),
     [
@@ -112,12 +108,6 @@ def test_an_explanation_is_shown_unless_the_status_has_it() -> None:
 )
 def test_expires_in_is_the_time_left(end: str, left: str) -> None:
     assert expires_in(session(status={"expiresAt": end}), NOW) == left
-
-
-def test_a_deleted_session_is_terminating() -> None:
-    leaving = session(status=running())
-    leaving.metadata.deletion_timestamp = "2026-11-20T08:04:00Z"
-    assert phase(leaving) == "Terminating"
 
 
 def test_a_change_is_one_line() -> None:

@@ -42,35 +42,10 @@ def test_a_node_that_is_not_ready_is_a_finding(known: list[NodeStatus], vdi: Vdi
     assert vdi("cluster", "nodes").code == 0
 
 
-def test_as_json_they_have_their_components(known: list[NodeStatus], vdi: Vdi) -> None:
-    found = json.loads(vdi("cluster", "nodes", "-o", "json").out)
-    assert [node["state"] for node in found] == ["running", "cut", "stopped"]
-    assert found[1]["components"][0]["name"] == "kubelet"
-
-
-def test_status_names_components_by_their_node(known: list[NodeStatus], vdi: Vdi) -> None:
-    said = vdi("cluster", "status").out
-    assert "vdi-demo-2/kubelet" in said
-    assert "vdi-demo-3   stopped" in said
-    known[:] = [NODES[0]]
-    said = vdi("cluster", "status").out
-    assert "NODE" not in said
-    assert "Node Ready; HTTPS for desktops" in said
-
-
 def test_two_changes_at_a_time_are_refused(known: list[NodeStatus], vdi: Vdi) -> None:
     ran = vdi("cluster", "nodes", "--add-node", "--stop-node", "vdi-demo-2")
     assert ran.code == 2
     assert "--add-node, --stop-node, --cut-node and --start-node" in ran.err
-
-
-def test_a_node_is_cut_and_then_shown(known: list[NodeStatus], vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, str]] = []
-    monkeypatch.setattr(cluster, "cut_node", lambda name, node: made.append((name, node)))
-    ran = vdi("cluster", "nodes", "--cut-node", "vdi-demo-2")
-    assert made == [("demo", "vdi-demo-2")]
-    assert ran.code == 0
-    assert "vdi-demo-2   cut" in ran.out
 
 
 def test_logs_of_further_nodes_are_named_by_their_node(
@@ -87,28 +62,3 @@ def test_logs_of_further_nodes_are_named_by_their_node(
     refused = vdi("cluster", "logs", "vdi-demo-2/etcd")
     assert refused.code != 0
     assert "vdi-demo-2/kubelet" in refused.err
-
-
-def test_up_down_and_reset_as_json(vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kubeconfig = tmp_path / "admin.conf"
-
-    def up(name: str, *, fake_gpus: int, **_: object) -> cluster.Cluster:
-        server, nodes = "https://127.0.0.1:6443", [f"vdi-{name}"]
-        return cluster.Cluster(name, kubeconfig, server, 8443, tmp_path, False, fake_gpus, nodes, was_running=False)
-
-    monkeypatch.setattr(cluster, "up", up)
-    monkeypatch.setattr(cluster, "down", lambda _: ["processes", "files"])
-    started = {
-        "name": "dev",
-        "server": "https://127.0.0.1:6443",
-        "wasRunning": False,
-        "nodes": ["vdi-dev"],
-        "fakeGpus": 4,
-        "kubeconfig": str(kubeconfig),
-    }
-    words = ["--name", "dev", "--fake-gpus", "4", "-o", "json"]
-    assert json.loads(vdi("cluster", "up", *words).out) == started
-    assert json.loads(vdi("cluster", "down", "-o", "json").out) == {"removed": ["processes", "files"]}
-    ran = vdi("cluster", "reset", *words)
-    assert json.loads(ran.out) == started
-    assert "Removed from cluster 'dev': processes, files." in ran.err

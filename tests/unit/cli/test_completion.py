@@ -35,15 +35,3 @@ def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: st
         ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=True
     )
     assert sorted(done.stdout.split()) == offered.split(), done.stderr
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_have_a_script(vdi: Vdi, shell: str) -> None:
-    ran = vdi("completion", shell)
-    assert (ran.code, "_VDI_COMPLETE" in ran.out) == (0, True)
-
-
-def test_an_unknown_shell_is_refused_with_the_known_ones(vdi: Vdi) -> None:
-    ran = vdi("completion", "tcsh")
-    assert ran.code == 2
-    assert all(name in ran.err for name in ("tcsh", "bash", "zsh", "fish"))

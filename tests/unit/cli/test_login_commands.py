@@ -216,13 +216,6 @@ def test_logout_revokes_and_forgets(typed: Vdi, gateway: RemoteGateway, browser:
     assert (again.code, again.err) == (1, "Error: you are not logged in (logged in to: none)\n")
 
 
-def test_login_and_logout_as_json(typed: Vdi, gateway: RemoteGateway, browser: Browser) -> None:
-    ran = typed("login", gateway.url, "--ca-file", str(gateway.ca), "-o", "json")
-    login = {"server": gateway.url, "user": "alice@example.com", "expires": "2026-12-20T12:00:00Z"}
-    assert json.loads(ran.out) == login
-    assert json.loads(typed("logout", "-o", "json").out) == {"server": gateway.url, "current": None}
-
-
 def test_logout_of_a_token_that_had_ended_is_a_logout(typed: Vdi, gateway: RemoteGateway) -> None:
     write_logins(Logins(gateway.url, {gateway.url: Login("a@b.cd", "vdi_x", ca=gateway.ca.read_text())}))
     assert typed("logout").code == 0

@@ -1,9 +1,6 @@
 """The session commands through a real gateway's API, on a machine without a kubeconfig."""
 
 import json
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +11,6 @@ import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.remote_stage import RemoteGateway
-from unit.cli.test_cli_interrupts import RUN_MAIN
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING
 from unit.gateway.probe_agent import FIGURES, Agent, agent
 from vdi.cli.logins import Login, Logins, write_logins
@@ -81,15 +77,6 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert gateway.call(lambda stage: stage.cluster.objects[name]["spec"].get("access", [])) == []
 
 
-def test_open_prints_the_address_and_no_password(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.session(status=RUNNING))
-    ran = remote("session", "open", "alice-desktop", "--print")
-    assert ran.out.splitlines() == [
-        "URL:      https://alice-desktop.vdi.localhost",
-        "The browser asks for the portal's login if you are not logged in there.",
-    ]
-
-
 def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) -> None:
     gateway.call(lambda stage: stage.template("cad", access={"users": ["bob@example.com"], "groups": []}))
     assert [line.split()[0] for line in remote("template", "ls").out.splitlines()] == ["NAME", "ubuntu"]
@@ -125,55 +112,6 @@ def test_refusals_have_a_message_and_an_exit_code(remote: Vdi, words: list[str],
     ran = remote(*words)
     assert ran.code == code, ran.err
     assert said in ran.err
-
-
-def test_wait_follows_the_stages_of_the_start(
-    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
-    waiting = {
-        "phase": "Creating",
-        "message": "The image is being pulled.",
-        "conditions": [condition("TemplateFound"), condition("Admitted")],
-    }
-
-    running = {**waiting, **RUNNING, "message": "", "url": "https://alice-ubuntu.vdi.localhost:1"}
-    gateway.there.cluster.then = [waiting, running]
-    ran = remote("session", "create", "-t", "ubuntu", "--wait", "-o", "json")
-    assert ran.code == 0, ran.err
-    assert f"session alice-ubuntu created at {gateway.url}" in ran.err
-    assert "✓ template ubuntu found" in ran.err
-    assert "✓ session Running" in ran.err
-    assert "vdi session open alice-ubuntu" in ran.err
-    assert json.loads(ran.out)["status"]["phase"] == "Running"
-
-
-def condition(kind: str) -> dict[str, str]:
-    when = "2026-11-20T11:00:00Z"
-    return {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": when}
-
-
-def test_watch_follows_changes_until_ctrl_c(remote: Vdi, gateway: RemoteGateway) -> None:
-    """In a process of its own, as a terminal would have it."""
-    gateway.call(lambda stage: stage.session("one"))
-    command = [sys.executable, "-c", RUN_MAIN, "session", "ls", "--watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        killer = threading.Timer(30, process.kill)
-        killer.start()
-        try:
-            assert process.stdout is not None
-            lines = [process.stdout.readline().split()[1:]]
-            gateway.call(lambda stage: stage.session("two", status=RUNNING))
-            lines.append(process.stdout.readline().split()[1:])
-            gateway.call(lambda stage: stage.cluster.drop("one"))
-            lines.append(process.stdout.readline().split()[1:])
-            process.send_signal(signal.SIGINT)
-            rest = process.communicate()[1]
-        finally:
-            killer.cancel()
-            process.kill()
-    assert [line[:2] for line in lines] == [["one", "-"], ["two", "Running"], ["one", "deleted"]]
-    assert (process.returncode, "Traceback" in rest) == (130, False), rest
 
 
 def test_watch_ends_with_the_login(remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +150,6 @@ def test_an_unreachable_gateway_is_named(remote: Vdi) -> None:
     ran = remote("session", "ls")
     assert ran.code == 3
     assert "cannot reach the gateway https://localhost:1" in ran.err
-
-
-def test_an_untrusted_authority_is_reported_with_its_fix(remote: Vdi, gateway: RemoteGateway) -> None:
-    write_logins(Logins(gateway.url, {gateway.url: Login("alice@example.com", "vdi_x")}))
-    ran = remote("session", "ls")
-    assert ran.code == 3
-    assert "its certificate is not trusted" in ran.err
-    assert "--ca-file" in ran.err
 
 
 @pytest.fixture

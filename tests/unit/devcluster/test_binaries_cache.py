@@ -25,16 +25,6 @@ def test_entry_is_made_once_for_many_threads(tmp_path: Path) -> None:
     assert len(made) == 1
 
 
-def test_entry_is_not_to_be_seen_before_it_is_complete(tmp_path: Path) -> None:
-    with build_cache_in(tmp_path) as (build_cache, _):
-
-        def fetch(step: Step, into: Path) -> None:
-            (into / "half").write_text("")
-            assert not build_cache.entry("tool-v1").exists()
-
-        assert build_cache.obtain("tool-v1", "make tool", fetch).is_dir()
-
-
 @pytest.mark.parametrize("error", [SourceFailed("no"), KeyboardInterrupt(), Cancelled()])
 def test_failure_while_making_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     def fetch(step: Step, into: Path) -> None:

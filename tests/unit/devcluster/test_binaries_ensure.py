@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tools.binaries import RECIPES
-from tools.binaries.__main__ import main
 from unit.devcluster.binaries_servers import Server, build_cache_in, script, serving
 from vdi.devcluster import binaries
-from vdi.devcluster.binaries import BinaryUnavailable, Finder, ensure, entry_key, go_build
+from vdi.devcluster.binaries import BinaryUnavailable, Finder, entry_key
 from vdi.devcluster.binaries.components import Download, GoBuild, Recipe
-from vdi.devcluster.build_cache import BuildCache, SourceFailed
-from vdi.devcluster.progress import Progress, Step, StepFailed
+from vdi.devcluster.build_cache import BuildCache
+from vdi.devcluster.progress import Step, StepFailed
 
 DOWNLOAD = Download(
     key="pause-v1", title="download pause", provides={"pause": "pause"}, url="https://x/pause", checksum="https://x/sum"
@@ -46,9 +43,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return builds
 
 
-def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
-    tmp_path: Path, server: Server, built: list[str]
-) -> None:
+def test_build_follows_a_failed_download_and_shows_why(tmp_path: Path, server: Server, built: list[str]) -> None:
     with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
         path = Finder(build_cache, BOTH).find("pause")
         assert path.parent == build_cache.entry(entry_key(BUILD))
@@ -56,9 +51,7 @@ def test_build_follows_a_download_that_failed_and_the_reason_is_shown(
     assert f"download pause: {server.url}/x/sum: the server responded with 404 Not Found" in shown.getvalue()
 
 
-def test_earlier_build_in_the_cache_is_taken_before_the_network_is_asked(
-    tmp_path: Path, server: Server, built: list[str]
-) -> None:
+def test_cached_build_is_taken_before_the_network_is_asked(tmp_path: Path, server: Server, built: list[str]) -> None:
     with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
         first = Finder(build_cache, BOTH).find("pause")
         server.asked.clear()
@@ -71,15 +64,6 @@ def test_named_folder_comes_before_everything(tmp_path: Path, server: Server, bu
     with build_cache_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
         assert Finder(build_cache, BOTH).find("pause") == own
     assert (server.asked, built) == ([], [])
-
-
-def test_named_folder_without_the_binary_is_said_and_passed_over(
-    tmp_path: Path, server: Server, built: list[str]
-) -> None:
-    with build_cache_in(tmp_path, VDI_BINARIES="/nowhere", VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
-        Finder(build_cache, BOTH).find("pause")
-    assert "VDI_BINARIES=/nowhere: contains no executable pause" in shown.getvalue()
-    assert built == ["pause"]
 
 
 def test_when_all_fail_one_error_lists_every_source(
@@ -102,15 +86,6 @@ def test_when_all_fail_one_error_lists_every_source(
     assert built_one.startswith("build pause: go ended with status 1\n  | main.go:1: no\n  full log: ")
 
 
-def test_reason_that_many_share_is_shown_once(tmp_path: Path, built: list[str]) -> None:
-    other = GoBuild(key="two-v1", title="build two", provides={"two": "two"}, module="pause")
-    with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR="http://127.0.0.1:1") as (build_cache, shown):
-        finder = Finder(build_cache, {**BOTH, "two": (DOWNLOAD, other)})
-        finder.find("pause")
-        finder.find("two")
-    assert shown.getvalue().count("127.0.0.1:1 cannot be reached: Connection refused") == 1
-
-
 def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str]) -> None:
     modules = tmp_path / "go"
     (modules / "pause").mkdir(parents=True)
@@ -120,43 +95,6 @@ def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str]) -> No
             (modules / "pause" / "main.go").write_text(text)
             Finder(build_cache, {"pause": (recipe,)}).find("pause")
     assert built == ["pause", "pause"]
-
-
-def test_name_that_no_one_knows_is_refused_before_any_work(tmp_path: Path) -> None:
-    with (
-        Progress(tmp_path, Console(file=io.StringIO())) as progress,
-        pytest.raises(ValueError, match="unknown binary: kubeadm; allowed: etcd, "),
-    ):
-        ensure(["etcd", "kubeadm"], progress=progress, cache=tmp_path)
-
-
-def test_command_says_what_failed_and_ends_with_1(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("VDI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(go_build, "find_toolchain", raise_no_toolchain)
-    assert main(["pause"]) == 1
-    assert "pause is not available. Tried:\n  - a named folder" in capsys.readouterr().err
-
-
-def raise_no_toolchain(*ignored: object) -> Path:
-    raise SourceFailed("no Go toolchain")
-
-
-def test_cache_that_cannot_be_written_is_named_with_the_variable(tmp_path: Path, built: list[str]) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    with build_cache_in(tmp_path) as (build_cache, _), pytest.raises(BinaryUnavailable) as failure:
-        Finder(build_cache, {"pause": (BUILD,)}).find("pause")
-    assert f"(the cache is {tmp_path / 'cache'}; VDI_CACHE names another)" in failure.value.reasons[-1]
-    assert built == []
-
-
-def test_command_refuses_an_unknown_name_as_usage(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["kubeadm"])
-    assert ended.value.code == 2
-    assert "NAME is 'kubeadm'; allowed: " in capsys.readouterr().err
 
 
 def test_every_name_has_a_source_that_needs_no_release_download() -> None:

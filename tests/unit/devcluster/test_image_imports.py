@@ -84,7 +84,7 @@ def test_an_image_that_the_kubelet_deleted_is_imported_again(archive: Path, name
     assert import_images(archive) == [str(archive)]
 
 
-def test_an_image_that_leaves_the_kubelet_too_little_disk_is_refused_with_what_to_do(archive: Path) -> None:
+def test_an_image_that_fills_the_disk_is_refused(archive: Path) -> None:
     size = archive.stat().st_size
     privileged.require_room(archive, KEPT_FREE_BYTES + 2 * size)
     with pytest.raises(
@@ -93,7 +93,7 @@ def test_an_image_that_leaves_the_kubelet_too_little_disk_is_refused_with_what_t
         privileged.require_room(archive, GIB)
 
 
-def test_a_further_node_gets_what_was_imported_into_the_first_and_nothing_else(
+def test_a_further_node_gets_only_the_imported_archives(
     archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import
 ) -> None:
     import_images(archive)
@@ -103,7 +103,7 @@ def test_a_further_node_gets_what_was_imported_into_the_first_and_nothing_else(
 
 
 @pytest.mark.parametrize("is_gone", [False, True], ids=["built again", "gone"])
-def test_a_further_node_gets_an_image_whose_archive_the_cache_no_longer_has_from_the_first_node(
+def test_an_image_without_its_archive_comes_from_the_first_node(
     archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import, is_gone: bool
 ) -> None:
     import_images(archive)

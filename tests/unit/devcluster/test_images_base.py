@@ -11,7 +11,7 @@ from rich.console import Console
 from support.web_server import serve_handler
 from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.images import base
-from vdi.devcluster.images.base import bootstrap_command, from_registry, make_base, registry_problem
+from vdi.devcluster.images.base import from_registry, make_base, registry_problem
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -54,16 +54,6 @@ def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Bu
         yield BuildCache(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
 
 
-def test_registry_that_answers_is_used(
-    making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base, "registry_problem", lambda: None)
-
-    make_base(making[0], making[1], tmp_path, DIGEST)
-
-    assert (tmp_path / "image.tar").read_text() == "pulled" and from_registry(tmp_path)
-
-
 def test_registry_that_is_away_gives_way_to_packages_and_says_so(
     making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,15 +77,3 @@ def test_pull_that_fails_gives_way_too(
     make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "origin").read_text() == "mmdebstrap, because podman ended with status 125\n"
-
-
-def test_mmdebstrap_is_reported_the_sources_and_to_leave_nothing_of_the_machine() -> None:
-    words = bootstrap_command(Path("/t/layer.tar"), ["deb http://mirror.example x main"], Path("/t/apt.conf"), "arm64")
-
-    assert words[0] == "mmdebstrap"
-    assert words[-3:] == ["trixie", "/t/layer.tar", "deb http://mirror.example x main"]
-    assert "--architectures=arm64" in words and "--aptopt=/t/apt.conf" in words
-    assert "--dpkgopt=path-exclude=/usr/share/man/*" in words
-    (hook,) = [word for word in words if word.startswith("--customize-hook=rm")]
-    for name in ("hostname", "resolv.conf", "apt/sources.list*", "apt/apt.conf.d/99mmdebstrap"):
-        assert f'"$1"/etc/{name}' in hook

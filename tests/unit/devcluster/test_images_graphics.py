@@ -4,10 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -44,51 +43,44 @@ def test_files_of_the_home_are_no_modules_of_a_trial(
     assert graphics.run([sys.executable, "-c", "import json; print(json.__name__)"], {}) == ("json", "")
 
 
-def test_zink_draws_where_it_draws_a_window_on_a_gpu(graphics: ModuleType, nothing: Any) -> None:
-    name = "zink Vulkan 1.4(NVIDIA L4 (NVIDIA_PROPRIETARY))"
-    facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
-
-    decision = graphics.decide(facts, lambda: graphics.Trial(name), untried)
-
-    assert vars(decision) == {"renderer": "Zink", "device": name, "reason": "", "message": ""}
+WORKS, NO_WINDOW = "zink Vulkan 1.4(NVIDIA L4)", "GLX offers no visual"
 
 
 @pytest.mark.parametrize(
-    ("trial", "said"),
+    ("nvidia", "vulkan", "zink", "own", "decision"),
     [
-        (("llvmpipe (LLVM 19)", ""), "Zink does not draw on NVIDIA L4: it drew with llvmpipe (LLVM 19)"),
-        (("", "no response within 10 s"), "Zink does not draw on NVIDIA L4: no response within 10 s"),
+        (True, True, (WORKS, ""), None, ("Zink", WORKS, "", "")),
+        (True, True, ("", "no response"), ("NVIDIA L4/PCIe", ""), ("Native", "NVIDIA L4/PCIe", "", "")),
+        (True, False, None, ("NVIDIA L4/PCIe", ""), ("Native", "NVIDIA L4/PCIe", "", "")),
+        (
+            True,
+            True,
+            ("llvmpipe", ""),
+            ("", NO_WINDOW),
+            (
+                "Software",
+                "",
+                "ZinkFailed",
+                f"Zink does not draw on L4: it drew with llvmpipe; nor does NVIDIA's own OpenGL: {NO_WINDOW}",
+            ),
+        ),
+        (False, True, ("", "no window"), None, ("Software", "", "ZinkFailed", "Zink does not draw on L4: no window")),
     ],
+    ids=["zink", "an H200 without /dev/dri", "no vulkan", "neither", "another vendor"],
 )
-def test_zink_that_does_not_draw_is_not_used(
-    graphics: ModuleType, nothing: Any, trial: tuple[str, str], said: str
+def test_the_first_driver_that_draws_a_window_is_used(
+    graphics: ModuleType,
+    nothing: Any,
+    nvidia: bool,
+    vulkan: bool,
+    zink: tuple[str, str] | None,
+    own: tuple[str, str] | None,
+    decision: tuple[str, str, str, str],
 ) -> None:
-    facts = replace(nothing, nvidia=True, devices=(graphics.VulkanDevice("NVIDIA L4", is_cpu=False),))
-
-    decision = graphics.decide(
-        facts, lambda: graphics.Trial(*trial), lambda: graphics.Trial("", "GLX offers no visual")
-    )
-
-    said += "; nor does NVIDIA's own OpenGL: GLX offers no visual"
-    assert (decision.renderer, decision.reason, decision.message) == ("Software", "ZinkFailed", said)
-
-
-@pytest.mark.parametrize("vulkan", [True, False])
-def test_nvidias_own_opengl_draws_where_zink_does_not(graphics: ModuleType, nothing: Any, vulkan: bool) -> None:
-    """As on an H200 whose container has no /dev/dri."""
-    devices = (graphics.VulkanDevice("NVIDIA H200", is_cpu=False),) if vulkan else ()
-    facts = replace(nothing, nvidia=True, devices=devices)
-    zink = graphics.Trial("", "its picture does not reach a window of the X server")
-
-    decision = graphics.decide(facts, lambda: zink, lambda: graphics.Trial("NVIDIA H200/PCIe/SSE2"))
-
-    assert vars(decision) == {"renderer": "Native", "device": "NVIDIA H200/PCIe/SSE2", "reason": "", "message": ""}
-
-
-def test_a_gpu_of_another_vendor_is_not_drawn_on_with_nvidias_driver(graphics: ModuleType, nothing: Any) -> None:
-    facts = replace(nothing, devices=(graphics.VulkanDevice("Intel", is_cpu=False),))
-
-    assert graphics.decide(facts, lambda: graphics.Trial("", "no window"), untried).reason == "ZinkFailed"
+    devices = (graphics.VulkanDevice("L4", is_cpu=False),) if vulkan else ()
+    trials = [(lambda trial=trial: graphics.Trial(*trial)) if trial else untried for trial in (zink, own)]
+    found = graphics.decide(replace(nothing, nvidia=nvidia, devices=devices), *trials)
+    assert (found.renderer, found.device, found.reason, found.message) == decision
 
 
 @pytest.mark.parametrize(
@@ -142,14 +134,6 @@ def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named(
     assert (decision.renderer, decision.reason) == ("Software", reason) and said in decision.message
 
 
-def test_a_vulkan_driver_on_the_cpu_counts_only_where_mesa_may_use_it(graphics: ModuleType, nothing: Any) -> None:
-    facts = replace(nothing, devices=(graphics.VulkanDevice("llvmpipe", is_cpu=True),))
-    trial = graphics.Trial("zink Vulkan 1.4(llvmpipe)")
-
-    assert graphics.decide(facts, lambda: trial, untried).reason == "NoGPU"
-    assert graphics.decide(replace(facts, allow_cpu=True), lambda: trial, untried).renderer == "Zink"
-
-
 def test_devices_are_found_by_their_files(graphics: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "dri").mkdir()
     (tmp_path / "dri/renderD128").touch()
@@ -198,32 +182,6 @@ def test_zink_is_tried_with_the_helpers_of_selkies_gpu_probe(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
     assert graphics.draw_with_zink() == graphics.Trial(*trial)
-
-
-@pytest.mark.parametrize(
-    ("pixel", "status", "output"),
-    [
-        (bytes((204, 102, 51, 0)), 0, ("NVIDIA Corporation\tNVIDIA H200\n", "")),
-        (bytes(4), 1, ("", "the picture of NVIDIA H200 does not reach a window of the X server\n")),
-    ],
-)
-def test_a_driver_that_draws_counts_only_if_its_color_is_on_the_screen(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    pixel: bytes,
-    status: int,
-    output: tuple[str, str],
-) -> None:
-    window = load_script(SCRIPT.with_name("draw-window"))
-    for variable in ("DISPLAY", "XAUTHORITY"):
-        monkeypatch.setenv(variable, "nowhere")
-    monkeypatch.setattr(window, "SECONDS", 0)
-    monkeypatch.setattr(window, "draw", lambda: ("NVIDIA Corporation", "NVIDIA H200"))
-    monkeypatch.setattr(window, "connect", lambda *_: (nullcontext(), SimpleNamespace(root=1)))
-    monkeypatch.setattr(window, "read_pixels", lambda *_: pixel)
-
-    assert window.main() == status
-    assert capsys.readouterr() == output
 
 
 def test_the_decision_is_a_file_and_a_line(tmp_path: Path) -> None:

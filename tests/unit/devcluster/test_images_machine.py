@@ -7,7 +7,6 @@ import pytest
 from vdi.devcluster.host_settings import (
     apt_settings,
     debian_sources,
-    find_ca,
     pip_settings,
     prepare_apt,
     prepare_home,
@@ -75,14 +74,6 @@ def test_what_must_not_stay_in_an_image_is_named(machine: tuple[dict[str, str], 
     assert "localhost" not in private
 
 
-def test_certificates_come_from_the_first_place_that_has_a_file(tmp_path: Path) -> None:
-    (tmp_path / "b.pem").touch()
-
-    found = find_ca({"SSL_CERT_FILE": str(tmp_path / "b.pem")}, {"cert": str(tmp_path / "absent.pem")})
-
-    assert found == tmp_path / "b.pem"
-
-
 def test_sources_are_the_machines_servers_with_our_suite() -> None:
     targets = """\
 http://mirror.example/debian/ trixie main Debian
@@ -115,7 +106,7 @@ Acquire::https::CAInfo "/opt/ca.pem";
     ]
 
 
-def test_apt_folder_is_complete_and_its_certificates_can_be_read_by_apts_own_user(tmp_path: Path) -> None:
+def test_the_apt_folder_has_certificates_that_apt_can_read(tmp_path: Path) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_text("CA")
     folders = prepare_apt(tmp_path / "apt", ["deb http://mirror.example/ x main"], "", ca)

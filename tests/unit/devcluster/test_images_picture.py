@@ -37,7 +37,7 @@ def prove(tmp_path: Path, encoder: str, seconds: str = "20", **env: str) -> tupl
     return done.returncode, (done.stdout.splitlines() or [""])[-1], ready.exists()
 
 
-def test_a_picture_is_described_with_its_encoder_and_why_it_is_not_the_gpus(tmp_path: Path) -> None:
+def test_a_picture_is_described_with_encoder_and_reason(tmp_path: Path) -> None:
     status, said, ready = prove(tmp_path, ENCODER.format(start="take(b'x' * 99)", error=None))
 
     assert (status, ready) == (0, True)
@@ -73,9 +73,7 @@ def test_a_library_that_is_no_library_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [("None", 3), ("'GPU lost'", 1)])
-def test_a_picture_that_does_not_come_is_late_unless_the_encoder_says_what_broke(
-    tmp_path: Path, error: str, status: int
-) -> None:
+def test_a_missing_picture_is_late_unless_the_encoder_broke(tmp_path: Path, error: str, status: int) -> None:
     code, said, ready = prove(tmp_path, ENCODER.format(start="pass", error=error), "0.01")
 
     assert (code, ready) == (status, False) and "the encoder made nothing in" in said

@@ -72,7 +72,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> str:
     return str(path)
 
 
-def test_the_templates_script_runs_before_the_users_and_both_before_the_desktop(
+def test_scripts_run_template_first_and_before_the_desktop(
     desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = write(home.parent / "t.sh", '#!/bin/sh\necho "words of the template"; echo template >> order\n', 0o555)
@@ -93,7 +93,7 @@ def test_the_templates_script_runs_before_the_users_and_both_before_the_desktop(
     ]
 
 
-def test_a_script_that_hangs_holds_up_neither_the_desktop_nor_the_other_script(
+def test_a_hanging_script_holds_up_nothing(
     desktop: ModuleType,
     home: Path,
     launched: Callable[[str], Any],
@@ -116,7 +116,7 @@ def test_a_script_that_hangs_holds_up_neither_the_desktop_nor_the_other_script(
     assert reports(desktop)[0]["exitCode"] == 128 + 9
 
 
-def test_of_a_script_that_writes_much_the_end_is_kept_also_of_what_it_leaves_behind(
+def test_the_end_of_a_long_output_is_kept(
     desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(home / "never")
@@ -131,7 +131,7 @@ def test_of_a_script_that_writes_much_the_end_is_kept_also_of_what_it_leaves_beh
     assert capfd.readouterr().out.splitlines() == [*(f"line {number}" for number in range(3000)), "the last"]
 
 
-def test_an_executable_script_that_names_no_interpreter_is_run_by_sh(
+def test_a_script_without_an_interpreter_is_run_by_sh(
     desktop: ModuleType, home: Path, launched: Callable[[str], Any]
 ) -> None:
     """As every script of a ConfigMap is executable."""
@@ -141,7 +141,7 @@ def test_an_executable_script_that_names_no_interpreter_is_run_by_sh(
 
 
 @pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "exit 4\n"])
-def test_a_script_that_cannot_be_started_is_reported_and_passed_over(
+def test_a_script_that_cannot_start_is_reported_and_skipped(
     desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str], text: str
 ) -> None:
     write(home / ".config/vdi/startup.sh", text, 0o755)
@@ -150,12 +150,6 @@ def test_a_script_that_cannot_be_started_is_reported_and_passed_over(
     assert "start-up script can't be started" in capfd.readouterr().err
     assert reports(desktop)[0]["state"] == "NotStarted"
     assert reports(desktop)[0]["output"] == f"No such file or directory: {home.parent / 't.sh'}"
-
-
-def test_without_scripts_nothing_waits(desktop: ModuleType, home: Path, launched: Callable[[str], Any]) -> None:
-    parts = launched("")
-    assert ready(desktop) and not parts.running
-    assert parts.scripts_until == 0.0
 
 
 def test_a_script_of_the_template_that_is_not_there_is_reported(

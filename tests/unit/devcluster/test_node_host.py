@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import socket
 from pathlib import Path
@@ -40,13 +39,13 @@ def test_only_the_clusters_own_rules_are_found() -> None:
     ]
 
 
-def test_every_rule_that_is_made_carries_the_comment_it_is_found_by() -> None:
+def test_every_rule_carries_the_comment_it_is_found_by() -> None:
     for argv in host.rules(FULL_NODE):
         table, rule = argv[argv.index("-t") + 1], argv[argv.index("-t") + 3 :]
         assert host.rules_of(f"*{table}\n-A {shlex.join(rule)}\n", "demo") == [(table, rule)]
 
 
-def test_a_port_of_the_desktops_that_is_taken_comes_with_the_command_that_chooses_another() -> None:
+def test_a_taken_port_is_refused_with_a_command() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taker:
         port = taker.getsockname()[1]
         with pytest.raises(ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster reset --name demo`"):
@@ -60,26 +59,11 @@ def test_a_v1_cpuset_inherits_what_it_may_use(tmp_path: Path) -> None:
     assert (tmp_path / "vdi-demo" / "cpuset.mems").read_text() == "0-1\n"
 
 
-def test_a_v1_cpu_group_has_as_many_shares_as_the_pods_of_a_node(tmp_path: Path) -> None:
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=False, controllers=("cpu",)), "vdi-demo")
-    assert (tmp_path / "vdi-demo" / "cpu.shares").read_text() == str(1024 * (os.cpu_count() or 1))
-
-
 def test_a_v2_cgroup_gets_every_controller(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "vdi-demo")
     for folder in (tmp_path, tmp_path / "vdi-demo"):
         assert (folder / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
-
-
-def test_the_v2_part_of_a_hybrid_machine_has_no_controllers_to_give(tmp_path: Path) -> None:
-    (tmp_path / "cgroup.controllers").write_text("\n")
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "vdi-demo")
-    assert not (tmp_path / "cgroup.subtree_control").exists()
-
-
-def test_a_link_is_never_too_long_for_the_kernel() -> None:
-    assert len(host.link_name("a" * 10)) <= 15
 
 
 def test_a_further_node_has_its_cgroup_in_that_of_the_cluster(tmp_path: Path) -> None:
@@ -103,7 +87,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
-def test_a_further_node_is_joined_to_the_first_one_and_not_to_the_host(commands: list[str]) -> None:
+def test_a_further_node_is_joined_to_the_first_one(commands: list[str]) -> None:
     host.connect_node(THREE_NODES, 3, 41, 42)
     assert all(command.startswith("nsenter --target 41 --net ") for command in commands)
     said = [command.removeprefix("nsenter --target 41 --net ") for command in commands]
@@ -115,12 +99,7 @@ def test_a_further_node_is_joined_to_the_first_one_and_not_to_the_host(commands:
     ]
 
 
-def test_packets_to_a_node_that_is_cut_off_do_not_leave_the_machine(commands: list[str]) -> None:
+def test_packets_to_a_cut_node_stay_on_the_machine(commands: list[str]) -> None:
     host.connect_node(THREE_NODES, 2, 41, 42)
     routes = [command.split("route replace ")[1] for command in commands if "unreachable" in command]
     assert routes == ["unreachable 10.213.16.0/20 metric 4096", "unreachable 10.213.32.0/20 metric 4096"]
-
-
-def test_a_cut_network_is_a_link_that_is_down(commands: list[str]) -> None:
-    host.cut_network(2, 41)
-    assert commands == ["nsenter --target 41 --net ip link set node-2 down"]

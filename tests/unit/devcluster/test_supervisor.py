@@ -162,7 +162,7 @@ def test_a_killed_supervisor_takes_its_components_along(start: Start) -> None:
     assert wait_until(lambda: not alive(pid), PATIENCE)
 
 
-def test_the_listening_socket_goes_to_one_component_and_to_no_other(start: Start, tmp_path: Path) -> None:
+def test_the_listening_socket_goes_to_one_component(start: Start, tmp_path: Path) -> None:
     code = (
         "import os, socket; s = socket.socket(fileno=3); assert os.environ['LISTEN_PID'] == str(os.getpid());"
         " c, _ = s.accept(); c.sendall(os.environ['LISTEN_FDNAMES'].encode())"

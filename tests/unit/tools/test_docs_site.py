@@ -9,50 +9,10 @@ from tools.docs_site import (
     ROOT,
     external_loads,
     long_lines,
-    navigation_entries,
-    png_width,
-    replace_root_links,
-    with_dark_pictures,
-    with_navigation,
 )
 from tools.generate.page import BEGIN, END
 
 DOCS = ROOT / "docs"
-
-
-def test_beside_a_light_picture_stands_the_dark_one_as_wide_as_it_was_on_the_screen() -> None:
-    text = "Before\n\n![Two\ndesktops](../pictures/portal-login-light.png)\n\nAfter ![x](y.png)\n"
-    width = png_width(DOCS / "pictures" / "portal-login-light.png") // 2
-    blocks = [
-        f"```{{image}} ../pictures/portal-login-{scheme}.png\n"
-        f":alt: Two desktops\n:width: {width}px\n:class: only-{scheme}\n```\n"
-        for scheme in ("light", "dark")
-    ]
-    assert with_dark_pictures("use/sharing", text) == "\n".join(["Before\n", *blocks, "\nAfter ![x](y.png)\n"])
-
-
-def test_a_navigation_page_gets_the_list_items_that_begin_with_a_link() -> None:
-    text = "# Run it\n- [Install](install.md): see [values](values.md)\n- text [b](b.md)\n- [Nodes](design/nodes.md)\n"
-    assert navigation_entries(text) == [("Install", "install"), ("Nodes", "design/nodes")]
-    assert with_navigation("run", text) == (
-        f"{text}\n```{{toctree}}\n:hidden:\n\nInstall <install>\nNodes <design/nodes>\n```\n"
-    )
-
-
-def test_a_page_that_is_no_navigation_page_stays_as_it_is() -> None:
-    assert with_navigation("install", "- [API](api.md)\n") == "- [API](api.md)\n"
-
-
-@pytest.mark.parametrize(
-    ("page", "link", "expected"),
-    [
-        ("api", "../SECURITY.md", "project/security-policy.md"),
-        ("design/edge", "../../CONTRIBUTING.md#tests", "../project/contributing.md#tests"),
-        ("design/edge", "../login.md", "../login.md"),
-    ],
-)
-def test_links_to_pages_of_the_root_lead_to_their_copy_in_the_site(page: str, link: str, expected: str) -> None:
-    assert replace_root_links(page, f"see [it]({link}).") == f"see [it]({expected})."
 
 
 @pytest.mark.parametrize(
@@ -73,7 +33,7 @@ def test_a_page_that_loads_from_elsewhere_is_found(text: str, tmp_path: Path) ->
     assert len(list(external_loads(tmp_path))) == 1
 
 
-def test_style_sheets_are_searched_and_links_that_people_follow_are_not(tmp_path: Path) -> None:
+def test_style_sheets_are_searched_and_links_are_not(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
         '<a href="https://example.com">out</a><link rel="next" href="https://example.com/2"><script src="_static/a.js">'
         "</script><pre>url(https://example.com)</pre>"
@@ -100,7 +60,7 @@ LONG = "word " * 25
         (f"text\n\n{BEGIN}\n\n{LONG}\n\n{END}\n\n{LONG}\n", [9]),
     ],
 )
-def test_long_lines_of_prose_are_found_and_tables_code_and_addresses_are_not(text: str, lines: list[int]) -> None:
+def test_long_lines_are_found_in_prose_alone(text: str, lines: list[int]) -> None:
     assert list(long_lines(text)) == lines
 
 

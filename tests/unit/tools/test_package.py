@@ -91,7 +91,7 @@ def test_an_sdist_builds_the_same_version_without_git(checkout: Path, tmp_path: 
 
 
 @pytest.mark.long
-def test_a_shallow_clone_without_tags_builds_a_version_with_its_commit(checkout: Path, tmp_path: Path) -> None:
+def test_a_clone_without_tags_builds_a_version_with_its_commit(checkout: Path, tmp_path: Path) -> None:
     command = ["git", "clone", "--quiet", "--depth=1", "--no-tags", f"file://{checkout}", str(tmp_path / "clone")]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     commit = git(checkout, "rev-parse", "--short=7", "HEAD")
@@ -116,7 +116,7 @@ def test_a_version_as_charts_write_it(python: str, semantic: str) -> None:
     assert semantic_version(python) == semantic
 
 
-def test_each_hint_that_installs_a_package_names_ours_and_an_extra_that_exists() -> None:
+def test_each_install_hint_names_our_package_and_its_extra() -> None:
     assert PROJECT["name"] == DISTRIBUTION
     files = [path for folder in ("src", "docs") for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md"}]
     hints = [
@@ -133,7 +133,7 @@ def test_each_hint_that_installs_a_package_names_ours_and_an_extra_that_exists()
         assert set(extras.rstrip("]").split(",")) <= {"", *PROJECT["optional-dependencies"]}, path
 
 
-def test_the_command_line_needs_nothing_that_only_operator_or_gateway_use() -> None:
+def test_the_command_line_needs_no_library_of_the_servers() -> None:
     def names(requirements: list[str]) -> set[str]:
         return {re.split(r"[\[><=;]", requirement)[0] for requirement in requirements}
 
@@ -160,7 +160,7 @@ print(len(modules))
 """
 
 
-def test_every_command_is_there_in_an_installation_without_extras() -> None:
+def test_every_command_loads_without_extras() -> None:
     """The first of the README's commands come from such a one: `vdi install`, `vdi gateway user add`."""
     requirements = [name for extra in PROJECT["optional-dependencies"].values() for name in extra]
     names = {re.split(r"[\[><=;]", requirement)[0].lower() for requirement in requirements}

@@ -79,7 +79,7 @@ def test_images_of_the_gallery_are_named_or_all(
         assert command.parser().parse_args(words).gallery == ()
 
 
-def test_an_image_that_the_gallery_lacks_is_refused_with_those_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_image_of_the_gallery_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.parser().parse_args(["images", "--gallery", "kiosk browser"])
     assert (
@@ -156,7 +156,7 @@ def test_builder_and_platforms_are_reported_with_the_reasons(tmp_path: Path, mon
     assert built["desktop"]["arm64"] == tmp_path / "desktop-arm64"
 
 
-def test_without_a_builder_the_status_is_3_and_says_what_was_looked_for(
+def test_without_a_builder_the_status_is_3(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def build_images(*_: object) -> None:
