@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bench.command import COULD_NOT_LOOK
 from vdi.devcluster.build_cache import SourceFailed, default_cache
-from vdi.devcluster.images import ImageFailed, ensure_vdi
+from vdi.devcluster.images import ImageFailed, ensure_image
 from vdi.devcluster.images.archive import extract
 from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress, StepFailed
@@ -59,7 +59,7 @@ def operator_program(*, from_image: bool) -> Iterator[Program]:
     with tempfile.TemporaryDirectory(prefix="vdi-bench-image-") as folder:
         with Progress(default_cache(os.environ) / "logs") as progress:
             try:
-                archive = ensure_vdi(progress=progress)
+                archive = ensure_image("vdi", progress=progress)
             except (StepFailed, NoBuilder, ImageFailed, SourceFailed) as error:
                 progress.say(str(error))
                 raise SystemExit(COULD_NOT_LOOK) from error

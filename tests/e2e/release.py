@@ -35,7 +35,7 @@ def upgrade(world: World, *values: str) -> None:
 def load_servers(name: str, logs: Path) -> None:
     """Bring the images of the chart's own servers into cluster `name`."""
     with Progress(logs) as progress:
-        archives = images.ensure_servers(progress=progress)
+        archives = [images.ensure_image(server, progress=progress) for server in images.SERVERS]
         cluster.up(name, fake_gpus=FAKE_GPUS, image_archives=archives, progress=progress)
 
 

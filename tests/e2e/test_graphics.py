@@ -77,10 +77,10 @@ def lavapipe(world: World) -> str:
     """The test image, in the node."""
     assert world.kubeconfig.exists()
     with Progress(Path(tempfile.mkdtemp(prefix="vdi-lavapipe-"))) as progress:
-        archive = images.ensure_lavapipe(progress=progress)
+        archive = images.ensure_image("desktop-lavapipe", progress=progress)
         found = binaries.ensure(["ctr"], progress=progress)
         with progress.step("Load the image with lavapipe"):
-            privileged.import_images(layout_of(NAME), found["ctr"], [archive])
+            privileged.import_images(layout_of(NAME), found["ctr"], archive)
     return LAVAPIPE
 
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +82,19 @@ def test_broken_libgbm_is_the_reported_reason(world: World) -> None:
     assert report["level"] == ""
 
 
-def load(archive: Callable[..., Path]) -> None:
+def load(name: str) -> None:
     """Build an image, and put it in the node."""
     with Progress(Path(tempfile.mkdtemp(prefix="vdi-image-check-"))) as progress:
-        built = archive(progress=progress)
+        built = images.ensure_image(name, progress=progress)
         found = binaries.ensure(["ctr"], progress=progress)
         with progress.step("Load the image"):
-            privileged.import_images(layout_of(NAME), found["ctr"], [built])
+            privileged.import_images(layout_of(NAME), found["ctr"], built)
 
 
 @pytest.fixture(scope="module")
 def stand_ins(world: World) -> World:
     """The world, with the image of stand-ins in its node and the Secrets with their logins."""
-    load(images.ensure_stand_ins)
+    load("web-stand-ins")
     for name, (user, password) in SIGN_IN.items():
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"login-{name}"}}
         body = {**secret, "stringData": {"username": user, "password": password}}
@@ -121,7 +120,7 @@ def test_image_with_basic_auth_requires_its_secret(stand_ins: World, name: str, 
 @pytest.mark.parametrize(("name", "expected"), [("notebook", "web"), ("kiosk", "full"), ("developer", "full")])
 def test_gallery_image_reaches_its_level(world: World, name: str, expected: str) -> None:
     """JupyterLab from PyPI, and two desktops from ours: one application, and Xfce with more programs."""
-    load(lambda progress: images.ensure_gallery(name, progress=progress))
+    load(name)
     world.kubectl("apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml"))
     report = check(world, name)
     world.kubectl("delete", "vditemplate", name)

@@ -40,7 +40,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
     try:
         with Progress(folder) as progress:
             found = binaries.ensure(["helm", "kubectl"], progress=progress)
-            archives = images.ensure_servers(progress=progress)[:1]
+            archives = [images.ensure_image("postgresql", progress=progress)]
             made = cluster.up(NAME, image_archives=archives, progress=progress)
             ran = made.was_running
         yield Tools(found["helm"], found["kubectl"], made.kubeconfig, folder)

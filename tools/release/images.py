@@ -11,12 +11,11 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from tools.release.programs import Programs
-from vdi.devcluster.images import ensure_desktop, ensure_gallery, ensure_vdi, is_base_from_registry
+from vdi.devcluster.images import ensure_image, is_base_from_registry
 from vdi.devcluster.images.builder import find_platforms
 from vdi.devcluster.progress import Progress
 
@@ -41,14 +40,13 @@ def build_images(
     report(f"{platforms.builder} builds {', '.join(f'linux/{arch}' for arch in platforms.architectures)}")
     for reason in platforms.left_out:
         report(f"  left out: {reason}")
-    builds: dict[str, Callable[..., Path]] = {
-        "vdi": partial(ensure_vdi, version=version),
-        "desktop": ensure_desktop,
-        **{name: partial(ensure_gallery, name) for name in gallery},
-    }
+    versions = {"vdi": version, "desktop": "", **dict.fromkeys(gallery, "")}
     return {
-        name: {arch: build(progress=progress, epoch=epoch, arch=arch) for arch in platforms.architectures}
-        for name, build in builds.items()
+        name: {
+            arch: ensure_image(name, progress=progress, version=of, epoch=epoch, arch=arch)
+            for arch in platforms.architectures
+        }
+        for name, of in versions.items()
     }
 
 

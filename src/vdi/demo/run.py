@@ -205,7 +205,7 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
 
     def pictures() -> list[Path]:
         images.ensure_base(progress=progress)
-        return [images.ensure_vdi(progress=progress), images.ensure_desktop(progress=progress)]
+        return [images.ensure_image(name, progress=progress) for name in ("vdi", "desktop")]
 
     return found, progress.side_by_side([programs, window, pictures])[2]
 

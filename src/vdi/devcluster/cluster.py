@@ -212,7 +212,7 @@ def _bring_up(
     def load(title: str, archives: Sequence[Path]) -> None:
         if archives:
             with progress.step(title):
-                privileged.import_images(layout, found["ctr"], archives)
+                privileged.import_images(layout, found["ctr"], *archives)
 
     load_addons: Callable[[], None] = partial(load, "Load the add-ons' images", addons)
     # One job each: an import keeps one core busy.

@@ -1,6 +1,6 @@
 """The parts of a full node that need root: done directly by root, through sudo for everyone else.
 
-`python -m vdi.devcluster.privileged VERB STATE_DIR WORD...` is what sudo runs; it prints its result as JSON.
+`python -m vdi.devcluster.privileged FUNCTION STATE_DIR WORD...` is what sudo runs; it prints its result as JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -22,7 +23,7 @@ from vdi.devcluster import host, probe
 from vdi.devcluster.images.archive import image_names
 from vdi.devcluster.layout import ClusterError, Layout
 from vdi.devcluster.machine import GIB, KEPT_FREE_BYTES
-from vdi.devcluster.processes import find_supervisor, kill_supervisor, start_supervisor, stop_supervisor
+from vdi.devcluster.processes import find_supervisor, start_supervisor, stop_supervisor
 
 _NAMESPACES = [
     "unshare", "--pid", "--mount", "--net", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--propagation", "slave",
@@ -30,6 +31,7 @@ _NAMESPACES = [
 
 _KEEP_ALIVE_SECONDS = 60.0
 _held = threading.Event()  # set while `rights` lasts, in this process
+_FUNCTIONS: dict[str, Callable[..., list[str]]] = {}
 
 
 @contextlib.contextmanager
@@ -64,59 +66,32 @@ def rights(what: str) -> Iterator[None]:
         keeper.join()
 
 
-def start(layout: Layout) -> None:
+def _as_root(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """A function that only root may run: for everyone else sudo runs this module with the function's name.
+
+    Its words are texts. Raises ClusterError.
+    """
+    _FUNCTIONS[function.__name__] = function
+
+    @wraps(function)
+    def run(layout: Layout, *words: object) -> list[str]:
+        if os.geteuid() == 0:
+            return function(layout, *map(str, words))
+        source, name = str(Path(vdi.__file__).parents[1]), function.__name__
+        python = ["env", f"PYTHONPATH={source}", sys.executable, "-m", "vdi.devcluster.privileged"]
+        command = ["sudo", "-n", *python, name, str(layout.root), *map(str, words)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            raise ClusterError(f"`{name}` as root failed, see above")
+        answer: list[str] = json.loads(done.stdout)
+        return answer
+
+    return run
+
+
+@_as_root
+def start(layout: Layout) -> list[str]:
     """Start the node's supervisor in namespaces of its own, with everything it needs of the host."""
-    _call("start", layout)
-
-
-def stop(layout: Layout) -> None:
-    """Stop the node's processes; its data stays."""
-    _call("stop", layout)
-
-
-def remove(layout: Layout) -> list[str]:
-    """Stop the node and remove it from the host, its folder included; says what was removed."""
-    return _call("remove", layout)
-
-
-def start_node(layout: Layout, number: int) -> None:
-    """Start a further node of a running cluster, and join it to the network, if its supervisor runs or not."""
-    _call("start-node", layout, str(number))
-
-
-def stop_node(layout: Layout, number: int) -> None:
-    """End all processes of a further node at once, as a power cut does; its data stays."""
-    _call("stop-node", layout, str(number))
-
-
-def cut_node(layout: Layout, number: int) -> None:
-    """Cut the network of a further node; its processes go on."""
-    _call("cut-node", layout, str(number))
-
-
-def import_images(layout: Layout, ctr: Path, tars: Sequence[Path]) -> list[str]:
-    """Import image archives into the first node's containerd; says which were new."""
-    return _call("import", layout, str(ctr), *map(str, tars))
-
-
-def copy_images(layout: Layout, number: int, ctr: Path) -> list[str]:
-    """Import what was imported into the first node into a further one; says which archives were new."""
-    return _call("copy-images", layout, str(number), str(ctr))
-
-
-def _call(verb: str, layout: Layout, *words: str) -> list[str]:
-    if os.geteuid() == 0:
-        return _VERBS[verb](layout, *words)
-    source = str(Path(vdi.__file__).parents[1])
-    command = ["env", f"PYTHONPATH={source}", sys.executable, "-m", "vdi.devcluster.privileged", verb, str(layout.root)]
-    done = subprocess.run(["sudo", "-n", *command, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    if done.returncode != 0:
-        raise ClusterError(f"`{verb}` as root failed, see above")
-    answer: list[str] = json.loads(done.stdout)
-    return answer
-
-
-def _start(layout: Layout) -> list[str]:
     settings = layout.load()
     if settings is None or settings.networks is None:
         raise ClusterError(f"{layout.root} contains no full node to start")
@@ -132,7 +107,9 @@ def _start(layout: Layout) -> list[str]:
     return []
 
 
-def _start_node(layout: Layout, word: str) -> list[str]:
+@_as_root
+def start_node(layout: Layout, word: str) -> list[str]:
+    """Start a further node of a running cluster, and join it to the network, if its supervisor runs or not."""
     number, settings, first = int(word), layout.load(), find_supervisor(layout)
     if settings is None or first is None:
         raise ClusterError(f"cluster {layout.name!r} is not running, and node {word} cannot start without it")
@@ -151,12 +128,16 @@ def _start_node(layout: Layout, word: str) -> list[str]:
     return []
 
 
-def _stop_node(layout: Layout, word: str) -> list[str]:
-    kill_supervisor(layout.of_node(int(word)))
+@_as_root
+def stop_node(layout: Layout, word: str) -> list[str]:
+    """End all processes of a further node at once, as a power cut does; its data stays."""
+    stop_supervisor(layout.of_node(int(word)), at_once=True)
     return []
 
 
-def _cut_node(layout: Layout, word: str) -> list[str]:
+@_as_root
+def cut_node(layout: Layout, word: str) -> list[str]:
+    """Cut the network of a further node; its processes go on."""
     first = find_supervisor(layout)
     if first is None:
         raise ClusterError(f"cluster {layout.name!r} is not running, so there is no network to cut")
@@ -165,16 +146,23 @@ def _cut_node(layout: Layout, word: str) -> list[str]:
     return []
 
 
-def _stop(layout: Layout) -> list[str]:
+@_as_root
+def stop(layout: Layout) -> list[str]:
+    """Stop the node's processes; its data stays."""
     return ["the processes and their namespaces"] if stop_supervisor(layout) else []
 
 
-def _remove(layout: Layout) -> list[str]:
-    return _stop(layout) + host.clean(layout, probe.cgroup_mounts())
+@_as_root
+def remove(layout: Layout) -> list[str]:
+    """Stop the node and remove it from the host, its folder included; says what was removed."""
+    return stop(layout) + host.clean(layout, probe.cgroup_mounts())
 
 
-def _import(layout: Layout, ctr: str, *tars: str) -> list[str]:
-    """Remembers each archive that was imported, by size and time, so that coming again costs nothing.
+@_as_root
+def import_images(layout: Layout, ctr: str, *tars: str) -> list[str]:
+    """Import image archives into the first node's containerd; says which were new.
+
+    Each archive that was imported is remembered by size and time, so that coming again costs nothing.
 
     Imported again is also one whose image is gone: the kubelet deletes images of a disk that is nearly full.
     """
@@ -216,13 +204,18 @@ def require_room(tar: Path, free: int) -> None:
         )
 
 
-def _copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
-    """From the archives, or, where the cache has another one by now, from the first node itself."""
+@_as_root
+def copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
+    """Import the first node's images into a further one; says which were new.
+
+    From the archives, or, where the cache has another one by now, from the first node itself.
+    """
     node, notes = layout.of_node(int(word)), {}
     for note in _imported(layout).iterdir():
         mark, *names = note.read_text().splitlines() or [""]  # empty, if the machine went off while it was written
         notes[Path(unquote(note.name))] = mark, names
-    new = _import(node, ctr, *[str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark])
+    unchanged = [str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark]
+    new = import_images(node, ctr, *unchanged)
     new += _copy_from_first(layout, node, ctr, [name for _, names in notes.values() for name in names])
     node.images_loaded.touch()
     return new
@@ -252,20 +245,8 @@ def _mark(tar: Path) -> str:
     return f"{seen.st_size} {seen.st_mtime_ns}"
 
 
-_VERBS: dict[str, Callable[..., list[str]]] = {
-    "start": _start,
-    "stop": _stop,
-    "remove": _remove,
-    "import": _import,
-    "copy-images": _copy_images,
-    "start-node": _start_node,
-    "stop-node": _stop_node,
-    "cut-node": _cut_node,
-}
-
-
 if __name__ == "__main__":
     try:
-        print(json.dumps(_VERBS[sys.argv[1]](Layout(Path(sys.argv[2])), *sys.argv[3:])))  # noqa: T201 - for the caller
+        print(json.dumps(_FUNCTIONS[sys.argv[1]](Layout(Path(sys.argv[2])), *sys.argv[3:])))  # noqa: T201 - for the caller
     except ClusterError as error:
         sys.exit(f"vdi cluster: {error}")

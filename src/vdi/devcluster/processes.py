@@ -128,32 +128,27 @@ def _search(layout: Layout) -> Supervised | None:
     return None
 
 
-def stop_supervisor(layout: Layout) -> bool:
-    """End the supervisor and all it runs: politely, then not. True when there was something to end."""
+def stop_supervisor(layout: Layout, *, at_once: bool = False) -> bool:
+    """End the supervisor and all it runs. True when there was something to end.
+
+    Politely at first; `at_once` as a power cut does.
+    """
     found = find_supervisor(layout)
     if found is None:
         return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(found.main.pid, signal.SIGTERM)
-    if not wait_until(lambda: not found.main.alive, STOP_SECONDS):
-        os.kill(found.main.pid, signal.SIGKILL)
-    if not wait_until(lambda: not (found.main.alive or found.holder.alive), 10):
-        raise ClusterError(
-            f"process {found.main.pid} (the supervisor of {layout.name}) does not end, even after SIGKILL"
-        )
-    return True
-
-
-def kill_supervisor(layout: Layout) -> bool:
-    """End the supervisor of a node and all that runs in its namespaces at once, as a power cut does."""
-    found = find_supervisor(layout)
-    if found is None:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(found.main.pid, signal.SIGKILL)
+    if not at_once:
+        _signal(found, signal.SIGTERM)
+        wait_until(lambda: not found.main.alive, STOP_SECONDS)
+    _signal(found, signal.SIGKILL)
     if not wait_until(lambda: not (found.main.alive or found.holder.alive), STOP_SECONDS):
         raise ClusterError(f"process {found.main.pid} (the supervisor in {layout.root}) does not end, not even killed")
     return True
+
+
+def _signal(found: Supervised, number: signal.Signals) -> None:
+    if found.main.alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found.main.pid, number)
 
 
 def host_pids(supervisor_pid: int) -> dict[int, int]:

@@ -26,6 +26,14 @@ from vdi.devcluster.status import ComponentStatus, read_addons, read_components,
 from vdi.devcluster.supervisor import Component
 
 _MANIFESTS = Path(__file__).parent / "manifests"
+# How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer.
+READY_SECONDS = 120.0
+
+# Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same.
+_BEFORE_OTHERS = ("nice", "-n", "-10")
+
+# The preferred port of the desktops, so that their URLs stay the same.
+USUAL_WEBSECURE_PORT = 8443
 
 
 def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
@@ -53,16 +61,6 @@ def render(layout: Layout, node_name: str, networks: Networks, resolv_conf: str)
         "node_address": networks.node_address,
     }
     return [Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))]
-
-
-# How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer.
-READY_SECONDS = 120.0
-
-# Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same.
-_BEFORE_OTHERS = ("nice", "-n", "-10")
-
-# The preferred port of the desktops, so that their URLs stay the same.
-USUAL_WEBSECURE_PORT = 8443
 
 
 @dataclass(frozen=True)
@@ -184,9 +182,7 @@ def write_files(
     components = control_plane(layout, settings, binaries, needs_file=needs_file)
     setup: list[list[str]] = []
     if not settings.control_plane_only:
-        machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
-        write_node_config(layout, settings, machine, binaries)
-        components += node(layout, settings, binaries, image_pull_environment(os.environ))
+        components += _write_node(layout, settings, binaries)
         setup = setup_commands(layout, settings)
     write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup)
 
@@ -195,12 +191,15 @@ def write_node_files(
     layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, is_slow: bool = False
 ) -> None:
     """Everything that the supervisor and the components of a further node read."""
-    layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_node_credentials(layout, settings)
+    components = _write_node(layout, settings, binaries)
+    write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup_commands(layout, settings))
+
+
+def _write_node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
     machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
     write_node_config(layout, settings, machine, binaries)
-    components = node(layout, settings, binaries, image_pull_environment(os.environ))
-    write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup_commands(layout, settings))
+    return node(layout, settings, binaries, image_pull_environment(os.environ))
 
 
 def _for_a_slow_machine(components: Sequence[Component]) -> list[Component]:

@@ -14,7 +14,10 @@ import msgspec
 
 from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.processes import find_supervisor, host_pids
+from vdi.devcluster.supervisor import State
 
+# Add-ons and their Deployments in kube-system; Traefik runs beside the cluster, among the components.
+ADDONS = {"coredns": "coredns", "local-path": "local-path-provisioner"}
 _TIMEOUT = 5.0
 _LARGEST_ANSWER = 64 * 2**20
 
@@ -42,10 +45,6 @@ def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
         )
     answer: dict[str, Any] = json.loads(content)
     return answer
-
-
-# Add-ons that run as Deployments; Traefik runs beside the cluster, among the components.
-ADDONS = {"coredns": "kube-system/coredns", "local-path": "kube-system/local-path-provisioner"}
 
 
 class ComponentStatus(msgspec.Struct, frozen=True):
@@ -96,33 +95,23 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     nodes: list[NodeStatus] = []
 
 
-class _SupervisorState(msgspec.Struct):
-    state: str
-    pid: int
-    restarts: int
-    last_exit: str
-
-
-class _SupervisorStatus(msgspec.Struct):
-    components: dict[str, _SupervisorState]
-
-
 def read_components(layout: Layout) -> list[ComponentStatus]:
     """The supervisor's last word, corrected by whether it still lives."""
     try:
-        found = msgspec.json.decode(layout.status.read_bytes(), type=_SupervisorStatus)
+        content = msgspec.json.decode(layout.status.read_bytes(), type=dict[str, dict[str, State]])
     except (FileNotFoundError, msgspec.DecodeError):
         return []
     supervised = find_supervisor(layout)
-    if supervised is None:
-        return [
-            ComponentStatus(name, "dead", 0, component.restarts, component.last_exit)
-            for name, component in found.components.items()
-        ]
-    pids = host_pids(supervised.main.pid)
+    pids = host_pids(supervised.main.pid) if supervised else {}
     return [
-        ComponentStatus(name, component.state, pids.get(component.pid, 0), component.restarts, component.last_exit)
-        for name, component in found.components.items()
+        ComponentStatus(
+            name=name,
+            state=found.state if supervised else "dead",
+            pid=pids.get(found.pid, 0),
+            restarts=found.restarts,
+            last_exit=found.last_exit,
+        )
+        for name, found in content["components"].items()
     ]
 
 
@@ -173,24 +162,19 @@ def read_node(layout: Layout, settings: ClusterSettings, name: str) -> bool | No
         node = get(layout, settings, f"/api/v1/nodes/{name}")
     except NoAnswer:
         return None
-    return _condition(node, "Ready")
+    conditions = node.get("status", {}).get("conditions", [])
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
     """Each add-on's Deployment; one that cannot be read counts as not ready, with the reason."""
     found = []
-    for name, reference in ADDONS.items():
-        namespace, deployment = reference.split("/")
+    for name, deployment in ADDONS.items():
         try:
-            content = get(layout, settings, f"/apis/apps/v1/namespaces/{namespace}/deployments/{deployment}")
+            content = get(layout, settings, f"/apis/apps/v1/namespaces/kube-system/deployments/{deployment}")
         except NoAnswer as error:
             found.append(AddonStatus(name, False, str(error)))
         else:
             ready = content.get("status", {}).get("readyReplicas", 0)
             found.append(AddonStatus(name, ready > 0, f"{ready} of {content['spec']['replicas']} ready"))
     return found
-
-
-def _condition(thing: dict[str, Any], kind: str) -> bool:
-    conditions = thing.get("status", {}).get("conditions", [])
-    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)

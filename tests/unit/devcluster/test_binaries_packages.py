@@ -13,10 +13,7 @@ from unit.devcluster.binaries_servers import build_cache_in, script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.binaries.components import DebianPackage, PythonPackage
 from vdi.devcluster.binaries.packages import (
-    distribution,
     install_wheel,
-    missing_libraries,
-    require_libraries,
     unpack_debian_package,
 )
 from vdi.devcluster.build_cache import SourceFailed
@@ -40,8 +37,12 @@ WHEEL = PythonPackage(
         ("ID=arch\n# VERSION_ID=1\n", "arch"),
     ],
 )
-def test_distribution_is_read_from_os_release(os_release: str, name: str) -> None:
-    assert distribution(os_release) == name
+def test_distribution_is_read_from_os_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, os_release: str, name: str
+) -> None:
+    (tmp_path / "os-release").write_text(os_release)
+    monkeypatch.setattr(packages, "_OS_RELEASE", tmp_path / "os-release")
+    assert packages.this_distribution() == name
 
 
 class Apt:
@@ -58,7 +59,7 @@ class Apt:
             (self.lists / "deb_main_binary-amd64_Packages.lz4").touch()
         (folder / "os-release").write_text("ID=debian\nVERSION_ID=12\n")
         monkeypatch.setattr(packages, "_LISTS", self.lists)
-        monkeypatch.setattr(packages.this_distribution, "__defaults__", (folder / "os-release",))
+        monkeypatch.setattr(packages, "_OS_RELEASE", folder / "os-release")
         monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
         monkeypatch.setattr("vdi.devcluster.binaries.packages.sudo_works", lambda: sudo)
         self.path = f"{folder}/bin:/usr/bin:/bin"
@@ -136,16 +137,6 @@ def test_no_package_is_looked_up_while_the_lists_are_replaced(tmp_path: Path, mo
             assert apt.said() == []
         unpacked.result()
     assert apt.said() == [DOWNLOAD, "dpkg-deb -x"]
-
-
-def test_missing_shared_library_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = "\tlinux-vdso.so.1 (0x1)\n\tlibseccomp.so.2 => not found\n\tlibc.so.6 => /lib/libc.so.6 (0x2)\n"
-    assert missing_libraries(said) == ["libseccomp.so.2"]
-    script(tmp_path / "ldd", f"printf '{said}'")
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    expected = "runc needs libseccomp.so.2, not on this machine: apt-get install libseccomp2"
-    with pytest.raises(SourceFailed, match=expected):
-        require_libraries(Path("/usr/sbin/runc"))
 
 
 def test_wheel_goes_into_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 @pytest.fixture
 def import_images(layout: Layout, ctr: Path) -> Import:
-    return lambda *tars: privileged.import_images(layout, ctr, tars)
+    return lambda *tars: privileged.import_images(layout, ctr, *tars)
 
 
 def test_an_archive_is_imported_once(archive: Path, import_images: Import) -> None:

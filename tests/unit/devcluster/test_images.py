@@ -100,7 +100,7 @@ class Pretender:
     """A builder whose commands copy prepared archives, and remember what they were asked."""
 
     name = "pretender"
-    own_storage = True
+    storage = True
 
     def __init__(self, result: Path) -> None:
         self.result = result
@@ -137,7 +137,7 @@ def pretender(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_archive(base / "image.tar", name="b:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
     (base / "origin").write_text("registry\n")
     builder = Pretender(base / "image.tar")
-    monkeypatch.setattr(images, "_DESKTOP", RECIPE)
+    monkeypatch.setitem(images._RECIPES, "desktop", RECIPE)
     monkeypatch.setattr(images, "_base", lambda _build_cache: base)
     monkeypatch.setattr(images, "require_builder", lambda *_args, **_named: builder)
     return builder
@@ -145,15 +145,15 @@ def pretender(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_image_is_built_once_until_its_files_change(pretender: Pretender, checkout: Path, tmp_path: Path) -> None:
     with Progress(tmp_path / "logs") as progress:
-        first = images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
-        assert images.ensure_desktop(progress=progress, cache=tmp_path / "cache") == first
+        first = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
+        assert images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache") == first
         assert pretender.asked == [
             ("load", "image.tar"),
             ("build", (["Containerfile", "rootfs", "rootfs/file"], "localhost/vdi/it:dev")),
             ("save", "localhost/vdi/it:dev"),
         ]
         (checkout / "images/it/rootfs/file").write_text("two")
-        second = images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
+        second = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
     assert second != first and second.exists()
     assert first.exists(), "another checkout may use it now"
 
@@ -166,7 +166,7 @@ def test_the_cache_keeps_the_three_builds_that_were_used_last(
     with Progress(tmp_path / "logs") as progress:
         for used, content in enumerate(("one", "two", "three", "one", "four")):
             (checkout / "images/it/rootfs/file").write_text(content)
-            made[content] = images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
+            made[content] = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
             os.utime(made[content].parent, (used, used))
     assert {content for content, archive in made.items() if archive.exists()} == {"three", "one", "four"}
 
@@ -174,11 +174,11 @@ def test_the_cache_keeps_the_three_builds_that_were_used_last(
 def test_the_image_of_a_release_is_not_that_of_the_demo(
     pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_VDI", RECIPE)
+    monkeypatch.setitem(images._RECIPES, "vdi", RECIPE)
     with Progress(tmp_path / "logs") as progress:
-        demo = images.ensure_vdi(progress=progress, cache=tmp_path / "cache")
+        demo = images.ensure_image("vdi", progress=progress, cache=tmp_path / "cache")
         assert pretender.arguments == {"BASE": BASE}, "the base was pulled by digest, its archive has none"
-        release = images.ensure_vdi(progress=progress, cache=tmp_path / "cache", version="0.2.0", epoch=5)
+        release = images.ensure_image("vdi", progress=progress, cache=tmp_path / "cache", version="0.2.0", epoch=5)
         assert pretender.arguments == {"BASE": BASE, "VERSION": "0.2.0", "SOURCE_DATE_EPOCH": "5"}
     assert release != demo
     assert demo.exists()
@@ -186,22 +186,22 @@ def test_the_image_of_a_release_is_not_that_of_the_demo(
 
 @pytest.fixture
 def gallery(pretender: Pretender, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Pretender:
-    """A gallery of one image on the desktop and one on Debian."""
+    """A gallery of one image on the desktop."""
     (checkout / "images/gallery/a").mkdir(parents=True)
     (checkout / "images/gallery/a/Containerfile").write_text("FROM desktop\n")
     (checkout / "images/gallery/shared").write_text("one")
-    monkeypatch.setattr(images, "_GALLERY", {name: images._gallery_recipe("a", "shared") for name in ("a", "notebook")})
+    monkeypatch.setitem(images._RECIPES, "a", images._of_gallery("a", "shared"))
     return pretender
 
 
 def test_an_image_of_the_gallery_is_built_from_its_desktop(gallery: Pretender, checkout: Path, tmp_path: Path) -> None:
     with Progress(tmp_path / "logs") as progress:
-        first = images.ensure_gallery("a", progress=progress, cache=tmp_path / "cache", epoch=5)
+        first = images.ensure_image("a", progress=progress, cache=tmp_path / "cache", epoch=5)
         assert gallery.arguments == {"BASE": images.DESKTOP, "SOURCE_DATE_EPOCH": "5"}
         assert [what for name, what in gallery.asked if name == "save"] == [RECIPE.tag, "localhost/vdi/a:dev"]
         assert gallery.asked[-2] == ("build", (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"))
         (checkout / "images/gallery/shared").write_text("two")
-        assert images.ensure_gallery("a", progress=progress, cache=tmp_path / "cache", epoch=5) != first
+        assert images.ensure_image("a", progress=progress, cache=tmp_path / "cache", epoch=5) != first
 
 
 STAND_IN = """#!/bin/sh
@@ -228,7 +228,7 @@ def test_each_builder_builds_for_another_platform(
     foreign = next(arch for arch in ARCHITECTURES if arch != architecture())
 
     with Progress(tmp_path / "logs") as progress:
-        made = images.ensure_desktop(progress=progress, cache=tmp_path / "cache", epoch=5, arch=foreign)
+        made = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache", epoch=5, arch=foreign)
 
     assert made.read_bytes() == pretender.result.read_bytes() and made.parent.name.endswith(f"-{foreign}")
     (built,) = [line for line in (tmp_path / "log").read_text().splitlines() if f"--platform linux/{foreign}" in line]
@@ -242,7 +242,7 @@ def test_an_image_with_data_of_the_machine_is_not_kept(
     monkeypatch.setattr(host_settings, "LEFTOVERS", ("it",))
 
     with Progress(tmp_path / "logs") as progress, pytest.raises(StepFailed, match="contains data of this machine"):
-        images.ensure_desktop(progress=progress, cache=tmp_path / "cache")
+        images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
 
     assert not list((tmp_path / "cache").glob("image-*"))
     assert not list((tmp_path / "cache" / "unfinished").iterdir())

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from vdi.devcluster.binaries import packages
 from vdi.devcluster.images import builder as images_builder
 from vdi.devcluster.images.builder import (
-    Docker,
+    Builder,
     Storage,
     clean_storage,
     find_builder,
     mounts_below,
+    require_builder,
 )
+from vdi.devcluster.progress import Progress
 
 STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))
 
@@ -25,7 +28,7 @@ def programs(folder: Path, *names: str) -> dict[str, str]:
 
 
 def test_docker_is_asked_for_proxies_by_name_only() -> None:
-    words = Docker().build(Path("/c"), Path("/c/Containerfile"), "t:1", [(Path("/home"), "/root")])
+    words = Builder("docker").build(Path("/c"), Path("/c/Containerfile"), "t:1", [(Path("/home"), "/root")], {})
 
     assert words[:2] == ["docker", "build"]
     assert words[-5:] == ["--tag", "t:1", "--file", "/c/Containerfile", "/c"]
@@ -60,6 +63,14 @@ def test_the_first_builder_that_works_is_chosen(
     monkeypatch.setattr(images_builder, "docker_problem", lambda: problem)
     builder, said = find_builder(STORE, programs(tmp_path, *there), docker=docker)
     assert (builder and builder.name, said) == (chosen, reasons)
+
+
+def test_buildah_is_installed_when_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed: list[str] = []
+    monkeypatch.setattr(packages, "install", lambda _step, names: installed.extend(names))
+    with Progress(tmp_path / "logs") as progress, progress.step("build") as step:
+        builder = require_builder(step, STORE, {"PATH": str(tmp_path)}, docker=True)
+    assert installed == ["buildah"] and builder.storage == STORE
 
 
 def test_mounts_below_a_folder_come_last_mounted_first() -> None:

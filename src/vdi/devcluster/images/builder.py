@@ -9,62 +9,23 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Protocol
 
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.binaries.packages import PackagesUnavailable
 from vdi.devcluster.build_cache import ARCHITECTURES, architecture
-from vdi.devcluster.host_settings import PROXY_VARIABLES, BuildFolders
+from vdi.devcluster.host_settings import PROXY_VARIABLES
 from vdi.devcluster.progress import Step
 
 Argv = list[str]
 
 _DOCKER_SECONDS = 10.0
-_NO_ARGUMENTS: Mapping[str, str] = MappingProxyType({})
+_PLATFORMS_SECONDS = 60.0
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+_EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 
 
 class NoBuilder(Exception):  # noqa: N818 - named for what is missing
     """Raised when nothing here can build an image: says what was looked for and what to install."""
-
-
-class Builder(Protocol):
-    """The command lines of one program. `archive` is an image archive, `tag` an image's whole name."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def own_storage(self) -> bool:
-        """Whether its images live in a storage that goes with the build, so that a base must be loaded first."""
-        ...
-
-    def pull(self, tag: str) -> Argv:
-        """Fetch `tag` from its registry."""
-        ...
-
-    def tag(self, image: str, tag: str) -> Argv:
-        """Give an image another name."""
-        ...
-
-    def load(self, archive: Path) -> Argv:
-        """Take an image in from its archive."""
-        ...
-
-    def build(
-        self,
-        context: Path,
-        containerfile: Path,
-        tag: str,
-        mounts: Sequence[tuple[Path, str]],
-        arguments: Mapping[str, str] = _NO_ARGUMENTS,
-    ) -> Argv:
-        """Build `tag`; `mounts` are (folder here, folder in the build), read-only; `arguments` are of the build."""
-        ...
-
-    def save(self, tag: str, archive: Path) -> Argv:
-        """Write an image to an archive."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -76,73 +37,32 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Docker:
-    """The Docker engine that is running. It takes no mounts: its builds see the engine's own network settings."""
+class Builder:
+    """The command lines of docker, podman or buildah. `archive` is an image archive, `tag` an image's whole name.
 
+    Docker's engine has its own storage and network settings, so it takes no mounts. The others get a storage that goes
+    with the build; a base must be loaded into it first.
+    """
+
+    name: str
     # Such as linux/arm64; empty: this machine's.
     platform: str = ""
-    name: str = "docker"
-    own_storage: bool = False
-
-    def pull(self, tag: str) -> Argv:
-        """Fetch `tag` from its registry."""
-        return ["docker", "pull", *_platform_option(self.platform), tag]
-
-    def tag(self, image: str, tag: str) -> Argv:
-        """Give an image another name."""
-        return ["docker", "tag", image, tag]
-
-    def load(self, archive: Path) -> Argv:
-        """Take an image in from its archive."""
-        return ["docker", "load", "--input", str(archive)]
-
-    def build(
-        self,
-        context: Path,
-        containerfile: Path,
-        tag: str,
-        mounts: Sequence[tuple[Path, str]],
-        arguments: Mapping[str, str] = _NO_ARGUMENTS,
-    ) -> Argv:
-        """Build `tag`; proxies are named only, their values come from the environment."""
-        del mounts
-        proxies = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
-        return [
-            "docker",
-            "build",
-            *_platform_option(self.platform),
-            *proxies,
-            *_build_arguments(arguments),
-            "--tag",
-            tag,
-            "--file",
-            str(containerfile),
-            str(context),
-        ]
-
-    def save(self, tag: str, archive: Path) -> Argv:
-        """Write an image to an archive."""
-        return ["docker", "save", "--output", str(archive), tag]
-
-
-@dataclass(frozen=True)
-class Buildah:
-    """Buildah, with a storage of its own in `storage`. `sudo` goes before each command."""
-
-    storage: Storage
+    storage: Storage | None = None
+    # Before each command.
     sudo: tuple[str, ...] = ()
-    # Such as linux/arm64; empty: this machine's.
-    platform: str = ""
-    name: str = "buildah"
-    own_storage: bool = True
 
     @property
     def _command(self) -> Argv:
-        return [*self.sudo, self.name, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
+        words = [*self.sudo, self.name]
+        return [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)] if self.storage else words
+
+    @property
+    def _platform_option(self) -> Argv:
+        return ["--platform", self.platform] if self.platform else []
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
-        return [*self._command, "pull", *_platform_option(self.platform), f"docker://{tag}"]
+        return [*self._command, "pull", *self._platform_option, f"docker://{tag}" if self.storage else tag]
 
     def tag(self, image: str, tag: str) -> Argv:
         """Give an image another name."""
@@ -150,7 +70,9 @@ class Buildah:
 
     def load(self, archive: Path) -> Argv:
         """Take an image in from its archive."""
-        return [*self._command, "pull", f"docker-archive:{archive}"]
+        if self.name == "buildah":
+            return [*self._command, "pull", f"docker-archive:{archive}"]
+        return [*self._command, "load", "--input", str(archive)]
 
     def build(
         self,
@@ -158,42 +80,30 @@ class Buildah:
         containerfile: Path,
         tag: str,
         mounts: Sequence[tuple[Path, str]],
-        arguments: Mapping[str, str] = _NO_ARGUMENTS,
+        arguments: Mapping[str, str],
     ) -> Argv:
-        """Build `tag` from what is in the storage, in a chroot: that needs no container runtime and works in a VM."""
-        volumes = [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]
-        options = [
-            "--isolation",
-            "chroot",
-            "--pull=false",
-            *_platform_option(self.platform),
-            *volumes,
-            *_build_arguments(arguments),
-            "--tag",
-            tag,
-            "--file",
-            str(containerfile),
-        ]
+        """Build `tag`; `mounts` are (folder here, folder in the build), read-only; `arguments` are of the build."""
+        if self.storage is None:
+            # Named only: their values come from the environment.
+            options = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
+        else:
+            # In a chroot: that needs no container runtime and works in a virtual machine.
+            options = ["--isolation", "chroot", "--pull=false"]
+            options += [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]
+        options += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+        options += [*self._platform_option, "--tag", tag, "--file", str(containerfile)]
         return [*self._command, "build", *options, str(context)]
 
     def save(self, tag: str, archive: Path) -> Argv:
         """Write an image to an archive."""
-        return [*self._command, "push", "--quiet", tag, f"docker-archive:{archive}:{tag}"]
-
-
-@dataclass(frozen=True)
-class Podman(Buildah):
-    """Podman: Buildah inside, other names for taking in and writing out."""
-
-    name: str = "podman"
-
-    def load(self, archive: Path) -> Argv:
-        """Take an image in from its archive."""
-        return [*self._command, "load", "--input", str(archive)]
-
-    def save(self, tag: str, archive: Path) -> Argv:
-        """Write an image to an archive."""
-        return [*self._command, "save", "--quiet", "--format", "docker-archive", "--output", str(archive), tag]
+        match self.name:
+            case "docker":
+                return [*self._command, "save", "--output", str(archive), tag]
+            case "podman":
+                options = ["--quiet", "--format", "docker-archive", "--output", str(archive)]
+                return [*self._command, "save", *options, tag]
+            case _:
+                return [*self._command, "push", "--quiet", tag, f"docker-archive:{archive}:{tag}"]
 
 
 def find_builder(
@@ -210,12 +120,12 @@ def find_builder(
     elif (problem := docker_problem()) is not None:
         reasons.append(f"docker: {problem}")
     else:
-        return Docker(platform), reasons
+        return Builder("docker", platform), reasons
     if shutil.which("podman", path=path):
-        return Podman(storage, platform=platform), reasons
+        return Builder("podman", platform, storage), reasons
     reasons.append("podman: not in PATH")
     if shutil.which("buildah", path=path):
-        return Buildah(storage, packages.root_rights(), platform), reasons
+        return Builder("buildah", platform, storage, packages.root_rights()), reasons
     return None, [*reasons, "buildah: not in PATH"]
 
 
@@ -235,7 +145,7 @@ def require_builder(
             raise NoBuilder(
                 f"no image can be built here without podman or buildah: {error}. Found:{because}"
             ) from error
-        builder = Buildah(storage, packages.root_rights(), _foreign_platform(arch))
+        builder = Builder("buildah", _foreign_platform(arch), storage, packages.root_rights())
     step.update(f"with {builder.name}")
     return builder
 
@@ -286,23 +196,6 @@ def mounts_below(folder: Path, mounts: str) -> list[str]:
 def _foreign_platform(arch: str | None) -> str:
     """Empty for this machine's architecture: a builder needs no option for it."""
     return "" if arch in (None, architecture()) else f"linux/{arch}"
-
-
-def _platform_option(platform: str) -> list[str]:
-    return ["--platform", platform] if platform else []
-
-
-def _build_arguments(arguments: Mapping[str, str]) -> list[str]:
-    return [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-
-
-def mount_words(folders: Sequence[BuildFolders]) -> list[tuple[Path, str]]:
-    return [mount for folder in folders for mount in folder.mounts]
-
-
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
-_EMULATORS = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
-_PLATFORMS_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
