@@ -17,9 +17,10 @@ import msgspec
 import typer
 
 from vdi.cli.console import SafeConsole
-from vdi.cli.errors import FINDINGS, INTERRUPTED, CliError
+from vdi.cli.errors import FINDINGS, CliError
 from vdi.cli.options import TimeoutFactor, examples, new_app
-from vdi.cli.output import PageOption, PageOutput, columns, print_data, print_lines
+from vdi.cli.output import Output, OutputOption, columns, print_object
+from vdi.cli.terminal import end_on_interrupt
 from vdi.devcluster import cluster
 from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.binaries.packages import PackagesUnavailable
@@ -64,12 +65,10 @@ def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[N
     """
     expected: tuple[type[Exception], ...] = (*_EXPECTED, *more)
     try:
-        yield
+        with end_on_interrupt(f"Interrupted. {interrupted}".strip()):
+            yield
     except expected as error:
         raise CliError(str(error)) from error
-    except KeyboardInterrupt:
-        print(" ".join(["Interrupted.", interrupted]).strip(), file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command(
@@ -90,7 +89,7 @@ def up(
         bool, typer.Option("--install-packages", help="Install missing system tools with apt-get.")
     ] = False,
     timeout_factor: TimeoutFactor = 1.0,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Start the cluster. If it is already running, repair what is broken and report it.
 
@@ -108,30 +107,24 @@ def up(
             timeout_factor=timeout_factor,
             progress=progress,
         )
-    if output is PageOutput.JSON:
-        facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
-        print_data({"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}, output)
-        return
-    typer.echo(f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}")
+    facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
+    data = {"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}
+    lines = [f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}"]
     if len(made.nodes) > 1:
-        typer.echo(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
+        lines.append(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
     if made.fake_gpus:
         each = " on each node" if len(made.nodes) > 1 else ""
-        typer.echo(
-            f"{made.fake_gpus} simulated GPUs{each}: pods that request one are scheduled, but there is no hardware."
-        )
-    typer.echo(f"  export KUBECONFIG={made.kubeconfig}")
+        no_hardware = "pods that request one are scheduled, but there is no hardware."
+        lines.append(f"{made.fake_gpus} simulated GPUs{each}: {no_hardware}")
+    print_object(data, output, lambda: [*lines, f"  export KUBECONFIG={made.kubeconfig}"])
 
 
 @app.command(epilog=examples("cluster down --name dev", "cluster down -o json"))
-def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
+def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
     """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
-    if output is PageOutput.JSON:
-        print_data({"removed": removed}, output)
-        return
-    typer.echo(_removed_in_words(name, removed))
+    print_object({"removed": removed}, output, lambda: [_removed_in_words(name, removed)])
 
 
 def _removed_in_words(name: str, removed: Sequence[str]) -> str:
@@ -145,12 +138,12 @@ def reset(
     fake_gpus: Annotated[int | None, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = None,
     nodes: NodeCount = None,
     timeout_factor: TimeoutFactor = 1.0,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Stop the cluster and create it again. All data in it is lost."""
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
-    typer.echo(_removed_in_words(name, removed), err=output is PageOutput.JSON)
+    typer.echo(_removed_in_words(name, removed), err=output is not Output.TABLE)
     up(
         name,
         control_plane_only=control_plane_only,
@@ -181,7 +174,7 @@ def nodes(
     start_node: Annotated[
         str, typer.Option("--start-node", metavar="NODE", help="Start it again, with its network.")
     ] = "",
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the nodes; add one, stop one, cut its network, or start it again.
 
@@ -203,12 +196,7 @@ def nodes(
         elif cut_node:
             cluster.cut_node(name, cut_node)
         found = cluster.status(name)
-    if output is PageOutput.JSON:
-        print_data(msgspec.to_builtins(found.nodes), output)
-    elif not found.nodes:
-        typer.echo(f"There is no cluster {name!r} with nodes: `vdi cluster up` creates one.")
-    else:
-        print_lines(_node_lines(found))
+    print_object(msgspec.to_builtins(found.nodes), output, lambda: _node_lines(found))
     if not any(requested):
         raise typer.Exit(0 if found.nodes and all(node.ready for node in found.nodes) else FINDINGS)
 
@@ -216,15 +204,12 @@ def nodes(
 @app.command(epilog=examples("cluster status", "cluster status -o json"))
 def status(
     name: Name = "demo",
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the state of each process, of the nodes and of the add-ons. Status 1: something is broken."""
     with errors_in_words():
         found = cluster.status(name)
-    if output is PageOutput.JSON:
-        print_data(msgspec.to_builtins(found), output)
-    else:
-        print_lines(_status_lines(found))
+    print_object(msgspec.to_builtins(found), output, lambda: _status_lines(found))
     raise typer.Exit(0 if found.state == "running" else FINDINGS)
 
 
@@ -292,4 +277,6 @@ def _status_lines(found: ClusterStatus) -> list[str]:
 
 
 def _node_lines(found: ClusterStatus) -> list[str]:
+    if not found.nodes:
+        return [f"There is no cluster {found.name!r} with nodes: `vdi cluster up` creates one."]
     return columns(["NODE", "STATE", "READY"], [[node.name, node.state, _READY[node.ready]] for node in found.nodes])

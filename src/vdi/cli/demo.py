@@ -10,7 +10,7 @@ import typer
 from vdi.cli.cluster import PARTLY_REMOVED, Name, NodeCount, errors_in_words, progress_of
 from vdi.cli.console import SafeConsole
 from vdi.cli.options import TimeoutFactor, examples, new_app
-from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.output import Output, OutputOption, print_data, print_object
 from vdi.demo import run
 from vdi.demo.browser import NoPictureError
 
@@ -23,7 +23,7 @@ def up(
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
     nodes: NodeCount = None,
     timeout_factor: TimeoutFactor = 1.0,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
     down_again = f"vdi demo down{'' if name == 'demo' else f' --name {name}'}"
@@ -35,7 +35,7 @@ def up(
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
-    if output is PageOutput.JSON:
+    if output is not Output.TABLE:
         desktop = {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None}
         login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
         print_data({**login, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output)
@@ -54,11 +54,9 @@ def up(
 
 
 @app.command(epilog=examples("demo down", "demo down -o json"))
-def down(name: Name = "demo", output: PageOption = PageOutput.TABLE) -> None:
+def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
     """Stop the demo and restore the machine's state. Built programs and images stay in the cache."""
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = run.down(name)
-    if output is PageOutput.JSON:
-        print_data({"removed": removed}, output)
-        return
-    print(f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}.")
+    line = f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}."
+    print_object({"removed": removed}, output, lambda: [line])

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from vdi.cli.errors import FINDINGS, INTERRUPTED, USAGE, CliError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
-from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, seconds_of, with_cluster
-from vdi.cli.output import PageOption, PageOutput, columns, print_data, print_lines
+from vdi.cli.options import PROGRAM, DryRun, KubeConnection, examples, new_app, seconds_of, with_cluster
+from vdi.cli.output import Output, OutputOption, columns, print_object
 from vdi.cli.progress import ProgressView
+from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import Finding, exit_code
 from vdi.findings.render import Report, findings_as_text
 from vdi.gpu.cluster import apply_change, collect, measure, restart_daemon_set, wait_until_settled
@@ -260,14 +261,12 @@ def configure(
         str, typer.Option(help="For GPUs that MIG divides into equal parts, each of which is then shared: single.")
     ] = "none",
     undo: Annotated[bool, typer.Option("--undo", help="Restore the state before the first configure.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the changes as a diff, without making them.")
-    ] = False,
+    dry_run: DryRun = False,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs.")
     ] = True,
     timeout: Annotated[str, typer.Option(help="Maximum time to wait.")] = "10m",
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and verify the nodes.
 
@@ -294,13 +293,10 @@ def configure(
         parse_request(sharing, default or DEFAULT_KEY, configs, nodes if default else ())
         changed = connection.run(work)
     left, notes = changed.findings, [] if undo else changed.notes
-    if output is PageOutput.JSON:
-        found = [finding.public() for finding in left]
-        print_data({**plan_data(changed.plan), "findings": found, "notes": notes}, output)
-    else:
-        lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
-        lines += healthy_lines(changed.state) if seconds is not None and not left else []
-        print_lines([*lines, *note_lines(notes), *map(paint, findings_as_text(left))])
+    lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
+    lines += healthy_lines(changed.state) if seconds is not None and not left else []
+    data = {**plan_data(changed.plan), "findings": [finding.public() for finding in left], "notes": notes}
+    print_object(data, output, lambda: [*lines, *note_lines(notes), *map(paint, findings_as_text(left))])
     if left:
         typer.echo(f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}", err=True)
     raise typer.Exit(exit_code(left))
@@ -310,7 +306,7 @@ def configure(
 @with_cluster
 def status(
     connection: KubeConnection,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter)."""
 
@@ -320,10 +316,7 @@ def status(
 
     with _errors_in_words(connection):
         state, measured = connection.run(look)
-    if output is PageOutput.JSON:
-        print_data(status_data(state, measured), output)
-        return
-    print_lines(status_lines(state, measured))
+    print_object(status_data(state, measured), output, lambda: status_lines(state, measured))
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))
@@ -363,11 +356,9 @@ def _refuse_beside_undo(ctx: typer.Context) -> None:
 @contextmanager
 def _errors_in_words(connection: KubeConnection) -> Iterator[None]:
     """Refusals as errors of the command, and Ctrl-C that says what is left."""
+    see = f"{PROGRAM} gpu verify{connection.flags}"
     try:
-        yield
+        with end_on_interrupt(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}"):
+            yield
     except RefusedError as error:
         raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error
-    except KeyboardInterrupt:
-        see = f"{PROGRAM} gpu verify{connection.flags}"
-        typer.echo(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}", err=True)
-        raise typer.Exit(INTERRUPTED) from None

@@ -14,7 +14,7 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput
 from vdi.cli.options import CLUSTER_OPTIONS, DryRun, KubeConnection, Options, Yes, replace_parameter, seconds_of
-from vdi.cli.output import PageOption, PageOutput
+from vdi.cli.output import Output, OutputOption
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmUnavailableError
 from vdi.helm.run import Helm, find_helm
@@ -39,7 +39,7 @@ class ReleaseOptions:
     release: str
     helm: Helm
     seconds: float
-    output: PageOutput | FindingsOutput
+    output: Output | FindingsOutput
 
     @property
     def place(self) -> Place:
@@ -75,7 +75,7 @@ def release_options(
     connection: KubeConnection,
     release: str,
     timeout: str,
-    output: PageOutput | FindingsOutput,
+    output: Output | FindingsOutput,
     helm: Path | None = None,
 ) -> ReleaseOptions:
     """Everything checked that can be without a cluster. Raises CliError."""
@@ -127,7 +127,7 @@ _RELEASE: Options = {
         None,
     ),
     "timeout": (Timeout, "10m"),
-    "output": (PageOption, PageOutput.TABLE),
+    "output": (OutputOption, Output.TABLE),
     **CLUSTER_OPTIONS,
 }
 _CHANGE: Options = {

@@ -3,7 +3,6 @@
 The work of export and import is in `vdi.home_copy`.
 """
 
-import re
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,26 +16,23 @@ import typer
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import SessionPersistence, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cli.errors import INTERRUPTED, USAGE, CliError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.options import PROGRAM, KubeConnection, KubectlPath, examples, new_app, of_kind, with_connection
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
     Output,
     OutputOption,
-    PageOption,
-    PageOutput,
     Raw,
     age,
     columns,
     fact_lines,
     now_utc,
-    print_data,
     print_object,
     print_objects,
 )
 from vdi.cli.progress import ProgressView
-from vdi.cli.terminal import confirm
+from vdi.cli.terminal import confirm, end_on_interrupt
 from vdi.cluster.objects import PersistentVolumeClaim
 from vdi.cluster.units import parse_quantity
 from vdi.home_copy.archive import Copied, export_home, import_home
@@ -49,6 +45,7 @@ from vdi.kube.transport import Client
 from vdi.new_file import NewFileError, new_file
 from vdi.session.homes import Home, HomeClaim, HomeSummary, resolve_home, summarize_homes, why_not_deleted
 from vdi.session.naming import MANAGED_BY, Identity
+from vdi.session.users import check_address
 
 T = TypeVar("T")
 app = new_app()
@@ -59,7 +56,6 @@ _MIB = 1 << 20
 _SHOWN_BYTES = 1 << 30
 _UNITS = (("GiB", 1 << 30), ("MiB", _MIB))
 _LABELS = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
-_USER = re.compile(r"\S+@\S+\.\S+")
 
 Image = Annotated[
     str | None,
@@ -195,7 +191,7 @@ def export(
     *,
     image: Image = None,
     kubectl: KubectlPath = None,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Write a home to a tar.gz file. The desktop may run; for a consistent copy, suspend it first.
 
@@ -216,14 +212,11 @@ def export(
     with _sink(file) as sink:
         user, copied = _copy(connection, command, lambda run: work(run, sink), "No file was kept.")
     report = {"home": name, "user": user, "file": file, **_report(copied)}
-    if output is PageOutput.JSON:
-        if file == _STREAM:
-            typer.echo(msgspec.json.encode(report).decode(), err=True)
-        else:
-            print_data(report, output)
-        return
-    _print_warnings(copied)
-    typer.echo(f"{name} of {user}: {_size_in_words(copied.archive_bytes)} in {file}", err=file == _STREAM)
+    lines = _lines(copied, f"{name} of {user}: {_size_in_words(copied.archive_bytes)} in {file}")
+    if file == _STREAM:
+        typer.echo("\n".join(lines) if output is Output.TABLE else msgspec.json.encode(report).decode(), err=True)
+    else:
+        print_object(report, output, lambda: lines)
 
 
 @app.command(
@@ -245,15 +238,17 @@ def import_(
     size: Annotated[str | None, typer.Option("--size", help="Size of the home; default: the template's value.")] = None,
     image: Image = None,
     kubectl: KubectlPath = None,
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a home from an archive; the next desktop of this user and template starts with it.
 
     An existing home is never changed. No desktop starts on the new home before it is complete; after an error or
     Ctrl-C no home is left. Status 1: nothing was imported; 130: interrupted.
     """
-    if not _USER.fullmatch(user):
-        raise CliError(f"--user {user}: allowed: an e-mail address", USAGE)
+    try:
+        user = check_address(user)
+    except ValueError as error:
+        raise CliError(f"--user: {error}", USAGE) from error
     if size is not None:
         _check_size(size)
     command = connection.kubectl(kubectl)
@@ -270,16 +265,13 @@ def import_(
 
     with _source(file) as source:
         name, copied = _copy(connection, command, lambda run: work(run, source), "No home was created.")
-    if output is PageOutput.JSON:
-        print_data({"home": name, "user": user, "template": template, "file": file, **_report(copied)}, output)
-        return
-    _print_warnings(copied)
-    typer.echo(f"{name} of {user}: {_size_in_words(copied.content_bytes)} imported")
+    report = {"home": name, "user": user, "template": template, "file": file, **_report(copied)}
+    imported = f"{name} of {user}: {_size_in_words(copied.content_bytes)} imported"
+    print_object(report, output, lambda: _lines(copied, imported))
 
 
-def _print_warnings(copied: Copied) -> None:
-    for warning in copied.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
+def _lines(copied: Copied, done: str) -> list[str]:
+    return [*(f"Warning: {warning}" for warning in copied.warnings), done]
 
 
 def _check_size(size: str) -> None:
@@ -325,16 +317,14 @@ def _copy(connection: KubeConnection, kubectl: list[str], work: Callable[[CopyRu
             return await work(CopyRun(client, SYSTEM_CLOCK, kubectl, namespace, view.waiting, moved, flags))
 
         try:
-            return connection.run(run)
+            with end_on_interrupt(f"Interrupted; the pod is removed. {kept}"):
+                return connection.run(run)
         except CopyRefusedError as error:
             raise CliError(str(error)) from error
         except CopyFailedError as error:
             raise CliError(f"{error}. {kept}") from error
         except OSError as error:
             raise CliError(f"{error.filename or 'the archive'}: {error.strerror}. {kept}") from error
-        except KeyboardInterrupt:
-            view.say(f"Interrupted; the pod is removed. {kept}")
-            raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -8,10 +8,11 @@ import typer
 
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import TemplateAccess, TemplateResources, TemplateSpec, VDITemplate
-from vdi.cli.errors import INTERRUPTED, USAGE, CliError
+from vdi.cli.errors import USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, seconds_of, with_connection
 from vdi.cli.progress import ProgressView
+from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
 from vdi.image_check.judge import Observation, make_report
 from vdi.image_check.observe import NAME, USER, Check, check_image
@@ -70,11 +71,8 @@ def check(
                 remove = f"kubectl -n {connection.namespace} delete --ignore-not-found vdisession,vditemplate {NAME}"
                 raise CliError(f"another check is running. If it was killed: {remove}") from error
 
-    try:
+    with end_on_interrupt("Interrupted; the session is deleted."):
         report = make_report(connection.run(work))
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the session is deleted.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     print_report(report, output)
     raise typer.Exit(exit_code(report.findings))
 

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vdi.cli.errors import FINDINGS, INTERRUPTED, USAGE, CliError
+from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import KubeConnection, KubectlPath, examples, new_app, seconds_of, with_cluster
-from vdi.cli.output import PageOption, PageOutput, print_data
+from vdi.cli.output import Output, OutputOption, print_object
 from vdi.cli.progress import ProgressView
+from vdi.cli.terminal import end_on_interrupt
 from vdi.release.chart import RefusedError
-from vdi.release.images import NAMESPACE, ArchiveImage, BadArchiveError, Loading, NodeResult, load_images, read_archive
+from vdi.release.images import NAMESPACE, BadArchiveError, Loading, NodeResult, load_images, read_archive
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -59,7 +60,7 @@ def load(
     ] = None,
     kubectl: KubectlPath = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Time limit for each node.")] = "10m",
-    output: PageOption = PageOutput.TABLE,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Load images from archives onto every node, without a registry, and pin them there.
 
@@ -94,31 +95,23 @@ def load(
             return await load_images(run, node or (), done)
 
     try:
-        results = connection.run(work)
+        with end_on_interrupt("Interrupted; the pods are removed. Imported images are kept."):
+            results = connection.run(work)
     except RefusedError as error:
         raise CliError(str(error), USAGE) from error
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; the pods are removed. Imported images are kept.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    _report(results, found, output)
-
-
-def _report(results: list[NodeResult], archives: dict[Path, tuple[ArchiveImage, ...]], output: PageOutput) -> None:
     failed = [result for result in results if result.problem]
-    if output is PageOutput.JSON:
-        nodes = [
-            {
-                "node": result.node,
-                "loaded": not result.problem,
-                "images": result.images,
-                "seconds": round(result.seconds, 1),
-                "message": result.problem,
-            }
-            for result in results
-        ]
-        names = sorted({image.name for images in archives.values() for image in images})
-        print_data({"images": names, "nodes": nodes}, output)
-    else:
-        typer.echo(f"{len(results) - len(failed)} of {len(results)} nodes have all images. {_LATER}")
+    nodes = [
+        {
+            "node": result.node,
+            "loaded": not result.problem,
+            "images": list(result.images),
+            "seconds": round(result.seconds, 1),
+            "message": result.problem,
+        }
+        for result in results
+    ]
+    names = sorted({image.name for images in found.values() for image in images})
+    line = f"{len(results) - len(failed)} of {len(results)} nodes have all images. {_LATER}"
+    print_object({"images": names, "nodes": nodes}, output, lambda: [line])
     if failed:
         raise CliError("; ".join(f"node {result.node}: {result.problem}" for result in failed), FINDINGS)

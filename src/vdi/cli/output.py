@@ -44,16 +44,8 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
-class PageOutput(StrEnum):
-    """`-o` of commands that print a page about something, for people or for programs."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Output format.")]
 ListOutputOption = Annotated[ListOutput, typer.Option("--output", "-o", help="Output format.")]
-PageOption = Annotated[PageOutput, typer.Option("--output", "-o", help="Output format.")]
 
 
 def duration(seconds: float) -> str:
@@ -131,11 +123,6 @@ def condition_lines(conditions: Sequence[Condition], now: datetime) -> list[str]
     return ["", "Conditions", *(f"  {line}" for line in table)]
 
 
-def as_list(items: Sequence[Raw]) -> Raw:
-    """The objects in the `List` that kubectl prints too."""
-    return {"apiVersion": "v1", "kind": "List", "items": list(items)}
-
-
 def without_managed_fields(obj: Raw) -> Raw:
     """The object without the bookkeeping of server-side apply, which no one reads."""
     metadata = {key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"}
@@ -184,7 +171,9 @@ def print_objects(
     """
     match output:
         case ListOutput.JSON | ListOutput.YAML:
-            print_data(as_list([without_managed_fields(item) for item in items]), output)
+            # The `List` that kubectl prints too.
+            shown = [without_managed_fields(item) for item in items]
+            print_data({"apiVersion": "v1", "kind": "List", "items": shown}, output)
         case ListOutput.NAME:
             print_lines(map(name, items))
         case ListOutput.TABLE | ListOutput.WIDE if empty and not items:

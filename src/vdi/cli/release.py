@@ -19,7 +19,7 @@ from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.helm_options import ChangeOptions, ReleaseOptions
 from vdi.cli.output import now_utc, print_lines
 from vdi.cli.progress import ProgressView
-from vdi.cli.terminal import confirm, style
+from vdi.cli.terminal import confirm, end_on_interrupt, style
 from vdi.findings.model import Finding, errors
 from vdi.findings.render import Report
 from vdi.helm.arguments import Change, Values
@@ -124,13 +124,11 @@ def _change(
 def failures_in_words() -> Iterator[None]:
     """Errors of helm and of the release as one error of the command; Ctrl-C says what was left."""
     try:
-        yield
+        with end_on_interrupt("Interrupted; nothing was changed since the last line above."):
+            yield
     except (NotDoneError, HelmError, RefusedError) as error:
         stopped = isinstance(error, HelmInterruptedError) or (isinstance(error, NotDoneError) and error.interrupted)
         raise CliError(str(error), INTERRUPTED if stopped else FINDINGS) from error
-    except KeyboardInterrupt:
-        typer.echo("Interrupted; nothing was changed since the last line above.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def confirm_change(question: str, yes: bool) -> None:

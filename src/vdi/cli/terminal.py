@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 
 import typer
 
-from vdi.cli.errors import USAGE, CliError
+from vdi.cli.errors import INTERRUPTED, USAGE, CliError
 from vdi.printable import escape
 
 _KEY = str(int.from_bytes(os.urandom(8), "big"))
@@ -84,6 +84,16 @@ def guarded_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def end_on_interrupt(message: str) -> Iterator[None]:
+    """After Ctrl-C, print what is left and end with the status that shells report for SIGINT."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(message, err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def confirm(question: str, *, untouched: str = "nothing was changed") -> bool:

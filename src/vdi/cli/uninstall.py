@@ -10,7 +10,7 @@ import typer
 from vdi.cli.errors import CliError
 from vdi.cli.helm_options import ReleaseOptions, with_release
 from vdi.cli.options import DryRun, Yes, examples, new_app
-from vdi.cli.output import PageOutput, print_data, print_lines
+from vdi.cli.output import Output, print_lines, print_object
 from vdi.cli.progress import ProgressView
 from vdi.cli.release import confirm_change, failures_in_words, revision_data
 from vdi.kube.transport import Client
@@ -63,7 +63,7 @@ def uninstall(
         at = at.located()
         plan = at.connection.run(lambda client: plan_removal(client, at.release, at.place.namespace))
         doomed = plan.homes if delete_homes else plan.lost_homes
-        if at.output is PageOutput.TABLE:
+        if at.output is Output.TABLE:
             print_lines(plan_lines(plan, doomed, crds=crds))
         refuse_unsafe(plan, crds=crds, force=force)
         if not dry_run:
@@ -72,10 +72,8 @@ def uninstall(
                 confirm_change(f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes)
             at.connection.run(lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
     stays = staying(plan, doomed, crds=crds)
-    if at.output is PageOutput.JSON:
-        print_data({**_data(plan), "removed": not dry_run, "stays": stays}, at.output)
-        return
-    print_lines(["\nWhat stays:" if stays else "\nNothing stays.", *(f"  {line}" for line in stays)])
+    lines = ["\nWhat stays:" if stays else "\nNothing stays.", *(f"  {line}" for line in stays)]
+    print_object({**_data(plan), "removed": not dry_run, "stays": stays}, Output(at.output), lambda: lines)
 
 
 def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:

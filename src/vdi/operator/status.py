@@ -4,17 +4,20 @@ A status is written when it has changed: at once where people or programs wait f
 """
 
 from datetime import datetime
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
-from vdi.api.meta import Condition, find_condition
+from vdi.api.meta import Condition, ObjectMeta, find_condition
+from vdi.api.pool import VDIPool
 from vdi.api.session import Phase, SessionStatus, VDISession
+from vdi.api.template import VDITemplate
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
 from vdi.kinds import SESSIONS, reference_to
 from vdi.kube.clock import Clock
 from vdi.kube.events import EventRecorder
+from vdi.kube.resource import Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.metrics import Metrics
@@ -22,14 +25,54 @@ from vdi.printable import escape
 from vdi.session.conditions import ADMITTED, ENDED_BY_ITSELF, POD_READY, READY, TEMPLATE_FOUND, WARNING_TYPES, Reason
 
 T = TypeVar("T")
+Kind = TypeVar("Kind", VDIPool, VDITemplate)
 
 # Seconds between two statuses that only report progress.
 PROGRESS_PAUSE = 3.0
+
+# The same for pools and templates, which change less often.
+CLUSTER_PROGRESS_PAUSE = 1.0
 
 # Seconds for which a start is not reported. A start that is quicker writes one status instead of two, and the budget of
 # seven writes (docs/design/architecture.md) depends on it. In a burst it is 20 starts per second longer, up to 15 s:
 # the statuses would delay the very starts that they report.
 START_PAUSE, START_PAUSE_EACH, LONGEST_START_PAUSE = 1.5, 0.05, 15.0
+
+
+class ClusterStatusWriter(Generic[Kind]):
+    """The only writer of the status of one cluster-scoped kind, pools or templates; used by its controller."""
+
+    def __init__(self, client: Client, resource: Resource, into: type[Kind], store: Store[Kind], clock: Clock) -> None:
+        self._client = client
+        self._resource = resource
+        self._into: type[Kind] = into
+        self._store: Store[Kind] = store
+        self._clock = clock
+        # By uid: when it was last written. Lost at a restart: the next progress is then written at once.
+        self._written: dict[str, float] = {}
+
+    def seconds_left(self, uid: str) -> float:
+        """The seconds for which a status of this object has to wait that only reports progress."""
+        return self._written.get(uid, float("-inf")) + CLUSTER_PROGRESS_PAUSE - self._clock.monotonic()
+
+    async def write(self, meta: ObjectMeta, status: dict[str, Any]) -> Kind:
+        """Patch the status; returns the object as it is now. Raises KubeError."""
+        patch = {"metadata": {"uid": meta.uid}, "status": status}
+        patched: Kind = await self._client.patch(
+            self._resource, meta.name, patch, subresource="status", into=self._into
+        )
+        self._written[meta.uid] = self._clock.monotonic()
+        self._store.remember(patched)
+        return patched
+
+    def forget(self, uid: str) -> None:
+        """Drop what is remembered of an object that is gone."""
+        self._written.pop(uid, None)
+
+    def exists(self, meta: ObjectMeta) -> bool:
+        """Whether the cache still has this very object. Where it does not, its event enqueues what has to be done."""
+        present = self._store.get("", meta.name)
+        return present is not None and present.metadata.uid == meta.uid
 
 
 class StatusWriter:

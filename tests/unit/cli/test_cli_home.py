@@ -95,7 +95,7 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--user", "bob", "-t", "cad"], "--user bob: allowed: an e-mail address"),
+        (["--user", "bob", "-t", "cad"], "--user: 'bob' is not an e-mail address"),
         (["--user", BOB, "-t", "cad", "--size", "large"], "--size: 'large' is not a quantity"),
         (["--user", BOB, "-t", "cad", "--size", "0"], "--size 0: allowed: quantities above zero, such as 20Gi"),
         (["--user", BOB, "-t", "cad"], "--template cad: there is no such template; allowed: ubuntu-desktop"),

@@ -12,7 +12,7 @@ import msgspec
 import typer
 
 from vdi.api.schedule import Day, SessionSchedule
-from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, VDISession
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
@@ -26,6 +26,8 @@ from vdi.cli.output import (
     now_utc,
     parse_time,
     print_data,
+    print_lines,
+    print_object,
     print_objects,
     without_managed_fields,
 )
@@ -136,11 +138,9 @@ def create(
             started = target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
     else:
         started = target.run(lambda backend: backend.create(request))
-        if output is Output.TABLE:
-            name = started["metadata"]["name"]
-            typer.echo(f"session {name} created; see {PROGRAM} session show {name}{target.flags}")
-    if output is not Output.TABLE:
-        print_data(without_managed_fields(started), output)
+        name = started["metadata"]["name"]
+    said = f"session {name} created; see {PROGRAM} session show {name}{target.flags}"
+    _tell(started, "" if wait else said, output)
 
 
 @app.command(
@@ -190,8 +190,7 @@ def show(
     details = SessionDetails(session)
     if isinstance(target, KubeTarget):  # a gateway shows no objects of the cluster
         details = target.run(lambda backend: collect_details(backend.client, session))
-    for line in details_lines(details, now_utc()):
-        typer.echo(line)
+    print_lines(details_lines(details, now_utc()))
 
 
 @app.command(
@@ -339,12 +338,12 @@ def logs(
             COULD_NOT_LOOK,
         )
 
-    async def print_lines(backend: KubeBackend) -> None:
+    async def print_log(backend: KubeBackend) -> None:
         session = await operations.get_session(backend, name)
         async for line in log_lines(backend, session, follow=follow, tail=tail):
             print(line, flush=follow)
 
-    target.run(print_lines)
+    target.run(print_log)
 
 
 @app.command(epilog=examples("session suspend alice-desktop", "session suspend alice-desktop --wait"))
@@ -528,10 +527,7 @@ def _local_time_zone() -> str:
 
 
 def _tell(raw: Raw, said: str, output: Output) -> None:
-    if output is not Output.TABLE:
-        print_data(without_managed_fields(raw), output)
-    elif said:
-        typer.echo(said)
+    print_object(without_managed_fields(raw), output, lambda: [said] if said else [])
 
 
 @app.command(
@@ -569,7 +565,10 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 
     async def work(backend: Backend) -> tuple[Raw, bool]:
         session = await operations.get_session(backend, name)
-        return await backend.act(session, Unshare(guest)), _has_controlled(session, guest)
+        has_controlled = any(
+            same_user(share.user, guest) and share.role in FULL_CONTROL for share in session.spec.access
+        )
+        return await backend.act(session, Unshare(guest)), has_controlled
 
     raw, has_controlled = target.run(work)
     said = f"session {name} is no longer shared with {guest}"
@@ -579,10 +578,6 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
             f"{PROGRAM} session restart {name}{target.flags}"
         )
     _tell(raw, said, output)
-
-
-def _has_controlled(session: VDISession, guest: str) -> bool:
-    return any(same_user(share.user, guest) and share.role in FULL_CONTROL for share in session.spec.access)
 
 
 @app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
@@ -607,10 +602,6 @@ def probe(
     from vdi.cli.session.probe import over_goal, probe_session, report_lines
 
     report = probe_session(target, name, keys)
-    if output is Output.TABLE:
-        for line in report_lines(report):
-            typer.echo(line)
-    else:
-        print_data(msgspec.to_builtins(report), output)
+    print_object(msgspec.to_builtins(report), output, lambda: report_lines(report))
     if not report.within_goal:
         raise CliError(over_goal(report))

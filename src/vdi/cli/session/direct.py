@@ -63,9 +63,7 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
             " (https://kubernetes.io/docs/tasks/tools/), or open the desktop without --direct",
             COULD_NOT_LOOK,
         )
-    words = [kubectl, "--namespace", connection.namespace]
-    words += ["--kubeconfig", str(connection.kubeconfig)] if connection.kubeconfig else []
-    words += ["--context", connection.context] if connection.context else []
+    words = [kubectl, "--namespace", connection.namespace, *connection.cluster_words]
     words += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
     # SIGTERM would end this process at once and leave kubectl behind, with the port open. As a KeyboardInterrupt it
     # passes through `finally`.

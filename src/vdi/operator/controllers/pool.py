@@ -26,7 +26,7 @@ from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pool_claims import BY_POOLED_TEMPLATE, PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
-from vdi.operator.status import printable
+from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session import pool as pooling
 from vdi.session.children import Secret, build_pool_pod, build_pool_secret
 from vdi.session.conditions import BUSY_REASONS, READY
@@ -48,8 +48,6 @@ GRACE_SECONDS = 1
 _CAPACITY_AGAIN_SECONDS = 5.0
 # Until a refused pod is tried again: no event reports that a quota or a label of the namespace has changed.
 _REFUSED_AGAIN_SECONDS = 30.0
-# Pause between two statuses of one pool that only report progress.
-_STATUS_PAUSE_SECONDS = 1.0
 # Changes of a pool's desktops within this time are handled together.
 _GATHERED_SECONDS = 0.1
 
@@ -172,8 +170,8 @@ class PoolController:
 
         `enqueue_session` gets a waiting session that could claim a desktop that has just become ready.
         """
-        self._client = cluster.client
         self._caches = cluster.caches
+        self._statuses = ClusterStatusWriter(cluster.client, POOLS, VDIPool, cluster.caches.pools, cluster.clock)
         self._pools = pools
         self._desktops = PoolDesktops(cluster, pools, queue, uncertain_creates, key)
         self._settings = cluster.settings
@@ -181,7 +179,6 @@ class PoolController:
         self._clock = cluster.clock
         # By the pool's uid, as long as it exists. Lost at a restart: a failing pool then tries again at once.
         self._pauses: dict[str, tuple[str, pooling.Backoff]] = {}
-        self._written: dict[str, float] = {}  # when the status was last written
         self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
@@ -198,10 +195,9 @@ class PoolController:
         try:
             return await self._fill(pool, PoolIdentity.of(pool, namespace))
         except NotFound:
-            present = self._caches.pools.get("", name)
-            if present is not None and present.metadata.uid == pool.metadata.uid:
+            if self._statuses.exists(pool.metadata):
                 raise
-            return Result()  # deleted meanwhile: its event enqueues it
+            return Result()
 
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether the desktop is this pool's and may stay."""
@@ -266,14 +262,11 @@ class PoolController:
         if status == pool.status:
             return None
         meta = pool.metadata
-        wait = self._written.get(meta.uid, float("-inf")) + _STATUS_PAUSE_SECONDS - self._clock.monotonic()
+        wait = self._statuses.seconds_left(meta.uid)
         if wait > 0 and _is_full(status) == _is_full(pool.status):
             return wait
         empty: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(PoolStatus)}
-        patch = {"metadata": {"uid": meta.uid}, "status": empty | msgspec.to_builtins(status)}
-        patched = await self._client.patch(POOLS, meta.name, patch, subresource="status", into=VDIPool)
-        self._written[meta.uid] = self._clock.monotonic()
-        self._caches.pools.remember(patched)
+        await self._statuses.write(meta, empty | msgspec.to_builtins(status))
         return None
 
     def _listen(
@@ -285,7 +278,7 @@ class PoolController:
         def pool_changed(old: VDIPool | None, new: VDIPool | None) -> None:
             if old and (new is None or new.metadata.uid != old.metadata.uid):
                 self._pauses.pop(old.metadata.uid, None)
-                self._written.pop(old.metadata.uid, None)
+                self._statuses.forget(old.metadata.uid)
             if current := new or old:
                 enqueue(current.metadata.name, 0.0)
 

@@ -18,7 +18,7 @@ from vdi.kube.errors import Forbidden, Invalid, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.status import printable
+from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session.decide import explain_api_error
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, build_puller, image_pulled, plan, summarise
@@ -26,8 +26,6 @@ from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 
 # Index of puller pods by the name of their template.
 _BY_TEMPLATE = "prepull"
-# Pause between two statuses of one template that only report progress.
-_STATUS_PAUSE_SECONDS = 1.0
 
 
 class PrePuller:
@@ -35,14 +33,13 @@ class PrePuller:
 
     def __init__(self, cluster: ClusterContext) -> None:
         client, caches = cluster.client, cluster.caches
-        self._client = client
         self._caches = caches
+        self.statuses = ClusterStatusWriter(client, TEMPLATES, VDITemplate, caches.templates, cluster.clock)
         self._settings = cluster.settings
         self._clock = cluster.clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
         caches.pods.add_index(_BY_TEMPLATE, _template_name)
         self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it
-        self._written: dict[str, float] = {}  # by uid: when progress was last written
 
     async def pull(self, template: VDITemplate, namespace: str) -> float | None:
         """Create and remove pullers as planned, with pods in this namespace; the seconds until the next look, if any.
@@ -87,7 +84,7 @@ class PrePuller:
     def forget(self, template: VDITemplate) -> None:
         """Drop what is remembered of a template."""
         self._memories.pop(template.metadata.uid, None)
-        self._written.pop(template.metadata.uid, None)
+        self.statuses.forget(template.metadata.uid)
 
     def _plan(self, template: VDITemplate, namespace: str, memory: PullMemory) -> PullPlan:
         mine = [pod for pod in self.pullers_of(template.metadata.name) if pod.metadata.namespace == namespace]
@@ -110,7 +107,7 @@ class PrePuller:
         if conditions == template.status.conditions:
             return template
         content = {"observedGeneration": template.metadata.generation, "conditions": msgspec.to_builtins(conditions)}
-        return await self._patch(template, content)
+        return await self.statuses.write(template.metadata, content)
 
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
         """Write the progress if it is new; the seconds to wait where it is too soon for the same condition."""
@@ -118,13 +115,12 @@ class PrePuller:
         progress, condition = printable(progress), printable(image_pulled(template, progress, now))
         if progress == status.pre_pull and condition in status.conditions:
             return None
-        uid = template.metadata.uid
-        wait = self._written.get(uid, float("-inf")) + _STATUS_PAUSE_SECONDS - self._clock.monotonic()
+        wait = self.statuses.seconds_left(template.metadata.uid)
         before = next((condition.reason for condition in status.conditions if condition.type == IMAGE_PULLED), "")
         if wait > 0 and condition.reason == before:
             return wait
-        await self._write(template, progress, _with_condition(template, IMAGE_PULLED, condition))
-        self._written[uid] = self._clock.monotonic()
+        conditions = _with_condition(template, IMAGE_PULLED, condition)
+        await self._write(template, progress, conditions)
         return None
 
     async def _write(
@@ -135,14 +131,7 @@ class PrePuller:
         if progress is not None:  # a merge patch leaves fields that it does not name as they were
             empty: dict[str, Any] = {"image": None, "desired": 0, "ready": 0, "pulling": [], "failed": []}
             content["prePull"] = empty | content["prePull"]
-        await self._patch(template, content)
-
-    async def _patch(self, template: VDITemplate, status: dict[str, Any]) -> VDITemplate:
-        meta = template.metadata
-        patch = {"metadata": {"uid": meta.uid}, "status": status}
-        patched = await self._client.patch(TEMPLATES, meta.name, patch, subresource="status", into=VDITemplate)
-        self._caches.templates.remember(patched)
-        return patched
+        await self.statuses.write(template.metadata, content)
 
 
 def _with_condition(template: VDITemplate, kind: str, condition: Condition | None) -> tuple[Condition, ...]:
@@ -183,10 +172,9 @@ class TemplateController:
                 return Result()
             return Result(requeue_after=await self._puller.pull(template, namespace))
         except NotFound:
-            present = self._caches.templates.get("", name)
-            if present is not None and present.metadata.uid == template.metadata.uid:
+            if self._puller.statuses.exists(template.metadata):
                 raise
-            return Result()  # deleted meanwhile: its event enqueues it
+            return Result()
 
     def _listen(self, enqueue: Callable[[str], None]) -> None:
         """Enqueue a template when it, one of its pullers or a node has changed."""
