@@ -16,10 +16,10 @@ import msgspec
 import typer
 
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.cli.account import ask_gateway, gateway_of
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient, quote
 from vdi.cli.helm_options import locate
+from vdi.cli.login import ask_gateway, gateway_of
 from vdi.cli.operator import become
 from vdi.cli.options import (
     CLUSTER_OPTIONS,

@@ -21,8 +21,17 @@ from vdi.gpu.sharing.changes import diff_lines
 from vdi.gpu.sharing.config import RENAMED, RESOURCE, Sharing
 from vdi.gpu.sharing.dcgm import GpuMeasurements
 from vdi.gpu.sharing.findings import find, node_findings, plugin_findings
-from vdi.gpu.sharing.plan import DEFAULT_KEY, SharingPlan, default_key, notes_on, plan_configure, plan_undo, state_after
-from vdi.gpu.sharing.request import RefusedError, parse_request
+from vdi.gpu.sharing.plan import (
+    DEFAULT_KEY,
+    RefusedError,
+    SharingPlan,
+    default_key,
+    notes_on,
+    parse_request,
+    plan_configure,
+    plan_undo,
+    state_after,
+)
 from vdi.gpu.sharing.state import DaemonSet, GpuState, Node, effect_on, picker_of
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client

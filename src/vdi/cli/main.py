@@ -45,8 +45,8 @@ NOUNS = {
 _MODULES = {
     "session": "session.commands",
     "logout": "login",
-    "whoami": "account",
-    "usage": "account",
+    "whoami": "login",
+    "usage": "login",
     "upgrade": "install",
 }
 

@@ -9,10 +9,10 @@ import typer
 
 from vdi.cli.errors import CliError
 from vdi.cli.helm_options import ReleaseOptions, with_release
+from vdi.cli.install import confirm_change, failures_in_words, revision_data
 from vdi.cli.options import DryRun, Yes, examples, new_app
 from vdi.cli.output import Output, print_lines, print_object
 from vdi.cli.progress import ProgressView
-from vdi.cli.release import confirm_change, failures_in_words, revision_data
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import HOST_KEY
 from vdi.release.apply import HelmRun

@@ -11,7 +11,7 @@ from typing import Any
 from vdi.findings.model import Finding, Severity
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, is_exporter, port_of, read_page
-from vdi.gpu.sharing.request import RefusedError
+from vdi.gpu.sharing.plan import RefusedError
 from vdi.gpu.sharing.state import (
     DEFAULT_NAME,
     ClusterPolicy,

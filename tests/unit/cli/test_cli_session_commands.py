@@ -92,7 +92,7 @@ URL_NO_ONE_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 
 def test_wait_shows_the_stages_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.session.wait._UNREACHABLE_AFTER_SECONDS", 0.0)
     texts, show = [""], ProgressView.waiting
 
     def waiting(view: ProgressView, text: str) -> None:

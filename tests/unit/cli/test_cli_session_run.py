@@ -58,7 +58,7 @@ def test_suspend_and_resume_change_nothing_twice(vdi: Vdi, fake: FakeCluster) ->
 
 
 def test_resume_shows_the_stages_of_the_start(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.url_check._UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("vdi.cli.session.wait._UNREACHABLE_AFTER_SECONDS", 0.0)
     suspended = a_session(status={"phase": "Suspended", "observedGeneration": 1}, suspended=True)
     suspended["metadata"]["generation"] = 1
     fake.put(SESSIONS, suspended)

@@ -5,8 +5,8 @@ from aiohttp import web
 
 from support.hostile_server import DRIP, serve_answer
 from support.web_server import serve_app
-from vdi.cli import url_check
-from vdi.cli.url_check import interpret, wait_until_ready
+from vdi.cli.session import wait
+from vdi.cli.session.wait import interpret, wait_until_ready
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_a_gateway_asks_for_the_login() -> None:
 
 
 async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url_check, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(wait, "_POLL_SECONDS", 0.0)
     statuses = iter([404, 502, 401])
 
     async def answer(_: web.Request) -> web.Response:
@@ -37,14 +37,14 @@ async def test_it_asks_until_the_desktop_answers(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_a_host_that_no_one_serves_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url_check, "_UNREACHABLE_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(wait, "_UNREACHABLE_AFTER_SECONDS", 0.0)
     answer = await wait_until_ready("http://alice.vdi.localhost:1", 60.0)
     assert (answer.reached, answer.ready) == (False, False)
     assert "cannot be reached from this machine" in answer.text
 
 
 async def test_a_header_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url_check, "_ONE_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(wait, "_ONE_REQUEST_SECONDS", 0.2)
     async with serve_answer(DRIP) as server:
         answer = await wait_until_ready(server.url, 0.0)
     assert answer.text == "does not respond: no response in time"

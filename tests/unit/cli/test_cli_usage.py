@@ -6,7 +6,7 @@ import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.test_remote_commands import remote
-from vdi.cli.account import By, usage_table
+from vdi.cli.login import By, usage_table
 
 __all__ = ["remote"]
 

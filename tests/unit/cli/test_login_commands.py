@@ -13,7 +13,7 @@ import pytest
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
-from vdi.cli.account import describe_use
+from vdi.cli.login import describe_use
 from vdi.cli.logins import Login, Logins, login_file, read_logins, write_logins
 
 

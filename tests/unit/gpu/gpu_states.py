@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from vdi.gpu.sharing.config import RESOURCE, Sharing
-from vdi.gpu.sharing.plan import SharingPlan, plan_configure, state_after
-from vdi.gpu.sharing.request import SharingRequest
+from vdi.gpu.sharing.plan import SharingPlan, SharingRequest, plan_configure, state_after
 from vdi.gpu.sharing.state import CONFIG_LABEL, ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node, effect_on
 
 Obj = dict[str, Any]

@@ -21,7 +21,7 @@ from unit.gpu.test_gpu_sharing import MISSION
 from vdi.findings.model import Finding, Severity
 from vdi.gpu.sharing.config import RENAMED, Sharing
 from vdi.gpu.sharing.findings import find
-from vdi.gpu.sharing.request import SharingRequest
+from vdi.gpu.sharing.plan import SharingRequest
 from vdi.gpu.sharing.state import ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node
 
 POINTED = {"name": "time-slicing-config", "default": "any"}

@@ -28,8 +28,16 @@ from unit.gpu.test_gpu_sharing import MISSION
 from vdi.gpu.sharing.changes import diff_lines, patch_between
 from vdi.gpu.sharing.config import RENAMED, Sharing
 from vdi.gpu.sharing.findings import find
-from vdi.gpu.sharing.plan import default_key, notes_on, plan_configure, plan_undo, state_after
-from vdi.gpu.sharing.request import RefusedError, SharingRequest, parse_request
+from vdi.gpu.sharing.plan import (
+    RefusedError,
+    SharingRequest,
+    default_key,
+    notes_on,
+    parse_request,
+    plan_configure,
+    plan_undo,
+    state_after,
+)
 from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node
 
 SEVERAL = SharingRequest({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})

@@ -10,8 +10,8 @@ import typer
 from support.builders import a_session
 from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
+from vdi.cli.install import change_data, change_lines, summary_line
 from vdi.cli.main import main
-from vdi.cli.release import change_data, change_lines, summary_line
 from vdi.cli.terminal import style
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot

@@ -14,10 +14,9 @@ from unit.cli.fake_cluster import FakeCluster
 from unit.release.test_release_preflight import an_operator, facts
 from vdi.cli.errors import CliError
 from vdi.cli.helm_options import locate
-from vdi.cli.install import essential_values
+from vdi.cli.install import essential_values, plan_lines
 from vdi.cli.main import main
 from vdi.cli.options import KubeConnection
-from vdi.cli.release import plan_lines
 from vdi.helm.arguments import Place
 from vdi.release.chart import gateway_namespaces, release_namespaces
 from vdi.release.needs import plan_install

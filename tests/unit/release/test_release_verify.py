@@ -11,12 +11,12 @@ import pytest
 
 from unit.release.test_release_preflight import a_revision, an_operator, facts
 from unit.release.test_release_signatures import a_cosign
-from vdi.cli import release as release_run
+from vdi.cli import install as release_run
 from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOutput
 from vdi.cli.helm_options import ChangeOptions, ReleaseOptions
+from vdi.cli.install import verified_copy
 from vdi.cli.options import KubeConnection
-from vdi.cli.release import verified_copy
 from vdi.helm.arguments import Change
 from vdi.helm.releases import Revision
 from vdi.helm.run import Helm

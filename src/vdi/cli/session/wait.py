@@ -1,11 +1,13 @@
 """`--wait` and `--watch` of the session commands: follow sessions until they run, cannot run, or Ctrl-C.
 
-Imported by the commands only when one of the two options is given: rich and the HTTP client take long to import.
+The last step of a start is a check that its URL answers from this machine, without credentials. Imported by the
+commands only when one of the two options is given: rich and the HTTP client take long to import.
 """
 
 import asyncio
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 from rich.live import Live
 from rich.text import Text
@@ -21,11 +23,14 @@ from vdi.cli.session.kube_backend import watch_pod
 from vdi.cli.session.operations import FIND_OPERATOR, as_session
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.session.view import session_table, watch_line
-from vdi.cli.url_check import wait_until_ready
+from vdi.http_client import CONNECT_ERRORS, HTTP_ERRORS, HttpClient, open_client, reason_of, unverified
 from vdi.session.naming import pod_name
 from vdi.session.request import SessionRequest
 
 _ROUTE_SECONDS = 30.0  # in which a Running session's URL has to answer: Traefik's own throttle is 2 s
+_POLL_SECONDS = 0.2
+_UNREACHABLE_AFTER_SECONDS = 3.0
+_ONE_REQUEST_SECONDS = 5.0
 
 
 async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhere: bool) -> None:
@@ -160,3 +165,54 @@ def failure_message(start: Start, name: str, seconds: float) -> str:
             no_operator = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
             reason = start.reason if start.passed else no_operator
             return f"session {name} is not Running after {duration(seconds)}: {reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlStatus:
+    """The result of a check. `reached`: something spoke HTTP; `ready`: the desktop, not the proxy's error page."""
+
+    reached: bool
+    ready: bool
+    text: str
+
+
+def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
+    """The meaning of a status code: a proxy sends 404 without a route, and 502 to 504 without a desktop behind it.
+
+    `by_gateway`: a gateway stands before the desktop, and has answered.
+    """
+    if status == 404:
+        return UrlStatus(True, False, "responds with 404: the proxy has no route for this host yet")
+    if status >= 500:
+        return UrlStatus(True, False, f"responds with {status}: the proxy cannot reach the desktop")
+    asked = "login" if by_gateway else "password"
+    return UrlStatus(True, True, f"answers {status}" if status != 401 else f"responds, and asks for the {asked}")
+
+
+async def check(client: HttpClient, url: str) -> UrlStatus:
+    """Check once."""
+    try:
+        async with asyncio.timeout(_ONE_REQUEST_SECONDS), client.stream("GET", url) as response:
+            return interpret(response.status, by_gateway="X-VDI-Gateway" in response.headers)
+    except CONNECT_ERRORS as error:
+        return UrlStatus(False, False, f"cannot be reached from this machine: {reason_of(error)}")
+    except HTTP_ERRORS as error:
+        return UrlStatus(False, False, f"does not respond: {reason_of(error)}")
+
+
+async def wait_until_ready(url: str, seconds: float) -> UrlStatus:
+    """Check until the desktop answers; the last status after `seconds`, sooner if the host cannot be reached.
+
+    The certificate is not verified: whether the browser trusts it is another question.
+    """
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    ever_reached = False
+    async with open_client(url, seconds=_ONE_REQUEST_SECONDS, tls=unverified()) as client:
+        while True:
+            status = await check(client, url)
+            ever_reached = ever_reached or status.reached
+            waited = loop.time() - begun
+            if status.ready or waited > seconds or (not ever_reached and waited > _UNREACHABLE_AFTER_SECONDS):
+                return status
+            await asyncio.sleep(_POLL_SECONDS)
