@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tools.release.platforms import find_platforms
 from tools.release.programs import Programs
 from vdi.devcluster.images import ensure_image, is_base_from_registry
-from vdi.devcluster.images.builder import find_platforms
 from vdi.devcluster.progress import Progress
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"

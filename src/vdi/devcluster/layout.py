@@ -68,6 +68,16 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
+class _File:
+    """A file or folder of a cluster or node, by its path below the root."""
+
+    path: str
+
+    def __get__(self, layout: Layout, _: type) -> Path:
+        return layout.root / self.path
+
+
+@dataclass(frozen=True)
 class Layout:
     """The files of one cluster and of its first node; those of a further node are in a folder of its own."""
 
@@ -77,61 +87,39 @@ class Layout:
     # Which node's files these are.
     number: int = 1
 
+    settings_file = _File("cluster.json")
+    # Components that the supervisor runs.
+    spec = _File("spec.json")
+    # State of each component, written by the supervisor.
+    status = _File("status.json")
+    # Process id of the supervisor.
+    supervisor = _File("supervisor.json")
+    logs = _File("logs")
+    kubeconfig = _File("kubeconfig")
+    etcd = _File("etcd")
+    # Generated configuration of the components, their kubeconfigs too.
+    config = _File("config")
+    # There once the add-ons' kinds and rights are: Traefik is started then, not to stumble over their absence.
+    addons_applied = _File("addons-applied")
+    # Data of containerd, kubelet and pods (root's); paths of at most a few characters below it.
+    node = _File("node")
+    # There once nothing has to wait for the node's images: what does is started then. That is a further node's kubelet
+    # and, on a slow machine, the control plane.
+    images_loaded = _File("images-loaded")
+    # There while the node's network is cut.
+    network_cut = _File("network-cut")
+    # Folder of the volumes of class `local-path` on this node's disk.
+    volumes = _File("node/volumes")
+
     @property
     def name(self) -> str:
         """The cluster's name is its folder's."""
         return self.cluster.name if self.cluster else self.root.name
 
     @property
-    def settings_file(self) -> Path:
-        return self.root / "cluster.json"
-
-    @property
-    def spec(self) -> Path:
-        """Components that the supervisor runs."""
-        return self.root / "spec.json"
-
-    @property
-    def status(self) -> Path:
-        """State of each component, written by the supervisor."""
-        return self.root / "status.json"
-
-    @property
-    def supervisor(self) -> Path:
-        """Process id of the supervisor."""
-        return self.root / "supervisor.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
     def pki(self) -> Path:
         """Keys and certificates of the whole cluster."""
         return self.cluster.pki if self.cluster else self.root / "pki"
-
-    @property
-    def kubeconfig(self) -> Path:
-        return self.root / "kubeconfig"
-
-    @property
-    def etcd(self) -> Path:
-        return self.root / "etcd"
-
-    @property
-    def config(self) -> Path:
-        """Generated configuration of the components, their kubeconfigs too."""
-        return self.root / "config"
-
-    @property
-    def addons_applied(self) -> Path:
-        """There once the add-ons' kinds and rights are: Traefik is started then, not to stumble over their absence."""
-        return self.root / "addons-applied"
-
-    @property
-    def node(self) -> Path:
-        """Data of containerd, kubelet and pods (root's); paths of at most a few characters below it."""
-        return self.root / "node"
 
     @property
     def run(self) -> Path:
@@ -142,24 +130,6 @@ class Layout:
     def cgroup(self) -> str:
         """The node's cgroup, in each hierarchy; those of the further nodes are in that of the cluster."""
         return f"{self.cluster.cgroup}/node-{self.number}" if self.cluster else f"vdi-{self.name}"
-
-    @property
-    def volumes(self) -> Path:
-        """Folder of the volumes of class `local-path` on this node's disk."""
-        return self.node / "volumes"
-
-    @property
-    def images_loaded(self) -> Path:
-        """There once nothing has to wait for the node's images: what does is started then.
-
-        That is a further node's kubelet and, on a slow machine, the control plane.
-        """
-        return self.root / "images-loaded"
-
-    @property
-    def network_cut(self) -> Path:
-        """There while the node's network is cut."""
-        return self.root / "network-cut"
 
     def of_node(self, number: int) -> Layout:
         """The files of node `number` of this cluster."""

@@ -12,9 +12,10 @@ from support.releases import git, make_image
 from tools.release import __main__ as command
 from tools.release import build, images
 from tools.release.build import ReleaseError, find_snapshot, gallery_templates, source_address, write_images
+from tools.release.platforms import Platforms
 from tools.release.programs import Programs
 from vdi.devcluster.images import GALLERY
-from vdi.devcluster.images.builder import NoBuilder, Platforms
+from vdi.devcluster.images.builder import NoBuilder
 from vdi.devcluster.progress import Progress
 
 DIGEST = f"sha256:{'1' * 64}"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster.images import builder
-from vdi.devcluster.images.builder import find_platforms
+from tools.release import platforms
+from tools.release.platforms import find_platforms
 
 DOCKER = """#!/bin/sh
 case "$1 $2" in
@@ -38,7 +38,7 @@ def test_a_platform_that_is_left_out_has_a_reason(
     handler: str | None,
     left_out: str | None,
 ) -> None:
-    monkeypatch.setattr(builder, "architecture", lambda: "amd64")
+    monkeypatch.setattr(platforms, "architecture", lambda: "amd64")
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / program).write_text(DOCKER if program == "docker" else "#!/bin/sh\nexit 2\n")
     (tmp_path / program).chmod(0o755)
