@@ -89,7 +89,7 @@ def test_up_with_other_settings_is_refused(name: str, progress: Progress) -> Non
     cluster.up(name, control_plane_only=True, progress=progress)
     settings = layout_of(name).settings_file
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "fake_gpus": 3}))
-    with pytest.raises(ClusterError, match="vdi cluster reset"):
+    with pytest.raises(ClusterError, match="vdi cluster down"):
         cluster.up(name, control_plane_only=True, progress=progress)
 
 

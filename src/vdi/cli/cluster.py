@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -124,34 +124,8 @@ def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
     """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
-    print_object({"removed": removed}, output, lambda: [_removed_in_words(name, removed)])
-
-
-def _removed_in_words(name: str, removed: Sequence[str]) -> str:
-    return f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}."
-
-
-@app.command(epilog=examples("cluster reset --control-plane-only", "cluster reset -o json"))
-def reset(
-    name: Name = "demo",
-    control_plane_only: Annotated[bool, typer.Option("--control-plane-only", help="As in `up`.")] = False,
-    fake_gpus: Annotated[int | None, typer.Option("--fake-gpus", min=0, max=64, help="As in `up`.")] = None,
-    nodes: NodeCount = None,
-    timeout_factor: TimeoutFactor = 1.0,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Stop the cluster and create it again. All data in it is lost."""
-    with errors_in_words(interrupted=PARTLY_REMOVED):
-        removed = cluster.down(name)
-    typer.echo(_removed_in_words(name, removed), err=output is not Output.TABLE)
-    up(
-        name,
-        control_plane_only=control_plane_only,
-        fake_gpus=fake_gpus,
-        nodes=nodes,
-        timeout_factor=timeout_factor,
-        output=output,
-    )
+    there = f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}."
+    print_object({"removed": removed}, output, lambda: [there])
 
 
 @app.command(

@@ -187,8 +187,8 @@ def connect(settings: ClusterSettings, pid: int) -> None:
     taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
     if taken:
         raise ClusterError(
-            f"the cluster's addresses {networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi "
-            f"cluster reset --name {settings.name}` chooses others (all data in it is lost)"
+            f"the cluster's addresses {networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi cluster down "
+            f"--name {settings.name}` removes it with all data in it, and a new one chooses others"
         )
     prefix = ip_network(networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
@@ -243,8 +243,8 @@ def listen(settings: ClusterSettings) -> socket.socket:
         listener.close()
         raise ClusterError(
             f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops use, is in use "
-            f"({error.strerror}); free it, or create the cluster again with `vdi cluster reset "
-            f"--name {settings.name}`"
+            f"({error.strerror}); free it, or remove the cluster with `vdi cluster down --name {settings.name}`: a new "
+            "one chooses another"
         ) from error
     return listener
 

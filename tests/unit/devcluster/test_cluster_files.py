@@ -137,7 +137,7 @@ def test_a_cluster_stays_as_it_was_made(
 
 
 @pytest.mark.parametrize(
-    ("known", "control_plane_only", "fake_gpus", "both", "reset"),
+    ("known", "control_plane_only", "fake_gpus", "both", "options"),
     [
         (
             WITH_GPUS,
@@ -152,19 +152,19 @@ def test_a_cluster_stays_as_it_was_made(
     ],
 )
 def test_a_contradiction_is_refused_with_the_command(
-    known: ClusterSettings, control_plane_only: bool, fake_gpus: int | None, both: str, reset: str
+    known: ClusterSettings, control_plane_only: bool, fake_gpus: int | None, both: str, options: str
 ) -> None:
     with pytest.raises(ClusterError) as refused:
         starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
     assert f"was created as {both}" in str(refused.value)
-    assert f"`vdi cluster reset --name demo{reset}`" in str(refused.value)
+    assert f"`vdi cluster up --name demo{options}`" in str(refused.value)
 
 
 def test_more_nodes_are_refused_with_the_command_that_adds_one() -> None:
     with pytest.raises(ClusterError) as refused:
         starting.choose_kind("demo", FULL_NODE, control_plane_only=False, fake_gpus=None, nodes=2)
     assert "a full node, but 2 full nodes are requested" in str(refused.value)
-    assert "`vdi cluster reset --name demo --nodes 2`" in str(refused.value)
+    assert "`vdi cluster up --name demo --nodes 2`" in str(refused.value)
     assert "`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)
 
 

@@ -48,7 +48,7 @@ def test_every_rule_carries_the_comment_it_is_found_by() -> None:
 def test_a_taken_port_is_refused_with_a_command() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taker:
         port = taker.getsockname()[1]
-        with pytest.raises(ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster reset --name demo`"):
+        with pytest.raises(ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster down --name demo`"):
             host.listen(replace(FULL_NODE, websecure_port=port))
 
 
