@@ -117,8 +117,8 @@ def choose_kind(
         add = f"; `vdi cluster nodes --name {name} --add-node` adds a node" if more else ""
         raise ClusterError(
             f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster up --name {name}` "
-            f"starts it as it was created; `vdi cluster down --name {name}` removes it with all data in it, and `vdi "
-            f"cluster up --name {name}{requested.options}` then creates it; another --name creates a second cluster{add}"
+            f"starts it as it was created; `vdi cluster down --name {name}` removes it with all data in it, and then "
+            f"`vdi cluster up --name {name}{requested.options}` creates it; another --name creates a second one{add}"
         )
     return made
 

@@ -64,23 +64,6 @@ def test_homes_are_listed(vdi: Vdi, homes: FakeCluster) -> None:
     assert "no homes of eve@example.com" in vdi("home", "ls", "--user", "eve@example.com").err
 
 
-def test_a_home_is_shown(vdi: Vdi, homes: FakeCluster) -> None:
-    assert vdi("home", "show", OF_USER).out.splitlines() == [
-        f"Home:      {OF_USER}",
-        f"User:      {BOB}",
-        "Scope:     User",
-        "Size:      10Gi",
-        "Volume:    Bound, ReadWriteOnce, class local-path",
-        "Used by:   no desktop",
-        "Last used: 30m ago",
-        "Created:   2026-11-20T08:00:00Z (1h ago)",
-    ]
-    assert json.loads(vdi("home", "show", OF_TEMPLATE, "-o", "json").out)["sessions"] == ["alice-desktop"]
-    assert vdi("home", "show", f"persistentvolumeclaim/{OF_USER}").out.startswith(f"Home:      {OF_USER}\n")
-    missing = vdi("home", "show", "home-of-no-one")
-    assert (missing.code, "to list all: vdi home ls" in missing.err) == (1, True)
-
-
 def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeCluster) -> None:
     refused = vdi("home", "rm", OF_USER, OF_TEMPLATE, "--yes")
     assert refused.code == 1

@@ -62,11 +62,6 @@ def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
     assert json.loads(vdi("pool", "show", "warm", "-o", "json").out)["status"]["claimed"] == 4
 
 
-def test_a_pool_that_no_operator_has_seen_says_so(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(POOLS, a_pool())
-    assert "the operator has not processed the pool" in vdi("pool", "show", "warm").out
-
-
 def test_scale_changes_what_is_desired(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", "scale", "warm", "--replicas", "5")
@@ -85,8 +80,3 @@ def test_a_missing_pool_is_reported_with_the_known_pools(vdi: Vdi, fake: FakeClu
     fake.put(POOLS, a_pool())
     ran = vdi("pool", *words)
     assert (ran.code, ran.err) == (1, "Error: there is no pool cold; available on this cluster: warm\n")
-
-
-def test_no_pools_are_said_on_stderr(vdi: Vdi) -> None:
-    ran = vdi("pool", "ls")
-    assert (ran.code, ran.out, ran.err) == (0, "", "no pools on this cluster\n")

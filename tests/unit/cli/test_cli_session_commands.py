@@ -411,20 +411,6 @@ def test_a_template_shows_lifecycle_and_pre_pull(vdi: Vdi, fake: FakeCluster) ->
     ) in shown
 
 
-def test_a_template_shows_streaming_and_its_warnings(vdi: Vdi, fake: FakeCluster) -> None:
-    said = {
-        "streaming": {"framerate": 30, "microphone": False, "clipboard": "In", "locked": ["framerate"]},
-        "app": {"command": ["firefox-esr", "a b"]},
-        "keyboard": {"layout": "de", "variant": "nodeadkeys"},
-        "env": [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}],
-    }
-    fake.put(TEMPLATES, a_template("reading-room", **said))
-    shown = vdi("template", "show", "reading-room").out
-    assert "Streaming: framerate 30 (locked), microphone off, clipboard In\n" in shown
-    assert "App:       firefox-esr 'a b'\nKeyboard:  de nodeadkeys\n" in shown
-    assert "Warning:   SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1" in shown
-
-
 def test_a_missing_template_is_reported_with_the_others(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     ran = vdi("template", "show", "cat")

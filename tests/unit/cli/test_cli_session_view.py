@@ -42,27 +42,6 @@ def test_details_of_a_running_session() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("graphics", "said"),
-    [
-        (
-            {"renderer": "Zink", "device": "zink Vulkan 1.4(NVIDIA L4)", "encoder": "nvenc", "hardwareEncoder": True},
-            ["OpenGL:    Zink (zink Vulkan 1.4(NVIDIA L4))", "Encoder:   nvenc on the GPU"],
-        ),
-        (
-            {
-                "renderer": "Software", "reason": "NoGPU", "message": "the pod has no GPU",
-                "encoder": "x264", "encoderMessage": "no NVENC",
-            },
-            ["OpenGL:    in software: the pod has no GPU", "Encoder:   x264 in software: no NVENC"],
-        ),
-    ],
-)  # fmt: skip
-def test_details_name_renderer_and_encoder(graphics: dict[str, Any], said: list[str]) -> None:
-    lines = details_lines(SessionDetails(session(status=running(graphics=graphics))), NOW)
-    assert [line for line in lines if line.startswith(("OpenGL", "Encoder"))] == said
-
-
 def test_details_have_queue_warnings_and_failures() -> None:
     reported = conditions(Expiring=True, Idle=True)
     reported[0]["message"], reported[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
@@ -83,18 +62,6 @@ def test_details_have_queue_warnings_and_failures() -> None:
     queue = {"position": 1, "reason": "NoGPUs", "nodeRequestTime": "2026-11-20T08:04:20Z"}
     waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
-
-
-@pytest.mark.parametrize(
-    ("persistence", "words"),
-    [
-        ({"enabled": False}, "none: files are deleted with the session"),
-        ({"retain": False}, "size of the template, deleted with the session"),
-        ({"size": "20Gi"}, "20Gi, kept after the session ends"),
-    ],
-)
-def test_details_describe_the_home(persistence: dict[str, Any], words: str) -> None:
-    assert f"Home:      {words}" in details_lines(SessionDetails(session(persistence=persistence)), NOW)
 
 
 def test_an_explanation_is_shown_unless_the_status_has_it() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unit.devcluster.binaries_servers import build_cache_in, leftovers
-from vdi.devcluster.build_cache import SourceFailed, architecture, default_cache
+from vdi.devcluster.build_cache import SourceFailed, default_cache
 from vdi.devcluster.progress import Cancelled, Step
 
 
@@ -67,11 +67,3 @@ def test_cache_folder_follows_the_variables() -> None:
     assert default_cache({"VDI_CACHE": "/a", "XDG_CACHE_HOME": "/b"}) == Path("/a")
     assert default_cache({"XDG_CACHE_HOME": "/b"}) == Path("/b/vdi")
     assert default_cache({}) == Path.home() / ".cache" / "vdi"
-
-
-def test_machine_is_named_as_go_names_it() -> None:
-    assert [architecture("x86_64"), architecture("aarch64")] == ["amd64", "arm64"]
-    with pytest.raises(
-        SourceFailed, match="machine 'riscv64' is not supported: the cluster runs on linux amd64 and arm64"
-    ):
-        architecture("riscv64")

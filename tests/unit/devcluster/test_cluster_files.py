@@ -35,12 +35,6 @@ def test_a_name_that_cannot_name_links_and_folders_is_refused(name: str) -> None
         layout_of(name)
 
 
-@pytest.mark.parametrize("settings", [CONTROL_PLANE, FULL_NODE])
-def test_facts_come_back_as_they_were_saved(layout: Layout, settings: ClusterSettings) -> None:
-    layout.save(settings)
-    assert layout.load() == settings
-
-
 def test_two_commands_cannot_work_on_one_cluster(layout: Layout) -> None:
     with layout.locked(), pytest.raises(ClusterError, match="is running"), layout.locked():
         pytest.fail("both got it")

@@ -11,7 +11,7 @@ from unit.devcluster.images_elf import a_static_program
 from vdi.devcluster import host_settings, images
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.build_cache import ARCHITECTURES, architecture
-from vdi.devcluster.images import ADDONS, ImageFailed, ImageRecipe, context_files, digest, ensure_addons
+from vdi.devcluster.images import ImageRecipe, context_files, digest
 from vdi.devcluster.images.archive import ImageConfig, write_archive, write_program_layer
 from vdi.devcluster.images.base import BASE
 from vdi.devcluster.images.builder import require_builder
@@ -50,15 +50,6 @@ def test_each_containerfile_pins_the_base_and_ends_as_a_user() -> None:
         assert user.partition(":")[0].isdecimal() and int(user.partition(":")[0]) > 0, file
 
 
-def test_a_base_without_a_digest_is_refused_with_the_line(tmp_path: Path) -> None:
-    with pytest.raises(ImageFailed, match="images are built from a checkout"):
-        images.base_digest(tmp_path)
-    (tmp_path / "images/vdi").mkdir(parents=True)
-    (tmp_path / "images/vdi/Containerfile").write_text("FROM debian\n")
-    with pytest.raises(ImageFailed, match=r"has no line ARG BASE=docker\.io/library/debian:13-slim@sha256"):
-        images.base_digest(tmp_path)
-
-
 def test_digest_follows_content_name_and_executable_bit(checkout: Path) -> None:
     def now() -> str:
         return digest(["tag"], context_files(RECIPE, checkout))
@@ -79,21 +70,6 @@ def test_digest_follows_content_name_and_executable_bit(checkout: Path) -> None:
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_parts_never_run_into_each_other(one: list[str], two: list[str]) -> None:
     assert (digest(one, {}) == digest(two, {})) == (one == two)
-
-
-def test_addons_are_made_once_under_their_public_names(tmp_path: Path) -> None:
-    binaries = {name: a_static_program(tmp_path / name) for name in ADDONS}
-    with Progress(tmp_path / "logs") as progress:
-        first = ensure_addons(binaries, progress=progress, cache=tmp_path / "cache")
-        times = [path.stat().st_mtime_ns for path in first]
-        again = ensure_addons(binaries, progress=progress, cache=tmp_path / "cache")
-
-    assert [path.stat().st_mtime_ns for path in again] == times and again == first
-    assert [addon.name for addon in ADDONS.values()] == [
-        "registry.k8s.io/pause:3.10",
-        "docker.io/coredns/coredns:1.14.6",
-        "docker.io/rancher/local-path-provisioner:v0.0.30",
-    ]
 
 
 class Pretender:

@@ -5,18 +5,14 @@ from typing import Any
 
 import msgspec
 import pytest
-import typer
 
 from support.builders import a_session
 from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
-from vdi.cli.install import change_data, change_lines, summary_line
 from vdi.cli.main import main
-from vdi.cli.terminal import style
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators
-from vdi.release.diff import changes_between
 from vdi.release.remove import Removal, no_operator, pools_to_end, volumes_of_servers
 from vdi.session.homes import HomeSummary
 
@@ -43,28 +39,6 @@ def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.
     assert main(["uninstall"]) == 3
     assert "helm is not in PATH" in capsys.readouterr().err
     assert main(["install", "--chart", "/", "--helm", "/bin/true"]) == 2
-
-
-def test_the_page_of_a_change() -> None:
-    old = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "x" for n in range(40)}}]
-    new = [{"kind": "ConfigMap", "metadata": {"name": "a"}, "data": {str(n): "y" for n in range(40)}}, a_pool()]
-    changes = changes_between(old, new, "kasm")
-    assert summary_line(changes) == "1 new, 1 changed" and summary_line([]) == "chart and values are the same"
-    lines = list(change_lines(changes))
-    assert lines[0] == style("~ ConfigMap kasm/a", typer.colors.YELLOW, bold=True)
-    assert "... and 15 lines more" in lines[26]
-    assert len(change_data(changes)[0]["fields"]) == 40
-    assert change_data(changes)[1] == {
-        "action": "create",
-        "kind": "VDIPool",
-        "namespace": "",
-        "name": "p",
-        "fields": [],
-    }
-
-
-def a_pool() -> dict[str, Any]:
-    return {"kind": "VDIPool", "metadata": {"name": "p"}}
 
 
 KEPT = HomeSummary("home-a", "vdi-sessions", "u1", "a@example.com", "UserAndTemplate", "small", "20Gi")

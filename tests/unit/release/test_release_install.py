@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 
 from unit.cli.fake_cluster import FakeCluster
-from unit.release.test_release_preflight import an_operator, facts
 from vdi.cli.errors import CliError
 from vdi.cli.helm_options import locate
-from vdi.cli.install import essential_values, plan_lines
+from vdi.cli.install import essential_values
 from vdi.cli.main import main
 from vdi.cli.options import KubeConnection
-from vdi.helm.arguments import Place
 from vdi.release.chart import gateway_namespaces, release_namespaces
-from vdi.release.needs import plan_install
 
 
 class Terminal(io.StringIO):
@@ -74,34 +71,6 @@ def test_without_a_terminal_the_missing_option_is_named(
     monkeypatch.setattr("vdi.cli.helm_options.find_helm", lambda _: None)
     assert main(["install", *words]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_plan_names_everything_that_is_decided() -> None:
-    environment = {"VDI_DOMAIN": "vdi.example.com", "VDI_TLS_SECRET": "wild", "VDI_URL_PORT": "8443"}
-    container = {
-        "name": "gateway",
-        "image": "registry.example.com/vdi@sha256:00",
-        "env": [{"name": "VDI_ADMIN_USERS", "value": "a@example.com,b@example.com"}],
-    }
-    gateway = {"kind": "Deployment", "metadata": {"name": "vdi-gateway"}}
-    gateway["spec"] = {"template": {"spec": {"containers": [container]}}}
-    template = {"kind": "VDITemplate", "metadata": {"name": "small"}, "spec": {"image": "desktop:1"}}
-    plan = plan_install(
-        facts(objects=(an_operator(env=environment), gateway, template), place=Place("vdi-system"), namespaces={
-            "vdi-system": None, "vdi-sessions": {"metadata": {"name": "vdi-sessions"}},
-        })
-    )  # fmt: skip
-    assert plan_lines(plan) == [
-        "Release         vdi in namespace vdi-system at https://k:6443",
-        "Portal          https://portal.vdi.example.com:8443",
-        "Desktops        https://NAME.vdi.example.com:8443, in namespace vdi-sessions",
-        "Certificate     Secret wild",
-        "Administrators  a@example.com, b@example.com",
-        "New namespaces  vdi-system",
-        "Images          desktop:1\n                localhost/vdi/vdi:dev\n"
-        "                registry.example.com/vdi@sha256:00",
-    ]
-    assert json.loads(json.dumps(plan))["newNamespaces"] == ["vdi-system"]
 
 
 @pytest.fixture

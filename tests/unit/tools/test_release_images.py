@@ -12,11 +12,9 @@ from support.releases import git, make_image
 from tools.release import __main__ as command
 from tools.release import build, images
 from tools.release.build import ReleaseError, find_snapshot, gallery_templates, source_address, write_images
-from tools.release.platforms import Platforms
 from tools.release.programs import Programs
 from vdi.devcluster.images import GALLERY
 from vdi.devcluster.images.builder import NoBuilder
-from vdi.devcluster.progress import Progress
 
 DIGEST = f"sha256:{'1' * 64}"
 
@@ -79,14 +77,6 @@ def test_images_of_the_gallery_are_named_or_all(
         assert command.parser().parse_args(words).gallery == ()
 
 
-def test_an_unknown_image_of_the_gallery_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command.parser().parse_args(["images", "--gallery", "kiosk browser"])
-    assert (
-        "allowed: all, or of office developer science graphics kiosk notebook; not 'browser'" in capsys.readouterr().err
-    )
-
-
 BILL = {"bomFormat": "CycloneDX", "components": [{"name": "bash"}, {"name": "gcc-14"}]}
 
 
@@ -130,25 +120,6 @@ def test_templates_of_the_gallery_name_their_images(checkout: Path, registry: st
     (template,) = yaml.safe_load_all(gallery_templates(snapshot, {"vdi": DIGEST, "kiosk": DIGEST}))
     named = f"{registry}/kiosk:{snapshot.version}@{DIGEST}" if registry else f"localhost/vdi/kiosk:{snapshot.version}"
     assert template["spec"]["image"] == named
-
-
-def test_builder_and_platforms_are_reported_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Platforms("podman", ("amd64", "arm64"), ("docker: not in PATH",))
-    asked: list[str] = []
-
-    def ensure_image(name: str, *, arch: str, **_: object) -> Path:
-        asked.append(f"{name}-{arch}")
-        return tmp_path / f"{name}-{arch}"
-
-    monkeypatch.setattr(images, "is_base_from_registry", lambda *, progress: True)
-    monkeypatch.setattr(images, "find_platforms", lambda _env, *, docker: found)
-    monkeypatch.setattr(images, "ensure_image", ensure_image)
-    lines: list[str] = []
-    with Progress(tmp_path / "logs") as progress:
-        built = images.build_images("0.2.0", 5, lines.append, progress, ["kiosk"])
-    assert lines == ["podman builds linux/amd64, linux/arm64", "  left out: docker: not in PATH"]
-    assert asked == ["vdi-amd64", "vdi-arm64", "desktop-amd64", "desktop-arm64", "kiosk-amd64", "kiosk-arm64"]
-    assert built["desktop"]["arm64"] == tmp_path / "desktop-arm64"
 
 
 def test_without_a_builder_the_status_is_3(
