@@ -26,8 +26,6 @@ from vdi.devcluster.node import host_folders
 from vdi.devcluster.probe import SYSTEM_PATH, routes
 
 _IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-
-
 _SHARED_NOTES = Path("/run/vdi-host.json")
 
 
@@ -268,7 +266,9 @@ def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
     notes = _read_notes(layout)
     attempt(f"the packet rules with the comment vdi-{name}", lambda: remove_rules(name))
     attempt(f"the link {link_name(name)}", lambda: _remove_link(name))
-    attempt(f"the cgroups vdi-{name}", lambda: _remove_cgroups(cgroups, name))
+    attempt(
+        f"the cgroups vdi-{name}", lambda: sum(_remove_cgroup(Path(mount.path) / f"vdi-{name}") for mount in cgroups)
+    )
     attempt(f"the sockets in {layout.run}", lambda: _remove_tree(layout.run))
     others = [path for path in layout.run.parent.glob("vdi-*") if path.is_dir()]
     if notes is not None and not others:
@@ -297,10 +297,6 @@ def _remove_link(name: str) -> bool:
         return False
     run("ip", "link", "delete", link_name(name), check=False)  # it may just be going with its other end
     return True
-
-
-def _remove_cgroups(cgroups: Iterable[CgroupMount], name: str) -> bool:
-    return sum(_remove_cgroup(Path(mount.path) / f"vdi-{name}") for mount in cgroups) > 0
 
 
 def _remove_cgroup(path: Path) -> bool:

@@ -79,7 +79,8 @@ def prepare_home(folder: Path, env: Mapping[str, str], home: Path) -> BuildFolde
     folder.mkdir(mode=0o700)
     settings = pip_settings(env, pip_files(env, home))
     lines = ["[global]", "disable-pip-version-check = true"]
-    lines += [f"{key} = {_indented(settings[key])}" for key in _PIP_SETTINGS if settings.get(key)]
+    values = {key: "\n    ".join(settings[key].split()) for key in _PIP_SETTINGS if settings.get(key)}
+    lines += [f"{key} = {value}" for key, value in values.items()]
     ca = find_ca(env, settings)
     if ca is not None:
         shutil.copyfile(ca, folder / "ca.crt")
@@ -184,7 +185,3 @@ def _find_links(value: str, folder: Path) -> tuple[list[tuple[Path, str]], list[
         elif "://" in place:
             links.append(place)
     return mounts, links
-
-
-def _indented(value: str) -> str:
-    return "\n    ".join(value.split())

@@ -153,7 +153,9 @@ def write_node_config(
         _write_json(layout.config / "traefik.json", _traefik_config(layout, browsers, _TRAEFIK_HEALTH))
         _write_json(layout.config / "traefik-pods.json", _traefik_config(layout, pods, _POD_TRAEFIK_HEALTH))
         (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
-        _write_json(layout.config / "traefik-tls.json", _traefik_tls(layout))
+        certificate = {"certFile": str(layout.pki / "web.crt"), "keyFile": str(layout.pki / "web.key")}
+        stores = {"default": {"defaultCertificate": certificate}}
+        _write_json(layout.config / "traefik-tls.json", {"tls": {"stores": stores, "certificates": [certificate]}})
 
 
 def _control_plane(layout: Layout) -> list[str]:
@@ -248,11 +250,6 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
     """resolv.conf of pods: the cluster's DNS completes names such as `vdi-gateway.vdi-system.svc`."""
     return f"nameserver {settings.node_networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
-
-
-def _traefik_tls(layout: Layout) -> dict[str, Any]:
-    certificate = {"certFile": str(layout.pki / "web.crt"), "keyFile": str(layout.pki / "web.key")}
-    return {"tls": {"stores": {"default": {"defaultCertificate": certificate}}, "certificates": [certificate]}}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

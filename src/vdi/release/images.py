@@ -173,18 +173,14 @@ def find_containerd(node: Object, socket: str | None, ctr: str | None) -> Contai
 
 def choose_image(node: Object) -> str:
     """An image that is on the node: `pause`, which every node has, else the smallest. Raises LoadFailedError."""
-    sizes = {
-        name: image.get("sizeBytes", 0)
-        for image in node["status"].get("images") or ()
-        for name in _by_tag(image.get("names") or ())[:1]
-    }
+    sizes: dict[str, int] = {}
+    for image in node["status"].get("images") or ():
+        named = [name for name in image.get("names") or () if "<none>" not in name]
+        if named:
+            sizes[min(named, key=lambda name: "@" in name)] = image.get("sizeBytes", 0)  # by tag, if it has one
     if not sizes:
         raise LoadFailedError("it reports no image that a pod could use")
     return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
-
-
-def _by_tag(names: Sequence[str]) -> list[str]:
-    return sorted((name for name in names if "<none>" not in name), key=lambda name: "@" in name)
 
 
 def check_architectures(node: Object, archives: Mapping[str, Sequence[ArchiveImage]]) -> dict[str, list[str]]:

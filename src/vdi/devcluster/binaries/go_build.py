@@ -84,17 +84,13 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
         "-v",
         "-trimpath",
         "-buildvcs=false",
-        *_tags(recipe),
+        *(["-tags", ",".join(recipe.tags)] if recipe.tags else []),
         "-ldflags",
         flags,
         "-o",
         str(target),
         *recipe.packages,
     ]
-
-
-def _tags(recipe: GoBuild) -> list[str]:
-    return ["-tags", ",".join(recipe.tags)] if recipe.tags else []
 
 
 def _require_compiler(recipe: GoBuild, build_cache: BuildCache, step: Step) -> None:
