@@ -35,8 +35,7 @@ from vdi.release.apply import HelmRun, NotDoneError, install_or_upgrade
 from vdi.release.chart import NAME, Chart, RefusedError, find_chart
 from vdi.release.collect import collect_facts
 from vdi.release.diff import ObjectChange, changes_between
-from vdi.release.facts import Facts
-from vdi.release.needs import images_of, plan_install
+from vdi.release.facts import Facts, images_of, plan_install
 from vdi.release.preflight import run_checks
 from vdi.release.signatures import (
     BadSignatureError,

@@ -1,24 +1,31 @@
 """Facts about a cluster and a planned release, before anything is changed.
 
-`collect` reads them, `preflight` and `needs` judge them.
+`collect` reads them, `preflight` judges them. Below them: what the release's objects need that is not there, and the
+plan of an install. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vdi.cluster.objects import Node
 from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.components import Traefik
+from vdi.findings.model import Remedy
 from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision, deployed
 from vdi.helm.run import Helm
-from vdi.release.chart import Chart
+from vdi.kube.resource import IS_DEFAULT_CLASS
+from vdi.release.chart import Chart, image_reference
 from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
 
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
+ENFORCE = "pod-security.kubernetes.io/enforce"
+# StorageClass of homes whose template names none (docs/api.md).
+_TEMPLATE_CLASS = "local-path"
 
 
 class Refusal(NamedTuple):
@@ -152,3 +159,206 @@ def settings_of(objects: Iterable[Object]) -> Settings:
 def variables_of(container: Object) -> dict[str, str]:
     """Environment variables of a container by name; those from a Secret are empty."""
     return {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}
+
+
+def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
+    if facts.is_unread("storageclasses"):
+        return
+    there = {class_["metadata"]["name"] for class_ in facts.classes}
+    defaults = [
+        class_
+        for class_ in facts.classes
+        if (class_["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
+    ]
+    for what, storage_class in _classes(facts):
+        if (storage_class and storage_class not in there) or (not storage_class and not defaults):
+            yield what, storage_class
+
+
+def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
+    for obj in facts.objects:
+        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec") or {}
+        if kind == "PersistentVolumeClaim":
+            yield f"The volume {name}", spec.get("storageClassName") or ""
+        elif kind == "StatefulSet":
+            for claim in spec.get("volumeClaimTemplates") or ():
+                yield f"The volume of {name}", claim["spec"].get("storageClassName") or ""
+        elif kind == "VDITemplate":
+            home = spec.get("persistence") or {}
+            if home.get("enabled", True):  # as the API server will have it
+                yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
+
+
+def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
+    """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
+    for pods in facts.pods:
+        selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
+        if facts.nodes and not any(selector.items() <= node.metadata.labels.items() for node in facts.nodes):
+            yield pods.workload, " ".join(f"{key}={value}" for key, value in sorted(selector.items()))
+
+
+def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
+    """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
+    made = {
+        (obj["metadata"].get("namespace") or facts.namespace, obj["metadata"]["name"])
+        for obj in facts.objects
+        if obj["kind"] == "Secret"
+    }
+    # Each Secret is reported once, though several workloads may need it.
+    said = set(made)
+    for pods in facts.pods:
+        there = facts.secrets.get(pods.namespace)
+        if there is None and facts.namespaces.get(pods.namespace) is not None:
+            continue  # they may not be read
+        for name, key in _references(pods.spec):
+            if (pods.namespace, name) in said:
+                continue
+            said.add((pods.namespace, name))
+            keys = (there or {}).get(name)
+            put = (
+                (f"Put the value of {key} into a file with that name.")
+                if key
+                else "Put its values into the folder files."
+            )
+            create = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'files'}"
+            remedy = Remedy(put, (create,))
+            if keys is None:
+                yield f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload} needs it.", remedy
+            elif key and key not in keys:
+                has = ", ".join(sorted(keys)) or "none"
+                yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy
+
+
+def _references(pod: Object) -> Iterator[tuple[str, str]]:
+    """(Secret, key) that the pod cannot start without; an empty key: the whole Secret."""
+    for container in (*(pod.get("initContainers") or ()), *pod["containers"]):
+        for variable in container.get("env") or ():
+            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
+            if reference and not reference.get("optional"):
+                yield reference["name"], reference["key"]
+        for source in container.get("envFrom") or ():
+            if (reference := source.get("secretRef")) and not reference.get("optional"):
+                yield reference["name"], ""
+    for volume in pod.get("volumes") or ():
+        sources: list[Mapping[str, Any]] = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        for source in sources:
+            secret = source.get("secret")
+            if secret and not secret.get("optional"):
+                yield secret.get("secretName") or secret["name"], ""
+    for pull_secret in pod.get("imagePullSecrets") or ():
+        yield pull_secret["name"], ""
+
+
+def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
+    """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
+    for pods in facts.pods:
+        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get("labels") or {}
+        level = labels.get(ENFORCE, "")
+        if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
+            words = f"{pods.workload} uses its node's network, and the namespace {pods.namespace} enforces {level!r}."
+            yield (
+                words,
+                Remedy(
+                    "Choose another namespace, or allow it in this one.",
+                    (f"kubectl label namespace {pods.namespace} {ENFORCE}=privileged --overwrite",),
+                ),
+            )
+
+
+def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
+    """(image, what is wrong with it, whether that is certain), as far as it can be known from here."""
+    there = {name for node in facts.nodes for image in node.status.images for name in image.names or ()}
+    for image, policy in images_of(facts):
+        if there & {image, image_reference(image)}:
+            continue
+        local = image.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
+        if local and there:
+            yield image, "is on no node, and no registry has it: `localhost` is each node itself.", False
+        elif policy == "Never" and there:
+            yield image, "is on no node, and may not be pulled (pullPolicy: Never).", True
+
+
+def images_of(facts: Facts) -> list[tuple[str, str]]:
+    """(image, pull policy; empty: not known) of everything in the release that names an image.
+
+    Beside the containers of pods: templates, image volumes, hooks, and what pods get as a variable or a file, from
+    which they make further pods.
+    """
+    found: dict[str, str] = {}
+    for obj in (*facts.objects, *facts.hooks):
+        for image, policy in _images_in(obj):
+            found[image] = policy or found.get(image, "")
+    return sorted(found.items())
+
+
+def _images_in(node: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _images_in(item)
+    if not isinstance(node, Mapping):
+        return
+    match node:
+        case {"image": str(image)} if image:
+            yield image, node.get("imagePullPolicy") or ""
+        case {"image": {"reference": str(image)} as volume} if image:
+            yield image, volume.get("pullPolicy") or ""
+        case {"name": str(name), "value": str(image)} if name.endswith("_IMAGE") and image:
+            yield image, ""
+        case {"kind": "ConfigMap", "data": Mapping() as files}:
+            for name, text in files.items():
+                if name.endswith(".json"):
+                    yield from _images_in(_decoded(text))
+        case _:
+            pass
+    for value in node.values():
+        yield from _images_in(value)
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # not JSON after all: whoever reads it finds no image there either
+
+
+def plan_install(facts: Facts) -> dict[str, Any]:
+    """An install before it is made, for people who confirm it and for `-o json`."""
+    cluster = facts.settings.cluster
+    gateway = next(
+        (
+            variables_of(container)
+            for pods in facts.pods
+            for container in pods.spec["containers"]
+            if container["name"] == "gateway"
+        ),
+        None,
+    )
+    admins = [
+        name for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS") for name in (gateway or {}).get(key, "").split(",")
+    ]
+    return {
+        "release": facts.release,
+        "namespace": facts.namespace,
+        "server": facts.server,
+        "newNamespaces": [name for name, namespace in facts.namespaces.items() if namespace is None],
+        "sessionsNamespace": facts.settings.namespaces[0],
+        "sessionsNamespaces": facts.settings.namespaces,
+        "portal": "" if gateway is None else cluster.url(cluster.host(cluster.portal_label)),
+        "desktops": cluster.url(cluster.host("NAME")),
+        "certificate": _certificate_source(facts),
+        "administrators": list(filter(None, admins)),
+        "images": [image for image, _ in images_of(facts)],
+    }
+
+
+def _certificate_source(facts: Facts) -> str:
+    cluster = facts.settings.cluster
+    issuers = {obj["spec"]["issuerRef"]["name"] for obj in facts.objects if obj["kind"] == "Certificate"}
+    if issuers:
+        return f"Secret {cluster.tls_secret}, made by cert-manager's issuer {', '.join(sorted(issuers))}"
+    if cluster.tls_secret:
+        return f"Secret {cluster.tls_secret}"
+    if cluster.cert_resolver:
+        return f"Traefik's certificate resolver {cluster.cert_resolver}"
+    return "Traefik's default certificate"

@@ -13,8 +13,16 @@ from vdi.helm.run import parse_version
 from vdi.kube.certificate import covers
 from vdi.release.chart import options_of, rollback_command, version_numbers
 from vdi.release.diff import CRD_KIND, crds_of, losses
-from vdi.release.facts import Facts, ForeignObject, settings_of
-from vdi.release.needs import missing_classes, missing_keys, refused_host_network, unmatched_selectors, unpullable
+from vdi.release.facts import (
+    Facts,
+    ForeignObject,
+    missing_classes,
+    missing_keys,
+    refused_host_network,
+    settings_of,
+    unmatched_selectors,
+    unpullable,
+)
 
 # CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8).
 OLDEST_KUBERNETES = (1, 30)

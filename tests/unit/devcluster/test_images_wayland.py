@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from unit.devcluster.image_scripts import load_script
+from unit.devcluster.test_images_picture import prove
 
 LOCAL = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local"
 
@@ -286,13 +287,8 @@ def prove_picture(tmp_path: Path, host: Path | None, seconds: str = "20", capaci
         answered=str(tmp_path / "answered"),
         capacities=capacities,
     )
-    (tmp_path / "pixelflux.py").write_text(text)
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)} | ({"WAYLAND_DISPLAY": str(host)} if host else {})
-    done = subprocess.run(
-        [sys.executable, str(LOCAL / "lib/vdi/prove-picture"), str(tmp_path / "picture"), seconds],
-        env=env, input="", capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    return done.returncode, (done.stdout.splitlines() or [done.stderr])[-1]
+    status, said, _ = prove(tmp_path, text, seconds, **({"WAYLAND_DISPLAY": str(host)} if host else {}))
+    return status, said
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What the DCGM exporter's pages say, and how the API server is asked for them."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from aiohttp import web
 
 from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
-from vdi.cli.gpu import status_data, status_lines
+from vdi.cli.gpu import status_lines
 from vdi.gpu import cluster as measuring
 from vdi.gpu.cluster import measure
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
@@ -146,33 +145,6 @@ async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         measured = await measure(client, ["first", "second"])
     assert not measured.nodes
     assert all("was not queried within 0.2 s" in words for words in measured.problems.values())
-
-
-def test_the_page_of_status_says_unknown_and_why() -> None:
-    observed = configured(a_node("gpu-a"), a_node("gpu-b", 2))
-    names = (f"{NAMESPACE}/{NAME}",)
-    measured = GpuMeasurements(
-        names, {"gpu-b": read_page(page("shared"))}, {"gpu-a": "no pod of the DCGM exporter runs there"}
-    )
-    lines = status_lines(observed, measured)
-    assert f"DCGM exporter: {NAMESPACE}/{NAME}" in lines
-    (row_a,), (row_b,) = ([line for line in lines if line.startswith(node)] for node in ("gpu-a", "gpu-b"))
-    assert row_a.split()[-2:] == ["UNKNOWN", "UNKNOWN"]
-    assert re.split("  +", row_b)[-2:] == ["36%", "10.0 of 44.0 GiB"]
-    assert "  Node gpu-a: UNKNOWN: no pod of the DCGM exporter runs there" in lines
-    assert any("it is unknown how much each desktop uses" in line for line in lines)
-
-    nodes = {node["node"]: node for node in status_data(observed, measured)["nodes"]}
-    assert nodes["gpu-b"]["busy"] == pytest.approx(0.36)
-    assert nodes["gpu-b"]["measured"][0] == {
-        "gpu": "0",
-        "model": "NVIDIA L4",
-        "busy": 0.62,
-        "memoryUsedMiB": 10240,
-        "memoryMiB": 22528,
-    }
-    assert (nodes["gpu-a"]["busy"], nodes["gpu-a"]["measured"]) == (None, [])
-    assert nodes["gpu-a"]["busyUnknown"] == "no pod of the DCGM exporter runs there"
 
 
 def test_unreported_memory_is_unknown() -> None:
