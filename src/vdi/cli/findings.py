@@ -9,6 +9,8 @@ import typer
 from vdi.cli.terminal import style
 from vdi.findings.render import Report, as_data, as_junit, as_text
 
+_COLOURS = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
+
 
 class FindingsOutput(StrEnum):
     """`-o` of commands that run checks."""
@@ -19,8 +21,6 @@ class FindingsOutput(StrEnum):
 
 
 FindingsOption = Annotated[FindingsOutput, typer.Option("--output", "-o", help="What to print.")]
-
-_COLOURS = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
 
 
 def print_report(report: Report, output: FindingsOutput) -> None:

@@ -26,6 +26,8 @@ from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
 
 # A development cluster must not stop one morning: no renewal, ten years.
 _YEARS = datetime.timedelta(days=3650)
+# Names below `localhost` reach this machine without any DNS: browsers and resolvers agree on that.
+WEB_DOMAIN = "vdi.localhost"
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,6 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
-
-
-# Names below `localhost` reach this machine without any DNS: browsers and resolvers agree on that.
-WEB_DOMAIN = "vdi.localhost"
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from ipaddress import IPv4Network, ip_network
 
 import msgspec
 
+# A cluster has a /20 for pods, and each node a /24 of it.
+MAX_NODES = 16
+_RANGE = 20
+_POD_RANGE = 24
+# Without a node nothing routes to Services: any range does.
+CONTROL_PLANE_SERVICES = "10.96.0.0/16"
+
 
 class NoFreeNetwork(Exception):  # noqa: N818 - named for what is the case
     """Raised when the host's routes leave no private range free."""
-
-
-# A cluster has a /20 for pods, and each node a /24 of it.
-MAX_NODES = 16
-
-_RANGE = 20
-_POD_RANGE = 24
 
 
 class Networks(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +74,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
     def dns_service(self) -> str:
         """The cluster's DNS, tenth address as everywhere."""
         return str(ip_network(self.services)[10])
-
-
-# Without a node nothing routes to Services: any range does.
-CONTROL_PLANE_SERVICES = "10.96.0.0/16"
 
 
 def _nth(first: str, number: int) -> str:

@@ -32,6 +32,7 @@ from vdi.session.lifetime import run_annotations
 from vdi.session.naming import HOLD, Identity, has_label, pod_name
 
 log = logging.getLogger(__name__)
+_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +208,6 @@ def _explain(failure: Exception, session_name: str) -> Blocked | None:
     ):
         return explain_api_error(_kind_in(failure), failure.message)
     return None
-
-
-_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
 
 
 def _kind_in(failure: ApiError) -> str:

@@ -29,6 +29,8 @@ REQUEST_TIMEOUT = 5.0
 LONGEST_REQUEST = 16 * 1024
 # Turns of asyncio's loop between the acceptance of a connection and its `connection_made`, and one more.
 _ACCEPT_TURNS = 4
+# Seconds without data from the API server after which a cache counts as stale; a silent watch is reopened after 90.
+STALE = 150.0
 
 
 @asynccontextmanager
@@ -110,10 +112,6 @@ class _Connection(asyncio.Protocol):
 def _authorization(headers: list[str]) -> str:
     given = (line.partition(":")[2].strip() for line in headers if line.lower().startswith("authorization:"))
     return next(given, "")
-
-
-# Seconds without data from the API server after which a cache counts as stale; a silent watch is reopened after 90.
-STALE = 150.0
 
 
 class Health:

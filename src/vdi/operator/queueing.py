@@ -28,6 +28,12 @@ from vdi.session.queueing.queue import Queue
 
 log = logging.getLogger(__name__)
 _ENDED = frozenset({"Succeeded", "Failed"})
+# Pause between two searches for outdated positions.
+_TICK_SECONDS = 5.0
+# Capacity that was granted and not requested within this time is released.
+_UNCLAIMED_MS = 30_000
+# Waiting sessions that are compared before other tasks may run.
+_AT_A_TIME = 100
 
 
 def now_milliseconds(clock: Clock) -> int:
@@ -152,14 +158,6 @@ def _capacity(node: Node) -> tuple[object, ...]:
     """The fields of a node that decide its capacity; others change with every heartbeat."""
     meta, spec = node.metadata, node.spec
     return meta.deletion_timestamp, meta.labels, spec.unschedulable, spec.taints, node.ready, node.status.allocatable
-
-
-# Pause between two searches for outdated positions.
-_TICK_SECONDS = 5.0
-# Capacity that was granted and not requested within this time is released.
-_UNCLAIMED_MS = 30_000
-# Waiting sessions that are compared before other tasks may run.
-_AT_A_TIME = 100
 
 
 @dataclass(slots=True)

@@ -30,6 +30,13 @@ from vdi.session.lifetime import (
 )
 from vdi.session.schedule import Closing, find_closing, working_hours
 
+_TITLES = {
+    EXPIRING: "This desktop ends soon",
+    CLOSING: "Working hours end soon",
+    IDLE: "Are you still there?",
+    DRAINING: "This desktop will move",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Alert:
@@ -173,14 +180,6 @@ def _since(observed: Observed, kind: str) -> datetime | None:
 def clock_time(moment: datetime) -> str:
     """`16:05 UTC`: for people, who read it on the same day."""
     return f"{moment:%H:%M} UTC"
-
-
-_TITLES = {
-    EXPIRING: "This desktop ends soon",
-    CLOSING: "Working hours end soon",
-    IDLE: "Are you still there?",
-    DRAINING: "This desktop will move",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,11 @@ _PHRASES = {
     ),
     "not ready for scale-up": "node group is not ready",
 }
+_USER_ID = 1000
+# Not 0: with a forced deletion the kubelet would still count the GPU, and refuse the desktop that takes its place.
+_GRACE_SECONDS = 1
+# Without this, a pod without a controller keeps the autoscaler from removing its node.
+_SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,13 +220,6 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     if not reason:
         return f"The autoscaler has not added a node and reports no reason (requested at {at})."
     return f"The autoscaler cannot add a node: {reason} (requested at {at})."
-
-
-_USER_ID = 1000
-# Not 0: with a forced deletion the kubelet would still count the GPU, and refuse the desktop that takes its place.
-_GRACE_SECONDS = 1
-# Without this, a pod without a controller keeps the autoscaler from removing its node.
-_SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
 
 
 def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, priority_class: str) -> dict[str, Any]:

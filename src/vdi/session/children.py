@@ -42,6 +42,31 @@ from vdi.session.naming import (
 )
 from vdi.session.volumes import SCRIPT_FOLDER, SCRIPT_VOLUME
 
+# User name of Selkies' basic auth; the password is the Secret's.
+USERNAME = "user"
+PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
+AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
+PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
+AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
+# Name of the pod's port: the Service asks for it by name, so a template's new port breaks no running desktop.
+PORT_NAME = "http"
+_PORT = 8080
+# The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to pods with HTTPS name
+# it: their certificates are the images' own, which no authority has signed.
+DESKTOP_TRANSPORT = "vdi-desktop-tls"
+# Not an empty map: where the route named a Secret before, server-side apply would make it null, which Traefik's CRD
+# refuses.
+_DEFAULT_CERTIFICATE = {"certResolver": ""}
+CONTAINER = "desktop"
+FOLDER_MAKER = "home-folders"
+AGENT_PORT_NAME = "agent"
+MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
+_SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
+# The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
+_SECRET_MODE = 0o440
+# A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
+_GRACE_SECONDS = 3
+
 
 def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
     """Fields of a pod's `spec` for that user and group, without a token and without the variables of Services.
@@ -63,14 +88,6 @@ def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
     """The `securityContext` of a container that passes `restricted`."""
     read_only = {"readOnlyRootFilesystem": True} if is_read_only else {}
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **read_only}
-
-
-# User name of Selkies' basic auth; the password is the Secret's.
-USERNAME = "user"
-PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
-AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
-PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
-AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
 
 
 def build_secret(*, identity: Identity, tokens: DesktopTokens) -> dict[str, Any]:
@@ -105,11 +122,6 @@ def _digest(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
-# Name of the pod's port: the Service asks for it by name, so a template's new port breaks no running desktop.
-PORT_NAME = "http"
-_PORT = 8080
-
-
 def build_service(*, identity: Identity) -> dict[str, Any]:
     """A headless Service: Traefik reads the EndpointSlice, and allocating a cluster IP is the slowest of all writes."""
     return {
@@ -122,14 +134,6 @@ def build_service(*, identity: Identity) -> dict[str, Any]:
             "ports": [{"name": PORT_NAME, "port": _PORT, "targetPort": PORT_NAME, "protocol": "TCP"}],
         },
     }
-
-
-# The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to pods with HTTPS name
-# it: their certificates are the images' own, which no authority has signed.
-DESKTOP_TRANSPORT = "vdi-desktop-tls"
-# Not an empty map: where the route named a Secret before, server-side apply would make it null, which Traefik's CRD
-# refuses.
-_DEFAULT_CERTIFICATE = {"certResolver": ""}
 
 
 def build_route(
@@ -186,17 +190,6 @@ def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:
             "resources": {"requests": {"storage": home.size}},
         },
     }
-
-
-CONTAINER = "desktop"
-FOLDER_MAKER = "home-folders"
-AGENT_PORT_NAME = "agent"
-MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
-_SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
-# The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
-_SECRET_MODE = 0o440
-# A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
-_GRACE_SECONDS = 3
 
 
 def build_pod(

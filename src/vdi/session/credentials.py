@@ -21,6 +21,10 @@ KEY_ENTRY = "key"
 KEY_BYTES = 32
 # 144 bits: 24 characters, which users of a desktop without a gateway may have to type.
 _TOKEN_BYTES = 18
+USERNAME_KEY = "username"
+# Keys of a Secret of type kubernetes.io/basic-auth.
+PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
+SECRET_TYPE = "kubernetes.io/basic-auth"  # noqa: S105 -- the type's name
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -89,12 +93,6 @@ def _derived_token(master: str, purpose: str) -> str:
 def subprotocols(token: str) -> str:
     """The value of Sec-WebSocket-Protocol in a handshake with this token."""
     return f"selkies, selkies.token.{base64.urlsafe_b64encode(token.encode()).decode().rstrip('=')}"
-
-
-USERNAME_KEY = "username"
-# Keys of a Secret of type kubernetes.io/basic-auth.
-PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
-SECRET_TYPE = "kubernetes.io/basic-auth"  # noqa: S105 -- the type's name
 
 
 def read_basic_auth(data: Mapping[str, str]) -> tuple[bytes, bytes]:

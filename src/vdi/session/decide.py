@@ -26,6 +26,18 @@ from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
 from vdi.session.lifetime import Activity
 
+_CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
+_WEBHOOK_FAILED = "failed calling webhook"
+_WEBHOOK_DENIED = "denied the request"
+_CAUSES = (
+    (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
+    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
+    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "violates the namespace's LimitRange", True),
+    (r"is being terminated", Reason.REFUSED, "cannot be created, because the namespace is being deleted", True),
+    (_WEBHOOK_FAILED, Reason.REFUSED, "is blocked by an admission webhook that does not respond", False),
+    (r"cannot \w+ resource", Reason.REFUSED, "may not be created by the operator (RBAC)", True),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -196,19 +208,6 @@ def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
         f"The home {home.metadata.name!r} is in use by `{command}`. This desktop starts when the copy is complete. If "
         "that command was interrupted, an administrator has to run it again.",
     )
-
-
-_CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
-_WEBHOOK_FAILED = "failed calling webhook"
-_WEBHOOK_DENIED = "denied the request"
-_CAUSES = (
-    (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
-    (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
-    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "violates the namespace's LimitRange", True),
-    (r"is being terminated", Reason.REFUSED, "cannot be created, because the namespace is being deleted", True),
-    (_WEBHOOK_FAILED, Reason.REFUSED, "is blocked by an admission webhook that does not respond", False),
-    (r"cannot \w+ resource", Reason.REFUSED, "may not be created by the operator (RBAC)", True),
-)
 
 
 def is_from_webhook(message: str) -> bool:

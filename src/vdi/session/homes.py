@@ -29,6 +29,10 @@ COPYING = "vdi.kasm.io/copying"
 # open form. Only a home with it is deleted for lack of use, and every use of such a home removes the annotation first:
 # a home with files must never look unused.
 MADE_AHEAD = "vdi.kasm.io/made-ahead"
+# Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`.
+LAST_USED = "vdi.kasm.io/last-used"
+# People read this time in days, so one write for each desktop that ends would be wasted.
+_USE_NOTED_EVERY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +109,6 @@ def may_use(session: VDISession, claim: str) -> bool:
     """Whether this claim is the session's home, or may become it: the operator has not named its home yet."""
     named = session.status.home_claim
     return named == claim if named else claim in home_names(session)[:2]
-
-
-# Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`.
-LAST_USED = "vdi.kasm.io/last-used"
-# People read this time in days, so one write for each desktop that ends would be wasted.
-_USE_NOTED_EVERY = timedelta(minutes=10)
 
 
 class _ClaimSpec(msgspec.Struct, rename="camel", gc=False):

@@ -35,6 +35,14 @@ from vdi.session.volumes import depend_on_user
 
 # Annotation of a pool's pod: fingerprint of the desktop that it was made from.
 FITS = "vdi.kasm.io/pool-desktop"
+# A started desktop that has not responded for so long is replaced. By then the kubelet has restarted it as well.
+UNANSWERING = timedelta(seconds=90)
+# A pod for which the scheduler has found no node for so long is deleted, although the queue had found capacity.
+UNSCHEDULABLE = timedelta(seconds=15)
+# A node that is unknown counts as gone only for pods older than this: it may be as new as the pod.
+UNKNOWN_NODE = timedelta(seconds=60)
+_CRASHES = 3
+_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 
 
 class PoolReason(StrEnum):
@@ -48,15 +56,6 @@ class PoolReason(StrEnum):
     INVALID_SCHEDULE = "InvalidSchedule"
     OUTSIDE_SCHEDULE = "OutsideSchedule"
 
-
-# A started desktop that has not responded for so long is replaced. By then the kubelet has restarted it as well.
-UNANSWERING = timedelta(seconds=90)
-# A pod for which the scheduler has found no node for so long is deleted, although the queue had found capacity.
-UNSCHEDULABLE = timedelta(seconds=15)
-# A node that is unknown counts as gone only for pods older than this: it may be as new as the pod.
-UNKNOWN_NODE = timedelta(seconds=60)
-_CRASHES = 3
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
 
 FindNode = Callable[[str], Node | None]
 

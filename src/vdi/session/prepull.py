@@ -35,6 +35,18 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 MOST_NAMED = 20
 # The condition of a template with `prePull`.
 IMAGE_PULLED = "ImagePulled"
+# Label of a puller (value: a name derived from the template's), and annotation (the template's name).
+PREPULL = "vdi.kasm.io/prepull"
+# Annotation of a puller: its node.
+PREPULL_NODE = "vdi.kasm.io/prepull-node"
+# Annotation of a puller: its image, as the template had it then.
+PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
+# Reasons of a waiting container whose image was pulled: it cannot be started, and need not be.
+_IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_USER_ID = 1000
+# Seconds. A large image over a slow line takes many minutes, not hours.
+_LONGEST_PULL = 3600
 
 
 class PullReason(StrEnum):
@@ -51,17 +63,6 @@ class FailureReason(StrEnum):
 
     PULLER_FAILED = "PullerFailed"
     NO_ROOM = "NoRoom"
-
-
-# Label of a puller (value: a name derived from the template's), and annotation (the template's name).
-PREPULL = "vdi.kasm.io/prepull"
-# Annotation of a puller: its node.
-PREPULL_NODE = "vdi.kasm.io/prepull-node"
-# Annotation of a puller: its image, as the template had it then.
-PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
-# Reasons of a waiting container whose image was pulled: it cannot be started, and need not be.
-_IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-_STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 
 
 @dataclass(slots=True)
@@ -290,11 +291,6 @@ def spellings(image: str) -> frozenset[str]:
 
 def _made(pod: Pod, now: datetime) -> datetime:
     return parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else now
-
-
-_USER_ID = 1000
-# Seconds. A large image over a slow line takes many minutes, not hours.
-_LONGEST_PULL = 3600
 
 
 def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:

@@ -36,6 +36,8 @@ _LONGEST_ZONE = 64
 _TIME_OF_DAY = re.compile("([01][0-9]|2[0-3]):[0-5][0-9]")
 # After so many windows without a gap between them, working hours count as endless.
 _OVERLAPS = 64
+_DAY_NAMES = dict(zip(Day, ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"), strict=True))
+_SETS_OF_DAYS = {tuple(Day): "every day", WEEKDAYS: "Monday to Friday", (Day.SAT, Day.SUN): "weekends"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +157,6 @@ def start_due_at(session: VDISession, now: datetime) -> datetime | None:
     """The time at which its schedule resumes the desktop next: shortly before its start; None: never."""
     start = next_start(session, now)
     return start - _START_LEAD if start else None
-
-
-_DAY_NAMES = dict(zip(Day, ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"), strict=True))
-_SETS_OF_DAYS = {tuple(Day): "every day", WEEKDAYS: "Monday to Friday", (Day.SAT, Day.SUN): "weekends"}
 
 
 def find_session_problem(schedule: SessionSchedule) -> tuple[str, str, str] | None:

@@ -68,6 +68,17 @@ _FILES: Mapping[str, str] = {
     FileTransfer.NONE: "none",
 }
 _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
+_HEALTH_PATH_1 = "/health"
+# Images that Selkies publishes as parts of others, such as `gst-web`: nginx with the files of Selkies 1's page.
+_WITHOUT_DESKTOP = re.compile(
+    r"(?:^|/)selkies(?:-gstreamer)?/(gst-web(?:-core)?|gstreamer|py-build|js-interposer)(?=[:@]|$)"
+)
+# `status.graphics.renderer` if Mesa renders on the CPU.
+SOFTWARE = "Software"
+CAPABILITY_MISSING = "GraphicsCapabilityMissing"
+DRIVER_NOT_LOADABLE = "DriverNotLoadable"
+# An Intel or AMD GPU: in a container, programs can render on it with Wayland, but not with X11.
+NOT_ON_X11 = "NotSupported"
 
 
 def generation(spec: TemplateSpec) -> str:
@@ -206,13 +217,6 @@ def _said(spec: TemplateSpec) -> dict[str, object]:
     return said
 
 
-_HEALTH_PATH_1 = "/health"
-# Images that Selkies publishes as parts of others, such as `gst-web`: nginx with the files of Selkies 1's page.
-_WITHOUT_DESKTOP = re.compile(
-    r"(?:^|/)selkies(?:-gstreamer)?/(gst-web(?:-core)?|gstreamer|py-build|js-interposer)(?=[:@]|$)"
-)
-
-
 def missing_desktop(image: str) -> str:
     """The reason why an image contains no desktop, and one to use instead; empty for all others."""
     if not _WITHOUT_DESKTOP.search(image):
@@ -280,14 +284,6 @@ def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator
             )
         return
     yield from _find_streaming_problems(spec)
-
-
-# `status.graphics.renderer` if Mesa renders on the CPU.
-SOFTWARE = "Software"
-CAPABILITY_MISSING = "GraphicsCapabilityMissing"
-DRIVER_NOT_LOADABLE = "DriverNotLoadable"
-# An Intel or AMD GPU: in a container, programs can render on it with Wayland, but not with X11.
-NOT_ON_X11 = "NotSupported"
 
 
 def renders_on_gpu(graphics: GraphicsStatus) -> bool:

@@ -17,6 +17,8 @@ UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
 # In MiB; with MIG, of each device.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
 DEFAULT_PORT = 9400
+# DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have.
+_BLANK = float(2**40)
 
 
 class BadPageError(ValueError):
@@ -94,8 +96,6 @@ def read_page(text: str) -> tuple[Gpu, ...]:
 
 # Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part otherwise.
 _Parts = dict[str, dict[str, float]]
-# DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have.
-_BLANK = float(2**40)
 
 
 def _by_number(index: str) -> tuple[int, str]:
