@@ -19,6 +19,12 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import ConfigError
 from vdi.kube.http import url_host
 
+N = TypeVar("N")
+# Token, CA and namespace of every pod (kubernetes.io: Accessing the API from a Pod).
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+# Seconds; the kubelet replaces a token when 80 % of its life is over, so the old one is good for minutes more.
+REREAD_AFTER = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterConfig:
@@ -70,9 +76,6 @@ def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
         pair.touch(mode=0o600)
         pair.write_bytes(cert.rstrip() + b"\n" + key)
         context.load_cert_chain(pair)
-
-
-N = TypeVar("N")
 
 
 class _Cluster(msgspec.Struct, rename="kebab"):
@@ -263,10 +266,6 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
     return response
 
 
-# Token, CA and namespace of every pod (kubernetes.io: Accessing the API from a Pod).
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-
 def load_config(kubeconfig: Path | None = None, context: str | None = None) -> ClusterConfig:
     """Find the cluster: the file given, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
 
@@ -310,10 +309,6 @@ def _in_cluster() -> ClusterConfig:
         ca=ca,
         token_file=folder / "token",
     )
-
-
-# Seconds; the kubelet replaces a token when 80 % of its life is over, so the old one is good for minutes more.
-REREAD_AFTER = 60.0
 
 
 class Credentials:

@@ -28,6 +28,12 @@ import re
 
 import msgspec
 
+_BEFORE_RULE = re.compile(r'^Invalid value: (?:"(?:[^"\\]|\\.)*"|[^:{]*|\{.*?\}): ', re.DOTALL)
+# Added when other rules could not be checked, because of an error that is a cause of its own.
+_UNCHECKED = "<nil>"
+# In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their reason is Conflict.
+_ANOTHER_UID = re.compile(r"UID in (the )?precondition")
+
 
 class KubeError(Exception):
     """Raised when a request to the Kubernetes API has failed. Base of all errors of this package."""
@@ -172,13 +178,6 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-_BEFORE_RULE = re.compile(r'^Invalid value: (?:"(?:[^"\\]|\\.)*"|[^:{]*|\{.*?\}): ', re.DOTALL)
-
-# Added when other rules could not be checked, because of an error that is a cause of its own.
-_UNCHECKED = "<nil>"
-
-# In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their reason is Conflict.
-_ANOTHER_UID = re.compile(r"UID in (the )?precondition")
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote
 
+# The annotation of a StorageClass, "true" where claims that name none get it.
+IS_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -67,5 +70,3 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
 STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
-# The annotation of a StorageClass, "true" where claims that name none get it.
-IS_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"

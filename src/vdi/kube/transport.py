@@ -22,6 +22,17 @@ from vdi.kube.http import HttpError, Response
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.wire import Page, WatchEvent
 
+T = TypeVar("T")
+PAGE_SIZE = 200
+# Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once.
+AT_ONCE = 32
+# Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised.
+_LONGEST_EVENT = 64 * 2**20
+_LONGEST_LOG_LINE = 2**20
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
@@ -59,20 +70,9 @@ def _may_pass(error: errors.ConnectionFailed | errors.ApiError) -> bool:
 # Seconds that a write that begins now may take; raises NotLeader when it must not begin (`Elector.allowance`).
 LeaseGuard = Callable[[], float]
 
-T = TypeVar("T")
 Body = Mapping[str, Any] | msgspec.Struct
 # Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds.
 OnRequest = Callable[[str, str, int, float], None]
-
-PAGE_SIZE = 200
-# Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once.
-AT_ONCE = 32
-# Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised.
-_LONGEST_EVENT = 64 * 2**20
-_LONGEST_LOG_LINE = 2**20
-JSON = "application/json"
-MERGE_PATCH = "application/merge-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Client:
