@@ -1,6 +1,5 @@
 """Actions on sessions at a fake cluster: what the commands send, print and return."""
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,31 +56,12 @@ def test_suspend_and_resume_change_nothing_twice(vdi: Vdi, fake: FakeCluster) ->
     assert fake.bodies == []
 
 
-def test_resume_shows_the_stages_of_the_start(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.cli.session.wait._UNREACHABLE_AFTER_SECONDS", 0.0)
-    suspended = a_session(status={"phase": "Suspended", "observedGeneration": 1}, suspended=True)
-    suspended["metadata"]["generation"] = 1
-    fake.put(SESSIONS, suspended)
-    fake.after_write(running(observedGeneration=2))
-    ran = vdi("session", "resume", "alice-desktop", "--wait", "-o", "json")
-    assert ran.code == 0, ran.err
-    assert "✓ session Running" in ran.err
-    assert json.loads(ran.out)["spec"]["suspended"] is False
-
-
 def test_a_failed_resume_shows_the_reason(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status={"phase": "Suspended"}, suspended=True))
     fake.after_write({"phase": "Failed", "message": "The home is gone.", "observedGeneration": 1})
     ran = vdi("session", "resume", "alice-desktop", "--wait")
     assert ran.code == 1
     assert "session alice-desktop does not start: The home is gone." in ran.err
-
-
-def test_restart_writes_its_time(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    ran = vdi("session", "restart", "alice-desktop")
-    assert (ran.code, ran.out) == (0, "session alice-desktop is being restarted; see vdi session show alice-desktop\n")
-    assert fake.objects[ALICE]["metadata"]["annotations"] == {"vdi.kasm.io/restartedAt": "2026-11-20T08:05:00Z"}
 
 
 @pytest.mark.parametrize(
@@ -143,13 +123,9 @@ REFUSED = [
     (["extend"], 2, "use one of --by 2h"),
     (["extend", "--by", "1h", "--timeout", "2h"], 2, "use one of --by 2h"),
     (["extend", "--by", "two"], 2, "--by: 'two' is not a duration"),
-    (["extend", "--timeout", "0h"], 2, "timeout: '0h' is not a duration"),
     (["extend", "--by", "1h"], 1, "timeout: 5h is more than 4h, the maximum for template 'ubuntu-desktop'"),
-    (["share", "alice@example.com"], 2, "alice@example.com owns this desktop"),
     (["share", "bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
     (["share", "bob@example.com", "--role", "owner"], 2, "owner"),
-    (["unshare", "bob@example.com"], 1, "This desktop is not shared with bob@example.com. It is shared with no one."),
-    (["schedule", "--at", "8:30", "--time-zone", "Mars/Olympus"], 2, "timeZone: 'Mars/Olympus' is not allowed"),
 ]
 
 

@@ -77,15 +77,6 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert gateway.call(lambda stage: stage.cluster.objects[name]["spec"].get("access", [])) == []
 
 
-def test_templates_are_those_one_may_use(remote: Vdi, gateway: RemoteGateway) -> None:
-    gateway.call(lambda stage: stage.template("cad", access={"users": ["bob@example.com"], "groups": []}))
-    assert [line.split()[0] for line in remote("template", "ls").out.splitlines()] == ["NAME", "ubuntu"]
-    assert "Memory:    4Gi\n" in remote("template", "show", "ubuntu").out
-    assert remote("template", "show", "cad").err == (
-        "Error: there is no template cad; available at this gateway: ubuntu\n"
-    )
-
-
 REFUSED: list[tuple[list[str], int, str]] = [
     (["session", "show", "none"], 1, "You have no desktop 'none'"),
     (["session", "create", "-t", "none"], 1, "template: you cannot use 'none'; you can start: ubuntu."),
