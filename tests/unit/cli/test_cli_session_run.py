@@ -126,6 +126,7 @@ REFUSED = [
     (["extend", "--by", "1h"], 1, "timeout: 5h is more than 4h, the maximum for template 'ubuntu-desktop'"),
     (["share", "bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
     (["share", "bob@example.com", "--role", "owner"], 2, "owner"),
+    (["unshare", "bob@example.com"], 1, "This desktop is not shared with bob@example.com. It is shared with no one."),
 ]
 
 
