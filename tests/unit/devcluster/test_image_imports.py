@@ -114,3 +114,17 @@ def test_an_image_without_its_archive_comes_from_the_first_node(
     assert privileged.copy_images(layout, 2, ctr) == ["docker.io/library/redis:7"]
     assert privileged.copy_images(layout, 2, ctr) == []
     assert names.with_name("names-of-node-2").read_text() == "docker.io/library/redis:7\n"
+
+
+def test_without_root_sudo_runs_the_function(
+    layout: Layout, ctr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sudo := tmp_path / "bin/sudo").parent.mkdir()
+    sudo.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" > {tmp_path}/called\necho \'["new.tar"]\'\n')
+    sudo.chmod(0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("PATH", f"{sudo.parent}:/usr/bin:/bin")
+    assert privileged.copy_images(layout, 2, ctr) == ["new.tar"]
+    called = (tmp_path / "called").read_text()
+    assert called.startswith("-n env PYTHONPATH=")
+    assert called.endswith(f"-m vdi.devcluster.privileged copy_images {layout.root} 2 {ctr}\n")
