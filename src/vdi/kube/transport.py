@@ -161,12 +161,11 @@ class Client:
         obj: Body,
         *,
         namespace: str | None = None,
-        subresource: str | None = None,
         dry_run: bool = False,
         into: type[T],
     ) -> T:
         """Server-side apply by our field manager, with force: fields applied before that are not in `obj` go."""
-        path = resource.path(namespace, name, subresource)
+        path = resource.path(namespace, name)
         query = f"{self._as_us}&force=true{'&dryRun=All' if dry_run else ''}"
         response = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
         return wire.decode(response, into, f"PATCH {path}")

@@ -230,7 +230,7 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
     yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
     if spec.schedule:
-        yield from find_problems(spec.schedule, "spec.schedule")
+        yield from find_problems(spec.schedule)
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)
 
 

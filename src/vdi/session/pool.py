@@ -109,7 +109,7 @@ class Backoff:
 def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings) -> Desktop | Blocked:
     """The desktop that the pool keeps ready: that of a session which requests nothing but the template."""
     name = pool.spec.template
-    if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule, "spec.schedule"))):
+    if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule))):
         return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
     if template is None:
         words = f"There is no template {name!r}. The pool starts its desktops when it is created."

@@ -70,15 +70,15 @@ class Closing:
         return self.over_at + _LAST_ANSWER
 
 
-def find_problems(schedule: PoolSchedule | TemplateSchedule, field: str) -> Iterator[str]:
-    """Problems of a schedule, one sentence for each field. `field`: path of the schedule."""
+def find_problems(schedule: PoolSchedule | TemplateSchedule) -> Iterator[str]:
+    """Problems of a schedule, one sentence for each field."""
     if not _is_zone(schedule.time_zone):
-        yield f"{field}.timeZone: {schedule.time_zone!r} is not a known time zone, such as Europe/Berlin"
+        yield f"spec.schedule.timeZone: {schedule.time_zone!r} is not a known time zone, such as Europe/Berlin"
         return
     for number, window in enumerate(schedule.windows):
         for name, cron in (("start", window.start), ("end", window.end)):
             if not _is_cron(cron):
-                yield f"{field}.windows[{number}].{name}: {cron!r} is not a cron time such as 0 18 * * MON-FRI"
+                yield f"spec.schedule.windows[{number}].{name}: {cron!r} is not a cron time such as 0 18 * * MON-FRI"
 
 
 def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:

@@ -127,7 +127,7 @@ def test_next_change_of_overlapping_windows() -> None:
 )
 def test_a_schedule_that_cannot_be_read_is_named_with_its_field(fields: dict[str, Any], words: str) -> None:
     schedule = office(**fields)
-    assert words in " ".join(find_problems(schedule, "spec.schedule"))
+    assert words in " ".join(find_problems(schedule))
     blocked = resolve(a_session(), a_template(schedule=msgspec.to_builtins(schedule)), SETTINGS)
     assert isinstance(blocked, Blocked)
     assert words in blocked.message
