@@ -96,12 +96,14 @@ class DoctorStage:
         *,
         env: dict[str, str] | None = None,
         args: Iterable[str] = (),
+        ports: dict[str, int] | None = None,
         ready: bool = True,
     ) -> str:
         """A Deployment of one replica; its pod is made ready by the test."""
         labels = {"app": name}
         inner: Object = {"name": container, "image": image, "args": list(args)}
         inner["env"] = [{"name": key, "value": value} for key, value in (env or {}).items()]
+        inner["ports"] = [{"name": key, "containerPort": number} for key, number in (ports or {}).items()]
         spec: Object = {"containers": [inner]}
         if container == "operator":
             spec["serviceAccountName"] = "vdi-operator"

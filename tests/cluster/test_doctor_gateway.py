@@ -33,13 +33,16 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[D
     ward = DoctorStage(stage, monkeypatch)
     await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
     env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
-    await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env)
+    ports = {"http": 8080, "internal": 8081}
+    await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env, ports=ports)
     for body in yaml.safe_load_all(chart.MANIFEST.read_text()):
         component = (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
         if component == "gateway" and body["kind"] in KINDS and body["kind"] != "Deployment":
             del body["metadata"]["namespace"]
             if body["kind"] == "Service":
                 body["spec"]["selector"] = {"app": "vdi-gateway"}
+            if auth := body["spec"].get("forwardAuth"):
+                auth["address"] = auth["address"].replace(".vdi-system.", f".{stage.namespace}.")
             await stage.api.create(KINDS[body["kind"]], body, namespace=stage.namespace, into=msgspec.Raw)
     yield ward
     await ward.clear()

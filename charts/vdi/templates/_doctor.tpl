@@ -37,7 +37,7 @@ app.kubernetes.io/component: doctor
   resources: [leases]
   verbs: [list]
 - apiGroups: [networking.k8s.io]
-  resources: [networkpolicies]
+  resources: [ingresses, networkpolicies]
   verbs: [list]
 - apiGroups: [traefik.io]
   resources: [ingressroutes, middlewares, serverstransports]

@@ -45,6 +45,7 @@ from vdi.kube.resource import (
     DEPLOYMENTS,
     ENDPOINT_SLICES,
     EVENTS,
+    INGRESSES,
     JOBS,
     LEASES,
     NETWORK_POLICIES,
@@ -59,7 +60,7 @@ from vdi.kube.resource import (
 )
 from vdi.kube.transport import Client
 
-BUDGET = 33
+BUDGET = 39
 KASM_BUDGET = 6
 LOG_LINES = 200
 LOG_BYTES = 2**20
@@ -81,10 +82,12 @@ CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBind
 
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
-EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES)
+# Routes of all namespaces share Traefik's one table of hosts, and lead to the gateway's namespace.
+_REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVICES, ENDPOINT_SLICES)
+EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
-_FALLING_BACK = frozenset({"vdisessions", "pods"})
-IN_SCOPE = (CLAIMS, SERVICES, ENDPOINT_SLICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, CERTIFICATES, ROLES, BINDINGS)
+_FALLING_BACK = frozenset({"vdisessions", "pods"}) | {kind.plural for kind in _REQUEST_PATH}
+IN_SCOPE = (CLAIMS, SERVERS_TRANSPORTS, CERTIFICATES, ROLES, BINDINGS)
 OF_CLUSTER = (
     *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES),
@@ -224,7 +227,8 @@ class _Reading:
             self.budget += KASM_BUDGET
             calls = [self.all_of(kind, namespace=namespace) for kind in OF_KASM]
             if self.scope.namespace not in ("", namespace):
-                calls += [self.all_of(kind, namespace=namespace) for kind in OF_KASM_ELSEWHERE]
+                unread = [kind for kind in OF_KASM_ELSEWHERE if kind is CLAIMS or f"{kind.plural}@all" in self.unread]
+                calls += [self.all_of(kind, namespace=namespace) for kind in unread]
                 calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
             await asyncio.gather(*calls)
 

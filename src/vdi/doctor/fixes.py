@@ -91,7 +91,6 @@ def _is_of_helm(there: Raw) -> bool:
     return "meta.helm.sh/release-name" in (there["metadata"].get("annotations") or {})
 
 
-_ROUTE = Fix(ROUTES, "deletes the route; the operator creates it again correctly", _delete)
 _DEFAULT_KEY = Fix(
     CLUSTER_POLICIES,
     "sets the only key of the ConfigMap as the default; the GPU Operator does the rest",
@@ -113,8 +112,7 @@ FIXES: Mapping[str, Fix] = {
     "local_path_mode_wrong": Fix(
         CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; existing folders keep their mode", _open_volumes
     ),
-    "route_rule_v2": _ROUTE,
-    "route_host_mismatch": _ROUTE,
+    "route_host_mismatch": Fix(ROUTES, "deletes the route; the operator creates it again correctly", _delete),
     "service_without_endpoints": Fix(SERVICES, "deletes the Service; the operator creates it again correctly", _delete),
     "encoder_obsolete": Fix(
         TEMPLATES,

@@ -53,7 +53,7 @@ class Cluster:
         for plural in (
             *("vdisessions", "ingressroutes", "services", "endpointslices", "persistentvolumeclaims", "events"),
             *("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"),
-            *("networkpolicies", "secrets", "serverstransports", "vdipools", "certificates"),
+            *("networkpolicies", "secrets", "serverstransports", "vdipools", "certificates", "ingresses"),
         ):
             self.objects[plural] = []
         self.logs: dict[str, list[str]] = {}
@@ -112,7 +112,11 @@ class Cluster:
             "persistentvolumes": volume,
             "services": build_service(identity=identity),
             "ingressroutes": build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS),
-            "endpointslices": {"metadata": slice_meta, "endpoints": [{"conditions": {"ready": True}}]},
+            "endpointslices": {
+                "metadata": slice_meta,
+                "endpoints": [{"conditions": {"ready": True}}],
+                "ports": [{"name": "http", "port": 8080}],
+            },
         }
         for plural, one in made.items():
             self.objects[plural].append(one)

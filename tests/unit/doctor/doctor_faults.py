@@ -317,8 +317,8 @@ def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> Non
 
 
 _route("route_of_another_host", "route_host_mismatch", match="Host(`bob.vdi.example.com`)")
-_route("regexp_of_traefik_2", "route_rule_v2", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
-_route("two_hosts_of_traefik_2", "route_rule_v2", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
+_route("regexp_of_traefik_2", "route_host_mismatch", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
+_route("two_hosts_of_traefik_2", "route_host_mismatch", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
 _route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})
 _route("middleware_gone", "middleware_missing", middlewares=[{"name": "nobody"}])
 

@@ -34,9 +34,11 @@ def with_gateway(cluster: Cluster) -> None:
         "labels": _LABELS,
         "creationTimestamp": BEGAN,
     }
-    spec = {"nodeName": "node-1", "containers": [{"name": "gateway", "image": "x"}]}
+    ports = [{"name": "http", "containerPort": 8080}, {"name": "internal", "containerPort": 8081}]
+    spec = {"nodeName": "node-1", "containers": [{"name": "gateway", "image": "x", "ports": ports}]}
     cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
     cluster.logs["kasm/vdi-gateway-1"] = [_LINE.format("serving https://portal.vdi.example.com, 1 sessions")]
+    _request_path(cluster)
     release = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kasm"}}}
     cluster.objects["networkpolicies"] = [
         _policy("deny", SPACE, {}, []),
@@ -49,6 +51,33 @@ def with_gateway(cluster: Cluster) -> None:
             {"ports": [{"port": "http"}, {"port": "internal"}], "from": [_TRAEFIK]},
         ]),
     ]  # fmt: skip
+
+
+def _request_path(cluster: Cluster) -> None:
+    """What requests pass before a desktop: routes and Service of the gateway, and the Middleware that asks it."""
+    host = {"priority": 2000, "match": "Host(`portal.vdi.example.com`)"}
+    rest = {"priority": 1, "match": "HostRegexp(`^[a-z0-9-]+[.]vdi[.]example[.]com$`)"}
+    rules = [{**rule, "kind": "Rule", "services": [{"name": "vdi-gateway", "port": "http"}]} for rule in (host, rest)]
+    meta = {"name": "vdi-gateway", "namespace": "kasm"}
+    cluster.objects["ingressroutes"].append({"metadata": meta, "spec": {"entryPoints": ["websecure"], "routes": rules}})
+    ports = [{"name": "http", "port": 8080, "targetPort": "http"}, {"name": "internal", "port": 8081}]
+    cluster.objects["services"].append({"metadata": meta, "spec": {"selector": _LABELS, "ports": ports}})
+    listed = {"name": "vdi-gateway-x", "namespace": "kasm", "labels": {"kubernetes.io/service-name": "vdi-gateway"}}
+    numbers = [{"name": "http", "port": 8080}, {"name": "internal", "port": 8081}]
+    cluster.objects["endpointslices"].append(
+        {"metadata": listed, "endpoints": [{"conditions": {"ready": True}}], "ports": numbers}
+    )
+    address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
+    links = [{"name": f"vdi-edge-{link}"} for link in ("headers", "auth")]
+    for name, spec in (
+        ("vdi-edge", {"chain": {"middlewares": links}}),
+        ("vdi-edge-headers", {"headers": {}}),
+        ("vdi-edge-auth", {"forwardAuth": {"address": address}}),
+    ):
+        cluster.objects["middlewares"].append({"metadata": {"name": name, "namespace": SPACE}, "spec": spec})
+    for route in cluster.objects["ingressroutes"]:
+        if route["metadata"]["namespace"] == SPACE:
+            route["spec"]["routes"][0]["middlewares"] = [{"name": "vdi-edge"}]
 
 
 def _policy(name: str, namespace: str, selector: Object, ingress: list[Object]) -> Object:
@@ -67,7 +96,6 @@ def _office(cluster: Cluster, secret: Object | None = None) -> None:
     """A template for an image as KasmVNC: TLS and basic auth. Its session runs."""
     container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
-    cluster.objects["middlewares"].append({"metadata": {"name": "vdi-edge", "namespace": SPACE}})
     spec = {"image": "kasmweb/chrome:1", "protocol": "Web", "scheme": "HTTPS", "port": 6901}
     spec |= {"basicAuthSecret": {"name": "kasmvnc"}, "resources": {"defaultGPU": 0}}
     cluster.objects["vditemplates"].append({"metadata": {"name": "office", "generation": 1}, "spec": spec})
@@ -123,12 +151,93 @@ def gateway_scaled_away(cluster: Cluster) -> None:
     cluster.drop("pods", "vdi-gateway-1")
 
 
-@fault("gateway_missing")
+@fault("backend_unreachable")
 def routes_ask_no_one(cluster: Cluster) -> None:
     cluster.drop("deployments", "vdi-gateway")
-    container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
-    container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
-    cluster.objects["middlewares"].append({"metadata": {"name": "vdi-edge", "namespace": SPACE}})
+    cluster.drop("pods", "vdi-gateway-1")
+    cluster.one("endpointslices", "vdi-gateway-x")["endpoints"] = []
+
+
+def _at(namespace: str, name: str) -> Object:
+    return {"name": name, "namespace": namespace, "uid": f"uid-{name}", "creationTimestamp": BEGAN}
+
+
+def add_ingress(cluster: Cluster, host: str, path: str = "/", **spec: Any) -> Object:
+    """A plain Ingress of another namespace."""
+    backend = {"service": {"name": "web", "port": {"number": 80}}}
+    paths = [{"path": path, "pathType": "Prefix", "backend": backend}]
+    made: Object = {
+        "metadata": _at("web", "web"),
+        "spec": {"rules": [{"host": host, "http": {"paths": paths}}], **spec},
+    }
+    cluster.objects["ingresses"].append(made)
+    return made
+
+
+def add_route(cluster: Cluster, match: str, **spec: Any) -> Object:
+    """An IngressRoute of another namespace, without a priority."""
+    rule = {"kind": "Rule", "match": match, "services": [{"name": "web", "port": 80}]}
+    made: Object = {"metadata": _at("web", "web"), "spec": {"routes": [rule], **spec}}
+    cluster.objects["ingressroutes"].append(made)
+    return made
+
+
+@fault("backend_unreachable")
+def the_gateway_s_service_selects_nothing(cluster: Cluster) -> None:
+    """Every desktop responds with 500, and every pod is ready."""
+    cluster.one("services", "vdi-gateway")["spec"]["selector"] = {"app.kubernetes.io/name": "vdi", "app": "gone"}
+    cluster.one("endpointslices", "vdi-gateway-x")["endpoints"] = []
+
+
+@fault("backend_unreachable")
+def the_gateway_s_service_leads_to_another_port(cluster: Cluster) -> None:
+    cluster.one("endpointslices", "vdi-gateway-x")["ports"][1]["port"] = 9999
+
+
+@fault("backend_unreachable")
+def the_gateway_s_service_is_gone(cluster: Cluster) -> None:
+    cluster.drop("services", "vdi-gateway")
+
+
+@fault("backend_unreachable")
+def the_middleware_asks_a_port_that_no_service_has(cluster: Cluster) -> None:
+    auth = cluster.one("middlewares", "vdi-edge-auth")["spec"]["forwardAuth"]
+    auth["address"] = auth["address"].replace("8081", "8443")
+
+
+@fault("backend_unreachable")
+def traefik_s_service_selects_nothing(cluster: Cluster) -> None:
+    pod = {"nodeName": "node-1", "containers": [{"name": "traefik", "image": "x"}]}
+    meta = {**_at("kube-system", "traefik-1"), "labels": {"app": "traefik"}}
+    cluster.objects["pods"].append({"metadata": meta, "spec": pod, "status": ready_status()})
+    ports = [{"name": "websecure", "port": 443, "targetPort": "websecure"}]
+    spec = {"type": "LoadBalancer", "selector": {"app": "proxy"}, "ports": ports}
+    cluster.objects["services"].append({"metadata": _at("kube-system", "traefik"), "spec": spec})
+
+
+@fault("service_without_endpoints")
+def the_desktop_s_service_leads_to_another_port(cluster: Cluster) -> None:
+    cluster.one("endpointslices", "alice-0-x")["ports"][0]["port"] = 9999
+
+
+@fault("route_missing")
+def the_portal_has_no_route(cluster: Cluster) -> None:
+    cluster.drop("ingressroutes", "vdi-gateway")
+
+
+fault("route_shadowed", name="a_route_of_another_namespace_takes_the_host")(
+    lambda cluster: add_route(cluster, "Host(`alice-0.vdi.example.com`)")
+)
+fault("route_shadowed", name="a_longer_rule_takes_the_portal")(
+    lambda cluster: setitem(add_route(cluster, "Host(`portal.vdi.example.com`)")["spec"]["routes"][0], "priority", 3000)
+)
+fault("route_shadowed", name="an_ingress_takes_the_host")(
+    lambda cluster: add_ingress(cluster, "alice-0.vdi.example.com", ingressClassName="traefik")
+)
+fault("route_shadowed", name="an_ingress_takes_all_hosts")(lambda cluster: add_ingress(cluster, "*.vdi.example.com"))
+fault("route_shadowed", name="an_ingress_takes_the_path_of_the_picture")(
+    lambda cluster: add_ingress(cluster, "alice-0.vdi.example.com", "/api")
+)
 
 
 @fault("database_newer")

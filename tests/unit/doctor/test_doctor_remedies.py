@@ -30,7 +30,7 @@ KINDS = {
     *("lease", "role", "clusterrole", "vdisession", "vdisessions", "vditemplate", "vditemplates", "ingressroute"),
     *("ingressroutes", "middlewares.traefik.io", "clusterpolicies.nvidia.com", "clusterpolicy", "events"),
     *("replicaset", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding"),
-    *("clusterrolebinding", "vdipool", "certificate"),
+    *("clusterrolebinding", "vdipool", "certificate", "ingress", "endpointslices"),
 }
 PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
 # Words of a sentence that somebody reads at night.

@@ -1,11 +1,10 @@
-"""Checks of a request's path from the browser to the desktop: Traefik, routes, certificates, gateway, Services.
+"""Checks of the programs and certificates that serve a desktop: Traefik and the gateway.
 
-A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tries the same path for real.
+Routes and Services between them are in `request_path`.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Certificate, Snapshot
@@ -17,32 +16,15 @@ from vdi.doctor.objects.components import (
     find_traefiks,
     gateways_in_scope,
     last_words,
-    operators_in_scope,
     troubles,
 )
 from vdi.doctor.objects.references import hosts_by_certificate
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.kube.certificate import covers
-from vdi.session.naming import route_name, service_name
 
-# Time that the operator and the endpoint controller have for a new pod, and (doubled) Traefik for its start.
-_YOUNG_SECONDS = 30.0
+# Time that Traefik has for its start.
+_YOUNG_SECONDS = 60.0
 _EXPIRES_SOON_SECONDS = 14 * 86400.0
-_HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
-_HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")
-_OLD_RULES = (
-    (
-        re.compile(r"HostRegexp\(\s*`[^`]*\{\w+:[^`]*`"),
-        "HostRegexp takes a plain regular expression, not {name:pattern}",
-    ),
-    (
-        re.compile(r"(?:Host|HostRegexp|Path|PathPrefix|Method)\(\s*`[^`]*`\s*,"),
-        "a matcher takes one value: write A || B",
-    ),
-    (re.compile(r"(?:HeadersRegexp|Headers|HostHeader)\("), "Headers is now Header, HeadersRegexp is HeaderRegexp"),
-    (re.compile(r"PathPrefix\(\s*`[^`]*\{"), "PathPrefix supports no patterns: use PathRegexp"),
-)
 # Time in which a gateway with a volume stops and starts again on a busy node, when it is upgraded.
 _RESTART_SECONDS = 60.0
 # The gateway's log names the sessions whose connections end at regular intervals, with the interval. It is longer than
@@ -64,7 +46,7 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a ready replica, or not watching the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
     for traefik in traefiks:
-        new = snapshot.age(traefik.created) <= 2 * _YOUNG_SECONDS
+        new = snapshot.age(traefik.created) <= _YOUNG_SECONDS
         # A Traefik that is scaled to 0 beside another one that is ready is meant to be.
         if not traefik.ready and not new and not (traefik.desired == 0 and any(other.ready for other in traefiks)):
             yield _traefik_down(snapshot, traefik)
@@ -115,211 +97,6 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 "Install Traefik 3 with its CRDs (docs/install.md). K3s: start it without --disable=traefik."
             ),
         )
-
-
-@check("vdisessions", "ingressroutes", "pods")
-def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
-    """Routes that do not lead the session's host to its desktop."""
-    if "ingressroutes" in snapshot.absent:
-        return
-    for diagnosis in active_sessions(snapshot):
-        pod, name = diagnosis.pod, route_name(diagnosis.name)
-        if pod is None or not pod.ready:
-            continue
-        where = f"ingressroute/{diagnosis.namespace}/{name}"
-        route = snapshot.find("ingressroutes", name, diagnosis.namespace)
-        if route is not None:
-            yield from _rule_findings(diagnosis, route, where)
-            yield from _shadowed(diagnosis, route, where)
-            yield from _reference_findings(diagnosis, route, where)
-        elif snapshot.age(pod.metadata.creation_timestamp) > _YOUNG_SECONDS:
-            yield diagnosis.finding(
-                "route_missing",
-                f"The desktop of {diagnosis.name} is ready, but has no route: its address responds with 404.",
-                object_name=where,
-                evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
-                remedy=diagnosis.read_operator_log,
-            )
-
-
-def _rule_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
-    rules = [str(rule.get("match", "")) for rule in route["spec"].get("routes") or ()]
-    recreate = Remedy(
-        "Delete the route; the operator creates it again.",
-        (f"{diagnosis.kubectl} delete ingressroute {route['metadata']['name']}",),
-    )
-    for rule in rules:
-        for pattern, words in _OLD_RULES:
-            if pattern.search(rule):
-                yield diagnosis.finding(
-                    "route_rule_v2",
-                    f"Its rule has the syntax of Traefik 2, which Traefik 3 does not accept: {words}.",
-                    object_name=where,
-                    evidence=[f"spec.routes[].match: {rule}"],
-                    remedy=recreate,
-                )
-                return
-    host = diagnosis.host
-    led = [name for rule in rules for name in _HOST.findall(rule)]
-    if host and not any(covers(name, host) for name in led):
-        yield diagnosis.finding(
-            "route_host_mismatch",
-            f"The session's address is {host}, but its route is for {', '.join(led) or 'no host'}. Browsers get 404.",
-            object_name=where,
-            evidence=[
-                *(f"spec.routes[].match: {rule}" for rule in rules),
-                f"status.url: {diagnosis.session.status.url}",
-            ],
-            remedy=recreate,
-        )
-
-
-def _shadowed(diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
-    """Another route that takes all requests for the host."""
-    own = max((_priority(rule) for rule in route["spec"].get("routes") or ()), default=0)
-    for other in diagnosis.snapshot.raw("ingressroutes"):
-        if other is route:
-            continue
-        namespace, name = other["metadata"]["namespace"], other["metadata"]["name"]
-        for rule in other["spec"].get("routes") or ():
-            if _priority(rule) <= own or not _takes_all_of(rule.get("match", ""), diagnosis.host):
-                continue
-            yield diagnosis.finding(
-                "route_shadowed",
-                f"The route {namespace}/{name} takes over the host {diagnosis.host}: its priority is "
-                f"{_priority(rule)}, this route's is {own}.",
-                object_name=where,
-                evidence=[
-                    f"ingressroute/{namespace}/{name}: match {rule['match']},"
-                    f" priority {rule.get('priority') or 'not set (its length)'}"
-                ],
-                remedy=Remedy(
-                    f"Give {name} another host or a lower priority, or delete it.",
-                    (f"kubectl --namespace {namespace} delete ingressroute {name}",),
-                ),
-            )
-            return
-
-
-def _priority(rule: Any) -> int:
-    # Traefik's default for a rule without a priority is its length.
-    return int(rule.get("priority") or 0) or len(rule.get("match", ""))
-
-
-def _takes_all_of(match: str, host: str) -> bool:
-    """Whether a rule takes every request for this host. A rule with other matchers is not judged."""
-    rest = re.sub(r"(?:Host|HostRegexp)\(\s*`[^`]+`\s*\)|PathPrefix\(\s*`/`\s*\)|[\s&|()]", "", match)
-    if rest or not host:
-        return False
-    return host in _HOST.findall(match) or any(_matches(one, host) for one in _HOST_PATTERN.findall(match))
-
-
-def _matches(pattern: str, host: str) -> bool:
-    try:
-        return re.search(pattern, host) is not None
-    except re.error:
-        return False  # Go's syntax, which Python does not have
-
-
-def _reference_findings(diagnosis: SessionDiagnosis, route: Any, where: str) -> Iterator[Finding]:
-    """Entry points, Middlewares and namespaces of a route that Traefik does not accept."""
-    spec, namespace = route["spec"], diagnosis.namespace
-    traefiks = find_traefiks(diagnosis.snapshot)
-    known = frozenset(name for traefik in traefiks for name in traefik.entry_points)
-    strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
-    if strange:
-        upgrade = [f"{diagnosis.operator.upgrade} --set traefik.entryPoint={min(known)}"] if diagnosis.operator else []
-        yield diagnosis.finding(
-            "route_entry_point_unknown",
-            f"Traefik has no entry point {', '.join(strange)}, so it ignores the route; it has: "
-            f"{', '.join(sorted(known))}.",
-            object_name=where,
-            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
-            remedy=Remedy.run(*upgrade),
-        )
-    crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
-    for rule in spec.get("routes") or ():
-        middlewares = rule.get("middlewares") or ()
-        for reference in middlewares:
-            there = reference.get("namespace") or namespace
-            yield from _middleware_findings(diagnosis, reference["name"], there, where)
-        for reference in [*middlewares, *(rule.get("services") or ())]:
-            if reference.get("namespace", namespace) != namespace and not crosses:
-                yield diagnosis.finding(
-                    "route_crosses_namespaces",
-                    f"It names {reference['name']!r} in the namespace {reference['namespace']}. Traefik rejects "
-                    "references across namespaces and ignores the whole route.",
-                    object_name=where,
-                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
-                    remedy=Remedy(
-                        f"Create it in the namespace {namespace}, and use that name.",
-                        (f"{diagnosis.kubectl} get middlewares.traefik.io",),
-                    ),
-                )
-
-
-def _middleware_findings(diagnosis: SessionDiagnosis, name: str, namespace: str, where: str) -> Iterator[Finding]:
-    snapshot = diagnosis.snapshot
-    if snapshot.scope.namespace not in ("", namespace) or "middlewares" in snapshot.unreadable_kinds:
-        return
-    named = snapshot.find("middlewares", name, namespace) or {}
-    links = named.get("spec", {}).get("chain", {}).get("middlewares") or ()
-    for each, there in ((name, namespace), *((link["name"], link.get("namespace") or namespace) for link in links)):
-        if snapshot.find("middlewares", each, there) is not None:
-            continue
-        upgrade = [diagnosis.operator.upgrade] if diagnosis.operator else []
-        yield diagnosis.finding(
-            "middleware_missing",
-            f"It names the Middleware {there}/{each}, which does not exist: Traefik ignores the route (404).",
-            object_name=where,
-            evidence=[
-                f"spec.routes[].middlewares: {name}",
-                f"spec.chain.middlewares of {name}: {each}" if each != name else "",
-            ],
-            remedy=Remedy.run(*upgrade, f"kubectl --namespace {there} get middlewares.traefik.io"),
-        )
-
-
-@check("vdisessions", "services", "endpointslices", "pods")
-def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
-    """Services that do not exist, or have no endpoint although the desktop is ready."""
-    for diagnosis in active_sessions(snapshot):
-        pod, name = diagnosis.pod, service_name(diagnosis.name)
-        # A Service lists a pod a moment after it becomes ready.
-        ready = pod.condition("Ready") if pod and pod.ready else None
-        if pod is None or ready is None or snapshot.age(ready.last_transition_time) < _YOUNG_SECONDS:
-            continue
-        service = snapshot.find("services", name, diagnosis.namespace)
-        endpoints = [
-            endpoint
-            for one in snapshot.raw("endpointslices")
-            if one["metadata"]["namespace"] == diagnosis.namespace
-            and (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == name
-            for endpoint in one["endpoints"]
-        ]
-        where = f"service/{diagnosis.namespace}/{name}"
-        if service is None:
-            yield diagnosis.finding(
-                "service_missing",
-                "The desktop is ready, but its Service does not exist: the browser gets 404 or 503.",
-                object_name=where,
-                evidence=[f"there is no Service {diagnosis.namespace}/{name}"],
-                remedy=diagnosis.read_operator_log,
-            )
-        elif all(endpoint["conditions"].get("ready") is False for endpoint in endpoints):
-            yield diagnosis.finding(
-                "service_without_endpoints",
-                "The desktop is ready, but its Service has no pod that responds: the browser gets 404 or 503.",
-                object_name=where,
-                evidence=[
-                    f"spec.selector: {service.get('spec', {}).get('selector')}",
-                    f"pod/{pod.metadata.name} labels: {pod.metadata.labels}",
-                ],
-                remedy=Remedy(
-                    "Delete the Service; the operator creates it again.",
-                    (f"{diagnosis.kubectl} delete service {name}",),
-                ),
-            )
 
 
 @check("vdisessions", "ingressroutes", "secrets")
@@ -380,28 +157,12 @@ def _certificate_findings(snapshot: Snapshot, certificate: Certificate, hosts: l
 
 @check("deployments", "pods@all")
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """Gateways without a ready replica, and routes that refer to a gateway that does not exist."""
-    gateways = gateways_in_scope(snapshot)
-    for gateway in gateways:
+    """Gateways without a ready replica."""
+    for gateway in gateways_in_scope(snapshot):
         if gateway.desired == 0:
             yield _gateway_down(snapshot, gateway, "it is scaled to 0", gateway.scale_up())
         elif gateway.ready == 0 and gateway.unavailable_for(snapshot) > _RESTART_SECONDS:
             yield _gateway_down(snapshot, gateway, "", Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}"))
-    served = {namespace for gateway in gateways for namespace in gateway.watches}
-    for operator in operators_in_scope(snapshot):
-        middleware = operator.settings.edge_middleware
-        without = [namespace for namespace in operator.watches if namespace not in served]
-        if middleware and without:
-            yield make_finding(
-                "gateway_missing",
-                operator.object,
-                f"Its routes use the Middleware {middleware}, but {', '.join(without)} has no gateway behind it.",
-                evidence=[
-                    f"{operator.object}: VDI_EDGE_MIDDLEWARE={middleware}",
-                    "no Deployment has a container 'gateway'",
-                ],
-                remedy=Remedy.run(f"{operator.upgrade} --set gateway.enabled=true"),
-            )
 
 
 def _gateway_down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Remedy) -> Finding:
@@ -485,8 +246,6 @@ def _websocket_cut(snapshot: Snapshot, gateway: Gateway, session: str, reason: s
 CHECKS = (
     traefik_down,
     traefik_kinds_missing,
-    routes_wrong,
-    services_empty,
     certificates_bad,
     gateway_down,
     gateway_troubled,

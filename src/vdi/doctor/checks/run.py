@@ -11,7 +11,16 @@ import msgspec
 
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.checks import control_plane, data_plane, desktops, infrastructure, network, sessions, unexplained
+from vdi.doctor.checks import (
+    control_plane,
+    data_plane,
+    desktops,
+    infrastructure,
+    network,
+    request_path,
+    sessions,
+    unexplained,
+)
 from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
@@ -21,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     *sessions.CHECKS,
     *infrastructure.CHECKS,
     *network.CHECKS,
+    *request_path.CHECKS,
     *data_plane.CHECKS,
     *desktops.CHECKS,
     *kasm_checks.CHECKS,

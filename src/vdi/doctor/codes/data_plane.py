@@ -34,21 +34,14 @@ DATA_PLANE = (
     ),
     _code(
         "route_missing",
-        "A desktop is ready and has no IngressRoute.",
-        "There is no object with its name.",
-        "Read the log of the operator, which creates the route.",
+        "A desktop that is ready, or the gateway, has no IngressRoute.",
+        "There is no object with its name, or none that leads to the gateway.",
+        "Read the log of the operator, which creates routes of desktops. The gateway's comes with the chart.",
         follows=(*NO_OPERATOR, "traefik_crds_missing"),
     ),
     _code(
-        "route_rule_v2",
-        "A rule has the syntax of Traefik 2. Traefik 3 ignores the route.",
-        "spec.routes[].match.",
-        "Delete the route: the operator creates it again in the new syntax.",
-        follows=NO_OPERATOR,
-    ),
-    _code(
         "route_host_mismatch",
-        "The route is for another host than the session's address: 404.",
+        "The route's rule does not match the session's address, or has the syntax of Traefik 2: 404.",
         "spec.routes[].match, compared with the session's name and VDI_DOMAIN.",
         "Delete the route: the operator creates it again.",
         follows=NO_OPERATOR,
@@ -56,8 +49,9 @@ DATA_PLANE = (
     _code(
         "route_shadowed",
         "Another route takes over a desktop's host: Traefik uses the highest priority, by default the longest rule.",
-        "Host, HostRegexp and priority of all routes. Ingresses are not read.",
+        "Hosts, paths and priorities of the IngressRoutes and Ingresses of all namespaces, which share one table.",
         "Give the other route another host or a lower priority, or delete it.",
+        follows=("operators_share_domain",),
     ),
     _code(
         "route_entry_point_unknown",
@@ -98,10 +92,18 @@ DATA_PLANE = (
     ),
     _code(
         "service_without_endpoints",
-        "The Service has no pod, although the desktop is ready: its selector or the pod's labels were changed.",
-        "The Service's EndpointSlices.",
+        "The Service does not lead to the desktop, although that is ready: its selector or its ports were changed.",
+        "The Service's EndpointSlices, and the ports of the pod.",
         "Delete the Service: the operator creates it again.",
         follows=NO_OPERATOR,
+    ),
+    _code(
+        "backend_unreachable",
+        "A Service that every request needs, such as the gateway's, leads to no ready pod, or does not exist: "
+        "desktops respond with 500, although all pods are ready.",
+        "The Services that routes and Middlewares (forwardAuth) name, and Traefik's, with their EndpointSlices.",
+        "Make the Service's selector and ports those of its pods. `vdi upgrade` creates a missing one again.",
+        follows=("node_not_ready",),
     ),
     _code(
         "certificate_missing",
@@ -186,12 +188,6 @@ GATEWAY = (
         follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable"),
     ),
     _code(
-        "gateway_missing",
-        "Routes of desktops refer to a gateway that does not exist: every desktop responds with 500.",
-        "The operator has VDI_EDGE_MIDDLEWARE, but no Deployment has a container 'gateway'.",
-        "Upgrade the release with gateway.enabled=true.",
-    ),
-    _code(
         "database_unreachable",
         "The gateway's database does not respond: no one can log in, and no history is written.",
         _LOG,
@@ -274,10 +270,11 @@ GRAPHICS = (
 )
 
 _FROM_HERE = "Tried from the machine that runs the doctor, with the session's own address."
-_WAY_IN = ("node_not_ready", "traefik_down", "traefik_crds_missing", "gateway_down", "gateway_missing")
+_WAY_IN = ("node_not_ready", "traefik_down", "traefik_crds_missing", "gateway_down")
 _ROUTE = (
-    *("route_missing", "route_rule_v2", "route_host_mismatch", "route_entry_point_unknown", "middleware_missing"),
+    *("route_missing", "route_host_mismatch", "route_entry_point_unknown", "middleware_missing"),
     *("route_crosses_namespaces", "traefik_not_watching", "service_missing", "service_without_endpoints"),
+    *("route_shadowed", "backend_unreachable"),
 )
 
 PROBES = (

@@ -146,7 +146,11 @@ class Component(Workload):
 
     def depends_on(self, snapshot: Snapshot) -> list[str]:
         """Objects whose findings may explain that it does not work."""
-        return [self.object, *snapshot.nodes_of(self.raw)]
+        policies = (policy["metadata"] for policy in snapshot.raw("networkpolicies"))
+        here = [
+            f"networkpolicy/{self.namespace}/{meta['name']}" for meta in policies if self.namespace == meta["namespace"]
+        ]
+        return [self.object, *snapshot.nodes_of(self.raw), *here]
 
 
 def _find_components(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
@@ -318,6 +322,11 @@ class Traefik(Workload):
         """The namespaces whose routes it sees; empty: all."""
         lists = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
         return frozenset(name for names in lists for name in names.split(",") if name)
+
+    @property
+    def reads_ingresses(self) -> bool:
+        """Whether it routes Ingresses too; also where its arguments name no provider."""
+        return not self._named("--providers.") or bool(self._named("--providers.kubernetesingress"))
 
     @property
     def crosses_namespaces(self) -> bool:

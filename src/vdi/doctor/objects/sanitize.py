@@ -4,6 +4,7 @@
 are kept only where a check reads them. A kind that is not in `SANITIZERS` is kept whole.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,10 +25,12 @@ _READ_ENV = frozenset(
         *("DEFAULT_CONFIG", "FALLBACK_STRATEGIES", "CONTAINERD_SOCKET"),
     }
 )
+# Scheme, host and port of a URL, between user information and path.
+_ORIGIN = re.compile(r"(https?://)(?:[^/?#]*@)?([^/?#@]*).*", re.DOTALL)
 _SETTINGS = "VDI_"
 # Settings of ours that hold a password.
 _HIDDEN = ("TOKEN", "PASSWORD", "CLIENT_SECRET", "DATABASE_URL", "REDIS_URL")
-_READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd")
+_READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd", "--providers.kubernetesingress")
 
 
 def _pick(found: Mapping[str, Any], *keys: str) -> Object:
@@ -52,9 +55,12 @@ def without_spec(found: Object) -> Object:
 
 
 def middleware(found: Object) -> Object:
-    """A Middleware: the members of a chain. Any other field may be a password."""
-    chain = (found.get("spec") or {}).get("chain")
-    return {**without_spec(found), **({"spec": {"chain": chain}} if chain else {})}
+    """A Middleware: the members of a chain, host and port of a forwardAuth. Any other field may be a password."""
+    spec = found.get("spec") or {}
+    kept = _pick(spec, "chain")
+    if address := str((spec.get("forwardAuth") or {}).get("address") or ""):
+        kept["forwardAuth"] = {"address": _ORIGIN.sub(r"\1\2", address) if _ORIGIN.match(address) else REDACTED}
+    return {**without_spec(found), **({"spec": kept} if kept else {})}
 
 
 def dated(found: Object) -> Object:

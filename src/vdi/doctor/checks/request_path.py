@@ -1,0 +1,289 @@
+"""Checks of each hop of a request: Traefik's table of hosts, route, Middlewares, Services of gateway and desktop.
+
+A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tries the same path for real.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from vdi.cluster.objects import Pod
+from vdi.diagnosis.check import check, merge_patch
+from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.doctor.codes import make_finding
+from vdi.doctor.objects.components import (
+    Gateway,
+    Workload,
+    find_gateways,
+    find_operators,
+    find_traefiks,
+    gateways_in_scope,
+    operators_in_scope,
+    workloads,
+)
+from vdi.doctor.objects.routing import (
+    Backend,
+    Rule,
+    backends_of,
+    chain_of,
+    explain_service,
+    find_rival,
+    is_read,
+    middleware_backends,
+    route_rules,
+)
+from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
+from vdi.findings.model import Finding, Remedy
+from vdi.session.children import PORT_NAME
+from vdi.session.naming import route_name, service_name
+
+# Time that the operator and the endpoint controller have for a new pod.
+_YOUNG_SECONDS = 30.0
+
+
+@check("vdisessions", "ingressroutes", "pods")
+def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
+    """Routes that do not lead the session's host to its desktop."""
+    if "ingressroutes" in snapshot.absent:
+        return
+    for diagnosis in active_sessions(snapshot):
+        pod, name = diagnosis.pod, route_name(diagnosis.name)
+        if pod is None or not pod.ready:
+            continue
+        where = f"ingressroute/{diagnosis.namespace}/{name}"
+        route = snapshot.find("ingressroutes", name, diagnosis.namespace)
+        if route is not None:
+            yield from _rule_findings(diagnosis, route_rules(route), where)
+            yield from _reference_findings(diagnosis, route, where)
+        elif snapshot.age(pod.metadata.creation_timestamp) > _YOUNG_SECONDS:
+            yield diagnosis.finding(
+                "route_missing",
+                f"The desktop of {diagnosis.name} is ready, but has no route: its address responds with 404.",
+                object_name=where,
+                evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
+                remedy=diagnosis.read_operator_log,
+            )
+
+
+def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -> Iterator[Finding]:
+    """A rule that does not take the session's host, or loses it to another one."""
+    host = diagnosis.host
+    if not host:
+        return
+    own = [rule for rule in rules if rule.taken_path(host)]
+    if not own:
+        led = ", ".join(host for rule in rules for host in rule.hosts)
+        yield diagnosis.finding(
+            "route_host_mismatch",
+            f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers get 404.",
+            object_name=where,
+            evidence=[
+                *(f"spec.routes[].match: {rule.match}" for rule in rules),
+                f"status.url: {diagnosis.session.status.url}",
+            ],
+            remedy=Remedy(
+                "Delete the route; the operator creates it again.",
+                (f"{diagnosis.kubectl} delete ingressroute {where.rpartition('/')[2]}",),
+            ),
+        )
+    for rule in own:
+        yield from _shadowed(diagnosis.snapshot, rule, host, diagnosis.related_objects)
+
+
+def _shadowed(snapshot: Snapshot, own: Rule, host: str, related_objects: Iterable[str]) -> Iterator[Finding]:
+    """Another rule of Traefik's table that takes requests for the host."""
+    rival = find_rival(snapshot, own, host)
+    if rival is None:
+        return
+    rule, path = rival
+    kind, namespace, name = rule.object.split("/")
+    taken = f"the host {host}" if path == "/" else f"the path {path} of {host}"
+    kubectl = f"kubectl --namespace {namespace}"
+    yield make_finding(
+        "route_shadowed",
+        own.object,
+        f"The {'route' if kind == 'ingressroute' else 'Ingress'} {namespace}/{name} takes over {taken}: its priority "
+        f"is {rule.priority}, this route's is {own.priority}.",
+        evidence=[f"{rule.object}: match {rule.match}, priority {rule.given_priority or 'not set (its length)'}"],
+        remedy=Remedy(
+            f"Give {name} another host or a lower priority, or delete it.",
+            (f"{kubectl} get {kind} {name} --output yaml", f"{kubectl} delete {kind} {name}"),
+        ),
+        related_objects=related_objects,
+    )
+
+
+def _reference_findings(diagnosis: SessionDiagnosis, route: Raw, where: str) -> Iterator[Finding]:
+    """Entry points, Middlewares and namespaces of a route that Traefik does not accept."""
+    spec, namespace = route["spec"], diagnosis.namespace
+    traefiks = find_traefiks(diagnosis.snapshot)
+    known = frozenset(name for traefik in traefiks for name in traefik.entry_points)
+    strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
+    if strange:
+        upgrade = [f"{diagnosis.operator.upgrade} --set traefik.entryPoint={min(known)}"] if diagnosis.operator else []
+        yield diagnosis.finding(
+            "route_entry_point_unknown",
+            f"Traefik has no entry point {', '.join(strange)}, so it ignores the route; it has: "
+            f"{', '.join(sorted(known))}.",
+            object_name=where,
+            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
+            remedy=Remedy.run(*upgrade),
+        )
+    crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
+    for rule in spec.get("routes") or ():
+        middlewares = rule.get("middlewares") or ()
+        for reference in [*middlewares, *(rule.get("services") or ())]:
+            there = reference.get("namespace") or namespace
+            if there != namespace and not crosses:
+                yield diagnosis.finding(
+                    "route_crosses_namespaces",
+                    f"It names {reference['name']!r} in the namespace {there}. Traefik rejects references across "
+                    "namespaces and ignores the whole route.",
+                    object_name=where,
+                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
+                    remedy=Remedy(
+                        f"Create it in the namespace {namespace}, and use that name.",
+                        (f"{diagnosis.kubectl} get middlewares.traefik.io",),
+                    ),
+                )
+            elif reference in middlewares:
+                yield from _middleware_findings(diagnosis, reference["name"], there, where)
+
+
+def _middleware_findings(diagnosis: SessionDiagnosis, name: str, namespace: str, where: str) -> Iterator[Finding]:
+    snapshot = diagnosis.snapshot
+    for each, there in chain_of(snapshot, name, namespace):
+        if not is_read(snapshot, "middlewares", there) or snapshot.find("middlewares", each, there):
+            continue
+        upgrade = [diagnosis.operator.upgrade] if diagnosis.operator else []
+        yield diagnosis.finding(
+            "middleware_missing",
+            f"It names the Middleware {there}/{each}, which does not exist: Traefik ignores the route (404).",
+            object_name=where,
+            evidence=[
+                f"spec.routes[].middlewares: {name}",
+                f"spec.chain.middlewares of {name}: {each}" if each != name else "",
+            ],
+            remedy=Remedy.run(*upgrade, f"kubectl --namespace {there} get middlewares.traefik.io"),
+        )
+
+
+@check("vdisessions", "services", "endpointslices", "pods")
+def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
+    """Services of desktops that do not exist, or do not lead to the desktop although it is ready."""
+    for diagnosis in active_sessions(snapshot):
+        pod, name = diagnosis.pod, service_name(diagnosis.name)
+        if pod is None or not pod.ready or not _is_settled(snapshot, [pod]):
+            continue
+        if problem := explain_service(snapshot, diagnosis.namespace, name, PORT_NAME, [pod]):
+            why, evidence = problem
+            exists = snapshot.find("services", name, diagnosis.namespace) is not None
+            recreate = Remedy(
+                "Delete the Service; the operator creates it again.", (f"{diagnosis.kubectl} delete service {name}",)
+            )
+            yield diagnosis.finding(
+                "service_without_endpoints" if exists else "service_missing",
+                f"The desktop is ready, but its Service {why}: the browser gets 404 or 503.",
+                object_name=f"service/{diagnosis.namespace}/{name}",
+                evidence=evidence,
+                remedy=recreate if exists else diagnosis.read_operator_log,
+            )
+
+
+def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
+    """Whether no pod has just changed its readiness: EndpointSlices show that a moment later."""
+    conditions = [pod.condition("Ready") for pod in pods]
+    return all(one and snapshot.age(one.last_transition_time) >= _YOUNG_SECONDS for one in conditions)
+
+
+@check("deployments", "ingressroutes@all", "ingresses")
+def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
+    """Gateways without a route, or whose hosts another route takes."""
+    for gateway in gateways_in_scope(snapshot):
+        routes = _routes_to(snapshot, gateway)
+        if not routes and gateway.ready and "ingressroutes" not in snapshot.absent:
+            yield make_finding(
+                "route_missing",
+                f"ingressroute/{gateway.namespace}/{gateway.name}",
+                "No route leads to the gateway: the portal, and each desktop that is starting, respond with 404.",
+                evidence=[f"no IngressRoute of {gateway.namespace} names the Service {gateway.name}"],
+                remedy=Remedy("The chart contains this route: upgrade the release.", (gateway.upgrade,)),
+            )
+        for rule in (rule for route in routes for rule in route_rules(route)):
+            for host in rule.hosts:
+                yield from _shadowed(snapshot, rule, host, [gateway.object])
+
+
+def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
+    own = (gateway.namespace, gateway.name)
+    here = (one for one in snapshot.raw("ingressroutes") if one["metadata"]["namespace"] == gateway.namespace)
+    return [route for route in here if any(one[:2] == own for one in backends_of(snapshot, route))]
+
+
+# One of them that leads nowhere breaks every desktop, while all pods are ready.
+@check("vdisessions", "ingressroutes", "deployments", "daemonsets", "services", "endpointslices", "pods@all")
+def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
+    """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""
+    found = {backend[:3]: backend for backend in _shared_backends(snapshot)}
+    for backend in found.values():
+        if is_read(snapshot, "services", backend.namespace) and is_read(snapshot, "endpointslices", backend.namespace):
+            yield from _backend_findings(snapshot, backend)
+
+
+def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
+    entry_points = {"websecure"}
+    for diagnosis in active_sessions(snapshot):
+        route = snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace)
+        own = (diagnosis.namespace, service_name(diagnosis.name))
+        if route is not None:
+            entry_points |= set(route["spec"].get("entryPoints") or ())
+            yield from (one for one in backends_of(snapshot, route) if one[:2] != own)
+    for operator in operators_in_scope(snapshot):
+        for namespace in operator.watches if operator.settings.edge_middleware else ():
+            yield from middleware_backends(snapshot, operator.settings.edge_middleware or "", namespace)
+    for gateway in gateways_in_scope(snapshot):
+        for route in _routes_to(snapshot, gateway):
+            yield from backends_of(snapshot, route)
+    for traefik in find_traefiks(snapshot):
+        service = snapshot.find("services", traefik.name, traefik.namespace) or {}
+        for port in (service.get("spec") or {}).get("ports") or ():
+            if port.get("name") in entry_points:
+                yield Backend(traefik.namespace, traefik.name, port["name"], traefik.object)
+
+
+def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
+    namespace, name, port, named_by = backend
+    here = (one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name))
+    workload = next(here, None)
+    pods = [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating] if workload else []
+    problem = explain_service(snapshot, namespace, name, port, pods)
+    own = {one.object for one in (*find_gateways(snapshot), *find_traefiks(snapshot))}
+    # Without a ready pod the cause is the gateway's or Traefik's own.
+    is_down = workload and workload.object in own and not any(pod.ready for pod in pods)
+    if problem is None or is_down or not _is_settled(snapshot, pods):
+        return
+    why, evidence = problem
+    failing = "every desktop behind it responds with 500" if named_by.startswith("middleware/") else "requests fail"
+    yield make_finding(
+        "backend_unreachable",
+        f"service/{namespace}/{name}",
+        f"The Service {namespace}/{name}, to which {named_by} leads, {why}: {failing}.",
+        evidence=evidence,
+        remedy=_backend_remedy(snapshot, backend, workload),
+        related_objects=[workload.object, *snapshot.nodes_of(workload.raw)] if workload else [],
+    )
+
+
+def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | None) -> Remedy:
+    namespace, name, *_ = backend
+    selector = ((snapshot.find("services", name, namespace) or {}).get("spec") or {}).get("selector") or {}
+    if workload and not selector.items() <= workload.pod_labels.items():
+        # A merge patch keeps keys that it does not name.
+        labels = (workload.raw["spec"].get("selector") or {}).get("matchLabels") or {}
+        patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
+        sentence = f"Give the Service the labels of {workload.object} as its selector."
+        return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
+    release = workload or next((one for one in find_operators(snapshot) if one.namespace == namespace), None)
+    upgrade = [release.upgrade] if release else []
+    return Remedy.run(*upgrade, f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide")
+
+
+CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)

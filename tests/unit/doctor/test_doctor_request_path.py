@@ -1,0 +1,140 @@
+"""Each hop of a request from the snapshot: which other routes and Services count, and which do not."""
+
+from collections.abc import Callable
+
+import pytest
+
+from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster, Object
+from unit.doctor.doctor_gateways import GATEWAY_FAULTS, add_ingress, add_route, with_gateway
+from vdi.diagnosis.snapshot import Unreadable
+from vdi.doctor.objects.routing import Rule
+from vdi.doctor.objects.sanitize import sanitize
+from vdi.findings.model import roots
+
+HOST = "alice-0.vdi.example.com"
+ARGS = ("--providers.kubernetescrd", "--providers.kubernetescrd.namespaces=kasm," + SPACE)
+
+
+def gateway() -> Cluster:
+    cluster = Cluster()
+    with_gateway(cluster)
+    return cluster
+
+
+def traefik_args(cluster: Cluster) -> list[str]:
+    args: list[str] = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]["args"]
+    return args
+
+
+def _in_an_unwatched_namespace(cluster: Cluster) -> None:
+    add_route(cluster, f"Host(`{HOST}`)")
+    traefik_args(cluster).extend(ARGS)
+
+
+def _without_the_provider(cluster: Cluster) -> None:
+    add_ingress(cluster, HOST)
+    traefik_args(cluster).append("--providers.kubernetesCRD=true")
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda cluster: add_ingress(cluster, HOST, ingressClassName="nginx"),
+        lambda cluster: add_ingress(cluster, HOST, "/files"),
+        lambda cluster: add_ingress(cluster, "other.example.com"),
+        lambda cluster: add_route(cluster, f"Host(`{HOST}`)", entryPoints=["web"]),
+        lambda cluster: add_route(cluster, f"Host(`{HOST}`) && ClientIP(`192.0.2.0/24`)"),
+        lambda cluster: add_route(cluster, "PathPrefix(`/`)"),
+        _in_an_unwatched_namespace,
+        _without_the_provider,
+    ],
+    ids=[
+        *("another class", "another path", "another host", "another entry point", "another matcher", "a shorter rule"),
+        *("an unwatched namespace", "no provider of Ingresses"),
+    ],
+)
+def test_a_route_beside_the_desktops_is_no_finding(add: Callable[[Cluster], object]) -> None:
+    cluster = gateway()
+    add(cluster)
+    assert cluster.findings() == []
+
+
+@pytest.mark.parametrize(
+    ("match", "path"),
+    [
+        (f"Host(`{HOST}`)", "/"),
+        (f"Host(`{HOST}`) || Host(`b.example.com`)", "/"),
+        (f"(Host(`b.example.com`) || Host(`{HOST}`)) && PathPrefix(`/api`)", "/api/websockets"),
+        ("PathPrefix(`/`)", "/"),
+        (f"Host(`{HOST}`) && Path(`/api`)", ""),
+        (f"Host(`{HOST}`) && !Path(`/`)", ""),
+        (f"Host(`{HOST}`) && Method(`GET`)", ""),
+        ("HostRegexp(`(?P<a>[`)", ""),
+        ("", ""),
+    ],
+)
+def test_a_rule_takes_the_paths_that_it_matches(match: str, path: str) -> None:
+    assert Rule("ingressroute/web/web", match).taken_path(HOST) == path
+
+
+def test_a_foreign_route_is_shown_before_it_is_deleted() -> None:
+    cluster = gateway()
+    add_ingress(cluster, HOST)
+    (finding,) = roots(cluster.findings())
+    assert finding.message.startswith(f"The Ingress web/web takes over the host {HOST}: its priority is ")
+    assert finding.remedy.commands == (
+        "kubectl --namespace web get ingress web --output yaml",
+        "kubectl --namespace web delete ingress web",
+    )
+
+
+def test_a_wrong_selector_is_put_back_by_one_command() -> None:
+    (finding,) = roots(GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing").findings())
+    assert finding.message == (
+        "The Service kasm/vdi-gateway, to which middleware/vdi-sessions/vdi-edge-auth leads, has no pod that is ready "
+        "behind it: every desktop behind it responds with 500."
+    )
+    (command,) = finding.remedy.commands
+    assert command == (
+        'kubectl --namespace kasm patch service vdi-gateway --type merge --patch \'{"spec":{"selector":'
+        '{"app.kubernetes.io/name":"vdi","app":null,"app.kubernetes.io/component":"gateway"}}}\''
+    )
+
+
+def test_one_broken_service_is_one_finding_for_all_desktops() -> None:
+    cluster = GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing", sessions=3)
+    assert cluster.roots() == ["backend_unreachable"]
+
+
+def test_a_pod_that_is_just_ready_is_not_yet_listed() -> None:
+    cluster = GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing")
+    cluster.one("pods", "vdi-gateway-1")["status"]["conditions"][1]["lastTransitionTime"] = JUST_NOW
+    assert cluster.findings() == []
+
+
+def test_a_gateway_that_is_down_is_the_cause_of_its_empty_service() -> None:
+    cluster = GATEWAY_FAULTS.broken("gateway_set_wrong")
+    cluster.one("endpointslices", "vdi-gateway-x")["endpoints"] = []
+    assert cluster.roots() == ["gateway_down"]
+
+
+def test_what_may_not_be_read_elsewhere_is_not_missing() -> None:
+    cluster = gateway()
+    for kind in ("services", "endpointslices", "middlewares", "ingressroutes"):
+        cluster.objects[kind] = [one for one in cluster.objects[kind] if one["metadata"]["namespace"] == SPACE]
+        cluster.unread.append(Unreadable(f"{kind}@all", "You may not.", "ask"))
+    assert set(cluster.roots()) == {"not_readable"}
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("http://vdi-gateway.kasm.svc:8081/edge/verify", "http://vdi-gateway.kasm.svc:8081"),
+        ("https://u:p@auth.example.com/?token=x", "https://auth.example.com"),
+        ("u:p", "(redacted)"),
+    ],
+)
+def test_of_a_middleware_only_the_host_it_asks_is_kept(address: str, kept: str) -> None:
+    spec: Object = {"forwardAuth": {"address": address, "authRequestHeaders": ["Cookie"]}, "basicAuth": {"secret": "s"}}
+    found = sanitize("middlewares", {"metadata": {"name": "auth"}, "spec": spec})
+    assert found["spec"] == {"forwardAuth": {"address": kept}}
