@@ -9,6 +9,7 @@ from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults,
 from vdi.diagnosis.snapshot import Unreadable
 
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
+_VDI = {"app.kubernetes.io/name": "vdi"}
 _TRAEFIK = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "traefik"}}}
 _LINE = 'time=2026-11-20T11:59:00Z level=warning logger=vdi.gateway.health msg="{}"'
 
@@ -49,6 +50,7 @@ def with_gateway(cluster: Cluster) -> None:
         ]),
         _policy("gateway", "kasm", {"matchLabels": _LABELS}, [
             {"ports": [{"port": "http"}, {"port": "internal"}], "from": [_TRAEFIK]},
+            {"ports": [{"port": "internal"}], "from": [{"podSelector": {"matchLabels": _VDI}}]},
         ]),
     ]  # fmt: skip
 
@@ -275,6 +277,48 @@ def traefik_has_other_labels(cluster: Cluster) -> None:
 def another_policy_denies_egress(cluster: Cluster) -> None:
     policy = _policy("closed", "kube-system", {}, [])
     policy["spec"] = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}
+    cluster.objects["networkpolicies"].append(policy)
+
+
+_INTERNET = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]}}
+
+
+@fault("network_policy_blocks")
+def desktops_may_not_ask_for_names(cluster: Cluster) -> None:
+    """The internet alone does not include the DNS pods."""
+    policy = _policy("desktops-out", SPACE, {"matchLabels": {"app.kubernetes.io/managed-by": "vdi-operator"}}, [])
+    policy["spec"] |= {"policyTypes": ["Egress"], "egress": [{"to": [_INTERNET]}]}
+    cluster.objects["networkpolicies"].append(policy)
+
+
+@fault("network_policy_blocks")
+def the_gateway_may_not_ask_for_names(cluster: Cluster) -> None:
+    """What it reports follows from that."""
+    policy = _policy("gateway-out", "kasm", {"matchLabels": _LABELS}, [])
+    everything_else = {"ports": [{"port": 1, "endPort": 52}, {"port": 54, "endPort": 65535}]}
+    policy["spec"] |= {"policyTypes": ["Egress"], "egress": [everything_else]}
+    cluster.objects["networkpolicies"].append(policy)
+    _says(cluster, "trouble: database: Temporary failure in name resolution")
+
+
+@fault("network_policy_blocks")
+def the_database_lets_no_one_in(cluster: Cluster) -> None:
+    release = {"app.kubernetes.io/instance": "vdi"}
+    cluster.one("deployments", "vdi-gateway")["metadata"]["labels"] = release
+    labels = {"app.kubernetes.io/name": "postgresql", **release}
+    spec = {"nodeName": "node-1", "containers": [{"name": "postgresql", "image": "x"}]}
+    meta = {**_at("kasm", "vdi-postgresql-0"), "labels": labels}
+    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+    cluster.objects["networkpolicies"].append(_policy("postgresql", "kasm", {"matchLabels": labels}, []))
+
+
+@fault("network_policy_blocks")
+def the_operator_may_not_reach_the_api_server(cluster: Cluster) -> None:
+    slice_of_api = {"metadata": _at("default", "kubernetes"), "endpoints": [], "ports": [{"name": "", "port": 6443}]}
+    cluster.objects["endpointslices"].append(slice_of_api)
+    policy = _policy("operator-out", "kasm", {"matchLabels": _VDI}, [])
+    pods = {"to": [{"namespaceSelector": {}}]}
+    policy["spec"] |= {"policyTypes": ["Egress"], "egress": [pods, {"ports": [{"port": 443}]}]}
     cluster.objects["networkpolicies"].append(policy)
 
 

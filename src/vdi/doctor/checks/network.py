@@ -1,7 +1,4 @@
-"""Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API server itself.
-
-`_connections` lists the connections that the policies must allow; a new one belongs there.
-"""
+"""Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API server itself."""
 
 from collections.abc import Iterator
 
@@ -17,6 +14,7 @@ from vdi.doctor.objects.components import (
     find_traefiks,
     find_turn_servers,
     read_lease,
+    workloads,
 )
 from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
@@ -28,6 +26,23 @@ _CLOCK_SECONDS = 10.0
 _API_CERTIFICATE_DAYS = 30.0
 _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
+_INSTANCE = "app.kubernetes.io/instance"
+_ALL = ("operator", "gateway", "desktop")
+# The connections of a release that the policies must allow: from, to, port. docs/network.md promises them.
+PROMISED = (
+    (("Traefik",), "gateway", Port(8080, "http")),
+    (("Traefik", "operator"), "gateway", Port(8081, "internal")),
+    (("Traefik", "gateway"), "desktop", Port(8080, PORT_NAME)),
+    (("operator", "gateway"), "desktop", Port(8082, AGENT_PORT_NAME)),
+    (("gateway",), "PostgreSQL", Port(5432, "postgresql")),
+    (("gateway",), "Redis", Port(6379, "redis")),
+    (_ALL, "DNS", Port(53, "dns", "UDP")),
+    (_ALL, "DNS", Port(53, "dns-tcp")),
+    (("operator", "gateway"), "API server", Port(6443)),
+    (("desktop",), "coturn", Port(3478, "turn", "UDP")),
+)
+# Roles that are no release's own.
+_OF_CLUSTER = ("DNS", "API server")
 
 
 @check("deployments", "daemonsets")
@@ -68,32 +83,66 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
-    """Connections between the parts of a release, and to one desktop of each namespace."""
-    # Policies do not select pods on the host's network.
-    traefiks = [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")]
-    gateways = [(gateway, _party("the gateway", gateway)) for gateway in find_gateways(snapshot)]
-    for _, party in gateways:
-        for traefik in traefiks:
-            yield traefik, party, Port(8080, "http")
-            yield traefik, party, Port(8081, "internal")
-    desktops: dict[str, tuple[Party, Port]] = {}
+    """The promised connections between the parties that exist."""
+    parties = _find_parties(snapshot)
+    for names, role, port in PROMISED:
+        for source in (party for name in names for party in parties[name]):
+            for target in parties[role]:
+                near = source.watches if role == "desktop" else (source.namespace,)
+                if not source.watches or role in _OF_CLUSTER or target.namespace in near:
+                    number = target.ports.get(port.name, port.number)
+                    yield source, target, Port(number, port.name, port.protocol)
+
+
+def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
+    """Pods of a release, one desktop of each template and namespace, and the servers that they need."""
+    gateways, operators = find_gateways(snapshot), find_operators(snapshot)
+    names = [
+        one for one in workloads(snapshot) if (one.raw["metadata"].get("labels") or {}).get("k8s-app") == "kube-dns"
+    ]
+    found = {
+        "gateway": [_party("the gateway", one, one.watches) for one in gateways],
+        "operator": [_party("the operator", one, one.watches) for one in operators],
+        # Policies do not select pods on the host's network.
+        "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")],
+        "coturn": [_party("coturn", one) for one in find_turn_servers(snapshot) if not one.pod_spec.get("hostNetwork")],
+        "DNS": [_party("the cluster's DNS", one) for one in names],
+        "PostgreSQL": _servers(snapshot, "PostgreSQL"),
+        "Redis": _servers(snapshot, "Redis"),
+        "API server": [
+            Party("the API server", "", {}, {"": port["port"]})
+            for one in snapshot.raw("endpointslices")
+            if (one["metadata"]["namespace"], one["metadata"]["name"]) == ("default", "kubernetes")
+            for port in one["ports"]
+        ],
+    }
+    desktops: dict[tuple[str, str], Party] = {}
     for diagnosis in active_sessions(snapshot):
-        pod, desktop = diagnosis.pod, diagnosis.desktop
+        pod, desktop, operator = diagnosis.pod, diagnosis.desktop, diagnosis.operator
         if pod and pod.ready and isinstance(desktop, Desktop):
-            party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels))
-            desktops.setdefault(diagnosis.namespace, (party, Port(desktop.port, PORT_NAME)))
-    for namespace, (party, port) in desktops.items():
-        sources = traefiks + [source for gateway, source in gateways if namespace in gateway.watches]
-        for source in sources:
-            yield source, party, port
-        for operator in find_operators(snapshot):
-            if namespace in operator.watches:
-                agent = Port(operator.settings.agent_port, AGENT_PORT_NAME)
-                yield _party("the operator", operator), party, agent
+            agent = {AGENT_PORT_NAME: operator.settings.agent_port} if operator else {}
+            ports = {PORT_NAME: desktop.port, **agent}
+            party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels), ports)
+            desktops.setdefault((diagnosis.namespace, diagnosis.template_name), party)
+    return {**found, "desktop": list(desktops.values())}
 
 
-def _party(words: str, workload: Workload) -> Party:
-    return Party(words, workload.namespace, workload.pod_labels)
+def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Party:
+    return Party(words, workload.namespace, workload.pod_labels, watches=watches)
+
+
+def _servers(snapshot: Snapshot, name: str) -> list[Party]:
+    """Servers of this name that a gateway's release has brought."""
+    releases = {
+        (one.namespace, (one.raw["metadata"].get("labels") or {}).get(_INSTANCE)) for one in find_gateways(snapshot)
+    }
+    return [
+        Party(name, pod.metadata.namespace, dict(pod.metadata.labels))
+        for pod in snapshot.pods
+        if pod.metadata.labels.get("app.kubernetes.io/name") == name.lower()
+        and pod.metadata.labels.get(_INSTANCE)
+        and (pod.metadata.namespace, pod.metadata.labels[_INSTANCE]) in releases
+    ]
 
 
 @check("nodes", "leases")

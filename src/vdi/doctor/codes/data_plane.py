@@ -185,14 +185,14 @@ GATEWAY = (
         "No replica of the gateway is ready: no one can log in or open a desktop. Open desktops are not affected.",
         "status.readyReplicas of its Deployment, the state of its pods, and their logs.",
         "Follow the message; the gateway's log has the details.",
-        follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable"),
+        follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable", "network_policy_blocks"),
     ),
     _code(
         "database_unreachable",
         "The gateway's database does not respond: no one can log in, and no history is written.",
         _LOG,
         "Check the server in the url of the Secret. With SQLite, check the volume.",
-        follows=("dns_down", "node_not_ready"),
+        follows=("dns_down", "node_not_ready", "network_policy_blocks"),
     ),
     _code(
         "history_not_written",
@@ -212,14 +212,14 @@ GATEWAY = (
         "Redis does not respond: replicas of the gateway learn about revocations by the others only when they poll.",
         _LOG,
         "Check the server in the url of the Secret.",
-        follows=("dns_down", "node_not_ready"),
+        follows=("dns_down", "node_not_ready", "network_policy_blocks"),
     ),
     _code(
         "oidc_unreachable",
         "The identity provider does not respond correctly: single sign-on is not possible. Local users can log in.",
         _LOG,
         "Check gateway.oidc.issuer, the provider, and network policies.",
-        follows=("dns_down",),
+        follows=("dns_down", "network_policy_blocks"),
     ),
     _warning(
         "websocket_cut",

@@ -4,29 +4,35 @@ Parts of a policy that are not known count as allowed, so a finding about it is 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.components import Operator
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
+_PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
 
 
 @dataclass(frozen=True)
 class Party:
-    """Pods at one end of a connection. `words`: their name in messages."""
+    """Pods at one end of a connection, or a server outside the cluster (no namespace). `words`: name in messages."""
 
     words: str
     namespace: str
     labels: Mapping[str, str]
+    # Numbers of named ports that differ from the usual ones.
+    ports: Mapping[str, int] = field(default_factory=dict)
+    # Namespaces of the sessions that it serves; empty: all.
+    watches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Port:
-    """A TCP port of a pod, by number and by the name in its container."""
+    """A port of a pod, by number and by the name in its container."""
 
     number: int
     name: str = ""
+    protocol: str = "TCP"
 
 
 def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tuple[str, Sequence[Raw]] | None:
@@ -58,7 +64,7 @@ def _policy_allows(rule: Raw, direction: str, own: str, other: Party, port: Port
 
 
 def _is_port(one: Raw, port: Port) -> bool:
-    if one.get("protocol", "TCP") != "TCP":
+    if one.get("protocol", "TCP") != port.protocol:
         return False
     number = one.get("port")
     if isinstance(number, int):
@@ -68,7 +74,10 @@ def _is_port(one: Raw, port: Port) -> bool:
 
 def _is_peer(peer: Raw, own: str, other: Party) -> bool:
     if "ipBlock" in peer:
-        return True  # a snapshot has no addresses of pods
+        # A snapshot has no addresses of pods. They are private: the internet alone does not include them.
+        return not other.namespace or not set(peer["ipBlock"].get("except") or ()) >= _PRIVATE
+    if not other.namespace:
+        return False
     spaces = peer.get("namespaceSelector")
     # Of a namespace's labels only the one with its name is known.
     named = own if spaces is None else (spaces.get("matchLabels") or {}).get(_NAME_LABEL, other.namespace)
