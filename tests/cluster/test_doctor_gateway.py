@@ -15,7 +15,7 @@ from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools.generate import chart
-from vdi.doctor.collect import MIDDLEWARES
+from vdi.doctor.collect import MIDDLEWARES, SERVERS_TRANSPORTS
 from vdi.findings.model import Finding, roots
 from vdi.kinds import ROUTES
 from vdi.kube.resource import DEPLOYMENTS, SECRETS, SERVICES, Resource
@@ -23,7 +23,7 @@ from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
 POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
-KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, POLICIES)}
+KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, POLICIES)}
 SETTINGS = ClusterSettings(edge_middleware="vdi-edge")
 
 

@@ -60,7 +60,7 @@ from vdi.kube.resource import (
 )
 from vdi.kube.transport import Client
 
-BUDGET = 39
+BUDGET = 40
 KASM_BUDGET = 6
 LOG_LINES = 200
 LOG_BYTES = 2**20
@@ -83,11 +83,11 @@ CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBind
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
 # Routes of all namespaces share Traefik's one table of hosts, and lead to the gateway's namespace.
-_REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVICES, ENDPOINT_SLICES)
+_REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, ENDPOINT_SLICES)
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods"}) | {kind.plural for kind in _REQUEST_PATH}
-IN_SCOPE = (CLAIMS, SERVERS_TRANSPORTS, CERTIFICATES, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, CERTIFICATES, ROLES, BINDINGS)
 OF_CLUSTER = (
     *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES),

@@ -102,6 +102,8 @@ def _office(cluster: Cluster, secret: Object | None = None) -> None:
     spec |= {"basicAuthSecret": {"name": "kasmvnc"}, "resources": {"defaultGPU": 0}}
     cluster.objects["vditemplates"].append({"metadata": {"name": "office", "generation": 1}, "spec": spec})
     cluster.session["spec"]["template"] = "office"
+    service = cluster.one("ingressroutes", "alice-0")["spec"]["routes"][0]["services"][0]
+    service |= {"scheme": "https", "serversTransport": "vdi-desktop-tls"}
     transport = {"metadata": {"name": "vdi-desktop-tls", "namespace": SPACE}}
     cluster.objects["serverstransports"] = [transport]
     meta = {"name": "kasmvnc", "namespace": SPACE}
@@ -227,6 +229,16 @@ def the_portal_has_no_route(cluster: Cluster) -> None:
     cluster.drop("ingressroutes", "vdi-gateway")
 
 
+fault("servers_transport_missing", name="the_portal_s_transport_is_gone")(
+    lambda cluster: setitem(
+        cluster.one("ingressroutes", "vdi-gateway")["spec"]["routes"][0]["services"][0], "serversTransport", "gone"
+    )
+)
+fault("middleware_missing", name="the_portal_s_middleware_is_gone")(
+    lambda cluster: setitem(
+        cluster.one("ingressroutes", "vdi-gateway")["spec"]["routes"][0], "middlewares", [{"name": "vdi-gateway-retry"}]
+    )
+)
 fault("route_shadowed", name="a_route_of_another_namespace_takes_the_host")(
     lambda cluster: add_route(cluster, "Host(`alice-0.vdi.example.com`)")
 )

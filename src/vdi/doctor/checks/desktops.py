@@ -5,7 +5,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from vdi.api.session import GraphicsStatus
 from vdi.api.template import VDITemplate
@@ -14,11 +14,10 @@ from vdi.cluster.units import amount
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.references import secrets_to_sign_in, templates_with_tls
+from vdi.doctor.objects.references import secrets_to_sign_in
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
-from vdi.session.children import DESKTOP_TRANSPORT
 from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
 from vdi.session.streaming import (
@@ -53,11 +52,6 @@ _LISTENS = re.compile(r"(?:running|listening|serving|started)\b.*?[:\s](\d{2,5})
 _MIN_SHM_BYTES = 64 << 20
 # Thousandths of a CPU with which a desktop starts within a minute.
 _MIN_MILLICPU = 250
-# As the chart has it.
-_SERVERS_TRANSPORT = (
-    '{"apiVersion": "traefik.io/v1alpha1", "kind": "ServersTransport", '
-    f'"metadata": {{"name": "{DESKTOP_TRANSPORT}"}}, "spec": {{"insecureSkipVerify": true}}}}'
-)
 
 
 def _read_log(lines: Iterable[str]) -> tuple[str, re.Match[str]] | None:
@@ -304,15 +298,20 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
         names = ", ".join(template.metadata.name for template in templates)
         subject = f"Template {names} names" if len(templates) == 1 else f"Templates {names} name"
         kind, problem = (secret["type"], secret["problem"]) if secret else (SECRET_TYPE, "does not exist")
-        yield _template_finding(
-            snapshot,
+        used = sum(
+            session.metadata.namespace == namespace and session.spec.template in names.split(", ")
+            for session in snapshot.all_sessions
+        )
+        yield make_finding(
             "basic_auth_secret_missing",
             f"secret/{namespace}/{name}",
             f"{subject} in basicAuthSecret the Secret {namespace}/{name}, which {problem}. The gateway cannot sign in: "
             "desktops respond with 503.",
-            templates,
-            f"spec.basicAuthSecret.name: {name}",
-            Remedy(
+            evidence=[
+                *(f"vditemplate/{one.metadata.name}: spec.basicAuthSecret.name: {name}" for one in templates),
+                f"{used} sessions in namespace {namespace} use these templates",
+            ],
+            remedy=Remedy(
                 "Write the image's user name and password into the files username and password, without a trailing "
                 "newline. Then:",
                 (
@@ -321,58 +320,12 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
                     " | kubectl apply -f -",
                 ),
             ),
+            severity=None if used else Severity.WARNING,
         )
-
-
-@check("vditemplates", "deployments", "serverstransports")
-def servers_transport_missing(snapshot: Snapshot) -> Iterator[Finding]:
-    """Namespaces without the ServersTransport that routes to images with TLS name."""
-    if "serverstransports" in snapshot.absent:
-        return  # so are Traefik's other kinds, which `traefik_kinds_missing` reports
-    for namespace, templates in templates_with_tls(snapshot).items():
-        if not snapshot.find("serverstransports", DESKTOP_TRANSPORT, namespace):
-            yield _template_finding(
-                snapshot,
-                "servers_transport_missing",
-                f"serverstransport/{namespace}/{DESKTOP_TRANSPORT}",
-                f"The ServersTransport {namespace}/{DESKTOP_TRANSPORT} does not exist. Traefik ignores the routes of "
-                "desktops with scheme HTTPS (404).",
-                templates,
-                "spec.scheme: HTTPS",
-                Remedy.run(f"kubectl --namespace {namespace} apply -f - <<< '{_SERVERS_TRANSPORT}'"),
-            )
-
-
-def _template_finding(
-    snapshot: Snapshot,
-    code: str,
-    where: str,
-    message: str,
-    templates: Sequence[VDITemplate],
-    proof: str,
-    remedy: Remedy,
-) -> Finding:
-    """A finding about an object that templates need in a namespace; a warning while no session uses them."""
-    namespace, names = where.split("/")[1], [template.metadata.name for template in templates]
-    used = sum(
-        session.metadata.namespace == namespace and session.spec.template in names for session in snapshot.all_sessions
-    )
-    return make_finding(
-        code,
-        where,
-        message,
-        evidence=[
-            *(f"vditemplate/{name}: {proof}" for name in names),
-            f"{used} sessions in namespace {namespace} use these templates",
-        ],
-        remedy=remedy,
-        severity=None if used else Severity.WARNING,
-    )
 
 
 CHECKS = (
     basic_auth_secrets_bad,
-    servers_transport_missing,
     logs_speak,
     encoders_obsolete,
     ports_wrong,

@@ -32,11 +32,16 @@ from vdi.doctor.objects.routing import (
 )
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
-from vdi.session.children import PORT_NAME
+from vdi.session.children import DESKTOP_TRANSPORT, PORT_NAME
 from vdi.session.naming import route_name, service_name
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0
+# As the chart has it.
+_SERVERS_TRANSPORT = (
+    '{"apiVersion": "traefik.io/v1alpha1", "kind": "ServersTransport", '
+    f'"metadata": {{"name": "{DESKTOP_TRANSPORT}"}}, "spec": {{"insecureSkipVerify": true}}}}'
+)
 
 
 @check("vdisessions", "ingressroutes", "pods")
@@ -52,7 +57,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         route = snapshot.find("ingressroutes", name, diagnosis.namespace)
         if route is not None:
             yield from _rule_findings(diagnosis, route_rules(route), where)
-            yield from _reference_findings(diagnosis, route, where)
+            yield from _reference_findings(snapshot, route, diagnosis.operator, diagnosis.related_objects)
         elif snapshot.age(pod.metadata.creation_timestamp) > _YOUNG_SECONDS:
             yield diagnosis.finding(
                 "route_missing",
@@ -111,59 +116,69 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str, related_objects: Iterabl
     )
 
 
-def _reference_findings(diagnosis: SessionDiagnosis, route: Raw, where: str) -> Iterator[Finding]:
-    """Entry points, Middlewares and namespaces of a route that Traefik does not accept."""
-    spec, namespace = route["spec"], diagnosis.namespace
-    traefiks = find_traefiks(diagnosis.snapshot)
-    known = frozenset(name for traefik in traefiks for name in traefik.entry_points)
-    strange = [name for name in spec.get("entryPoints") or () if known and name.lower() not in known]
+def _reference_findings(
+    snapshot: Snapshot, route: Raw, release: Workload | None, related_objects: Iterable[str]
+) -> Iterator[Finding]:
+    """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
+    namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
+    upgrade = release.upgrade if release else f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
+
+    def finding(code: str, message: str, evidence: str, *commands: str) -> Finding:
+        return make_finding(
+            code,
+            f"ingressroute/{namespace}/{name}",
+            message,
+            evidence=[evidence],
+            remedy=Remedy.run(*commands),
+            related_objects=related_objects,
+        )
+
+    traefiks = find_traefiks(snapshot)
+    known = sorted({name for traefik in traefiks for name in traefik.entry_points})
+    strange = ", ".join(name for name in spec.get("entryPoints") or () if known and name.lower() not in known)
     if strange:
-        upgrade = [f"{diagnosis.operator.upgrade} --set traefik.entryPoint={min(known)}"] if diagnosis.operator else []
-        yield diagnosis.finding(
+        yield finding(
             "route_entry_point_unknown",
-            f"Traefik has no entry point {', '.join(strange)}, so it ignores the route; it has: "
-            f"{', '.join(sorted(known))}.",
-            object_name=where,
-            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
-            remedy=Remedy.run(*upgrade),
+            f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
+            f"spec.entryPoints: {', '.join(spec['entryPoints'])}",
+            *([f"{upgrade} --set traefik.entryPoint={known[0]}"] if release else []),
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.get("routes") or ():
-        middlewares = rule.get("middlewares") or ()
-        for reference in [*middlewares, *(rule.get("services") or ())]:
-            there = reference.get("namespace") or namespace
-            if there != namespace and not crosses:
-                yield diagnosis.finding(
+        middlewares, services = rule.get("middlewares") or (), rule.get("services") or ()
+        for one in (*middlewares, *services):
+            if one.get("namespace", namespace) != namespace and not crosses:
+                yield finding(
                     "route_crosses_namespaces",
-                    f"It names {reference['name']!r} in the namespace {there}. Traefik rejects references across "
+                    f"It names {one['name']!r} in the namespace {one['namespace']}. Traefik rejects references across "
                     "namespaces and ignores the whole route.",
-                    object_name=where,
-                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
-                    remedy=Remedy(
-                        f"Create it in the namespace {namespace}, and use that name.",
-                        (f"{diagnosis.kubectl} get middlewares.traefik.io",),
-                    ),
+                    "--providers.kubernetescrd.allowCrossNamespace is not set",
+                    f"kubectl --namespace {namespace} get middlewares.traefik.io",
                 )
-            elif reference in middlewares:
-                yield from _middleware_findings(diagnosis, reference["name"], there, where)
-
-
-def _middleware_findings(diagnosis: SessionDiagnosis, name: str, namespace: str, where: str) -> Iterator[Finding]:
-    snapshot = diagnosis.snapshot
-    for each, there in chain_of(snapshot, name, namespace):
-        if not is_read(snapshot, "middlewares", there) or snapshot.find("middlewares", each, there):
-            continue
-        upgrade = [diagnosis.operator.upgrade] if diagnosis.operator else []
-        yield diagnosis.finding(
-            "middleware_missing",
-            f"It names the Middleware {there}/{each}, which does not exist: Traefik ignores the route (404).",
-            object_name=where,
-            evidence=[
-                f"spec.routes[].middlewares: {name}",
-                f"spec.chain.middlewares of {name}: {each}" if each != name else "",
-            ],
-            remedy=Remedy.run(*upgrade, f"kubectl --namespace {there} get middlewares.traefik.io"),
-        )
+                return
+        links = [
+            link for one in middlewares for link in chain_of(snapshot, one["name"], one.get("namespace") or namespace)
+        ]
+        for link, there in links:
+            if is_read(snapshot, "middlewares", there) and not snapshot.find("middlewares", link, there):
+                yield finding(
+                    "middleware_missing",
+                    f"It names the Middleware {there}/{link}, which does not exist: Traefik ignores the route (404).",
+                    f"spec.routes[].middlewares: {middlewares[0]['name']}",
+                    upgrade,
+                    f"kubectl --namespace {there} get middlewares.traefik.io",
+                )
+        for transport in {one["serversTransport"] for one in services if "serversTransport" in one}:
+            is_there = snapshot.find("serverstransports", transport, namespace)
+            if is_read(snapshot, "serverstransports", namespace) and not is_there:
+                create = f"kubectl --namespace {namespace} apply -f - <<< '{_SERVERS_TRANSPORT}'"
+                yield finding(
+                    "servers_transport_missing",
+                    f"It names the ServersTransport {namespace}/{transport}, which does not exist: Traefik ignores the "
+                    "route (404).",
+                    f"spec.routes[].services[].serversTransport: {transport}",
+                    create if transport == DESKTOP_TRANSPORT else upgrade,
+                )
 
 
 @check("vdisessions", "services", "endpointslices", "pods")
@@ -207,9 +222,11 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
                 evidence=[f"no IngressRoute of {gateway.namespace} names the Service {gateway.name}"],
                 remedy=Remedy("The chart contains this route: upgrade the release.", (gateway.upgrade,)),
             )
-        for rule in (rule for route in routes for rule in route_rules(route)):
-            for host in rule.hosts:
-                yield from _shadowed(snapshot, rule, host, [gateway.object])
+        for route in routes:
+            yield from _reference_findings(snapshot, route, gateway, [gateway.object])
+            for rule in route_rules(route):
+                for host in rule.hosts:
+                    yield from _shadowed(snapshot, rule, host, [gateway.object])
 
 
 def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:

@@ -73,8 +73,8 @@ DATA_PLANE = (
     ),
     _code(
         "servers_transport_missing",
-        "Routes to images with `scheme: HTTPS` name a ServersTransport that does not exist: 404.",
-        "The templates, compared with the ServersTransports of the sessions' namespace.",
+        "A route, such as those to images with `scheme: HTTPS`, names a ServersTransport that does not exist: 404.",
+        "spec.routes[].services[].serversTransport, compared with the ServersTransports.",
         "Create it again with the chart's content; an upgrade of the release does the same.",
     ),
     _code(

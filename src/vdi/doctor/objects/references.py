@@ -5,7 +5,7 @@
 
 import re
 
-from vdi.api.template import Scheme, VDITemplate
+from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.diagnosis.snapshot import Certificate, Snapshot
@@ -47,16 +47,6 @@ def secrets_to_sign_in(snapshot: Snapshot) -> dict[tuple[str, str], list[VDITemp
         if template.spec.basic_auth_secret:
             for namespace in _namespaces_of(snapshot, template):
                 found.setdefault((namespace, template.spec.basic_auth_secret.name), []).append(template)
-    return dict(sorted(found.items()))
-
-
-def templates_with_tls(snapshot: Snapshot) -> dict[str, list[VDITemplate]]:
-    """Namespace -> the templates of its desktops whose images serve TLS."""
-    found: dict[str, list[VDITemplate]] = {}
-    for template in snapshot.templates.values():
-        if template.spec.scheme is Scheme.HTTPS:
-            for namespace in _namespaces_of(snapshot, template):
-                found.setdefault(namespace, []).append(template)
     return dict(sorted(found.items()))
 
 
