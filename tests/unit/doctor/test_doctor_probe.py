@@ -21,6 +21,7 @@ from unit.doctor.doctor_gateways import with_gateway
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.run import rank
 from vdi.doctor.objects.components import Gateway
 from vdi.doctor.probe.reach import (
     DeniedPort,
@@ -28,6 +29,7 @@ from vdi.doctor.probe.reach import (
     Target,
     build_probe,
     judge,
+    judge_network,
     probe_health,
     probe_here,
     probe_pod,
@@ -35,7 +37,7 @@ from vdi.doctor.probe.reach import (
 )
 from vdi.doctor.probe.run import find_denied_port, probe_turn, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
-from vdi.findings.model import Remedy, Severity
+from vdi.findings.model import Finding, Remedy, Severity, roots
 from vdi.kube.clock import SystemClock
 from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, Resource
@@ -192,26 +194,44 @@ def test_a_port_denied_to_desktops_is_found() -> None:
 
 
 class Cluster:
-    """Answers the probe as an API server would whose kubelet has run the pod's script for real."""
+    """Answers the probe as an API server would whose kubelet has run the pod's script for real.
 
-    def __init__(self) -> None:
+    `dns`: port of the cluster's DNS on loopback; None: it has none. `service`: whether a Service leads to it.
+    """
+
+    def __init__(self, dns: int | None = None, *, service: bool = True, names: bool = True) -> None:
+        self.dns, self.service, self.names = dns, service, names
         self.pod: dict[str, Any] = {}
+        self.made: list[str] = []
         self.removed: list[str] = []
 
-    async def create(self, kind: Resource, body: dict[str, Any], **_: object) -> None:
+    async def findings(self, denied: DeniedPort | None = None) -> list[Finding]:
+        template = a_template(enabled=False)
+        return await probe_pod(cast(Client, self), "vdi-sessions", template, SystemClock(), denied)
+
+    async def create(self, kind: Resource, body: dict[str, Any], **_: object) -> dict[str, Any]:
+        self.made.append(kind.plural)
         if kind is PODS:
             self.pod = body
+        return {"spec": {"clusterIP": "127.0.0.1" if self.service else "127.0.0.2"}}
 
     async def delete(self, kind: Resource, *_: object, **__: object) -> None:
         self.removed.append(kind.plural)
+
+    async def list(self, *_: object, **__: object) -> list[Pod]:
+        ready = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": "127.0.0.1"}
+        found = {"metadata": {"name": "coredns"}, "status": {"phase": "Running", **ready}}
+        return [msgspec.convert(found, Pod)] if self.dns else []
 
     async def get(self, _kind: Resource, name: str, **__: object) -> Pod:
         if name == "one":
             return msgspec.convert({"metadata": {"name": name}, "status": {"podIP": "127.0.0.1"}}, Pod)
         script = self.pod["spec"]["containers"][0]["command"][2]
         script = script.replace("sleep $seconds", "true").replace("/probe/file", os.devnull)
+        script = script.replace(" 53\n", f" {self.dns}\n")
+        found = "localhost" if self.names else "nobody.invalid"
         with tempfile.NamedTemporaryFile("r") as words:
-            script = script.replace("/dev/termination-log", words.name).replace("kubernetes.default.svc", "localhost")
+            script = script.replace("/dev/termination-log", words.name).replace("kubernetes.default.svc", found)
             ran = await asyncio.create_subprocess_exec("sh", "-c", script)
             code = await ran.wait()
             ended = {"exitCode": code, "message": words.read()}
@@ -219,7 +239,8 @@ class Cluster:
             "phase": "Failed" if code else "Succeeded",
             "containerStatuses": [{"name": "desktop", "state": {"terminated": ended}}],
         }
-        return msgspec.convert({"metadata": self.pod["metadata"], "status": status}, Pod)
+        spec = {"nodeName": "node-1"}
+        return msgspec.convert({"metadata": self.pod["metadata"], "spec": spec, "status": status}, Pod)
 
 
 @pytest.mark.parametrize("enforced", [True, False])
@@ -229,11 +250,10 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
         port = server.getsockname()[1]
         if enforced:
             server.close()
-        denied = DeniedPort(
-            "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), Remedy.run("helm test vdi")
-        )
-        findings = await probe_pod(
-            cast(Client, cluster), "vdi-sessions", a_template(enabled=False), SystemClock(), denied
+        findings = await cluster.findings(
+            DeniedPort(
+                "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), Remedy.run("helm test vdi")
+            )
         )
     assert "pods" in cluster.removed
     if enforced:
@@ -247,6 +267,43 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
             in finding.message
         )
         assert finding.remedy.commands == ("helm test vdi",)
+
+
+@pytest.mark.parametrize(
+    ("listens", "service", "names", "words"),
+    [
+        (True, True, True, ""),
+        (False, True, False, "not even by its pod's address: a policy or the network plugin"),
+        (True, False, False, "by its pod's address, but not by a new Service's: its kube-proxy"),
+        (True, True, False, "finds no name, though it reaches addresses: the cluster's DNS"),
+    ],
+    ids=["all is well", "policy", "kube-proxy", "DNS"],
+)
+async def test_one_finding_names_the_layer_that_fails(listens: bool, service: bool, names: bool, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cluster = Cluster(server.getsockname()[1], service=service, names=names)
+        if not listens:
+            server.close()
+        findings = await cluster.findings()
+    assert [finding.code for finding in findings] == (["probe_network_broken"] if words else [])
+    assert all(words in finding.message for finding in findings)
+    assert {"pods", "services", "endpointslices"} == {*cluster.made} & {*cluster.removed}
+
+
+async def test_without_dns_pods_no_service_is_made() -> None:
+    cluster = Cluster()
+    assert await cluster.findings() == []
+    assert cluster.made == ["pods"]
+
+
+def test_what_a_broken_network_explains_follows_from_it() -> None:
+    cluster = doctor_builders.Cluster()
+    with_gateway(cluster)
+    cluster.logs["kasm/vdi-gateway-1"].append('msg="trouble: database: Temporary failure in name resolution"')
+    (broken,) = judge_network("node-1", "vdi-sessions", ["name", "service"])
+    target = Target("vdisession/vdi-sessions/alice-0", "https://alice-0.vdi.example.com")
+    found = rank([*cluster.findings(), broken, *judge(target, Seen(status=500))])
+    assert [root.code for root in roots(found)] == ["probe_network_broken"]
 
 
 @pytest.mark.parametrize(

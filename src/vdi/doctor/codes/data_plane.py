@@ -185,14 +185,21 @@ GATEWAY = (
         "No replica of the gateway is ready: no one can log in or open a desktop. Open desktops are not affected.",
         "status.readyReplicas of its Deployment, the state of its pods, and their logs.",
         "Follow the message; the gateway's log has the details.",
-        follows=("node_not_ready", "dns_down", "database_newer", "database_unreachable", "network_policy_blocks"),
+        follows=(
+            "node_not_ready",
+            "dns_down",
+            "database_newer",
+            "database_unreachable",
+            "network_policy_blocks",
+            "probe_network_broken",
+        ),
     ),
     _code(
         "database_unreachable",
         "The gateway's database does not respond: no one can log in, and no history is written.",
         _LOG,
         "Check the server in the url of the Secret. With SQLite, check the volume.",
-        follows=("dns_down", "node_not_ready", "network_policy_blocks"),
+        follows=("dns_down", "node_not_ready", "network_policy_blocks", "probe_network_broken"),
     ),
     _code(
         "history_not_written",
@@ -212,14 +219,14 @@ GATEWAY = (
         "Redis does not respond: replicas of the gateway learn about revocations by the others only when they poll.",
         _LOG,
         "Check the server in the url of the Secret.",
-        follows=("dns_down", "node_not_ready", "network_policy_blocks"),
+        follows=("dns_down", "node_not_ready", "network_policy_blocks", "probe_network_broken"),
     ),
     _code(
         "oidc_unreachable",
         "The identity provider does not respond correctly: single sign-on is not possible. Local users can log in.",
         _LOG,
         "Check gateway.oidc.issuer, the provider, and network policies.",
-        follows=("dns_down", "network_policy_blocks"),
+        follows=("dns_down", "network_policy_blocks", "probe_network_broken"),
     ),
     _warning(
         "websocket_cut",
@@ -234,7 +241,7 @@ GATEWAY = (
         "The gateway lacks something that it needs.",
         _LOG,
         "Follow the message; the gateway's log has the details.",
-        follows=("dns_down", "database_unreachable", "operator_missing", "crd_missing"),
+        follows=("dns_down", "database_unreachable", "operator_missing", "crd_missing", "probe_network_broken"),
     ),
 )
 
@@ -310,7 +317,14 @@ PROBES = (
         "A desktop's address responds with a server error.",
         _FROM_HERE,
         "Check the desktop for 502 to 504, the gateway for 500.",
-        follows=(*_WAY_IN, *_ROUTE, "dns_down", "network_policy_blocks", "database_unreachable"),
+        follows=(
+            *_WAY_IN,
+            *_ROUTE,
+            "dns_down",
+            "network_policy_blocks",
+            "database_unreachable",
+            "probe_network_broken",
+        ),
     ),
     _probe(
         "probe_websocket_refused",
@@ -335,6 +349,15 @@ PROBES = (
             *("image_unavailable", "storage_class_missing", "home_not_provisioned", "provisioner_silent", "dns_down"),
             *("node_not_ready", "pod_refused", "room_insufficient", "node_under_pressure"),
         ),
+    ),
+    _probe(
+        "probe_network_broken",
+        "A pod with a desktop's labels does not reach the cluster's DNS by its address (policy or network plugin), by "
+        "a Service's address (kube-proxy), or by name (DNS).",
+        "The same pod tries a DNS pod's address, that of a new Service which leads to it, and a name.",
+        "Follow the message: it names the first of the three that fails.",
+        follows=("dns_down", "network_policy_blocks", "node_not_ready"),
+        cluster_wide=True,
     ),
     _probe_warning(
         "network_policy_not_enforced",

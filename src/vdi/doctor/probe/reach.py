@@ -8,7 +8,7 @@ import base64
 import re
 import secrets
 import ssl
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
 from vdi.kube.clock import Clock
 from vdi.kube.errors import Conflict, Forbidden, KubeError, NotFound
-from vdi.kube.resource import CLAIMS, EVENTS, PODS, Resource
+from vdi.kube.resource import CLAIMS, ENDPOINT_SLICES, EVENTS, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import restricted_container, restricted_pod, scheme_of
 
@@ -37,29 +37,52 @@ _HEALTH_SECONDS = 5.0
 # Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
 _POLL_SECONDS = 1.0
+# Writes what is not as it should be: `name`, and each word of `tries`. Some network plugins need seconds until the
+# policies hold for a new pod, and kube-proxy for a new Service: of four attempts one is enough.
 _SCRIPT = """\
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 if command -v getent > /dev/null; then
-    getent hosts kubernetes.default.svc > /dev/null || { echo "kubernetes.default.svc is not found in DNS"; exit 1; }
+    getent hosts kubernetes.default.svc > /dev/null || echo name >> /dev/termination-log
 fi
-"""
-# Some network plugins need seconds until the policies hold for a new pod: one refusal is enough.
-_TRY_DENIED = """\
 connects() {
     if command -v python3; then
         python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
     elif command -v bash; then
         timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
-    else
+    elif command -v nc; then
         nc -z -w 2 "$@"
+    else
+        exit 0
     fi > /dev/null 2>&1
 }
-for seconds in 1 2 3 4; do
-    connects HOST PORT || exit 0
-    sleep $seconds
-done
-echo connected > /dev/termination-log
+tries() {
+    for seconds in 1 2 3 4; do
+        if connects "$2" "$3"; then found=reached; else found=denied; fi
+        case "$1:$found" in denied:denied | endpoint:reached | service:reached) return ;; esac
+        sleep $seconds
+    done
+    echo "$1" >> /dev/termination-log
+}
 """
+_DNS_PORT = 53
+# By the word of the script: problem, remedy, and its command.
+_LAYERS = {
+    "endpoint": (
+        "does not reach the cluster's DNS, not even by its pod's address: a policy or the network plugin stops it",
+        "Allow DNS in the policies, or repair the network plugin of that node.",
+        "kubectl get networkpolicies --all-namespaces",
+    ),
+    "service": (
+        "reaches the cluster's DNS by its pod's address, but not by a new Service's: its kube-proxy does not work",
+        "Restart kube-proxy there. K3s contains it: restart the node's service k3s or k3s-agent.",
+        "kubectl --namespace kube-system get pods --selector k8s-app=kube-proxy --output wide",
+    ),
+    "name": (
+        "finds no name, though it reaches addresses: the cluster's DNS does not respond correctly",
+        "Read the log of the cluster's DNS.",
+        "kubectl --namespace kube-system logs --selector k8s-app=kube-dns --tail 50",
+    ),
+}
 Object = dict[str, Any]
 
 
@@ -192,18 +215,18 @@ class DeniedPort(NamedTuple):
 
 
 def build_probe(
-    namespace: str, name: str, template: VDITemplate, denied: tuple[str, int] | None = None
+    namespace: str, name: str, template: VDITemplate, tried: Mapping[str, tuple[str, int]] | None = None
 ) -> list[tuple[Resource, Object]]:
     """A pod of the template's image with the rights and labels of a desktop, and a claim of its storage class.
 
-    Without homes in the template there is no claim: the pod writes to the node's disk, as its desktops do.
+    Without homes in the template there is no claim: the pod writes to the node's disk, as its desktops do. `tried`:
+    address and port by word (`denied`, `endpoint`, `service`).
     """
     # Network policies select a desktop by these labels. Without an owner the operator ignores the pod.
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
-    script = _SCRIPT
-    if denied:
-        script += _TRY_DENIED.replace("HOST", denied[0]).replace("PORT", str(denied[1]))
+    attempts = (f"tries {word} {host} {port}\n" for word, (host, port) in (tried or {}).items())
+    script = _SCRIPT + "".join(attempts)
     claim: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -253,18 +276,18 @@ async def probe_pod(
     """Creates the pod, waits for its end, and removes it, also when interrupted. Raises ApiError without the rights."""
     name = f"vdi-probe-{secrets.token_hex(3)}"
     address = await _address_of(client, denied) if denied else ""
-    tried = (address, denied.port) if denied and address else None
+    tried = {"denied": (address, denied.port)} if denied and address else {}
     try:
+        tried |= await _try_dns(client, namespace, name)
         for kind, body in build_probe(namespace, name, template, tried):
             await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
-        failure, has_connected = await _wait(client, namespace, name, clock)
+        pod, failure, wrong = await _wait(client, namespace, name, clock)
     finally:
-        # Also after Ctrl-C: a pod or claim that stays would be found by no one.
+        # Also after Ctrl-C: what stays would be found by no one.
         await asyncio.shield(_remove(client, namespace, name))
-    if has_connected and denied:
-        return [_not_enforced(namespace, denied, address)]
     if not failure:
-        return []
+        found = [_not_enforced(namespace, denied, address)] if denied and "denied" in wrong else []
+        return [*found, *judge_network(pod.spec.node_name, namespace, wrong)]
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""
     events = f"kubectl get events --namespace {namespace} --field-selector involvedObject.name={name}"
@@ -289,6 +312,40 @@ async def _address_of(client: Client, denied: DeniedPort) -> str:
     return pod.status.pod_ip
 
 
+# DNS is the one server that every desktop may reach. Its own Service may still work by rules that a stopped kube-proxy
+# has left behind: a new Service shows whether one works.
+async def _try_dns(client: Client, namespace: str, name: str) -> dict[str, tuple[str, int]]:
+    """Addresses of a DNS pod and of a new Service that leads to it; empty without such a pod."""
+    pods = await client.list(PODS, label_selector="k8s-app=kube-dns", into=Pod)
+    address = next((pod.status.pod_ip for pod in pods if pod.ready and pod.status.pod_ip), "")
+    if not address:
+        return {}
+    port, meta = {"name": "dns", "port": _DNS_PORT, "protocol": "TCP"}, {"name": name, "namespace": namespace}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [port]}}
+    created = await client.create(SERVICES, service, namespace=namespace, into=Object)
+    endpoints = {"addresses": [address], "conditions": {"ready": True}}
+    meta |= {"labels": {"kubernetes.io/service-name": name}}
+    slice_of_it = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "ports": [port]}
+    slice_of_it |= {"addressType": "IPv6" if ":" in address else "IPv4", "endpoints": [endpoints]}
+    await client.create(ENDPOINT_SLICES, slice_of_it, namespace=namespace, into=msgspec.Raw)
+    return {"endpoint": (address, _DNS_PORT), "service": (created["spec"]["clusterIP"], _DNS_PORT)}
+
+
+def judge_network(node: str, namespace: str, wrong: Collection[str]) -> Iterator[Finding]:
+    """One finding about the first of address, Service and name that does not lead to the cluster's DNS."""
+    failed = [word for word in _LAYERS if word in wrong]
+    if failed:
+        problem, sentence, command = _LAYERS[failed[0]]
+        yield make_finding(
+            "probe_network_broken",
+            f"namespace/{namespace}",
+            f"A pod with a desktop's labels on node {node} {problem}.",
+            evidence=[f"tried from node/{node}; not reached: {', '.join(failed)}"],
+            remedy=Remedy(sentence, (command,)),
+            related_objects=[f"node/{node}"],
+        )
+
+
 def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
     return make_finding(
         "network_policy_not_enforced",
@@ -300,19 +357,19 @@ def _not_enforced(namespace: str, denied: DeniedPort, address: str) -> Finding:
     )
 
 
-async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[str, bool]:
-    """The pod's failure (empty: it succeeded), and whether it connected to the denied port."""
+async def _wait(client: Client, namespace: str, name: str, clock: Clock) -> tuple[Pod, str, list[str]]:
+    """The pod as it ended, its failure (empty: it succeeded), and the words of its script."""
     deadline = clock.monotonic() + POD_SECONDS
     while True:
         pod = await client.get(PODS, name, namespace=namespace, into=Pod)
         ended = pod.desktop.state.terminated if pod.desktop else None
         words = ended.message.strip() if ended else ""
         if pod.status.phase == "Succeeded":
-            return "", bool(words)
+            return pod, "", words.split()
         if pod.status.phase == "Failed":
-            return words or pod.status.message or "it failed without a message", False
+            return pod, words or pod.status.message or "it failed without a message", []
         if clock.monotonic() > deadline:
-            return await _why_waiting(client, pod), False
+            return pod, await _why_waiting(client, pod), []
         await clock.sleep(_POLL_SECONDS)
 
 
@@ -329,7 +386,7 @@ async def _why_waiting(client: Client, pod: Pod) -> str:
 
 
 async def _remove(client: Client, namespace: str, name: str) -> None:
-    for kind in (PODS, CLAIMS):
+    for kind in (PODS, CLAIMS, SERVICES, ENDPOINT_SLICES):
         try:
             await client.delete(kind, name, namespace=namespace, grace_seconds=0, into=msgspec.Raw)
         except (NotFound, Conflict):
