@@ -29,6 +29,8 @@ _LOOK_EVERY = 5.0
 _LASTING, _AGAIN = 2, 12
 # Beginnings of log lines that `vdi doctor` looks for.
 TROUBLE, OVER = "trouble: ", "no trouble any more: "
+# Dependencies by the name of their trouble, as the metric names them.
+_DEPENDENCIES = {"database": "database", "shared state": "redis", "single sign-on": "oidc"}
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class Health(Component):
         looks: dict[str, int] = {}
         while True:
             found = {trouble.partition(":")[0]: trouble for trouble in await self.all_troubles()}
+            for name, label in _DEPENDENCIES.items():
+                self._context.metrics.dependency_up.labels(label).set(name not in found)
             for name in [name for name in looks if name not in found]:
                 if looks.pop(name) >= _LASTING:
                     log.warning("%s%s", OVER, name)

@@ -57,6 +57,12 @@ class Metrics:
             "How long the oldest transition that is not yet in the database has waited; 0: all are written.",
             registry=registry,
         )
+        self.dependency_up = Gauge(
+            "vdi_gateway_dependency_up",
+            "Whether the last call of a dependency worked: database, redis, oidc; 0: it failed.",
+            ["dependency"],
+            registry=registry,
+        )
         self.glass_to_glass = Histogram(
             "session_glass_to_glass_seconds",
             "From a key that a probe presses to the decoded picture that shows its effect, by template.",

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 
 from support.metrics_token import TOKEN, token_file
@@ -187,8 +188,27 @@ async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_
     with pytest.raises(asyncio.CancelledError):
         await stage.health.run()
     said = [record.message for record in caplog.records]
+    scraped = generate_latest(stage.context.metrics.registry).decode()
+    assert {f'vdi_gateway_dependency_up{{dependency="{name}"}} 1.0' for name in ("database", "redis", "oidc")} < set(
+        scraped.splitlines()
+    )
     trouble = f"{module.TROUBLE}database: the database does not answer"
     assert said == [trouble, trouble, f"{module.OVER}database"]
+
+
+async def test_the_last_call_of_a_dependency_is_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = HealthStage()
+    stage.external = ["single sign-on: https://id.example.com: no answer"]
+
+    async def pause(_seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    with pytest.raises(asyncio.CancelledError):
+        await stage.health.run()
+    assert (
+        'vdi_gateway_dependency_up{dependency="oidc"} 0.0' in generate_latest(stage.context.metrics.registry).decode()
+    )
 
 
 async def test_a_provider_that_does_not_answer_is_a_trouble_but_no_one_waits_for_it_in_a_probe() -> None:

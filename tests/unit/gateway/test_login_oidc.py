@@ -699,6 +699,21 @@ async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplo
     await sign_on.go(sign_on.stage.browser())
 
 
+async def test_a_provider_that_fails_is_known_before_a_login(sign_on: SignOn) -> None:
+    """It is asked at the start and every five minutes, and each few seconds while it fails."""
+    problems, asked = sign_on.stage.login.external_problems, sign_on.provider.asked
+    assert await problems() == await problems() == []
+    assert len(asked) == 1
+    sign_on.provider.down = True
+    assert await problems() == []
+    sign_on.stage.clock.forward(seconds=301)
+    (problem,) = await problems()
+    assert problem.startswith(f"single sign-on: {ISSUER}: ")
+    sign_on.provider.down = False
+    sign_on.stage.clock.forward(seconds=6)
+    assert await problems() == []
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

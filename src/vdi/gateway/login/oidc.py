@@ -1,9 +1,9 @@
 """OpenID Connect login: authorization code with PKCE, checks of the ID token, and the identity it proves.
 
-The login pages call `OIDCProvider`. A provider gets no request before somebody logs in, so one that is down stops new
-logins and nothing else. The gateway stores nothing while a person is at the provider: the browser has a secret in a
-cookie, `state` is signed with that secret, and nonce and PKCE verifier are derived from both. So each attempt has its
-own values, and several tabs may log in at once.
+The login pages call `OIDCProvider`. A provider that is down stops new logins and nothing else: it is asked for its
+metadata at the start and every few minutes, so that this is known before somebody logs in. The gateway stores nothing
+while a person is at the provider: the browser has a secret in a cookie, `state` is signed with that secret, and nonce
+and PKCE verifier are derived from both. So each attempt has its own values, and several tabs may log in at once.
 """
 
 import asyncio
@@ -67,6 +67,8 @@ _BEFORE_REDIRECT_SECONDS = 30.0
 # Between two reads of the keys because of an unknown key id: rotation works, and no one can make the gateway ask in a
 # loop.
 _UNKNOWN_KEY_SECONDS = 30.0
+# Between two requests in the background for a provider that responds.
+_CHECK_SECONDS = 300.0
 # A provider that has just not responded is not asked again for so long: logins would queue for it.
 _DOWN_SECONDS = 5.0
 _SALT_BYTES = 16
@@ -344,11 +346,9 @@ class OIDCProvider:
         return identity_from(claims, self.config, self._settings)
 
     async def trouble(self) -> str:
-        """The reason why the provider does not respond; empty: it does, or was not needed yet."""
-        if self._down is None:
-            return ""
+        """The reason why the provider does not respond; empty: it does, or did a few minutes ago."""
         try:
-            await self._about(_BEFORE_REDIRECT_SECONDS)
+            await self._about(_BEFORE_REDIRECT_SECONDS if self._down else _CHECK_SECONDS)
         except ProviderDownError as error:
             return f"{self.config.issuer}: {error}"
         return ""
