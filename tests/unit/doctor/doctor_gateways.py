@@ -329,7 +329,7 @@ def the_operator_may_not_reach_the_api_server(cluster: Cluster) -> None:
     slice_of_api = {"metadata": _at("default", "kubernetes"), "endpoints": [], "ports": [{"name": "", "port": 6443}]}
     cluster.objects["endpointslices"].append(slice_of_api)
     policy = _policy("operator-out", "kasm", {"matchLabels": _VDI}, [])
-    pods = {"to": [{"namespaceSelector": {}}]}
+    pods: Object = {"to": [{"namespaceSelector": {}}]}
     policy["spec"] |= {"policyTypes": ["Egress"], "egress": [pods, {"ports": [{"port": 443}]}]}
     cluster.objects["networkpolicies"].append(policy)
 

@@ -107,8 +107,6 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
         "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")],
         "coturn": [_party("coturn", one) for one in find_turn_servers(snapshot) if not one.pod_spec.get("hostNetwork")],
         "DNS": [_party("the cluster's DNS", one) for one in names],
-        "PostgreSQL": _servers(snapshot, "PostgreSQL"),
-        "Redis": _servers(snapshot, "Redis"),
         "API server": [
             Party("the API server", "", {}, {"": port["port"]})
             for one in snapshot.raw("endpointslices")
@@ -116,6 +114,15 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
             for port in one["ports"]
         ],
     }
+    # Servers that a gateway's release has brought.
+    releases = {(one.namespace, (one.raw["metadata"].get("labels") or {}).get(_INSTANCE, "")) for one in gateways}
+    for name in ("PostgreSQL", "Redis"):
+        found[name] = [
+            Party(name, pod.metadata.namespace, dict(pod.metadata.labels))
+            for pod in snapshot.pods
+            if pod.metadata.labels.get("app.kubernetes.io/name") == name.lower()
+            and (pod.metadata.namespace, pod.metadata.labels.get(_INSTANCE)) in releases
+        ]
     desktops: dict[tuple[str, str], Party] = {}
     for diagnosis in active_sessions(snapshot):
         pod, desktop, operator = diagnosis.pod, diagnosis.desktop, diagnosis.operator
@@ -129,20 +136,6 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
 
 def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Party:
     return Party(words, workload.namespace, workload.pod_labels, watches=watches)
-
-
-def _servers(snapshot: Snapshot, name: str) -> list[Party]:
-    """Servers of this name that a gateway's release has brought."""
-    releases = {
-        (one.namespace, (one.raw["metadata"].get("labels") or {}).get(_INSTANCE)) for one in find_gateways(snapshot)
-    }
-    return [
-        Party(name, pod.metadata.namespace, dict(pod.metadata.labels))
-        for pod in snapshot.pods
-        if pod.metadata.labels.get("app.kubernetes.io/name") == name.lower()
-        and pod.metadata.labels.get(_INSTANCE)
-        and (pod.metadata.namespace, pod.metadata.labels[_INSTANCE]) in releases
-    ]
 
 
 @check("nodes", "leases")

@@ -156,28 +156,21 @@ def _reference_findings(
                     f"kubectl --namespace {namespace} get middlewares.traefik.io",
                 )
                 return
-        links = [
-            link for one in middlewares for link in chain_of(snapshot, one["name"], one.get("namespace") or namespace)
+        named = [
+            ("middlewares", "Middleware", "middleware_missing", *link)
+            for one in middlewares
+            for link in chain_of(snapshot, one["name"], one.get("namespace") or namespace)
         ]
-        for link, there in links:
-            if is_read(snapshot, "middlewares", there) and not snapshot.find("middlewares", link, there):
+        transports = {one["serversTransport"] for one in services if "serversTransport" in one}
+        kind = ("serverstransports", "ServersTransport", "servers_transport_missing")
+        for plural, kind_name, code, link, there in (*named, *((*kind, one, namespace) for one in sorted(transports))):
+            if is_read(snapshot, plural, there) and not snapshot.find(plural, link, there):
+                create = f"kubectl --namespace {there} apply -f - <<< '{_SERVERS_TRANSPORT}'"
                 yield finding(
-                    "middleware_missing",
-                    f"It names the Middleware {there}/{link}, which does not exist: Traefik ignores the route (404).",
-                    f"spec.routes[].middlewares: {middlewares[0]['name']}",
-                    upgrade,
-                    f"kubectl --namespace {there} get middlewares.traefik.io",
-                )
-        for transport in {one["serversTransport"] for one in services if "serversTransport" in one}:
-            is_there = snapshot.find("serverstransports", transport, namespace)
-            if is_read(snapshot, "serverstransports", namespace) and not is_there:
-                create = f"kubectl --namespace {namespace} apply -f - <<< '{_SERVERS_TRANSPORT}'"
-                yield finding(
-                    "servers_transport_missing",
-                    f"It names the ServersTransport {namespace}/{transport}, which does not exist: Traefik ignores the "
-                    "route (404).",
-                    f"spec.routes[].services[].serversTransport: {transport}",
-                    create if transport == DESKTOP_TRANSPORT else upgrade,
+                    code,
+                    f"It names the {kind_name} {there}/{link}, which does not exist: Traefik ignores the route (404).",
+                    f"there is no {kind_name} {there}/{link}",
+                    create if link == DESKTOP_TRANSPORT else upgrade,
                 )
 
 
@@ -189,24 +182,21 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
         if pod is None or not pod.ready or not _is_settled(snapshot, [pod]):
             continue
         if problem := explain_service(snapshot, diagnosis.namespace, name, PORT_NAME, [pod]):
-            why, evidence = problem
             exists = snapshot.find("services", name, diagnosis.namespace) is not None
-            recreate = Remedy(
-                "Delete the Service; the operator creates it again.", (f"{diagnosis.kubectl} delete service {name}",)
-            )
+            delete = f"{diagnosis.kubectl} delete service {name}"
             yield diagnosis.finding(
                 "service_without_endpoints" if exists else "service_missing",
-                f"The desktop is ready, but its Service {why}: the browser gets 404 or 503.",
+                f"The desktop is ready, but its Service {problem[0]}: the browser gets 404 or 503.",
                 object_name=f"service/{diagnosis.namespace}/{name}",
-                evidence=evidence,
-                remedy=recreate if exists else diagnosis.read_operator_log,
+                evidence=problem[1],
+                remedy=Remedy.run(delete) if exists else diagnosis.read_operator_log,
             )
 
 
 def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
     """Whether no pod has just changed its readiness: EndpointSlices show that a moment later."""
-    conditions = [pod.condition("Ready") for pod in pods]
-    return all(one and snapshot.age(one.last_transition_time) >= _YOUNG_SECONDS for one in conditions)
+    changed = [one.last_transition_time for pod in pods if (one := pod.condition("Ready"))]
+    return all(snapshot.age(time) >= _YOUNG_SECONDS for time in changed)
 
 
 @check("deployments", "ingressroutes@all", "ingresses")
@@ -248,17 +238,15 @@ def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
 def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     entry_points = {"websecure"}
     for diagnosis in active_sessions(snapshot):
-        route = snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace)
         own = (diagnosis.namespace, service_name(diagnosis.name))
-        if route is not None:
-            entry_points |= set(route["spec"].get("entryPoints") or ())
-            yield from (one for one in backends_of(snapshot, route) if one[:2] != own)
+        if found := snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace):
+            entry_points |= set(found["spec"].get("entryPoints") or ())
+            yield from (one for one in backends_of(snapshot, found) if one[:2] != own)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
             yield from middleware_backends(snapshot, operator.settings.edge_middleware or "", namespace)
-    for gateway in gateways_in_scope(snapshot):
-        for route in _routes_to(snapshot, gateway):
-            yield from backends_of(snapshot, route)
+    for route in (route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)):
+        yield from backends_of(snapshot, route)
     for traefik in find_traefiks(snapshot):
         service = snapshot.find("services", traefik.name, traefik.namespace) or {}
         for port in (service.get("spec") or {}).get("ports") or ():
@@ -268,8 +256,7 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
 
 def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
     namespace, name, port, named_by = backend
-    here = (one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name))
-    workload = next(here, None)
+    workload = next((one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name)), None)
     pods = [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating] if workload else []
     problem = explain_service(snapshot, namespace, name, port, pods)
     own = {one.object for one in (*find_gateways(snapshot), *find_traefiks(snapshot))}
@@ -277,13 +264,12 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
     is_down = workload and workload.object in own and not any(pod.ready for pod in pods)
     if problem is None or is_down or not _is_settled(snapshot, pods):
         return
-    why, evidence = problem
     failing = "every desktop behind it responds with 500" if named_by.startswith("middleware/") else "requests fail"
     yield make_finding(
         "backend_unreachable",
         f"service/{namespace}/{name}",
-        f"The Service {namespace}/{name}, to which {named_by} leads, {why}: {failing}.",
-        evidence=evidence,
+        f"The Service {namespace}/{name}, to which {named_by} leads, {problem[0]}: {failing}.",
+        evidence=problem[1],
         remedy=_backend_remedy(snapshot, backend, workload),
         related_objects=[workload.object, *snapshot.nodes_of(workload.raw)] if workload else [],
     )
@@ -298,8 +284,8 @@ def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | N
         patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
         sentence = f"Give the Service the labels of {workload.object} as its selector."
         return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    release = workload or next((one for one in find_operators(snapshot) if one.namespace == namespace), None)
-    upgrade = [release.upgrade] if release else []
+    releases = (workload, *(one for one in find_operators(snapshot) if one.namespace == namespace))
+    upgrade = [release.upgrade for release in releases if release][:1]
     return Remedy.run(*upgrade, f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide")
 
 

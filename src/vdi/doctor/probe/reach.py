@@ -320,12 +320,18 @@ async def _try_dns(client: Client, namespace: str, name: str) -> dict[str, tuple
     address = next((pod.status.pod_ip for pod in pods if pod.ready and pod.status.pod_ip), "")
     if not address:
         return {}
-    port, meta = {"name": "dns", "port": _DNS_PORT, "protocol": "TCP"}, {"name": name, "namespace": namespace}
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [port]}}
+    port: Object = {"name": "dns", "port": _DNS_PORT, "protocol": "TCP"}
+    meta: Object = {"name": name, "namespace": namespace}
+    service: Object = {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"ports": [port]}}
     created = await client.create(SERVICES, service, namespace=namespace, into=Object)
     endpoints = {"addresses": [address], "conditions": {"ready": True}}
     meta |= {"labels": {"kubernetes.io/service-name": name}}
-    slice_of_it = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "ports": [port]}
+    slice_of_it: Object = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": meta,
+        "ports": [port],
+    }
     slice_of_it |= {"addressType": "IPv6" if ":" in address else "IPv4", "endpoints": [endpoints]}
     await client.create(ENDPOINT_SLICES, slice_of_it, namespace=namespace, into=msgspec.Raw)
     return {"endpoint": (address, _DNS_PORT), "service": (created["spec"]["clusterIP"], _DNS_PORT)}
