@@ -10,6 +10,7 @@ from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.objects.routing import Rule
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import roots
+from vdi.session.naming import MANAGED_BY
 
 HOST = "alice-0.vdi.example.com"
 ARGS = ("--providers.kubernetescrd", "--providers.kubernetescrd.namespaces=kasm," + SPACE)
@@ -31,9 +32,13 @@ def _in_an_unwatched_namespace(cluster: Cluster) -> None:
     traefik_args(cluster).extend(ARGS)
 
 
-def _without_the_provider(cluster: Cluster) -> None:
-    add_ingress(cluster, HOST)
-    traefik_args(cluster).append("--providers.kubernetesCRD=true")
+def _of_another_release(cluster: Cluster) -> None:
+    add_route(cluster, f"Host(`{HOST}`)")["metadata"]["labels"] = {"app.kubernetes.io/name": "vdi"}
+
+
+def _of_another_session(cluster: Cluster) -> None:
+    """The operator says which of two has the host."""
+    add_route(cluster, f"Host(`{HOST}`)")["metadata"]["labels"] = dict(MANAGED_BY)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +51,12 @@ def _without_the_provider(cluster: Cluster) -> None:
         lambda cluster: add_route(cluster, f"Host(`{HOST}`) && ClientIP(`192.0.2.0/24`)"),
         lambda cluster: add_route(cluster, "PathPrefix(`/`)"),
         _in_an_unwatched_namespace,
-        _without_the_provider,
+        _of_another_release,
+        _of_another_session,
     ],
     ids=[
         *("another class", "another path", "another host", "another entry point", "another matcher", "a shorter rule"),
-        *("an unwatched namespace", "no provider of Ingresses"),
+        *("an unwatched namespace", "another release", "another session"),
     ],
 )
 def test_a_route_beside_the_desktops_is_no_finding(add: Callable[[Cluster], object]) -> None:

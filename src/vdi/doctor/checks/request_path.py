@@ -4,6 +4,7 @@ A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tri
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from vdi.cluster.objects import Pod
 from vdi.diagnosis.check import check, merge_patch
@@ -32,16 +33,16 @@ from vdi.doctor.objects.routing import (
 )
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
-from vdi.session.children import DESKTOP_TRANSPORT, PORT_NAME
+from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0
-# As the chart has it.
-_SERVERS_TRANSPORT = (
-    '{"apiVersion": "traefik.io/v1alpha1", "kind": "ServersTransport", '
-    f'"metadata": {{"name": "{DESKTOP_TRANSPORT}"}}, "spec": {{"insecureSkipVerify": true}}}}'
-)
+# Kind of an object that a route names, and the code of its absence.
+_NAMED = {
+    "middlewares": ("Middleware", "middleware_missing"),
+    "serverstransports": ("ServersTransport", "servers_transport_missing"),
+}
 
 
 @check("vdisessions", "ingressroutes", "pods")
@@ -80,10 +81,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
             "route_host_mismatch",
             f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers get 404.",
             object_name=where,
-            evidence=[
-                *(f"spec.routes[].match: {rule.match}" for rule in rules),
-                f"status.url: {diagnosis.session.status.url}",
-            ],
+            evidence=[f"spec.routes[].match: {rule.match}" for rule in rules],
             remedy=Remedy(
                 "Delete the route; the operator creates it again.",
                 (f"{diagnosis.kubectl} delete ingressroute {where.rpartition('/')[2]}",),
@@ -122,26 +120,17 @@ def _reference_findings(
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
     namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
     upgrade = release.upgrade if release else f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
-
-    def finding(code: str, message: str, evidence: str, *commands: str) -> Finding:
-        return make_finding(
-            code,
-            f"ingressroute/{namespace}/{name}",
-            message,
-            evidence=[evidence],
-            remedy=Remedy.run(*commands),
-            related_objects=related_objects,
-        )
-
+    where = f"ingressroute/{namespace}/{name}"
+    finding = partial(make_finding, object_name=where, related_objects=related_objects)
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
     strange = ", ".join(name for name in spec.get("entryPoints") or () if known and name.lower() not in known)
     if strange:
         yield finding(
             "route_entry_point_unknown",
-            f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
-            f"spec.entryPoints: {', '.join(spec['entryPoints'])}",
-            *([f"{upgrade} --set traefik.entryPoint={known[0]}"] if release else []),
+            message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
+            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
+            remedy=Remedy.run(*([f"{upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.get("routes") or ():
@@ -150,27 +139,25 @@ def _reference_findings(
             if one.get("namespace", namespace) != namespace and not crosses:
                 yield finding(
                     "route_crosses_namespaces",
-                    f"It names {one['name']!r} in the namespace {one['namespace']}. Traefik rejects references across "
-                    "namespaces and ignores the whole route.",
-                    "--providers.kubernetescrd.allowCrossNamespace is not set",
-                    f"kubectl --namespace {namespace} get middlewares.traefik.io",
+                    message=f"It names {one['name']!r} in the namespace {one['namespace']}. Traefik rejects references "
+                    "across namespaces and ignores the whole route.",
+                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
+                    remedy=Remedy.run(f"kubectl --namespace {namespace} get middlewares.traefik.io"),
                 )
                 return
-        named = [
-            ("middlewares", "Middleware", "middleware_missing", *link)
-            for one in middlewares
-            for link in chain_of(snapshot, one["name"], one.get("namespace") or namespace)
+        named = [(one["name"], one.get("namespace") or namespace) for one in middlewares]
+        links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
+        links += [
+            ("serverstransports", one["serversTransport"], namespace) for one in services if "serversTransport" in one
         ]
-        transports = {one["serversTransport"] for one in services if "serversTransport" in one}
-        kind = ("serverstransports", "ServersTransport", "servers_transport_missing")
-        for plural, kind_name, code, link, there in (*named, *((*kind, one, namespace) for one in sorted(transports))):
+        for plural, link, there in links:
             if is_read(snapshot, plural, there) and not snapshot.find(plural, link, there):
-                create = f"kubectl --namespace {there} apply -f - <<< '{_SERVERS_TRANSPORT}'"
+                kind, code = _NAMED[plural]
                 yield finding(
                     code,
-                    f"It names the {kind_name} {there}/{link}, which does not exist: Traefik ignores the route (404).",
-                    f"there is no {kind_name} {there}/{link}",
-                    create if link == DESKTOP_TRANSPORT else upgrade,
+                    message=f"It names the {kind} {there}/{link}, which does not exist: Traefik ignores it (404).",
+                    evidence=[f"spec.routes[] names {link}"],
+                    remedy=Remedy.run(upgrade),
                 )
 
 
@@ -226,13 +213,11 @@ def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
 
 
 # One of them that leads nowhere breaks every desktop, while all pods are ready.
-@check("vdisessions", "ingressroutes", "deployments", "daemonsets", "services", "endpointslices", "pods@all")
+@check("vdisessions", "ingressroutes", "deployments", "daemonsets", "services@all", "endpointslices@all", "pods@all")
 def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
     """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""
-    found = {backend[:3]: backend for backend in _shared_backends(snapshot)}
-    for backend in found.values():
-        if is_read(snapshot, "services", backend.namespace) and is_read(snapshot, "endpointslices", backend.namespace):
-            yield from _backend_findings(snapshot, backend)
+    for backend in {backend[:3]: backend for backend in _shared_backends(snapshot)}.values():
+        yield from _backend_findings(snapshot, backend)
 
 
 def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
@@ -284,9 +269,9 @@ def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | N
         patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
         sentence = f"Give the Service the labels of {workload.object} as its selector."
         return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    releases = (workload, *(one for one in find_operators(snapshot) if one.namespace == namespace))
-    upgrade = [release.upgrade for release in releases if release][:1]
-    return Remedy.run(*upgrade, f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide")
+    of_release = [one.upgrade for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace]
+    show = f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide"
+    return Remedy.run(*of_release[:1], show)
 
 
 CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)

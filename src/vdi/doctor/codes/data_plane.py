@@ -51,7 +51,6 @@ DATA_PLANE = (
         "Another route takes over a desktop's host: Traefik uses the highest priority, by default the longest rule.",
         "Hosts, paths and priorities of the IngressRoutes and Ingresses of all namespaces, which share one table.",
         "Give the other route another host or a lower priority, or delete it.",
-        follows=("operators_share_domain",),
     ),
     _code(
         "route_entry_point_unknown",
@@ -75,7 +74,7 @@ DATA_PLANE = (
         "servers_transport_missing",
         "A route, such as those to images with `scheme: HTTPS`, names a ServersTransport that does not exist: 404.",
         "spec.routes[].services[].serversTransport, compared with the ServersTransports.",
-        "Create it again with the chart's content; an upgrade of the release does the same.",
+        "Upgrade the release, which creates the chart's again, or create this one.",
     ),
     _code(
         "basic_auth_secret_missing",
@@ -104,6 +103,7 @@ DATA_PLANE = (
         "The Services that routes and Middlewares (forwardAuth) name, and Traefik's, with their EndpointSlices.",
         "Make the Service's selector and ports those of its pods. `vdi upgrade` creates a missing one again.",
         follows=("node_not_ready",),
+        cluster_wide=True,
     ),
     _code(
         "certificate_missing",

@@ -324,11 +324,6 @@ class Traefik(Workload):
         return frozenset(name for names in lists for name in names.split(",") if name)
 
     @property
-    def reads_ingresses(self) -> bool:
-        """Whether it routes Ingresses too; also where its arguments name no provider."""
-        return not self._named("--providers.") or bool(self._named("--providers.kubernetesingress"))
-
-    @property
     def crosses_namespaces(self) -> bool:
         """Whether routes may name objects of another namespace."""
         return any(arg.partition("=")[2] in ("", "true") for arg in self._named(f"{_PROVIDER}.allowcrossnamespace"))

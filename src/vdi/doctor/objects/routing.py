@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from vdi.cluster.objects import Pod
 from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.components import find_traefiks
+from vdi.session.naming import MANAGED_BY
 
 _HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
 _HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")
@@ -22,6 +23,7 @@ _PATH = re.compile(r"(Path|PathPrefix)\(\s*`([^`]+)`\s*\)")
 _JUDGED = re.compile(r"(?:Host|HostRegexp|Path|PathPrefix)\(\s*`[^`]+`\s*\)|[\s&|()]")
 # A desktop's page, and the WebSocket of its picture.
 _DESKTOP_PATHS = ("/", "/api/websockets")
+_RELEASE = {"app.kubernetes.io/name": "vdi"}
 _ANNOTATION = "traefik.ingress.kubernetes.io/router."
 
 
@@ -96,17 +98,19 @@ def _ingress_rules(ingress: Raw) -> Iterator[Rule]:
 
 @lru_cache(maxsize=2)
 def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
-    """Rules that a Traefik reads, by the hosts that they name; those that do not name all their hosts under ``""``."""
+    """Rules of others that Traefik reads, by the hosts that they name; ``""``: those that name no host, or patterns."""
     # Without a Traefik in the cluster one outside it reads the routes, and nothing is known of its options.
     traefiks = find_traefiks(snapshot)
     watched = {namespace for traefik in traefiks for namespace in traefik.namespaces}
     watches_all = any(not traefik.namespaces for traefik in traefiks) or not traefiks
     rules: list[Rule] = []
     for route in snapshot.raw("ingressroutes"):
-        if watches_all or route["metadata"]["namespace"] in watched:
+        labels = (route["metadata"].get("labels") or {}).items()
+        # Releases that share a domain are a finding of their own, as is a host that two sessions request.
+        is_ours = MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
+        if not is_ours and (watches_all or route["metadata"]["namespace"] in watched):
             rules += route_rules(route)
-    if not traefiks or any(traefik.reads_ingresses for traefik in traefiks):
-        rules += [rule for ingress in snapshot.raw("ingresses") for rule in _ingress_rules(ingress)]
+    rules += [rule for ingress in snapshot.raw("ingresses") for rule in _ingress_rules(ingress)]
     table: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
         for host in ([] if _HOST_PATTERN.search(rule.match) else rule.hosts) or [""]:
@@ -199,21 +203,22 @@ def explain_service(
     ports = spec.get("ports") or ()
     served = next((one for one in ports if port in (one.get("name"), one.get("port"))), None)
     if served is None:
-        there = ", ".join(f"{one.get('name', '')} {one.get('port')}".strip() for one in ports)
-        return f"has no port {port}", [f"spec.ports: {there or 'none'}"]
+        return f"has no port {port}", [f"spec.ports: {', '.join(str(one.get('port')) for one in ports) or 'none'}"]
     slices = _ready_slices(snapshot).get((namespace, name))
     if not slices:
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
         return "has no pod that is ready behind it", [f"spec.selector: {spec.get('selector')}", *labels[:2]]
     label = served.get("name", "")
     targets = {one["port"] for found in slices for one in found["ports"] if one.get("name", "") == label}
-    opened: dict[str, set[int]] = defaultdict(set)
-    for pod in pods:
-        found = snapshot.find("pods", pod.metadata.name, pod.metadata.namespace) or {}
-        for one in (one for container in found["spec"]["containers"] for one in container.get("ports") or ()):
-            opened[one.get("name", "")].add(one["containerPort"])
+    opened: list[Raw] = [
+        one
+        for pod in pods
+        for container in (snapshot.find("pods", pod.metadata.name, pod.metadata.namespace) or {})["spec"]["containers"]
+        for one in container.get("ports") or ()
+    ]
     # A port of the same name is meant; else any port that a container declares will do.
-    expected = opened.get(label) or set().union(*opened.values())
+    same = {one["containerPort"] for one in opened if one.get("name", "") == label}
+    expected = same or {one["containerPort"] for one in opened}
     if targets and (not expected or targets & expected):
         return None
     target, listening = served.get("targetPort", served.get("port")), ", ".join(map(str, sorted(expected)))

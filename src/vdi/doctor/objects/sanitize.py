@@ -30,7 +30,7 @@ _ORIGIN = re.compile(r"(https?://)(?:[^/?#]*@)?([^/?#@]*).*", re.DOTALL)
 _SETTINGS = "VDI_"
 # Settings of ours that hold a password.
 _HIDDEN = ("TOKEN", "PASSWORD", "CLIENT_SECRET", "DATABASE_URL", "REDIS_URL")
-_READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd", "--providers.kubernetesingress")
+_READ_ARGS = ("--entrypoints.", "--providers.kubernetescrd")
 
 
 def _pick(found: Mapping[str, Any], *keys: str) -> Object:

@@ -59,11 +59,7 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     templates = sorted({one.template_name for one in tried} & set(snapshot.templates))[:_MAX_TEMPLATES]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
     gateways = gateways_in_scope(snapshot)
-    behind = [
-        name
-        for component in (*find_traefiks(snapshot), *gateways)
-        for name in (component.object, f"service/{component.namespace}/{component.name}")
-    ]
+    behind = [component.object for component in (*find_traefiks(snapshot), *gateways)]
     pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
     denied = find_denied_port(snapshot, namespace)
     targets = [Target(one.object, one.session.status.url or "", (*one.related_objects, *behind)) for one in tried]
