@@ -440,6 +440,30 @@ def another_route_takes_the_host(world: World) -> Iterator[None]:
         yield
 
 
+@fault("route_shadowed")
+def an_ingress_of_another_namespace_takes_the_host(world: World) -> Iterator[None]:
+    start(world, "ingress", "small")
+    host = urlsplit(world.get("vdi", "ingress")["status"]["url"]).hostname  # type: ignore[index]
+    backend = {"service": {"name": "web", "port": {"number": 80}}}
+    rule = {"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
+    ingress: Object = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}}
+    ingress["metadata"]["namespace"] = "default"
+    with applied(world, {**ingress, "spec": {"ingressClassName": "traefik", "rules": [rule]}}):
+        yield
+
+
+@fault("backend_unreachable")
+def the_gateways_service_selects_no_pod(world: World) -> Iterator[None]:
+    """Every desktop responds with 500, and all pods are ready."""
+    start(world, "unasked", "small")
+    patch = ("patch", "service", "vdi-gateway", "--type", "merge", "--patch")
+    world.kubectl(*RELEASE, *patch, '{"spec": {"selector": {"app": "gone"}}}')
+    try:
+        yield
+    finally:
+        world.kubectl(*RELEASE, *patch, '{"spec": {"selector": {"app": null}}}')
+
+
 @fault("traefik_down")
 def traefik_is_scaled_away(world: World) -> Iterator[None]:
     """The node's own Traefik is a process: this is the Deployment of a K3s, with no replica."""

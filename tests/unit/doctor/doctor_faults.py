@@ -331,7 +331,7 @@ def link_of_a_chain_is_gone(cluster: Cluster) -> None:
         cluster.objects["middlewares"].append({"metadata": {"name": name, "namespace": SPACE}, "spec": spec})
 
 
-_route("middleware_elsewhere", "route_crosses_namespaces", middlewares=[{"name": "auth", "namespace": "kasm"}])
+_route("middleware_elsewhere", "middleware_missing", middlewares=[{"name": "auth", "namespace": "kasm"}])
 
 
 def _certificate(code: str, name: str, **change: Any) -> None:

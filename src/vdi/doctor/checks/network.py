@@ -41,8 +41,6 @@ PROMISED = (
     (("operator", "gateway"), "API server", Port(6443)),
     (("desktop",), "coturn", Port(3478, "turn", "UDP")),
 )
-# Roles that are no release's own.
-_OF_CLUSTER = ("DNS", "API server")
 
 
 @check("deployments", "daemonsets")
@@ -89,7 +87,7 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
         for source in (party for name in names for party in parties[name]):
             for target in parties[role]:
                 near = source.watches if role == "desktop" else (source.namespace,)
-                if not source.watches or role in _OF_CLUSTER or target.namespace in near:
+                if not source.watches or role in ("DNS", "API server") or target.namespace in near:
                     number = target.ports.get(port.name, port.number)
                     yield source, target, Port(number, port.name, port.protocol)
 

@@ -135,28 +135,22 @@ def _reference_findings(snapshot: Snapshot, route: Raw, release: Workload | None
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.get("routes") or ():
         middlewares, services = rule.get("middlewares") or (), rule.get("services") or ()
-        for one in (*middlewares, *services):
-            if one.get("namespace", namespace) != namespace and not crosses:
-                yield finding(
-                    "route_crosses_namespaces",
-                    message=f"It names {one['name']!r} in the namespace {one['namespace']}. Traefik rejects references "
-                    "across namespaces and ignores the whole route.",
-                    evidence=["--providers.kubernetescrd.allowCrossNamespace is not set"],
-                    remedy=Remedy.run(f"kubectl --namespace {namespace} get middlewares.traefik.io"),
-                )
-                return
         named = [(one["name"], one.get("namespace") or namespace) for one in middlewares]
         links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
         links += [
             ("serverstransports", one["serversTransport"], namespace) for one in services if "serversTransport" in one
         ]
         for plural, link, there in links:
-            if is_read(snapshot, plural, there) and not snapshot.find(plural, link, there):
-                kind, code = _NAMED[plural]
+            kind, code = _NAMED[plural]
+            is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
+            # Traefik takes names of another namespace only with --providers.kubernetescrd.allowCrossNamespace.
+            is_refused = there != namespace and not crosses
+            if is_missing or is_refused:
+                problem = "is in another namespace" if is_refused else "does not exist"
                 yield finding(
                     code,
-                    message=f"It names the {kind} {there}/{link}, which does not exist: Traefik ignores it (404).",
-                    evidence=[f"spec.routes[] names {link}"],
+                    message=f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the route (404).",
+                    evidence=[f"spec.routes[] names {there}/{link}"],
                     remedy=Remedy.run(upgrade),
                 )
 
@@ -207,9 +201,8 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
-    own = (gateway.namespace, gateway.name)
     here = (one for one in snapshot.raw("ingressroutes") if one["metadata"]["namespace"] == gateway.namespace)
-    return [route for route in here if any(one[:2] == own for one in backends_of(snapshot, route))]
+    return [route for route in here if any(one.name == gateway.name for one in backends_of(snapshot, route))]
 
 
 # One of them that leads nowhere breaks every desktop, while all pods are ready.
@@ -269,9 +262,8 @@ def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | N
         patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
         sentence = f"Give the Service the labels of {workload.object} as its selector."
         return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    of_release = [one.upgrade for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace]
-    show = f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide"
-    return Remedy.run(*of_release[:1], show)
+    upgrade = [one.upgrade for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace][:1]
+    return Remedy.run(*upgrade, f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide")
 
 
 CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)

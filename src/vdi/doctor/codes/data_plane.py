@@ -59,14 +59,8 @@ DATA_PLANE = (
         "Set the chart's value traefik.entryPoint to one that exists.",
     ),
     _code(
-        "route_crosses_namespaces",
-        "The route names a Middleware or Service of another namespace, which Traefik rejects by default.",
-        "spec.routes[], and --providers.kubernetescrd.allowCrossNamespace.",
-        "Create the Middleware in the sessions' namespace.",
-    ),
-    _code(
         "middleware_missing",
-        "The route names a Middleware that does not exist: Traefik ignores the route.",
+        "The route names a Middleware that does not exist, or is in another namespace: Traefik ignores the route.",
         "spec.routes[].middlewares, compared with the Middlewares.",
         "Upgrade the release, which creates its Middlewares, or create this one.",
     ),
@@ -280,8 +274,7 @@ _FROM_HERE = "Tried from the machine that runs the doctor, with the session's ow
 _WAY_IN = ("node_not_ready", "traefik_down", "traefik_crds_missing", "gateway_down")
 _ROUTE = (
     *("route_missing", "route_host_mismatch", "route_entry_point_unknown", "middleware_missing"),
-    *("route_crosses_namespaces", "traefik_not_watching", "service_missing", "service_without_endpoints"),
-    *("route_shadowed", "backend_unreachable"),
+    *("traefik_not_watching", "service_missing", "service_without_endpoints", "route_shadowed", "backend_unreachable"),
 )
 
 PROBES = (
