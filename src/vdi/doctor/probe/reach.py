@@ -37,15 +37,14 @@ _HEALTH_SECONDS = 5.0
 # Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
 _POLL_SECONDS = 1.0
-# Writes what is not as it should be: `name`, and each word of `tries`. Some network plugins need seconds until the
-# policies hold for a new pod, and kube-proxy for a new Service: of four attempts one is enough.
+# Writes each word of `tries` that is not as it should be. Some network plugins need seconds until the policies hold for
+# a new pod, and kube-proxy for a new Service: of four attempts one is enough.
 _SCRIPT = """\
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
-if command -v getent > /dev/null; then
-    getent hosts kubernetes.default.svc > /dev/null || echo name >> /dev/termination-log
-fi
 connects() {
-    if command -v python3; then
+    if [ -z "$2" ]; then
+        getent hosts "$1"
+    elif command -v python3; then
         python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
     elif command -v bash; then
         timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
@@ -58,11 +57,12 @@ connects() {
 tries() {
     for seconds in 1 2 3 4; do
         if connects "$2" "$3"; then found=reached; else found=denied; fi
-        case "$1:$found" in denied:denied | endpoint:reached | service:reached) return ;; esac
+        case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
         sleep $seconds
     done
     echo "$1" >> /dev/termination-log
 }
+if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi
 """
 _DNS_PORT = 53
 # By the word of the script: problem, remedy, and its command.
