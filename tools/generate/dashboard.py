@@ -145,6 +145,19 @@ ROWS: dict[str, list[Panel]] = {
         ),
         Panel("Checks at the edge", "", _quantiles("vdi_gateway_verify_seconds"), "s"),
         Panel(
+            "Checks a minute, and running desktops",
+            "Each page that is open is checked; none, while people work, means that requests do not get so far.",
+            {
+                "checks": "60 * sum(rate(vdi_gateway_verifications_total[$__rate_interval]))",
+                "running": 'sum(vdi_sessions{phase="Running"})',
+            },
+        ),
+        Panel(
+            "Dependencies",
+            "0: the last call failed.",
+            {"{{dependency}}": "min by (dependency) (vdi_gateway_dependency_up)"},
+        ),
+        Panel(
             "Logins",
             "",
             _by("vdi_gateway_logins_total", "source", "outcome", function="increase"),
