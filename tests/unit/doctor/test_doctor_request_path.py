@@ -118,7 +118,7 @@ def test_a_pod_that_is_just_ready_is_not_yet_listed() -> None:
     assert cluster.findings() == []
 
 
-def test_a_gateway_that_is_down_is_the_cause_of_its_empty_service() -> None:
+def test_a_gateway_that_is_down_explains_its_empty_service() -> None:
     cluster = GATEWAY_FAULTS.broken("gateway_set_wrong")
     cluster.one("endpointslices", "vdi-gateway-x")["endpoints"] = []
     assert cluster.roots() == ["gateway_down"]
