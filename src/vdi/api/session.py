@@ -287,6 +287,10 @@ class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
     count: Annotated[int, doc("Consecutive failures; after the fifth the session is not restarted automatically.")] = 0
     reason: Annotated[str, doc("Reason code, for programs.")] = ""
     message: Annotated[str, explanation("Explanation for people.")] = ""
+    log: Annotated[
+        str,
+        explanation("The last lines that the container wrote before it ended. Its pod, and so its log, is deleted."),
+    ] = ""
     time: Annotated[str, instant("When the last failure was observed.")] = ""
     generation: Annotated[
         int, doc("Generation of the session for which failures are counted; the count restarts with another one.")

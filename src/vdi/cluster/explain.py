@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
+from vdi.cluster.units import parse_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,11 @@ def last_line(text: str) -> str:
     return lines[-1][:200] if lines else ""
 
 
+def last_lines(text: str) -> str:
+    """The last lines that are not blank: at most 10, and 1000 characters."""
+    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-10:])[-1000:]
+
+
 def first_line(text: str) -> str:
     """The first line without the layers of the container runtime, at most 300 characters, ending as a sentence does."""
     line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown") if text.strip() else ""
@@ -352,6 +358,15 @@ def _missing_reference(start: StartState) -> Explanation | None:
     return None
 
 
+def _built_for_another(start: StartState) -> Explanation:
+    architecture = start.node.metadata.labels.get("kubernetes.io/arch") if start.node else None
+    return Explanation(
+        PodReason.BAD_COMMAND,
+        f"The image's program cannot be started: exec format error. It is built for another architecture than the "
+        f"node's{f' ({architecture})' if architecture else ''}, or is a script without `#!`.",
+    )
+
+
 def _bad_start(start: StartState) -> Explanation | None:
     """A container that the runtime could not start: a mount or a program is at fault."""
     desktop, reason, message = _waiting(start)
@@ -360,11 +375,13 @@ def _bad_start(start: StartState) -> Explanation | None:
         reason, message = ended.reason, ended.message or message
     if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
         return None
+    if "exec format error" in message:
+        return _built_for_another(start)
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
         return Explanation(
             PodReason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"
         )
-    if re.search(r"executable file not found|no such file or directory|permission denied|exec format error", message):
+    if re.search(r"executable file not found|no such file or directory|permission denied", message):
         return Explanation(PodReason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
     return Explanation(PodReason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
 
@@ -378,9 +395,11 @@ def _crash_loop(start: StartState) -> Explanation | None:
         return None
     if desktop.ready or (desktop.state.running and not desktop.restart_count):
         return None
-    times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
     words = last_line(ended.message)
-    why = f"last log line: {words!r}" if words else f"see kubectl logs --previous {start.pod.metadata.name}"
+    if words.endswith("exec format error"):  # runc starts the program after the container counts as started
+        return _built_for_another(start)
+    times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
+    why = f"last log line: {words!r}" if words else "it left no message"
     return Explanation(
         PodReason.CRASH_LOOP,
         f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times}; {why}.",
@@ -455,6 +474,38 @@ _REFUSALS = (
 )
 
 
+# Messages of the kubelet for a probe that failed, and a clause that says how.
+_PROBE_FAILURES = (
+    (r"connection refused", "nothing listens on its port"),
+    (r"deadline exceeded|Client\.Timeout|timed? ?out", "it does not answer its health check in time"),
+    (r"statuscode: (\d+)", "it answers its health check with status {0}"),
+)
+
+
+def explain_probe(start: StartState) -> str:
+    """A clause that says how the kubelet's last probe failed; empty: no Event says so."""
+    event = start.newest("Unhealthy")
+    matches = ((re.search(pattern, event.note), words) for pattern, words in _PROBE_FAILURES) if event else ()
+    return next((words.format(*match.groups()) for match, words in matches if match), "")
+
+
+def not_responding_since(pod: Pod) -> str:
+    """The time since when a running container that was ready has not been; empty: it is, or it never was."""
+    # The condition's time moves only when its status flips. After the start of this container, it was True before.
+    ready, running = pod.condition("Ready"), pod.desktop.state.running if pod.desktop else None
+    if ready is None or ready.status == "True" or running is None or pod.terminating or not running.started_at:
+        return ""
+    since = ready.last_transition_time
+    return since if since and parse_time(since) > parse_time(running.started_at) else ""
+
+
+def _not_responding(start: StartState) -> Explanation | None:
+    if not not_responding_since(start.pod):
+        return None
+    how = explain_probe(start) or "it does not respond"
+    return Explanation(PodReason.NOT_RESPONDING, f"{start.subject.title} was ready, but now {how}.")
+
+
 def _probe_refused(start: StartState) -> Explanation | None:
     """A program that responds on the port, but not as the template says."""
     desktop, event = start.pod.desktop, start.newest("Unhealthy")
@@ -495,6 +546,7 @@ RULES: tuple[Rule, ...] = (
     _sandbox,
     _gated,
     _unschedulable,
+    _not_responding,
     _probe_refused,
     _progress,
 )

@@ -48,6 +48,7 @@ class PodReason(StrEnum):
         "The image responds, but not as the template expects: another scheme, no such health path, or a "
         "password is required.",
     )
+    NOT_RESPONDING = "NotResponding", "The desktop was ready, but does not respond now."
     CANNOT_START = "CannotStart", "The container cannot be started."
     HOME_NOT_PROVISIONED = "HomeNotProvisioned", "The home volume cannot be created."
     VOLUME_ELSEWHERE = "VolumeElsewhere", "A volume is still attached to another node."
@@ -83,3 +84,14 @@ class PodReason(StrEnum):
     PREPARING = "Preparing", "The node is pulling the image and mounting volumes."
     WAITING = "Waiting", "The container is waiting, and the kubelet reports no reason."
     STARTING = "Starting", "The desktop is starting."
+
+
+# Reasons that stay until a person changes something. A missing Secret is not among them: the operator or GitOps may
+# create it a moment after the pod. Nor is a taint: a node that joins has one.
+LASTING_REASONS = frozenset(
+    {
+        *(PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_PRESENT, PodReason.IMAGE_PULL_DENIED),
+        *(PodReason.IMAGE_WRONG_PLATFORM, PodReason.IMAGE_NOT_FOUND, PodReason.REGISTRY_NOT_TRUSTED),
+        *(PodReason.NODES_CORDONED, PodReason.BAD_COMMAND, PodReason.HOME_LOST),
+    }
+)

@@ -23,8 +23,8 @@ _SECRET = re.compile(
     r"(?:(?:bearer|basic)\s+)?(\"[^\"]*\"|'[^']*'|\S+)"
 )
 
-# Fields that quote programs: of conditions and container states, and of Events.
-_SAID = ("message", "note")
+# Fields that quote programs: of conditions, container states and failures, and of Events.
+_SAID = ("message", "note", "log")
 
 
 def redact(snapshot: Snapshot) -> Snapshot:

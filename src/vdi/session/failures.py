@@ -17,7 +17,7 @@ import msgspec
 from vdi.api.meta import find_condition
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain
+from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain, last_lines
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import format_time, parse_time, pause_after
@@ -66,6 +66,8 @@ class Loss:
 
     reason: str
     message: str
+    # The container's last lines: its pod is deleted, and the log with it.
+    log: str = ""
 
 
 def find_loss(
@@ -94,7 +96,8 @@ def find_loss(
         or (in_vain is not None and now >= in_vain + START_TIMEOUT)
         or (unscheduled is not None and explanation.reason in _NO_ROOM and now >= unscheduled + SCHEDULER_TIMEOUT)
     )
-    return Loss(explanation.reason, explanation.sentence) if lost else None
+    ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
+    return Loss(explanation.reason, explanation.sentence, last_lines(ended.message) if ended else "") if lost else None
 
 
 def in_vain_since(pod: Pod) -> datetime | None:
@@ -155,6 +158,7 @@ def count_loss(session: VDISession, loss: Loss, now: datetime) -> FailureStatus:
         count=(before.count if before else 0) + 1,
         reason=loss.reason,
         message=loss.message,
+        log=loss.log,
         time=format_time(now),
         generation=session.metadata.generation,
         restarted_at=session.metadata.annotations.get(RESTARTED_AT, ""),

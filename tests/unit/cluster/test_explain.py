@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from support.builders import a_pod
-from vdi.cluster.explain import StartState, explain, explain_pull
+from vdi.cluster.explain import StartState, explain, explain_pull, last_lines
 from vdi.cluster.objects import ChildMeta, Event, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
 
@@ -157,7 +157,28 @@ def test_crash_is_reported_with_the_last_log_line() -> None:
     assert "last log line: 'Xvfb: no space left on device'" in answer.sentence
     silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
     answer = explain(StartState(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
-    assert "kubectl logs --previous alice-desktop" in answer.sentence
+    assert answer.sentence.endswith("it left no message."), "its pod, and so its log, may be deleted already"
+
+
+@pytest.mark.parametrize(
+    ("started", "changed", "reason"),
+    [
+        ("08:00:03", "08:00:09", "NotResponding"),  # it flipped after the start, so it was ready
+        ("08:00:03", "08:00:03", "Starting"),
+        ("08:00:09", "08:00:03", "Starting"),  # another container was ready
+    ],
+)
+def test_desktop_that_was_ready_is_not_starting(started: str, changed: str, reason: str) -> None:
+    condition = {"type": "Ready", "status": "False", "lastTransitionTime": f"2026-11-20T{changed}Z"}
+    container = {"state": {"running": {"startedAt": f"2026-11-20T{started}Z"}}}
+    answer = explain(StartState(a_pod(container=container, status={"conditions": [condition]})))
+    assert answer.reason == reason
+    assert answer.stuck == (reason == "NotResponding")
+
+
+def test_last_lines_are_bounded() -> None:
+    assert len(last_lines("x" * 5000)) == 1000
+    assert last_lines("a\n\n b \n") == "a\n b"
 
 
 def test_gated_pod_is_not_stuck() -> None:

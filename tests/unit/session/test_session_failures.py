@@ -88,6 +88,17 @@ def test_what_counts_as_lost(
     assert (loss.reason if loss else None) == reason
 
 
+def test_last_lines_of_a_lost_pod_stay_in_the_status() -> None:
+    message = "".join(f"line {number}\n\n" for number in range(99))
+    ended = {"terminated": {"exitCode": 1, "message": message}}
+    container = {"restartCount": 3, "lastState": ended, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    loss = find_loss(a_pod(container=container), None, (), START)
+    assert loss is not None
+    failures = count_loss(a_session(), loss, NOW)
+    assert failures.log.splitlines() == [f"line {number}" for number in range(89, 99)]
+    assert count_loss(a_session(), Loss("PodDeleted", "It is gone."), NOW).log == ""
+
+
 def homely(message: str, *more: str) -> Pod:
     """Not scheduled; mounts the home, and other claims."""
     pod = unscheduled(message)
