@@ -96,7 +96,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     certificates: tuple[Certificate, ...] = ()
     # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
-    # Time of the fastest of a few small consecutive requests; 0: not measured.
+    # Time of the slowest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
 
     @cached_property

@@ -182,7 +182,7 @@ class _Reading:
         )
 
     async def measure_api(self, clock: Clock) -> None:
-        """Read our CRDs one after the other, before many requests wait for each other, and note the fastest.
+        """Read our CRDs one after the other, before many requests wait for each other, and note the slowest.
 
         Raises ConnectionFailed when the API server accepts a connection and does not respond.
         """
@@ -196,7 +196,7 @@ class _Reading:
                 why = f"it has not responded for {_SMALL_REQUEST_SECONDS:g} s: it hangs, or is overloaded"
                 raise ConnectionFailed(self.client.config.server, "GET customresourcedefinitions", why) from error
             took.append(clock.monotonic() - began)
-        self.api_seconds = min(took)
+        self.api_seconds = max(took)
 
     async def everywhere(self, kind: Resource) -> None:
         """List a kind in all namespaces, or at least in the requested one."""

@@ -376,6 +376,44 @@ _log("selkies_error", "no_display", "Error: cannot open display :0")
 _log("selkies_error", "port_in_use", "OSError: [Errno 98] address already in use")
 
 
+_log("selkies_setting_invalid", "encoder_unknown", "WARNING:root:Invalid value(s) 'h266enc' for encoder, using default")
+
+
+@fault("desktop_hung")
+def desktop_frozen(cluster: Cluster) -> None:
+    """It was ready, and its program answers no more."""
+    cluster.not_ready(phase="Running")
+    ready = next(one for one in cluster.pod["status"]["conditions"] if one["type"] == "Ready")
+    ready["lastTransitionTime"] = "2026-11-20T11:59:30Z"
+    timeout = "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
+    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", timeout)
+
+
+@fault("desktop_hung")
+def restarted_because_it_hung(cluster: Cluster) -> None:
+    """The kubelet has restarted it, and it is ready again."""
+    container = cluster.pod["status"]["containerStatuses"][0]
+    ended = {"exitCode": 137, "reason": "Error", "finishedAt": "2026-11-20T11:50:00Z"}
+    container |= {"restartCount": 1, "lastState": {"terminated": ended}}
+    cluster.warn(
+        "Pod", cluster.pod["metadata"]["name"], "Unhealthy", "Liveness probe failed: context deadline exceeded"
+    )
+
+
+@fault("secret_newer")
+def password_changed_under_the_desktop(cluster: Cluster) -> None:
+    """As the operator reports it, which alone may read that Secret."""
+    cluster.session["status"]["message"] = "The Secret with the password was replaced after the desktop had started."
+
+
+@fault("storage_class_ambiguous")
+def two_default_classes(cluster: Cluster) -> None:
+    default = {"storageclass.kubernetes.io/is-default-class": "true"}
+    cluster.one("storageclasses")["metadata"] |= {"creationTimestamp": BEGAN, "annotations": default}
+    meta = {"name": "longhorn", "creationTimestamp": JUST_NOW, "annotations": default}
+    cluster.objects["storageclasses"].append({"metadata": meta, "provisioner": "driver.longhorn.io"})
+
+
 @fault("desktop_port_wrong")
 def listens_on_another_port_than_the_template_says(cluster: Cluster) -> None:
     """First its start is slow, then the liveness probe ends it again and again."""

@@ -64,7 +64,10 @@ def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
     volume["spec"] = {**volume["spec"], "hostPath": {"path": "/srv/homes of us"}}
     cluster.one("vditemplates")["spec"]["runAsUser"] = 1234
     (finding,) = roots(run_checks(cluster.snapshot()))
-    assert finding.remedy and finding.remedy.commands == ("chown -R 1234:1234 '/srv/homes of us'",)
+    assert finding.remedy and finding.remedy.commands == (
+        "chown -R 1234:1234 '/srv/homes of us'",
+        "vdi session restart alice-0 -n vdi-sessions",
+    )
 
 
 @pytest.mark.parametrize(

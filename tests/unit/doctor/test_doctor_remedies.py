@@ -13,7 +13,6 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_findings import every_finding
 
-# What an administrator has on their machine, or on a node.
 # Programs that an administrator has on their machine, or on a node.
 PROGRAMS = {
     *("kubectl", "helm", "vdi", "systemctl", "journalctl", "timedatectl", "df", "k3s", "crictl", "chown"),
@@ -104,12 +103,14 @@ def test_an_image_is_pulled_on_a_node_only_where_that_can_help(
         check_command(command)
 
 
-def test_a_node_with_k3s_pulls_with_its_command() -> None:
+def test_x509_on_k3s_says_where_the_ca_goes() -> None:
     cluster = Cluster()
     cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
     cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "x509: unknown authority"})
     (finding,) = cluster.findings()
-    assert finding.remedy.commands == (f"k3s {_PULL}",)
+    assert "/etc/rancher/k3s/registry-ca.crt" in finding.remedy.sentence
+    assert "`registry.example.com`, tls, ca_file" in finding.remedy.sentence
+    assert finding.remedy.commands == ("systemctl restart k3s-agent", f"k3s {_PULL}")
 
 
 def test_an_image_without_a_registry_is_imported() -> None:

@@ -281,7 +281,7 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
                 *(f"may not {line}" for line in lines[:8]),
                 f"kubectl auth can-i {right.words} --as {account} {option}",
             ],
-            remedy=Remedy.run(operator.upgrade),
+            remedy=Remedy.run(f"{operator.upgrade} --yes"),
         )
 
 

@@ -207,9 +207,20 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 gateway.object if what in _TROUBLES else f"{gateway.object}/{what.replace(' ', '-')}",
                 f"{words}: {reason}.",
                 evidence=[evidence],
-                remedy=Remedy.run(f"{gateway.kubectl} logs {pod_name}"),
+                remedy=_remedy_of_trouble(gateway, why, pod_name),
                 related_objects=gateway.depends_on(snapshot),
             )
+
+
+def _remedy_of_trouble(gateway: Gateway, why: str, pod_name: str) -> Remedy:
+    if re.search("too many clients|connection slots", why):
+        sentence = "Raise max_connections of the database, or end its other clients."
+        return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}",))
+    if re.search("authentication failed|WRONGPASS|NOAUTH", why):
+        # A variable keeps the value that the Secret had at the start.
+        sentence = "Correct the password in the gateway's Secret. If that is newer than the pod, restart the gateway."
+        return Remedy(sentence, (f"{gateway.kubectl} rollout restart deployment/{gateway.name}",))
+    return Remedy.run(f"{gateway.kubectl} logs {pod_name}")
 
 
 def _websocket_cut(snapshot: Snapshot, gateway: Gateway, session: str, reason: str, evidence: str) -> Finding:

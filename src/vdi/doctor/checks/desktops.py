@@ -7,10 +7,10 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 
-from vdi.api.session import GraphicsStatus
+from vdi.api.session import GraphicsStatus, Phase
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.cluster.units import amount
+from vdi.cluster.units import amount, parse_time
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
@@ -38,6 +38,10 @@ _LOG_RULES = (
     ),
     ("home_full", re.compile(r"No space left on device")),
     ("home_not_writable", re.compile(r"(?=.*permission denied).*?(/home/[^\s'’\":`]*)", re.IGNORECASE)),
+    (
+        "selkies_setting_invalid",
+        re.compile(r"Invalid value(?:\(s\))? ['\"]?([^'\"]{1,64}?)['\"]? for (?:setting )?['\"]?([\w-]{1,64})"),
+    ),
     (
         "selkies_error",
         re.compile(
@@ -85,21 +89,35 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
         message = f"The image of {template!r} lacks the library {words}: the desktop {shown}."
         remedy = Remedy(
             f"Add the package with {words.split('/')[-1]} to the image, then set the new image here:",
-            (f"kubectl edit vditemplate {template}",),
+            (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
     elif code == "home_full":
         home = diagnosis.home
         where = f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}" if home else diagnosis.object
         message = f"The desktop {diagnosis.name} cannot write: no space is left in its home or on the disk of its node."
+        # No command runs in a desktop that crashes. On its node, a local-path home is a folder.
+        place, run, path = "Find", f"{diagnosis.kubectl} exec {name} -- ", ""
+        if not pod.ready:
+            place, run = f"On the node {pod.spec.node_name}, find", ""
+            path = f" {shlex.quote(_home_path(diagnosis) or '/var/lib')}"
         remedy = Remedy(
-            "Find the full file system, then delete files there.",
-            (f"{diagnosis.kubectl} exec {name} -- df -h", f"kubectl describe node {pod.spec.node_name}"),
+            f"{place} out whether bytes (-h) or inodes (-i) are used up. Delete files there, then restart the desktop.",
+            (f"{run}df -h{path}", f"{run}df -i{path}", diagnosis.restart_command),
         )
     elif code == "home_not_writable":
         message = (
             f"The desktop cannot write to its home ({words}): the volume's folder belongs to root, or has mode 0700."
         )
         remedy = _give_home(diagnosis, pod)
+    elif code == "selkies_setting_invalid":
+        value, setting = match.groups()
+        template = diagnosis.template_name
+        message = f"Selkies does not know the value `{value}` of its setting `{setting}`."
+        variable = f"SELKIES_{setting.upper().replace('-', '_')}"
+        remedy = Remedy(
+            f"Correct {variable} in spec.env of template `{template}`, or spec.streaming. Then restart the desktop.",
+            (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
+        )
     else:
         problem = "listen" if words.lower().startswith("address") else "create a picture"
         message = f"Selkies cannot {problem}: {words}."
@@ -110,15 +128,21 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
 def _give_home(diagnosis: SessionDiagnosis, pod: Pod) -> Remedy:
     """The command that makes the desktop's user the owner of the home's folder on the node."""
     volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
-    spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
-    path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
+    path = _home_path(diagnosis)
     if not path or diagnosis.template is None:
         return Remedy.run(f"kubectl get pv {volume} --output yaml" if volume else "kubectl get pv")
     user = diagnosis.template.spec.run_as_user
     return Remedy(
         f"On the node {pod.spec.node_name}, make the desktop's user the owner of the folder.",
-        (f"chown -R {user}:{user} {shlex.quote(path)}",),
+        (f"chown -R {user}:{user} {shlex.quote(path)}", diagnosis.restart_command),
     )
+
+
+def _home_path(diagnosis: SessionDiagnosis) -> str:
+    """The folder of its home on the node; empty: it has none there."""
+    volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
+    spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
+    return str((spec.get("hostPath") or spec.get("local") or {}).get("path") or "")
 
 
 def _used_templates(snapshot: Snapshot, names: Iterable[str]) -> list[tuple[str, VDITemplate]]:
@@ -178,6 +202,34 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
                 (merge_patch("vditemplate", name, {"spec": {"port": int(listens)}}), diagnosis.restart_command),
             ),
         )
+
+
+@check("vdisessions", "pods", "secrets@basicAuthSecret")
+def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops that started with an older version of a Secret: a variable keeps its value for the pod's life."""
+    for diagnosis in active_sessions(snapshot):
+        pod, status = diagnosis.pod, diagnosis.session.status
+        running = pod.desktop.state.running if pod and pod.desktop else None
+        if pod is None or running is None or not running.started_at:
+            continue
+        raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace) or {"spec": {}}
+        secrets = (snapshot.find("secrets", name, diagnosis.namespace) for name in raw["spec"].get("secrets", ()))
+        newer = [
+            f"secret/{diagnosis.namespace}/{secret['metadata']['name']}: written {secret['changed']}"
+            for secret in secrets
+            if secret and (written := secret.get("changed")) and parse_time(written) > parse_time(running.started_at)
+        ]
+        # The operator reports the same of the password's Secret, which the doctor may not read. It has nothing else to
+        # say about a desktop that runs and whose conditions all hold.
+        if status.phase == Phase.RUNNING and status.message and all(one.status == "True" for one in status.conditions):
+            newer.append(f"status.message: {status.message}")
+        if newer:
+            yield diagnosis.finding(
+                "secret_newer",
+                "A Secret was changed after the desktop had started with it.",
+                evidence=[f"pod/{pod.metadata.name}: started {running.started_at}", *newer],
+                remedy=Remedy.run(diagnosis.restart_command),
+            )
 
 
 @check("vditemplates", "vdisessions")
@@ -329,6 +381,7 @@ CHECKS = (
     logs_speak,
     encoders_obsolete,
     ports_wrong,
+    secrets_newer,
     shared_memory_small,
     cpu_limits_low,
     graphics_in_software,

@@ -45,15 +45,25 @@ _SAFE = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 _KEEPS_NODE = {"cluster-autoscaler.kubernetes.io/scale-down-disabled": "true", "karpenter.sh/do-not-disrupt": "true"}
 # Annotations of a pod with which an autoscaler never evicts it.
 _KEEPS_POD = {_SAFE: "false", "karpenter.sh/do-not-disrupt": "true"}
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 # Kinds whose pods come and go with their node.
 _OF_NODE = frozenset({"DaemonSet", "Node"})
 _MAX_COMMANDS = 6
+
+
+def node_tools(snapshot: Snapshot, node: str) -> tuple[str, str]:
+    """The service that runs this node's kubelet, and the command for its containers."""
+    raw = snapshot.find("nodes", node) or {}
+    if "+k3s" not in ((raw.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""):
+        return "kubelet", "crictl"
+    return "k3s" if _CONTROL_PLANE in (raw["metadata"].get("labels") or {}) else "k3s-agent", "k3s crictl"
 
 
 @check("nodes")
 def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes that do not respond, or are short of a resource."""
     for name, node in snapshot.nodes.items():
+        service, crictl = node_tools(snapshot, name)
         for condition in node.status.conditions:
             evidence = [
                 f"condition {condition.type}={condition.status} since {condition.last_transition_time}:"
@@ -68,8 +78,8 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     f"The node {name} is not ready: {why.rstrip('.')}.",
                     evidence=evidence,
                     remedy=Remedy(
-                        "Check its power and network. On the node, check its service (of an agent: k3s-agent).",
-                        (f"kubectl describe node {name}", "systemctl status k3s"),
+                        "Check its power and network. On the node, check its service.",
+                        (f"kubectl describe node {name}", f"systemctl status {service}"),
                     ),
                 )
             elif condition.type.endswith("Pressure") and condition.status == "True":
@@ -79,8 +89,8 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                 )
                 if what == "disk":
                     remedy = Remedy(
-                        "On the node, find out what is full, and remove unused images.",
-                        ("df -h /var/lib", "k3s crictl rmi --prune"),
+                        "On the node, find out whether bytes or inodes are used up, and remove unused images.",
+                        ("df -h /var/lib", "df -i /var/lib", f"{crictl} rmi --prune"),
                     )
                 yield make_finding(
                     "node_under_pressure",
@@ -131,7 +141,8 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
         if pod is None or pod.spec.node_name not in on_k3s or not pod.spec.takes.get(RESOURCE):
             continue
         raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace)
-        if raw and not raw["spec"].get("runtimeClassName"):
+        corrected = diagnosis.template and diagnosis.template.spec.placement.runtime_class_name
+        if raw and not raw["spec"].get("runtimeClassName") and not corrected:
             patch = {"spec": {"placement": {"runtimeClassName": "nvidia"}}}
             yield make_finding(
                 "gpu_runtime_class_unset",
@@ -199,6 +210,7 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
     # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that pod does.
     helpers = [key for key, log in snapshot.logs.items() if log and meta["uid"] in key and "/helper-pod-" in key]
+    describe = f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}"
     age = snapshot.age(meta["creationTimestamp"])
     if failed or helpers:
         said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1]
@@ -210,17 +222,36 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
                 *(f"ProvisioningFailed: {event.note}" for event in failed[-1:]),
                 *(f"log {key}: {line}" for key in helpers for line in snapshot.logs[key][-2:]),
             ],
-            remedy=Remedy.run(f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}"),
+            remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
         )
     elif age > _PROVISIONER_SECONDS:
+        namespaces = local_path_namespaces(snapshot) if "local-path" in provisioner else []
+        logs = (f"kubectl --namespace {there} logs deployment/local-path-provisioner" for there in namespaces)
         yield make_finding(
             "provisioner_silent",
             where,
             f"The home has waited {int(age)} s for the provisioner {provisioner}, which reports nothing.",
             evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
-            remedy=Remedy.run("kubectl --namespace kube-system logs deployment/local-path-provisioner"),
+            remedy=Remedy.run(*logs, describe),
             related_objects=[f"node/{chosen}"],
+        )
+
+
+@check("storageclasses")
+def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
+    """Several default StorageClasses, of which claims without a class get the newest."""
+    metas = (storage_class["metadata"] for storage_class in snapshot.raw("storageclasses"))
+    defaults = [meta for meta in metas if (meta.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"]
+    names = [meta["name"] for meta in sorted(defaults, key=lambda meta: meta.get("creationTimestamp", ""))]
+    if len(names) > 1:
+        unset = (f"kubectl annotate storageclass {name} --overwrite {_DEFAULT_CLASS}=false" for name in names[:-1])
+        yield make_finding(
+            "storage_class_ambiguous",
+            f"storageclass/{names[-1]}",
+            f"{len(names)} StorageClasses are the default. Claims without a class get the newest, {names[-1]}.",
+            evidence=[f"storageclass/{name}: {_DEFAULT_CLASS}=true" for name in names],
+            remedy=Remedy.run("kubectl get storageclass", *unset),
         )
 
 
@@ -283,7 +314,9 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
         if len(pods) < 2 or raw is None or home is None or home.is_shared or not _is_home(raw):
             continue
         kubectl = f"kubectl --namespace {namespace}"
-        strangers = [f"{kubectl} delete pod {name}" for name in sorted(pods) if name not in of_sessions]
+        others = [name for name in sorted(pods) if name not in of_sessions]
+        # It is shown first, because it may be somebody's.
+        strangers = [f"{kubectl} {verb} pod {name}" for name in others for verb in ("describe", "delete")]
         yield make_finding(
             "home_mounted_twice",
             f"persistentvolumeclaim/{namespace}/{claim}",
@@ -442,6 +475,7 @@ CHECKS = (
     gpus_missing,
     gpu_without_runtime_class,
     homes_pending,
+    defaults_ambiguous,
     local_path_modes,
     homes_on_lost_nodes,
     homes_mounted_twice,

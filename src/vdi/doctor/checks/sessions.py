@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from vdi.cluster.capacity import allows_placement, read_capacity
-from vdi.cluster.explain import IMAGE_CODES
+from vdi.cluster.explain import IMAGE_CODES, Explanation, explain_probe, not_responding_since
 from vdi.cluster.objects import Pod
-from vdi.cluster.reasons import PodReason
+from vdi.cluster.reasons import LASTING_REASONS, PodReason
 from vdi.cluster.units import amount
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.desktops import code_of_log
+from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import is_led, last_warnings, operator_for
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions, diagnose_sessions
@@ -23,7 +24,7 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.homes import own_claim
-from vdi.session.naming import reservation_name
+from vdi.session.naming import TEMPLATE_REVISION, reservation_name
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0
@@ -35,6 +36,8 @@ _SLOW_SECONDS = 30.0
 # Time after a session's end that the operator may take to end it.
 _OVERDUE_SECONDS = 60.0
 _RECENT_SECONDS = 3600.0
+# CPU limit at which more of it hardly makes a start shorter.
+_ENOUGH_MILLICPU = 1000
 
 # Reasons with which the API server refuses a child of a session.
 _REFUSED = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED})
@@ -73,10 +76,14 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
     PodReason.BAD_COMMAND: "desktop_cannot_start",
     PodReason.CANNOT_START: "desktop_cannot_start",
     PodReason.NODE_NETWORK: "node_network_broken",
+    PodReason.NOT_RESPONDING: "desktop_hung",
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 # Problems that do not pass by themselves. A home or name in use may belong to a session that is just ending.
-_LASTING = _REFUSED | (_CODE_OF_PROBLEM.keys() - {Reason.HOME_IN_USE, Reason.NAME_TAKEN})
+_LASTING = (
+    (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys())
+    - {Reason.HOME_IN_USE, Reason.NAME_TAKEN, Reason.NO_GPUS}  # a device plugin may just be starting
+)
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 # Reasons of an image that no pull on the node cures.
 _OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
@@ -162,8 +169,10 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     reason, severity = problem.reason, None
     code = _CODE_OF_PROBLEM.get(reason) or _CODE_OF_POD_REASON.get(reason, "session_failed")
+    failures = diagnosis.session.status.failures
+    log = failures.log if failures else ""
     if code in _CRASHED:
-        code = code_of_log(problem.message) or code
+        code = code_of_log(f"{problem.message}\n{log}") or code
     # A queue because capacity is in use passes by itself and is a warning. Where the end of no desktop helps, it is an
     # error.
     if reason in QUEUE_REASONS:
@@ -182,6 +191,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         evidence=[
             f"reason: {reason}",
             f"status.queue.position: {queue.position}" if queue and queue.position else "",
+            *(f"status.failures.log: {line}" for line in log.splitlines()[-3:]),
         ],
         remedy=remedy or Remedy.run(diagnosis.restart_command),
     )
@@ -266,11 +276,18 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a pod that does not become ready."""
     for diagnosis in active_sessions(snapshot):
         pod, answer = diagnosis.pod, diagnosis.answer
-        if pod is None or answer is None or not answer.stuck:
+        if pod is None:
             continue
-        may_pass = answer.reason == PodReason.MISSING_HOME and diagnosis.home
-        patience = _SCHEDULER_SECONDS if may_pass else _PATIENCE_SECONDS
-        if snapshot.age(pod.metadata.creation_timestamp) < patience and pod.status.phase != "Failed":
+        if (killed := _killed_at(diagnosis, pod)) and (answer is None or answer.reason == PodReason.CRASH_LOOP):
+            yield diagnosis.finding(
+                "desktop_hung",
+                "The desktop stopped responding, and the kubelet restarted it. Unsaved work is lost.",
+                severity=None if answer else Severity.WARNING,
+                evidence=[f"pod/{pod.metadata.name}: ended {killed}", *last_warnings(diagnosis.observed.events)],
+                remedy=Remedy.run(_read_last_log(diagnosis), diagnosis.restart_command),
+            )
+            continue
+        if answer is None or not answer.stuck or _may_pass(diagnosis, pod, answer):
             continue
         code = _CODE_OF_POD_REASON.get(
             answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed"
@@ -279,11 +296,11 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
             code = "gpu_insufficient"
         if code == "home_not_provisioned" and diagnosis.home is not None:
             code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
-        log = snapshot.log_of(pod)
+        log, denied = snapshot.log_of(pod), _denied_credentials(diagnosis)
         # With a log, `logs_speak` makes the finding of the cause, and this one is folded under it.
         if code in _CRASHED and not log:
             code = code_of_log(answer.sentence) or code
-        message = answer.sentence
+        message, remedy = denied or (answer.sentence, _remedy_of_pod(code, diagnosis))
         if answer.reason == PodReason.OUT_OF_MEMORY:
             message = f"The desktop used more memory than its limit ({_memory_limit(diagnosis)}), and was stopped."
         yield diagnosis.finding(
@@ -294,9 +311,26 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
                 *last_warnings(diagnosis.observed.events),
                 *(f"log: {line}" for line in log[-2:]),
             ],
-            remedy=_remedy_of_pod(code, diagnosis)
-            or Remedy.run(f"{diagnosis.kubectl} describe pod {pod.metadata.name}"),
+            remedy=remedy or Remedy.run(f"{diagnosis.kubectl} describe pod {pod.metadata.name}"),
         )
+
+
+def _may_pass(diagnosis: SessionDiagnosis, pod: Pod, answer: Explanation) -> bool:
+    """Whether the cause is too young to be reported. One that cannot pass by itself never is."""
+    if answer.reason in LASTING_REASONS or pod.status.phase == "Failed":
+        return False
+    may_be_late = answer.reason == PodReason.MISSING_HOME and diagnosis.home
+    since = not_responding_since(pod) or pod.metadata.creation_timestamp
+    return diagnosis.snapshot.age(since) < (_SCHEDULER_SECONDS if may_be_late else _PATIENCE_SECONDS)
+
+
+def _killed_at(diagnosis: SessionDiagnosis, pod: Pod) -> str:
+    """The time within the hour when its liveness probe ended a desktop that had been ready; empty: it did not."""
+    ended = pod.desktop.last_state.terminated if pod.desktop else None
+    at = (ended.finished_at or "") if ended and ended.reason != "OOMKilled" else ""
+    was_ready = pod.ready or diagnosis.session.status.ready_time >= pod.metadata.creation_timestamp
+    failed = any("Liveness probe failed" in event.note for event in diagnosis.observed.events)
+    return at if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS else ""
 
 
 def _remedy_of_pod(code: str, diagnosis: SessionDiagnosis) -> Remedy | None:
@@ -309,7 +343,11 @@ def _remedy_of_pod(code: str, diagnosis: SessionDiagnosis) -> Remedy | None:
         case "reference_missing":
             return Remedy.run(f"{kubectl} get secrets,configmaps", edit)
         case "desktop_crashes":
-            return Remedy.run(f"{kubectl} logs {bound.metadata.name if bound else diagnosis.name} --previous")
+            return Remedy.run(_read_last_log(diagnosis), restart)
+        case "desktop_hung":
+            return Remedy.run(restart)
+        case "desktop_cannot_start":
+            return Remedy.run("kubectl get nodes --label-columns kubernetes.io/arch", edit, restart)
         case "desktop_out_of_memory":
             return Remedy.run(_raise_memory(diagnosis), restart)
         case "desktop_out_of_disk":
@@ -323,6 +361,43 @@ def _remedy_of_pod(code: str, diagnosis: SessionDiagnosis) -> Remedy | None:
             return _open_nodes(diagnosis)
         case _:
             return None
+
+
+def _read_last_log(diagnosis: SessionDiagnosis) -> str:
+    """The command that shows how the desktop ended: of its pod, or what the status keeps of a pod that is deleted."""
+    pod, kubectl = diagnosis.pod, diagnosis.kubectl
+    if pod is None:
+        return f"{kubectl} get vdisession {diagnosis.name} --output jsonpath='{{.status.failures.log}}'"
+    previous = " --previous" if pod.desktop and pod.desktop.last_state.terminated else ""
+    return f"{kubectl} logs {pod.metadata.name}{previous}"
+
+
+def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | None:
+    """A sentence about the pull secret that the registry does not accept, and its remedy; None: it is not that."""
+    pod, desktop, answer = diagnosis.pod, diagnosis.desktop, diagnosis.answer
+    denied = answer is not None and answer.reason == PodReason.IMAGE_PULL_DENIED
+    if not denied or not isinstance(desktop, Desktop) or not desktop.image_pull_secrets or not pod or not pod.desktop:
+        return None
+    secret, registry = desktop.image_pull_secrets[0], _registry_of(desktop.image)
+    event, waiting = diagnosis.observed.start_state(pod).newest("Failed"), pod.desktop.state.waiting
+    said = f"{waiting.message if waiting else ''} {event.note if event else ''}"
+    if not re.search(r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE):
+        return None
+    server = "https://index.docker.io/v1/" if registry == "docker.io" else registry
+    create = (
+        f"{diagnosis.kubectl} create secret docker-registry {secret} --docker-server={server}"
+        ' --docker-username="$(cat username)" --docker-password="$(cat password)" --dry-run=client -o yaml'
+    )
+    return f"The registry {registry} refuses the credentials of the Secret {secret}.", Remedy(
+        "Write the registry's user name and password into the files username and password. Then:",
+        (f"{create} | kubectl apply -f -", diagnosis.restart_command),
+    )
+
+
+def _registry_of(image: str) -> str:
+    """The registry in an image's name; Docker Hub where it names none."""
+    host, slash, _ = image.partition("/")
+    return host if slash and (re.search(r"[.:]", host) or host == "localhost") else "docker.io"
 
 
 def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
@@ -343,9 +418,14 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
     if image.startswith("localhost/"):
         sentence = f"{correct}. If the name is right, import the image on the node {node}: no registry has it."
         return Remedy(sentence, fix)
-    raw = diagnosis.snapshot.find("nodes", node) or {}
-    on_k3s = "+k3s" in raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
-    pull = f"{'k3s ' if on_k3s else ''}crictl pull {image}"
+    service, crictl = node_tools(diagnosis.snapshot, node)
+    pull = f"{crictl} pull {image}"
+    if reason == PodReason.REGISTRY_NOT_TRUSTED and service != "kubelet":
+        sentence = (
+            f"On the node {node}, save the registry's CA as /etc/rancher/k3s/registry-ca.crt. Name it in "
+            f"registries.yaml there (configs, `{_registry_of(image)}`, tls, ca_file)."
+        )
+        return Remedy(sentence, (f"systemctl restart {service}", pull))
     if reason == PodReason.REGISTRY_UNKNOWN:
         sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
         return Remedy(sentence, (*fix, pull))
@@ -386,10 +466,13 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         took, condition = sum(stages.values()), pod.condition("Ready")
         if took <= _SLOW_SECONDS or pod.metadata.annotations.get("vdi.kasm.io/run-started"):
             continue
+        template, revision = diagnosis.template, pod.metadata.annotations.get(TEMPLATE_REVISION)
+        if pod.ready and template and revision and revision != str(template.metadata.generation):
+            continue  # the template was changed since: the next start shows whether that helped
         if pod.ready and condition and snapshot.age(condition.last_transition_time) > _RECENT_SECONDS:
             continue
         stage = max(stages, key=lambda stage: stages[stage])
-        where, remedy = _slow_stage(stage, diagnosis.template_name)
+        where, remedy = _slow_stage(stage, diagnosis, pod)
         yield diagnosis.finding(
             "start_slow",
             f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}:"
@@ -399,17 +482,27 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _slow_stage(stage: str, template: str) -> tuple[str, Remedy]:
+def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str, Remedy]:
     """A clause that says where the time went, and what makes the stage shorter."""
+    template, answer, desktop = diagnosis.template_name, diagnosis.answer, diagnosis.desktop
+    edit = f"kubectl edit vditemplate {template}"
     if stage == "schedule":
         command = "kubectl --namespace kube-system get pods -l component=kube-scheduler"
         return "until a node was found", Remedy.run(command)
     if stage == "prepare":
         command = merge_patch("vditemplate", template, {"spec": {"prePull": True}})
         return "on the node, for image and volume", Remedy("Pull the image in advance.", (command,))
-    sentence = f"Raise spec.resources.defaultCPU of template `{template}`, or keep desktops ready in a VDIPool."
-    command = f"kubectl edit vditemplate {template}"
-    return "in the desktop itself, until its probe passed", Remedy(sentence, (command,))
+    where, how = "in the desktop itself, until its probe passed", explain_probe(diagnosis.observed.start_state(pod))
+    if answer and answer.reason == PodReason.PROBE_REFUSED:
+        remedy = Remedy("Correct the template, then restart the desktop.", (edit, diagnosis.restart_command))
+        return f"in the desktop itself. {answer.sentence.rstrip('.')}", remedy
+    if answer and how:
+        where = f"in the desktop itself, and {how}"
+    if isinstance(desktop, Desktop) and amount("cpu", desktop.cpu) < _ENOUGH_MILLICPU:
+        sentence = f"Raise the CPU limit ({desktop.cpu}), or keep desktops ready in a VDIPool."
+        return where, Remedy(sentence, (edit,))
+    sentence = "Read in its log what it waits for, or keep desktops ready in a VDIPool."
+    return where, Remedy(sentence, (f"{diagnosis.kubectl} logs {pod.metadata.name}",))
 
 
 def _stages(snapshot: Snapshot, pod: Pod) -> dict[str, float]:

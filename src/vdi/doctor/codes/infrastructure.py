@@ -17,6 +17,7 @@ CRASH_CAUSES = (
     "home_not_writable",
     "desktop_port_wrong",
     "cpu_limit_low",
+    "selkies_setting_invalid",
     "selkies_error",
     "shm_too_small",
 )
@@ -239,6 +240,25 @@ INFRASTRUCTURE = (
         "Read the log of the last attempt.",
         follows=CRASH_CAUSES,
     ),
+    _code(
+        "desktop_hung",
+        "A desktop that was ready does not respond, or the kubelet restarted it for that within the hour (a warning).",
+        "The pod's condition Ready, which was True since the container's start, and the Events of its probes.",
+        "Restart the desktop: unsaved work is lost, files in the home stay.",
+        follows=("node_not_ready", "node_under_pressure", *CRASH_CAUSES),
+    ),
+    _warning(
+        "selkies_setting_invalid",
+        "Selkies does not know a value that the template sets, such as of its encoder.",
+        "A line of the desktop's log: Invalid value(s) ... for ...",
+        "Correct the variable in the template, then restart the desktop.",
+    ),
+    _warning(
+        "secret_newer",
+        "A Secret was changed after a desktop that has it in a variable had started.",
+        "The Secret's last write, compared with the start of the container; or the operator's message.",
+        "Restart the desktop.",
+    ),
     _warning(
         "cpu_limit_low",
         "A desktop's CPU limit is so low that it takes minutes to start, or its liveness probe ends it.",
@@ -303,6 +323,12 @@ INFRASTRUCTURE = (
         "A home requests a StorageClass that does not exist.",
         "spec.storageClassName of the claim, compared with the StorageClasses.",
         "Create the StorageClass, or name an existing one in the template.",
+    ),
+    _warning(
+        "storage_class_ambiguous",
+        "Several StorageClasses are the default. A claim without a class gets the newest of them.",
+        "The annotation storageclass.kubernetes.io/is-default-class.",
+        "Keep one default, and set the annotation of the others to false.",
     ),
     _code(
         "home_not_provisioned",
@@ -378,7 +404,7 @@ NETWORK = (
     _warning(
         "api_server_slow",
         "The API server takes more than a second for a small request: operator and portal are equally slow.",
-        "The fastest of three consecutive small requests from the machine that runs the doctor.",
+        "The slowest of three consecutive small requests from the machine that runs the doctor.",
         "Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
         cluster_wide=True,
     ),

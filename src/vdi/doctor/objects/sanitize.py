@@ -94,6 +94,9 @@ def pod(found: Object) -> Object:
     kept["volumes"] = [
         volume for volume in spec.get("volumes") or () if "persistentVolumeClaim" in volume or "hostPath" in volume
     ]
+    env = (one for container in spec.get("containers") or () for one in container.get("env") or ())
+    references = ((variable.get("valueFrom") or {}).get("secretKeyRef") for variable in env)
+    kept["secrets"] = sorted({reference["name"] for reference in references if reference})
     for key in ("containers", "initContainers"):
         kept[key] = [_pick(one, "name", "image", "resources", "restartPolicy", "ports") for one in spec.get(key) or ()]
     for init_container, container in zip(kept["initContainers"], spec.get("initContainers") or (), strict=True):
@@ -184,7 +187,7 @@ def event(found: Object) -> Object:
 
 
 def secret(found: Object) -> Object:
-    """A Secret of `basicAuthSecret`: why it cannot be used. None of its values."""
+    """A Secret of `basicAuthSecret`: why it cannot be used, and its last change. None of its values."""
     problem = ""
     try:
         read_basic_auth(found.get("data") or {})
@@ -194,6 +197,7 @@ def secret(found: Object) -> Object:
         "metadata": _pick(found["metadata"], "name", "namespace"),
         "type": found.get("type", ""),
         "problem": problem,
+        "changed": max((write["time"] for write in dated(found)["metadata"]["managedFields"]), default=""),
     }
 
 

@@ -1,0 +1,183 @@
+"""The exact cause, and commands that work where they are pasted."""
+
+import pytest
+
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object
+from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_gateways import GATEWAY_FAULTS
+from vdi.diagnosis.redact import redact
+from vdi.doctor.checks.run import run_checks
+from vdi.findings.model import Finding, Severity, roots
+
+KUBECTL = "kubectl --namespace vdi-sessions"
+RESTART = "vdi session restart alice-0 -n vdi-sessions"
+EDIT = "kubectl edit vditemplate ubuntu-desktop"
+
+
+def root(cluster: Cluster) -> Finding:
+    (finding,) = roots(cluster.findings())
+    return finding
+
+
+def given_up(log: str) -> Cluster:
+    """A desktop that crashed until the operator deleted its pod."""
+    cluster = Cluster()
+    failures: Object = {"count": 6, "reason": "CrashLoop", "message": "It crashed.", "time": BEGAN, "generation": 1}
+    cluster.without_pod("CrashLoop", "It crashed.", phase="Failed", failures=failures | {"log": log})
+    return cluster
+
+
+@pytest.mark.parametrize("waiting", ["RunContainerError", "CrashLoopBackOff"])
+def test_exec_format_error_names_the_architecture(waiting: str) -> None:
+    cluster = Cluster()
+    cluster.one("nodes")["metadata"]["labels"]["kubernetes.io/arch"] = "arm64"
+    words = "exec /usr/bin/vdi-desktop: exec format error"
+    cluster.not_ready(waiting={"reason": waiting, "message": words}, last={"message": words}, restarts=2)
+    finding = root(cluster)
+    assert finding.code == "desktop_cannot_start"
+    assert "another architecture than the node's (arm64)" in finding.message
+    assert finding.remedy.commands[0] == "kubectl get nodes --label-columns kubernetes.io/arch"
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"), [("401 Unauthorized", True), ("pull access denied, repository does not exist", False)]
+)
+def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool) -> None:
+    cluster = Cluster()
+    cluster.one("vditemplates")["spec"] |= {
+        "image": "registry.example.com/desktop:1",
+        "imagePullSecrets": [{"name": "regcred"}],
+    }
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": f"failed to authorize: {message}"})
+    finding = root(cluster)
+    words = "The registry registry.example.com refuses the credentials of the Secret regcred."
+    assert (finding.message == words) == refused
+    create = f"{KUBECTL} create secret docker-registry regcred --docker-server=registry.example.com"
+    assert finding.remedy.commands[0].startswith(create) == refused
+
+
+def test_full_disk_may_lack_inodes() -> None:
+    cluster = Cluster()
+    cluster.logs[f"{SPACE}/alice-0"] = ["OSError: [Errno 28] No space left on device"]
+    exec_in_pod = f"{KUBECTL} exec alice-0 -- df"
+    assert root(cluster).remedy.commands == (f"{exec_in_pod} -h", f"{exec_in_pod} -i", RESTART)
+
+
+def test_no_command_runs_in_a_desktop_that_crashes() -> None:
+    cluster = Cluster()
+    cluster.one("persistentvolumes")["spec"] = {"hostPath": {"path": "/srv/a home"}}
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
+    cluster.logs[f"{SPACE}/alice-0"] = ["No space left on device"]
+    assert root(cluster).remedy.commands == ("df -h '/srv/a home'", "df -i '/srv/a home'", RESTART)
+
+
+def test_value_that_selkies_rejects_is_named() -> None:
+    finding = root(FAULTS.broken("encoder_unknown"))
+    assert "the value `h266enc` of its setting `encoder`" in finding.message
+    assert "SELKIES_ENCODER" in finding.remedy.sentence
+    assert finding.remedy.commands == (EDIT, RESTART)
+
+
+def test_older_default_classes_lose_the_annotation() -> None:
+    finding = root(FAULTS.broken("two_default_classes"))
+    assert finding.severity is Severity.WARNING
+    shown, unset = finding.remedy.commands
+    assert shown == "kubectl get storageclass"
+    assert "local-path" in unset
+    assert "longhorn" not in unset
+
+
+@pytest.mark.parametrize(("written", "found"), [(JUST_NOW, ["secret_newer"]), (BEGAN, [])])
+def test_secret_newer_than_the_desktop_asks_for_a_restart(written: str, found: list[str]) -> None:
+    cluster = Cluster()
+    reference = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+    cluster.pod["spec"]["containers"][0]["env"].append(reference)
+    meta = {"name": "login", "namespace": SPACE, "managedFields": [{"time": written, "fieldsV1": {"f:data": {}}}]}
+    cluster.objects["secrets"].append({"metadata": meta, "data": {}})
+    assert cluster.roots() == found
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence", "command"),
+    [
+        ("FATAL: sorry, too many clients already", "max_connections", "logs"),
+        ("password authentication failed for user vdi", "newer than the pod", "rollout restart"),
+    ],
+)
+def test_database_troubles_name_their_cure(words: str, sentence: str, command: str) -> None:
+    cluster = GATEWAY_FAULTS.broken("database_away")
+    for lines in cluster.logs.values():
+        lines[:] = [f'level=WARNING msg="trouble: database: {words}"']
+    finding = next(one for one in cluster.findings() if one.code == "database_unreachable")
+    assert sentence in finding.remedy.sentence
+    assert command in finding.remedy.commands[0]
+
+
+def test_log_of_a_deleted_pod_is_in_the_status() -> None:
+    finding = root(given_up("starting\nSegmentation fault"))
+    assert finding.code == "desktop_crashes"
+    assert (
+        finding.remedy.commands[0] == f"{KUBECTL} get vdisession alice-0 --output jsonpath='{{.status.failures.log}}'"
+    )
+    assert "status.failures.log: Segmentation fault" in finding.evidence
+
+
+def test_cause_is_read_from_the_log_in_the_status() -> None:
+    library = "x: error while loading shared libraries: libX.so.6: cannot open\nexiting"
+    assert root(given_up(library)).code == "library_missing"
+
+
+def test_previous_log_is_read_where_there_is_one() -> None:
+    cluster = Cluster()
+    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
+    assert root(cluster).remedy.commands == (f"{KUBECTL} logs alice-0 --previous", RESTART)
+
+
+def test_bundle_hides_secrets_in_the_log_of_a_status() -> None:
+    snapshot = redact(given_up("login: password=hunter2").snapshot())
+    (session,) = snapshot.raw("vdisessions")
+    assert "hunter2" not in str(session)
+    assert run_checks(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("version", "role", "commands"),
+    [
+        ("v1.34.4", False, ("systemctl status kubelet", "crictl rmi --prune")),
+        ("v1.34.9+k3s1", True, ("systemctl status k3s", "k3s crictl rmi --prune")),
+        ("v1.34.9+k3s1", False, ("systemctl status k3s-agent", "k3s crictl rmi --prune")),
+    ],
+)
+def test_commands_of_a_node_are_those_of_its_kubelet(version: str, role: bool, commands: tuple[str, str]) -> None:
+    cluster = Cluster()
+    node = cluster.one("nodes")
+    node["status"]["nodeInfo"]["kubeletVersion"] = version
+    if role:
+        node["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "true"
+    for condition in node["status"]["conditions"]:
+        condition["status"] = "False" if condition["type"] == "Ready" else "True"
+    shown = {command for finding in cluster.findings() for command in finding.remedy.commands}
+    assert shown >= set(commands)
+
+
+@pytest.mark.parametrize("fault", ["two_on_one_home", "another_route_takes_the_host"])
+def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
+    shown, delete = root(FAULTS.broken(fault)).remedy.commands[:2]
+    assert shown.replace(" describe ", " delete ") == delete
+
+
+@pytest.mark.parametrize("kind", ["middlewares", "roles"])
+def test_hand_made_change_of_the_chart_is_upgraded_away(kind: str) -> None:
+    cluster = FAULTS.broken("middleware_gone") if kind == "middlewares" else Cluster()
+    if kind == "roles":
+        cluster.one("roles")["rules"] = []
+    assert root(cluster).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
+
+
+def test_runtime_class_in_the_template_ends_the_finding() -> None:
+    cluster = Cluster()
+    cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
+    cluster.pod["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+    assert "gpu_runtime_class_unset" in cluster.roots()
+    cluster.one("vditemplates")["spec"]["placement"] = {"runtimeClassName": "nvidia"}
+    assert "gpu_runtime_class_unset" not in cluster.roots()
