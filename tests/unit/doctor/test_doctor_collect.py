@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 
 import pytest
 
@@ -16,12 +17,15 @@ from vdi.kube.errors import ConnectionFailed
 from vdi.kube.transport import Client
 
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-_REQUEST_SECONDS = 0.25
+# Durations of the first requests: the first one opens the connection, all later ones take no time.
+_REQUEST_SECONDS = (9.0, 0.05, 0.25)
 
 
 @asynccontextmanager
 async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
     """Finds nothing, after `_REQUEST_SECONDS` of this clock; None: never answers."""
+
+    seconds = chain(_REQUEST_SECONDS, repeat(0.0))
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -29,7 +33,7 @@ async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
                 if clock is None:
                     await reader.read()
                     return
-                clock.forward(seconds=_REQUEST_SECONDS)
+                clock.forward(seconds=next(seconds))
                 writer.write(_NOT_FOUND)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -42,11 +46,11 @@ async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
             yield client
 
 
-async def test_the_time_of_a_small_request_is_measured() -> None:
+async def test_slowest_small_request_is_measured() -> None:
     clock = FakeClock()
     async with api_server(clock) as client:
         snapshot = await collect(client, Scope("vdi-sessions"), clock)
-    assert snapshot.api_seconds == _REQUEST_SECONDS
+    assert snapshot.api_seconds == pytest.approx(0.25)
 
 
 async def test_a_hanging_api_server_is_reported_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ def newborn(waiting: dict[str, Any] | None = None) -> Cluster:
     """A desktop of two seconds that is not ready."""
     cluster = Cluster()
     cluster.not_ready(waiting=waiting)
+    for condition in cluster.pod["status"]["conditions"]:
+        condition["lastTransitionTime"] = JUST_NOW
     cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
     cluster.session["metadata"]["creationTimestamp"] = JUST_NOW
     return cluster

@@ -185,7 +185,7 @@ def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
             "apiserver/kubernetes",
             f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few "
             "hundredths of a second.",
-            evidence=[f"the slowest of three requests took {snapshot.api_seconds:.2f} s"],
+            evidence=[f"the slowest of two requests took {snapshot.api_seconds:.2f} s"],
             remedy=Remedy(
                 "Check the disk and the CPU of the server; its own health checks name what is slow.",
                 ("kubectl get --raw '/readyz?verbose'", "kubectl describe nodes"),

@@ -404,7 +404,7 @@ NETWORK = (
     _warning(
         "api_server_slow",
         "The API server takes more than a second for a small request: operator and portal are equally slow.",
-        "The slowest of three consecutive small requests from the machine that runs the doctor.",
+        "The slowest of two small requests, one after the other, from the machine that runs the doctor.",
         "Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
         cluster_wide=True,
     ),
