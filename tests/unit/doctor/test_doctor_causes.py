@@ -78,6 +78,12 @@ def test_value_that_selkies_rejects_is_named() -> None:
     assert finding.remedy.commands == (EDIT, RESTART)
 
 
+def test_rejected_encoder_of_selkies_1_is_one_cause() -> None:
+    cluster = FAULTS.broken("encoder_unknown")
+    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
+    assert cluster.roots() == ["encoder_obsolete"]
+
+
 def test_older_default_classes_lose_the_annotation() -> None:
     finding = root(FAULTS.broken("two_default_classes"))
     assert finding.severity is Severity.WARNING

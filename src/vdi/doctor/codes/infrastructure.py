@@ -252,6 +252,7 @@ INFRASTRUCTURE = (
         "Selkies does not know a value that the template sets, such as of its encoder.",
         "A line of the desktop's log: Invalid value(s) ... for ...",
         "Correct the variable in the template, then restart the desktop.",
+        follows=("encoder_obsolete",),
     ),
     _warning(
         "secret_newer",
