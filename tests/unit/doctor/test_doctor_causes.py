@@ -166,9 +166,13 @@ def test_commands_of_a_node_are_those_of_its_kubelet(version: str, role: bool, c
     assert shown >= set(commands)
 
 
-@pytest.mark.parametrize("fault", ["two_on_one_home", "another_route_takes_the_host"])
+@pytest.mark.parametrize("fault", ["two_on_one_home", "another_route_takes_the_host", "class_misspelt"])
 def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
-    shown, delete = root(FAULTS.broken(fault)).remedy.commands[:2]
+    cluster = FAULTS.broken("class_gone" if fault == "class_misspelt" else fault)
+    if fault == "class_misspelt":
+        cluster.objects["storageclasses"].append({"metadata": {"name": "longhorn"}})
+    shown, delete = root(cluster).remedy.commands[-2:]
+    assert " delete " in delete
     assert shown.replace(" describe ", " delete ") == delete
 
 

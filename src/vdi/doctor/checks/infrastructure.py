@@ -178,12 +178,13 @@ def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
     meta, class_name = claim["metadata"], claim["spec"].get("storageClassName")
     template = (meta.get("annotations") or {}).get(TEMPLATE_ANNOTATION)
     chosen = min(there, key=lambda name: (name != "local-path", name), default="")
+    kubectl = f"kubectl --namespace {meta['namespace']}"
     if chosen and template:
         remedy = Remedy(
             f"Create that class, or name `{chosen}` in the template and delete this claim, which is still empty.",
             (
                 merge_patch("vditemplate", template, {"spec": {"persistence": {"storageClass": chosen}}}),
-                f"kubectl --namespace {meta['namespace']} delete pvc {meta['name']}",
+                *(f"{kubectl} {verb} pvc {meta['name']}" for verb in ("describe", "delete")),
             ),
         )
     else:
