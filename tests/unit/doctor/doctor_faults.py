@@ -393,7 +393,7 @@ def desktop_frozen(cluster: Cluster) -> None:
 def restarted_because_it_hung(cluster: Cluster) -> None:
     """The kubelet has restarted it, and it is ready again."""
     container = cluster.pod["status"]["containerStatuses"][0]
-    ended = {"exitCode": 137, "reason": "Error", "finishedAt": "2026-11-20T11:50:00Z"}
+    ended = {"exitCode": 137, "reason": "Error", "startedAt": BEGAN, "finishedAt": "2026-11-20T11:50:00Z"}
     container |= {"restartCount": 1, "lastState": {"terminated": ended}}
     cluster.warn(
         "Pod", cluster.pod["metadata"]["name"], "Unhealthy", "Liveness probe failed: context deadline exceeded"

@@ -367,7 +367,8 @@ def _read_last_log(diagnosis: SessionDiagnosis) -> str:
     """The command that shows how the desktop ended: of its pod, or what the status keeps of a pod that is deleted."""
     pod, kubectl = diagnosis.pod, diagnosis.kubectl
     if pod is None:
-        return f"{kubectl} get vdisession {diagnosis.name} --output jsonpath='{{.status.failures.log}}'"
+        shown = '{.status.failures.message}{"\\n"}{.status.failures.log}{"\\n"}'
+        return f"{kubectl} get vdisession {diagnosis.name} --output jsonpath='{shown}'"
     previous = " --previous" if pod.desktop and pod.desktop.last_state.terminated else ""
     return f"{kubectl} logs {pod.metadata.name}{previous}"
 
