@@ -78,6 +78,15 @@ def test_value_that_selkies_rejects_is_named() -> None:
     assert finding.remedy.commands == (EDIT, RESTART)
 
 
+@pytest.mark.parametrize(
+    "line", ["Error: Invalid value for '--size': 'x' is not a number", "xterm: Invalid value 'x' for '--geometry'"]
+)
+def test_complaints_of_other_programs_are_no_setting(line: str) -> None:
+    cluster = Cluster()
+    cluster.logs[f"{SPACE}/alice-0"] = [line]
+    assert cluster.roots() == []
+
+
 def test_rejected_encoder_of_selkies_1_is_one_cause() -> None:
     cluster = FAULTS.broken("encoder_unknown")
     cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]

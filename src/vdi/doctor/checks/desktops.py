@@ -40,7 +40,7 @@ _LOG_RULES = (
     ("home_not_writable", re.compile(r"(?=.*permission denied).*?(/home/[^\s'’\":`]*)", re.IGNORECASE)),
     (
         "selkies_setting_invalid",
-        re.compile(r"Invalid value(?:\(s\))? ['\"]?([^'\"]{1,64}?)['\"]? for (?:setting )?['\"]?([\w-]{1,64})"),
+        re.compile(r"Invalid value(?:\(s\))? ['\"]([^'\"]{1,64})['\"] for (?:setting )?['\"]?([a-z][a-z0-9_-]{0,63})"),
     ),
     (
         "selkies_error",
