@@ -120,7 +120,7 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str) -> Iterator[Finding]:
 def _reference_findings(snapshot: Snapshot, route: Raw, release: Workload | None) -> Iterator[Finding]:
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
     namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
-    upgrade = release.upgrade if release else f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
+    show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
     finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}")
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
@@ -130,7 +130,7 @@ def _reference_findings(snapshot: Snapshot, route: Raw, release: Workload | None
             "route_entry_point_unknown",
             message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
             evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
-            remedy=Remedy.run(*([f"{upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
+            remedy=Remedy.run(*([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.get("routes") or ():
@@ -151,7 +151,7 @@ def _reference_findings(snapshot: Snapshot, route: Raw, release: Workload | None
                     code,
                     message=f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the route (404).",
                     evidence=[f"spec.routes[] names {there}/{link}"],
-                    remedy=Remedy.run(upgrade),
+                    remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
                 )
 
 
@@ -191,7 +191,7 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
                 f"ingressroute/{gateway.namespace}/{gateway.name}",
                 "No route leads to the gateway: the portal, and each desktop that is starting, respond with 404.",
                 evidence=[f"no IngressRoute of {gateway.namespace} names the Service {gateway.name}"],
-                remedy=Remedy("The chart contains this route: upgrade the release.", (gateway.upgrade,)),
+                remedy=Remedy("The chart contains this route: upgrade the release.", (f"{gateway.upgrade} --yes",)),
             )
         for route in routes:
             yield from _reference_findings(snapshot, route, gateway)
@@ -262,8 +262,9 @@ def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | N
         patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
         sentence = f"Give the Service the labels of {workload.object} as its selector."
         return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    upgrade = [one.upgrade for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace][:1]
-    return Remedy.run(*upgrade, f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide")
+    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace][:1]
+    show = f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide"
+    return Remedy.run(*(f"{one.upgrade} --yes" for one in ours), show)
 
 
 CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)
