@@ -26,7 +26,7 @@ from vdi.gateway.api.component import Api
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import DesktopAgent, StartupScripts
+from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
@@ -39,7 +39,6 @@ from vdi.gateway.login.local_users import Passwords
 from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
-from vdi.gateway.probing import Prober
 from vdi.gateway.services import Services
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
@@ -48,7 +47,6 @@ from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
 from vdi.gateway.subscriptions import Subscriptions
-from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.web.connection import Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
@@ -95,7 +93,6 @@ class Gateway:
     def stop(self) -> None:
         """Have open streams end, and no new request served."""
         self.context.stopping.set()
-        self.context.cluster.end_changes()
 
 
 @asynccontextmanager
@@ -161,7 +158,8 @@ def build_gateway(
     audit = Audit(context.database, context.clock)
     history = History(context)
     actions = Actions(context, limits=limits, history=history, audit=audit)
-    edge = Edge(context, logins=logins, guard=guard, actions=actions, address=address)
+    subscriptions = Subscriptions(context.cluster)
+    edge = Edge(context, logins=logins, guard=guard, actions=actions, subscriptions=subscriptions, address=address)
     sign_out = SignOut(logins, edge.revoker.end)
     login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
@@ -176,12 +174,10 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        prober=Prober(context=context, issue_ticket=edge.handoff.issue_ticket, agent=agent),
-        startup_scripts=StartupScripts(context=context, agent=agent),
-        thumbnails=Thumbnails(context=context, agent=agent),
+        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket),
         doctor=DoctorRunner(context),
         gpu_slots=GpuSlots(context),
-        subscriptions=Subscriptions(context.cluster),
+        subscriptions=subscriptions,
         problems=edge.problems,
     )
     api, portal = Api(services), Portal(services)

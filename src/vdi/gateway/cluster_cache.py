@@ -1,10 +1,9 @@
-"""The gateway's cache of sessions, templates, pools and homes, with the changes that streams and history follow."""
+"""The gateway's cache of sessions, templates, pools and homes, and the listeners that follow its changes."""
 
 import asyncio
 import ipaddress
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -38,65 +37,6 @@ _BY_UID = "uid"
 _BY_POD_IP = "pod-ip"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The latest state of one object since a reader's last look; several changes in a row are one."""
-
-    kind: Kind
-    # Before the first of them; None: it did not exist.
-    old: Any
-    # After the last; None: it is gone.
-    new: Any
-
-    @property
-    def name(self) -> str:
-        name: str = (self.new or self.old).metadata.name
-        return name
-
-    @property
-    def namespace(self) -> str:
-        """Namespace of the object; empty for templates and pools."""
-        namespace: str = (self.new or self.old).metadata.namespace
-        return namespace
-
-
-class Changes:
-    """An async iterator over changes, from `ClusterCache.changes`; it ends when the gateway stops."""
-
-    def __init__(self, wants: Callable[[Change], bool] | None) -> None:
-        self._wants = wants
-        # Unread changes, one per object: so a slow reader holds no more than there are objects.
-        self._waiting: dict[tuple[Kind, str, str], Change] = {}
-        self._news = asyncio.Event()
-        self._closed = False
-
-    def add(self, change: Change) -> None:
-        """Take in one change, if it is wanted."""
-        if self._wants is not None and not self._wants(change):
-            return
-        key = (change.kind, change.namespace, change.name)
-        earlier = self._waiting.pop(key, None)
-        self._waiting[key] = Change(change.kind, earlier.old, change.new) if earlier else change
-        self._news.set()
-
-    def close(self) -> None:
-        """End the iteration, also for a reader that waits for the next change."""
-        self._closed = True
-        self._news.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Change:
-        # No generator: readers cancel `anext` when their time is over and then read on, which would end one.
-        while not self._waiting:
-            if self._closed:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        return self._waiting.pop(next(iter(self._waiting)))
-
-
 class ClusterCache:
     """Copies of the objects that the gateway needs: it watches them while entered as an async context manager.
 
@@ -114,7 +54,6 @@ class ClusterCache:
         self.sessions.add_index(_BY_POD_IP, lambda session: [_canonical(session.status.pod_ip)])
         self._clock = clock
         self._listeners: list[Listener] = []
-        self._changes: set[Changes] = set()
         self._stack = AsyncExitStack()
         self.reflectors: tuple[Reflector[Any], ...] = (
             *(
@@ -152,7 +91,6 @@ class ClusterCache:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end_changes()
         await self._stack.__aexit__(kind, error, trace)
 
     def session(self, name: str) -> VDISession | None:
@@ -232,27 +170,9 @@ class ClusterCache:
         """Call back on every change, at once, from the event loop's thread."""
         self._listeners.append(listener)
 
-    @contextmanager
-    def changes(self, wants: Callable[[Change], bool] | None = None) -> Iterator[Changes]:
-        """Changes from now on until the context ends; only those that `wants` selects."""
-        changes = Changes(wants)
-        self._changes.add(changes)
-        try:
-            yield changes
-        finally:
-            self._changes.discard(changes)
-
-    def end_changes(self) -> None:
-        """End all iterations: the gateway stops."""
-        for reader in self._changes:
-            reader.close()
-
     def _changed(self, kind: Kind, old: Watched | None, new: Watched | None) -> None:
         for listener in self._listeners:
             listener(kind, old, new)
-        change = Change(kind, old, new)
-        for reader in self._changes:
-            reader.add(change)
 
 
 def _has_name_taken(session: VDISession) -> bool:

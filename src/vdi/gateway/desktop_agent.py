@@ -1,25 +1,31 @@
-"""The agent in a desktop: requests to it, the key that authenticates them, and its report on start-up scripts.
+"""The agent in a desktop: the key that authenticates requests to it, and what users get from it: a small picture of the
+screen, the results of start-up scripts, and latency probes.
 
 The gateway asks an agent as the operator does: at the pod's address, with a token derived from the release's desktop
 key. The gateway may read no Secret in the namespaces of sessions, so it derives the tokens itself; the operator draws
 the key and writes the same tokens into the Secrets of desktops.
 
 An agent's response is untrusted input, because its user can put any program in its place: no proxy of the environment,
-no redirects, and a limit to time and size.
+no redirects, and a limit to time and size. A picture is stored nowhere. The measurements of a probe are untrusted input
+too: they can change the figures of the user's own template and nothing else.
 """
 
 import asyncio
+import logging
 import re
+import secrets
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Literal
 
 import msgspec
+from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
 from vdi.api.session import Phase, Role, VDISession
+from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User, role_in
@@ -29,8 +35,12 @@ from vdi.kube.errors import KubeError
 from vdi.kube.http import url_host
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
+from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
+from vdi.session.streaming import takes_tokens
+
+log = logging.getLogger(__name__)
 
 # For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each time.
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -40,6 +50,21 @@ SCRIPTS_SECONDS = 2.0
 SCRIPTS_MAX_BYTES = 64 * 1024
 MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
+THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
+THUMBNAIL_MAX_BYTES = 16 * 1024
+# Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
+THUMBNAIL_MAX_SIDE = 640
+# JPEG markers of the segment with the size: baseline, extended and progressive.
+_FRAME_HEADERS = frozenset({0xC0, 0xC1, 0xC2})
+# The longest that an agent accepts. Connecting and the first picture may take half of it.
+ARMED_SECONDS = 60
+MARK_SECONDS = 3.0
+MARK_MAX_BYTES = 4096
+PROBE_SECONDS = 180.0
+# Requests for one session in so many seconds, over all replicas. Pictures: four open pages with two each.
+WINDOW_SECONDS, MAX_THUMBNAILS, MAX_PROBES = 60, 12, 6
+# Stages in which a probe can fail (`vdi.latency_probe.client.StageError`).
+Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
 _TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -178,19 +203,30 @@ class _Report(msgspec.Struct):
     scripts: tuple[StartupScriptResult, ...]
 
 
+class Begun(msgspec.Struct):
+    """The response to a probe that may start."""
+
+    id: Annotated[str, doc("Identifies this probe when its results are submitted.")]
+    url: Annotated[str, doc("The desktop's address.")]
+    ticket: Annotated[str, doc("Opens the desktop once, within 30 seconds, with the secret of the state.")]
+    mark: Annotated[Mark, doc("Position of the mark.")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartupScripts:
-    """Reads the results of start-up scripts, for REST API and portal."""
+class AgentRequests:
+    """What owners get from the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
+
+    `issue_ticket`: `TicketHandoff.issue_ticket`, a ticket into the desktop for a probe.
+    """
 
     context: GatewayContext
     agent: DesktopAgent
+    issue_ticket: Callable[[User, VDISession, str], Awaitable[str]]
 
-    async def read(self, user: User, name: str) -> tuple[StartupScriptResult, ...]:
-        """The scripts of the user's own desktop since its start. Raises ActionDenied."""
-        session, role = find_session(self.context, user, name)
-        if role is not Role.OWNER:
-            raise ActionDenied("Forbidden", f"Only the owner of desktop {name!r} can read what its scripts write.")
-        if not is_readable(session, role):
+    async def read_startup_scripts(self, user: User, name: str) -> tuple[StartupScriptResult, ...]:
+        """The scripts of the user's own desktop since its start."""
+        session = self._own(user, name, f"Only the owner of desktop {name!r} can read what its scripts write.")
+        if not is_running(session):
             raise ActionDenied(
                 "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
             )
@@ -209,15 +245,124 @@ class StartupScripts:
             msgspec.structs.replace(script, output=last_lines(script.output)) for script in scripts[:MAX_SCRIPTS]
         )
 
+    async def take_thumbnail(self, user: User, name: str) -> bytes | None:
+        """A JPEG of the user's own desktop; None while there is no picture of it (see `has_thumbnail`)."""
+        session = self._own(user, name, f"Only the owner of desktop {name!r} gets a picture of it.")
+        if not has_thumbnail(session, self.context.cluster.template(session.spec.template), Role.OWNER):
+            return None
+        words = f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
+        await self._limit("thumbnails", session, MAX_THUMBNAILS, words)
+        answer = await self.agent.ask(
+            session, "GET", "/thumbnail", seconds=THUMBNAIL_SECONDS, max_bytes=THUMBNAIL_MAX_BYTES
+        )
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise ActionDenied("NotFound", f"The image of desktop {name!r} provides no picture for the portal.")
+        if answer.status != HTTPStatus.OK:
+            raise ActionDenied("Unavailable", f"The agent in {name!r} has no picture now ({answer.status}).")
+        if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(size) <= THUMBNAIL_MAX_SIDE:
+            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a small JPEG.")
+        return answer.body
 
-def is_readable(session: VDISession, role: Role | None) -> bool:
-    """Whether this role may read the report now."""
+    async def begin_probe(self, user: User, name: str, state: str) -> Begun:
+        """Arm the mark and issue a ticket. `state`: SHA-256 of the caller's secret, in place of a browser's cookie."""
+        session = self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
+        if session.spec.suspended or session.status.phase != Phase.RUNNING:
+            phase = session.status.phase or "not started"
+            what = "suspended. Resume it first" if session.spec.suspended else phase
+            raise ActionDenied("Conflict", f"The desktop {name!r} has no picture to measure: it is {what}.")
+        template = self.context.cluster.template(session.spec.template)
+        if template and not takes_tokens(template.spec):
+            why = "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
+            raise ActionDenied("Conflict", why)
+        words = f"The desktop {name!r} has already been probed {MAX_PROBES} times within {WINDOW_SECONDS} s."
+        await self._limit("probes", session, MAX_PROBES, words)
+        mark = await self._arm(session)
+        probe = secrets.token_urlsafe(16)
+        await self.context.shared.put(f"probe/{probe}", session.metadata.uid, PROBE_SECONDS)
+        ticket = await self.issue_ticket(user, session, state)
+        return Begun(probe, session.status.url, ticket, mark)
+
+    async def finish_probe(self, user: User, name: str, probe: str, found: Measurements | Stage) -> None:
+        """Count the measurements, or the stage in which the probe failed: once for each probe."""
+        session = self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
+        if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
+            raise ActionDenied("NotFound", f"There is no active probe {probe!r} of {name!r}: it has ended or expired.")
+        template, metrics = session.spec.template, self.context.metrics
+        if not isinstance(found, Measurements):
+            metrics.probes.labels(template, found).inc()
+            return
+        metrics.probes.labels(template, "measured").inc()
+        metrics.first_picture.labels(template).observe(found.first_picture_seconds)
+        glass = metrics.glass_to_glass.labels(template)
+        for milliseconds in [*found.input_to_photon_ms, *[MAX_LATENCY_MS] * found.keys_without_effect]:
+            glass.observe(milliseconds / 1000)
+        metrics.probe_frame_rate.labels(template).set(found.frames_per_second)
+        metrics.probe_bitrate.labels(template).set(found.bitrate_kbps * 1000)
+        metrics.probe_frames.labels(template, "arrived").inc(found.frames)
+        metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
+
+    def _own(self, user: User, name: str, refusal: str) -> VDISession:
+        """The user's own session. What the agents show is for nobody else, administrators included."""
+        session, role = find_session(self.context, user, name)
+        if role is not Role.OWNER:
+            raise ActionDenied("Forbidden", refusal)
+        return session
+
+    async def _limit(self, what: str, session: VDISession, most: int, words: str) -> None:
+        window = int(self.context.clock().timestamp()) // WINDOW_SECONDS
+        if await self.context.shared.count(f"{what}/{session.metadata.uid}/{window}", WINDOW_SECONDS) > most:
+            raise HTTPException(429, words, {"Retry-After": str(WINDOW_SECONDS)})
+
+    async def _arm(self, session: VDISession) -> Mark:
+        name = session.metadata.name
+        try:
+            answer = await self.agent.ask(
+                session,
+                "POST",
+                "/photon",
+                json={"seconds": ARMED_SECONDS},
+                seconds=MARK_SECONDS,
+                max_bytes=MARK_MAX_BYTES,
+            )
+        except ActionDenied as denied:
+            log.warning("the agent of session %s cannot be armed: %s", name, denied.__cause__ or denied)
+            raise
+        if answer.status == HTTPStatus.NOT_FOUND:
+            raise ActionDenied(
+                "Conflict", f"The image of {name!r} cannot show a mark to measure: it is older than this gateway."
+            )
+        if answer.status != HTTPStatus.OK:
+            why = answer.body.decode(errors="replace")[:200].strip()
+            raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status}): {why}.")
+        try:
+            return answer.json(Mark)
+        except BadResponseError as error:
+            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid mark.") from error
+
+
+def is_running(session: VDISession) -> bool:
+    """Whether its desktop is there to be asked."""
     return (
-        role is Role.OWNER
-        and session.status.phase == Phase.RUNNING
-        and not session.spec.suspended
-        and not session.metadata.deletion_timestamp
+        session.status.phase == Phase.RUNNING and not session.spec.suspended and not session.metadata.deletion_timestamp
     )
+
+
+def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
+    """Whether a user with this role gets a picture of the session: only the owner does."""
+    return role is Role.OWNER and template is not None and template.spec.thumbnails and is_running(session)
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the JPEG's frame header has them; None for what is no JPEG."""
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker in _FRAME_HEADERS:
+            return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
+        at += 2 + length
+    return None
 
 
 def last_lines(output: str) -> str:

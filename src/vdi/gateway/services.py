@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from vdi.gateway.actions import Actions
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import StartupScripts
+from vdi.gateway.desktop_agent import AgentRequests
 from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
 from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
-from vdi.gateway.probing import Prober
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.subscriptions import Subscriptions
-from vdi.gateway.thumbnails import Thumbnails
 from vdi.gateway.web.streams import StreamLimit
 
 
@@ -36,9 +34,7 @@ class Services:
     history: History
     homes_ahead: HomesAhead
     audit: Audit
-    prober: Prober
-    startup_scripts: StartupScripts
-    thumbnails: Thumbnails
+    agents: AgentRequests
     doctor: DoctorRunner
     gpu_slots: GpuSlots
     subscriptions: Subscriptions

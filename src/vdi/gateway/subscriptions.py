@@ -1,4 +1,4 @@
-"""Open event streams of portal pages by user and topic: wakes the streams that a change of a session concerns.
+"""Open event streams by user and topic: wakes the streams that a change of a session concerns.
 
 One listener on all sessions serves all browsers: a change costs a look-up by user, not a call per browser. A stream
 reads what it shows from the cluster cache when it is woken, so nothing queues up for a slow browser.
@@ -34,8 +34,8 @@ class Subscription:
     def wake(self) -> None:
         self._news.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when woken, and after so many seconds at the latest."""
+    async def wait(self, seconds: float | None) -> None:
+        """Return when woken, and after so many seconds at the latest; None: only when woken."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), seconds)
         self._news.clear()

@@ -151,7 +151,6 @@ class RemoteGateway:
             ready.set()
             await stop.wait()
             stage.services.context.stopping.set()
-            stage.services.context.cluster.end_changes()
             server = self._server
             assert server is not None
             await eventually(lambda: not server.server_state.tasks, "the last request is answered")

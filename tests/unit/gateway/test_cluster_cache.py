@@ -1,13 +1,12 @@
 """What the gateway knows, from a watch that works and one that does not."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from support.waiting import PATIENCE, eventually
+from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from vdi.gateway.cluster_cache import Change, ClusterCache
+from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.settings import Settings
 from vdi.kube.transport import NO_RETRY, Client
 
@@ -90,62 +89,6 @@ async def test_a_host_belongs_to_whose_route_it_is_not_to_who_asks_for_it(api: F
         found = world.by_host("same.vdi.localhost")
         assert found
         assert found.metadata.name == "alices"
-
-    await with_world(api, look)
-
-
-async def test_several_changes_of_one_object_are_read_as_one(api: FakeApi) -> None:
-    put_session(api, "a")
-
-    async def look(world: ClusterCache) -> None:
-        heard: list[Change] = []
-        world.listen(lambda kind, old, new: heard.append(Change(kind, old, new)))
-        with world.changes() as changes:
-            for priority in (1, 2, 3):
-                put_session(api, "a", priority=priority)
-            put_session(api, "b")
-            await eventually(lambda: len(heard) == 4, "all changes are seen")
-            first, second = await anext(changes), await anext(changes)
-        assert (first.name, first.old.spec.priority, first.new.spec.priority) == ("a", 0, 3)
-        assert (second.name, second.old, second.new.spec.user) == ("b", None, "alice@example.com")
-
-    await with_world(api, look)
-
-
-async def test_a_removal_is_reported_with_what_was_there(api: FakeApi) -> None:
-    put_session(api, "a")
-
-    async def look(world: ClusterCache) -> None:
-        with world.changes() as changes:
-            api.remove("vdisessions", "a", namespace=SETTINGS.namespaces[0])
-            change = await anext(changes)
-        assert (change.kind, change.name, change.new) == ("session", "a", None)
-        assert change.old.spec.user == "alice@example.com"
-        assert world.session("a") is None
-
-    await with_world(api, look)
-
-
-async def test_only_what_is_desired_is_reported(api: FakeApi) -> None:
-    async def look(world: ClusterCache) -> None:
-        with world.changes(lambda change: change.new.spec.user.startswith("bob")) as changes:
-            put_session(api, "a")
-            put_session(api, "b", "bob@example.com")
-            assert (await anext(changes)).name == "b"
-
-    await with_world(api, look)
-
-
-async def test_readers_come_to_an_end_with_the_world(api: FakeApi) -> None:
-    async def look(world: ClusterCache) -> None:
-        async def read_all() -> list[str]:
-            with world.changes() as changes:
-                return [change.name async for change in changes]
-
-        reader = asyncio.create_task(read_all())
-        await asyncio.sleep(0)
-        world.end_changes()
-        assert await asyncio.wait_for(reader, PATIENCE) == []
 
     await with_world(api, look)
 

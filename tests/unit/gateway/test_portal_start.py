@@ -102,7 +102,7 @@ async def test_opening_waits_for_the_address_and_leads_there(
     stage.put(a_session("mine"))
     opening = asyncio.create_task(stage.browser().get("/desktops/mine/open"))
     stage.put(a_session("other", status={"url": "https://other.vdi.localhost"}))
-    await eventually(lambda: bool(stage.world._changes), "it waits")
+    await eventually(lambda: bool(stage.services.subscriptions._by_topic), "it waits")
     stage.put(a_session("mine", status={"phase": "Pending", "url": url}))
     answer = await opening
     assert (answer.status_code, answer.headers["location"]) == (303, f"{url}/")

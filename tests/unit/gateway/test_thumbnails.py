@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_template, running
+from vdi.gateway.desktop_agent import MAX_THUMBNAILS, THUMBNAIL_MAX_SIDE, jpeg_size
 from vdi.gateway.rights import User
-from vdi.gateway.thumbnails import MAX_SIDE, MOST, jpeg_size
 
 PATH = "/desktops/alice-desktop/thumbnail"
 EVE = User("eve@example.com", "Eve", login_id="login-eve")
@@ -109,7 +109,7 @@ async def test_cards_of_others_have_no_place_for_it(stage: PortalStage) -> None:
         (200, b"<html>", 409),
         (200, b"\x89PNG\r\n\x1a\n", 409),
         (200, b"\xff\xd8\xff", 409),
-        (200, a_jpeg((MAX_SIDE + 1, 10)), 409),
+        (200, a_jpeg((THUMBNAIL_MAX_SIDE + 1, 10)), 409),
     ],
 )
 async def test_what_an_agent_sends_is_a_strangers_word(
@@ -123,8 +123,8 @@ async def test_what_an_agent_sends_is_a_strangers_word(
 
 async def test_one_desktop_has_so_many_pictures_a_minute_and_no_more(stage: PortalStage) -> None:
     browser = stage.browser()
-    assert [(await browser.get(PATH)).status_code for _ in range(MOST + 1)] == [200] * MOST + [429]
-    assert len(stage.agent.asked) == MOST
+    assert [(await browser.get(PATH)).status_code for _ in range(MAX_THUMBNAILS + 1)] == [200] * MAX_THUMBNAILS + [429]
+    assert len(stage.agent.asked) == MAX_THUMBNAILS
     stage.put(running("another"))
     stage.agent.screens["another"] = a_jpeg()
     assert (await browser.get("/desktops/another/thumbnail")).status_code == 200

@@ -16,7 +16,6 @@ from vdi.gateway.denied import ActionDenied, CrossSiteError, FieldProblem, inval
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import NotAuditedError
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.web.streams import TooManyStreamsError
 from vdi.kube.errors import KubeError
 
 log = logging.getLogger(__name__)
@@ -162,6 +161,7 @@ _OF_STATUS = {
     404: "not-found",
     408: "malformed",
     413: "too-large",
+    429: "too-many-requests",
 }
 
 
@@ -175,8 +175,6 @@ def problem_of(error: Exception) -> ProblemError:
         case HTTPException():
             code = _OF_STATUS.get(error.status_code, "unexpected")
             return ProblemError(code, error.detail, headers=dict(error.headers or {}))
-        case TooManyStreamsError():
-            return ProblemError("too-many-requests", str(error), headers=error.headers)
         case DatabaseUnavailableError():
             return ProblemError("unavailable", "The gateway's database does not respond.", headers={"Retry-After": "5"})
         case SharedUnavailableError():

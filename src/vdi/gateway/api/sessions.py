@@ -10,7 +10,6 @@ from starlette.responses import Response
 
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import Call, Empty, OperationTable, created
-from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
@@ -25,8 +24,7 @@ from vdi.gateway.api.schemas import (
     template_of,
 )
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import StartupScriptList, find_session
-from vdi.gateway.probing import MOST, WINDOW, Begun, Stage, TooManyProbesError
+from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptList, find_session
 from vdi.gateway.queries import Key, cut
 from vdi.gateway.rights import knows_of, may_use, role_in
 from vdi.gateway.subscriptions import session_topic, user_topic
@@ -149,7 +147,7 @@ async def list_startup_scripts(call: Call[Empty, None]) -> StartupScriptList:
     Those of the current start. The desktop must be running, and its image must report them, as ours does. Only for
     its owner.
     """
-    return StartupScriptList(await call.api.startup_scripts.read(call.user, call.path("name")))
+    return StartupScriptList(await call.api.agents.read_startup_scripts(call.user, call.path("name")))
 
 
 @template_operation("GET /templates")
@@ -277,11 +275,7 @@ async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     Also opens a connection to the desktop. `vdi session probe` does the rest. The idle timeout does not count it as
     activity.
     """
-    try:
-        return await call.api.prober.begin(call.user, call.path("name"), call.body.state)
-    except TooManyProbesError as error:
-        detail = f"The desktop {str(error)!r} has already been probed {MOST} times within {WINDOW} s."
-        raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(WINDOW)}) from error
+    return await call.api.agents.begin_probe(call.user, call.path("name"), call.body.state)
 
 
 @operation("PUT /sessions/{name}/probe/{id}", problems=("not-found", "forbidden"))
@@ -290,4 +284,4 @@ async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
     result = call.body.figures or call.body.failed
     if result is None or (call.body.figures and call.body.failed):
         raise invalid("figures", None, "either `figures` or `failed`, not both")
-    await call.api.prober.finish(call.user, call.path("name"), call.path("id"), result)
+    await call.api.agents.finish_probe(call.user, call.path("name"), call.path("id"), result)

@@ -28,6 +28,7 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.assets import asset_routes
 from vdi.kube.errors import KubeError
 
@@ -55,6 +56,7 @@ class Edge(Component):
         logins: Logins,
         guard: Guard,
         actions: Actions,
+        subscriptions: Subscriptions,
         address: Callable[[VDISession], str] | None = None,
     ) -> None:
         settings = context.settings
@@ -94,7 +96,12 @@ class Edge(Component):
             context, logins=logins, guard=guard, authorizer=authorizer, revoker=self.revoker, tables=self.tables
         )
         self._waiting = WaitingPage(
-            context, actions=actions, authorizer=authorizer, handoff=self.handoff, tables=self.tables
+            context,
+            actions=actions,
+            authorizer=authorizer,
+            handoff=self.handoff,
+            tables=self.tables,
+            subscriptions=subscriptions,
         )
         self._turn = TurnPage(context, authorizer)
         self._transport = TransportPage(context, authorizer=authorizer, key=self.desktop_key)

@@ -4,7 +4,6 @@ The page is live (server-sent events) and opens the desktop by itself. Without s
 opens the address of a suspended desktop by hand resumes it, if their role allows it; a page that reloads does not.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.actions import Actions
-from vdi.gateway.cluster_cache import Change
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
@@ -29,10 +27,11 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import ACTIONS, Action, User
+from vdi.gateway.subscriptions import Subscriptions, session_topic
 from vdi.gateway.web.credentials import cookies_in, drop_cookie
 from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
-from vdi.gateway.web.streams import StreamLimit, TooManyStreamsError, sse_event
+from vdi.gateway.web.streams import StreamLimit, sse_event
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
@@ -153,6 +152,7 @@ class WaitingPage:
         authorizer: Authorizer,
         handoff: TicketHandoff,
         tables: TokenTablePublisher,
+        subscriptions: Subscriptions,
     ) -> None:
         self._context = context
         self._settings = context.settings
@@ -162,6 +162,7 @@ class WaitingPage:
         self._authorizer = authorizer
         self._handoff = handoff
         self._tables = tables
+        self._subscriptions = subscriptions
         self._streams = StreamLimit()
 
     async def page(self, request: Request) -> Response:
@@ -204,8 +205,8 @@ class WaitingPage:
             return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
         try:
             return self._streams.response(self._context, admitted.claims.sub, self._stages(request, admitted), OURS)
-        except TooManyStreamsError as error:
-            return PlainTextResponse(f"{error}\n", 429, {**OURS, **error.headers})
+        except HTTPException as error:
+            return PlainTextResponse(f"{error.detail}\n", error.status_code, {**OURS, **(error.headers or {})})
 
     async def resume(self, request: Request) -> Response:
         """`/.vdi/resume`: resume the session, from the button of the page."""
@@ -276,7 +277,8 @@ class WaitingPage:
         uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
         before: Stage | None = None
         self._request_table(self._cluster.by_uid(uid), admitted)
-        with self._cluster.changes(lambda change: _is_about(change, uid)) as changes:
+        topic = session_topic(admitted.session.metadata.name)
+        with self._subscriptions.subscribe(None, {topic}) as subscription:
             while True:
                 stage = self._stage(self._cluster.by_uid(uid), admitted)
                 if stage != before:
@@ -290,14 +292,7 @@ class WaitingPage:
                 if stage in (GONE, AGAIN):
                     return
                 # Nothing in the cluster changes when a desktop takes a token table, so a viewer's stream looks itself.
-                limit = None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS
-                try:
-                    async with asyncio.timeout(limit):
-                        await anext(changes)
-                except TimeoutError:
-                    continue
-                except StopAsyncIteration:
-                    return
+                await subscription.wait(None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS)
 
     def _request_table(self, session: VDISession | None, admitted: Admitted) -> None:
         """Have the token table posted to a desktop that has not confirmed this viewer to this replica."""
@@ -343,9 +338,3 @@ class WaitingPage:
             "now": self._context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }
-
-
-def _is_about(change: Change, uid: str) -> bool:
-    return change.kind == "session" and any(
-        session and session.metadata.uid == uid for session in (change.old, change.new)
-    )

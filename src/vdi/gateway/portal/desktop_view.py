@@ -12,9 +12,9 @@ import msgspec
 from vdi.api.session import Phase, QueueStatus, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
+from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
-from vdi.gateway.thumbnails import has_thumbnail
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left, ordinal
 from vdi.session.cluster_settings import ClusterSettings

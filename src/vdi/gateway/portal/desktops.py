@@ -7,23 +7,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, GuestRole, Phase, VDISession, describe_role
+from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, describe_role
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import StartupScriptResult, is_readable
+from vdi.gateway.desktop_agent import StartupScriptResult, is_running
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
-from vdi.gateway.thumbnails import MOST, WINDOW, TooManyThumbnailsError
+from vdi.gateway.subscriptions import session_topic
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.streaming import refuse_view_only
@@ -141,12 +140,12 @@ class DesktopPages(PortalPages):
         """Redirect to the desktop, whose host answers with the waiting page; to its page here without an address."""
         name = request.path_params["name"]
         # Listen before looking: an address that the operator sets in between would be missed, and waited for in vain.
-        with self._cluster.changes(lambda change: change.kind == "session" and change.name == name) as changes:
+        with self._services.subscriptions.subscribe(None, {session_topic(name)}) as subscription:
             found = pages.desktop_of(self._services, user, name)
-            with suppress(TimeoutError, StopAsyncIteration):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
                     while found and not found.url:
-                        await anext(changes)
+                        await subscription.wait(None)
                         found = pages.desktop_of(self._services, user, name)
         if found is None:
             return self._not_found(request, user, name)
@@ -159,11 +158,7 @@ class DesktopPages(PortalPages):
         204 while there is no picture: a page may ask before it has heard that its desktop stopped.
         """
         user, name = await self._services.guard.require_unattended(request), request.path_params["name"]
-        try:
-            picture = await self._services.thumbnails.take(user, name)
-        except TooManyThumbnailsError as error:
-            words = f"Pictures of this desktop are limited to {MOST} within {WINDOW} s."
-            raise HTTPException(429, words, {"Retry-After": str(WINDOW)}) from error
+        picture = await self._services.agents.take_thumbnail(user, name)
         if picture is None:
             return Response(status_code=204, headers={"Cache-Control": "no-store"})
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
@@ -303,10 +298,10 @@ class DesktopPages(PortalPages):
         self, user: User, session: VDISession, template: VDITemplate | None
     ) -> tuple[tuple[StartupScriptResult, ...], str]:
         """Results of the start-up scripts of a running desktop; or why not, where the template has such a script."""
-        if not is_readable(session, role_in(session, user.email, self._clock())):
+        if role_in(session, user.email, self._clock()) is not Role.OWNER or not is_running(session):
             return (), ""
         try:
-            return await self._services.startup_scripts.read(user, session.metadata.name), ""
+            return await self._services.agents.read_startup_scripts(user, session.metadata.name), ""
         except ActionDenied as denied:
             return (), denied.sentence if template and template.spec.startup_script else ""
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -33,14 +34,6 @@ def sse_response(context: GatewayContext, events: AsyncIterator[bytes]) -> Strea
     return StreamingResponse(_paced(context, events), media_type=_EVENT_STREAM, headers=_HEADERS)
 
 
-class TooManyStreamsError(Exception):
-    """Raised when a user has too many streams open; the sentence is for them."""
-
-    def __init__(self, user: str) -> None:
-        self.headers = {"Retry-After": "60"}
-        super().__init__(f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one first.")
-
-
 class StreamLimit:
     """Limits the open streams of each user: each holds one of the listener's connections."""
 
@@ -54,9 +47,10 @@ class StreamLimit:
         events: AsyncIterator[bytes],
         headers: Mapping[str, str] | None = None,
     ) -> StreamingResponse:
-        """As `sse_response`, for a stream that counts for this user. Raises TooManyStreamsError."""
+        """As `sse_response`, for a stream that counts for this user. Raises HTTPException."""
         if self._open[user] >= MOST_PER_USER:
-            raise TooManyStreamsError(user)
+            words = f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one first."
+            raise HTTPException(429, words, {"Retry-After": "60"})
         return _CountedResponse(self._open, user, _paced(context, events), {**_HEADERS, **(headers or {})})
 
     def __len__(self) -> int:
