@@ -19,7 +19,7 @@ from vdi.api.session import Role
 from vdi.gateway.store.database import Database
 from vdi.gateway.store.grants import Grant, GrantStore, grants
 from vdi.gateway.store.history import find_names
-from vdi.gateway.store.logins import LoginStore
+from vdi.gateway.store.logins import Login, LoginStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)
@@ -103,7 +103,7 @@ async def test_grants_above_the_parameter_limit_are_ended(database: Database) ->
     ids = [row["id"] for row in rows]
     assert await GrantStore(database).end(ids, NOW, "x") == set(ids)
     assert await GrantStore(database).open() == []
-    await LoginStore(database).end_logins(ids, NOW)
+    await LoginStore(database).end(Login, ids, NOW)
     async with database.connect() as connection:
         assert await find_names(connection, ids) == {}
 

@@ -21,7 +21,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
-from vdi.gateway.store.logins import ApiToken, Login, LoginStore, SubjectStore
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -206,7 +206,7 @@ async def test_api_tokens_made_at_once_are_counted(postgres_url: str) -> None:
         made = await asyncio.gather(
             *(stores[number % 4].add_token(token, token.id, 5) for number, token in enumerate(tokens))
         )
-        assert made.count(True) == 5 and len(await stores[0].tokens_of("a@example.com", now)) == 5
+        assert made.count(True) == 5 and len(await stores[0].open_of(ApiToken, "a@example.com", now)) == 5
         other = msgspec.structs.replace(tokens[0], id="other", user="b@example.com")
         assert await stores[1].add_token(other, "other", 5), "each person has a count of their own"
 
@@ -220,15 +220,18 @@ async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: st
         return Login(id=f"l{number}", user=f"{user}@example.com", **words), f"secret-{number}"
 
     async with replicas(postgres_url, 4) as databases:
-        stores = [SubjectStore(database) for database in databases]
+        stores = [LoginStore(database) for database in databases]
         seen = await asyncio.gather(
-            *(stores[number % 4].add_login("https://id", str(number), *login("a", number)) for number in range(12))
+            *(
+                stores[number % 4].add_bound_login("https://id", str(number), *login("a", number))
+                for number in range(12)
+            )
         )
         (bound,) = {tuple(each.items()) for each in seen}
         assert bound[0][0] == "a@example.com" and len(bound) == 1
-        assert len(await LoginStore(databases[0]).logins_of("a@example.com", now)) == 1
-        taken = await stores[0].add_login("https://id", bound[0][1], *login("b", 12))
+        assert len(await LoginStore(databases[0]).open_of(Login, "a@example.com", now)) == 1
+        taken = await stores[0].add_bound_login("https://id", bound[0][1], *login("b", 12))
         assert taken == {"a@example.com": bound[0][1]}, "an account has one address"
         assert await stores[1].release("a@example.com") and not await stores[2].release("a@example.com")
-        free = await stores[3].add_login("https://id", bound[0][1], *login("b", 13))
+        free = await stores[3].add_bound_login("https://id", bound[0][1], *login("b", 13))
         assert free == {"b@example.com": bound[0][1]}

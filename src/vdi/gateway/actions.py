@@ -293,14 +293,8 @@ class Actions:
             yield
         except ActionDenied as why:
             if why.code == "Forbidden":
-                await self._audit.record(
-                    actor=user.email,
-                    action=f"session.{action}",
-                    target=name,
-                    outcome=why.code,
-                    detail=detail,
-                    at=self._clock(),
-                )
+                act = Act(actor=user.email, action=f"session.{action}", target=name, detail=detail)
+                await self._audit.record(act, why.code)
             raise
 
     @contextmanager

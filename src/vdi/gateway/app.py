@@ -35,8 +35,11 @@ from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.local_users import Passwords
+from vdi.gateway.login.local_users import LocalUsers, Passwords
 from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.login.oidc import OIDCProvider
+from vdi.gateway.login.pages import LoginServices
+from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.services import Services
@@ -153,15 +156,27 @@ def build_gateway(
     agent: DesktopAgent | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
+    settings = context.settings
     logins = Logins(context)
-    guard = Guard(logins, context.settings)
+    guard = Guard(logins, settings)
     audit = Audit(context.database, context.clock)
     history = History(context)
     actions = Actions(context, limits=limits, history=history, audit=audit)
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, subscriptions=subscriptions, address=address)
-    sign_out = SignOut(logins, edge.revoker.end)
-    login = Login(context, logins=logins, guard=guard, sign_out=sign_out, audit=audit, passwords=passwords)
+    sign_out = SignOut(logins, audit, edge.revoker.end)
+    login = Login(
+        LoginServices(
+            context=context,
+            logins=logins,
+            guard=guard,
+            sign_out=sign_out,
+            audit=audit,
+            local=LocalUsers(context.client, settings, passwords or Passwords()),
+            throttle=Throttle(context.shared),
+            provider=OIDCProvider(settings.oidc, settings) if settings.oidc else None,
+        )
+    )
     homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
     agent = agent or DesktopAgent(edge.desktop_key)
     services = Services(

@@ -84,7 +84,7 @@ class LoginStage(GatewayStage):
         services = self.login.services
         self.login.services = replace(
             services,
-            sign_out=SignOut(self.logins, self.grants.end_grants),
+            sign_out=SignOut(self.logins, self.audit, self.grants.end_grants),
             throttle=throttle or services.throttle,
             provider=provider(self.clock) if provider else services.provider,
             sleep=self._sleep,

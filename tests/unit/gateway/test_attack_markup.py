@@ -20,6 +20,7 @@ from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
+from vdi.gateway.store.audit import Act
 from vdi.gateway.web.middleware import digest_of
 from vdi.printable import is_printable
 from vdi.session.homes import LAST_USED
@@ -154,9 +155,7 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=SOURCE_OIDC)
     browser = await stage.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
-    await stage.gateway.audit.record(
-        actor=bad, action=bad, target=bad, outcome=bad, detail=detail, at=stage.gateway.context.clock()
-    )
+    await stage.gateway.audit.record(Act(actor=bad, action=bad, target=bad, detail=detail), bad)
     browser.headers.update(NAVIGATION)
     made = await browser.post(
         "/account/tokens",

@@ -11,7 +11,7 @@ from support.variants import first_of
 from unit.gateway.history_stage import Life, Replica, at
 from vdi.gateway.history import export as module
 from vdi.gateway.history.export import Dataset, ExportFormat, export
-from vdi.gateway.store.audit import Audit
+from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.database import Database
 
 EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "＝cmd|' /C calc'!A0", '=HYPERLINK("http://x","y")']
@@ -99,9 +99,7 @@ async def test_an_empty_export_still_names_its_columns(database: Database) -> No
 @pytest.mark.parametrize("evil", EVIL)
 async def test_no_cell_is_a_formula(database: Database, evil: str) -> None:
     audit = Audit(database, lambda: at(0))
-    await audit.record(
-        actor=evil, action="login", target='say "hi", now', outcome="refused", detail={"x": evil}, at=at(0)
-    )
+    await audit.record(Act(actor=evil, action="login", target='say "hi", now', detail={"x": evil}), "refused")
     text, _ = await text_of(database, Dataset.AUDIT, ExportFormat.CSV)
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["actor"] == f"'{evil}"

@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from support.clock import FakeClock
 from unit.gateway.history_stage import Life, Replica, at, rows_of
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import Recorder, Retention
-from vdi.gateway.store.audit import Audit
+from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 
 DAYS = 30
@@ -26,14 +27,16 @@ async def test_what_ended_before_goes_with_its_runs_and_the_rest_stays(
 ) -> None:
     monkeypatch.setattr(module, "DELETE_BATCH", batch)
     monkeypatch.setattr(module, "_BATCH_PAUSE_SECONDS", 0)
-    replica, trail = Replica(database, lambda: NOW), Audit(database, lambda: NOW)
+    clock = FakeClock(NOW)
+    replica, trail = Replica(database, lambda: NOW), Audit(database, clock.now)
     for number in range(1, 7):
         life = Life(f"s{number}")
         replica.tell(life.starting(-500))
         replica.tell(life.suspended(-400))
         replica.tell(life.starting(-300))
         replica.tell(life.ending(number))
-        await trail.record(actor="a", action="login", target=f"t{number}", outcome="done", detail={}, at=at(number))
+        clock.wall = at(number)
+        await trail.record(Act(actor="a", action="login", target=f"t{number}"))
     replica.tell(Life("open").starting(-10_000))
     await replica.write()
     assert await retention(database).drop_old() == (3, 3)
@@ -48,8 +51,8 @@ async def test_trouble_is_said_and_tried_again_soon(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     slept: list[float] = []
-    tries, trail = 0, Audit(database, lambda: NOW)
-    await trail.record(actor="a", action="login", target="old", outcome="done", detail={}, at=at(0))
+    tries, trail = 0, Audit(database, lambda: at(0))
+    await trail.record(Act(actor="a", action="login", target="old"))
 
     async def close_lost() -> None:
         nonlocal tries

@@ -97,11 +97,9 @@ async def test_what_is_over_already_is_one_row_and_never_raises(
     trail: Audit, broken: Audit, caplog: pytest.LogCaptureFixture
 ) -> None:
     for one in (trail, broken):
-        await one.record(
-            actor="mallory@example.com", action="login", target="portal", outcome="refused", detail={}, at=at(5)
-        )
+        await one.record(Act(actor="mallory@example.com", action="login", target="portal"), "refused")
     (entry,) = await trail.entries(limit=10)
-    assert (entry.action, entry.outcome, entry.at) == ("login", "refused", at(5))
+    assert (entry.action, entry.outcome, entry.at) == ("login", "refused", at(1))
     assert '"action":"login"' in caplog.text
 
 
@@ -132,6 +130,6 @@ async def test_who_ended_which_session(database: Database, trail: Audit) -> None
 
 
 async def test_what_is_too_long_is_cut(trail: Audit) -> None:
-    await trail.record(actor="a" * 999, action="login", target="t" * 999, outcome="refused", detail={}, at=at(0))
+    await trail.record(Act(actor="a" * 999, action="login", target="t" * 999))
     (entry,) = await trail.entries(limit=1)
     assert (len(entry.actor), len(entry.target)) == (254, 512)

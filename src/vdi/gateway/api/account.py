@@ -108,8 +108,7 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and symbols") from error
-    secret, made = await call.api.logins.new_token(call.user, label, timedelta(days=call.body.days))
-    await _audit_token(call, "token.create", made)
+    secret, made = await call.api.sign_out.make_token(call.user, label, timedelta(days=call.body.days))
     # The response has the secret: no cache may keep it.
     return created(f"/tokens/{made.id}", MadeToken(secret, _token(call, made)), **{"Cache-Control": "no-store"})
 
@@ -128,10 +127,8 @@ async def revoke_token(call: Call[Empty, None]) -> None:
         raise ProblemError(
             "forbidden", "An API token can revoke only itself. Log in to the portal to revoke other tokens."
         )
-    ended: ApiToken | None = await call.api.sign_out.end_token(call.user.email, name)
-    if ended is None:
+    if not await call.api.sign_out.revoke_token(call.user, name):
         raise ActionDenied("NotFound", f"You have no valid API token {name!r}.")
-    await _audit_token(call, "token.revoke", ended)
 
 
 def _is_by_token(call: Call[object, object]) -> bool:
@@ -141,15 +138,6 @@ def _is_by_token(call: Call[object, object]) -> bool:
 def _token(call: Call[object, object], token: ApiToken) -> Token:
     current = call.user.login_id == f"{TOKEN_ID}{token.id}"
     return Token(token.id, token.label, token.created, token.expires, token.seen, current)
-
-
-async def _audit_token(call: Call[object, object], action: str, token: ApiToken) -> None:
-    await _audit(call, action, {"label": token.label, "days": str((token.expires - token.created).days)})
-
-
-async def _audit(call: Call[object, object], action: str, detail: dict[str, str]) -> None:
-    user = call.user.email
-    await call.api.audit.record(actor=user, action=action, target=user, outcome="done", detail=detail, at=call.now())
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):
@@ -207,11 +195,8 @@ async def end_login(call: Call[Empty, None]) -> None:
     """
     _require_browser_login(call)
     login_id = call.path("id")
-    if login_id not in {login.id for login in await call.api.logins.of(call.user.email)}:
+    if not await call.api.sign_out.end_own_login(call.user, login_id):
         raise ActionDenied("NotFound", f"You have no valid login {login_id!r}.")
-    await call.api.sign_out.end_login(login_id)
-    which = "this browser" if login_id == call.user.login_id else "another browser"
-    await _audit(call, "login.end", {"which": which})
 
 
 @operation("DELETE /logins", problems=("forbidden",))
@@ -221,8 +206,7 @@ async def end_logins(call: Call[EverywhereQuery, None]) -> None:
     Requires the login cookie: an API token cannot list or end logins.
     """
     _require_browser_login(call)
-    await call.api.sign_out.end_everything(call.user.email, tokens=call.query.tokens)
-    await _audit(call, "login.end_all", {"tokens": str(call.query.tokens).lower()})
+    await call.api.sign_out.end_own_logins(call.user, tokens=call.query.tokens)
 
 
 def _require_browser_login(call: Call[object, object]) -> None:

@@ -32,7 +32,7 @@ from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
 from vdi.gateway.rights import User
-from vdi.gateway.store import audit as store_audit
+from vdi.gateway.store.audit import Act, Entry
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 admin_operation = OperationTable("Administration", admin=True)
@@ -95,25 +95,10 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     )
 
 
-class Act(msgspec.Struct, rename="camel"):
-    """One entry of the audit log."""
-
-    number: Annotated[int, doc("Increases with each entry.")]
-    at: Annotated[datetime, doc("When the result was known.")]
-    actor: Annotated[str, doc("E-mail address of the user who acted.")]
-    address: Annotated[str, doc("Client address.")]
-    action: Annotated[str, doc("Action, such as session.end.")]
-    target: Annotated[str, doc("Name of the target.")]
-    uid: Annotated[str, doc("The target's uid, if it has one.")]
-    owner: Annotated[str, doc("Owner of the target.")]
-    outcome: Annotated[str, doc("done, failed, the reason for a refusal, or begun (the result is not known).")]
-    detail: Annotated[dict[str, str], doc("Details of the request.")]
-
-
 class ActList(msgspec.Struct, omit_defaults=True):
     """Audit log, newest entry first."""
 
-    items: Annotated[tuple[Act, ...], doc("Entries on this page.")]
+    items: Annotated[tuple[Entry, ...], doc("Entries on this page.")]
     next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
@@ -195,7 +180,7 @@ async def release_user(call: Call[Empty, None]) -> None:
         user = check_address(call.path("user"))
     except AddressError as error:
         raise refused_address(error) from error
-    act = store_audit.Act(actor=call.user.email, action="user.release", target=user, owner=user)
+    act = Act(actor=call.user.email, action="user.release", target=user, owner=user)
     async with call.api.audit.act(act, closed=True):
         released = await call.api.logins.release(user)
         await call.api.sign_out.end_everything(user, tokens=True)
@@ -210,7 +195,7 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
     For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens and open desktops
     of all released addresses, the caller's too; desktops and homes are kept.
     """
-    act = store_audit.Act(actor=call.user.email, action="user.release", target="*")
+    act = Act(actor=call.user.email, action="user.release", target="*")
     async with call.api.audit.act(act, closed=True):
         users = await call.api.logins.release_all()
         for user in users:
@@ -230,7 +215,7 @@ async def list_audit(call: Call[AuditQuery, None]) -> ActList:
         action=query.action,
         target=query.target,
     )
-    return ActList(msgspec.convert(page.items, tuple[Act, ...], from_attributes=True), page.next)
+    return ActList(tuple(page.items), page.next)
 
 
 class Gpus(msgspec.Struct):

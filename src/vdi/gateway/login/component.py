@@ -2,19 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from starlette.routing import BaseRoute
 
-from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.login.guard import Guard
-from vdi.gateway.login.local_users import LocalUsers, Passwords, UsersUnavailableError
-from vdi.gateway.login.logins import Logins, SignOut, local_identity
-from vdi.gateway.login.oidc import OIDCProvider
+from vdi.gateway.component import Component
+from vdi.gateway.login.local_users import UsersUnavailableError
+from vdi.gateway.login.logins import local_identity
 from vdi.gateway.login.pages import AccountPages, LoginPages, LoginServices
-from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.login.token_endpoints import CliLoginPages, ProbeTokens
-from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
 
 log = logging.getLogger(__name__)
@@ -26,31 +22,8 @@ FOLLOW_SECONDS = 30.0
 class Login(Component):
     """Logging in and out, and API tokens for programs. `Guard` authenticates requests."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        logins: Logins,
-        guard: Guard,
-        sign_out: SignOut,
-        audit: Audit,
-        passwords: Passwords | None = None,
-        throttle: Throttle | None = None,
-        provider: OIDCProvider | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        settings = context.settings
-        self.services = LoginServices(
-            context=context,
-            logins=logins,
-            guard=guard,
-            sign_out=sign_out,
-            audit=audit,
-            local=LocalUsers(context.client, settings, passwords or Passwords()),
-            throttle=throttle or Throttle(context.shared),
-            provider=provider or (OIDCProvider(settings.oidc, settings) if settings.oidc else None),
-            sleep=sleep,
-        )
+    def __init__(self, services: LoginServices) -> None:
+        self.services = services
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         pages = LoginPages(self.services), AccountPages(self.services), CliLoginPages(self.services)

@@ -21,7 +21,8 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.local_users import LocalUser
 from vdi.gateway.rights import User, normal_groups
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.logins import ApiToken, Login, LoginStore, SubjectStore
+from vdi.gateway.store.audit import Act, Audit
+from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 
 # All API tokens begin with it, so that scanners for leaked secrets recognise them.
 TOKEN_PREFIX = "vdi_"  # noqa: S105
@@ -105,7 +106,6 @@ class Logins:
 
     def __init__(self, context: GatewayContext) -> None:
         self._store = LoginStore(context.database)
-        self._subjects = SubjectStore(context.database)
         self._idle = context.settings.login_idle
         self._longest = context.settings.login_max
         self._clock = context.clock
@@ -132,7 +132,7 @@ class Logins:
             await self._add_bound(login, hash_of(secret), who)
         else:
             await self._store.add_login(login, hash_of(secret))
-        for token in await self._store.tokens_of(who.user, now):
+        for token in await self._store.open_of(ApiToken, who.user, now):
             if token.source == who.source:
                 await self._follow(token, who)
         return secret, login
@@ -142,7 +142,7 @@ class Logins:
         # empty answer means that the binding in the way was released at this moment.
         bound: dict[str, str] = {}
         while not bound:
-            bound = await self._subjects.add_login(who.issuer, who.subject, login, secret_hash)
+            bound = await self._store.add_bound_login(who.issuer, who.subject, login, secret_hash)
         other = next((user for user in bound if user != who.user), None)
         if bound.get(who.user, who.subject) != who.subject:
             raise AnotherAccountError(
@@ -155,17 +155,17 @@ class Logins:
 
     async def release(self, user: str) -> bool:
         """Unbind this address from its account of the identity provider; False: it is not bound."""
-        return await self._subjects.release(user)
+        return await self._store.release(user)
 
     async def release_all(self) -> list[str]:
         """Unbind all addresses; returns them."""
-        return await self._subjects.release_all()
+        return await self._store.release_all()
 
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
         """The user of a login's secret, while it holds. `in_use`: whether this counts as use of the login."""
         if not secret or len(secret) > _LONGEST_SECRET:
             return None
-        login = await self._store.login_by_hash(hash_of(secret))
+        login = await self._store.by_hash(Login, hash_of(secret))
         if login is None or not self._holds(login):
             return None
         if in_use:
@@ -176,7 +176,7 @@ class Logins:
         """The user of an API token, while it holds."""
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
             return None
-        found = await self._store.token_by_hash(hash_of(token))
+        found = await self._store.by_hash(ApiToken, hash_of(token))
         if found is None or not self._holds(found):
             return None
         await self._see(found)
@@ -205,16 +205,16 @@ class Logins:
 
     async def of(self, user: str) -> list[Login]:
         """The user's logins that hold now, the latest seen first."""
-        return [login for login in await self._store.logins_of(user, self._clock()) if self._holds(login)]
+        return [login for login in await self._store.open_of(Login, user, self._clock()) if self._holds(login)]
 
     async def end(self, login_id: str) -> None:
-        await self._store.end_logins([login_id], self._clock())
+        await self._store.end(Login, [login_id], self._clock())
 
     async def end_all(self, user: str) -> list[str]:
         """End all logins of a user; returns their ids."""
         now = self._clock()
-        ids = [login.id for login in await self._store.logins_of(user, now)]
-        await self._store.end_logins(ids, now)
+        ids = [login.id for login in await self._store.open_of(Login, user, now)]
+        await self._store.end(Login, ids, now)
         return ids
 
     async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
@@ -240,26 +240,26 @@ class Logins:
             raise ActionDenied("OverLimit", words)
         if user.login_id and not await self.is_live(user.login_id):
             # *Sign out everywhere* may have listed the user's tokens just before this one was written.
-            await self._store.end_tokens([token.id], self._clock())
+            await self._store.end(ApiToken, [token.id], self._clock())
             raise LoginEndedError
         return secret, token
 
     async def tokens(self, user: str) -> list[ApiToken]:
         """The user's API tokens that hold now, the newest first."""
-        return await self._store.tokens_of(user, self._clock())
+        return await self._store.open_of(ApiToken, user, self._clock())
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
         """Revoke an API token of this user; None: the id is unknown, or the token has ended."""
         now = self._clock()
-        mine = [token for token in await self._store.tokens_of(user, now) if token.id == token_id]
-        await self._store.end_tokens([token.id for token in mine], now)
+        mine = [token for token in await self._store.open_of(ApiToken, user, now) if token.id == token_id]
+        await self._store.end(ApiToken, [token.id for token in mine], now)
         return mine[0] if mine else None
 
     async def end_tokens(self, user: str) -> list[str]:
         """Revoke all API tokens of a user; returns their ids as `User.login_id` has them."""
         now = self._clock()
-        ids = [token.id for token in await self._store.tokens_of(user, now)]
-        await self._store.end_tokens(ids, now)
+        ids = [token.id for token in await self._store.open_of(ApiToken, user, now)]
+        await self._store.end(ApiToken, ids, now)
         return [f"{TOKEN_ID}{token_id}" for token_id in ids]
 
     async def follow_users(self, users: Mapping[str, Identity]) -> list[str]:
@@ -269,15 +269,15 @@ class Logins:
         """
         now = self._clock()
         ended = []
-        for login in await self._store.open_logins_from(SOURCE_LOCAL, now):
+        for login in await self._store.open_from(Login, SOURCE_LOCAL, now):
             who = users.get(login.user)
             if who is None or who.credential != login.credential:
                 ended.append(login.id)
             else:
                 await self._follow(login, who)
-        await self._store.end_logins(ended, now)
-        tokens = await self._store.open_tokens_from(SOURCE_LOCAL, now)
-        await self._store.end_tokens([token.id for token in tokens if token.user not in users], now)
+        await self._store.end(Login, ended, now)
+        tokens = await self._store.open_from(ApiToken, SOURCE_LOCAL, now)
+        await self._store.end(ApiToken, [token.id for token in tokens if token.user not in users], now)
         for token in tokens:
             if token.user in users:
                 await self._follow(token, users[token.user])
@@ -287,7 +287,7 @@ class Logins:
         """End the logins whose time is over; returns their ids."""
         now = self._clock()
         ids = [login.id for login in await self._store.over_logins(now, now - self._idle)]
-        await self._store.end_logins(ids, now)
+        await self._store.end(Login, ids, now)
         return ids
 
     async def forget_old(self) -> None:
@@ -296,17 +296,17 @@ class Logins:
 
     async def _follow(self, credential: Login | ApiToken, who: Identity) -> None:
         if (credential.name, credential.groups, credential.admin) != (who.name, who.groups, who.admin):
-            await self._store.set_person(credential, name=who.name, groups=who.groups, admin=who.admin)
+            await self._store.update(credential, name=who.name, groups=who.groups, admin=who.admin)
 
     async def _see(self, credential: Login | ApiToken) -> None:
         now = self._clock()
         if credential.seen is None or now - credential.seen >= _SEEN_EVERY:
-            await self._store.see(credential, now)
+            await self._store.update(credential, seen=now)
 
     async def _by_id(self, login_id: str) -> Login | ApiToken | None:
         if login_id.startswith(TOKEN_ID):
-            return await self._store.token(login_id.removeprefix(TOKEN_ID))
-        return await self._store.login(login_id)
+            return await self._store.by_id(ApiToken, login_id.removeprefix(TOKEN_ID))
+        return await self._store.by_id(Login, login_id)
 
     async def _holding(self, login_id: str) -> Login | ApiToken | None:
         credential = await self._by_id(login_id)
@@ -353,11 +353,15 @@ def browser(agent: str) -> str:
 
 
 class SignOut:
-    """Ends logins and API tokens with the desktop access they gave. Every method raises DatabaseUnavailableError."""
+    """Ends logins and API tokens with the desktop access they gave, and audits what users do to their own.
 
-    def __init__(self, logins: Logins, end_grants: Callable[..., Awaitable[object]]) -> None:
+    Every method raises DatabaseUnavailableError.
+    """
+
+    def __init__(self, logins: Logins, audit: Audit, end_grants: Callable[..., Awaitable[object]]) -> None:
         """`end_grants`: `Revoker.end` of the edge, which this package may not import."""
         self._logins = logins
+        self._audit = audit
         self._end_grants = end_grants
 
     async def end_login(self, login_id: str) -> None:
@@ -372,14 +376,38 @@ class SignOut:
             ended += await self._logins.end_tokens(user)
         await self._end_grants(user=user, over=ended, reason="ended")
 
-    async def end_token(self, user: str, token_id: str) -> ApiToken | None:
-        """Revoke an API token of a user and end its grants; None: the user has no token of this id."""
-        ended = await self._logins.end_token(user, token_id)
-        if ended is not None:
-            await self._end_grants(login_id=f"{TOKEN_ID}{token_id}")
-        return ended
+    async def end_own_login(self, user: User, login_id: str) -> bool:
+        """End one of the user's own logins; False: the user has no login of this id."""
+        if login_id not in {login.id for login in await self._logins.of(user.email)}:
+            return False
+        await self.end_login(login_id)
+        await self._record(user, "login.end", which="this browser" if login_id == user.login_id else "another browser")
+        return True
+
+    async def end_own_logins(self, user: User, *, tokens: bool) -> None:
+        """Sign the user out everywhere, with `tokens` their programs too."""
+        await self.end_everything(user.email, tokens=tokens)
+        await self._record(user, "login.end_all", tokens=str(tokens).lower())
+
+    async def make_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+        """A new API token, as `Logins.new_token` makes it."""
+        secret, token = await self._logins.new_token(user, label, lifetime)
+        await self._record(user, "token.create", label=label, days=str(lifetime.days))
+        return secret, token
+
+    async def revoke_token(self, user: User, token_id: str) -> bool:
+        """Revoke one of the user's own API tokens and end its grants; False: the user has no token of this id."""
+        token = await self._logins.end_token(user.email, token_id)
+        if token is None:
+            return False
+        await self._end_grants(login_id=f"{TOKEN_ID}{token_id}")
+        await self._record(user, "token.revoke", label=token.label, days=str((token.expires - token.created).days))
+        return True
 
     async def end_grants_of(self, login_ids: list[str]) -> None:
         """End the grants of logins that have already ended."""
         for login_id in login_ids:
             await self._end_grants(login_id=login_id)
+
+    async def _record(self, user: User, action: str, **detail: str) -> None:
+        await self._audit.record(Act(actor=user.email, action=action, target=user.email, detail=detail))

@@ -1,5 +1,6 @@
 """Pages for people: `/login` (form, identity provider, terms), `/logout`, and `/account` with logins and API tokens."""
 
+import asyncio
 import hashlib
 import logging
 import re
@@ -78,14 +79,14 @@ class LoginServices:
     local: LocalUsers
     throttle: Throttle
     provider: OIDCProvider | None
-    sleep: Callable[[float], Awaitable[None]]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def record(
         self, actor: str, action: str, *, target: str | None = None, outcome: str = "done", **detail: str
     ) -> None:
         """Write to the audit log. `target`: None is the actor."""
-        at, target = self.context.clock(), actor if target is None else target
-        await self.audit.record(actor=actor, action=action, target=target, outcome=outcome, detail=detail, at=at)
+        target = actor if target is None else target
+        await self.audit.record(Act(actor=actor, action=action, target=target, detail=detail), outcome)
 
 
 def safe_next(text: str | None, settings: Settings) -> str:
@@ -388,18 +389,14 @@ class AccountPages(Pages):
     async def end_one(self, request: Request) -> Response:
         """Sign out one of the user's browsers."""
         user = await self._user_of_form(request)
-        login_id = request.path_params["id"]
-        if login_id in {login.id for login in await self._login.logins.of(user.email)}:
-            await self._login.sign_out.end_login(login_id)
-            await self._login.record(user.email, "login.end", which="another browser")
+        await self._login.sign_out.end_own_login(user, request.path_params["id"])
         return RedirectResponse("/account?done=ended", 303)
 
     async def end_everywhere(self, request: Request) -> Response:
         """End all logins and desktop pictures of the user, and on request their API tokens."""
         user = await self._user_of_form(request)
         tokens = (await request.form()).get("tokens") == "yes"
-        await self._login.sign_out.end_everything(user.email, tokens=tokens)
-        await self._login.record(user.email, "login.end_all", tokens=str(tokens).lower())
+        await self._login.sign_out.end_own_logins(user, tokens=tokens)
         return self._logged_out(request)
 
     async def end_person(self, request: Request) -> Response:
@@ -426,18 +423,15 @@ class AccountPages(Pages):
             if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
                 raise ValueError(f"The token's days are {days[:20]!r}; allowed: {allowed}.")
-            secret, _ = await self._login.logins.new_token(user, label, timedelta(days=int(days)))
+            secret, _ = await self._login.sign_out.make_token(user, label, timedelta(days=int(days)))
         except (ValueError, ActionDenied) as why:
             return await self._page(request, user, status=422, error=str(why))
-        await self._login.record(user.email, "token.create", label=label, days=days)
         return await self._page(request, user, new_token=secret, new_label=label)
 
     async def revoke_token(self, request: Request) -> Response:
         user = await self._user_of_form(request)
-        ended = await self._login.sign_out.end_token(user.email, request.path_params["id"])
-        if ended is None:
+        if not await self._login.sign_out.revoke_token(user, request.path_params["id"]):
             raise HTTPException(404, "You have no such token. It may have expired.")
-        await self._login.record(user.email, "token.revoke", label=ended.label)
         return RedirectResponse("/account?done=revoked", 303)
 
     async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:

@@ -148,13 +148,12 @@ class CliLoginPages(Pages):
             user = await self._login.logins.person_by_id(grant.login_id)
             if user is None:
                 raise LoginEndedError
-            secret, token = await self._login.logins.new_token(user, grant.client, CLI_TOKEN_LIFETIME)
+            secret, token = await self._login.sign_out.make_token(user, grant.client, CLI_TOKEN_LIFETIME)
         except LoginEndedError:
             return _refuse("invalid_grant", "the login that confirmed this has ended; log in again")
         except ActionDenied as error:
             return _refuse("access_denied", error.sentence)
         self._login.context.metrics.logins.labels("cli", "in").inc()
-        await self._login.record(user.email, "token.create", label=grant.client, days=str(CLI_TOKEN_LIFETIME.days))
         return JSONResponse({"token": secret, "user": user.email, "expires": format_time(token.expires)})
 
 

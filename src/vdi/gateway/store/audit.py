@@ -21,6 +21,7 @@ from sqlalchemy import BigInteger, Index, Integer, String, delete, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from vdi.api.constraints import doc
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.database import Database, DatabaseUnavailableError, table_of
 
@@ -80,20 +81,19 @@ class Act:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One act as people read it: its last row. Newer acts have higher numbers, for paging."""
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the audit log: the last row of an act."""
 
-    number: int
-    at: datetime
-    actor: str
-    address: str
-    action: str
-    target: str
-    uid: str
-    owner: str
-    outcome: str
-    detail: Mapping[str, str]
+    number: Annotated[int, doc("Increases with each entry.")]
+    at: Annotated[datetime, doc("When the result was known.")]
+    actor: Annotated[str, doc("E-mail address of the user who acted.")]
+    address: Annotated[str, doc("Client address.")]
+    action: Annotated[str, doc("Action, such as session.end.")]
+    target: Annotated[str, doc("Name of the target.")]
+    uid: Annotated[str, doc("The target's uid, if it has one.")]
+    owner: Annotated[str, doc("Owner of the target.")]
+    outcome: Annotated[str, doc("done, failed, the reason for a refusal, or begun (the result is not known).")]
+    detail: Annotated[dict[str, str], doc("Details of the request.")]
 
 
 class Audit:
@@ -128,21 +128,9 @@ class Audit:
             raise
         await self._try_to_add(row | {"at": self._clock(), "outcome": DONE})
 
-    async def record(
-        self,
-        *,
-        actor: str,
-        action: str,
-        target: str,
-        outcome: str,
-        detail: Mapping[str, str],
-        at: datetime,
-        uid: str = "",
-        owner: str = "",
-    ) -> None:
+    async def record(self, act: Act, outcome: str = DONE) -> None:
         """Add one row for an act that is over already, such as a login or its refusal. Never raises."""
-        act = Act(actor=actor, action=action, target=target, uid=uid, owner=owner, detail=detail)
-        await self._try_to_add(self._row(act) | {"at": at, "outcome": outcome})
+        await self._try_to_add(self._row(act) | {"outcome": outcome})
 
     async def entries(
         self,

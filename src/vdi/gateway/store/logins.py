@@ -77,10 +77,19 @@ def _credential_table(name: str, row: type[Login] | type[ApiToken]) -> Table:
 
 logins = _credential_table("logins", Login)
 api_tokens = _credential_table("api_tokens", ApiToken)
+oidc_subjects = Table(
+    "oidc_subjects",
+    metadata,
+    Column("issuer", Text, primary_key=True),
+    Column("user", String(254), primary_key=True),
+    Column("subject", String(255), nullable=False),
+    Column("bound", Instant, nullable=False),
+    UniqueConstraint("issuer", "subject"),
+)
 
 
 class LoginStore:
-    """Logins and API tokens in the database. Every method raises DatabaseUnavailableError."""
+    """Logins, API tokens and bindings of provider accounts. Every method raises DatabaseUnavailableError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -102,59 +111,43 @@ class LoginStore:
             await connection.execute(api_tokens.insert().values(values))
             return True
 
-    async def login_by_hash(self, secret_hash: str) -> Login | None:
-        """The login with this secret, whether it still holds or not."""
-        return await self._first(Login, logins.c.secret_hash == secret_hash)
+    async def by_hash(self, kind: type[T], secret_hash: str) -> T | None:
+        """The login or API token with this secret, whether it still holds or not."""
+        return await self._first(kind, _table_of(kind).c.secret_hash == secret_hash)
 
-    async def login(self, login_id: str) -> Login | None:
-        """One login, whether it still holds or not."""
-        return await self._first(Login, logins.c.id == login_id)
+    async def by_id(self, kind: type[T], credential_id: str) -> T | None:
+        """One login or API token, whether it still holds or not."""
+        return await self._first(kind, _table_of(kind).c.id == credential_id)
 
-    async def token_by_hash(self, secret_hash: str) -> ApiToken | None:
-        """The API token with this secret, whether it still holds or not."""
-        return await self._first(ApiToken, api_tokens.c.secret_hash == secret_hash)
+    async def open_of(self, kind: type[T], user: str, now: datetime) -> list[T]:
+        """Those of a user that have not ended or expired: logins by their last use, API tokens the newest first."""
+        table = _table_of(kind)
+        order = table.c.seen if kind is Login else table.c.created
+        return await self._find(kind, table.c.user == user, is_open(table, now), order=order.desc())
 
-    async def token(self, token_id: str) -> ApiToken | None:
-        """One API token, whether it still holds or not."""
-        return await self._first(ApiToken, api_tokens.c.id == token_id)
-
-    async def logins_of(self, user: str, now: datetime) -> list[Login]:
-        """The logins of a user that have not ended or expired, the latest seen first."""
-        return await self._find(Login, logins.c.user == user, is_open(logins, now), order=logins.c.seen.desc())
-
-    async def tokens_of(self, user: str, now: datetime) -> list[ApiToken]:
-        """The API tokens of a user that have not ended or expired, the newest first."""
-        mine = api_tokens.c.user == user, is_open(api_tokens, now)
-        return await self._find(ApiToken, *mine, order=api_tokens.c.created.desc())
-
-    async def open_logins_from(self, source: str, now: datetime) -> list[Login]:
-        """All logins of this source that have not ended or expired."""
-        return await self._find(Login, logins.c.source == source, is_open(logins, now))
-
-    async def open_tokens_from(self, source: str, now: datetime) -> list[ApiToken]:
-        """All API tokens of this source that have not ended or expired."""
-        return await self._find(ApiToken, api_tokens.c.source == source, is_open(api_tokens, now))
+    async def open_from(self, kind: type[T], source: str, now: datetime) -> list[T]:
+        """All of this source that have not ended or expired."""
+        table = _table_of(kind)
+        return await self._find(kind, table.c.source == source, is_open(table, now))
 
     async def over_logins(self, now: datetime, unused_since: datetime) -> list[Login]:
         """Logins that expired, or were not used since then, and that have not ended yet."""
         over = (logins.c.expires <= now) | (logins.c.seen <= unused_since)
         return await self._find(Login, logins.c.ended.is_(None), over)
 
-    async def see(self, credential: Login | ApiToken, now: datetime) -> None:
-        """Record that it was used now."""
-        await self._update(credential, seen=now)
+    async def update(self, credential: Login | ApiToken, **values: object) -> None:
+        """Record its last use, or what has changed about the person."""
+        table = _table_of(type(credential))
+        async with self._database.begin() as connection:
+            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
 
-    async def set_person(self, credential: Login | ApiToken, *, name: str, groups: frozenset[str], admin: bool) -> None:
-        """Record what has changed about the person."""
-        await self._update(credential, name=name, groups=groups, admin=admin)
-
-    async def end_logins(self, ids: Sequence[str], now: datetime) -> None:
-        """End logins; one that has ended keeps its end."""
-        await self._end(logins, ids, now)
-
-    async def end_tokens(self, ids: Sequence[str], now: datetime) -> None:
-        """End API tokens; one that has ended keeps its end."""
-        await self._end(api_tokens, ids, now)
+    async def end(self, kind: type[Login] | type[ApiToken], ids: Sequence[str], now: datetime) -> None:
+        """End these; one that has ended keeps its end."""
+        table = _table_of(kind)
+        for batch in batches(ids):
+            some = and_(table.c.id.in_(batch), table.c.ended.is_(None))
+            async with self._database.begin() as connection:
+                await connection.execute(update(table).where(some).values(ended=now))
 
     async def forget_before(self, then: datetime) -> None:
         """Remove what ended or expired before that time."""
@@ -162,16 +155,36 @@ class LoginStore:
             for table in (logins, api_tokens):
                 await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
 
-    async def _update(self, credential: Login | ApiToken, **values: object) -> None:
-        table = _table_of(type(credential))
-        async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
+    async def add_bound_login(self, issuer: str, subject: str, login: Login, secret_hash: str) -> dict[str, str]:
+        """Bind account and address unless one of them is bound already; add a login if they are bound to each other.
 
-    async def _end(self, table: Table, ids: Sequence[str], now: datetime) -> None:
-        for batch in batches(ids):
-            some = and_(table.c.id.in_(batch), table.c.ended.is_(None))
-            async with self._database.begin() as connection:
-                await connection.execute(update(table).where(some).values(ended=now))
+        Returns the bindings of both, as subjects by address. A new binding ends what the address has open of another
+        issuer's account. All of it is one transaction: a release that comes at the same time finds the login.
+        """
+        values = {"issuer": issuer, "subject": subject, "user": login.user, "bound": login.created}
+        either = or_(oidc_subjects.c.user == login.user, oidc_subjects.c.subject == subject)
+        query = select(oidc_subjects.c.user, oidc_subjects.c.subject).where(oidc_subjects.c.issuer == issuer, either)
+        locked = query.order_by(oidc_subjects.c.user).with_for_update()  # a release waits until the login is there
+        async with self._database.begin() as connection:
+            insert = self._database.insert(oidc_subjects).values(values).on_conflict_do_nothing()
+            is_new = (await connection.execute(insert)).rowcount > 0
+            bound = {row.user: row.subject for row in await connection.execute(locked)}
+            if bound == {login.user: subject}:
+                if is_new:
+                    await end_all_of(connection, login.user, login.source, login.created)
+                await insert_login(connection, login, secret_hash)
+            return bound
+
+    async def release(self, user: str) -> bool:
+        """Forget the account of an address; False: it has none."""
+        async with self._database.begin() as connection:
+            return (await connection.execute(delete(oidc_subjects).where(oidc_subjects.c.user == user))).rowcount > 0
+
+    async def release_all(self) -> list[str]:
+        """Forget the accounts of all addresses; the addresses."""
+        async with self._database.begin() as connection:
+            gone = await connection.execute(delete(oidc_subjects).returning(oidc_subjects.c.user))
+            return sorted(set(gone.scalars()))
 
     async def _find(
         self, kind: type[T], *conditions: ColumnElement[bool], order: UnaryExpression[datetime] | None = None
@@ -203,52 +216,3 @@ def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
 
 def _table_of(kind: type[Login] | type[ApiToken]) -> Table:
     return logins if kind is Login else api_tokens
-
-
-oidc_subjects = Table(
-    "oidc_subjects",
-    metadata,
-    Column("issuer", Text, primary_key=True),
-    Column("user", String(254), primary_key=True),
-    Column("subject", String(255), nullable=False),
-    Column("bound", Instant, nullable=False),
-    UniqueConstraint("issuer", "subject"),
-)
-
-
-class SubjectStore:
-    """Bindings in the database. Every method raises DatabaseUnavailableError."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def add_login(self, issuer: str, subject: str, login: Login, secret_hash: str) -> dict[str, str]:
-        """Bind account and address unless one of them is bound already; add a login if they are bound to each other.
-
-        Returns the bindings of both, as subjects by address. A new binding ends what the address has open of another
-        issuer's account. All of it is one transaction: a release that comes at the same time finds the login.
-        """
-        values = {"issuer": issuer, "subject": subject, "user": login.user, "bound": login.created}
-        either = or_(oidc_subjects.c.user == login.user, oidc_subjects.c.subject == subject)
-        query = select(oidc_subjects.c.user, oidc_subjects.c.subject).where(oidc_subjects.c.issuer == issuer, either)
-        locked = query.order_by(oidc_subjects.c.user).with_for_update()  # a release waits until the login is there
-        async with self._database.begin() as connection:
-            insert = self._database.insert(oidc_subjects).values(values).on_conflict_do_nothing()
-            is_new = (await connection.execute(insert)).rowcount > 0
-            bound = {row.user: row.subject for row in await connection.execute(locked)}
-            if bound == {login.user: subject}:
-                if is_new:
-                    await end_all_of(connection, login.user, login.source, login.created)
-                await insert_login(connection, login, secret_hash)
-            return bound
-
-    async def release(self, user: str) -> bool:
-        """Forget the account of an address; False: it has none."""
-        async with self._database.begin() as connection:
-            return (await connection.execute(delete(oidc_subjects).where(oidc_subjects.c.user == user))).rowcount > 0
-
-    async def release_all(self) -> list[str]:
-        """Forget the accounts of all addresses; the addresses."""
-        async with self._database.begin() as connection:
-            gone = await connection.execute(delete(oidc_subjects).returning(oidc_subjects.c.user))
-            return sorted(set(gone.scalars()))
