@@ -193,12 +193,6 @@ class StartupScriptResult(msgspec.Struct, rename="camel", omit_defaults=True):
     output: Annotated[str, doc(f"Its last lines: at most {MAX_LINES}, and {MAX_CHARACTERS} characters.")] = ""
 
 
-class StartupScriptList(msgspec.Struct):
-    """Scripts, in the order in which they started."""
-
-    items: Annotated[tuple[StartupScriptResult, ...], doc("Those of the current start of the desktop.")]
-
-
 class _Report(msgspec.Struct):
     scripts: tuple[StartupScriptResult, ...]
 

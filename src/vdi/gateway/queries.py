@@ -7,13 +7,13 @@ ActionDenied with its field, so both refuse it with the same message.
 import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
 
+from vdi.api.constraints import doc
 from vdi.gateway.current_use import Use, use_of
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.history.component import SessionHistory
@@ -28,12 +28,11 @@ Key = tuple[str, ...]
 USAGE = "usage"
 
 
-@dataclass(frozen=True, slots=True)
-class ListPage(Generic[T]):
-    """One page of a long list, and the cursor of the next page; empty: this is the last one."""
+class ListPage(msgspec.Struct, Generic[T], omit_defaults=True):
+    """A list, or one page of a long one."""
 
-    items: Sequence[T]
-    next: str = ""
+    items: Annotated[tuple[T, ...], doc("The items, or those on this page.")]
+    next: Annotated[str, doc("`cursor` of the next page; absent on the last one, and for a list without pages.")] = ""
 
 
 def cut(items: Iterable[T], key: Callable[[T], Key], *, limit: int, cursor: str | None) -> ListPage[T]:
@@ -48,7 +47,7 @@ def cut(items: Iterable[T], key: Callable[[T], Key], *, limit: int, cursor: str 
 
 def _first(items: Sequence[T], limit: int, key: Callable[[T], Key]) -> ListPage[T]:
     """The first `limit` items; there is a next page if there are more."""
-    shown = items[:limit]
+    shown = tuple(items[:limit])
     if len(items) <= limit:
         return ListPage(shown)
     return ListPage(shown, base64.urlsafe_b64encode(msgspec.json.encode(key(shown[-1]))).decode().rstrip("="))
@@ -92,7 +91,7 @@ async def read_audit(
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
     found = await services.audit.entries(limit=limit + 1, before=before, actor=actor, action=action, target=target)
-    return ListPage(found[:limit], str(found[limit - 1].number) if len(found) > limit else "")
+    return ListPage(tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else "")
 
 
 async def read_use(services: Services, user: User) -> Use:

@@ -17,6 +17,7 @@ from vdi.gateway.current_use import Use
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.login.logins import TOKEN_ID, browser
 from vdi.gateway.login.pages import checked_label
+from vdi.gateway.queries import ListPage
 from vdi.gateway.store.logins import ApiToken
 from vdi.gateway.web import credentials
 from vdi.session.homes import HomeSummary
@@ -47,12 +48,6 @@ class Token(msgspec.Struct, rename="camel"):
     expires: Annotated[datetime, doc("When it expires.")]
     seen: Annotated[datetime | None, doc("When it was last used, to the minute; null if never.")]
     current: Annotated[bool, doc("Whether this request was sent with this token.")]
-
-
-class TokenList(msgspec.Struct):
-    """API tokens, newest first."""
-
-    items: Annotated[tuple[Token, ...], doc("All of your valid tokens.")]
 
 
 class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -88,10 +83,10 @@ async def me(call: Call[Empty, None]) -> Me:
 
 
 @operation("GET /tokens")
-async def list_tokens(call: Call[Empty, None]) -> TokenList:
+async def list_tokens(call: Call[Empty, None]) -> ListPage[Token]:
     """Your API tokens, newest first."""
     mine = await call.api.logins.tokens(call.user.email)
-    return TokenList(tuple(_token(call, token) for token in mine))
+    return ListPage(tuple(_token(call, token) for token in mine))
 
 
 @operation("POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit"))
@@ -152,12 +147,6 @@ class LoginEntry(msgspec.Struct, rename="camel"):
     current: Annotated[bool, doc("Whether this request was sent with this login.")]
 
 
-class LoginEntries(msgspec.Struct):
-    """Valid logins, last used first."""
-
-    items: Annotated[tuple[LoginEntry, ...], doc("All of your logins.")]
-
-
 class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Parameters of a logout everywhere."""
 
@@ -165,7 +154,7 @@ class EverywhereQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True
 
 
 @operation("GET /logins", problems=("forbidden",))
-async def list_logins(call: Call[Empty, None]) -> LoginEntries:
+async def list_logins(call: Call[Empty, None]) -> ListPage[LoginEntry]:
     """The browsers in which you are logged in.
 
     Requires the login cookie: an API token cannot list or end logins.
@@ -184,7 +173,7 @@ async def list_logins(call: Call[Empty, None]) -> LoginEntries:
         )
         for login in mine
     ]
-    return LoginEntries(tuple(entries))
+    return ListPage(tuple(entries))
 
 
 @operation("DELETE /logins/{id}", problems=("forbidden", "not-found"))
@@ -214,16 +203,10 @@ def _require_browser_login(call: Call[object, object]) -> None:
         raise ProblemError("forbidden", "An API token cannot list or end logins. Log in to the portal to do that.")
 
 
-class HomeList(msgspec.Struct):
-    """Homes, by name."""
-
-    items: Annotated[tuple[HomeSummary, ...], doc("All of your homes.")]
-
-
 @home_operation("GET /homes")
-async def list_homes(call: Call[Empty, None]) -> HomeList:
+async def list_homes(call: Call[Empty, None]) -> ListPage[HomeSummary]:
     """Your homes: size, last use, and the desktops that use them."""
-    return HomeList(tuple(call.cluster.homes_of(call.user.email)))
+    return ListPage(tuple(call.cluster.homes_of(call.user.email)))
 
 
 @home_operation("GET /homes/{name}", problems=("not-found",))

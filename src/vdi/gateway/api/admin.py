@@ -19,9 +19,7 @@ from vdi.gateway.api.schemas import (
     Metadata,
     Page,
     Session,
-    SessionList,
     WholeTemplate,
-    WholeTemplateList,
     metadata_of,
     session_of,
 )
@@ -31,19 +29,12 @@ from vdi.gateway.denied import ActionDenied, refused_address
 from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
+from vdi.gateway.queries import ListPage
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import Act, Entry
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 admin_operation = OperationTable("Administration", admin=True)
-
-
-class Queue(msgspec.Struct):
-    """Sessions that wait for capacity."""
-
-    items: Annotated[
-        tuple[Session, ...], doc("By queue position; sessions without one (no node can ever run them) come last.")
-    ]
 
 
 class Pool(msgspec.Struct, rename="camel"):
@@ -52,12 +43,6 @@ class Pool(msgspec.Struct, rename="camel"):
     metadata: Annotated[Metadata, doc("Name and times.")]
     spec: Annotated[PoolSpec, doc("What the pool keeps ready.")]
     status: Annotated[PoolStatus, doc("Current state of the pool.")]
-
-
-class PoolList(msgspec.Struct):
-    """Pools, by name."""
-
-    items: Annotated[tuple[Pool, ...], doc("All pools of the cluster.")]
 
 
 class ReleasedUsers(msgspec.Struct):
@@ -76,13 +61,6 @@ class PersonUse(msgspec.Struct, rename="camel"):
     ]  # fmt: skip
 
 
-class PersonUseList(msgspec.Struct, omit_defaults=True):
-    """Users with desktops now or earlier this month, by address."""
-
-    items: Annotated[tuple[PersonUse, ...], doc("Users on this page.")]
-    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
-
-
 class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Filters of the audit log."""
 
@@ -95,15 +73,8 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     )
 
 
-class ActList(msgspec.Struct, omit_defaults=True):
-    """Audit log, newest entry first."""
-
-    items: Annotated[tuple[Entry, ...], doc("Entries on this page.")]
-    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
-
-
 @admin_operation("GET /admin/sessions")
-async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
+async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> ListPage[Session]:
     """Desktops of all users, oldest first."""
     query, now = call.query, call.now()
 
@@ -116,11 +87,11 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> SessionList:
 
     found = filter(is_selected, call.cluster.sessions.values())
     page = queries.cut(found, age, limit=query.limit, cursor=query.cursor)
-    return SessionList(tuple(session_of(session, call.user, now) for session in page.items), page.next)
+    return ListPage(tuple(session_of(session, call.user, now) for session in page.items), page.next)
 
 
 @admin_operation("GET /admin/queue")
-async def get_queue(call: Call[Empty, None]) -> Queue:
+async def get_queue(call: Call[Empty, None]) -> ListPage[Session]:
     """Sessions that wait for capacity, in queue order."""
 
     def place(session: VDISession) -> tuple[bool, int, queries.Key]:
@@ -129,21 +100,21 @@ async def get_queue(call: Call[Empty, None]) -> Queue:
 
     now = call.now()
     waiting = sorted((session for session in call.cluster.sessions.values() if session.status.queue), key=place)
-    return Queue(tuple(session_of(session, call.user, now) for session in waiting))
+    return ListPage(tuple(session_of(session, call.user, now) for session in waiting))
 
 
 @admin_operation("GET /admin/pools")
-async def list_pools(call: Call[Empty, None]) -> PoolList:
+async def list_pools(call: Call[Empty, None]) -> ListPage[Pool]:
     """Pools of desktops that are started in advance."""
     pools = sorted(call.cluster.pools.values(), key=lambda pool: pool.metadata.name)
-    return PoolList(tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools))
+    return ListPage(tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools))
 
 
 @admin_operation("GET /admin/templates")
-async def list_all_templates(call: Call[Empty, None]) -> WholeTemplateList:
+async def list_all_templates(call: Call[Empty, None]) -> ListPage[WholeTemplate]:
     """All templates, with environment, volumes, placement and who may use them."""
     templates = sorted(call.cluster.templates.values(), key=lambda template: template.metadata.name)
-    return WholeTemplateList(
+    return ListPage(
         tuple(WholeTemplate(metadata_of(template.metadata), template.spec, template.status) for template in templates)
     )
 
@@ -155,7 +126,7 @@ async def get_limits(call: Call[Empty, None]) -> Limits:
 
 
 @admin_operation("GET /admin/users")
-async def list_users(call: Call[Page, None]) -> PersonUseList:
+async def list_users(call: Call[Page, None]) -> ListPage[PersonUse]:
     """Users with desktops now or earlier this month, and how much of their limits they use."""
     api, now = call.api, call.now()
     report = await api.history.usage(Month.of(now), now)
@@ -166,7 +137,7 @@ async def list_users(call: Call[Page, None]) -> PersonUseList:
         PersonUse(user, use_of(call.cluster, api.limits.of(User(user)), user, *used.get(user, (0.0, 0.0))))
         for user in page.items
     ]
-    return PersonUseList(tuple(use), page.next)
+    return ListPage(tuple(use), page.next)
 
 
 @admin_operation("POST /admin/users/{user}/release", problems=("not-found", "invalid"))
@@ -204,10 +175,10 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
 
 
 @admin_operation("GET /admin/audit")
-async def list_audit(call: Call[AuditQuery, None]) -> ActList:
+async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
     """Audit log, newest entry first."""
     query = call.query
-    page = await queries.read_audit(
+    return await queries.read_audit(
         call.api,
         limit=query.limit,
         cursor=query.cursor,
@@ -215,13 +186,6 @@ async def list_audit(call: Call[AuditQuery, None]) -> ActList:
         action=query.action,
         target=query.target,
     )
-    return ActList(tuple(page.items), page.next)
-
-
-class Gpus(msgspec.Struct):
-    """All nodes with GPUs."""
-
-    items: Annotated[tuple[NodeGpus, ...], doc("Nodes, by name.")]
 
 
 class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -246,12 +210,12 @@ class Diagnosis(msgspec.Struct):
 
 
 @admin_operation("GET /admin/gpus")
-async def get_gpus(call: Call[Empty, None]) -> Gpus:
+async def get_gpus(call: Call[Empty, None]) -> ListPage[NodeGpus]:
     """GPUs by node, and how many of them desktops use."""
     slots = await call.api.gpu_slots.read()
     if slots.unknown:
         raise ProblemError("unavailable", slots.unknown)
-    return Gpus(slots.nodes)
+    return ListPage(slots.nodes)
 
 
 @admin_operation("GET /admin/doctor", problems=("not-found",))

@@ -15,6 +15,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import ExportFormat
 from vdi.gateway.history.usage import UsageReport
+from vdi.gateway.queries import ListPage
 from vdi.gateway.store.history import PastRun, SessionFacts
 from vdi.session.users import same_user
 
@@ -31,13 +32,6 @@ class PastSession(SessionFacts, rename="camel", frozen=True, kw_only=True):
     """One session, running or ended."""
 
     runs: Annotated[tuple[PastRun, ...], doc("Its runs, oldest first.")]
-
-
-class PastList(msgspec.Struct, omit_defaults=True):
-    """Sessions, newest first."""
-
-    items: Annotated[tuple[PastSession, ...], doc("Sessions on this page.")]
-    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
 
 
 class PastQuery(Page, rename="camel", forbid_unknown_fields=True):
@@ -94,23 +88,23 @@ def _session(past: SessionHistory) -> PastSession:
 
 
 @operation("GET /history")
-async def list_history(call: Call[PastQuery, None]) -> PastList:
+async def list_history(call: Call[PastQuery, None]) -> ListPage[PastSession]:
     """Your sessions with their runs, including ended ones, newest first."""
     return await _list(call, call.user.email)
 
 
 @admin_operation("GET /admin/history")
-async def list_all_history(call: Call[AllPastQuery, None]) -> PastList:
+async def list_all_history(call: Call[AllPastQuery, None]) -> ListPage[PastSession]:
     """Sessions of all users with their runs, including ended ones."""
     return await _list(call, call.query.user)
 
 
-async def _list(call: Call[PastQuery, None], user: str | None) -> PastList:
+async def _list(call: Call[PastQuery, None], user: str | None) -> ListPage[PastSession]:
     query = call.query
     page = await queries.read_past_sessions(
         call.api, user=user, name=query.name, limit=query.limit, cursor=query.cursor
     )
-    return PastList(tuple(map(_session, page.items)), page.next)
+    return ListPage(tuple(map(_session, page.items)), page.next)
 
 
 @operation("GET /history/{uid}", problems=("not-found",))

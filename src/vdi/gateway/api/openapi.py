@@ -14,6 +14,7 @@ from vdi.gateway.api.problems import MEDIA_TYPE, TITLES, Problem
 Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
+_LIST = re.compile(r"\bListPage_(\w+)_\b")
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _ABOUT = """Desktops for programs: everything that the portal does.
 
@@ -31,7 +32,6 @@ _TAGS = {
     "Templates": "The kinds of desktop that you can start.",
     "History": "Past sessions and usage.",
     "Homes": "The volumes that hold your files.",
-    "Scheduled starts": "Have desktops ready at set times.",
     "Account": "Who you are, your limits, and your API tokens.",
     "Administration": "For administrators: desktops of all users and shared resources.",
 }
@@ -47,7 +47,9 @@ def document(operations: Sequence[Operation], *, url: str) -> Schema:
     """The whole document. `url`: the portal's, without a slash at its end."""
     used = {operation.name: operation for operation in operations}
     structs = _structs(operations)
-    refs, components = msgspec.json.schema_components(structs, ref_template=_REF)
+    # A list has the name of its items: TokenList, not ListPage_Token_.
+    text = msgspec.json.encode(msgspec.json.schema_components(structs, ref_template=_REF)).decode()
+    refs, components = msgspec.json.decode(_LIST.sub(r"\1List", text))
     ref_of = dict(zip(structs, refs, strict=True))
     paths: dict[str, Any] = {}
     for operation in used.values():

@@ -66,13 +66,6 @@ class Session(msgspec.Struct, rename="camel"):
     status: Annotated[SessionStatus, doc("Status reported by the operator.")]
 
 
-class SessionList(msgspec.Struct, omit_defaults=True):
-    """Sessions, oldest first."""
-
-    items: Annotated[tuple[Session, ...], doc("Sessions on this page.")]
-    next: Annotated[str, doc("`cursor` of the next page; absent on the last one.")] = ""
-
-
 class SessionQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Filters of one's own sessions."""
 
@@ -142,24 +135,12 @@ class Template(msgspec.Struct, rename="camel"):
     status: Annotated[TemplateStatus, doc("Progress of pulling its image on the nodes.")]
 
 
-class TemplateList(msgspec.Struct):
-    """Templates, by name."""
-
-    items: Annotated[tuple[Template, ...], doc("All templates that you can start.")]
-
-
 class WholeTemplate(msgspec.Struct, rename="camel"):
     """A template with the fields that only administrators see: environment, volumes, placement, access."""
 
     metadata: Annotated[Metadata, doc("Name and times.")]
     spec: Annotated[TemplateSpec, doc("The complete template.")]
     status: Annotated[TemplateStatus, doc("Progress of pulling its image on the nodes.")]
-
-
-class WholeTemplateList(msgspec.Struct):
-    """Templates, by name."""
-
-    items: Annotated[tuple[WholeTemplate, ...], doc("All templates of the cluster.")]
 
 
 def metadata_of(meta: ObjectMeta) -> Metadata:

@@ -15,17 +15,15 @@ from vdi.gateway.api.schemas import (
     Extend,
     Schedule,
     Session,
-    SessionList,
     SessionQuery,
     Share,
     Template,
-    TemplateList,
     session_of,
     template_of,
 )
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptList, find_session
-from vdi.gateway.queries import Key, cut
+from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptResult, find_session
+from vdi.gateway.queries import Key, ListPage, cut
 from vdi.gateway.rights import knows_of, may_use, role_in
 from vdi.gateway.subscriptions import session_topic, user_topic
 from vdi.gateway.web.streams import sse_event
@@ -48,7 +46,7 @@ def _shown(call: Call[object, object], session: VDISession) -> Session:
 
 
 @operation("GET /sessions")
-async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
+async def list_sessions(call: Call[SessionQuery, None]) -> ListPage[Session]:
     """Your desktops and those shared with you, oldest first."""
     now = call.now()
     mine = [
@@ -57,7 +55,7 @@ async def list_sessions(call: Call[SessionQuery, None]) -> SessionList:
         if (role := role_in(session, call.user.email, now)) and call.query.role in (None, role)
     ]
     page = cut(mine, age, limit=call.query.limit, cursor=call.query.cursor)
-    return SessionList(tuple(_shown(call, session) for session in page.items), page.next)
+    return ListPage(tuple(_shown(call, session) for session in page.items), page.next)
 
 
 @operation("GET /sessions/{name}", problems=("not-found",))
@@ -141,21 +139,21 @@ async def unshare_session(call: Call[Empty, None]) -> Session:
 
 
 @operation("GET /sessions/{name}/startup-scripts", problems=("not-found", "forbidden", "conflict", "unavailable"))
-async def list_startup_scripts(call: Call[Empty, None]) -> StartupScriptList:
+async def list_startup_scripts(call: Call[Empty, None]) -> ListPage[StartupScriptResult]:
     """The result and the last lines of the start-up scripts of your running desktop.
 
     Those of the current start. The desktop must be running, and its image must report them, as ours does. Only for
     its owner.
     """
-    return StartupScriptList(await call.api.agents.read_startup_scripts(call.user, call.path("name")))
+    return ListPage(await call.api.agents.read_startup_scripts(call.user, call.path("name")))
 
 
 @template_operation("GET /templates")
-async def list_templates(call: Call[Empty, None]) -> TemplateList:
+async def list_templates(call: Call[Empty, None]) -> ListPage[Template]:
     """The templates that you can start, by name."""
     mine = [template for template in call.cluster.templates.values() if may_use(template, call.user)]
     mine.sort(key=lambda template: template.metadata.name)
-    return TemplateList(tuple(map(template_of, mine)))
+    return ListPage(tuple(map(template_of, mine)))
 
 
 @template_operation("GET /templates/{name}", problems=("not-found",))
