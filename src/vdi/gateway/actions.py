@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,10 +21,8 @@ from vdi.api.session import GuestRole, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
-from vdi.gateway.history.component import History
-from vdi.gateway.limits import Limits
 from vdi.gateway.rights import Action, User, knows_of, refusal
-from vdi.gateway.starting import QuotaGuard, Starter
+from vdi.gateway.starting import Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
@@ -56,27 +55,22 @@ _MAX_ATTEMPTS = 20
 _PAUSE_SECONDS = 0.01  # grows by as much with each attempt
 
 
+@dataclass(frozen=True, eq=False)
 class Actions:
     """Changes sessions and deletes homes for users. Raises ActionDenied and nothing else.
 
     An action on a session returns the session as the API server then has it.
     """
 
-    def __init__(self, context: GatewayContext, *, limits: Limits, history: History, audit: Audit) -> None:
-        self._client = context.client
-        self._cluster = context.cluster
-        self._metrics = context.metrics
-        self._settings = context.settings
-        self._clock = context.clock
-        self._audit = audit
-        self._quota = QuotaGuard(context, limits, history)
-        self._starter = Starter(context, self._quota)
+    context: GatewayContext
+    starter: Starter
+    audit: Audit
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
         """Create a session. For another user, and with a priority above 0, only as an administrator."""
         with self._counted("start", request.name or ""):
             async with self._refusal_written(user, "start", request.name or "", {"template": request.template}):
-                start = self._starter.plan(user, request)
+                start = self.starter.plan(user, request)
             new = start.session
             act = Act(
                 actor=user.email,
@@ -86,7 +80,7 @@ class Actions:
                 detail={"template": request.template},
             )
             async with self._written(user, act):
-                return await self._starter.carry_out(user, start)
+                return await self.starter.carry_out(user, start)
 
     async def extend(self, user: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`."""
@@ -126,7 +120,7 @@ class Actions:
         """Delete the session, and with `delete_home` its files too."""
         async with self._authorized(user, Action.END, name, {"home": "deleted"} if delete_home else {}) as session:
             meta = session.metadata
-            claim = find_home_to_delete(session, self._cluster.sessions.values()) if delete_home else None
+            claim = find_home_to_delete(session, self.context.cluster.sessions.values()) if delete_home else None
             if isinstance(claim, Refusal):
                 raise _denied(claim)
             # The dry run comes first: where the claim may not be deleted, the session is still there to try again.
@@ -134,34 +128,40 @@ class Actions:
             # an empty home for a session that is about to go.
             if claim:
                 with suppress(NotFound):
-                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, dry_run=True, into=msgspec.Raw)
+                    await self.context.client.delete(
+                        CLAIMS, claim, namespace=meta.namespace, dry_run=True, into=msgspec.Raw
+                    )
             with suppress(NotFound, Replaced):
-                await self._client.delete(SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw)
+                await self.context.client.delete(
+                    SESSIONS, name, namespace=meta.namespace, uid=meta.uid, into=msgspec.Raw
+                )
             if claim:
                 with suppress(NotFound):
-                    await self._client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
+                    await self.context.client.delete(CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw)
 
     async def delete_home(self, user: User, name: str) -> None:
         """Delete one of the user's own homes with all files in it. Refused while a session uses it."""
         with self._counted("delete-home", name):
             home = self.own_home(user, name)
-            same_name = [other.namespace for other in self._cluster.homes_of(user.email) if other.name == name]
+            same_name = [other.namespace for other in self.context.cluster.homes_of(user.email) if other.name == name]
             if len(same_name) > 1:
                 spaces = " and ".join(same_name)
                 words = f"You have a home {name!r} in each of the namespaces {spaces}. Nothing was deleted."
                 raise ActionDenied(
                     "Conflict", f"{words} An administrator can delete one with: vdi home rm -n NAMESPACE."
                 )
-            if why := why_not_deleted(home, self._cluster.sessions.values()):
+            if why := why_not_deleted(home, self.context.cluster.sessions.values()):
                 raise ActionDenied("Conflict", f"{why} Nothing was deleted.")
             act = Act(actor=user.email, action="home.delete", target=name, uid=home.uid, owner=home.user)
             async with self._written(user, act):
                 with suppress(NotFound, Replaced):
-                    await self._client.delete(CLAIMS, name, namespace=home.namespace, uid=home.uid, into=msgspec.Raw)
+                    await self.context.client.delete(
+                        CLAIMS, name, namespace=home.namespace, uid=home.uid, into=msgspec.Raw
+                    )
 
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the user's own homes. Refused alike where there is none and where it is another user's."""
-        home = self._cluster.home_of(user.email, name)
+        home = self.context.cluster.home_of(user.email, name)
         if home is None:
             raise ActionDenied("NotFound", f"You have no home {name!r}.")
         return home
@@ -183,15 +183,15 @@ class Actions:
                     raise
                 except Conflict:
                     await asyncio.sleep(_PAUSE_SECONDS * attempt * random.random())  # noqa: S311 - spreads load only
-                    session = await self._client.get(SESSIONS, name, namespace=meta.namespace, into=VDISession)
+                    session = await self.context.client.get(SESSIONS, name, namespace=meta.namespace, into=VDISession)
                     # Another session of this name: the user's rights in it have not been checked.
                     if session.metadata.uid != meta.uid:
                         raise
             raise ActionDenied("Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment.")
 
     def _decide(self, user: User, session: VDISession, request: Request) -> dict[str, Any]:
-        template = self._cluster.template(session.spec.template)
-        patch = decide(session, template, request, self._clock(), self._settings.cluster)
+        template = self.context.cluster.template(session.spec.template)
+        patch = decide(session, template, request, self.context.clock(), self.context.settings.cluster)
         if isinstance(patch, Refusal):
             raise _denied(patch)
         # A new pod mounts the volumes of its user's groups. The groups are known only from that user's own login; at
@@ -210,9 +210,9 @@ class Actions:
         # known only from the owner's login; without them the owner's own entry and the default count.
         owner = user if is_own else User(normal_user(session.spec.user))
         if isinstance(request, Resume):
-            return self._quota.for_one_more(owner, session)
+            return self.starter.quota.for_one_more(owner, session)
         if isinstance(request, SetSchedule) and request.schedule:
-            return self._quota.for_schedule(owner, session)
+            return self.starter.quota.for_schedule(owner, session)
         return nullcontext()
 
     async def _allowed(self, user: User, action: Action, name: str) -> VDISession:
@@ -227,7 +227,7 @@ class Actions:
         )
         if not _NAME.fullmatch(name):
             raise unknown
-        session, now = await self._read(name), self._clock()
+        session, now = await self._read(name), self.context.clock()
         if session is None or not knows_of(session, user, now):
             raise unknown
         if why := refusal(user, action, session, now):
@@ -236,20 +236,20 @@ class Actions:
 
     async def _read(self, name: str) -> VDISession | None:
         """The session of this name: first where a watch has seen it, then wherever another replica has just made it."""
-        seen = self._cluster.session(name)
+        seen = self.context.cluster.session(name)
         first = [seen.metadata.namespace] if seen else []
-        for namespace in dict.fromkeys((*first, *self._settings.namespaces)):
+        for namespace in dict.fromkeys((*first, *self.context.settings.namespaces)):
             with suppress(NotFound):
-                return await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+                return await self.context.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
         return None
 
     async def _send(self, session: VDISession, patch: dict[str, Any]) -> VDISession:
         name, namespace = session.metadata.name, session.metadata.namespace
         try:
-            changed = await self._client.patch(SESSIONS, name, patch, namespace=namespace, into=VDISession)
+            changed = await self.context.client.patch(SESSIONS, name, patch, namespace=namespace, into=VDISession)
         except Invalid as error:
             raise refused_by_cluster(error, name, patch) from error
-        self._cluster.sessions.remember(changed)
+        self.context.cluster.sessions.remember(changed)
         return changed
 
     @asynccontextmanager
@@ -278,7 +278,7 @@ class Actions:
         # administrator does to others must leave a trace.
         closed = user.admin and not same_user(user.email, act.owner)
         try:
-            async with self._audit.act(act, closed=closed):
+            async with self.audit.act(act, closed=closed):
                 with _refused_by_cluster(act.action, act.target):
                     yield
         except NotAuditedError as error:
@@ -294,7 +294,7 @@ class Actions:
         except ActionDenied as why:
             if why.code == "Forbidden":
                 act = Act(actor=user.email, action=f"session.{action}", target=name, detail=detail)
-                await self._audit.record(act, why.code)
+                await self.audit.record(act, why.code)
             raise
 
     @contextmanager
@@ -309,7 +309,7 @@ class Actions:
             outcome = why.code
             raise
         finally:
-            self._metrics.actions.labels(action, outcome).inc()
+            self.context.metrics.actions.labels(action, outcome).inc()
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from vdi.gateway.portal.component import Portal
 from vdi.gateway.services import Services
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
-from vdi.gateway.starting import QuotaGuard
+from vdi.gateway.starting import QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
@@ -161,7 +161,8 @@ def build_gateway(
     guard = Guard(logins, settings)
     audit = Audit(context.database, context.clock)
     history = History(context)
-    actions = Actions(context, limits=limits, history=history, audit=audit)
+    starter = Starter(context, QuotaGuard(context, limits, history))
+    actions = Actions(context, starter, audit)
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, subscriptions=subscriptions, address=address)
     sign_out = SignOut(logins, audit, edge.revoker.end)
@@ -177,7 +178,7 @@ def build_gateway(
             provider=OIDCProvider(settings.oidc, settings) if settings.oidc else None,
         )
     )
-    homes_ahead = HomesAhead(context, QuotaGuard(context, limits, history))
+    homes_ahead = HomesAhead(context, starter)
     agent = agent or DesktopAgent(edge.desktop_key)
     services = Services(
         context=context,

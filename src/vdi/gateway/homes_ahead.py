@@ -8,6 +8,7 @@ nothing started for ten minutes -> the claim is deleted, as it was when it still
 import asyncio
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import msgspec
@@ -16,7 +17,7 @@ from vdi.cluster.units import parse_time
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User
-from vdi.gateway.starting import QuotaGuard, Starter
+from vdi.gateway.starting import Starter
 from vdi.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
 from vdi.kube.resource import CLAIMS
 from vdi.session.children import build_home
@@ -33,15 +34,12 @@ KEPT = timedelta(minutes=10)
 _PERIOD_SECONDS = 60.0
 
 
+@dataclass(frozen=True, eq=False)
 class HomesAhead(Component):
     """Creates and deletes these homes; a user has one at a time."""
 
-    def __init__(self, context: GatewayContext, quota: QuotaGuard) -> None:
-        self._client = context.client
-        self._cluster = context.cluster
-        self._clock = context.clock
-        self._quota = quota
-        self._starter = Starter(context, quota)
+    context: GatewayContext
+    starter: Starter
 
     async def make(self, user: User, template: str) -> None:
         """Make the home of this user's first desktop of the template, if that desktop is still to come and may be
@@ -65,27 +63,27 @@ class HomesAhead(Component):
 
     async def delete_unused(self) -> None:
         """Once: delete what was made ahead and has waited long enough. Raises KubeError."""
-        oldest = self._clock() - KEPT
-        for claim in list(self._cluster.homes.values()):
+        oldest = self.context.clock() - KEPT
+        for claim in list(self.context.cluster.homes.values()):
             if MADE_AHEAD in claim.metadata.annotations and parse_time(claim.metadata.creation_timestamp) <= oldest:
                 await self._delete_if_unused(claim)
 
     async def _make(self, user: User, template: str) -> None:
-        start = self._starter.plan(user, SessionRequest(template=template))
-        home = self._quota.new_home(start.session)
+        start = self.starter.plan(user, SessionRequest(template=template))
+        home = self.starter.quota.new_home(start.session)
         if home is None or not home.retain:
             return
-        for claim in list(self._cluster.homes.values()):
+        for claim in list(self.context.cluster.homes.values()):
             if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user.email):
                 await self._delete_if_unused(claim)
-        async with self._quota.for_one_more(user, start.session):
+        async with self.starter.quota.for_one_more(user, start.session):
             body = build_home(identity=Identity.of(start.session), home=home)
             body["metadata"]["annotations"][MADE_AHEAD] = template
             with suppress(AlreadyExists):
-                made = await self._client.create(
+                made = await self.context.client.create(
                     CLAIMS, body, namespace=start.session.metadata.namespace, into=HomeClaim
                 )
-                self._cluster.homes.remember(made)
+                self.context.cluster.homes.remember(made)
 
     async def _delete_if_unused(self, claim: HomeClaim) -> None:
         """Unless a session has it or may have it: with the version that is known here, so that whoever takes the
@@ -96,11 +94,11 @@ class HomesAhead(Component):
             return
         if any(
             session.metadata.namespace == meta.namespace and may_use(session, meta.name)
-            for session in self._cluster.sessions.values()
+            for session in self.context.cluster.sessions.values()
         ):
             return
         with suppress(NotFound, Conflict):  # used or deleted by somebody else meanwhile
-            await self._client.delete(
+            await self.context.client.delete(
                 CLAIMS,
                 meta.name,
                 namespace=meta.namespace,

@@ -37,21 +37,18 @@ _TURN_PAUSE_SECONDS = 0.1
 _TURN_SECONDS = 20.0  # after these, a replica that died within a user's turn no longer holds it
 
 
+@dataclass(frozen=True, eq=False)
 class QuotaGuard:
     """Enforces the limits of a user at each new run; called by start, resume, schedule, and for homes made ahead."""
 
-    def __init__(self, context: GatewayContext, limits: Limits, history: History) -> None:
-        self._client = context.client
-        self._cluster = context.cluster
-        self._shared = context.shared
-        self._clock = context.clock
-        self._limits = limits
-        self._history = history
+    context: GatewayContext
+    limits: Limits
+    history: History
 
     @asynccontextmanager
     async def for_one_more(self, user: User, session: VDISession) -> AsyncIterator[None]:
         """Allow the body to start this session. Raises ActionDenied when the limits of `user` are reached."""
-        limit = self._limits.of(user)
+        limit = self.limits.of(user)
         if not limit.limits_anything:
             yield
             return
@@ -60,12 +57,12 @@ class QuotaGuard:
         async with self._turn(user.email):
             active = [
                 other
-                for namespace in self._cluster.settings.namespaces
-                for other in await self._client.list(SESSIONS, namespace=namespace, into=VDISession)
+                for namespace in self.context.cluster.settings.namespaces
+                for other in await self.context.client.list(SESSIONS, namespace=namespace, into=VDISession)
                 if same_user(other.spec.user, user.email) and limits.counts(other)
             ]
             new, *others = [
-                (other.metadata.name, limits.gpus_of(other, self._cluster.template(other.spec.template)))
+                (other.metadata.name, limits.gpus_of(other, self.context.cluster.template(other.spec.template)))
                 for other in (session, *active)
             ]
             used = await self._month_use(user, limit)
@@ -79,7 +76,7 @@ class QuotaGuard:
         """Allow the body to give this session a schedule. Raises ActionDenied."""
         # The operator resumes it and knows no limits. The session therefore counts as running from now on; and its
         # user's hours, which it would use up while the user is away, must not be limited.
-        limit = self._limits.of(user)
+        limit = self.limits.of(user)
         if limit.hours is not None or limit.gpu_hours is not None:
             words = "Your hours are limited, and a scheduled desktop would use them without you. Ask an administrator."
             raise ActionDenied("OverLimit", words)
@@ -87,10 +84,10 @@ class QuotaGuard:
             yield
 
     async def _month_use(self, user: User, limit: Limit) -> MonthUse:
-        now = self._clock()
+        now = self.context.clock()
         if limit.hours is not None or limit.gpu_hours is not None:
             try:
-                return await self._history.use_this_month(user.email, now)
+                return await self.history.use_this_month(user.email, now)
             except DatabaseUnavailableError as error:  # a start is not refused for it
                 log.error("the hours of %s are not counted: %s", user.email, error)
         return MonthUse(0.0, 0.0, Month.of(now).end)
@@ -98,7 +95,7 @@ class QuotaGuard:
     def _home_refusal(self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]) -> str | None:
         if limit.home_storage is None or (new := self.new_home(session)) is None:
             return None
-        homes = {home.name: home_bytes(home) for home in self._cluster.homes_of(user.email) if not home.deleted}
+        homes = {home.name: home_bytes(home) for home in self.context.cluster.homes_of(user.email) if not home.deleted}
         # A session that was started a moment ago has a home that the operator has not created yet.
         for other in active:
             if home := self.new_home(other):
@@ -108,8 +105,11 @@ class QuotaGuard:
 
     def new_home(self, session: VDISession) -> Home | None:
         """The home that would be created for this session; None: it has none, or one that exists."""
-        namespace, template = session.metadata.namespace, self._cluster.template(session.spec.template)
-        found = (self._cluster.homes.get(namespace, name) for name in (*home_names(session), session.status.home_claim))
+        namespace, template = session.metadata.namespace, self.context.cluster.template(session.spec.template)
+        found = (
+            self.context.cluster.homes.get(namespace, name)
+            for name in (*home_names(session), session.status.home_claim)
+        )
         return find_new_home(session, template, filter(None, found)) if template else None
 
     @asynccontextmanager
@@ -117,7 +117,7 @@ class QuotaGuard:
         key = f"start/{user}"
         try:
             for _ in range(_TURN_ATTEMPTS):
-                if await self._shared.take_once(key, _TURN_SECONDS):
+                if await self.context.shared.take_once(key, _TURN_SECONDS):
                     break
                 await asyncio.sleep(_TURN_PAUSE_SECONDS)
             else:
@@ -131,7 +131,7 @@ class QuotaGuard:
             yield
         finally:
             with suppress(SharedUnavailableError):  # it ends by itself
-                await self._shared.pop(key)
+                await self.context.shared.pop(key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +142,12 @@ class Start:
     session: VDISession  # the same as a struct
 
 
+@dataclass(frozen=True, eq=False)
 class Starter:
     """Creates sessions: `plan` decides, `carry_out` writes."""
 
-    def __init__(self, context: GatewayContext, quota: QuotaGuard) -> None:
-        self._client = context.client
-        self._cluster = context.cluster
-        self._settings = context.settings
-        self._quota = quota
+    context: GatewayContext
+    quota: QuotaGuard
 
     def plan(self, user: User, request: SessionRequest) -> Start:
         """The session that would be created. Raises ActionDenied."""
@@ -171,14 +169,14 @@ class Starter:
         named = msgspec.structs.replace(request, name=request.name or self._free_name(email, request.template))
         # The groups of another user are known only from that user's own login.
         groups = user.groups if same_user(email, user.email) else frozenset()
-        body = build_session(named, self._settings.namespace_for(groups), template, groups)
+        body = build_session(named, self.context.settings.namespace_for(groups), template, groups)
         session = msgspec.convert(body, VDISession)
-        if session.spec.hostname == self._settings.portal_label:
+        if session.spec.hostname == self.context.settings.portal_label:
             raise ActionDenied(
-                "Invalid", f"hostname: {self._settings.portal_label!r} is used by the portal. Choose another."
+                "Invalid", f"hostname: {self.context.settings.portal_label!r} is used by the portal. Choose another."
             )
         # The operator decides the same when it sees the session. Asked here, the user reads the refusal in the form.
-        problem = resolve(session, template, self._settings.cluster)
+        problem = resolve(session, template, self.context.settings.cluster)
         if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
             fields = (
@@ -191,15 +189,15 @@ class Starter:
         """Create the session. Raises ActionDenied, or KubeError where the cluster refuses it."""
         if not same_user(start.session.spec.user, user.email):
             return await self._create(start)  # given by an administrator: no user's limits apply
-        async with self._quota.for_one_more(user, start.session):
+        async with self.quota.for_one_more(user, start.session):
             return await self._create(start)
 
     def _template(self, user: User, name: str) -> VDITemplate:
-        template = self._cluster.template(name)
+        template = self.context.cluster.template(name)
         if template is not None and may_use(template, user):
             return template
         allowed = sorted(
-            template.metadata.name for template in self._cluster.templates.values() if may_use(template, user)
+            template.metadata.name for template in self.context.cluster.templates.values() if may_use(template, user)
         )
         words = f"you can start: {', '.join(allowed)}" if allowed else "there is no template that you can start"
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
@@ -208,7 +206,7 @@ class Starter:
         """The first generated name that no other user has: USER-TEMPLATE, else with a number."""
         stem = generate_name(user, template)
         for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _MAX_NAMES))):
-            there = self._cluster.session(name)
+            there = self.context.cluster.session(name)
             if there is None:
                 return name
             _refuse_a_second(there, user)
@@ -218,19 +216,19 @@ class Starter:
         name, namespace = start.session.metadata.name, start.session.metadata.namespace
         user = start.session.spec.user
         # The API server refuses a second session of a name in one namespace only.
-        there = self._cluster.session(name)
+        there = self.context.cluster.session(name)
         if there and there.metadata.namespace != namespace:
             _refuse_a_second(there, user)
             raise name_not_available(name)
         try:
-            made = await self._client.create(SESSIONS, start.body, namespace=namespace, into=VDISession)
+            made = await self.context.client.create(SESSIONS, start.body, namespace=namespace, into=VDISession)
         except AlreadyExists:
-            there = await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+            there = await self.context.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
             _refuse_a_second(there, user)
             raise
         except Invalid as error:
             raise refused_by_cluster(error, name, start.body) from error
-        self._cluster.sessions.remember(made)
+        self.context.cluster.sessions.remember(made)
         return made
 
 

@@ -159,7 +159,7 @@ async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: i
     """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
     found: list[dict[str, str]] = []
     actions = list(then)
-    admitted = await stage.edge._waiting._authorizer.admit_request(_request(stage, browser))
+    admitted = await stage.edge._waiting.authorizer.admit_request(_request(stage, browser))
     assert admitted is not None
     stream = stage.edge._waiting._stages(_request(stage, browser), admitted)
     with suppress(StopAsyncIteration):

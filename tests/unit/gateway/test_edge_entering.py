@@ -311,7 +311,7 @@ async def test_entering_does_not_outrun_signing_out_everywhere(
     adding, go_on = hold_calls(monkeypatch, GrantStore, "add")
     entering = asyncio.create_task(browser.get(link))
     await adding.wait()
-    await SignOut(stage.logins, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
+    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
     go_on.set()
     answer = await entering
     assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)

@@ -269,7 +269,7 @@ async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: 
 
     stage.clock.forward(hours=13)
     with pytest.raises(DatabaseUnavailableError):
-        await SignOut(stage.logins, fail).end_grants_of(await stage.logins.end_over())
+        await SignOut(stage.logins, stage.audit, fail).end_grants_of(await stage.logins.end_over())
     assert await stage.logins.end_over() == []
     await stage.edge.revoker.poll()
     assert [await status(stage, browser) for browser in browsers] == [401, 401]
@@ -280,9 +280,9 @@ async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> No
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     (grant,) = await GrantStore(stage.database).open()
-    await SignOut(stage.logins, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
+    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
     later = msgspec.structs.replace(grant, id="later")
-    assert stage.edge.revoker._revocations.covers(later.id, later.login_id)
+    assert stage.edge.revoker.revocations.covers(later.id, later.login_id)
 
 
 # --- a replica whose watch is behind ---
@@ -507,7 +507,7 @@ async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: Edge
     guest = await a_guest(stage, desktop)
     (grant,) = await GrantStore(stage.database).open()
     await stage.edge.revoker.end(user=GUEST)
-    revocations = stage.edge.revoker._revocations
+    revocations = stage.edge.revoker.revocations
     assert grant.id in revocations
     stage.clock.forward(seconds=300)
     await stage.edge.revoker.poll()

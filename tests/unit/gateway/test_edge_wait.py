@@ -169,7 +169,7 @@ async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeyp
     async def fail(*_: Any, **__: Any) -> None:
         raise DatabaseUnavailableError("it is down")
 
-    monkeypatch.setattr(stage.edge._waiting._authorizer, "admit", fail)
+    monkeypatch.setattr(stage.edge._waiting.authorizer, "admit", fail)
     answer = await browser.get(page, headers=PROGRAM)
     assert (answer.status_code, "x-vdi-gateway" in answer.headers) == (503, False)
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from starlette.requests import HTTPConnection
@@ -52,38 +52,31 @@ class Admitted:
     token: str = ""
 
 
+@dataclass(eq=False, kw_only=True)
 class Authorizer:
     """Admits requests, and makes grants and tokens. Used only from the event loop's thread."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        ring: KeyRing,
-        store: GrantStore,
-        logins: Logins,
-        active: ActiveGrants,
-        revocations: Revocations,
-        revoker: Revoker,
-    ) -> None:
-        settings = context.settings
+    context: GatewayContext
+    ring: KeyRing
+    store: GrantStore
+    logins: Logins
+    active: ActiveGrants
+    revocations: Revocations
+    revoker: Revoker
+    hosts: Hosts = field(init=False)
+    _tokens: Tokens = field(init=False)
+    _keys_asked: datetime | None = field(default=None, init=False)
+    _database_failed: datetime | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.context.settings
         self.hosts = Hosts(settings)
-        self._context = context
-        self._tokens = Tokens(ring, settings.portal_url, settings.token_seconds, context.clock)
-        self._ring = ring
-        self._store = store
-        self._logins = logins
-        self._active = active
-        self._revocations = revocations
-        self._revoker = revoker
-        self._clock = context.clock
-        self._keys_asked: datetime | None = None
-        self._database_failed: datetime | None = None
+        self._tokens = Tokens(self.ring, settings.portal_url, settings.token_seconds, self.context.clock)
 
     async def admit_request(self, request: HTTPConnection) -> Admitted | None:
         """`admit` for a request to a desktop's host on the public listener."""
         label = self.hosts.label_of(request)
-        session = self._context.cluster.by_host(label) if label else None
+        session = self.context.cluster.by_host(label) if label else None
         return await self.admit(session, request.headers.get("cookie", "")) if session else None
 
     async def admit(self, session: VDISession, cookie_header: str) -> Admitted | None:
@@ -92,7 +85,7 @@ class Authorizer:
         Raises DatabaseUnavailableError where only the database can tell.
         """
         cookies = cookies_in(cookie_header)
-        now = self._clock()
+        now = self.context.clock()
         claims = await self._good_claims(session, cookies.get(DESKTOP_COOKIE, ""), now)
         if claims is not None and not self._tokens.is_half_over(claims, now.timestamp()):
             return Admitted(session, claims)
@@ -112,8 +105,8 @@ class Authorizer:
 
     def still_holds(self, session: VDISession, claims: Claims) -> bool:
         """Whether the access of a user who was admitted earlier has not been revoked or changed."""
-        unrevoked = not self._revocations.covers(claims.gid, claims.lid)
-        return unrevoked and role_in(session, claims.sub, self._clock()) is claims.role
+        unrevoked = not self.revocations.covers(claims.gid, claims.lid)
+        return unrevoked and role_in(session, claims.sub, self.context.clock()) is claims.role
 
     async def grant(
         self, session: VDISession, *, user: str, groups: Iterable[str], role: Role, login_id: str
@@ -122,9 +115,9 @@ class Authorizer:
 
         Ends the user's oldest grants in this session beyond MOST_GRANTS. Raises DatabaseUnavailableError.
         """
-        mine = await self._store.open(session_uid=session.metadata.uid, user=user)
-        await self._revoker.end_these(mine[: max(0, len(mine) + 1 - MOST_GRANTS)], "displaced")
-        handle, now = secrets.token_urlsafe(32), self._clock()
+        mine = await self.store.open(session_uid=session.metadata.uid, user=user)
+        await self.revoker.end_these(mine[: max(0, len(mine) + 1 - MOST_GRANTS)], "displaced")
+        handle, now = secrets.token_urlsafe(32), self.context.clock()
         grant = Grant(
             id=secrets.token_urlsafe(16),
             session_uid=session.metadata.uid,
@@ -133,16 +126,16 @@ class Authorizer:
             role=role,
             login_id=login_id,
             created=now,
-            expires=now + self._context.settings.login_max,
+            expires=now + self.context.settings.login_max,
         )
-        await self._store.add(grant, hash_of(handle))
-        if not await self._logins.is_live(login_id):
+        await self.store.add(grant, hash_of(handle))
+        if not await self.logins.is_live(login_id):
             # Signing out lists the grants of a login, then ends them. It may have listed them just before this one was
             # written, so whoever adds a grant looks at the login once more.
-            await self._revoker.end_these([grant], "login-over")
+            await self.revoker.end_these([grant], "login-over")
             return None
-        self._active.put(grant)
-        self._context.metrics.grants.labels(str(role), "made").inc()
+        self.active.put(grant)
+        self.context.metrics.grants.labels(str(role), "made").inc()
         return grant, handle
 
     def send_token(self, response: Response, grant: Grant) -> None:
@@ -152,7 +145,7 @@ class Authorizer:
     def renew_cookie(self, response: Response, token: str) -> None:
         """Give the browser this token, unless it is empty: the browser has a good one."""
         if token:
-            response.raw_headers.append(desktop_cookie(token, self._context.settings.token_seconds))
+            response.raw_headers.append(desktop_cookie(token, self.context.settings.token_seconds))
 
     async def grant_of(self, session: VDISession, cookie_header: str) -> Grant | None:
         """The grant whose handle the browser has, if the grant holds. Raises DatabaseUnavailableError."""
@@ -161,14 +154,14 @@ class Authorizer:
     async def _grant_by(self, session: VDISession, handle: str) -> Grant | None:
         if not handle or len(handle) > LONGEST_HANDLE:
             return None
-        grant = await self._store.by_handle(hash_of(handle))
-        now = self._clock()
+        grant = await self.store.by_handle(hash_of(handle))
+        now = self.context.clock()
         holds = (
             grant is not None
             and grant.ended is None
             and now < grant.expires
             and grant.session_uid == session.metadata.uid
-            and not self._revocations.covers(grant.id, grant.login_id)
+            and not self.revocations.covers(grant.id, grant.login_id)
             and role_in(session, grant.user, now) is grant.role
         )
         return grant if holds else None
@@ -186,8 +179,8 @@ class Authorizer:
         good = (
             claims.aud == session.metadata.uid
             and self._tokens.holds(claims, now.timestamp())
-            and claims.gid in self._active
-            and not self._revocations.covers(claims.gid, claims.lid)
+            and claims.gid in self.active
+            and not self.revocations.covers(claims.gid, claims.lid)
             and role_in(session, claims.sub, now) is claims.role
         )
         return claims if good else None
@@ -199,7 +192,7 @@ class Authorizer:
             if self._keys_asked is not None and now - self._keys_asked < KEYS_PAUSE:
                 raise
             self._keys_asked = now
-            await self._ring.refresh()
+            await self.ring.refresh()
             return self._tokens.read(token)
 
     async def _renew_in_time(self, session: VDISession, handle: str) -> Admitted | None:
@@ -211,8 +204,8 @@ class Authorizer:
 
     async def _renew(self, session: VDISession, handle: str) -> Admitted | None:
         grant = await self._grant_by(session, handle)
-        if grant is None or not await self._logins.touch(grant.login_id):
+        if grant is None or not await self.logins.touch(grant.login_id):
             return None
-        self._active.put(grant)  # another replica may have made the grant just now
+        self.active.put(grant)  # another replica may have made the grant just now
         token = self._tokens.mint(grant)
         return Admitted(session, self._tokens.read(token), token)

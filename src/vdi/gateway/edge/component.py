@@ -67,16 +67,18 @@ class Edge(Component):
         self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
         self.ring = KeyRing(context.client, settings, context.clock)
         self.tables = TokenTablePublisher(
-            context,
+            context=context,
             store=store,
             key=self.desktop_key,
             active=active,
             revocations=revocations,
             address=address,
         )
-        self.revoker = Revoker(context, store=store, active=active, revocations=revocations, touch=self.tables.touch)
+        self.revoker = Revoker(
+            context=context, store=store, active=active, revocations=revocations, touch=self.tables.touch
+        )
         authorizer = Authorizer(
-            context,
+            context=context,
             ring=self.ring,
             store=store,
             logins=logins,
@@ -85,7 +87,7 @@ class Edge(Component):
             revoker=self.revoker,
         )
         self.verify = Verify(
-            context,
+            context=context,
             authorizer=authorizer,
             key=self.desktop_key,
             logins=BasicAuth(context.client, time.monotonic),
@@ -93,18 +95,23 @@ class Edge(Component):
             ready=lambda: self.ready,
         )
         self.handoff = TicketHandoff(
-            context, logins=logins, guard=guard, authorizer=authorizer, revoker=self.revoker, tables=self.tables
+            context=context,
+            logins=logins,
+            guard=guard,
+            authorizer=authorizer,
+            revoker=self.revoker,
+            tables=self.tables,
         )
         self._waiting = WaitingPage(
-            context,
+            context=context,
             actions=actions,
             authorizer=authorizer,
             handoff=self.handoff,
             tables=self.tables,
             subscriptions=subscriptions,
         )
-        self._turn = TurnPage(context, authorizer)
-        self._transport = TransportPage(context, authorizer=authorizer, key=self.desktop_key)
+        self._turn = TurnPage(context=context, authorizer=authorizer)
+        self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
         self._active = active
         # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
         self._changed: set[str] = set()

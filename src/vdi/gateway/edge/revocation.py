@@ -12,6 +12,7 @@ verification itself sees in the session that a share has ended; the sweep here i
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -123,32 +124,19 @@ class ActiveGrants:
         ]
 
 
+@dataclass(eq=False, kw_only=True)
 class Revoker:
     """Ends grants everywhere. `touch` has a session's token table posted again."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        store: GrantStore,
-        active: ActiveGrants,
-        revocations: Revocations,
-        touch: Callable[[str], None],
-    ) -> None:
-        self._shared = context.shared
-        self._cluster = context.cluster
-        self._client = context.client
-        self._database = context.database
-        self._metrics = context.metrics
-        self._clock = context.clock
-        self._store = store
-        self._active = active
-        self._revocations = revocations
-        self._touch = touch
-        self._sweeping = asyncio.Lock()  # two sweeps at once would ask the API server for the same sessions
-        # Whether the database has been read once. Before that, revocations are unknown, and no one is let in.
-        # Whether the database has been read once: before, revocations are unknown.
-        self.primed = False
+    context: GatewayContext
+    store: GrantStore
+    active: ActiveGrants
+    revocations: Revocations
+    touch: Callable[[str], None]
+    # Whether the database has been read once. Before that, revocations are unknown, and no one is let in.
+    primed: bool = field(default=False, init=False)
+    # Two sweeps at once would ask the API server for the same sessions.
+    _sweeping: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def end(
         self,
@@ -169,9 +157,9 @@ class Revoker:
             raise ValueError("no filter is set; allowed: user, session_uid and login_id")
         named = {"user": user, "session_uid": session_uid, "login_id": login_id}
         whole_login = [login_id] if login_id and user is None and session_uid is None else []
-        known = _made_until(self._active.find(**named), created_until)
+        known = _made_until(self.active.find(**named), created_until)
         await self._revoke(known, [*whole_login, *over])
-        found = _made_until(await self._store.open(**named), created_until)
+        found = _made_until(await self.store.open(**named), created_until)
         ids = {grant.id for grant in known}
         await self._revoke([grant for grant in found if grant.id not in ids], ())
         await self._write(found, reason)
@@ -179,7 +167,7 @@ class Revoker:
 
     async def end_these(self, grants: Collection[Grant], reason: str) -> None:
         """End these grants. Raises DatabaseUnavailableError, as `end` does."""
-        await self._revoke([grant for grant in grants if grant.id not in self._revocations], ())
+        await self._revoke([grant for grant in grants if grant.id not in self.revocations], ())
         await self._write(grants, reason)
 
     async def end_suspended(self, uid: str, seen: datetime) -> None:
@@ -187,7 +175,7 @@ class Revoker:
 
         Raises DatabaseUnavailableError, as `end` does.
         """
-        session = self._cluster.by_uid(uid)
+        session = self.context.cluster.by_uid(uid)
         if session is None:
             return  # the next sweep ends its grants
         try:
@@ -204,16 +192,16 @@ class Revoker:
 
         Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server did not respond.
         """
-        if not self._cluster.synced:
+        if not self.context.cluster.synced:
             return
         async with self._sweeping:
-            now = self._clock()
+            now = self.context.clock()
             expired: list[Grant] = []
             lost: dict[str, list[Grant]] = {}
-            for grant in self._active.find():
+            for grant in self.active.find():
                 if uids is not None and grant.session_uid not in uids:
                     continue
-                session = self._cluster.by_uid(grant.session_uid)
+                session = self.context.cluster.by_uid(grant.session_uid)
                 if grant.expires <= now:
                     expired.append(grant)
                 elif session is None or not self._has_access(session, grant):
@@ -223,24 +211,24 @@ class Revoker:
 
     async def poll(self) -> None:
         """Read open and ended grants from the database. Raises DatabaseUnavailableError."""
-        before = self._active.ids()
-        back = OVERLAP if self.primed else self._revocations.kept
-        ended = await self._store.ended_since(self._clock() - back)
-        self._note_ended({grant.id: grant.session_uid for grant in ended if grant.id not in self._revocations})
+        before = self.active.ids()
+        back = OVERLAP if self.primed else self.revocations.kept
+        ended = await self.store.ended_since(self.context.clock() - back)
+        self._note_ended({grant.id: grant.session_uid for grant in ended if grant.id not in self.revocations})
         # A replica that ended a login may have failed to end its grants, and an API token expires by itself.
-        over = await self._store.open_of_ended_logins(self._clock(), TOKEN_ID)
-        holding = [grant for grant in await self._store.open() if grant.id not in self._revocations]
-        self._active.replace(holding, before)
-        self._revocations.forget_old()
+        over = await self.store.open_of_ended_logins(self.context.clock(), TOKEN_ID)
+        holding = [grant for grant in await self.store.open() if grant.id not in self.revocations]
+        self.active.replace(holding, before)
+        self.revocations.forget_old()
         if not self.primed:
             self.primed = True
             for uid in {grant.session_uid for grant in holding}:
-                self._touch(uid)  # a replica may have died between writing an end and posting the table
+                self.touch(uid)  # a replica may have died between writing an end and posting the table
         await self.end_these(over, "login-over")
 
     async def listen(self) -> None:
         """Follow what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
-        async with self._shared.subscribe(CHANNEL) as messages:
+        async with self.context.shared.subscribe(CHANNEL) as messages:
             await self.poll()  # what was published before is in the database
             async for text in messages:
                 try:
@@ -252,34 +240,34 @@ class Revoker:
 
     async def forget_old(self) -> None:
         """Delete rows that ended KEPT ago. Raises DatabaseUnavailableError."""
-        await self._store.forget_before(self._clock() - KEPT)
+        await self.store.forget_before(self.context.clock() - KEPT)
 
     async def _revoke(self, grants: Collection[Grant], logins: Collection[str]) -> None:
         if not grants and not logins:
             return
         ended = _Ended({grant.id: grant.session_uid for grant in grants}, list(logins))
-        self._revocations.add(ended.grants, ended.logins)
+        self.revocations.add(ended.grants, ended.logins)
         for uid in set(ended.grants.values()):
-            self._touch(uid)
+            self.touch(uid)
         try:
-            await self._shared.publish(CHANNEL, msgspec.json.encode(ended).decode())
+            await self.context.shared.publish(CHANNEL, msgspec.json.encode(ended).decode())
         except OSError as error:
             log.warning("the other replicas hear of %d ended grants only when they poll: %s", len(grants), error)
 
     async def _write(self, grants: Collection[Grant], reason: str) -> None:
-        ended = await self._store.end([grant.id for grant in grants], self._clock(), reason)
-        self._active.drop(grant.id for grant in grants)
+        ended = await self.store.end([grant.id for grant in grants], self.context.clock(), reason)
+        self.active.drop(grant.id for grant in grants)
         for grant in grants:
             if grant.id in ended:  # by this replica, not by another one that has seen the same
-                self._metrics.grants.labels(str(grant.role), "ended").inc()
+                self.context.metrics.grants.labels(str(grant.role), "ended").inc()
                 log.info("grant of %s in session %s ended: %s", grant.user, grant.session_uid, reason)
 
     def _note_ended(self, grants: Mapping[str, str], logins: Iterable[str] = ()) -> None:
         """Another replica ended these grants (uid of the session by id) and logins."""
-        self._revocations.add(grants, logins)
-        self._active.drop(grants)
+        self.revocations.add(grants, logins)
+        self.active.drop(grants)
         for uid in set(grants.values()):
-            self._touch(uid)
+            self.touch(uid)
 
     async def _end_lost(self, lost: dict[str, list[Grant]]) -> None:
         """End those of these grants, by session, whose end the API server confirms. Raises as `sweep`."""
@@ -309,11 +297,11 @@ class Revoker:
     async def _names(self, uids: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Namespace and name of sessions by uid, from the history where this replica does not watch the session."""
         # Without either, grants stay until they expire or their login ends: no one enters a session without a watch.
-        watched = {uid: self._cluster.by_uid(uid) for uid in uids}
+        watched = {uid: self.context.cluster.by_uid(uid) for uid in uids}
         names = {uid: (found.metadata.namespace, found.metadata.name) for uid, found in watched.items() if found}
         unknown = watched.keys() - names.keys()
         if unknown:
-            async with self._database.connect() as connection:
+            async with self.context.database.connect() as connection:
                 names |= await find_names(connection, unknown)
         return names
 
@@ -321,17 +309,17 @@ class Revoker:
         """The session of this uid from the API server; None: it is gone. Raises KubeError and TimeoutError."""
         try:
             async with asyncio.timeout(API_SECONDS):
-                session = await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+                session = await self.context.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
         except NotFound:
             return None
         return session if session.metadata.uid == uid else None
 
     def _has_access(self, session: VDISession, grant: Grant) -> bool:
-        return role_in(session, grant.user, self._clock()) is grant.role
+        return role_in(session, grant.user, self.context.clock()) is grant.role
 
     def _has_run_out(self, grant: Grant) -> bool:
         """Whether the session still has the share with which the grant was made, and only its time is over."""
-        session = self._cluster.by_uid(grant.session_uid)
+        session = self.context.cluster.by_uid(grant.session_uid)
         return session is not None and role_in(session, grant.user, grant.created) is grant.role
 
 

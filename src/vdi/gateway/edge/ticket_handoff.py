@@ -12,6 +12,7 @@ import hmac
 import logging
 import re
 import secrets
+from dataclasses import dataclass
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -65,29 +66,16 @@ class Ticket(msgspec.Struct, frozen=True):
     state: str
 
 
+@dataclass(eq=False, kw_only=True)
 class TicketHandoff:
     """The four routes, and tickets for `vdi session probe`."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        logins: Logins,
-        guard: Guard,
-        authorizer: Authorizer,
-        revoker: Revoker,
-        tables: TokenTablePublisher,
-    ) -> None:
-        self._settings = context.settings
-        self._renderer = Renderer(context.settings)
-        self._cluster = context.cluster
-        self._shared = context.shared
-        self._clock = context.clock
-        self._logins = logins
-        self._guard = guard
-        self._authorizer = authorizer
-        self._revoker = revoker
-        self._tables = tables
+    context: GatewayContext
+    logins: Logins
+    guard: Guard
+    authorizer: Authorizer
+    revoker: Revoker
+    tables: TokenTablePublisher
 
     async def start(self, request: Request) -> Response:
         """Send the browser to the portal. Does not tell whether there is a desktop here."""
@@ -98,7 +86,7 @@ class TicketHandoff:
             state = secrets.token_urlsafe(32)
         query = f"host={label}&state={hash_of(state)}&next={_quoted_next(request)}"
         # With an empty fragment of its own: browsers carry the old one over a redirect, and there may be a token in it.
-        response = RedirectResponse(f"{self._settings.portal_url}/enter?{query}#", 302, OURS)
+        response = RedirectResponse(f"{self.context.settings.portal_url}/enter?{query}#", 302, OURS)
         set_cookie(response, STATE_COOKIE, state, STATE_SECONDS)
         if request.headers.get("sec-fetch-site") == "same-origin":
             set_cookie(response, RELOAD_COOKIE, "1", RELOAD_SECONDS)
@@ -106,67 +94,67 @@ class TicketHandoff:
 
     async def portal_enter(self, request: Request) -> Response:
         """On the portal: a ticket for a user who is logged in and may enter."""
-        user = await self._guard.require_browser(request)
+        user = await self.guard.require_browser(request)
         label, state = request.query_params.get("host", ""), request.query_params.get("state", "")
         if not LABEL.fullmatch(label) or not _STATE_HASH.fullmatch(state):
             return self._page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
-        session = self._cluster.by_host(label)
-        if session is None or role_in(session, user.email, self._clock()) is None:
+        session = self.context.cluster.by_host(label)
+        if session is None or role_in(session, user.email, self.context.clock()) is None:
             # One sentence for both: others must not learn whether a desktop exists.
             return self._page(
                 request,
                 "You have no desktop here",
-                f"You have no desktop at {self._settings.host(label)}, and none at this address is shared with "
+                f"You have no desktop at {self.context.settings.host(label)}, and none at this address is shared with "
                 f"{user.email}. It may have ended, or it is no longer shared with you.",
                 403,
             )
         ticket = await self.issue_ticket(user, session, state)
-        host = self._settings.url(self._settings.host(label))
+        host = self.context.settings.url(self.context.settings.host(label))
         return RedirectResponse(f"{host}/.vdi/enter?ticket={ticket}&next={_quoted_next(request)}", 302)
 
     async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
         """A ticket into this session for a user whose rights in it were just checked."""
         ticket = secrets.token_urlsafe(32)
         content = Ticket(session.metadata.uid, user.email, sorted(user.groups), user.login_id, state)
-        await self._shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
+        await self.context.shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
         return ticket
 
     async def enter(self, request: Request) -> Response:
         """On the desktop's host: exchange a ticket for a grant."""
         if request.method != "GET":
             raise HTTPException(405, "A ticket can be used only with GET.")
-        session = self._cluster.by_host(self._label(request))
+        session = self.context.cluster.by_host(self._label(request))
         next_path = local_path(request.query_params.get("next"))
         ticket = await self._take_ticket(request)
         if ticket is None:
             # The back button, or a page that was loaded twice: a user who is already in just goes on.
-            if await self._authorizer.admit_request(request) is not None:
+            if await self.authorizer.admit_request(request) is not None:
                 return RedirectResponse(next_path, 302, OURS)
             return self._page(request, "This link was already used, or it has expired", _AGAIN, 403, next_path)
         if not hmac.compare_digest(hash_of(_cookies(request).get(STATE_COOKIE, "")), ticket.state):
             return self._page(request, "This link was created for another browser", _AGAIN, 403, next_path)
         if session is None or session.metadata.uid != ticket.session_uid:
             return self._page(request, "This link is for another desktop", _AGAIN, 403, next_path)
-        if not await self._logins.touch(ticket.login_id):
+        if not await self.logins.touch(ticket.login_id):
             return self._signed_out(request, next_path)
         return await self._let_in(request, session, ticket, next_path)
 
     async def leave(self, request: Request) -> Response:
         """On the desktop's host: end this login's grants here, and go back to the portal."""
         self.check_own_page(request)
-        session = self._cluster.by_host(self._label(request))
+        session = self.context.cluster.by_host(self._label(request))
         if session is not None:
-            grant = await self._authorizer.grant_of(session, request.headers.get("cookie", ""))
+            grant = await self.authorizer.grant_of(session, request.headers.get("cookie", ""))
             if grant is not None:
-                await self._revoker.end(session_uid=grant.session_uid, login_id=grant.login_id, reason="left")
-        response = RedirectResponse(f"{self._settings.portal_url}/", 303, OURS)
+                await self.revoker.end(session_uid=grant.session_uid, login_id=grant.login_id, reason="left")
+        response = RedirectResponse(f"{self.context.settings.portal_url}/", 303, OURS)
         for name in (DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE):  # not LAST_COOKIE: see _clear_former_session
             drop_cookie(response, name)
         return response
 
     def check_own_page(self, request: Request) -> None:
         """Refuse (403) a change that was not sent by a page of this very host."""
-        origin = self._authorizer.hosts.origin_of(request)
+        origin = self.authorizer.hosts.origin_of(request)
         why = find_foreign_origin(request.headers, origin)
         if why:
             raise CrossSiteError(f"This request did not come from a page of {origin}: {why}.")
@@ -175,31 +163,31 @@ class TicketHandoff:
         ticket = request.query_params.get("ticket", "")
         if not _SECRET.fullmatch(ticket):
             return None
-        text = await self._shared.pop(_key(ticket))
+        text = await self.context.shared.pop(_key(ticket))
         return msgspec.json.decode(text, type=Ticket) if text is not None else None
 
     async def _let_in(self, request: Request, session: VDISession, ticket: Ticket, next_path: str) -> Response:
-        role = role_in(session, ticket.user, self._clock())
+        role = role_in(session, ticket.user, self.context.clock())
         if role is None or Action.OPEN not in ACTIONS[role]:
             return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
-        grant = await self._authorizer.grant_of(session, request.headers.get("cookie", ""))
+        grant = await self.authorizer.grant_of(session, request.headers.get("cookie", ""))
         handle = ""
         if grant is None or (grant.user, grant.login_id) != (ticket.user, ticket.login_id):
-            made = await self._authorizer.grant(
+            made = await self.authorizer.grant(
                 session, user=ticket.user, groups=ticket.groups, role=role, login_id=ticket.login_id
             )
             if made is None:
                 return self._signed_out(request, next_path)
             grant, handle = made
-            self._tables.touch(session.metadata.uid)
+            self.tables.touch(session.metadata.uid)
             log.info("%s entered session %s as %s", grant.user, session.metadata.name, role)
         # The redirect with which the edge would respond to a request for that page, one step sooner.
-        template = self._cluster.template(session.spec.template)
-        where = find_first_page(session, template, grant_id=grant.id, uri=next_path, now=self._clock())
+        template = self.context.cluster.template(session.spec.template)
+        where = find_first_page(session, template, grant_id=grant.id, uri=next_path, now=self.context.clock())
         response = RedirectResponse(where or next_path, 302, OURS)
         if handle:
-            set_cookie(response, GRANT_COOKIE, handle, int(self._settings.login_max.total_seconds()))
-        self._authorizer.send_token(response, grant)
+            set_cookie(response, GRANT_COOKIE, handle, int(self.context.settings.login_max.total_seconds()))
+        self.authorizer.send_token(response, grant)
         self._clear_former_session(request, response, session)
         return response
 
@@ -218,12 +206,14 @@ class TicketHandoff:
 
     def _page(self, request: Request, title: str, message: str, status: int, again: str = "") -> Response:
         """A refusal for people. `again`: path of the button on this host."""
-        response = self._renderer.render(request, "door.html", status=status, title=title, message=message, again=again)
+        response = Renderer(self.context.settings).render(
+            request, "door.html", status=status, title=title, message=message, again=again
+        )
         response.headers.update(OURS)
         return response
 
     def _label(self, request: Request) -> str:
-        label = self._authorizer.hosts.label_of(request)
+        label = self.authorizer.hosts.label_of(request)
         if label is None:
             raise HTTPException(421, "There is no desktop at this host.")
         return label

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
 
@@ -51,36 +51,27 @@ class _Taken:
     grants: frozenset[str]
 
 
+@dataclass(eq=False, kw_only=True)
 class TokenTablePublisher:
     """Posts tables. `address`: base URL of a session's Selkies, for tests; None: its pod's."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        store: GrantStore,
-        key: DesktopKey,
-        active: ActiveGrants,
-        revocations: Revocations,
-        address: Callable[[VDISession], str] | None = None,
-    ) -> None:
-        self._cluster = context.cluster
-        self._clock = context.clock
-        self._store = store
-        self._key = key
-        self._active = active
-        self._revocations = revocations
-        self._address = address or self._pod_address
-        # By session uid, from the request for a table until it is taken: the task, and the number of the last request.
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._asked: dict[str, int] = {}
-        # By session uid, for as long as the session exists: the last table, and a desktop that is Running but has not
-        # taken its table, with the time since when.
-        self._taken: dict[str, _Taken] = {}
-        self._failing: dict[str, tuple[tuple[str, ...], datetime]] = {}
-        self._count = 0
-        self._closing = False
-        self._news = asyncio.Event()  # set and replaced whenever a table was requested or taken
+    context: GatewayContext
+    store: GrantStore
+    key: DesktopKey
+    active: ActiveGrants
+    revocations: Revocations
+    address: Callable[[VDISession], str] | None = None
+    # By session uid, from the request for a table until it is taken: the task, and the number of the last request.
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
+    _asked: dict[str, int] = field(default_factory=dict, init=False)
+    # By session uid, for as long as the session exists: the last table, and a desktop that is Running but has not
+    # taken its table, with the time since when.
+    _taken: dict[str, _Taken] = field(default_factory=dict, init=False)
+    _failing: dict[str, tuple[tuple[str, ...], datetime]] = field(default_factory=dict, init=False)
+    _count: int = field(default=0, init=False)
+    _closing: bool = field(default=False, init=False)
+    # Set and replaced whenever a table was requested or taken.
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def touch(self, uid: str) -> None:
         """Post this session's table soon, and again until it is taken: access may have changed."""
@@ -107,8 +98,8 @@ class TokenTablePublisher:
 
     def is_refused(self, session: VDISession) -> bool:
         """Whether this desktop has taken no table for so long that its viewers should read why they see nothing."""
-        desktop, since = self._failing.get(session.metadata.uid, ((), self._clock()))
-        return desktop == desktop_of(session) and self._clock() - since >= REFUSED_AFTER
+        desktop, since = self._failing.get(session.metadata.uid, ((), self.context.clock()))
+        return desktop == desktop_of(session) and self.context.clock() - since >= REFUSED_AFTER
 
     def forget(self, uid: str) -> None:
         """Drop what is known of a session that has ended."""
@@ -132,7 +123,9 @@ class TokenTablePublisher:
     async def _work(self, uid: str) -> None:
         try:
             tries = 0
-            while not self._closing and (session := self._cluster.by_uid(uid)) is not None and self._wants(session):
+            while (
+                not self._closing and (session := self.context.cluster.by_uid(uid)) is not None and self._wants(session)
+            ):
                 number = self._asked[uid]
                 try:
                     grants = await self._post(session)
@@ -152,23 +145,23 @@ class TokenTablePublisher:
         finally:
             self._tasks.pop(uid, None)
             self._asked.pop(uid, None)
-            if self._cluster.by_uid(uid) is None:
+            if self.context.cluster.by_uid(uid) is None:
                 self.forget(uid)
             self._tell()
 
     def _note_failure(self, session: VDISession) -> None:
         uid, desktop = session.metadata.uid, desktop_of(session)
         if session.status.phase == Phase.RUNNING and self._failing.get(uid, ((),))[0] != desktop:
-            self._failing[uid] = desktop, self._clock()
+            self._failing[uid] = desktop, self.context.clock()
 
     def _wants(self, session: VDISession) -> bool:
         """Whether there is, or may soon be, a desktop that takes a table; a desktop being suspended shows a picture."""
-        template = self._cluster.template(session.spec.template)
+        template = self.context.cluster.template(session.spec.template)
         runs = session.status.phase in (Phase.CREATING, Phase.RUNNING)
         return runs and (template is None or takes_tokens(template.spec))
 
     def _pod_address(self, session: VDISession) -> str:
-        template = self._cluster.template(session.spec.template)
+        template = self.context.cluster.template(session.spec.template)
         return desktop_url(session, template.spec.port if template else 8080)
 
     async def _pause(self, uid: str, seconds: float) -> None:
@@ -186,12 +179,15 @@ class TokenTablePublisher:
     async def _post(self, session: VDISession) -> frozenset[str]:
         """Try once; returns the ids of the grants that the desktop has confirmed. Raises PostError."""
         try:
-            master = (await self._key.tokens(session)).password
+            master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
             raise PostError(str(error)) from error
         grants = await self._holding(session)
         table = token_table(master, grants) | direct_table(master)
-        url, headers = f"{self._address(session)}/api/tokens", {"Authorization": f"Bearer {master}"}
+        url, headers = (
+            f"{(self.address or self._pod_address)(session)}/api/tokens",
+            {"Authorization": f"Bearer {master}"},
+        )
         try:
             # A client for each post. A pool that all posts share looks through all of its connections at each step of
             # each post: when many desktops do not respond, that takes the whole core from the users who come in.
@@ -205,7 +201,7 @@ class TokenTablePublisher:
         except HTTP_ERRORS as error:
             raise PostError(f"{type(error).__name__}: {reason_of(error)}") from error
         if status == HTTPStatus.UNAUTHORIZED:
-            self._key.reread()  # the release may have a new key
+            self.key.reread()  # the release may have a new key
         if status != HTTPStatus.OK:
             raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)
@@ -215,14 +211,14 @@ class TokenTablePublisher:
         uid = session.metadata.uid
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
-                grants = await self._store.open(session_uid=uid)
+                grants = await self.store.open(session_uid=uid)
         except (DatabaseUnavailableError, TimeoutError):
-            grants = self._active.find(session_uid=uid)
-        now = self._clock()
+            grants = self.active.find(session_uid=uid)
+        now = self.context.clock()
         return [
             grant
             for grant in grants
-            if not self._revocations.covers(grant.id, grant.login_id)
+            if not self.revocations.covers(grant.id, grant.login_id)
             and grant.expires > now
             and role_in(session, grant.user, now) is grant.role
         ]

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -169,34 +169,22 @@ class ForwardAuthRequest:
     protocols: str
 
 
+@dataclass(eq=False, kw_only=True)
 class Verify:
     """The ASGI app of the route, without a framework: no other route is called so often."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        authorizer: Authorizer,
-        key: DesktopKey,
-        logins: BasicAuth,
-        tables: TokenTablePublisher,
-        ready: Callable[[], bool],
-    ) -> None:
-        self._settings = context.settings
-        self._cluster = context.cluster
-        self._clock = context.clock
-        self._authorizer = authorizer
-        self._key = key
-        self._logins = logins
-        self._tables = tables
-        self._ready = ready
-        self.disconnects = DisconnectDetector()
-        self.handshake_seconds = HANDSHAKE_SECONDS
-        metrics = context.metrics
-        self._seconds = metrics.verify_seconds
-        self._outcomes = {
-            name: metrics.verifications.labels(name) for name in ("allowed", "renewed", "sent", "refused")
-        }
+    context: GatewayContext
+    authorizer: Authorizer
+    key: DesktopKey
+    logins: BasicAuth
+    tables: TokenTablePublisher
+    ready: Callable[[], bool]
+    handshake_seconds: float = HANDSHAKE_SECONDS
+    disconnects: DisconnectDetector = field(default_factory=DisconnectDetector, init=False)
+
+    def __post_init__(self) -> None:
+        labels = self.context.metrics.verifications.labels
+        self._outcomes = {name: labels(name) for name in ("allowed", "renewed", "sent", "refused")}
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -208,20 +196,20 @@ class Verify:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
         self._outcomes[answer.outcome].inc()
-        self._seconds.observe(time.perf_counter() - began)
+        self.context.metrics.verify_seconds.observe(time.perf_counter() - began)
 
     async def _answer(self, scope: Scope) -> ForwardAuthResponse:
         try:
             headers = read_headers(scope["headers"])
         except AmbiguousError as error:
             return _refused(400, f"This request cannot be processed: {error}.")
-        label = self._authorizer.hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
+        label = self.authorizer.hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
         uri = headers.get(b"x-forwarded-uri", b"").decode("latin-1")
         if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
             return _refused(400, "This request cannot be processed: it is not for the host or a path of a desktop.")
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
         request = ForwardAuthRequest(
-            origin=self._settings.url(self._settings.host(label)),
+            origin=self.context.settings.url(self.context.settings.host(label)),
             method=method,
             path=uri.partition("?")[0],
             uri=uri,
@@ -233,11 +221,11 @@ class Verify:
         )
         if is_foreign(request.path, headers, request.origin, navigation=request.navigation):
             return _refused(403, "This request came from a page of another site.")
-        if not self._ready():
+        if not self.ready():
             return _later("The gateway is starting.")
-        session = self._cluster.by_host(label)
+        session = self.context.cluster.by_host(label)
         try:
-            admitted = await self._authorizer.admit(session, request.cookies) if session else None
+            admitted = await self.authorizer.admit(session, request.cookies) if session else None
         except DatabaseUnavailableError as error:
             log.warning("no one is let in without a valid token: %s", error)
             return _later("The gateway's database does not respond.")
@@ -249,7 +237,7 @@ class Verify:
         self, request: ForwardAuthRequest, session: VDISession, admitted: Admitted
     ) -> ForwardAuthResponse:
         claims = admitted.claims
-        template = self._cluster.template(session.spec.template)
+        template = self.context.cluster.template(session.spec.template)
         if request.service_worker and not (template and template.spec.service_workers):
             return _refused(403, _NO_SERVICE_WORKERS)
         if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
@@ -258,9 +246,9 @@ class Verify:
         serves_web = template is not None and template.spec.protocol is Protocol.WEB
         if not serves_web and not may_request(claims.role, request.method, request.path):
             return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
-        renewed = [desktop_cookie(admitted.token, self._settings.token_seconds)] if admitted.token else []
+        renewed = [desktop_cookie(admitted.token, self.context.settings.token_seconds)] if admitted.token else []
         if request.navigation and (
-            where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self._clock())
+            where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock())
         ):
             return self._sent(request, where, renewed)
         if session.spec.suspended:
@@ -283,7 +271,7 @@ class Verify:
             log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
             return _later(_NOT_CONFIRMED)
         try:
-            master = (await self._key.tokens(session)).password
+            master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return _later("The address of this desktop is not known yet.")
@@ -300,7 +288,7 @@ class Verify:
         secret = template.spec.basic_auth_secret
         if secret is None:
             return ()
-        return ((b"authorization", await self._logins.get(session.metadata.namespace, secret.name)),)
+        return ((b"authorization", await self.logins.get(session.metadata.namespace, secret.name)),)
 
     async def _is_confirmed(self, request: ForwardAuthRequest, session: VDISession, claims: Claims) -> bool:
         """Whether the desktop's token table lets this request pass."""
@@ -309,9 +297,9 @@ class Verify:
         # for the table, with which their connection can be closed later, and passes without it: an image that takes no
         # table works for them.
         is_viewer = claims.role not in FULL_CONTROL
-        if not request.handshake and (not is_viewer or self._tables.has_taken(session, claims.gid)):
+        if not request.handshake and (not is_viewer or self.tables.has_taken(session, claims.gid)):
             return True
-        confirmed = await self._tables.posted(session.metadata.uid, self.handshake_seconds)
+        confirmed = await self.tables.posted(session.metadata.uid, self.handshake_seconds)
         return claims.gid in confirmed or not is_viewer
 
     def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:

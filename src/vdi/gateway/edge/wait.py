@@ -5,7 +5,7 @@ opens the address of a suspended desktop by hand resumes it, if their role allow
 """
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,29 +141,21 @@ def _steps(session: VDISession) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+@dataclass(eq=False, kw_only=True)
 class WaitingPage:
     """The page, its stream of events, and its button."""
 
-    def __init__(
-        self,
-        context: GatewayContext,
-        *,
-        actions: Actions,
-        authorizer: Authorizer,
-        handoff: TicketHandoff,
-        tables: TokenTablePublisher,
-        subscriptions: Subscriptions,
-    ) -> None:
-        self._context = context
-        self._settings = context.settings
-        self._renderer = Renderer(context.settings)
-        self._cluster = context.cluster
-        self._actions = actions
-        self._authorizer = authorizer
-        self._handoff = handoff
-        self._tables = tables
-        self._subscriptions = subscriptions
-        self._streams = StreamLimit()
+    context: GatewayContext
+    actions: Actions
+    authorizer: Authorizer
+    handoff: TicketHandoff
+    tables: TokenTablePublisher
+    subscriptions: Subscriptions
+    _streams: StreamLimit = field(default_factory=StreamLimit, init=False)
+    _renderer: Renderer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._renderer = Renderer(self.context.settings)
 
     async def page(self, request: Request) -> Response:
         """`/.vdi/wait`, sent here by the edge."""
@@ -173,7 +165,7 @@ class WaitingPage:
         """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it responds."""
         next_path = local_path(request.query_params.get("next"))
         waits = f"/.vdi/wait?next={quoted(next_path)}"
-        admitted = await self._authorizer.admit_request(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None or self._stage(admitted.session, admitted).key != "opening":
             return RedirectResponse(waits, 302, OURS)
         self._request_table(admitted.session, admitted)
@@ -187,8 +179,8 @@ class WaitingPage:
             **self._way_in(admitted.session, next_path),
         )
         response.headers.update(OURS)
-        response.headers["Content-Security-Policy"] = content_security_policy(self._settings, OPEN_SCRIPT)
-        self._authorizer.renew_cookie(response, admitted.token)
+        response.headers["Content-Security-Policy"] = content_security_policy(self.context.settings, OPEN_SCRIPT)
+        self.authorizer.renew_cookie(response, admitted.token)
         return response
 
     async def anywhere(self, request: Request) -> Response:
@@ -200,18 +192,18 @@ class WaitingPage:
 
     async def events(self, request: Request) -> Response:
         """`/.vdi/events`: the stages to come, as server-sent events."""
-        admitted = await self._authorizer.admit_request(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None:
             return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
         try:
-            return self._streams.response(self._context, admitted.claims.sub, self._stages(request, admitted), OURS)
+            return self._streams.response(self.context, admitted.claims.sub, self._stages(request, admitted), OURS)
         except HTTPException as error:
             return PlainTextResponse(f"{error.detail}\n", error.status_code, {**OURS, **(error.headers or {})})
 
     async def resume(self, request: Request) -> Response:
         """`/.vdi/resume`: resume the session, from the button of the page."""
-        self._handoff.check_own_page(request)
-        admitted = await self._authorizer.admit_request(request)
+        self.handoff.check_own_page(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None:
             return RedirectResponse("/.vdi/start", 303, OURS)
         next_path = local_path(request.query_params.get("next"))
@@ -222,7 +214,7 @@ class WaitingPage:
 
     async def _serve(self, request: Request, next_path: str) -> Response:
         navigation = is_navigation(request.method, dict(request.headers.raw))
-        admitted = await self._authorizer.admit_request(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None and navigation:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, OURS)
         if admitted is None:
@@ -243,7 +235,7 @@ class WaitingPage:
         return response
 
     def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
-        session = self._cluster.by_uid(admitted.session.metadata.uid)
+        session = self.context.cluster.by_uid(admitted.session.metadata.uid)
         self._request_table(session, admitted)
         stage = self._stage(session, admitted)
         response = self._renderer.render(
@@ -258,17 +250,17 @@ class WaitingPage:
             **self._shown(stage, next_path),
         )
         response.headers.update(OURS)
-        self._authorizer.renew_cookie(response, admitted.token)
+        self.authorizer.renew_cookie(response, admitted.token)
         return response
 
     async def _resume(self, request: Request, admitted: Admitted) -> str:
         """Resume the session; returns why not, or an empty text."""
-        grant = await self._authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
+        grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             return "Your connection to this desktop has ended. Open it again from the portal."
         user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
-            await self._actions.resume(user, admitted.session.metadata.name)
+            await self.actions.resume(user, admitted.session.metadata.name)
         except ActionDenied as error:
             return error.sentence
         return ""
@@ -276,11 +268,11 @@ class WaitingPage:
     async def _stages(self, request: Request, admitted: Admitted) -> AsyncIterator[bytes]:
         uid, next_path = admitted.session.metadata.uid, local_path(request.query_params.get("next"))
         before: Stage | None = None
-        self._request_table(self._cluster.by_uid(uid), admitted)
+        self._request_table(self.context.cluster.by_uid(uid), admitted)
         topic = session_topic(admitted.session.metadata.name)
-        with self._subscriptions.subscribe(None, {topic}) as subscription:
+        with self.subscriptions.subscribe(None, {topic}) as subscription:
             while True:
-                stage = self._stage(self._cluster.by_uid(uid), admitted)
+                stage = self._stage(self.context.cluster.by_uid(uid), admitted)
                 if stage != before:
                     shown = self._shown(stage, next_path)
                     fragments = {
@@ -299,24 +291,24 @@ class WaitingPage:
         if (
             session is not None
             and admitted.claims.role not in FULL_CONTROL
-            and not self._tables.has_taken(session, admitted.claims.gid)
+            and not self.tables.has_taken(session, admitted.claims.gid)
         ):
-            self._tables.touch(session.metadata.uid)
+            self.tables.touch(session.metadata.uid)
 
     def _stage(self, session: VDISession | None, admitted: Admitted) -> Stage:
         if session is None:
             return GONE
         role = admitted.claims.role
-        holds = self._authorizer.still_holds(session, admitted.claims)
+        holds = self.authorizer.still_holds(session, admitted.claims)
         return describe(session, role if holds else None, self._why_denied(session, role))
 
     def _why_denied(self, session: VDISession, role: Role) -> str:
         """The reason why this role gets no picture of a running desktop; empty: it gets one."""
         if role in FULL_CONTROL:
             return ""
-        if why := refuse_view_only(self._cluster.template(session.spec.template)):
+        if why := refuse_view_only(self.context.cluster.template(session.spec.template)):
             return why
-        if not self._tables.is_refused(session):
+        if not self.tables.is_refused(session):
             return ""
         return (
             "View only is not possible: this desktop does not confirm that it restricts you to viewing. Ask "
@@ -325,7 +317,7 @@ class WaitingPage:
 
     def _way_in(self, session: VDISession, next_path: str) -> dict[str, Any]:
         """Path that asks the desktop whether it responds, and address at which it then opens."""
-        template = self._cluster.template(session.spec.template)
+        template = self.context.cluster.template(session.spec.template)
         if streams_webrtc(template):
             opens = next_path
         else:
@@ -335,6 +327,6 @@ class WaitingPage:
     def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
         return {
             "stage": stage,
-            "now": self._context.clock(),
+            "now": self.context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }

@@ -9,6 +9,7 @@ the secret of the TURN server stays with the gateway. Design: docs/design/turn.m
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TypedDict
@@ -34,49 +35,48 @@ _NO_SERVER = "WebRTC needs a TURN server, and none is configured."
 _SECRET = re.compile(r"[A-Za-z0-9+/=_.~-]{32,}")
 
 
+@dataclass(eq=False, kw_only=True)
 class TransportPage:
     """`/.vdi/transport`; its script tests the network."""
 
-    def __init__(self, context: GatewayContext, *, authorizer: Authorizer, key: DesktopKey) -> None:
-        self._context = context
-        self._renderer = Renderer(context.settings)
-        self._authorizer = authorizer
-        self._key = key
+    context: GatewayContext
+    authorizer: Authorizer
+    key: DesktopKey
 
     async def page(self, request: Request) -> Response:
         """The page, for a user who may enter this desktop."""
         # The page has a token in it, so no script gets it, and no page of another origin.
         headers = dict(request.headers.raw)
         navigation = is_navigation(request.method, headers)
-        origin = self._authorizer.hosts.origin_of(request)
+        origin = self.authorizer.hosts.origin_of(request)
         if not navigation or is_foreign(TRANSPORT_PATH, headers, origin, navigation=navigation):
             return PlainTextResponse("This page is for a browser on the desktop's own host.\n", 403, OURS)
         next_path = local_path(request.query_params.get("next"))
-        admitted = await self._authorizer.admit_request(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, OURS)
         claims, session = admitted.claims, admitted.session
         running = session.status.phase == Phase.RUNNING and not session.spec.suspended
-        if not running or not streams_webrtc(self._context.cluster.template(session.spec.template)):
+        if not running or not streams_webrtc(self.context.cluster.template(session.spec.template)):
             return RedirectResponse(next_path, 302, OURS)  # the edge knows where that leads
         try:
-            master = (await self._key.tokens(session)).password
+            master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
             log.warning("session %s cannot be opened: %s", session.metadata.name, error)
             return PlainTextResponse("The address of this desktop is not known yet.\n", 503, OURS)
-        page = marked(next_path, page_mark(claims.gid, self._context.clock()))
-        response = self._renderer.render(
+        page = marked(next_path, page_mark(claims.gid, self.context.clock()))
+        response = Renderer(self.context.settings).render(
             request,
             "transport.html",
             name=session.metadata.name,
             owner=session.spec.user if claims.role is not Role.OWNER else "",
             page=f"{page}#token={grant_token(master, claims.gid)}",
             waits=f"/.vdi/wait?next={quoted(next_path)}",
-            why=_BLOCKED if self._context.settings.turn_urls else _NO_SERVER,
+            why=_BLOCKED if self.context.settings.turn_urls else _NO_SERVER,
             may_switch=claims.role in FULL_CONTROL,
         )
         response.headers.update(OURS)
-        self._authorizer.renew_cookie(response, admitted.token)
+        self.authorizer.renew_cookie(response, admitted.token)
         return response
 
 
@@ -95,33 +95,32 @@ def ice_servers(urls: Sequence[str], secret: str, user: str, expires: datetime) 
     return [{"urls": [*stun]}, {"urls": [*urls], "username": name, "credential": password}]
 
 
+@dataclass(eq=False, kw_only=True)
 class TurnPage:
     """`GET /api/turn` of every desktop's host."""
 
-    def __init__(self, context: GatewayContext, authorizer: Authorizer) -> None:
-        self._settings = context.settings
-        self._clock = context.clock
-        self._authorizer = authorizer
+    context: GatewayContext
+    authorizer: Authorizer
 
     async def answer(self, request: Request) -> Response:
         """Credentials for this session, which end by themselves, for a user who may enter it."""
-        origin = self._authorizer.hosts.origin_of(request)
+        origin = self.authorizer.hosts.origin_of(request)
         if is_foreign(TURN_PATH, dict(request.headers.raw), origin, navigation=False):
             return PlainTextResponse("This request came from a page of another site.\n", 403)
-        admitted = await self._authorizer.admit_request(request)
+        admitted = await self.authorizer.admit_request(request)
         if admitted is None:
             text = "You have not opened this desktop, or you no longer have access to it.\n"
             return PlainTextResponse(text, 401)
         # Without a TURN server the list is empty: Selkies itself would name servers of strangers.
-        ttl, servers = self._settings.turn_ttl, list[IceServer]()
-        if self._settings.turn_urls:
-            secret = read_secret(self._settings.turn_secret_file)
+        ttl, servers = self.context.settings.turn_ttl, list[IceServer]()
+        if self.context.settings.turn_urls:
+            secret = read_secret(self.context.settings.turn_secret_file)
             if not secret:
                 return PlainTextResponse("The TURN server's secret is not known.\n", 503)
             user = admitted.session.metadata.uid
-            servers = ice_servers(self._settings.turn_urls, secret, user, self._clock() + ttl)
+            servers = ice_servers(self.context.settings.turn_urls, secret, user, self.context.clock() + ttl)
         response = JSONResponse({"lifetimeDuration": f"{int(ttl.total_seconds())}s", "iceServers": servers})
-        self._authorizer.renew_cookie(response, admitted.token)
+        self.authorizer.renew_cookie(response, admitted.token)
         return response
 
 

@@ -51,7 +51,7 @@ class History(Component):
         self._database = context.database
         self.recorder = Recorder(database=context.database, cluster=context.cluster, client=client, clock=clock)
         self._retention = Retention(
-            database=context.database, recorder=self.recorder, days=settings.retention_days, clock=clock
+            database=context.database, recorder=self.recorder, kept=timedelta(days=settings.retention_days), clock=clock
         )
         reviewer = TokenReviewer(client, settings.operator_account, "the operator", "reports a session's end")
         self._ends = EndReports(self.recorder, reviewer, settings.namespaces)

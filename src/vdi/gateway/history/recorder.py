@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,29 +44,30 @@ RETRY_SECONDS = 30.0  # after a round that failed
 DELETE_BATCH, _BATCH_PAUSE_SECONDS = 500, 0.05
 
 
+@dataclass(eq=False, kw_only=True)
 class Recorder:
     """Writes the changes of watched sessions. `run` starts once the cluster is synced.
 
     Changes that are unwritten when the process ends are read again at the next start.
     """
 
-    def __init__(
-        self, *, database: Database, cluster: ClusterCache, client: Client, clock: Callable[[], datetime]
-    ) -> None:
-        self._database = database
-        self._cluster = cluster
-        self._client = client
-        self._clock = clock
-        self._unwritten: dict[str, list[SessionSnapshot]] = {}  # by uid, in the order in which they were seen
-        self._last: dict[str, SessionSnapshot] = {}  # of the sessions that exist, by uid
-        self._unreadable: set[str] = set()  # uids of existing sessions that were reported, and are not again
-        self._news = asyncio.Event()
-        self._behind_since: float | None = None
-        # Why nothing is written at present; empty while all is well.
-        self.trouble = ""
-        # States that were written, or were found to be written already.
-        self.written = 0
-        cluster.listen(self._changed)
+    database: Database
+    cluster: ClusterCache
+    client: Client
+    clock: Callable[[], datetime]
+    # Why nothing is written at present; empty while all is well.
+    trouble: str = field(default="", init=False)
+    # States that were written, or were found to be written already.
+    written: int = field(default=0, init=False)
+    _unwritten: dict[str, list[SessionSnapshot]] = field(default_factory=dict, init=False)  # by uid, oldest first
+    _last: dict[str, SessionSnapshot] = field(default_factory=dict, init=False)  # of the sessions that exist, by uid
+    # Uids of existing sessions that were reported, and are not again.
+    _unreadable: set[str] = field(default_factory=set, init=False)
+    _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _behind_since: float | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.cluster.listen(self._changed)
 
     @property
     def lag(self) -> float:
@@ -73,7 +75,7 @@ class Recorder:
         return time.monotonic() - self._behind_since if self._behind_since is not None else 0.0
 
     async def run(self) -> None:
-        for session in self._cluster.sessions.values():
+        for session in self.cluster.sessions.values():
             self._see(session)
         pause = FIRST_RETRY_SECONDS
         while True:
@@ -96,7 +98,7 @@ class Recorder:
 
     async def record_end(self, session: VDISession) -> None:
         """Write that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
-        seen, uid = read_snapshot(session, self._cluster.template(session.spec.template)), session.metadata.uid
+        seen, uid = read_snapshot(session, self.cluster.template(session.spec.template)), session.metadata.uid
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
         for _ in range(_END_TRIES):
             batch = await self._write_or_put_back(batch)
@@ -113,13 +115,13 @@ class Recorder:
         after = ""
         failure: Forbidden | None = None
         while True:
-            async with self._database.connect() as connection:
+            async with self.database.connect() as connection:
                 page = await load_open(connection, after, WRITE_BATCH)
             if not page:
                 break
             after = page[-1].uid
             for row in page:
-                if self._cluster.by_uid(row.uid) is not None:
+                if self.cluster.by_uid(row.uid) is not None:
                     continue
                 try:
                     is_gone = await self._is_gone(row.namespace, row.name, row.uid)
@@ -135,22 +137,22 @@ class Recorder:
         # The row may be newer than our watch: another replica has written it. So the API server decides.
         # A namespace that was removed from the release cannot be read, and no operator watches it any longer.
         try:
-            return (await self._client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
+            return (await self.client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
         except NotFound:
             return True
         except Forbidden:
-            if namespace in self._cluster.settings.namespaces:
+            if namespace in self.cluster.settings.namespaces:
                 raise
             return True
 
     async def _close(self, uid: str) -> None:
-        async with self._database.begin() as connection:
+        async with self.database.begin() as connection:
             record = (await load(connection, [uid])).get(uid)
             if record is None:
                 return
             who = await enders(connection, [uid])
-            derived = lose(record, self._clock(), who.get(uid, ""))
-            await save(self._database, connection, [derived.record.session], derived.runs)
+            derived = lose(record, self.clock(), who.get(uid, ""))
+            await save(self.database, connection, [derived.record.session], derived.runs)
 
     # --- what is seen
 
@@ -161,7 +163,7 @@ class Recorder:
     def _see(self, session: VDISession, *, gone: bool = False) -> None:
         meta = session.metadata
         try:
-            seen = read_snapshot(session, self._cluster.template(session.spec.template), gone=gone)
+            seen = read_snapshot(session, self.cluster.template(session.spec.template), gone=gone)
         except ValueError as error:
             if meta.uid not in self._unreadable:
                 log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
@@ -225,36 +227,36 @@ class Recorder:
     async def _write(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
         """Write in one transaction; returns the sessions that another replica has written first, to be tried again."""
         ending = [uid for uid, states in batch.items() if states[-1].gone or states[-1].deleted]
-        async with self._database.begin() as connection:
+        async with self.database.begin() as connection:
             known = await load(connection, list(batch))
             who = await enders(connection, ending) if ending else {}
-            now = self._clock()
+            now = self.clock()
             folded = {uid: fold(known.get(uid), states, now, who.get(uid, "")) for uid, states in batch.items()}
             news = {uid: one for uid, one in folded.items() if one.news}
             rows = [derived.record.session for derived in news.values()]
             runs = [run for derived in news.values() for run in derived.runs]
-            written = await save(self._database, connection, rows, runs)
+            written = await save(self.database, connection, rows, runs)
         left = {uid: batch[uid] for uid in news.keys() - written}
         self.written += sum(len(states) for uid, states in batch.items() if uid not in left)
         return left
 
 
+@dataclass(eq=False, kw_only=True)
 class Retention:
     """Closes lost sessions and deletes rows past their retention, beside the recorder.
 
     Replicas may do it at the same time: a row that one has deleted is not there for the other.
     """
 
-    def __init__(self, *, database: Database, recorder: Recorder, days: int, clock: Callable[[], datetime]) -> None:
-        self._database = database
-        self._recorder = recorder
-        self._kept = timedelta(days=days)
-        self._clock = clock
+    database: Database
+    recorder: Recorder
+    kept: timedelta
+    clock: Callable[[], datetime]
 
     async def run(self) -> None:
         """One round at once, then one an hour, until cancelled."""
         while True:
-            done = [await self._try("closing records of deleted sessions", self._recorder.close_lost)]
+            done = [await self._try("closing records of deleted sessions", self.recorder.close_lost)]
             done.append(await self._try("deleting old records", self.drop_old))
             await asyncio.sleep(ROUND_SECONDS if all(done) else RETRY_SECONDS)
 
@@ -270,7 +272,7 @@ class Retention:
 
     async def drop_old(self) -> tuple[int, int]:
         """Delete old rows; returns how many sessions and rows of the audit. Raises DatabaseUnavailableError."""
-        before = self._clock() - self._kept
+        before = self.clock() - self.kept
         gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
         if any(gone):
             log.info("dropped %d sessions and %d rows of the audit from before %s", *gone, before.date())
@@ -281,7 +283,7 @@ class Retention:
     ) -> int:
         total = 0
         while True:
-            async with self._database.begin() as connection:
+            async with self.database.begin() as connection:
                 dropped = await drop(connection, before, DELETE_BATCH)
             total += dropped
             if dropped < DELETE_BATCH:
@@ -289,6 +291,7 @@ class Retention:
             await asyncio.sleep(_BATCH_PAUSE_SECONDS)
 
 
+@dataclass(eq=False)
 class EndReports:
     """Takes the operator's reports: `POST /internal/ended`, sent before it lets a session go.
 
@@ -296,19 +299,18 @@ class EndReports:
     is not, and may be sent again.
     """
 
-    def __init__(self, recorder: Recorder, reviewer: TokenReviewer, namespaces: Sequence[str]) -> None:
-        self._recorder = recorder
-        self._reviewer = reviewer
-        self._namespaces = namespaces
+    recorder: Recorder
+    reviewer: TokenReviewer
+    namespaces: Sequence[str]
 
     async def answer(self, request: Request) -> Response:
         """Record the end of the session in the body."""
-        if refusal := await self._reviewer.refusal(request):
+        if refusal := await self.reviewer.refusal(request):
             return refusal
         try:
             session = msgspec.json.decode(await request.body(), type=VDISession)
             self._check(session)
-            await self._recorder.record_end(session)
+            await self.recorder.record_end(session)
         except (msgspec.DecodeError, ValueError) as error:
             return plain(400, f"this is not a valid end report: {error}")
         except DatabaseUnavailableError as error:
@@ -323,8 +325,8 @@ class EndReports:
         for name, value in (("uid", meta.uid), ("creationTimestamp", meta.creation_timestamp)):
             if not value:
                 raise ValueError(f"metadata.{name} is empty; it is required")
-        if meta.namespace not in self._namespaces:
-            allowed = " and ".join(map(repr, self._namespaces))
+        if meta.namespace not in self.namespaces:
+            allowed = " and ".join(map(repr, self.namespaces))
             raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed: {allowed}")
         if not meta.deletion_timestamp:
             raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending")
