@@ -34,7 +34,7 @@ from vdi.session.credentials import KEY_ENTRY, KEY_SECRET
 
 if TYPE_CHECKING:
     from vdi.gateway.store.database import Database
-    from vdi.gateway.store.grants import Grant
+    from vdi.gateway.store.logins import Grant
 
 GOAL_P50_MS, GOAL_PER_SECOND = 1.0, 2000.0
 SESSIONS = 1000
@@ -78,7 +78,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     from vdi.gateway.settings import Settings
     from vdi.gateway.shared_state import MemorySharedState
     from vdi.gateway.store.database import Database
-    from vdi.gateway.store.grants import Grant, GrantStore
+    from vdi.gateway.store.logins import Grant, GrantStore
     from vdi.gateway.store.migrations import upgrade
 
     class StillWorld(ClusterCache):

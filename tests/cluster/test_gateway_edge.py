@@ -13,7 +13,7 @@ from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
 from vdi.api.session import Phase, QueueStatus
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
-from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.logins import GrantStore
 from vdi.gateway.web.streams import MOST_PER_USER
 from vdi.http_client import unverified
 from vdi.session.credentials import grant_token, subprotocols

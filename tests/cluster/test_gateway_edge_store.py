@@ -17,9 +17,8 @@ from support.variants import first_of
 from unit.gateway.history_stage import open_database
 from vdi.api.session import Role
 from vdi.gateway.store.database import Database
-from vdi.gateway.store.grants import Grant, GrantStore, grants
 from vdi.gateway.store.history import find_names
-from vdi.gateway.store.logins import Login, LoginStore
+from vdi.gateway.store.logins import Grant, GrantStore, Login, LoginStore, grants
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, UTC)

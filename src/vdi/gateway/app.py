@@ -31,7 +31,6 @@ from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
-from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
@@ -45,7 +44,7 @@ from vdi.gateway.portal.component import Portal
 from vdi.gateway.services import Services
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
-from vdi.gateway.starting import QuotaGuard, Starter
+from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade

@@ -12,10 +12,10 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests
 from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
-from vdi.gateway.homes_ahead import HomesAhead
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.streams import StreamLimit

@@ -1,19 +1,20 @@
-"""New desktops: whether a user may have one, its name, and the write that creates it; and limits, for every new run."""
+"""New desktops: whether a user may have one, its name, the write that creates it, its home, and the limits of runs."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.units import parse_quantity
+from vdi.cluster.units import parse_quantity, parse_time
 from vdi.gateway import limits
-from vdi.gateway.component import GatewayContext
+from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, refused_address, refused_by_cluster
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
@@ -22,10 +23,14 @@ from vdi.gateway.rights import User, may_use
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.kinds import SESSIONS
-from vdi.kube.errors import AlreadyExists, Invalid
+from vdi.kube.errors import AlreadyExists, Conflict, Invalid, KubeError, NotFound
+from vdi.kube.resource import CLAIMS
+from vdi.session.children import build_home
 from vdi.session.conditions import Reason
 from vdi.session.effective import Blocked, resolve
-from vdi.session.homes import Home, find_new_home, home_names
+from vdi.session.homes import COPYING, MADE_AHEAD, Home, HomeClaim, find_new_home, home_names
+from vdi.session.homes import may_use as may_use_home
+from vdi.session.naming import USER_ANNOTATION, Identity
 from vdi.session.request import SessionRequest, build_session, generate_name
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
@@ -34,6 +39,8 @@ log = logging.getLogger(__name__)
 _MAX_NAMES = 20  # generated names that are tried: alice@a.example and alice@b.example have the same first one
 _TURN_ATTEMPTS = 100
 _TURN_PAUSE_SECONDS = 0.1
+_KEPT = timedelta(minutes=10)  # how long an unused home made ahead stays
+_SWEEP_SECONDS = 60.0
 _TURN_SECONDS = 20.0  # after these, a replica that died within a user's turn no longer holds it
 
 
@@ -246,3 +253,82 @@ def _refuse_a_second(there: VDISession, user: str) -> None:
         f"You already have the desktop {name!r} ({there.status.phase or 'Pending'}). Open that one, or choose "
         "another name for the new one.",
     )
+
+
+@dataclass(frozen=True, eq=False)
+class HomesAhead(Component):
+    """Homes of first desktops, created while the user fills in the start form: a volume takes seconds. A user has one.
+
+    form opened -> claim with `MADE_AHEAD` -> the operator chooses the node where there is only one -> the volume
+    desktop started -> the operator takes the annotation away, then the desktop uses the claim
+    nothing started for ten minutes -> the claim is deleted, as it was when it still had the annotation
+    """
+
+    context: GatewayContext
+    starter: Starter
+
+    async def make(self, user: User, template: str) -> None:
+        """Make the home of this user's first desktop of the template, if that desktop is still to come and may be
+        started. What goes wrong is logged: the home is made with the desktop then.
+        """
+        try:
+            await self._make(user, template)
+        except ActionDenied as why:
+            log.debug("no home ahead of a desktop of %s: %s", template, why.sentence)
+        except KubeError as error:
+            log.warning("no home ahead of a desktop of %s: %s", template, error)
+
+    async def run(self) -> None:
+        """Delete what no one has used, until cancelled."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                await self.delete_unused()
+            except KubeError as error:
+                log.warning("homes that no one has used are kept: %s", error)
+
+    async def delete_unused(self) -> None:
+        """Once: delete what was made ahead and has waited long enough. Raises KubeError."""
+        oldest = self.context.clock() - _KEPT
+        for claim in list(self.context.cluster.homes.values()):
+            if MADE_AHEAD in claim.metadata.annotations and parse_time(claim.metadata.creation_timestamp) <= oldest:
+                await self._delete_if_unused(claim)
+
+    async def _make(self, user: User, template: str) -> None:
+        start = self.starter.plan(user, SessionRequest(template=template))
+        home = self.starter.quota.new_home(start.session)
+        if home is None or not home.retain:
+            return
+        for claim in list(self.context.cluster.homes.values()):
+            if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user.email):
+                await self._delete_if_unused(claim)
+        async with self.starter.quota.for_one_more(user, start.session):
+            body = build_home(identity=Identity.of(start.session), home=home)
+            body["metadata"]["annotations"][MADE_AHEAD] = template
+            with suppress(AlreadyExists):
+                made = await self.context.client.create(
+                    CLAIMS, body, namespace=start.session.metadata.namespace, into=HomeClaim
+                )
+                self.context.cluster.homes.remember(made)
+
+    async def _delete_if_unused(self, claim: HomeClaim) -> None:
+        """Unless a session has it or may have it: with the version that is known here, so that whoever takes the
+        annotation away is never too late.
+        """
+        meta = claim.metadata
+        if MADE_AHEAD not in meta.annotations or COPYING in meta.annotations or meta.deletion_timestamp:
+            return
+        if any(
+            session.metadata.namespace == meta.namespace and may_use_home(session, meta.name)
+            for session in self.context.cluster.sessions.values()
+        ):
+            return
+        with suppress(NotFound, Conflict):  # used or deleted by somebody else meanwhile
+            await self.context.client.delete(
+                CLAIMS,
+                meta.name,
+                namespace=meta.namespace,
+                uid=meta.uid,
+                resource_version=meta.resource_version,
+                into=msgspec.Raw,
+            )

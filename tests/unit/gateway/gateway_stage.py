@@ -43,8 +43,8 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState
 from vdi.gateway.store.audit import audit as audit_table
 from vdi.gateway.store.database import Database
-from vdi.gateway.store.grants import grants
 from vdi.gateway.store.history import RunRow, SessionRow, runs, sessions
+from vdi.gateway.store.logins import grants
 from vdi.gateway.store.logins import logins as logins_table
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 from vdi.http_client import Response

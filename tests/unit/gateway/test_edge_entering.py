@@ -30,7 +30,7 @@ from vdi.cluster.units import format_time
 from vdi.gateway.edge.authorizer import MOST_GRANTS
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
 from vdi.gateway.login.logins import SignOut
-from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.logins import GrantStore
 
 HOST = SETTINGS.host("alice-desktop")
 

@@ -33,8 +33,8 @@ from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import GRANT_COOKIE, STATE_COOKIE
 from vdi.gateway.login.logins import SignOut
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.grants import GrantStore
 from vdi.gateway.store.history import SessionRow, save
+from vdi.gateway.store.logins import GrantStore
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.credentials import grant_token

@@ -33,7 +33,7 @@ from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.desktop_agent import desktop_url
 from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
-from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.session.credentials import KEY_SECRET, derive_pool_tokens, grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")

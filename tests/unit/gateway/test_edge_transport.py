@@ -18,7 +18,7 @@ from vdi.api.session import Phase
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge.selkies import WINDOW_SECONDS
-from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.logins import GrantStore
 from vdi.session.credentials import grant_token
 
 HOST = SETTINGS.host("alice-desktop")

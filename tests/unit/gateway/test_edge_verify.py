@@ -34,7 +34,7 @@ from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, Hosts
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.logins import GrantStore
 from vdi.session.credentials import grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")

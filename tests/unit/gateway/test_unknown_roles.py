@@ -26,7 +26,7 @@ from unit.gateway.edge_stage import (
 from unit.gateway.gateway_stage import NAVIGATION
 from unit.gateway.portal_stage import PortalStage, running, text_of
 from vdi.api.session import GuestRole, Role
-from vdi.gateway.store.grants import GrantStore, grants
+from vdi.gateway.store.logins import GrantStore, grants
 from vdi.session.credentials import grant_token
 
 HOST = SETTINGS.host("alice-desktop")

@@ -24,7 +24,7 @@ from vdi.gateway.edge.tokens import Claims, KeyRing, TokenError, Tokens, Unknown
 from vdi.gateway.login.logins import Logins, hash_of
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.gateway.web.credentials import cookies_in
 
 log = logging.getLogger(__name__)

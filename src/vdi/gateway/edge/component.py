@@ -27,7 +27,7 @@ from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.grants import GrantStore
+from vdi.gateway.store.logins import GrantStore
 from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.assets import asset_routes
 from vdi.kube.errors import KubeError

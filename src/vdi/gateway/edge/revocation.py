@@ -24,8 +24,8 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.login.logins import TOKEN_ID
 from vdi.gateway.rights import role_in
-from vdi.gateway.store.grants import Grant, GrantStore
 from vdi.gateway.store.history import find_names
+from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import ConnectionFailed, KubeError, NotFound
 from vdi.session.conditions import ADMITTED, Reason

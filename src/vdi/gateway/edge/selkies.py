@@ -19,7 +19,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.gateway.edge.headers import quoted
 from vdi.gateway.rights import ACTIONS, Action
-from vdi.gateway.store.grants import Grant
+from vdi.gateway.store.logins import Grant
 from vdi.session.credentials import grant_token
 from vdi.session.streaming import takes_tokens, uses_webrtc
 

@@ -20,7 +20,7 @@ from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.grants import Grant, GrantStore
+from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.session.credentials import direct_table
 from vdi.session.streaming import takes_tokens

@@ -31,7 +31,7 @@ from joserfc.jwk import OKPKey
 
 from vdi.api.session import Role
 from vdi.gateway.settings import Settings
-from vdi.gateway.store.grants import Grant
+from vdi.gateway.store.logins import Grant
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client

@@ -12,9 +12,8 @@ from vdi.gateway.component import Component
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.admin import AdminPages, overview_pieces, sessions_page_pieces
 from vdi.gateway.portal.catalogue import CataloguePages
-from vdi.gateway.portal.desktops import DesktopPages
+from vdi.gateway.portal.desktops import DesktopPages, HomePages
 from vdi.gateway.portal.history import HistoryPages
-from vdi.gateway.portal.homes import HomePages
 from vdi.gateway.portal.pages import Pieces, View, digest, news
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
