@@ -1,8 +1,5 @@
 """`/me`, `/tokens` and `/logins`."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from unit.gateway.api_stage import BOB, ApiStage
@@ -10,9 +7,8 @@ from unit.gateway.test_api_sessions import problem
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 async def test_me(stage: ApiStage) -> None:
@@ -76,13 +72,6 @@ async def test_another_s_token_is_not_there(stage: ApiStage) -> None:
 async def test_a_token_s_fields_are_checked(stage: ApiStage, body: dict[str, object], field: str, allowed: str) -> None:
     answer = problem(await (await stage.page()).post("/api/v1/tokens", json=body), 422, "invalid")
     assert [(error["field"], error["allowed"]) for error in answer["errors"]] == [(field, allowed)]
-
-
-async def test_there_is_an_end_to_tokens(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 1)
-    page = await stage.page()
-    assert (await page.post("/api/v1/tokens", json={"label": "one"})).status_code == 201
-    problem(await page.post("/api/v1/tokens", json={"label": "two"}), 409, "over-limit")
 
 
 async def test_logins_are_listed_and_ended(stage: ApiStage) -> None:

@@ -1,8 +1,6 @@
 """`/admin`, `/history`, `/usage` and `/export`: who sees whose, in which order, in which form."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +12,8 @@ from vdi.kube.errors import Forbidden
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 async def ended(stage: ApiStage, *sessions: str) -> None:
@@ -45,15 +42,6 @@ async def test_everybody_s_sessions_by_user_template_and_phase(stage: ApiStage) 
     assert await found(phase="Running", user="bob@example.com") == []
     one = (await root.get("/api/v1/sessions/a")).json()
     assert (one["role"], names(await root.get("/api/v1/sessions"))) == ("administrator", [])
-
-
-async def test_an_administrator_ends_another_s_desktop_and_it_is_written_down(stage: ApiStage) -> None:
-    stage.session()
-    root = await stage.program(ROOT)
-    assert (await root.delete("/api/v1/sessions/alice-desktop")).status_code == 204
-    (act,) = (await root.get("/api/v1/admin/audit")).json()["items"]
-    assert (act["actor"], act["action"], act["target"]) == ("root@example.com", "session.end", "alice-desktop")
-    assert (act["owner"], act["outcome"]) == ("alice@example.com", "done")
 
 
 async def test_the_audit_comes_in_pages(stage: ApiStage) -> None:
@@ -110,17 +98,6 @@ async def test_history_is_one_s_own(stage: ApiStage) -> None:
     problem(await bob.get(path), 404, "not-found")
     everybody = (await root.get("/api/v1/admin/history", params={"user": "bob@example.com"})).json()["items"]
     assert [each["name"] for each in everybody] == ["bobs"]
-
-
-async def test_history_comes_in_pages(stage: ApiStage) -> None:
-    for name in ("a", "b", "c"):
-        stage.session(name, status=RUNNING)
-    await ended(stage, "a", "b", "c")
-    alice = await stage.program()
-    first = (await alice.get("/api/v1/history", params={"limit": 2})).json()
-    second = (await alice.get("/api/v1/history", params={"limit": 2, "cursor": first["next"]})).json()
-    assert [each["name"] for each in first["items"] + second["items"]] == ["c", "b", "a"]
-    assert "next" not in second
 
 
 async def test_usage_of_a_month(stage: ApiStage) -> None:
@@ -200,7 +177,7 @@ async def test_an_administrator_releases_all_addresses(stage: ApiStage) -> None:
     assert (act["actor"], act["target"], act["outcome"]) == ("root@example.com", "*", "done")
 
 
-async def test_an_administrator_releases_an_address_for_another_account(stage: ApiStage) -> None:
+async def test_a_released_address_is_free_for_another_account(stage: ApiStage) -> None:
     """What the account before has open ends: it is no longer whose address this is."""
     carol, root, bob = await stage.program(account("1")), await stage.program(ROOT), await stage.program(BOB)
     with pytest.raises(AnotherAccountError):

@@ -1,7 +1,5 @@
 """Who comes in by the API's door, and what is said to those who do not."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,9 +20,8 @@ ADMINS = [("/api/v1" + operation.path, operation.method) for operation in OPERAT
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 @pytest.mark.parametrize("authorization", [None, "Bearer vdi_wrong", "Bearer wrong", "Basic YTpi", ""])

@@ -2,9 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +16,8 @@ SHARED = [{"user": "bob@example.com", "role": "viewer"}]
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 async def reported(events: Events) -> tuple[str, str]:

@@ -1,8 +1,7 @@
 """The OpenAPI document: valid by somebody else's word, and true of every operation."""
 
 import re
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -21,9 +20,8 @@ from vdi.version import package_version
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 @pytest.mark.long  # a third of all that the tests of the API take; the contract of each answer is checked every time

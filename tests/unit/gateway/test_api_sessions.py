@@ -1,23 +1,19 @@
 """The REST API's sessions and templates: what one sees, what one may do, and how it refuses."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage, refused_field
-from vdi.gateway.limits import Limit
 from vdi.kube.errors import ConnectionFailed
 
 Answer = dict[str, Any]
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
-    async with ApiStage() as stage:
-        yield stage
+def stage() -> ApiStage:
+    return ApiStage()
 
 
 def names(answer: httpx.Response) -> list[str]:
@@ -58,7 +54,7 @@ async def test_a_desktop_is_started_and_found_again(stage: ApiStage) -> None:
     ],
     ids=["Selkies 1", "Web"],
 )
-async def test_a_viewer_is_refused_where_the_image_cannot_hold_them_and_a_collaborator_is_not(
+async def test_a_viewer_is_refused_where_the_image_lacks_view_only(
     stage: ApiStage, spec: dict[str, Any], words: str
 ) -> None:
     stage.template(**spec)
@@ -143,7 +139,7 @@ async def test_sharing(stage: ApiStage) -> None:
     problem(await alice.delete(path), 404, "not-found")
 
 
-async def test_templates_are_those_that_one_may_use_without_their_insides(stage: ApiStage) -> None:
+async def test_templates_are_the_usable_ones_without_their_insides(stage: ApiStage) -> None:
     secret = {"env": [{"name": "LICENSE", "value": "s3cret"}], "description": "Draw."}
     stage.template("cad", **secret, access={"groups": ["engineering"], "users": []})
     alice, bob, root = await stage.program(), await stage.program(BOB), await stage.program(ROOT)
@@ -234,31 +230,6 @@ async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
     assert body["errors"] == [{"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}]
     body = problem(await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00"}), 422, "invalid")
     assert body["errors"][0]["allowed"] == "a time such as 2026-12-24T18:00:00Z"
-
-
-async def test_another_s_name_and_a_priority_are_for_administrators(stage: ApiStage) -> None:
-    alice, root = await stage.program(), await stage.program(ROOT)
-    requested = {"template": "ubuntu", "user": "bob@example.com"}
-    body = problem(await alice.post("/api/v1/sessions", json=requested), 403, "forbidden")
-    assert body["errors"] == [{"field": "user", "value": "bob@example.com", "allowed": "alice@example.com"}]
-    problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu", "priority": 5}), 403, "forbidden")
-    made = await root.post("/api/v1/sessions", json={**requested, "priority": 5})
-    assert (made.status_code, made.json()["role"]) == (201, "administrator")
-    assert stage.cluster.objects["bob-ubuntu"]["spec"]["priority"] == 5
-
-
-async def test_limits_hold(tmp_path: Path) -> None:
-    async with ApiStage(everybody=Limit(sessions=1)) as stage:
-        alice = await stage.program()
-        assert (await alice.post("/api/v1/sessions", json={"template": "ubuntu"})).status_code == 201
-        more = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "name": "second"})
-        assert (
-            "You can have at most 1 desktop running, and you have alice-ubuntu."
-            in problem(more, 409, "over-limit")["detail"]
-        )
-        use = (await alice.get("/api/v1/me")).json()["use"]
-        assert use["sessions"] == {"used": 1, "limit": 1}
-        assert use["gpus"] == {"used": 0, "limit": None}
 
 
 async def test_a_cluster_that_does_not_answer_is_said(stage: ApiStage) -> None:

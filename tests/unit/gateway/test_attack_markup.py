@@ -104,14 +104,20 @@ def look(answer: httpx.Response, what: str) -> bool:
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy, what
     assert "unsafe" not in policy, what
+    looker = read_markup(answer.text, what)
+    assert all(script == OPEN_SCRIPT and digest_of(script) in policy for script in looker.scripts), what
+    return MARK in looker.text
+
+
+def read_markup(text: str, what: str) -> Looker:
+    """The page or piece; the test fails where a probe has become markup."""
     looker = Looker()
-    looker.feed(answer.text)
+    looker.feed(text)
     looker.close()
     assert looker.wrong == [], what
-    assert is_printable(answer.text, "\n\r\t"), what
-    assert all(script == OPEN_SCRIPT and digest_of(script) in policy for script in looker.scripts), what
-    assert MARK * 3 not in answer.text, f"{what}: a template ran inside a field"
-    return MARK in looker.text
+    assert is_printable(text, "\n\r\t"), what
+    assert MARK * 3 not in text, f"{what}: a template ran inside a field"
+    return looker
 
 
 def fill_in(api: FakeApi, bad: str) -> None:

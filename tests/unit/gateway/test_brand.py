@@ -116,15 +116,6 @@ async def test_a_login_without_accepted_terms_is_none(tmp_path: Path) -> None:
             assert (await browser.get(path)).status_code in (303, 404)
 
 
-async def test_terms_are_not_accepted_by_a_page_of_others(tmp_path: Path) -> None:
-    async with with_brand(tmp_path, terms=TEXT) as stage:
-        browser = stage.browser()
-        await browser.get("/login")
-        answer = await browser.submit("/login/terms", csrf="bm90IG91cnM=", next="/x")
-        assert answer.status_code == 403
-        assert TERMS_COOKIE not in browser.cookies
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [

@@ -75,7 +75,7 @@ async def test_who_only_asks_for_a_host_is_not_found_there(api: FakeApi) -> None
     await with_world(api, look)
 
 
-async def test_a_host_belongs_to_whose_route_it_is_not_to_who_asks_for_it(api: FakeApi) -> None:
+async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> None:
     """Eve's session is older and now wants Alice's host, too; the route still leads to Alice's pod."""
     for name, created, status in (
         ("eves", "2026-11-20T08:00:00Z", {"phase": "Pending"}),

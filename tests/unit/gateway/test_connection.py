@@ -142,7 +142,7 @@ async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes,
         assert len(answer.partition(b"\r\n\r\n")[2]) == length
 
 
-async def test_the_answer_to_a_head_that_is_too_large_reaches_who_goes_on_sending_it() -> None:
+async def test_the_refusal_of_a_large_head_reaches_a_sending_client() -> None:
     """Traefik sends up to 1 MiB before it reads; a reset in between would make a 502 of the answer."""
     async with serving() as (dial, _):
         reader, writer = await dial()
@@ -180,7 +180,7 @@ async def test_heads_that_two_servers_may_read_in_two_ways_are_refused(head: byt
         await ends_with(reader, b"400")
 
 
-async def test_who_is_answered_before_all_was_sent_is_not_listened_to_any_more() -> None:
+async def test_a_connection_answered_before_its_body_ends_is_closed() -> None:
     async with serving() as (dial, server):
         reader, writer = await dial()
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50000\r\n\r\nbeginning")

@@ -108,7 +108,7 @@ async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.M
     assert await stage.get("/readyz") == (200, "ok\nbut database: no response within 0.02 s\n")
 
 
-async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() -> None:
+async def test_a_shared_dependency_that_is_down_keeps_replicas_ready() -> None:
     """Without a replica that is ready no one's token could be checked, and open desktops need nothing but that."""
     stage = HealthStage()
     stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
@@ -123,7 +123,7 @@ async def test_what_all_replicas_lack_alike_takes_none_of_them_out_of_service() 
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(300, "300 s ahead of"), (-300, "300 s behind")])
-async def test_a_wrong_clock_is_reported_and_takes_no_replica_out_of_service(seconds: int, words: str) -> None:
+async def test_a_wrong_clock_is_reported_and_the_replica_stays_ready(seconds: int, words: str) -> None:
     stage = HealthStage()
     stage.server_time = NOW - timedelta(seconds=seconds)
     status, text = await stage.get("/readyz")
@@ -167,7 +167,7 @@ async def test_without_a_token_of_its_own_no_one_reads_metrics(tmp_path: Path) -
     assert (await HealthStage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
 
 
-async def test_the_log_says_what_is_missing_again_and_again_and_once_that_it_is_back(
+async def test_the_log_repeats_a_problem_and_reports_its_end_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is there at the second look is no trouble: a gateway that starts lacks its keys for a moment."""
@@ -211,7 +211,7 @@ async def test_the_last_call_of_a_dependency_is_a_metric(monkeypatch: pytest.Mon
     )
 
 
-async def test_a_provider_that_does_not_answer_is_a_trouble_but_no_one_waits_for_it_in_a_probe() -> None:
+async def test_a_provider_that_is_down_is_reported_outside_of_probes() -> None:
     stage = HealthStage()
 
     stage.external = ["single sign-on: https://id.example.com: no answer"]

@@ -99,7 +99,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert all(name in str(refusal.value) for name in ("VDI_URL_PORT", "VDI_DOMAIN", "VDI_OIDC_CLIENT_ID"))
 
 
-def test_a_misspelt_variable_is_refused_and_those_of_others_are_not() -> None:
+def test_a_misspelt_variable_is_refused() -> None:
     with pytest.raises(SettingsError, match="did you mean VDI_DATABASE_URL"):
         read_settings({"VDI_DATABASE_URI": "x"})
     others = ("VDI_KUBECONFIG", "VDI_ENTRY_POINT", "VDI_GATEWAY_SERVICE_HOST", "VDI_GATEWAY_PORT_8080_TCP_ADDR")

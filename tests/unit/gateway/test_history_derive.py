@@ -72,13 +72,13 @@ def test_who_ended_it(ended_by: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize(("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle")])
-def test_a_session_whose_time_or_patience_is_over_was_ended_by_no_one(why: str, reason: str) -> None:
+def test_a_session_that_times_out_was_ended_by_no_one(why: str, reason: str) -> None:
     life = Life()
     session, runs = record_of(life.starting(0), life.ending(480, why), ended_by="alice@example.com")
     assert (session.end_reason, session.ended_by, runs[0].end_reason) == (reason, "", reason)
 
 
-def test_resumed_it_is_another_run_and_a_wait_counts_for_the_next_run_only() -> None:
+def test_a_resume_is_a_new_run_and_a_wait_counts_once() -> None:
     life = Life()
     _, runs = record_of(
         life.queued(0),
@@ -158,7 +158,7 @@ def test_runs_end_when_and_why_the_operator_says(name: str) -> None:
     assert session.ended == (at(4) if "clocks" in name else None)
 
 
-def test_a_session_that_vanished_unseen_is_unknown_unless_somebody_asked_for_it() -> None:
+def test_an_unseen_end_is_unknown_unless_a_user_requested_it() -> None:
     life = Life()
     record = fold(None, [read_snapshot(life.starting(0), template())], NOW).record
     derived = lose(record, NOW)

@@ -137,7 +137,7 @@ async def test_tokens_that_cannot_be_checked_are_counted(stage: EndReportStage) 
     assert (await stage.post(an_end())).status_code == 204
 
 
-def test_refused_tokens_are_forgotten_before_they_fill_the_memory() -> None:
+def test_refused_tokens_are_forgotten_within_a_memory_limit() -> None:
     refused = RefusedTokens()
     for number in range(5000):
         refused.add(b"%d" % number, f"10.0.{number // 250}.{number % 250}")

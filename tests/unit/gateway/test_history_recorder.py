@@ -39,7 +39,7 @@ async def running(replica: Replica) -> AsyncIterator[None]:
             await task
 
 
-async def test_what_is_there_at_the_start_and_what_comes_later_is_written(replica: Replica) -> None:
+async def test_initial_and_later_states_are_written(replica: Replica) -> None:
     alice, bob = Life(), Life("bob", user="bob@example.com")
     replica.tell(alice.running_since(0))
     async with running(replica):
@@ -63,7 +63,7 @@ async def test_states_that_say_nothing_new_are_not_even_looked_at(replica: Repli
     assert replica.recorder._unwritten == {}
 
 
-async def test_several_states_are_written_together_and_none_is_left_out(replica: Replica) -> None:
+async def test_several_states_are_written_in_one_transaction(replica: Replica) -> None:
     life = Life()
     for state in (life.queued(0), life.starting(10), life.suspended(20), life.starting(30), life.ending(40)):
         replica.tell(state)
@@ -170,7 +170,7 @@ async def test_what_vanished_while_no_one_watched_is_closed(database: Database, 
     assert await rows_of(database) == (sessions, runs)
 
 
-async def test_one_that_cannot_be_asked_for_does_not_hold_up_what_has_left_with_its_namespace(
+async def test_a_forbidden_session_does_not_block_closing_the_others(
     database: Database, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lives = [Life(name) for name in ("alice", "bob", "carol")]
@@ -238,7 +238,7 @@ class Outage:
         monkeypatch.setattr(module, "FIRST_RETRY_SECONDS", 0.001)
 
 
-async def test_what_happens_while_the_database_is_away_is_written_when_it_is_back(
+async def test_changes_during_an_outage_are_written_afterwards(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -278,7 +278,7 @@ async def test_memory_has_an_end(
     assert "uid-a is dropped" in caplog.text
 
 
-async def test_one_that_the_database_refuses_does_not_hold_up_the_others(
+async def test_a_state_that_the_database_refuses_blocks_no_other(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def save_but_bob(database: Database, connection: AsyncConnection, rows: Any, runs: Any) -> set[str]:
@@ -306,9 +306,7 @@ async def test_a_state_that_cannot_be_read_is_said_and_passed_over(
     assert "vdi-sessions/alice: this state cannot be read" in caplog.text
 
 
-async def test_a_session_that_cannot_be_read_is_reported_once_until_it_can(
-    replica: Replica, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unreadable_session_is_reported_once(replica: Replica, caplog: pytest.LogCaptureFixture) -> None:
     life = Life()
     for start, message in (("yesterday", ""), ("yesterday", "Starting."), (None, ""), ("yesterday", "")):
         replica.tell(life.state(startTime=start, message=message))

@@ -26,9 +26,7 @@ def before(hours: float) -> datetime:
         (Period.WEEK, datetime(2026, 11, 13, 18, tzinfo=UTC), datetime(2026, 11, 20, 12, tzinfo=UTC)),
     ],
 )
-def test_intervals_begin_at_full_hours_and_the_last_one_has_now_in_it(
-    period: Period, begin: datetime, last: datetime
-) -> None:
+def test_intervals_begin_at_full_hours_and_end_with_now(period: Period, begin: datetime, last: datetime) -> None:
     found = trend([], period, NOW)
     assert (found[0].begin, found[-1].begin, len(found)) == (begin, last, period.intervals)
     assert found[-1].begin <= NOW < found[-1].begin + period.step

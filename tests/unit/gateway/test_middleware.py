@@ -138,7 +138,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     assert sent[0]["status"] == 408
 
 
-async def test_who_has_sent_all_may_wait_for_the_answer_as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_complete_body_may_wait_for_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the body, `receive` tells of the browser's leaving: a stream listens to that for hours."""
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.01)
     messages = [{"type": "http.request", "body": b"", "more_body": False}]

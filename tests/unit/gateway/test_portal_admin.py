@@ -31,7 +31,7 @@ async def test_administration_is_for_administrators(path: str) -> None:
     assert (await stage.browser(ADMIN).get(f"/admin{path}")).status_code == 200
 
 
-async def test_the_doctor_is_asked_by_administrators_and_by_our_own_form_only() -> None:
+async def test_only_administrators_run_the_doctor_from_our_form() -> None:
     stage = PortalStage()
     assert (await stage.browser(ALICE).post("/admin/doctor", at="/")).status_code == 403
     assert (await stage.browser(ADMIN).post("/admin/doctor", token="")).status_code == 403
@@ -108,7 +108,7 @@ def test_pages_of_nothing_is_one_empty_page() -> None:
     assert (empty.number, empty.last, empty.first_shown, empty.last_shown) == (1, 1, 0, 0)
 
 
-async def test_slots_are_counted_by_node_and_what_may_not_be_read_is_unknown() -> None:
+async def test_gpu_slots_are_counted_by_node_or_unknown() -> None:
     stage = PortalStage()
     stage.put(a_template(), running("a"), running("b", resources={"gpu": 2}))
     stage.cluster.nodes = [
@@ -241,7 +241,7 @@ class Blind:
         raise self.error
 
 
-async def test_the_doctor_with_the_gateways_own_rights_calls_what_it_cannot_read_unknown() -> None:
+async def test_the_doctor_reports_unreadable_objects_as_unknown() -> None:
     stage = PortalStage(cluster=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
     browser = stage.browser(ADMIN)
     answer = await browser.post("/admin/doctor", at="/admin/doctor")

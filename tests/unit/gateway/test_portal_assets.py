@@ -80,7 +80,7 @@ def test_pages_load_nothing_from_elsewhere() -> None:
         assert found <= {"http://www.w3.org/2000/svg"}
 
 
-def test_the_stylesheet_has_the_font_under_the_address_that_pages_load_it_from() -> None:
+def test_the_stylesheet_and_the_pages_name_the_same_font_address() -> None:
     (named,) = re.findall(r'url\("([^"]+)"\)', (STATIC / "portal.css").read_text())
     assert asset_url(Brand(), "/static", "fonts/inter.woff2") == f"/static/{named}"
 

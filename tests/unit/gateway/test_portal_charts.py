@@ -15,7 +15,7 @@ RUNS = [
 ]
 
 
-def test_bars_stand_on_the_ground_and_none_is_higher_than_the_chart() -> None:
+def test_bars_stand_on_the_ground_and_fit_the_chart() -> None:
     for chart in trend_charts(trend(RUNS, Period.DAY, NOW), 6):
         for bar in chart.bars:
             assert 0 <= bar.x < chart.count

@@ -55,7 +55,7 @@ def test_what_is_shown_for_an_icon_and_why_not(icon: str, origins: tuple[str, ..
     assert bool(problem) == bool(icon_problem(icon, origins))
 
 
-async def test_an_icon_by_name_stands_in_the_page_and_cards_without_one_have_the_desktop() -> None:
+async def test_icons_by_name_are_inline_and_the_default_is_desktop() -> None:
     stage = PortalStage()
     stage.put(a_template("qgis", icon="map"), a_template("plain"), running(template="qgis"))
     for path in ("/", "/catalogue", "/catalogue/qgis", "/desktops/alice-desktop"):
@@ -63,7 +63,7 @@ async def test_an_icon_by_name_stands_in_the_page_and_cards_without_one_have_the
     assert icon_shapes("desktop") in (await stage.browser().get("/catalogue")).text
 
 
-async def test_pictures_from_elsewhere_are_shown_and_may_load_only_where_they_are_allowed() -> None:
+async def test_pictures_load_from_allowed_origins_only() -> None:
     for origins, count, policy in (((), 0, "img-src 'self' data:;"), ((ORIGIN,), 1, f"img-src 'self' data: {ORIGIN};")):
         stage = PortalStage(settings=Settings(icon_origins=origins))
         stage.put(a_template(icon=f"{ORIGIN}/x.svg"))

@@ -114,7 +114,7 @@ async def test_a_page_that_missed_something_gets_the_list_at_once(stage: PortalS
         assert "two" in pieces[LIST]
 
 
-async def test_each_message_ends_with_the_mark_of_what_the_page_shows_then(stage: PortalStage) -> None:
+async def test_each_message_ends_with_the_mark_of_the_page(stage: PortalStage) -> None:
     async with reading(stage, mine(stage), seen="of yesterday") as reader:
         for change in (ONE, a_session("one", status={"phase": "Suspended"}), running("three")):
             stage.put(change)
@@ -123,7 +123,7 @@ async def test_each_message_ends_with_the_mark_of_what_the_page_shows_then(stage
 
 
 @pytest.mark.parametrize("missed", [True, False])
-async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now(
+async def test_a_reopened_stream_begins_with_the_current_page(
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch, missed: bool
 ) -> None:
     """What it was loaded with (`seen`) may be what there is, and what a message brought since may not."""
@@ -138,7 +138,7 @@ async def test_a_stream_that_is_opened_again_begins_with_what_the_page_shows_now
         assert (f"id: {now}\nevent: list\n" in (await answer).text) == missed
 
 
-async def test_a_stream_that_is_opened_again_does_not_keep_a_login_alive(stage: PortalStage) -> None:
+async def test_a_reopened_stream_does_not_keep_a_login_alive(stage: PortalStage) -> None:
     browser = stage.browser()
     await browser.get("/")
     begun = stage.last_seen

@@ -64,7 +64,7 @@ async def test_searching_finds_words_in_name_and_description(
     assert await names(stage.browser(), query) == expected
 
 
-async def test_the_home_is_made_while_the_form_is_open_and_only_of_what_the_user_may_start(stage: PortalStage) -> None:
+async def test_an_opened_form_creates_the_home_of_a_startable_template(stage: PortalStage) -> None:
     browser = stage.browser()
     for path in ("/catalogue", "/catalogue/lab", "/catalogue/nothing"):
         await browser.get(path)
@@ -158,11 +158,6 @@ async def test_a_refusal_keeps_what_was_chosen(stage: PortalStage) -> None:
     assert "checked" not in answer.text
 
 
-async def test_a_form_that_no_page_of_ours_has_sent_starts_nothing(stage: PortalStage) -> None:
-    assert (await stage.browser().post("/catalogue/ubuntu", token="")).status_code == 403
-    assert stage.acts == []
-
-
 async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage) -> None:
     page = (await stage.browser().get("/catalogue/web")).text
     assert 'name="gpu"' not in page
@@ -178,7 +173,7 @@ async def test_the_form_says_what_happens_at_the_end_of_the_times(stage: PortalS
     assert f"After this long without mouse or keyboard input, the desktop {end}." in page
 
 
-async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_one(stage: PortalStage) -> None:
+async def test_local_disk_is_offered_up_to_the_template_maximum(stage: PortalStage) -> None:
     page = (await stage.browser().get("/catalogue/build")).text
     offered = re.search(r'<select id="ephemeral_storage".*?</select>', page, re.DOTALL)
     assert offered
@@ -196,7 +191,7 @@ async def test_local_disk_is_offered_up_to_the_template_s_maximum_where_it_has_o
     assert [asked.get("ephemeralStorage") for asked in resources] == ["20Gi", None]
 
 
-async def test_who_has_one_already_is_reported_that_files_are_used_by_one(stage: PortalStage) -> None:
+async def test_the_form_names_the_desktop_that_uses_the_files(stage: PortalStage) -> None:
     stage.put(running("first", template="ubuntu"))
     page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
     assert "Your files are in use first uses the same home folder" in page

@@ -70,9 +70,7 @@ async def test_an_act_whose_process_died_is_still_there(database: Database, trai
     assert entry.outcome == "begun"
 
 
-async def test_an_administrators_act_that_cannot_be_written_is_not_done(
-    broken: Audit, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_administrators_act_needs_its_audit_row(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(NotAuditedError, match="not performed, because it cannot be written to the audit"):
         async with broken.act(ACT, closed=True):
             raise AssertionError("it was done")

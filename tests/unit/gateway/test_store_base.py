@@ -45,7 +45,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
         ("postgresql://me:hunter2@host/vdi", "postgresql: is not supported"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_refused_without_its_password(url: str, words: str) -> None:
+def test_an_unusable_url_is_refused_without_its_password(url: str, words: str) -> None:
     with pytest.raises(DatabaseUrlError) as refused:
         Database(url)
     assert words in str(refused.value)
@@ -157,7 +157,7 @@ async def test_trouble_within_a_transaction_is_reported_from_a_mistake(database:
         (asyncpg.InsufficientPrivilegeError, False),
     ],
 )
-async def test_what_postgresql_cannot_do_now_is_reported_from_a_mistake(
+async def test_temporary_postgresql_errors_differ_from_mistakes(
     database: Database, error: type[asyncpg.PostgresError], is_temporary: bool
 ) -> None:
     dialect: Any = PGDialect_asyncpg

@@ -72,7 +72,7 @@ async def test_silence_is_filled_without_losing_what_comes_later(monkeypatch: py
     assert rest[-1] == b"data: late\n\n"
 
 
-async def test_all_streams_end_when_the_gateway_stops_and_their_sources_are_closed() -> None:
+async def test_streams_and_their_sources_end_with_the_gateway() -> None:
     closed = []
 
     async def source() -> AsyncIterator[bytes]:
