@@ -69,6 +69,12 @@ log = logging.getLogger(__name__)
 FIELD_MANAGER = "vdi-gateway"
 # Seconds between two tries to reach the database at start.
 _RETRY_SECONDS = 2.0
+# Seconds that answers under way may take after SIGTERM. Streams of events end themselves at once.
+_GRACE_SECONDS = 2
+# Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being closed.
+_KEEP_ALIVE_SECONDS = 120
+# Connections at a time; each is a browser that waits, or one of Traefik's.
+_MAX_CONNECTIONS = 4096
 
 
 def now() -> datetime:
@@ -288,13 +294,6 @@ def _with_client_address(app: ASGIApp, context: GatewayContext) -> ASGIApp:
 
     return serve
 
-
-# Seconds that answers under way may take after SIGTERM. Streams of events end themselves at once.
-_GRACE_SECONDS = 2
-# Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being closed.
-_KEEP_ALIVE_SECONDS = 120
-# Connections at a time; each is a browser that waits, or one of Traefik's.
-_MAX_CONNECTIONS = 4096
 
 # Called with the public and the internal port, once both are open.
 OnListening = Callable[[int, int], None]

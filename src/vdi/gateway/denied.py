@@ -24,6 +24,8 @@ STATUS = {
     "Invalid": 422,
     "Unavailable": 503,
 }
+# `spec`, `access`, `0` and `user` of the path `spec.access[0].user`.
+_PART = re.compile(r"[^.\[\]]+")
 
 
 class FieldProblem(msgspec.Struct, omit_defaults=True):
@@ -100,10 +102,6 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
     return ActionDenied(
         "Unavailable", "The cluster does not respond right now. Nothing is lost. Try again in a minute."
     )
-
-
-# `spec`, `access`, `0` and `user` of the path `spec.access[0].user`.
-_PART = re.compile(r"[^.\[\]]+")
 
 
 def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:

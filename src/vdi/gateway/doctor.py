@@ -27,6 +27,8 @@ from vdi.kube.transport import Client
 log = logging.getLogger(__name__)
 # Seconds between two reads of the record: the CronJob runs every few minutes.
 _RECORD_SECONDS = 30.0
+_RUN_SECONDS = 30.0
+CHECK_COUNT = len(CHECKS)
 
 
 class DoctorMetrics(Component):
@@ -78,9 +80,6 @@ class DoctorMetrics(Component):
         for count in record.counts:
             findings.labels(count.code, count.severity.value, count.layer).set(count.number)
         last_run.set(parse_time(record.taken_at).timestamp())
-
-
-_RUN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +147,3 @@ async def _run_checks(context: GatewayContext) -> Report:
     findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)
     return Report(now, summarize(findings, snapshot), findings, unknown=unknown)
-
-
-CHECK_COUNT = len(CHECKS)

@@ -51,6 +51,10 @@ PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1
 DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 # What a database's URL may look like: one for each of the drivers.
 DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+_ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
+_OF_BRAND = tuple(choice.name for choice in fields(Brand))
+# Variables that may hold a password: their value is in no message.
+_SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,6 @@ def _users(text: str) -> frozenset[str]:
     return frozenset(check_address(word) for word in _words(text))
 
 
-_ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
 _VARIABLES: Variables = {
     "VDI_NAMESPACE": ("namespaces", namespaces),
     "VDI_GROUP_NAMESPACES": ("group_namespaces", _group_namespaces),
@@ -307,6 +310,3 @@ _VARIABLES: Variables = {
     "VDI_LOG_LEVEL": ("log_level", LEVEL),
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
 }
-_OF_BRAND = tuple(choice.name for choice in fields(Brand))
-# Variables that may hold a password: their value is in no message.
-_SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})

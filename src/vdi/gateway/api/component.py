@@ -28,6 +28,7 @@ _TABLES = (
 )
 # The whole API.
 OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)
+_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Api(Component):
@@ -68,6 +69,3 @@ class Api(Component):
 @cache
 def _document(portal_url: str) -> dict[str, Any]:
     return document(OPERATIONS, url=portal_url)
-
-
-_ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

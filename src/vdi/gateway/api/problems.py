@@ -40,6 +40,21 @@ TITLES = {
     "unexpected": (500, "Internal error of the gateway"),
     "unavailable": (503, "A service that the gateway needs does not respond"),
 }
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]+)`")
+_EXPECTED = re.compile(r"^Expected (?P<allowed>.*?)(?:, got .*)?$")
+_QUOTED = re.compile(r"`([^`]+)`")
+_TYPES = {"str": "text", "int": "a whole number", "bool": "true or false", "object": "an object", "array": "a list"}
+_OF_STATUS = {
+    400: "malformed",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not-found",
+    408: "malformed",
+    413: "too-large",
+    429: "too-many-requests",
+}
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -66,14 +81,6 @@ class ProblemError(Exception):
         """The response to the request."""
         body = msgspec.json.encode(self.problem)
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
-
-
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
-_MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
-_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]+)`")
-_EXPECTED = re.compile(r"^Expected (?P<allowed>.*?)(?:, got .*)?$")
-_QUOTED = re.compile(r"`([^`]+)`")
-_TYPES = {"str": "text", "int": "a whole number", "bool": "true or false", "object": "an object", "array": "a list"}
 
 
 def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]) -> ActionDenied:
@@ -152,17 +159,6 @@ def _described(shape: type[msgspec.Struct], path: str) -> str:
     if isinstance(kind, msgspec.inspect.EnumType):
         return "one of " + ", ".join(sorted(kind.cls))
     return str((declared.extra_json_schema or {})["description"]).rstrip(".")
-
-
-_OF_STATUS = {
-    400: "malformed",
-    401: "unauthenticated",
-    403: "forbidden",
-    404: "not-found",
-    408: "malformed",
-    413: "too-large",
-    429: "too-many-requests",
-}
 
 
 def problem_of(error: Exception) -> ProblemError:

@@ -34,6 +34,8 @@ operation = OperationTable("Desktops")
 template_operation = OperationTable("Templates")
 
 _CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
+# Seconds between two checks that the login still holds for the same rights, and that shares have not expired.
+CHECK_SECONDS = 15.0
 
 
 def age(session: VDISession) -> Key:
@@ -165,10 +167,6 @@ async def get_template(call: Call[Empty, None]) -> Template:
         known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you can use. Available: {known}.")
     return template_of(template)
-
-
-# Seconds between two checks that the login still holds for the same rights, and that shares have not expired.
-CHECK_SECONDS = 15.0
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -37,6 +37,43 @@ WINDOW_SECONDS = 30
 NEW_SECONDS = 5
 # Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`).
 SLOTS = 4
+_ALL = frozenset(role for role in Role if Action.OPEN in ACTIONS[role])
+_OWNER = frozenset({Role.OWNER})
+_NO_ONE: frozenset[Role] = frozenset()
+# Roles that may request a path of Selkies' HTTP API (`stream_server.py`, `websockets_mode.py` and `webrtc_mode.py` of
+# Selkies 2.1), and everything below it. The first path that fits decides. A desktop itself refuses what a viewer may
+# not change, but it lets every collaborator disconnect the owner, record the screen and take screenshots. So the edge
+# decides, and no role may request a path of the API that is not listed, such as one that a later version adds.
+RULES: tuple[tuple[str, frozenset[str]], ...] = (
+    # The list of connections, and disconnecting people.
+    ("/api/sessions", _OWNER),
+    # Connections and people among other measurements.
+    ("/api/metrics", _OWNER),
+    # Requests with which Selkies' page shows the picture.
+    ("/api/health", _ALL),
+    ("/api/status", _ALL),
+    ("/api/turn", _ALL),
+    ("/api/websockets", _ALL),
+    ("/api/webrtc/signaling", _ALL),
+    ("/api/ws", _ALL),
+    # Files, prints, the apps' catalogue, and the transport of all.
+    ("/api/files", FULL_CONTROL),
+    ("/api/upload", FULL_CONTROL),
+    ("/api/print", FULL_CONTROL),
+    ("/api/apps", FULL_CONTROL),
+    ("/api/switch", FULL_CONTROL),
+    # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
+    # the desktop and pass `fileTransfer`, and what a later version adds.
+    ("/api", _NO_ONE),
+    # The page itself.
+    ("/", _ALL),
+)
+# Methods of a role without full control; a WebSocket handshake is a GET.
+WATCHING = frozenset({"GET", "HEAD"})
+# A path with more layers of percent-encoding is refused.
+_DECODINGS = 4
+_PARAMETERS = re.compile(r";[^/]*")
+_PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 
 
 def find_first_page(
@@ -131,45 +168,6 @@ def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
     owners = dict.fromkeys((grant.user for grant in controls if grant.role is Role.OWNER), 1)
     players = dict.fromkeys(grant.user for grant in controls if grant.role is not Role.OWNER)
     return {user: slot for slot, user in enumerate(players, start=2) if slot <= SLOTS} | owners
-
-
-_ALL = frozenset(role for role in Role if Action.OPEN in ACTIONS[role])
-_OWNER = frozenset({Role.OWNER})
-_NO_ONE: frozenset[Role] = frozenset()
-# Roles that may request a path of Selkies' HTTP API (`stream_server.py`, `websockets_mode.py` and `webrtc_mode.py` of
-# Selkies 2.1), and everything below it. The first path that fits decides. A desktop itself refuses what a viewer may
-# not change, but it lets every collaborator disconnect the owner, record the screen and take screenshots. So the edge
-# decides, and no role may request a path of the API that is not listed, such as one that a later version adds.
-RULES: tuple[tuple[str, frozenset[str]], ...] = (
-    # The list of connections, and disconnecting people.
-    ("/api/sessions", _OWNER),
-    # Connections and people among other measurements.
-    ("/api/metrics", _OWNER),
-    # Requests with which Selkies' page shows the picture.
-    ("/api/health", _ALL),
-    ("/api/status", _ALL),
-    ("/api/turn", _ALL),
-    ("/api/websockets", _ALL),
-    ("/api/webrtc/signaling", _ALL),
-    ("/api/ws", _ALL),
-    # Files, prints, the apps' catalogue, and the transport of all.
-    ("/api/files", FULL_CONTROL),
-    ("/api/upload", FULL_CONTROL),
-    ("/api/print", FULL_CONTROL),
-    ("/api/apps", FULL_CONTROL),
-    ("/api/switch", FULL_CONTROL),
-    # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
-    # the desktop and pass `fileTransfer`, and what a later version adds.
-    ("/api", _NO_ONE),
-    # The page itself.
-    ("/", _ALL),
-)
-# Methods of a role without full control; a WebSocket handshake is a GET.
-WATCHING = frozenset({"GET", "HEAD"})
-# A path with more layers of percent-encoding is refused.
-_DECODINGS = 4
-_PARAMETERS = re.compile(r";[^/]*")
-_PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 
 
 def may_request(role: Role, method: str, path: str) -> bool:

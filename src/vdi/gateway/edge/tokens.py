@@ -46,6 +46,10 @@ KEY_LEAD = timedelta(minutes=10)
 KEY_KEPT = timedelta(hours=1)
 SECRET_KEY = "keys.json"  # noqa: S105 -- the name of the entry
 _TRIES = 5
+REMEMBERED = 8192
+# Seconds that a token may come from the future: the clocks of two replicas differ.
+LEEWAY = 30.0
+_COMPACT = re.compile(r"[A-Za-z0-9_-]{10,300}\.[A-Za-z0-9_-]{10,1500}\.[A-Za-z0-9_-]{86}")
 
 
 class StoredKey(msgspec.Struct, frozen=True):
@@ -170,12 +174,6 @@ class KeyRing:
 
 def _decode(data: str) -> list[StoredKey]:
     return msgspec.json.decode(base64.b64decode(data), type=list[StoredKey]) if data else []
-
-
-REMEMBERED = 8192
-# Seconds that a token may come from the future: the clocks of two replicas differ.
-LEEWAY = 30.0
-_COMPACT = re.compile(r"[A-Za-z0-9_-]{10,300}\.[A-Za-z0-9_-]{10,1500}\.[A-Za-z0-9_-]{86}")
 
 
 class Claims(msgspec.Struct, frozen=True):

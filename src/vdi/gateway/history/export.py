@@ -24,6 +24,7 @@ from vdi.session.users import normal_user
 PAGE = 500
 # Spreadsheets run a cell that begins so, and names and messages come from users.
 _BEGINS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+_S, _R, _A = sessions.c, runs.c, audit.c
 
 
 class Dataset(StrEnum):
@@ -60,7 +61,6 @@ def _columns_of(table: Table, row: type[msgspec.Struct]) -> dict[str, Column[Any
     return {shown: table.c[column] for shown, column in names}
 
 
-_S, _R, _A = sessions.c, runs.c, audit.c
 _SOURCES = {
     Dataset.SESSIONS: _Source(_columns_of(sessions, SessionFacts), sessions, (_S.created, _S.uid), _S.owner),
     Dataset.RUNS: _Source(

@@ -17,6 +17,11 @@ from vdi.gateway.shared_state import SharedState, SharedUnavailableError
 WINDOW = 900
 # Seconds that an attempt waits at most before it is checked.
 SLOWEST = 4.0
+# Prefix length of one address: a host with one IPv6 address has the 2^64 of its subnet.
+_ADDRESS = {4: 32, 6: 64}
+# Prefix length of one network: a small provider or a site has as much as a whole, and a guesser with one machine can
+# change addresses within it (RFC 6177). A wider one would more often hold the right user, too.
+_NETWORK = {4: 24, 6: 48}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,6 @@ class Bound:
 PER_USER = Bound(10, 60)
 # Wider: a whole office may be behind one address.
 PER_ADDRESS = Bound(30, 300)
-# Prefix length of one address: a host with one IPv6 address has the 2^64 of its subnet.
-_ADDRESS = {4: 32, 6: 64}
-# Prefix length of one network: a small provider or a site has as much as a whole, and a guesser with one machine can
-# change addresses within it (RFC 6177). A wider one would more often hold the right user, too.
-_NETWORK = {4: 24, 6: 48}
 
 
 class TooManyError(Exception):

@@ -39,6 +39,8 @@ _SHARE_TIMES: Mapping[str, tuple[str, timedelta | None]] = {
 _ADDRESS_SECONDS = 5.0
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
 _NOTHING_TYPED = {"length": "", "user": "", "role": GuestRole.VIEWER, "for": "8h"}
+# The page of the list that a desktop is in, by `_place`.
+_LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,6 @@ CONFIRMATIONS = {
         dangerous=True,
     ),
 }
-
-# The page of the list that a desktop is in, by `_place`.
-_LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 
 
 def _place(found: DesktopView) -> str:

@@ -32,6 +32,12 @@ PAGE_SIZE = 50
 # Months that the usage page offers.
 MONTHS = 12
 _TIMELINE_SIZE = 30
+# Height of a chart in its own units; its width is the number of its bars.
+HEIGHT = 100.0
+# Gap between two bars, as a share of one.
+_GAP = 0.2
+# Height of the smallest bar that is not zero.
+_VISIBLE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +77,6 @@ def _of_run(run: RunRow) -> list[TimelineEntry]:
     if run.ended and run.end_reason and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED):
         found.append(TimelineEntry(run.ended, end_reason(run.end_reason), run.end_detail))
     return found
-
-
-# Height of a chart in its own units; its width is the number of its bars.
-HEIGHT = 100.0
-# Gap between two bars, as a share of one.
-_GAP = 0.2
-# Height of the smallest bar that is not zero.
-_VISIBLE = 1.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,15 @@ DONE = {
         "desktop to end them."
     ),
 }
+# Prefix of the names of a list's members.
+ITEM = "item-"
+# The event that replaces a whole list with all of its members.
+LIST = "list"
+_TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
+_EMPTY_LISTS = {
+    "desktops": ("No desktop yet", "Choose one from the catalogue. It opens in this browser when it is ready."),
+    "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +156,6 @@ class PortalPages:
 Pieces = dict[str, str]
 # Makes the pieces that a user may see now; None: nothing, or nothing any longer.
 View = Callable[[], Pieces | None]
-# Prefix of the names of a list's members.
-ITEM = "item-"
-# The event that replaces a whole list with all of its members.
-LIST = "list"
-_TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
-_EMPTY_LISTS = {
-    "desktops": ("No desktop yet", "Choose one from the catalogue. It opens in this browser when it is ready."),
-    "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
-}
 
 
 def view_of(services: Services, session: VDISession, user: User) -> DesktopView:

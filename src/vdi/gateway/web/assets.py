@@ -26,6 +26,9 @@ _TYPES = {
 }
 _FOR_EVER = "public, max-age=31536000, immutable"
 _BRIEFLY = "public, max-age=300"
+BRAND = "brand.css"
+_SHAPES = re.compile(r"<svg [^>]*>(.*)</svg>\s*", re.DOTALL)
+DEFAULT_ICON = "desktop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,6 @@ class Asset:
     packed: bytes
     media_type: str
     digest: str
-
-
-BRAND = "brand.css"
 
 
 @cache
@@ -89,8 +89,6 @@ async def serve_asset(brand: Brand, request: Request) -> Response:
 
 
 _ICON_FOLDER = Path(__file__).parent.parent / "portal" / "icons"
-_SHAPES = re.compile(r"<svg [^>]*>(.*)</svg>\s*", re.DOTALL)
-DEFAULT_ICON = "desktop"
 
 
 @cache

@@ -15,13 +15,6 @@ from markupsafe import Markup
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-
-def bearer(request: HTTPConnection) -> str:
-    """The bearer token of the Authorization header; empty without one."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
-
-
 # Prefix of all our cookies. The edge removes them from requests to desktops.
 COOKIE_PREFIX = "__Host-vdi-"
 # Secret of the login, for the longest time that a login lasts.
@@ -32,6 +25,18 @@ PRE_LOGIN_COOKIE = "__Host-vdi-before"
 TERMS_COOKIE = "__Host-vdi-terms"
 # Secret of a browser that is on its way to an identity provider and back.
 FLOW_COOKIE = "__Host-vdi-flow"
+# Name of the hidden field.
+CSRF_FIELD = "csrf"
+# The same for requests that scripts send.
+CSRF_HEADER = "x-csrf-token"
+_SALT_BYTES = 16
+_SCOPE_SECRET = "vdi.csrf_secret"  # noqa: S105 -- a key of the scope
+
+
+def bearer(request: HTTPConnection) -> str:
+    """The bearer token of the Authorization header; empty without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def cookies_in(header: str) -> dict[str, str]:
@@ -64,14 +69,6 @@ def set_cookie(response: Response, name: str, value: str, seconds: int | None = 
 def drop_cookie(response: Response, name: str) -> None:
     """Make the browser forget it."""
     response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
-
-
-# Name of the hidden field.
-CSRF_FIELD = "csrf"
-# The same for requests that scripts send.
-CSRF_HEADER = "x-csrf-token"
-_SALT_BYTES = 16
-_SCOPE_SECRET = "vdi.csrf_secret"  # noqa: S105 -- a key of the scope
 
 
 def make_csrf_token(secret: str) -> str:

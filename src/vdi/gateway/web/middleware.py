@@ -27,6 +27,31 @@ BODY_SECONDS = 10.0
 _DIGITS = 15
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _KNOWN = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# What desktops' responses have too, by Traefik's Middleware.
+TRANSPORT_HEADERS = {
+    # No host is below these, so includeSubDomains covers no one else. Not `preload`: that is about a whole registered
+    # domain, which may serve more than desktops.
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    # Not no-referrer: with it browsers send `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+}
+_NOT_NEEDED = (
+    "accelerometer",
+    "browsing-topics",
+    "camera",
+    "display-capture",
+    "geolocation",
+    "gyroscope",
+    "hid",
+    "magnetometer",
+    "microphone",
+    "midi",
+    "payment",
+    "publickey-credentials-get",
+    "serial",
+    "usb",
+)
 
 
 class HostRouter:
@@ -140,33 +165,6 @@ class RequestMetrics:
     def _route(self, scope: Scope) -> str:
         path = getattr(scope.get("route"), "path", None)
         return f"{self._listener}:{path}" if path else f"{self._listener}:none"
-
-
-# What desktops' responses have too, by Traefik's Middleware.
-TRANSPORT_HEADERS = {
-    # No host is below these, so includeSubDomains covers no one else. Not `preload`: that is about a whole registered
-    # domain, which may serve more than desktops.
-    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
-    "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with it browsers send `Origin: null` with our own forms.
-    "Referrer-Policy": "same-origin",
-}
-_NOT_NEEDED = (
-    "accelerometer",
-    "browsing-topics",
-    "camera",
-    "display-capture",
-    "geolocation",
-    "gyroscope",
-    "hid",
-    "magnetometer",
-    "microphone",
-    "midi",
-    "payment",
-    "publickey-credentials-get",
-    "serial",
-    "usb",
-)
 
 
 def content_security_policy(settings: Settings, script: str = "") -> str:

@@ -30,6 +30,27 @@ from vdi.printable import escape, is_printable
 _GATEWAY = Path(__file__).parent.parent
 _LAYOUT = "\n\r\t"
 TEMPLATE_FOLDERS = tuple(_GATEWAY / package / "templates" for package in ("portal", "login", "edge"))
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible right now",
+    422: "Not possible",
+    500: "Internal error of the portal",
+    503: "Not available right now",
+}
+_WORDS = {
+    400: "The request cannot be read.",
+    403: "This is not allowed.",
+    404: "This page does not exist.",
+    405: "This address does not support the method.",
+    408: "The request was sent too slowly.",
+    413: "The request is too large.",
+    500: "Something went wrong in the gateway. Its log has the details.",
+}
+_UNAVAILABLE: dict[type[Exception], str] = {
+    DatabaseUnavailableError: "The portal cannot reach its database",
+    SharedUnavailableError: "Signing in and new connections are not possible",
+}
 
 
 def _printable(value: Any) -> Any:
@@ -95,28 +116,6 @@ class Renderer:
 
 
 log = logging.getLogger(__name__)
-
-_TITLES = {
-    403: "Not allowed",
-    404: "Not found",
-    409: "Not possible right now",
-    422: "Not possible",
-    500: "Internal error of the portal",
-    503: "Not available right now",
-}
-_WORDS = {
-    400: "The request cannot be read.",
-    403: "This is not allowed.",
-    404: "This page does not exist.",
-    405: "This address does not support the method.",
-    408: "The request was sent too slowly.",
-    413: "The request is too large.",
-    500: "Something went wrong in the gateway. Its log has the details.",
-}
-_UNAVAILABLE: dict[type[Exception], str] = {
-    DatabaseUnavailableError: "The portal cannot reach its database",
-    SharedUnavailableError: "Signing in and new connections are not possible",
-}
 
 
 class ErrorPages:
