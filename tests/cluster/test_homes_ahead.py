@@ -14,7 +14,7 @@ import pytest
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
-from vdi.gateway import homes_ahead
+from vdi.gateway import starting
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.operator.controllers.homes_ahead import SELECTED_NODE
@@ -30,8 +30,8 @@ SETTINGS = ClusterSettings(url_port=8443)
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     """Says how long unused homes are kept from now on; they are looked at all the time."""
-    monkeypatch.setattr(homes_ahead, "_PERIOD_SECONDS", 0.05)
-    return lambda time: monkeypatch.setattr(homes_ahead, "KEPT", time)
+    monkeypatch.setattr(starting, "_SWEEP_SECONDS", 0.05)
+    return lambda time: monkeypatch.setattr(starting, "_KEPT", time)
 
 
 async def open_form(browser: httpx.AsyncClient, template: str) -> None:

@@ -21,7 +21,7 @@ from vdi.api.session import GuestRole, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
-from vdi.gateway.rights import Action, User, knows_of, refusal
+from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
 from vdi.gateway.starting import Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.kinds import SESSIONS
@@ -222,9 +222,7 @@ class Actions:
         """
         # A session that does not exist and one of another user give the same answer, so that nobody learns which
         # desktops there are.
-        unknown = ActionDenied(
-            "NotFound", f"You have no desktop {name!r}, and no desktop with this name is shared with you."
-        )
+        unknown = ActionDenied("NotFound", no_desktop(name))
         if not _NAME.fullmatch(name):
             raise unknown
         session, now = await self._read(name), self.context.clock()

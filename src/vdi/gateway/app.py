@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.api.component import Api
-from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.cluster_cache import ClusterCache, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
@@ -48,7 +48,6 @@ from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
-from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.connection import Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,

@@ -1,9 +1,10 @@
-"""The gateway's cache of sessions, templates, pools and homes, and the listeners that follow its changes."""
+"""The gateway's cache of sessions, templates, pools and homes, and the subscriptions of streams that follow it."""
 
 import asyncio
 import ipaddress
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -11,6 +12,7 @@ from vdi.api.meta import find_condition
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
@@ -22,7 +24,7 @@ from vdi.kube.watch import Reflector, describe_troubles
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import MANAGED_BY, USER_ANNOTATION
-from vdi.session.users import same_user
+from vdi.session.users import normal_user, same_user
 
 Kind = Literal["session", "template", "pool"]
 Watched = VDISession | VDITemplate | VDIPool
@@ -35,6 +37,11 @@ STALE = 150.0
 _BY_URL = "url"
 _BY_UID = "uid"
 _BY_POD_IP = "pod-ip"
+# Open pages of one user; one more ends the oldest, whose page says so and does not reconnect.
+STREAMS_PER_USER = 10
+# Topic of changes of any session.
+EVERYTHING = "everything"
+_BY_PERSON = "portal-person"
 
 
 class ClusterCache:
@@ -189,3 +196,100 @@ def _canonical(address: str) -> str:
         return ""
     mapped = parsed.ipv4_mapped if parsed.version == 6 else None
     return str(mapped or parsed)
+
+
+class Subscription:
+    """One open event stream."""
+
+    def __init__(self, topics: frozenset[str]) -> None:
+        self.topics = topics
+        self.displaced = False
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Return when woken, and after so many seconds at the latest; None: only when woken."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._news.wait(), seconds)
+        self._news.clear()
+
+
+class Subscriptions:
+    """Open event streams by user and topic: wakes those that a change of a session concerns.
+
+    One listener on all sessions serves all browsers: a change costs a look-up by user, not a call per browser. A stream
+    reads what it shows from the cache when it is woken, so nothing queues up for a slow browser. Only the event loop's
+    thread changes them, between two awaits: hence no lock.
+    """
+
+    def __init__(self, cluster: ClusterCache) -> None:
+        self._cluster = cluster
+        self._by_topic: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._by_user: defaultdict[str, list[Subscription]] = defaultdict(list)
+        cluster.sessions.add_index(_BY_PERSON, people_in)
+        cluster.listen(self._changed)
+
+    def sessions_with(self, user: User) -> list[VDISession]:
+        """Sessions that name this user as owner or guest, newest first; a guest's access may have expired."""
+        found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
+        return sorted(
+            found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True
+        )
+
+    @contextmanager
+    def subscribe(self, user: str | None, topics: Iterable[str]) -> Iterator[Subscription]:
+        """A subscription while its stream is open. With a user it is one of their pages; None: streams are counted
+        elsewhere.
+        """
+        subscription = Subscription(frozenset(topics))
+        mine = self._by_user[user] if user is not None else []
+        while len(mine) >= STREAMS_PER_USER:
+            oldest = mine.pop(0)
+            oldest.displaced = True
+            oldest.wake()
+        mine.append(subscription)
+        for topic in subscription.topics:
+            self._by_topic[topic].add(subscription)
+        try:
+            yield subscription
+        finally:
+            if subscription in mine:
+                mine.remove(subscription)
+            if user is not None and not mine:
+                self._by_user.pop(user, None)
+            for topic in subscription.topics:
+                self._by_topic[topic].discard(subscription)
+                if not self._by_topic[topic]:
+                    del self._by_topic[topic]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_user.values()))
+
+    def _changed(self, kind: str, old: Any, new: Any) -> None:
+        if kind != "session":
+            return
+        topics = {EVERYTHING}
+        for session in (old, new):
+            if session is not None:
+                topics.update(user_topic(user) for user in people_in(session))
+                topics.add(session_topic(session.metadata.name))
+        for topic in topics:
+            for subscription in self._by_topic.get(topic, ()):
+                subscription.wake()
+
+
+def people_in(session: VDISession) -> set[str]:
+    """The owner and all guests of a session."""
+    return {normal_user(session.spec.user), *(normal_user(access.user) for access in session.spec.access)}
+
+
+def user_topic(user: str) -> str:
+    """Topic of changes of sessions that this user owns or is a guest of."""
+    return f"user/{normal_user(user)}"
+
+
+def session_topic(name: str) -> str:
+    """Topic of changes of this session."""
+    return f"session/{name}"

@@ -28,7 +28,7 @@ from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User, role_in
+from vdi.gateway.rights import User, no_desktop, role_in
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, open_client
 from vdi.kube.errors import KubeError
@@ -173,8 +173,7 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     session = context.cluster.session(name)
     role = role_in(session, user.email, context.clock()) if session else None
     if session is None or (role is None and not user.admin):
-        words = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
-        raise ActionDenied("NotFound", words)
+        raise ActionDenied("NotFound", no_desktop(name))
     return session, role
 
 

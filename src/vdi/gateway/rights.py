@@ -109,6 +109,11 @@ def may_use(template: VDITemplate, user: User) -> bool:
     )
 
 
+def no_desktop(name: str) -> str:
+    """The refusal for a name that no desktop has, and for one that the user may not know of: both look the same."""
+    return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+
+
 def knows_of(session: VDISession, user: User, now: datetime) -> bool:
     """Whether the user may know that this session exists."""
     return user.admin or role_in(session, user.email, now) is not None
@@ -121,7 +126,7 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     if (role and action in ACTIONS[role]) or (user.admin and _is_for_admins(action)):
         return None
     if role is None and not user.admin:
-        return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+        return no_desktop(name)
     if role is None:
         return f"Only {session.spec.user}, the owner of desktop {name!r}, and users it is shared with may {action} it."
     allowed = ", ".join(sorted(ACTIONS[role]))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from vdi.gateway.actions import Actions
+from vdi.gateway.cluster_cache import Subscriptions
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests
@@ -17,7 +18,6 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
-from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.streams import StreamLimit
 
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from support.waiting import PATIENCE, eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
 from vdi.cluster.units import parse_time
+from vdi.gateway.cluster_cache import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
 from vdi.gateway.portal import component, pages
 from vdi.gateway.portal.admin import sessions_page_pieces
 from vdi.gateway.portal.pages import ITEM, LIST, Pieces, View, digest, news
 from vdi.gateway.rights import User
-from vdi.gateway.subscriptions import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
 
 ONE, TWO = running("one"), running("two", created="2026-11-20T10:00:00Z")
 

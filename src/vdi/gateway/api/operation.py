@@ -3,8 +3,8 @@
     request -> authenticate (401) -> rate limit (429) -> CSRF, admin (403) -> parameters, body (400, 415, 422) ->
     handler
 
-No handler is reached another way. `component` makes Starlette's routes from the operations, `openapi` makes the
-document from the same ones, so a handler's signature and docstring are its documentation.
+No handler is reached another way. `component` makes Starlette's routes and the OpenAPI document from the operations,
+so a handler's signature and docstring are its documentation.
 """
 
 import logging

@@ -21,11 +21,11 @@ from vdi.gateway.api.schemas import (
     session_of,
     template_of,
 )
+from vdi.gateway.cluster_cache import session_topic, user_topic
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptResult, find_session
 from vdi.gateway.queries import Key, ListPage, cut
 from vdi.gateway.rights import knows_of, may_use, role_in
-from vdi.gateway.subscriptions import session_topic, user_topic
 from vdi.gateway.web.streams import sse_event
 from vdi.latency_probe.measurements import Measurements
 from vdi.session.request import SessionRequest

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
-from vdi.gateway.cluster_cache import Kind
+from vdi.gateway.cluster_cache import Kind, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.desktop_agent import DesktopKey
 from vdi.gateway.edge.authorizer import Authorizer
@@ -28,7 +28,6 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
-from vdi.gateway.subscriptions import Subscriptions
 from vdi.gateway.web.assets import asset_routes
 from vdi.kube.errors import KubeError
 

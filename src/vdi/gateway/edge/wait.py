@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.actions import Actions
+from vdi.gateway.cluster_cache import Subscriptions, session_topic
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
@@ -27,7 +28,6 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import ACTIONS, Action, User
-from vdi.gateway.subscriptions import Subscriptions, session_topic
 from vdi.gateway.web.credentials import cookies_in, drop_cookie
 from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer

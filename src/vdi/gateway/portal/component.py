@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from vdi.gateway.cluster_cache import EVERYTHING, Subscriptions, session_topic, user_topic
 from vdi.gateway.component import Component
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.admin import AdminPages, overview_pieces, sessions_page_pieces
@@ -17,7 +18,6 @@ from vdi.gateway.portal.history import HistoryPages
 from vdi.gateway.portal.pages import Pieces, View, digest, news
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
-from vdi.gateway.subscriptions import EVERYTHING, Subscriptions, session_topic, user_topic
 from vdi.gateway.web.assets import asset_routes
 from vdi.gateway.web.streams import sse_event, sse_response
 

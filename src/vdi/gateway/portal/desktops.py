@@ -14,6 +14,7 @@ from starlette.routing import Route
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, describe_role
 from vdi.api.template import VDITemplate
+from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop_agent import StartupScriptResult, is_running
 from vdi.gateway.login.pages import safe_next
@@ -22,7 +23,6 @@ from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
-from vdi.gateway.subscriptions import session_topic
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.streaming import refuse_view_only

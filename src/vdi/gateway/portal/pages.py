@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
-from vdi.gateway.rights import User, knows_of, role_in
+from vdi.gateway.rights import User, knows_of, no_desktop, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.web.render import Renderer, macro
 from vdi.session.users import same_user
@@ -146,7 +146,7 @@ class PortalPages:
             "error.html",
             status=404,
             title="Desktop not found",
-            sentence=f"You have no desktop {name!r}, and no desktop with this name is shared with you.",
+            sentence=no_desktop(name),
             back="/",
             back_label="My desktops",
         )
