@@ -217,24 +217,15 @@ def _count(number: int, what: str) -> str:
     return f"no {what}s" if number == 0 else f"{number} {what}{'' if number == 1 else 's'}"
 
 
-@dataclass(frozen=True, slots=True)
-class DesktopSize:
-    """Resources of a desktop, for the history; None: the quantity cannot be read."""
-
-    gpus: int
-    cpu: float | None
-    memory_gib: float | None
-
-
-def size_of(template: VDITemplate, session: VDISession | None = None) -> DesktopSize:
-    """The size of a session's desktop; without a session that of the template's defaults."""
-    offer, requested = template.spec.resources, session.spec.resources if session else None
+def size_of(template: VDITemplate, session: VDISession) -> dict[str, Any]:
+    """`gpus`, `cpu` and `memory_gib` of a session's desktop, for the history; None: the quantity cannot be read."""
+    offer, requested = template.spec.resources, session.spec.resources
     memory = _read_quantity(requested.memory if requested else offer.default_memory)
-    return DesktopSize(
-        gpus=gpus_of(session, template) if session else offer.default_gpu,
-        cpu=_read_quantity(requested.cpu if requested and requested.cpu is not None else offer.default_cpu),
-        memory_gib=None if memory is None else memory / _GIB,
-    )
+    return {
+        "gpus": gpus_of(session, template),
+        "cpu": _read_quantity(requested.cpu if requested and requested.cpu is not None else offer.default_cpu),
+        "memory_gib": None if memory is None else memory / _GIB,
+    }
 
 
 def _read_quantity(quantity: str) -> float | None:

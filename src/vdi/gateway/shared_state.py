@@ -8,10 +8,10 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
@@ -45,40 +45,6 @@ class SharedUnavailableError(OSError):
     """Raised when the shared state does not respond. The caller must refuse: it fails closed."""
 
 
-class SharedState(Protocol):
-    """Keys are plain text chosen by the caller, with a prefix per use, such as `ticket/...`. Seconds are above zero.
-
-    Every method raises SharedUnavailableError.
-    """
-
-    async def take_once(self, key: str, seconds: float) -> bool:
-        """True for the first caller of all replicas, False for all others during the next `seconds`."""
-
-    async def count(self, key: str, seconds: float) -> int:
-        """Add one; returns the count in the window, which begins with its first count and lasts `seconds`."""
-
-    async def uncount(self, key: str) -> None:
-        """Subtract one, while the window lasts."""
-
-    async def put(self, key: str, value: str, seconds: float) -> None:
-        """Store a value for so long, in place of an existing one."""
-
-    async def pop(self, key: str) -> str | None:
-        """Take the value: one of all callers gets it, while it lasts."""
-
-    async def publish(self, channel: str, text: str) -> None:
-        """Send a message to all current listeners of the channel, in every replica; this one too."""
-
-    def subscribe(self, channel: str) -> AbstractAsyncContextManager[AsyncIterator[str]]:
-        """Listen while the context lasts. A slow listener loses the oldest messages (`BACKLOG` are kept)."""
-
-    async def check(self) -> None:
-        """Return when it responds."""
-
-    async def close(self) -> None:
-        """Close the connections."""
-
-
 @dataclass(slots=True)
 class _Entry:
     ends: float
@@ -87,7 +53,11 @@ class _Entry:
 
 
 class MemorySharedState:
-    """Shared state of one replica. Used only from the event loop's thread, between two awaits: hence no lock."""
+    """Shared state of one replica.
+
+    Keys are plain text chosen by the caller, with a prefix per use, such as `ticket/...`. Seconds are above zero. Used
+    only from the event loop's thread, between two awaits: hence no lock.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._now = monotonic
@@ -96,12 +66,14 @@ class MemorySharedState:
         self._listeners: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
 
     async def take_once(self, key: str, seconds: float) -> bool:
+        """True for the first caller of all replicas, False for all others during the next `seconds`."""
         if self._alive(key) is not None:
             return False
         self._entries[key] = _Entry(self._now() + seconds)
         return True
 
     async def count(self, key: str, seconds: float) -> int:
+        """Add one; returns the count in the window, which begins with its first count and lasts `seconds`."""
         entry = self._alive(key)
         if entry is None:
             entry = self._entries[key] = _Entry(self._now() + seconds)
@@ -109,15 +81,18 @@ class MemorySharedState:
         return entry.number
 
     async def uncount(self, key: str) -> None:
+        """Subtract one, while the window lasts."""
         entry = self._alive(key)
         if entry is not None:
             entry.number -= 1
 
     async def put(self, key: str, value: str, seconds: float) -> None:
+        """Store a value for so long, in place of an existing one."""
         self._alive(key)
         self._entries[key] = _Entry(self._now() + seconds, value)
 
     async def pop(self, key: str) -> str | None:
+        """Take the value: one of all callers gets it, while it lasts."""
         entry = self._alive(key)
         if entry is None:
             return None
@@ -125,11 +100,13 @@ class MemorySharedState:
         return entry.value
 
     async def publish(self, channel: str, text: str) -> None:
+        """Send a message to all current listeners of the channel, in every replica; this one too."""
         for queue in self._listeners.get(channel, ()):
             offer(queue, text)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
+        """Listen while the context lasts. A slow listener loses the oldest messages (`BACKLOG` are kept)."""
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         self._listeners[channel].add(queue)
         try:
@@ -140,10 +117,10 @@ class MemorySharedState:
                 del self._listeners[channel]
 
     async def check(self) -> None:
-        pass
+        """Return when it responds."""
 
     async def close(self) -> None:
-        pass
+        """Close the connections."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -171,7 +148,10 @@ async def from_queue(queue: "asyncio.Queue[str]") -> AsyncIterator[str]:
 
 
 class RedisSharedState:
-    """Shared state of several replicas in Redis 6.2 or newer. All keys begin with `vdi:`."""
+    """Shared state of several replicas in Redis 6.2 or newer, with the methods of `MemorySharedState`.
+
+    All keys begin with `vdi:`. Every method raises SharedUnavailableError.
+    """
 
     def __init__(self, url: str) -> None:
         # With a `socket_timeout`, its default, redis-py sends through asyncio.wait_for. In Python 3.11 that can lose a
@@ -252,6 +232,9 @@ async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Even
         else:
             await _within(pubsub.ping())
             asked = True
+
+
+SharedState = MemorySharedState | RedisSharedState
 
 
 def open_shared_state(redis_url: str) -> SharedState:

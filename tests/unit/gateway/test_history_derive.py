@@ -14,7 +14,7 @@ from vdi.gateway.limits import size_of
 from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 
 NOW = at(10_000)
-SIZE = size_of(template())
+SIZE = size_of(template(), Life().created())
 
 
 def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tuple[SessionRow, dict[int, RunRow]]:
@@ -50,8 +50,8 @@ def test_a_life_from_the_queue_to_the_end() -> None:
             node="node-1",
             pod="alice",
             gpus=2,
-            cpu=SIZE.cpu,
-            memory_gib=SIZE.memory_gib,
+            cpu=SIZE["cpu"],
+            memory_gib=SIZE["memory_gib"],
             expires=at(485),
             queue_seconds=240,
             startup_seconds=120,

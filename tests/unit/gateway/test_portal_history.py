@@ -133,17 +133,6 @@ async def test_ones_own_limits_stand_beside_what_was_used() -> None:
     assert "My limits" not in (await PortalStage().browser().get("/history/usage")).text
 
 
-async def test_the_files_of_usage_are_by_what_was_chosen() -> None:
-    stage = PortalStage()
-    stage.use(ALICE.email, 6.0, "cad")
-    admin = stage.browser(ADMIN)
-    head, row, _ = (await admin.get("/history/usage.csv?of=everyone&by=template")).text.split("\r\n")
-    assert head.startswith("template,month") and row.startswith("cad,2026-11")
-    for address in ("/history/usage?by=group", "/history/usage.csv?by=pool", "/history/usage?of=everyone&by=moon"):
-        answer = await stage.browser().get(address)
-        assert answer.status_code == 422 and "is not one of user, template" in answer.text
-
-
 async def test_a_row_sums_up_all_runs() -> None:
     one = past(2, queue_seconds=4.0, startup_seconds=2.0)
     again = RunRow(uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0)

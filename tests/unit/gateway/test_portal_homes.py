@@ -53,9 +53,3 @@ async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:
     browser = stage.browser()
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
     assert (answer.status_code, "End it first." in answer.text) == (409, True)
-
-
-async def test_a_home_of_another_person_is_not_there(stage: PortalStage) -> None:
-    answer = await stage.browser().get(f"/homes/{THEIRS}/delete")
-    assert answer.status_code == 404
-    assert "You have no home" in answer.text

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -80,15 +80,7 @@ class TransportPage:
         return response
 
 
-class IceServer(TypedDict, total=False):
-    """An entry of a browser's RTCConfiguration."""
-
-    urls: list[str]
-    username: str
-    credential: str
-
-
-def ice_servers(urls: Sequence[str], secret: str, user: str, expires: datetime) -> list[IceServer]:
+def ice_servers(urls: Sequence[str], secret: str, user: str, expires: datetime) -> list[dict[str, Any]]:
     """Servers of the page's connection: those for STUN first, then those for TURN, as Selkies' page expects."""
     name, password = make_turn_credentials(secret, user, expires)
     stun = dict.fromkeys(url.partition("?")[0].replace("turn:", "stun:", 1) for url in urls if url.startswith("turn:"))
@@ -112,7 +104,7 @@ class TurnPage:
             text = "You have not opened this desktop, or you no longer have access to it.\n"
             return PlainTextResponse(text, 401)
         # Without a TURN server the list is empty: Selkies itself would name servers of strangers.
-        ttl, servers = self.context.settings.turn_ttl, list[IceServer]()
+        ttl, servers = self.context.settings.turn_ttl, list[dict[str, Any]]()
         if self.context.settings.turn_urls:
             secret = read_secret(self.context.settings.turn_secret_file)
             if not secret:

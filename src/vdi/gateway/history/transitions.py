@@ -94,16 +94,14 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> RunRow:
     status, graphics = session.status, session.status.graphics
     # Another revision of the template may request another number of GPUs than the desktop was started with.
     is_same = template is not None and status.template_revision == str(template.metadata.generation)
-    size = size_of(template, session) if template is not None and is_same else None
+    size = size_of(template, session) if template is not None and is_same else {}
     return RunRow(
         uid=session.metadata.uid,
         start=parse_time(status.start_time),
         ready=_parse_optional(status.ready_time),
         node=status.node_name,
         pod=status.pod_name,
-        gpus=size.gpus if size else None,
-        cpu=size.cpu if size else None,
-        memory_gib=size.memory_gib if size else None,
+        **size,
         renderer=graphics.renderer[:32] if graphics else None,
         encoder=graphics.encoder[:32] if graphics else None,
         expires=_parse_optional(status.expires_at),
