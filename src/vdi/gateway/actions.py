@@ -55,7 +55,7 @@ _MAX_ATTEMPTS = 20
 _PAUSE_SECONDS = 0.01  # grows by as much with each attempt
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Actions:
     """Changes sessions and deletes homes for users. Raises ActionDenied and nothing else.
 

@@ -44,7 +44,7 @@ _SWEEP_SECONDS = 60.0
 _TURN_SECONDS = 20.0  # after these, a replica that died within a user's turn no longer holds it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class QuotaGuard:
     """Enforces the limits of a user at each new run; called by start, resume, schedule, and for homes made ahead."""
 
@@ -149,7 +149,7 @@ class Start:
     session: VDISession  # the same as a struct
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Starter:
     """Creates sessions: `plan` decides, `carry_out` writes."""
 
@@ -255,7 +255,7 @@ def _refuse_a_second(there: VDISession, user: str) -> None:
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class HomesAhead(Component):
     """Homes of first desktops, created while the user fills in the start form: a volume takes seconds. A user has one.
 

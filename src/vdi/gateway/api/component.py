@@ -35,7 +35,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for ope
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{name}"
-_LIST = re.compile(r"\bListPage_(\w+)_\b")
+_LIST = re.compile(r"\bListPage[_\[](\w+)[_\]]")
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _ABOUT = """Desktops for programs: everything that the portal does.
 
