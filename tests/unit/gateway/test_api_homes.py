@@ -1,7 +1,6 @@
 """`/homes`: one's own, and no one else's."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ THEIRS = user_home_claim_name(BOB)
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+async def stage() -> AsyncIterator[ApiStage]:
     async with ApiStage() as stage:
         stage.home(MINE, ALICE, "ubuntu")
         stage.home(FREE, ALICE)

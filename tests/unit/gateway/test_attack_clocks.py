@@ -1,7 +1,6 @@
 """Two replicas, of which one has a clock that is five minutes ahead or behind: nothing opens by it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +15,14 @@ SKEW = 300
 
 
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def here() -> AsyncIterator[EdgeStage]:
     """The replica whose clock is right."""
     async with EdgeStage() as stage:
         yield stage
 
 
 @pytest.fixture(params=[SKEW, -SKEW], ids=["ahead", "behind"])
-async def there(request: pytest.FixtureRequest, tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
+async def there(request: pytest.FixtureRequest, here: EdgeStage) -> AsyncIterator[EdgeStage]:
     """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
     async with EdgeStage(**here.shares) as stage:
         stage.clock.forward(seconds=request.param)

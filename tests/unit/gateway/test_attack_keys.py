@@ -1,7 +1,6 @@
 """Signing keys that change while people work: two replicas, one Secret, and no moment in which anybody is refused."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ PEOPLE = 3
 
 
 @pytest.mark.timeout(60)
-async def test_a_key_rotation_under_load_refuses_no_one(tmp_path: Path) -> None:
+async def test_a_key_rotation_under_load_refuses_no_one() -> None:
     """A day and more; around the change each person asks both replicas each minute."""
     async with EdgeStage() as one, EdgeStage(**one.shares) as two:
         replicas = (one, two)

@@ -1,29 +1,13 @@
 """A genuine token, second by second: what it is worth before its time, in it, and after."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from unit.gateway.edge_stage import HANDSHAKE, OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.edge_stage import HANDSHAKE, SETTINGS, EdgeStage
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.tokens import LEEWAY
 
 HOST = SETTINGS.host("alice-desktop")
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def alice(stage: EdgeStage) -> Browser:
-    browser = await stage.logged_in(OWNER)
-    assert (await browser.open(address())).status_code == 200
-    return browser
 
 
 @pytest.mark.parametrize(

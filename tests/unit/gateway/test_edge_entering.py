@@ -2,9 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
@@ -33,12 +31,6 @@ from vdi.gateway.login.logins import SignOut
 from vdi.gateway.store.logins import GrantStore
 
 HOST = SETTINGS.host("alice-desktop")
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage() as stage:
-        yield stage
 
 
 async def ticket_link(browser: Browser, path: str = "/") -> str:

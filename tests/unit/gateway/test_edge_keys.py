@@ -1,10 +1,8 @@
 """Signing keys: their days, what replicas make of one Secret, and what a broken one means."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -40,12 +38,6 @@ def secrets() -> FakeCluster:
     secrets = FakeCluster()
     secrets.put_secret(NAME)
     return secrets
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage() as stage:
-        yield stage
 
 
 @given(st.lists(st.integers(1, 60 * 60), min_size=1, max_size=200))
@@ -106,7 +98,7 @@ async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: EdgeStag
     assert [key["kid"] for key in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
 
 
-async def test_a_token_of_another_replicas_new_key_is_read(tmp_path: Path, stage: EdgeStage) -> None:
+async def test_a_token_of_another_replicas_new_key_is_read(stage: EdgeStage) -> None:
     """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
@@ -155,7 +147,7 @@ async def test_what_is_known_stays_when_the_cluster_is_away(
     assert ring.trouble == ""
 
 
-async def test_the_gateway_is_not_ready_without_keys(tmp_path: Path) -> None:
+async def test_the_gateway_is_not_ready_without_keys() -> None:
     secrets = FakeCluster()
     secrets.put_secret(NAME, **{"keys.json": "rubbish"})
     async with EdgeStage(cluster=secrets) as stage:

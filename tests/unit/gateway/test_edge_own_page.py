@@ -4,13 +4,11 @@ import base64
 import logging
 from collections.abc import AsyncIterator
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.desktop_key import MASTER
-from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
@@ -36,13 +34,7 @@ KERNEL = "v1.kernel.websocket.jupyter.org"
 
 
 @pytest.fixture
-async def desktop() -> AsyncIterator[FakeSelkies]:
-    async with run_selkies(MASTER) as desktop:
-        yield desktop
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
+async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 

@@ -1,7 +1,6 @@
 """What each role may request of a desktop, path by path, however the path is written."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -123,7 +122,7 @@ def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def stage() -> AsyncIterator[EdgeStage]:
     async with (
         run_selkies(MASTER) as desktop,
         EdgeStage(selkies=lambda _: desktop.url) as stage,

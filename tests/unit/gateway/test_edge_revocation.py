@@ -5,14 +5,13 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from support.desktop_key import MASTER
-from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
     OWNER,
@@ -42,14 +41,8 @@ from vdi.session.credentials import grant_token
 HOST = SETTINGS.host("alice-desktop")
 
 
-@pytest.fixture
-async def desktop() -> AsyncIterator[FakeSelkies]:
-    async with run_selkies(MASTER) as desktop:
-        yield desktop
-
-
 @asynccontextmanager
-async def replica(folder: Path, desktop: FakeSelkies, other: EdgeStage | None = None) -> AsyncIterator[EdgeStage]:
+async def replica(desktop: FakeSelkies, other: EdgeStage | None = None) -> AsyncIterator[EdgeStage]:
     """A gateway whose background work runs; with `other` the second one of two."""
     shares: dict[str, Any] = other.shares if other else {}
     async with EdgeStage(selkies=lambda _: desktop.url, **shares) as stage:
@@ -70,9 +63,9 @@ async def replica(folder: Path, desktop: FakeSelkies, other: EdgeStage | None = 
 
 
 @pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
+async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr("vdi.gateway.edge.component.SWEEP_SECONDS", 0.05)
-    async with replica(tmp_path, desktop) as stage:
+    async with replica(desktop) as stage:
         yield stage
 
 
@@ -289,14 +282,14 @@ async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> No
 
 
 @pytest.fixture
-async def here(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def here() -> AsyncIterator[EdgeStage]:
     """The replica that sees everything at once. Nothing runs by itself."""
     async with EdgeStage() as here:
         yield here
 
 
 @pytest.fixture
-async def behind(tmp_path: Path, here: EdgeStage) -> AsyncIterator[EdgeStage]:
+async def behind(here: EdgeStage) -> AsyncIterator[EdgeStage]:
     """The other one: it sees what a test publishes in its world."""
     async with EdgeStage(**here.shares) as behind:
         yield behind
@@ -403,9 +396,9 @@ async def test_a_suspension_seen_after_the_resume_ends_nothing(here: EdgeStage, 
     assert not await no_one(here)
 
 
-async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_the_other_replica_refuses_at_once(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
-    async with replica(tmp_path, desktop, stage) as other:
+    async with replica(desktop, stage) as other:
         assert await status(other, guest) == 200
         await stage.edge.revoker.end(login_id=guest.login_id)
 
@@ -415,9 +408,7 @@ async def test_the_other_replica_refuses_at_once(tmp_path: Path, stage: EdgeStag
         await until(refused, 1)  # less than a poll
 
 
-async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
-    tmp_path: Path, stage: EdgeStage, desktop: FakeSelkies
-) -> None:
+async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
     session = stage.world.session("alice-desktop")
     assert session is not None
@@ -431,8 +422,8 @@ async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
         assert await status(other, guest) == 401
 
 
-async def test_what_was_revoked_is_revoked_after_a_restart(tmp_path: Path, desktop: FakeSelkies) -> None:
-    async with replica(tmp_path, desktop) as before:
+async def test_what_was_revoked_is_revoked_after_a_restart(desktop: FakeSelkies) -> None:
+    async with replica(desktop) as before:
         guest = await a_guest(before, desktop)
         stolen, shares = guest.stolen(HOST), before.shares
         await before.edge.revoker.end(user=GUEST)
@@ -443,9 +434,9 @@ async def test_what_was_revoked_is_revoked_after_a_restart(tmp_path: Path, deskt
         assert (await after.verify(HOST, Cookie=stolen)).status_code == 401
 
 
-async def test_a_restart_posts_the_tables_again(tmp_path: Path, desktop: FakeSelkies) -> None:
+async def test_a_restart_posts_the_tables_again(desktop: FakeSelkies) -> None:
     """The gateway may have died between the database and the desktop."""
-    async with replica(tmp_path, desktop) as before:
+    async with replica(desktop) as before:
         guest = await a_guest(before, desktop)
         await GrantStore(before.database).end(
             [one.id for one in await GrantStore(before.database).open()], before.clock.now(), "x"

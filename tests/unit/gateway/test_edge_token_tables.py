@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from support.desktop_key import KEY, MASTER, tokens_of
 from support.waiting import eventually
-from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
@@ -41,13 +40,7 @@ UID = "uid-alice-desktop"
 
 
 @pytest.fixture
-async def desktop() -> AsyncIterator[FakeSelkies]:
-    async with run_selkies(MASTER) as desktop:
-        yield desktop
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
+async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
@@ -219,9 +212,7 @@ async def test_a_desktop_that_was_restarted_has_confirmed_no_one(stage: EdgeStag
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
 
 
-async def test_what_another_replica_has_posted_is_posted_again_here(
-    tmp_path: Path, desktop: FakeSelkies, stage: EdgeStage
-) -> None:
+async def test_what_another_replica_has_posted_is_posted_again_here(desktop: FakeSelkies, stage: EdgeStage) -> None:
     """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
     guest = await as_viewer(stage)
     async with EdgeStage(**stage.shares, selkies=lambda _: desktop.url) as other:
@@ -303,9 +294,7 @@ async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop
 
 
 @pytest.mark.parametrize("entries", [{}, {"key": ""}, {"key": "short"}, {"other": "x"}])
-async def test_without_a_master_token_the_desktop_stays_shut(
-    tmp_path: Path, desktop: FakeSelkies, entries: dict[str, str]
-) -> None:
+async def test_without_a_master_token_the_desktop_stays_shut(desktop: FakeSelkies, entries: dict[str, str]) -> None:
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         alice = await stage.logged_in(OWNER)
         stage.cluster.put_secret(KEY_SECRET, **entries)

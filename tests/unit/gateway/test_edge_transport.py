@@ -33,17 +33,10 @@ def offer(stage: EdgeStage, transport: str = "WebRTC", version: int = 1) -> None
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
+async def stage() -> AsyncIterator[EdgeStage]:
     async with EdgeStage() as stage:
         offer(stage)
         yield stage
-
-
-@pytest.fixture
-async def alice(stage: EdgeStage) -> Browser:
-    browser = await stage.logged_in(OWNER)
-    assert (await browser.open(address())).status_code == 200
-    return browser
 
 
 def given(answer: httpx.Response) -> tuple[str, str]:

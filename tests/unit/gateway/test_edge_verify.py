@@ -2,9 +2,7 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +14,6 @@ from support.desktop_key import MASTER
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
-    OWNER,
     SETTINGS,
     STRANGER,
     EdgeStage,
@@ -39,19 +36,6 @@ from vdi.session.credentials import grant_token, subprotocols
 
 HOST = SETTINGS.host("alice-desktop")
 ORIGIN = address(path="")
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage() as stage:
-        yield stage
-
-
-@pytest.fixture
-async def alice(stage: EdgeStage) -> Browser:
-    browser = await stage.logged_in(OWNER)
-    assert (await browser.open(address())).status_code == 200
-    return browser
 
 
 def cookies(browser: Browser, *names: str) -> str:

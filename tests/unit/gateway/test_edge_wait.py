@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,12 +38,6 @@ HERE = address(path="")
 PROGRAM = {"Sec-Fetch-Mode": "cors", "Accept": "*/*"}
 CLICKED = {"Sec-Fetch-User": "?1"}
 XSS = "<script>alert(1)</script>"
-
-
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
-    async with EdgeStage() as stage:
-        yield stage
 
 
 def now(stage: EdgeStage, **parts: Any) -> VDISession:

@@ -107,7 +107,7 @@ async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
     assert (await ask(stage, owner)).status_code == 503
 
 
-async def test_without_a_turn_server_the_list_is_empty(tmp_path: Path) -> None:
+async def test_without_a_turn_server_the_list_is_empty() -> None:
     async with EdgeStage() as stage:
         owner = await entered(stage, OWNER)
         assert (await ask(stage, owner)).json()["iceServers"] == []

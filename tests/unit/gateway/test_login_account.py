@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -22,7 +21,7 @@ LOOPBACK = "http://127.0.0.1:40123/back"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+async def stage() -> AsyncIterator[LoginStage]:
     async with LoginStage() as stage:
         yield stage
 

@@ -1,7 +1,6 @@
 """What is refused to whom: pages without a login, forms that no page of ours has sent, addresses that are not ours."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
@@ -18,7 +17,7 @@ from vdi.gateway.web.middleware import content_security_policy
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+async def stage() -> AsyncIterator[LoginStage]:
     async with LoginStage() as stage:
         yield stage
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from vdi.kube.errors import ConnectionFailed
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+async def stage() -> AsyncIterator[LoginStage]:
     async with LoginStage() as stage:
         yield stage
 

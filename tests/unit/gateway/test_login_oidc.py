@@ -826,7 +826,7 @@ async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
         assert sign_on.provider.asked.count("/token") == 3
 
 
-async def test_without_a_provider_its_pages_are_not_there(tmp_path: Path) -> None:
+async def test_without_a_provider_its_pages_are_not_there() -> None:
     async with LoginStage() as stage:
         assert (await stage.browser().get("/login/oidc")).status_code == 404
         assert (await stage.browser().get("/login/oidc/back")).status_code == 404

@@ -1,7 +1,6 @@
 """Guessing is slow, then refused, for users that exist and for those that don't."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,7 +12,7 @@ from vdi.gateway.shared_state import MemorySharedState
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[LoginStage]:
+async def stage() -> AsyncIterator[LoginStage]:
     async with LoginStage() as stage:
         yield stage
 
@@ -109,7 +108,7 @@ async def test_who_guesses_is_refused_with_the_same_words(stage: LoginStage, nam
     assert (await browser.log_in()).status_code == 303
 
 
-async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
+async def test_a_forged_forwarded_address_does_not_help() -> None:
     codes = []
     async with LoginStage(throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         for number in range(4):
@@ -119,7 +118,7 @@ async def test_a_forged_forwarded_address_does_not_help(tmp_path: Path) -> None:
     assert codes == [403, 403, 429, 429]
 
 
-async def test_a_desktops_pod_cannot_change_its_address(tmp_path: Path) -> None:
+async def test_a_desktops_pod_cannot_change_its_address() -> None:
     codes = []
     async with LoginStage(throttle=Throttle(MemorySharedState(), PER_USER, Bound(1, 2))) as stage:
         meta = {"name": "mine", "namespace": "vdi-sessions", "uid": "1", "resourceVersion": "1"}

@@ -1,7 +1,6 @@
 """`/sessions/{name}/probe`: who may probe, what an agent may answer, and what becomes of the figures."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ ONE = "/api/v1/sessions/alice-desktop/probe"
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[ApiStage]:
+async def stage() -> AsyncIterator[ApiStage]:
     async with ApiStage() as stage:
         stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
         yield stage

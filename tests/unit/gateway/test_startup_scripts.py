@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ FAILED = {"source": "user", "state": "Ended", "exitCode": 3, "output": "<script>
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[ApiStage]:
+async def api() -> AsyncIterator[ApiStage]:
     async with ApiStage() as stage:
         stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
         yield stage

@@ -1,7 +1,6 @@
 """A role of a guest that this version does not know: the guest gets nothing, and no page fails for anybody."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -10,7 +9,7 @@ from sqlalchemy import update
 from support.desktop_key import MASTER
 from unit.gateway import portal_stage
 from unit.gateway.api_stage import BOB, RUNNING, ApiStage
-from unit.gateway.edge_selkies import FakeSelkies, run_selkies
+from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
@@ -40,13 +39,7 @@ def role(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def desktop() -> AsyncIterator[FakeSelkies]:
-    async with run_selkies(MASTER) as desktop:
-        yield desktop
-
-
-@pytest.fixture
-async def stage(tmp_path: Path, desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
+async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 
@@ -105,7 +98,7 @@ async def test_a_grant_of_an_unknown_role_is_no_way_in(stage: EdgeStage, role: s
     assert (await stage.verify(HOST, Cookie=owner.stolen(HOST))).status_code == 401
 
 
-async def test_rest_shows_nothing_to_an_unknown_role(tmp_path: Path, role: str) -> None:
+async def test_rest_shows_nothing_to_an_unknown_role(role: str) -> None:
     async with ApiStage() as stage:
         stage.session(status=RUNNING, access=[{"user": BOB.user, "role": role}])
         bob = await stage.program(BOB)
