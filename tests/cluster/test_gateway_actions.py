@@ -1,8 +1,9 @@
-"""Actions at a real API server: none reaches a later session of the same name."""
+"""Actions at a real API server: no edit is lost among several writers, none reaches a later session."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,43 @@ async def a_replica(stage: Stage, folder: Path) -> AsyncIterator[Gateway]:
     async with open_gateway(stage.api.config, settings_of(stage, folder)) as gateway:
         await eventually(lambda: gateway.health.begun, "the gateway has begun")
         yield gateway
+
+
+async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> None:
+    template = await stage.template()
+    await stage.session("mine", template, access=[{"user": "old@example.com", "role": "viewer"}])
+    guests = [f"guest{number}@example.com" for number in range(8)]
+    stop = asyncio.Event()
+
+    async def write_all_the_time() -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await stage.patch(SESSIONS, "mine", {"status": {"message": str(number)}}, subresource="status")
+            await asyncio.sleep(0.01)
+        return number
+
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(a_replica(stage, tmp_path)) for _ in range(2)]
+        writer = asyncio.create_task(write_all_the_time())
+        ends = datetime.now(UTC) + timedelta(hours=1)
+
+        async def share(number: int, guest: str) -> None:
+            """A person tries again when asked to."""
+            for _ in range(20):
+                try:
+                    await replicas[number % 2].actions.share(ALICE, "mine", guest, GuestRole.VIEWER, ends)
+                    return
+                except ActionDenied as refused:
+                    assert refused.code == "Conflict"
+
+        await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
+        await replicas[0].actions.unshare(ALICE, "mine", "old@example.com")
+        stop.set()
+        assert await writer > 0
+    session = await stage.get(SESSIONS, "mine")
+    assert session
+    assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
 async def test_action_does_not_reach_a_recreated_session(
