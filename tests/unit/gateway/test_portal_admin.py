@@ -210,13 +210,13 @@ async def test_unknown_is_shown_as_unknown_never_as_a_pass() -> None:
     stage.services.doctor.last = Report(NOW, "Looked at 1 session.", [unknown], unknown=1)
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
     assert "UNKNOWN" in page
-    assert "No problems found" not in page
+    assert "No findings" not in page
     assert "1 result unknown" in page
     stage.services.doctor.last = Report(NOW, "No problems found.")
-    assert "No problems found" in (await stage.browser(ADMIN).get("/admin/doctor")).text
+    assert "No findings" in (await stage.browser(ADMIN).get("/admin/doctor")).text
     stage.services.doctor.last = Report(NOW, "", failed="No answer.")
     page = (await stage.browser(ADMIN).get("/admin/doctor")).text
-    assert "No problems found" not in page
+    assert "No findings" not in page
     assert "Nothing could be checked" in page
 
 
@@ -249,7 +249,7 @@ async def test_the_doctor_reports_unreadable_objects_as_unknown() -> None:
     page = text_of((await browser.get("/admin/doctor")).text)
     assert "results unknown" in page
     assert "vdi-gateway may not list pods" in page
-    assert "No problems found" not in page
+    assert "No findings" not in page
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
