@@ -207,7 +207,7 @@ class Begun(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRequests:
-    """What owners get from the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
+    """Requests of owners to the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
 
     `issue_ticket`: `TicketHandoff.issue_ticket`, a ticket into the desktop for a probe.
     """

@@ -123,13 +123,13 @@ class LoginStore:
         return await self._first(kind, _table_of(kind).c.id == credential_id)
 
     async def open_of(self, kind: type[T], user: str, now: datetime) -> list[T]:
-        """Those of a user that have not ended or expired: logins by their last use, API tokens the newest first."""
+        """A user's credentials that have not ended or expired: logins by their last use, tokens the newest first."""
         table = _table_of(kind)
         order = table.c.seen if kind is Login else table.c.created
         return await self._find(kind, table.c.user == user, is_open(table, now), order=order.desc())
 
     async def open_from(self, kind: type[T], source: str, now: datetime) -> list[T]:
-        """All of this source that have not ended or expired."""
+        """Credentials of this source that have not ended or expired."""
         table = _table_of(kind)
         return await self._find(kind, table.c.source == source, is_open(table, now))
 
