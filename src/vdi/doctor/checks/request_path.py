@@ -209,17 +209,19 @@ def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
 @check("vdisessions", "ingressroutes", "deployments", "daemonsets", "services@all", "endpointslices@all", "pods@all")
 def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
     """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""
+    # In a release with one namespace a desktop's route is among the gateway's, too: it names both Services.
+    own = {(one.namespace, service_name(one.name)) for one in active_sessions(snapshot)}
     for backend in {backend[:3]: backend for backend in _shared_backends(snapshot)}.values():
-        yield from _backend_findings(snapshot, backend)
+        if backend[:2] not in own:
+            yield from _backend_findings(snapshot, backend)
 
 
 def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     entry_points = {"websecure"}
     for diagnosis in active_sessions(snapshot):
-        own = (diagnosis.namespace, service_name(diagnosis.name))
         if found := snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace):
             entry_points |= set(found["spec"].get("entryPoints") or ())
-            yield from (one for one in backends_of(snapshot, found) if one[:2] != own)
+            yield from backends_of(snapshot, found)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
             yield from middleware_backends(snapshot, operator.settings.edge_middleware or "", namespace)
