@@ -366,15 +366,26 @@ async def test_deleted_pool_leaves_claimed_desktops_alone(world: PoolWorld) -> N
     assert list(world.live("pods")) == [claimed.metadata.name]
 
 
-async def test_refused_pod_is_reported_and_returns_its_capacity(world: PoolWorld) -> None:
+@pytest.mark.parametrize(
+    ("code", "message", "seconds"),
+    [
+        (403, "exceeded by the test", 30.0),
+        (400, 'admission webhook "pods.example.com" denied the request: no', 30.0),
+        (500, 'failed calling webhook "pods.example.com": EOF', 5.0),
+    ],
+)
+async def test_refused_pod_is_reported_and_returns_its_capacity(
+    world: PoolWorld, code: int, message: str, seconds: float
+) -> None:
     world.pool(1)
     await world.synced()
-    forbidden = refusal(403, "Forbidden")
-    world.api.faults.append(("POST", forbidden))
+    world.api.faults.append(("POST", refusal(code, "Refused", message=message)))
     result = await world.controller.reconcile("warm")
     assert world.withdrawn == world.asked
-    assert world.status["conditions"][0]["reason"] == "Refused"
-    assert result.requeue_after == 30.0
+    (ready, *_) = world.status["conditions"]
+    assert ready["reason"] == "Refused"
+    assert message in ready["message"]
+    assert result.requeue_after == seconds
 
 
 async def test_uncertain_create_keeps_its_capacity_until_it_is_known(world: PoolWorld) -> None:

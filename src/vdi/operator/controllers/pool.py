@@ -18,11 +18,11 @@ from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Node, Pod
 from vdi.kinds import POOLS
 from vdi.kube.apply import Applier
-from vdi.kube.errors import Forbidden, Invalid, KubeError, NotFound
+from vdi.kube.errors import ApiError, KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.owned_resources import UncertainCreates, is_uncertain
+from vdi.operator.owned_resources import UncertainCreates, is_refusal, is_uncertain
 from vdi.operator.pool_claims import BY_POOLED_TEMPLATE, PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
@@ -132,11 +132,12 @@ class PoolDesktops:
         try:
             pod = await self._pods.ensure(desired)
         except KubeError as failure:
-            if is_uncertain(failure):
+            is_refused = isinstance(failure, ApiError) and is_refusal(failure)
+            if is_uncertain(failure) and not is_refused:
                 self._uncertain_creates.add(pool.name, pool.namespace, name)
             else:
                 self._queue.withdraw(name)
-            if isinstance(failure, Forbidden | Invalid):
+            if is_refused:
                 return explain_api_error("Pod", failure.message)
             raise
         await self._give_secret(pool, pod)

@@ -14,10 +14,11 @@ from vdi.api.template import PrePullStatus, TemplateStatus, VDITemplate
 from vdi.cluster.objects import Node, Pod
 from vdi.kinds import TEMPLATES
 from vdi.kube.apply import Applier
-from vdi.kube.errors import Forbidden, Invalid, NotFound
+from vdi.kube.errors import ApiError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.caches import ClusterContext
+from vdi.operator.owned_resources import is_refusal
 from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session.decide import explain_api_error
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
@@ -96,7 +97,9 @@ class PrePuller:
         """Create one puller. A refusal (quota, Pod Security) counts as a failure of the node."""
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
-        except (Forbidden, Invalid) as refusal:
+        except ApiError as refusal:
+            if not is_refusal(refusal):
+                raise
             words = f"The pod that pulls the image is refused: {refusal.message}"
             memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
 
