@@ -488,6 +488,12 @@ class Regarding(msgspec.Struct, gc=False):
     uid: str = ""
 
 
+class EventSeries(msgspec.Struct, rename="camel", gc=False):
+    """`series` of an Event that was repeated."""
+
+    last_observed_time: str = ""
+
+
 class Event(msgspec.Struct, rename="camel", gc=False):
     """An Event of `events.k8s.io/v1`."""
 
@@ -498,8 +504,10 @@ class Event(msgspec.Struct, rename="camel", gc=False):
     note: str = ""
     event_time: str | None = None
     deprecated_last_timestamp: str | None = None
+    series: EventSeries | None = None
 
     @property
     def seen(self) -> str:
         """The time of its last occurrence, as far as it is known."""
-        return self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp
+        last = self.series.last_observed_time if self.series else ""
+        return last or self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp

@@ -24,21 +24,14 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
         meta, status = deployment["metadata"], deployment.get("status") or {}
         if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
             continue
-        scaled_away = deployment["spec"].get("replicas") == 0
+        replicas = deployment["spec"].get("replicas", 1)
+        command = "describe pods -l k8s-app=kube-dns" if replicas else f"scale deployment {meta['name']} --replicas 1"
         yield make_finding(
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,
             f"deployment/{meta['namespace']}/{meta['name']}",
-            f"No replica of the cluster's DNS is ready, of {deployment['spec'].get('replicas', 1)}: no Service can "
-            "be found by its name.",
+            f"No replica of the cluster's DNS is ready, of {replicas}: no Service can be found by its name.",
             evidence=["status.readyReplicas: 0"],
             related_objects=snapshot.nodes_of(deployment),
-            remedy=Remedy.run(
-                f"kubectl --namespace {meta['namespace']} "
-                + (
-                    f"scale deployment {meta['name']} --replicas 1"
-                    if scaled_away
-                    else "describe pods -l k8s-app=kube-dns"
-                )
-            ),
+            remedy=Remedy.run(f"kubectl --namespace {meta['namespace']} {command}"),
         )

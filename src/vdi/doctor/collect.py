@@ -84,17 +84,16 @@ CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBind
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
 # Routes of all namespaces share Traefik's one table of hosts, and lead to the gateway's namespace.
 _REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, ENDPOINT_SLICES)
-EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
+EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
-_FALLING_BACK = frozenset({"vdisessions", "pods"}) | {kind.plural for kind in _REQUEST_PATH}
+_FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plural for kind in _REQUEST_PATH}
 IN_SCOPE = (CLAIMS, CERTIFICATES, ROLES, BINDINGS)
 OF_CLUSTER = (
     *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES),
 )
-# Listed only in namespaces with Kasm; the second group only where it is not in the scope.
-OF_KASM = (STATEFUL_SETS, JOBS)
-OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES)
+# Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
+OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
 
 
 async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
@@ -226,7 +225,7 @@ class _Reading:
         """List the kinds that only checks of Kasm read."""
         for namespace in namespaces:
             self.budget += KASM_BUDGET
-            calls = [self.all_of(kind, namespace=namespace) for kind in OF_KASM]
+            calls = [self.all_of(JOBS, namespace=namespace)]
             if self.scope.namespace not in ("", namespace):
                 unread = [kind for kind in OF_KASM_ELSEWHERE if kind is CLAIMS or f"{kind.plural}@all" in self.unread]
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]

@@ -76,7 +76,6 @@ _WITHOUT_DESKTOP = re.compile(
 # `status.graphics.renderer` if Mesa renders on the CPU.
 SOFTWARE = "Software"
 CAPABILITY_MISSING = "GraphicsCapabilityMissing"
-DRIVER_NOT_LOADABLE = "DriverNotLoadable"
 # An Intel or AMD GPU: in a container, programs can render on it with Wayland, but not with X11.
 NOT_ON_X11 = "NotSupported"
 

@@ -24,7 +24,7 @@ def template_kind_old(cluster: Cluster) -> None:
 def operator_gone(cluster: Cluster) -> None:
     cluster.drop("deployments", "vdi-operator")
     cluster.drop("leases")
-    cluster.session["metadata"]["deletionTimestamp"] = OLD  # what follows: a finalizer that stays
+    cluster.session["metadata"]["deletionTimestamp"] = OLD  # its finalizer stays, too
 
 
 @fault("session_unwatched")
@@ -537,8 +537,8 @@ fault("operator_without_lease", name="lease_not_renewed")(
 fault("lease_of_a_stranger", name="another_leads")(
     lambda cluster: setitem(cluster.one("leases")["spec"], "holderIdentity", "laptop_99")
 )
-fault("operators_share_namespace", name="two_operators_for_one_namespace")(_second_operator)
-fault("operators_share_domain", name="two_releases_with_one_domain")(
+fault("operators_collide", name="two_operators_for_one_namespace")(_second_operator)
+fault("operators_collide", name="two_releases_with_one_domain")(
     lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab")
 )
 fault(name="two_releases_side_by_side")(
@@ -546,7 +546,7 @@ fault(name="two_releases_side_by_side")(
 )
 fault("operator_rights_missing", name="role_cut")(lambda cluster: cluster.one("roles")["rules"].pop())
 fault("operator_rights_missing", name="binding_gone")(lambda cluster: cluster.drop("clusterrolebindings"))
-fault("finalizer_stuck", name="finalizer_stays")(
+fault("deletion_stuck", name="finalizer_stays")(
     lambda cluster: setitem(cluster.session["metadata"], "deletionTimestamp", OLD)
 )
 fault("session_ignored", name="no_one_looks")(lambda cluster: cluster.without_pod())

@@ -187,12 +187,12 @@ fault("gpu_labels_stale", name="labels_of_yesterday", on=by_policy)(
     lambda cluster: setitem(cluster.one("nodes")["metadata"]["labels"], "nvidia.com/gpu.replicas", "4")
 )
 fault("gpu_runtime_class_missing", name="no_runtime_class")(_k3s)
-fault("graphics_capability_missing", name="capability_left_out", on=lambda _: None)(
+fault("graphics_in_software", name="capability_left_out", on=lambda _: None)(
     lambda cluster: _draws_in_software(
         cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"
     )
 )
-fault("graphics_driver_not_loadable", name="driver_upgraded_below_a_desktop", on=lambda _: None)(
+fault("graphics_in_software", name="driver_upgraded_below_a_desktop", on=lambda _: None)(
     lambda cluster: _draws_in_software(
         cluster, "DriverNotLoadable", "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: not found"
     )

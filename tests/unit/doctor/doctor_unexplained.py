@@ -50,14 +50,36 @@ def second_replica_of_the_operator_has_no_image(cluster: Cluster) -> None:
     cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": status})
 
 
+def of_release(cluster: Cluster, kind: str, name: str) -> Object:
+    """A workload in the release of the operator."""
+    made = deployment(name, "kasm", {"app": name}, {"containers": [{"name": name}]})
+    for one in (made, cluster.one("deployments", "vdi-operator")):
+        one["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
+    cluster.objects.setdefault(kind, []).append(made)
+    return made
+
+
 @fault("unexplained_condition")
 def pods_of_a_release_are_refused(cluster: Cluster) -> None:
     failed = condition("ReplicaFailure", "True", "FailedCreate", 'pods "docs-1" is forbidden: exceeded quota: few')
-    docs = deployment("docs", "kasm", {"app": "docs"}, {"containers": [{"name": "docs"}]})
-    docs["status"]["conditions"] = [failed]
-    for one in (docs, cluster.one("deployments", "vdi-operator")):
-        one["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
-    cluster.objects["deployments"].append(docs)
+    of_release(cluster, "deployments", "docs")["status"]["conditions"] = [failed]
+
+
+@fault("unexplained_condition")
+def pod_of_the_database_is_refused(cluster: Cluster) -> None:
+    """A StatefulSet has no condition that says so."""
+    of_release(cluster, "statefulsets", "postgresql")["status"] = {}
+    cluster.warn("StatefulSet", "postgresql", "FailedCreate", "create Pod failed: exceeded quota: few", at=MINUTES_AGO)
+
+
+@fault("unexplained_condition")
+def image_of_the_database_is_gone(cluster: Cluster) -> None:
+    of_release(cluster, "statefulsets", "postgresql")["status"] = {}
+    waiting = {"reason": "ErrImagePull", "message": "manifest unknown"}
+    container = {"name": "postgresql", "image": "postgresql:18", "state": {"waiting": waiting}}
+    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
+    meta = {"name": "postgresql-0", "namespace": "kasm", "uid": "uid-db", "labels": {"app": "postgresql"}}
+    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": status})
 
 
 @fault("unexplained_condition")
@@ -111,6 +133,12 @@ def secret_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
 def agent_of_a_desktop_is_silent(cluster: Cluster) -> None:
     note = "The operator cannot check whether the desktop is in use, so it does not count as idle."
     cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", note, at=MINUTES_AGO)
+
+
+@fault("unexplained_event")
+def warning_of_an_hour_ago_is_repeated(cluster: Cluster) -> None:
+    cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", "silent", at=BEGAN)
+    cluster.objects["events"][-1]["series"] = {"count": 60, "lastObservedTime": SECONDS_AGO}
 
 
 @fault("unexplained_event")

@@ -56,6 +56,22 @@ def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool
     assert finding.remedy.commands[0].startswith(create) == refused
 
 
+def test_all_pull_secrets_are_named() -> None:
+    cluster = Cluster()
+    cluster.one("vditemplates")["spec"]["imagePullSecrets"] = [{"name": "one"}, {"name": "two"}]
+    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "failed to authorize: 401 Unauthorized"})
+    finding = root(cluster)
+    assert finding.message.endswith("refuses the credentials of the Secrets one, two.")
+    assert [command.split()[6] for command in finding.remedy.commands[:-1]] == ["one", "two"]
+
+
+@pytest.mark.parametrize(("version", "commands"), [("v1.36.3", ()), ("v1.36.3+k3s1", ("systemctl restart k3s",))])
+def test_k3s_is_restarted_only_where_it_runs(version: str, commands: tuple[str, ...]) -> None:
+    cluster = GATEWAY_FAULTS.broken("k3s_up_for_a_year")
+    cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = version
+    assert root(cluster).remedy.commands == commands
+
+
 def test_full_disk_may_lack_inodes() -> None:
     cluster = Cluster()
     cluster.logs[f"{SPACE}/alice-0"] = ["OSError: [Errno 28] No space left on device"]

@@ -33,12 +33,12 @@ def test_the_status_says_how_it_ended(run: Run, fault: str, status: int) -> None
 
 
 def test_causes_come_first_and_what_follows_is_folded_under_them(run: Run) -> None:
-    cluster = FAULTS.broken("operator_gone")
+    cluster = FAULTS.broken("operator_not_ready")
     _, out, _ = run(cluster)
     first, *rest = [
         line for line in out.splitlines() if line.split(" ")[0] in ("ERROR", "WARNING") or "follows" in line[:12]
     ]
-    assert first.startswith("ERROR    operator_missing")
+    assert first.startswith("ERROR    operator_down")
     assert rest
     assert all(line.startswith("   follows") for line in rest)
 

@@ -79,5 +79,5 @@ def test_a_role_missing_in_one_namespace_is_named(cluster: Cluster) -> None:
 
 def test_operators_that_share_a_namespace_collide(cluster: Cluster) -> None:
     _second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
-    (message,) = [message for code, message in found(cluster) if code == "operators_share_namespace"]
+    (message,) = [message for code, message in found(cluster) if code == "operators_collide"]
     assert "watch the namespace lab. Both are active there and revert each other's changes." in message

@@ -98,7 +98,7 @@ async def found_at(url: str) -> set[str]:
     [
         ("302 Found", REFUSED, set()),
         ("401 Unauthorized", http("403 Forbidden"), set()),
-        ("404 Not Found", http("404 Not Found"), {"probe_not_routed"}),
+        ("404 Not Found", http("404 Not Found"), {"probe_bad_answer"}),
         ("502 Bad Gateway", http("502 Bad Gateway"), {"probe_bad_answer"}),
         ("200 OK", http("400 Bad Request"), {"probe_websocket_refused"}),
         ("200 OK", http("200 OK"), {"probe_websocket_refused"}),
@@ -115,7 +115,7 @@ async def test_an_untrusted_certificate_does_not_stop_the_probe(
     certificate: tuple[Path, Path],
 ) -> None:
     async with server(certificate, http("404 Not Found"), http("404 Not Found")) as url:
-        assert await found_at(url) == {"probe_certificate_refused", "probe_not_routed"}
+        assert await found_at(url) == {"probe_certificate_refused", "probe_bad_answer"}
 
 
 async def test_an_unknown_name_and_a_closed_port_are_told_apart() -> None:

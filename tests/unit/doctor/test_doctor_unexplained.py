@@ -3,6 +3,7 @@
 import pytest
 
 from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster, Faults
+from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
     SECONDS_AGO,
@@ -183,6 +184,8 @@ def test_a_normal_state_is_no_finding(name: str) -> None:
         ("image_that_no_node_can_pull_in_advance", "vditemplate/ubuntu-desktop", "PullFailed: 1 of 1 nodes failed"),
         ("second_replica_of_the_operator_has_no_image", f"pod/kasm/{POD}-2", "the registry has no such image"),
         ("pods_of_a_release_are_refused", "deployment/kasm/docs", "exceeded quota: few."),
+        ("pod_of_the_database_is_refused", "statefulset/kasm/postgresql", "exceeded quota: few."),
+        ("image_of_the_database_is_gone", "pod/kasm/postgresql-0", "the registry has no such image"),
         ("desktop_of_a_pool_does_not_start", f"pod/{SPACE}/warm-x", "The desktop needs the Secret 'keys'"),
         ("secret_of_a_running_desktop_is_deleted", f"pod/{SPACE}/alice-0", 'secret "keys" not found.'),
         (
@@ -214,10 +217,15 @@ def test_kubernetes_own_finalizer_is_never_removed() -> None:
     assert not any("finalizers" in command for command in finding.remedy.commands)
 
 
-def test_a_stuck_pod_is_the_cause_of_its_stuck_session() -> None:
-    pod, session = UNEXPLAINED_FAULTS.broken("foreign_finalizer_on_the_pod_of_a_deleted_session").findings()
-    assert (pod.code, session.code) == ("deletion_stuck", "finalizer_stuck")
-    assert session.caused_by == pod.key
+def test_a_stuck_pod_speaks_for_its_stuck_session() -> None:
+    finding = only(UNEXPLAINED_FAULTS.broken("foreign_finalizer_on_the_pod_of_a_deleted_session"))
+    assert finding.object == f"pod/{SPACE}/alice-0"
+
+
+def test_a_session_that_stays_names_the_operator() -> None:
+    finding = only(FAULTS.broken("finalizer_stays"))
+    assert "vdi.kasm.io/session-cleanup (the operator removes it after its clean-up)" in finding.message
+    assert finding.remedy.commands[-1].endswith("rollout restart deployment/vdi-operator")
 
 
 def crash_loops(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the control plane: CRDs, the operator, its permissions and Lease, and finalizers that stay.
+"""Checks of the control plane: CRDs, the operator, its permissions and Lease.
 
 `vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
 """
@@ -6,27 +6,24 @@
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 from vdi.api.crd import build_crds
-from vdi.diagnosis.check import check, merge_patch
+from vdi.diagnosis.check import check
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
     LEASE,
     Operator,
-    explain_pod,
     find_operators,
     is_led,
-    lease_namespace,
-    operator_for,
     operators_in_scope,
     read_lease,
 )
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
-from vdi.session.naming import FINALIZER
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0
@@ -139,33 +136,18 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                     (operator.upgrade,),
                 ),
             )
-        if operator.desired == 0:
+        new = operator.desired and snapshot.age(operator.created) <= _YOUNG_SECONDS
+        if not (operator.ready or new) or operator.desired == 0:
+            words, evidence = operator.explain_down(snapshot)
+            show = (f"{operator.kubectl} logs deployment/{operator.name}", f"{operator.kubectl} describe pods")
             yield make_finding(
                 "operator_down",
                 operator.object,
-                "The operator is scaled to 0: sessions do not start.",
-                evidence=["spec.replicas: 0"],
-                remedy=operator.scale_up(2),
+                f"No replica of the operator is ready, so sessions do not start: {words}.",
+                evidence=evidence,
+                remedy=Remedy.run(*show) if operator.desired else operator.scale_up(2),
+                related_objects=snapshot.nodes_of(operator.raw),
             )
-        elif operator.ready == 0 and snapshot.age(operator.created) > _YOUNG_SECONDS:
-            yield _not_ready(snapshot, operator)
-
-
-def _not_ready(snapshot: Snapshot, operator: Operator) -> Finding:
-    words, evidence = "it has no pods", []
-    for pod in operator.pods(snapshot):
-        words, shown = explain_pod(snapshot, pod, "operator")
-        evidence += shown
-    conditions = (operator.raw.get("status") or {}).get("conditions") or ()
-    evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
-    return make_finding(
-        "operator_down",
-        operator.object,
-        f"None of {operator.desired} replicas of the operator is ready: {words}.",
-        evidence=[f"status.readyReplicas: 0 of {operator.desired}", *evidence],
-        remedy=Remedy.run(f"{operator.kubectl} logs deployment/{operator.name}", f"{operator.kubectl} describe pods"),
-        related_objects=snapshot.nodes_of(operator.raw),
-    )
 
 
 @check("deployments", "leases")
@@ -220,38 +202,29 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
 @check("deployments")
 def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators of several releases that share a namespace of sessions, or a domain."""
-    seen: list[Operator] = []
-    for operator in sorted(find_operators(snapshot), key=lambda operator: operator.object):
-        for other in seen:
-            both, related = f"{other.object} and {operator.object}", [other.object, operator.object]
-            shared = [namespace for namespace in operator.watches if namespace in other.watches]
-            if shared:
-                result = (
-                    "The active one changes with each restart."
-                    if operator.lease_namespace == other.lease_namespace
-                    else "Both are active there and revert each other's changes."
-                )
-                yield make_finding(
-                    "operators_share_namespace",
-                    f"namespace/{shared[0]}",
-                    f"{both} watch the namespace {', '.join(shared)}. {result}",
-                    evidence=[_describe(other), _describe(operator)],
-                    remedy=Remedy(
-                        "Set another sessions.namespace in one of the releases, or uninstall one.", (operator.upgrade,)
-                    ),
-                    related_objects=related,
-                )
-            elif operator.settings.domain == other.settings.domain:
-                domain = operator.settings.domain
-                yield make_finding(
-                    "operators_share_domain",
-                    operator.object,
-                    f"{both} serve the same domain {domain}. Traefik gives its hosts to one of them.",
-                    evidence=[f"{name}: VDI_DOMAIN={domain}" for name in related],
-                    remedy=Remedy("Set another domain in one of the releases.", (operator.upgrade,)),
-                    related_objects=related,
-                )
-        seen.append(operator)
+    operators = sorted(find_operators(snapshot), key=lambda operator: operator.object)
+    for other, operator in combinations(operators, 2):
+        both, domain = [other.object, operator.object], operator.settings.domain
+        if shared := [namespace for namespace in operator.watches if namespace in other.watches]:
+            where, evidence = f"namespace/{shared[0]}", [_describe(other), _describe(operator)]
+            problem = f"watch the namespace {', '.join(shared)}. " + (
+                "The active one changes with each restart"
+                if operator.lease_namespace == other.lease_namespace
+                else "Both are active there and revert each other's changes"
+            )
+        elif domain == other.settings.domain:
+            where, evidence = operator.object, [f"{name}: VDI_DOMAIN={domain}" for name in both]
+            problem = f"serve the same domain {domain}. Traefik gives its hosts to one of them"
+        else:
+            continue
+        yield make_finding(
+            "operators_collide",
+            where,
+            f"{' and '.join(both)} {problem}.",
+            evidence=evidence,
+            remedy=Remedy.run(operator.upgrade),
+            related_objects=both,
+        )
 
 
 @check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
@@ -285,33 +258,4 @@ def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("vdisessions", "deployments", "leases")
-def finalizers(snapshot: Snapshot) -> Iterator[Finding]:
-    """Deleted sessions that stay, because the operator does not remove its finalizer."""
-    for session in snapshot.sessions:
-        meta = session.metadata
-        age = snapshot.age(meta.deletion_timestamp)
-        if FINALIZER not in meta.finalizers or age < _YOUNG_SECONDS:
-            continue
-        leads = is_led(snapshot, meta.namespace)
-        why = "its operator has not done so" if leads else "no operator is running that could remove it"
-        operator = operator_for(snapshot, meta.namespace)
-        yield make_finding(
-            "finalizer_stuck",
-            f"vdisession/{meta.namespace}/{meta.name}",
-            f"It was deleted {int(age)} s ago and remains until its finalizer is removed: {why}.",
-            evidence=[f"metadata.deletionTimestamp: {meta.deletion_timestamp}", f"metadata.finalizers: {FINALIZER}"],
-            remedy=Remedy(
-                "Bring the operator back, which cleans up. Only if it is gone permanently, remove the finalizer:",
-                (merge_patch("vdisession", meta.name, {"metadata": {"finalizers": None}}, meta.namespace),),
-            ),
-            related_objects=[
-                f"namespace/{meta.namespace}",
-                f"lease/{lease_namespace(snapshot, meta.namespace)}/{LEASE}",
-                *([operator.object] if operator else []),
-                *(f"pod/{meta.namespace}/{pod.metadata.name}" for pod in snapshot.pods_by_owner.get(meta.uid, ())),
-            ],
-        )
-
-
-CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights, finalizers)
+CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights)

@@ -11,11 +11,8 @@ from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
-    Traefik,
-    explain_pod,
     find_traefiks,
     gateways_in_scope,
-    last_words,
     troubles,
 )
 from vdi.doctor.objects.references import hosts_by_certificate
@@ -47,9 +44,22 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     traefiks = find_traefiks(snapshot)
     for traefik in traefiks:
         new = snapshot.age(traefik.created) <= _YOUNG_SECONDS
-        # A Traefik that is scaled to 0 beside another one that is ready is meant to be.
-        if not traefik.ready and not new and not (traefik.desired == 0 and any(other.ready for other in traefiks)):
-            yield _traefik_down(snapshot, traefik)
+        # One that is scaled to 0 beside another one that is ready is meant to be.
+        if traefik.ready or new or (traefik.desired == 0 and any(other.ready for other in traefiks)):
+            continue
+        state, remedy = "Traefik is scaled to 0", traefik.scale_up()
+        if traefik.desired or traefik.kind != "deployment":
+            state = f"None of {traefik.desired} replicas of Traefik is ready"
+            describe = f"{traefik.kubectl} describe"
+            remedy = Remedy.run(f"{describe} {traefik.kind} {traefik.name}", f"{describe} pods")
+        yield make_finding(
+            "traefik_down",
+            traefik.object,
+            f"{state}: no desktop can be reached.",
+            evidence=[f"ready: 0 of {traefik.desired}"],
+            remedy=remedy,
+            related_objects=snapshot.nodes_of(traefik.raw),
+        )
     for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
         if traefiks and all(traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks):
             edits = (f"{traefik.kubectl} edit {traefik.kind} {traefik.name}" for traefik in traefiks)
@@ -65,23 +75,6 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
                     tuple(edits),
                 ),
             )
-
-
-def _traefik_down(snapshot: Snapshot, traefik: Traefik) -> Finding:
-    if traefik.desired == 0 and traefik.kind == "deployment":
-        state, remedy = "Traefik is scaled to 0", traefik.scale_up()
-    else:
-        state = f"None of {traefik.desired} replicas of Traefik is ready"
-        describe = f"{traefik.kubectl} describe"
-        remedy = Remedy.run(f"{describe} {traefik.kind} {traefik.name}", f"{describe} pods")
-    return make_finding(
-        "traefik_down",
-        traefik.object,
-        f"{state}: no desktop can be reached.",
-        evidence=[f"ready: 0 of {traefik.desired}"],
-        remedy=remedy,
-        related_objects=snapshot.nodes_of(traefik.raw),
-    )
 
 
 @check("vdisessions", "ingressroutes")
@@ -159,31 +152,18 @@ def _certificate_findings(snapshot: Snapshot, certificate: Certificate, hosts: l
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a ready replica."""
     for gateway in gateways_in_scope(snapshot):
-        if gateway.desired == 0:
-            yield _gateway_down(snapshot, gateway, "it is scaled to 0", gateway.scale_up())
-        elif gateway.ready == 0 and gateway.unavailable_for(snapshot) > _RESTART_SECONDS:
-            yield _gateway_down(snapshot, gateway, "", Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}"))
-
-
-def _gateway_down(snapshot: Snapshot, gateway: Gateway, words: str, remedy: Remedy) -> Finding:
-    evidence, code = [f"status.readyReplicas: {gateway.ready} of {gateway.desired}"], "gateway_down"
-    for pod in gateway.pods(snapshot):
-        why, shown = explain_pod(snapshot, pod, "gateway")
-        evidence += shown
-        ended = last_words(snapshot.log_of(pod))
-        if ended and not any(ended in line for line in evidence):
-            evidence.append(f"log: {ended}")
-        if "at revision" in ended:
-            code, remedy = "database_newer", Remedy.run(gateway.upgrade)
-        words = words or ended or why
-    return make_finding(
-        code,
-        gateway.object,
-        f"No replica of the gateway is ready: {words or 'it has no pods'}.",
-        evidence=evidence,
-        remedy=remedy,
-        related_objects=gateway.depends_on(snapshot),
-    )
+        if gateway.desired and (gateway.ready or gateway.unavailable_for(snapshot) <= _RESTART_SECONDS):
+            continue
+        words, evidence = gateway.explain_down(snapshot)
+        is_older, show = "at revision" in words, Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}")
+        yield make_finding(
+            "database_newer" if is_older else "gateway_down",
+            gateway.object,
+            f"No replica of the gateway is ready: {words}.",
+            evidence=evidence,
+            remedy=Remedy.run(gateway.upgrade) if is_older else show if gateway.desired else gateway.scale_up(),
+            related_objects=gateway.depends_on(snapshot),
+        )
 
 
 # The gateway checks its dependencies with its own credentials and from its own network, so its log knows more than any

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 
-from vdi.api.session import GraphicsStatus, Phase
+from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import amount, parse_time
@@ -22,7 +22,6 @@ from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
 from vdi.session.streaming import (
     CAPABILITY_MISSING,
-    DRIVER_NOT_LOADABLE,
     NOT_ON_X11,
     generation,
     obsolete_encoders,
@@ -254,17 +253,10 @@ def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
 def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a CPU limit that is too low, and the object that sets it."""
     for diagnosis in active_sessions(snapshot):
-        desktop, resources = diagnosis.desktop, diagnosis.session.spec.resources
+        desktop = diagnosis.desktop
         if not isinstance(desktop, Desktop) or amount("cpu", desktop.cpu) >= _MIN_MILLICPU:
             continue
-        if resources and resources.cpu is not None:
-            where, source = diagnosis.object, "the session"
-            patch = {"spec": {"resources": {"cpu": "1"}}}
-            command = merge_patch("vdisession", diagnosis.name, patch, diagnosis.namespace)
-        else:
-            template = diagnosis.template_name
-            where, source = f"vditemplate/{template}", f"template `{template}`"
-            command = merge_patch("vditemplate", template, {"spec": {"resources": {"defaultCPU": "1"}}})
+        where, source, command = diagnosis.set_limit("cpu", "1")
         ready = diagnosis.pod is not None and diagnosis.pod.ready
         yield diagnosis.finding(
             "cpu_limit_low",
@@ -281,43 +273,24 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
 def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a GPU that render on the CPU, by the reason that they report."""
     for diagnosis in active_sessions(snapshot):
-        graphics = diagnosis.session.status.graphics
+        graphics, pod = diagnosis.session.status.graphics, diagnosis.pod
         has_gpu = isinstance(diagnosis.desktop, Desktop) and diagnosis.desktop.gpu > 0
-        if graphics and diagnosis.pod and has_gpu and not renders_on_gpu(graphics):
-            yield _graphics_finding(diagnosis, diagnosis.pod.metadata.name, graphics)
-
-
-def _graphics_finding(diagnosis: SessionDiagnosis, pod: str, graphics: GraphicsStatus) -> Finding:
-    template, restart = diagnosis.template_name, diagnosis.restart_command
-    read_log = f"{diagnosis.kubectl} logs {pod}"
-    message = f"The desktop {diagnosis.name} has a GPU but renders on the CPU"
-    if graphics.reason == CAPABILITY_MISSING:
-        code, cause = "graphics_capability_missing", ": NVIDIA_DRIVER_CAPABILITIES lacks `graphics`"
-        remedy = Remedy(
-            "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove the variable there. Then "
-            "restart the desktop.",
-            (f"kubectl edit vditemplate {template}", restart),
+        if graphics is None or pod is None or not has_gpu or renders_on_gpu(graphics):
+            continue
+        sentence = "See what the desktop tried, then restart it."
+        command = f"{diagnosis.kubectl} logs {pod.metadata.name}"
+        if graphics.reason == CAPABILITY_MISSING:
+            sentence = "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove it there. Then restart."
+            command = f"kubectl edit vditemplate {diagnosis.template_name}"
+        elif graphics.reason == NOT_ON_X11:
+            sentence = "Allow Wayland in the template, which this GPU needs. Then restart the desktop."
+            command = merge_patch("vditemplate", diagnosis.template_name, {"spec": {"streaming": {"display": "Auto"}}})
+        yield diagnosis.finding(
+            "graphics_in_software",
+            f"The desktop {diagnosis.name} has a GPU but renders on the CPU ({graphics.message or 'no reason'}).",
+            evidence=[f"status.graphics: {graphics.renderer}, {graphics.reason or 'no reason'}: {graphics.message}"],
+            remedy=Remedy(sentence, (command, diagnosis.restart_command)),
         )
-    elif graphics.reason == DRIVER_NOT_LOADABLE:
-        code, cause = "graphics_driver_not_loadable", ": NVIDIA's driver cannot be loaded in its container"
-        remedy = Remedy(
-            "Read the loader's error, then restart the desktop. Only new pods use an upgraded driver.",
-            (read_log, restart),
-        )
-    else:
-        code, cause = "graphics_in_software", f" ({graphics.message})" if graphics.message else ""
-        remedy = Remedy("See what the desktop tried, then restart it.", (read_log, restart))
-        if graphics.reason == NOT_ON_X11:
-            patch = merge_patch("vditemplate", template, {"spec": {"streaming": {"display": "Auto"}}})
-            remedy = Remedy(
-                "Allow Wayland in the template, which this GPU needs. Then restart the desktop.", (patch, restart)
-            )
-    return diagnosis.finding(
-        code,
-        f"{message}{cause}.",
-        evidence=[f"status.graphics: {graphics.renderer}, {graphics.reason or 'no reason'}: {graphics.message}"],
-        remedy=remedy,
-    )
 
 
 @check("nodes", "vditemplates")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from vdi.diagnosis.check import check
 from vdi.diagnosis.dns import dns_down
 from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import (
@@ -164,6 +165,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
     """A certificate of the API server that expires soon."""
     ends = snapshot.api_certificate_ends
     left = -snapshot.age(ends) / _DAY_SECONDS
+    on_k3s = any(node_tools(snapshot, name)[0] != "kubelet" for name in snapshot.nodes)
     if ends and left < _API_CERTIFICATE_DAYS:
         state = "has expired" if left < 0 else f"expires in {left:.0f} days"
         yield make_finding(
@@ -171,7 +173,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
             "certificate/api-server",
             f"The API server's certificate {state} ({ends}).",
             evidence=[f"notAfter {ends}"],
-            remedy=Remedy.run("systemctl restart k3s"),
+            remedy=Remedy.run(*(["systemctl restart k3s"] if on_k3s else [])),
             severity=Severity.ERROR if left < 0 else None,
         )
 

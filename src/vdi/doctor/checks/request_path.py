@@ -6,8 +6,6 @@ A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tri
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from msgspec.structs import replace
-
 from vdi.cluster.objects import Pod
 from vdi.diagnosis.check import check, merge_patch
 from vdi.diagnosis.snapshot import Raw, Snapshot
@@ -60,8 +58,7 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         route = snapshot.find("ingressroutes", name, diagnosis.namespace)
         if route is not None:
             yield from _rule_findings(diagnosis, route_rules(route), where)
-            for finding in _reference_findings(snapshot, route, diagnosis.operator):
-                yield replace(finding, related_objects=tuple(diagnosis.related_objects))
+            yield from _reference_findings(snapshot, route, diagnosis.operator, diagnosis.related_objects)
         elif snapshot.age(pod.metadata.creation_timestamp) > _YOUNG_SECONDS:
             yield diagnosis.finding(
                 "route_missing",
@@ -91,11 +88,10 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
             ),
         )
     for rule in own:
-        for finding in _shadowed(diagnosis.snapshot, rule, host):
-            yield replace(finding, related_objects=tuple(diagnosis.related_objects))
+        yield from _shadowed(diagnosis.snapshot, rule, host, diagnosis.related_objects)
 
 
-def _shadowed(snapshot: Snapshot, own: Rule, host: str) -> Iterator[Finding]:
+def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] = ()) -> Iterator[Finding]:
     """Another rule of Traefik's table that takes requests for the host."""
     rival = find_rival(snapshot, own, host)
     if rival is None:
@@ -114,14 +110,17 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str) -> Iterator[Finding]:
             f"Give {name} another host or a lower priority, or delete it.",
             (f"{kubectl} get {kind} {name} --output yaml", f"{kubectl} delete {kind} {name}"),
         ),
+        related_objects=related,
     )
 
 
-def _reference_findings(snapshot: Snapshot, route: Raw, release: Workload | None) -> Iterator[Finding]:
+def _reference_findings(
+    snapshot: Snapshot, route: Raw, release: Workload | None, related: Iterable[str] = ()
+) -> Iterator[Finding]:
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
     namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
     show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
-    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}")
+    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}", related_objects=related)
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
     strange = ", ".join(name for name in spec.get("entryPoints") or () if known and name.lower() not in known)

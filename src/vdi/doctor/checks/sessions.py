@@ -56,12 +56,9 @@ _CODE_OF_PROBLEM: Mapping[str, str] = {
 # Reason why a pod is not ready -> code.
 _CODE_OF_POD_REASON: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
-    PodReason.MISSING_SECRET: "reference_missing",
-    PodReason.MISSING_CONFIG_MAP: "reference_missing",
-    PodReason.MISSING_KEY: "reference_missing",
-    PodReason.BAD_POD_CONFIG: "reference_missing",
-    PodReason.CRASH_LOOP: "desktop_crashes",
-    PodReason.POD_FAILED: "desktop_crashes",
+    **dict.fromkeys((PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP), "reference_missing"),
+    **dict.fromkeys((PodReason.MISSING_KEY, PodReason.BAD_POD_CONFIG), "reference_missing"),
+    **dict.fromkeys((PodReason.CRASH_LOOP, PodReason.POD_FAILED), "desktop_crashes"),
     PodReason.OUT_OF_MEMORY: "desktop_out_of_memory",
     PodReason.EVICTED: "desktop_evicted",
     PodReason.OUT_OF_EPHEMERAL_STORAGE: "desktop_out_of_disk",
@@ -69,12 +66,10 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
     PodReason.NODE_LOST: "desktop_on_lost_node",
     PodReason.HOME_LOST: "home_lost",
     PodReason.HOME_NOT_PROVISIONED: "home_not_provisioned",
-    PodReason.VOLUME_PERMISSION: "volume_not_mounted",
-    PodReason.VOLUME_MOUNT: "volume_not_mounted",
-    PodReason.VOLUME_ELSEWHERE: "volume_not_mounted",
-    PodReason.BAD_MOUNT: "volume_not_mounted",
-    PodReason.BAD_COMMAND: "desktop_cannot_start",
-    PodReason.CANNOT_START: "desktop_cannot_start",
+    **dict.fromkeys((PodReason.VOLUME_PERMISSION, PodReason.VOLUME_MOUNT), "volume_not_mounted"),
+    **dict.fromkeys((PodReason.VOLUME_ELSEWHERE, PodReason.BAD_MOUNT), "volume_not_mounted"),
+    **dict.fromkeys((PodReason.BAD_COMMAND, PodReason.CANNOT_START), "desktop_cannot_start"),
+    PodReason.NO_GPU_FREE: "gpu_insufficient",
     PodReason.NODE_NETWORK: "node_network_broken",
     PodReason.NOT_RESPONDING: "desktop_hung",
 }
@@ -87,7 +82,21 @@ _LASTING = (
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 # Reasons of an image that no pull on the node cures.
 _OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
-_FREE_A_GPU = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
+# Code -> commands. The sentence is the catalogue's.
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "template_missing": ("kubectl get vditemplates",),
+    "template_invalid": ("{edit_template}",),
+    "session_over_limit": ("{edit}",),
+    "home_in_use": ("vdi session ls -n {namespace}",),
+    "host_taken": ("{edit}", "{kubectl} get configmap {reservation} --output yaml"),
+    "home_lost": ("{kubectl} get pvc",),
+    "reference_missing": ("{kubectl} get secrets,configmaps", "{edit_template}"),
+    "desktop_hung": ("{restart}",),
+    "desktop_cannot_start": ("kubectl get nodes --label-columns kubernetes.io/arch", "{edit_template}", "{restart}"),
+    "desktop_out_of_disk": ("{edit_template}", "{restart}"),
+    **dict.fromkeys(("desktop_evicted", "node_refused"), ("kubectl describe node {node}",)),
+    **dict.fromkeys(("desktop_on_lost_node", "node_network_broken"), ("kubectl describe node {node}",)),
+}
 
 # A message with which the API server refuses an object -> what helps, and the command that shows what to change.
 _ADMISSION = (
@@ -180,9 +189,6 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
     elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # the operator tries again
-    remedy = _remedy_of_problem(code, diagnosis, problem)
-    if remedy is None and reason in _CODE_OF_POD_REASON:
-        remedy = _remedy_of_pod(code, diagnosis)
     queue = diagnosis.session.status.queue
     return diagnosis.finding(
         code,
@@ -193,49 +199,47 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
             f"status.queue.position: {queue.position}" if queue and queue.position else "",
             *(f"status.failures.log: {line}" for line in log.splitlines()[-3:]),
         ],
-        remedy=remedy or Remedy.run(diagnosis.restart_command),
+        remedy=_remedy_of(code, diagnosis, reason, problem.message) or Remedy.run(diagnosis.restart_command),
     )
 
 
-def _remedy_of_problem(code: str, diagnosis: SessionDiagnosis, problem: Blocked) -> Remedy | None:
-    """The remedy of a session without a pod; None: that of its pod's code."""
-    name, template, kubectl = diagnosis.name, diagnosis.template_name, diagnosis.kubectl
-    edit = f"{kubectl} edit vdisession {name}"
+def _remedy_of(code: str, diagnosis: SessionDiagnosis, reason: str, message: str = "") -> Remedy | None:
+    """The remedy of a session without a desktop; None: the code alone has none."""
+    name, namespace, kubectl = diagnosis.name, diagnosis.namespace, diagnosis.kubectl
+    restart = diagnosis.restart_command
+    edit, edit_template = f"{kubectl} edit vdisession {name}", f"kubectl edit vditemplate {diagnosis.template_name}"
+    if commands := _COMMANDS.get(code):
+        words = {"edit": edit, "edit_template": edit_template, "kubectl": kubectl, "namespace": namespace}
+        words |= {"restart": restart, "node": diagnosis.bound.spec.node_name if diagnosis.bound else ""}
+        words["reservation"] = reservation_name(diagnosis.session.spec.hostname or name)
+        return Remedy.run(*(command.format(**words).rstrip() for command in commands))
     match code:
-        case "template_missing":
-            sentence = f"Create the template {template!r}, or create the session with one that exists."
-            return Remedy(sentence, ("kubectl get vditemplates",))
-        case "template_invalid":
-            return Remedy.run(f"kubectl edit vditemplate {template}")
-        case "session_over_limit":
-            return Remedy.run(edit)
-        case "home_in_use":
-            return Remedy.run(f"vdi session ls -n {diagnosis.namespace}")
-        case "host_taken":
-            reservation = reservation_name(diagnosis.session.spec.hostname or name)
-            return Remedy(
-                "Give the session another spec.hostname. The ConfigMap names the user who owns this one.",
-                (edit, f"{kubectl} get configmap {reservation} --output yaml"),
-            )
+        case "image_unavailable":
+            return _remedy_of_image(diagnosis)
+        case "desktop_crashes":
+            return Remedy.run(_read_last_log(diagnosis), restart)
+        case "desktop_out_of_memory":
+            desktop = diagnosis.desktop
+            limit = f"{2 * (amount('memory', desktop.memory) >> 20) if isinstance(desktop, Desktop) else 4096}Mi"
+            return Remedy.run(diagnosis.set_limit("memory", limit)[2], restart)
         case "name_taken":
             claim = own_claim(diagnosis.session)
             children = f"{kubectl} get pod,service,secret,ingressroute {name}"
             return Remedy.run(children, *([f"{kubectl} get pvc {claim}"] if claim else []))
         case "pod_refused":
             for pattern, sentence, command in _ADMISSION:
-                if match := pattern.search(problem.message):
-                    return Remedy(sentence, (command.format(*match.groups(), namespace=diagnosis.namespace),))
-            labels = f"kubectl get namespace {diagnosis.namespace} --show-labels"
+                if match := pattern.search(message):
+                    return Remedy(sentence, (command.format(*match.groups(), namespace=namespace),))
+            labels = f"kubectl get namespace {namespace} --show-labels"
             return Remedy.run(f"{kubectl} describe resourcequota,limitrange", labels)
-        case "gpu_insufficient" | "room_insufficient" if problem.reason in LASTING_QUEUE_REASONS:
-            sentence = "Request less in the template or the session, or add a node that is large enough."
-            return _open_nodes(diagnosis) or Remedy(sentence, (f"kubectl edit vditemplate {template}", edit))
-        case "gpu_insufficient":
-            return _open_nodes(diagnosis) or _FREE_A_GPU
-        case "room_insufficient":
-            return _open_nodes(diagnosis) or Remedy.run("vdi session ls", "kubectl describe nodes")
-        case "home_lost":
-            return Remedy.run(f"{kubectl} get pvc")
+        case "gpu_insufficient" | "room_insufficient" | "desktop_unschedulable":
+            usual = Remedy.run("vdi session ls", "kubectl describe nodes")
+            if reason in LASTING_QUEUE_REASONS:
+                sentence = "Request less in the template or the session, or add a node that is large enough."
+                usual = Remedy(sentence, (edit_template, edit))
+            elif code == "gpu_insufficient":
+                usual = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
+            return _open_nodes(diagnosis) or (None if code == "desktop_unschedulable" else usual)
         case _:
             return None
 
@@ -292,17 +296,17 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         code = _CODE_OF_POD_REASON.get(
             answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed"
         )
-        if answer.reason == PodReason.NO_GPU_FREE:
-            code = "gpu_insufficient"
         if code == "home_not_provisioned" and diagnosis.home is not None:
             code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
         log, denied = snapshot.log_of(pod), _denied_credentials(diagnosis)
         # With a log, `logs_speak` makes the finding of the cause, and this one is folded under it.
         if code in _CRASHED and not log:
             code = code_of_log(answer.sentence) or code
-        message, remedy = denied or (answer.sentence, _remedy_of_pod(code, diagnosis))
+        message, remedy = denied or (answer.sentence, _remedy_of(code, diagnosis, answer.reason))
         if answer.reason == PodReason.OUT_OF_MEMORY:
-            message = f"The desktop used more memory than its limit ({_memory_limit(diagnosis)}), and was stopped."
+            limit = f"{diagnosis.desktop.memory} " if isinstance(diagnosis.desktop, Desktop) else ""
+            source = diagnosis.set_limit("memory", "")[1]
+            message = f"The desktop used more memory than its limit ({limit}from {source}), and was stopped."
         yield diagnosis.finding(
             code,
             message,
@@ -333,36 +337,6 @@ def _killed_at(diagnosis: SessionDiagnosis, pod: Pod) -> str:
     return at if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS else ""
 
 
-def _remedy_of_pod(code: str, diagnosis: SessionDiagnosis) -> Remedy | None:
-    """The remedy of a pod that is not ready, or has ended; None: its Events say what to do."""
-    bound, kubectl = diagnosis.bound, diagnosis.kubectl
-    edit, restart = f"kubectl edit vditemplate {diagnosis.template_name}", diagnosis.restart_command
-    match code:
-        case "image_unavailable":
-            return _remedy_of_image(diagnosis)
-        case "reference_missing":
-            return Remedy.run(f"{kubectl} get secrets,configmaps", edit)
-        case "desktop_crashes":
-            return Remedy.run(_read_last_log(diagnosis), restart)
-        case "desktop_hung":
-            return Remedy.run(restart)
-        case "desktop_cannot_start":
-            return Remedy.run("kubectl get nodes --label-columns kubernetes.io/arch", edit, restart)
-        case "desktop_out_of_memory":
-            return Remedy.run(_raise_memory(diagnosis), restart)
-        case "desktop_out_of_disk":
-            sentence = "Raise resources.defaultEphemeralStorage in the template, or write large files to the home."
-            return Remedy(sentence, (edit, restart))
-        case "desktop_evicted" | "node_refused" | "desktop_on_lost_node" | "node_network_broken":
-            return Remedy.run(f"kubectl describe node {bound.spec.node_name if bound else ''}")
-        case "gpu_insufficient":
-            return _FREE_A_GPU
-        case "desktop_unschedulable":
-            return _open_nodes(diagnosis)
-        case _:
-            return None
-
-
 def _read_last_log(diagnosis: SessionDiagnosis) -> str:
     """The command that shows how the desktop ended: of its pod, or what the status keeps of a pod that is deleted."""
     pod, kubectl = diagnosis.pod, diagnosis.kubectl
@@ -379,7 +353,7 @@ def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | Non
     denied = answer is not None and answer.reason == PodReason.IMAGE_PULL_DENIED
     if not denied or not isinstance(desktop, Desktop) or not desktop.image_pull_secrets or not pod or not pod.desktop:
         return None
-    secret, registry = desktop.image_pull_secrets[0], _registry_of(desktop.image)
+    names, registry = desktop.image_pull_secrets, _registry_of(desktop.image)
     event, waiting = diagnosis.observed.start_state(pod).newest("Failed"), pod.desktop.state.waiting
     said = f"{waiting.message if waiting else ''} {event.note if event else ''}"
     if not re.search(r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE):
@@ -388,11 +362,13 @@ def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | Non
     create = (
         f"{diagnosis.kubectl} create secret docker-registry {secret} --docker-server={server}"
         ' --docker-username="$(cat username)" --docker-password="$(cat password)" --dry-run=client -o yaml'
+        " | kubectl apply -f -"
+        for secret in names
     )
-    return f"The registry {registry} refuses the credentials of the Secret {secret}.", Remedy(
-        "Write the registry's user name and password into the files username and password. Then:",
-        (f"{create} | kubectl apply -f -", diagnosis.restart_command),
-    )
+    which = ", for the Secret of this registry" if len(names) > 1 else ""
+    message = f"The registry {registry} refuses the credentials of the Secret{'s' * bool(which)} {', '.join(names)}."
+    sentence = f"Write the registry's user name and password into the files username and password. Then{which}:"
+    return message, Remedy(sentence, (*create, diagnosis.restart_command))
 
 
 def _registry_of(image: str) -> str:
@@ -433,25 +409,6 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
     access = reason in (PodReason.REGISTRY_UNREACHABLE, PodReason.REGISTRY_NOT_TRUSTED)
     what = "its access to the registry" if access else "what the message names"
     return Remedy(f"On the node {node}, fix {what}, and pull the image.", (pull,))
-
-
-def _memory_limit(diagnosis: SessionDiagnosis) -> str:
-    """The memory limit and its source; empty: not known."""
-    desktop, resources = diagnosis.desktop, diagnosis.session.spec.resources
-    if not isinstance(desktop, Desktop):
-        return ""
-    source = "the session" if resources and resources.memory else f"template `{diagnosis.template_name}`"
-    return f"limit {desktop.memory} from {source}"
-
-
-def _raise_memory(diagnosis: SessionDiagnosis) -> str:
-    """The command that doubles the memory limit at its source."""
-    desktop, resources = diagnosis.desktop, diagnosis.session.spec.resources
-    limit = f"{2 * (amount('memory', desktop.memory) >> 20) if isinstance(desktop, Desktop) else 4096}Mi"
-    if resources and resources.memory:
-        patch = {"spec": {"resources": {"memory": limit}}}
-        return merge_patch("vdisession", diagnosis.name, patch, diagnosis.namespace)
-    return merge_patch("vditemplate", diagnosis.template_name, {"spec": {"resources": {"defaultMemory": limit}}})
 
 
 @check("vdisessions", "pods", "nodes")

@@ -21,7 +21,7 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.printable import escape
 from vdi.session.conditions import Reason
 from vdi.session.failures import NOT_ITS_FAULT, current_failures, is_short_of_room
-from vdi.session.naming import MANAGED_BY, POOL, SESSION_LABEL, derive_base
+from vdi.session.naming import FINALIZER, MANAGED_BY, POOL, SESSION_LABEL, derive_base
 from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
 
@@ -53,8 +53,9 @@ _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
 # Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and explain nothing.
 _TELLING = {"start_slow", "home_in_use", "host_taken", "turn_down", "cpu_limit_low", "encoder_obsolete"}
-# Finalizers of Kubernetes -> the event that removes them.
+# Finalizers of Kubernetes and of ours -> the event that removes them.
 _FINALIZERS = {
+    FINALIZER: "the operator removes it after its clean-up",
     "kubernetes.io/pvc-protection": "Kubernetes removes it when no pod uses the claim",
     "foregroundDeletion": "Kubernetes removes it when the objects that this one owns are deleted",
 }
@@ -106,13 +107,14 @@ def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Find
     subjects: dict[str, _Subject] = {}
     for subject in _subjects(snapshot):
         subjects.setdefault(subject.object, subject)
-    for subject in subjects.values():
-        for look in (_deletion, _condition, _restart, _event):
-            finding = look(snapshot, subject)
-            if finding and explained.isdisjoint((subject.object, *finding.related_objects)):
-                # Owners come first, so this explains the objects that the subject owns, too.
-                explained.add(subject.object)
-                yield finding
+    # A pod that stays keeps its session and its claim. Everything else follows from the owner, which comes first.
+    looks = [(_deletion, subject) for subject in sorted(subjects.values(), key=lambda subject: subject.pod is None)]
+    looks += [(look, subject) for subject in subjects.values() for look in (_condition, _restart, _event)]
+    for look, subject in looks:
+        finding = look(snapshot, subject)
+        if finding and explained.isdisjoint((subject.object, *finding.related_objects)):
+            explained.add(subject.object)
+            yield finding
 
 
 def _explains(finding: Finding) -> bool:
@@ -143,8 +145,11 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
             if pod.metadata.labels.get(POOL) == derive_base(name) and SESSION_LABEL not in pod.metadata.labels:
                 yield _of_pod(snapshot, pod, f"vdipool/{name}", template)
     for workload in release_workloads(snapshot):
-        yield _Subject(workload.kind, workload.raw, snapshot.nodes_of(workload.raw))
-        yield from (_of_pod(snapshot, pod, workload.object) for pod in snapshot.pods_of(workload.raw))
+        # A pod says more than its workload. One that is ready does not explain why another one cannot be created.
+        pods = snapshot.pods_of(workload.raw)
+        yield from (_of_pod(snapshot, pod, workload.object) for pod in pods)
+        unready = (f"pod/{workload.namespace}/{pod.metadata.name}" for pod in pods if not pod.ready)
+        yield _Subject(workload.kind, workload.raw, [*snapshot.nodes_of(workload.raw), *unready])
     if whole:
         yield from _others(snapshot)
 
@@ -152,11 +157,13 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
 def _of_session(snapshot: Snapshot, diagnosis: SessionDiagnosis) -> Iterator[_Subject]:
     chain, namespace = diagnosis.related_objects, diagnosis.namespace
     raw = snapshot.find("vdisessions", diagnosis.name, namespace)
+    pods = snapshot.pods_by_owner.get(diagnosis.session.metadata.uid, ())
+    chain += [f"pod/{namespace}/{pod.metadata.name}" for pod in pods]
     yield _Subject("vdisession", raw or {}, chain, diagnosis=diagnosis)
     # A route or a Service has no part in the state of a pod or a claim.
     chain = [name for name in chain if not name.startswith(("ingressroute/", "service/", "secret/"))]
     claims = {diagnosis.home.metadata.name} if diagnosis.home else set()
-    for pod in snapshot.pods_by_owner.get(diagnosis.session.metadata.uid, ()):
+    for pod in pods:
         yield _of_pod(snapshot, pod, *chain)
         claims.update(pod.writes_to)
     for name in sorted(claims):
@@ -195,6 +202,8 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         change = merge_patch(subject.kind, subject.meta["name"], patch, subject.meta.get("namespace", ""))
         sentence = f"Repair that controller. Only if it is gone for good, look at the object, then remove {foreign[0]}:"
         remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
+    elif FINALIZER in names and subject.diagnosis:
+        remedy = subject.diagnosis.restart_operator
     node = snapshot.nodes.get(subject.pod.spec.node_name) if subject.pod else None
     if foreign or (node and node.ready):
         # This is a cause: the findings of its session follow from it.
@@ -211,6 +220,9 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     events, bad = _events_of(snapshot, subject), []
     if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
         bad.append({"type": "Ready", "status": "False", "message": words})
+    # A StatefulSet has no conditions: without a pod, only its Events speak.
+    if subject.kind == "statefulset" and events and not snapshot.pods_of(subject.raw):
+        bad.append({"type": "Ready", "status": "False", "message": max(events, key=lambda event: event.seen).note})
     if subject.status.get("phase") == "Lost":
         bad.append({"type": "Bound", "status": "False", "message": "its volume is gone (phase Lost)"})
     if not subject.is_resting:
@@ -246,7 +258,7 @@ def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event
     if pod.status.phase == "Failed" and (age > _RECENT_SECONDS or pod.status.reason == "Terminated"):
         return ""
     kind, _, name = subject.chain[0].rpartition("/")
-    words = chart_subject(name) if kind.startswith(("deployment/", "daemonset/")) else DESKTOP
+    words = chart_subject(name) if kind.startswith(("deployment/", "daemonset/", "statefulset/")) else DESKTOP
     answer = explain(StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words))
     return answer.sentence if age >= (_PATIENCE_SECONDS if answer.stuck else _START_SECONDS) else ""
 

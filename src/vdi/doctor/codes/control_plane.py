@@ -85,31 +85,17 @@ CONTROL_PLANE = (
         "Stop the other operator.",
     ),
     _code(
-        "operators_share_namespace",
-        "Two operators are installed for the same namespace of sessions. One of them is active, with its own "
-        "settings. When it restarts, the other one takes over with different settings. Two operators with separate "
-        "namespaces are not an error.",
-        "VDI_NAMESPACE of all Deployments of an operator.",
-        "Give one of the releases a namespace of its own in sessions.namespace, or uninstall it.",
-    ),
-    _code(
-        "operators_share_domain",
-        "Two releases use the same domain, so both claim portal.DOMAIN and the hosts of desktops.",
-        "VDI_DOMAIN of operators that watch different namespaces.",
-        "Give one of the releases another domain.",
+        "operators_collide",
+        "Two operators are installed for the same namespace of sessions, or the same domain. When the active one of a "
+        "namespace restarts, the other takes over with its own settings. Of a domain, both claim portal.DOMAIN.",
+        "VDI_NAMESPACE and VDI_DOMAIN of all Deployments of an operator.",
+        "Give one of the releases another sessions.namespace or domain, or uninstall it.",
     ),
     _code(
         "operator_rights_missing",
         "The operator's account lacks permissions from the table in docs/design/operator.md.",
         "Roles, ClusterRoles and their bindings, evaluated as the API server does.",
         "Upgrade the release: the chart grants exactly what is needed.",
-    ),
-    _code(
-        "finalizer_stuck",
-        "A deleted session remains, because only the operator removes its finalizer, after the clean-up.",
-        "metadata.deletionTimestamp is more than a minute old, and the finalizer still exists.",
-        "Bring the operator back. Remove the finalizer manually only if the operator is gone permanently.",
-        follows=(*NO_OPERATOR, "operator_stuck", "node_not_ready", "deletion_stuck"),
     ),
     _code(
         "session_ignored",
@@ -187,11 +173,11 @@ CONTROL_PLANE = (
         "A Warning Event of the last ten minutes about this very object (regarding.uid), after it became ready.",
         "Follow the words of the Event.",
     ),
-    _unexplained(
+    _code(
         "deletion_stuck",
         "An object was deleted more than a minute ago and still exists.",
         "metadata.deletionTimestamp, and metadata.finalizers with their controllers.",
-        "Repair the controller of the finalizer; without one, look at the pod's node.",
+        "Repair the controller of the finalizer (of a session: the operator). Without one, look at the pod's node.",
     ),
     _unexplained(
         "container_restarted",

@@ -241,25 +241,11 @@ GATEWAY = (
 
 GRAPHICS = (
     _warning(
-        "graphics_capability_missing",
-        "The container runtime did not mount NVIDIA's OpenGL and Vulkan libraries: the desktop renders on the CPU.",
-        "status.graphics.reason of a desktop with a GPU: NVIDIA_DRIVER_CAPABILITIES lacks `graphics`.",
-        "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES of the template, or remove the variable there.",
-        follows=("gpu_runtime_class_unset",),
-    ),
-    _warning(
-        "graphics_driver_not_loadable",
-        "NVIDIA's driver library cannot be loaded in the desktop's container: it renders on the CPU.",
-        "status.graphics.reason, and the loader's error in status.graphics.message.",
-        "Restart the desktop after an upgrade of the driver; otherwise update the NVIDIA Container Toolkit.",
-        follows=("gpu_runtime_class_unset", "gpu_toolkit_paths_not_k3s"),
-    ),
-    _warning(
         "graphics_in_software",
         "A desktop of a template with a GPU renders OpenGL on the CPU.",
         "status.graphics.renderer and its reason, which the desktop's image determines at the start.",
-        "See the reason in the desktop's log. Intel and AMD GPUs need `spec.streaming.display: Auto`; rendering on "
-        "MIG devices is not supported.",
+        "See the reason in the desktop's log. Intel and AMD GPUs need `spec.streaming.display: Auto`, and NVIDIA's "
+        "`graphics` in NVIDIA_DRIVER_CAPABILITIES; rendering on MIG devices is not supported.",
         follows=("gpu_runtime_class_unset", "gpu_runtime_class_missing", "gpu_toolkit_paths_not_k3s"),
     ),
     _warning(
@@ -299,17 +285,10 @@ PROBES = (
         follows=("certificate_missing", "certificate_expired", "certificate_for_other_names"),
     ),
     _probe(
-        "probe_not_routed",
-        "Traefik responds with 404: it has no route for the name of a running desktop.",
-        _FROM_HERE,
-        "Check the session's IngressRoute and Traefik's log.",
-        follows=(*_WAY_IN, *_ROUTE),
-    ),
-    _probe(
         "probe_bad_answer",
-        "A desktop's address responds with a server error.",
+        "A desktop's address responds with a server error, or with 404: Traefik has no route for it.",
         _FROM_HERE,
-        "Check the desktop for 502 to 504, the gateway for 500.",
+        "Check the session's IngressRoute for 404, the gateway for 500, the desktop for 502 to 504.",
         follows=(
             *_WAY_IN,
             *_ROUTE,

@@ -38,7 +38,7 @@ _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 @dataclass(frozen=True)
 class Workload:
-    """A Deployment or DaemonSet. `kind` is `deployment` or `daemonset`."""
+    """A Deployment, DaemonSet or StatefulSet. `kind`: its name in findings, such as `deployment`."""
 
     kind: str
     raw: Raw
@@ -112,8 +112,8 @@ class Workload:
 
 
 def workloads(snapshot: Snapshot) -> Iterator[Workload]:
-    """All Deployments, then all DaemonSets."""
-    for kind in ("deployment", "daemonset"):
+    """All Deployments, DaemonSets and StatefulSets."""
+    for kind in ("deployment", "daemonset", "statefulset"):
         for raw in snapshot.raw(f"{kind}s"):
             yield Workload(kind, raw)
 
@@ -152,6 +152,24 @@ class Component(Workload):
         ]
         return [self.object, *snapshot.nodes_of(self.raw), *here]
 
+    def explain_down(self, snapshot: Snapshot) -> tuple[str, list[str]]:
+        """A clause that says why no replica is ready, and its evidence in the words of kubelet, runtime and log."""
+        subject, words = chart_subject(type(self).__name__.lower()), "it is scaled to 0" if self.desired == 0 else ""
+        evidence = [f"status.readyReplicas: {self.ready} of {self.desired}"]
+        for pod in self.pods(snapshot):
+            events, log = snapshot.events_of(pod.metadata.uid), snapshot.log_of(pod)
+            node = snapshot.nodes.get(pod.spec.node_name)
+            why = explain(StartState(pod, None, tuple(events), node, subject=subject)).sentence.rstrip(".")
+            waiting = pod.desktop.state.waiting if pod.desktop else None
+            last = pod.desktop.last_state.terminated if pod.desktop else None
+            raw = (waiting.message if waiting else "") or (last.message if last and last.reason == "StartError" else "")
+            evidence += [f"pod/{pod.metadata.name}: {pod.status.phase}, {why}", " ".join(raw.split())]
+            evidence += [*last_warnings(events), *(f"log: {line}" for line in log[-3:])]
+            words = words or last_words(log) or why
+        conditions = (self.raw.get("status") or {}).get("conditions") or ()
+        evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
+        return words or "it has no pods", evidence
+
 
 def _find_components(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
     """Deployments with a container of this name and this variable of the chart, with its environment."""
@@ -160,26 +178,6 @@ def _find_components(snapshot: Snapshot, container: str, variable: str) -> Itera
             environment = {variable["name"]: variable.get("value", "") for variable in one.get("env") or ()}
             if one["name"] == container and variable in environment:
                 yield raw, environment
-
-
-def explain_pod(snapshot: Snapshot, pod: Pod, component: str) -> tuple[str, list[str]]:
-    """A clause that says why a pod of the chart is not ready, and its evidence in the words of kubelet and runtime.
-
-    `component`: `operator` or `gateway`.
-    """
-    events = snapshot.events_of(pod.metadata.uid)
-    node = snapshot.nodes.get(pod.spec.node_name)
-    state = StartState(pod, None, tuple(events), node, subject=chart_subject(component))
-    why = explain(state).sentence.rstrip(".")
-    container = pod.desktop
-    waiting, ended = (container.state.waiting, container.last_state.terminated) if container else (None, None)
-    raw = (waiting.message if waiting else "") or (ended.message if ended and ended.reason == "StartError" else "")
-    return why, [
-        f"pod/{pod.metadata.name}: {pod.status.phase}, {why}",
-        *([" ".join(raw.split())] if raw else []),
-        *last_warnings(events),
-        *(f"log: {line}" for line in snapshot.log_of(pod)[-3:]),
-    ]
 
 
 @dataclass(frozen=True)

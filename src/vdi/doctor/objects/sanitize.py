@@ -182,7 +182,7 @@ def endpoint_slice(found: Object) -> Object:
 
 def event(found: Object) -> Object:
     """An Event in the names of events.k8s.io."""
-    kept = ("regarding", "type", "reason", "note", "eventTime", "deprecatedLastTimestamp")
+    kept = ("regarding", "type", "reason", "note", "eventTime", "deprecatedLastTimestamp", "series")
     return {**without_spec(found), **{key: found[key] for key in kept if found.get(key) is not None}}
 
 

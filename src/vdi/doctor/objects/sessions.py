@@ -15,6 +15,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
+from vdi.diagnosis.check import merge_patch
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
@@ -96,6 +97,15 @@ class SessionDiagnosis:
         if self.operator is None or self.operator.problem or not label:
             return host
         return self.operator.settings.host(label)
+
+    def set_limit(self, resource: str, value: str) -> tuple[str, str, str]:
+        """The object that sets its limit of `cpu` or `memory`, its name in messages, and the command to change it."""
+        resources, template = self.session.spec.resources, self.template_name
+        if resources and getattr(resources, resource):
+            patch = {"spec": {"resources": {resource: value}}}
+            return self.object, "the session", merge_patch("vdisession", self.name, patch, self.namespace)
+        patch = {"spec": {"resources": {"defaultCPU" if resource == "cpu" else "defaultMemory": value}}}
+        return f"vditemplate/{template}", f"template `{template}`", merge_patch("vditemplate", template, patch)
 
     @property
     def read_operator_log(self) -> Remedy:

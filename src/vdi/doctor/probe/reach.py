@@ -166,10 +166,9 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
         message = f"The certificate at {host} is not trusted here: {seen.certificate.rstrip('.')}."
         command = f"openssl s_client -connect {parts.hostname}:{parts.port or 443}"
         yield finding("probe_certificate_refused", message, command)
-    if seen.status == 404:
-        yield finding("probe_not_routed", f"{host} responds with 404: Traefik has no route for it.", curl)
-    elif seen.status >= 500:
-        yield finding("probe_bad_answer", f"{host} responds with {seen.status}.", curl)
+    if seen.status == 404 or seen.status >= 500:
+        why = ": Traefik has no route for it" if seen.status == 404 else ""
+        yield finding("probe_bad_answer", f"{host} responds with {seen.status}{why}.", curl)
     elif seen.websocket != 101 and seen.websocket not in _LOGIN_REQUIRED:
         message = f"{host} responds with {seen.status}, but its WebSocket {seen.websocket}: a proxy drops the upgrade."
         yield finding("probe_websocket_refused", message, f"{curl}{_STREAM}")
