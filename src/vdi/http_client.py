@@ -289,7 +289,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, TIMEOUTS):
         return "no response in time"
     cause = _find(error, OSError)
-    return (cause and cause.strerror) or str(cause or error) or type(error).__name__
+    why = (cause and cause.strerror) or str(cause or error) or type(error).__name__
+    return f"cannot resolve its host name: {why}" if isinstance(cause, socket.gaierror) else why
 
 
 def _find(error: BaseException, kind: type[E]) -> E | None:

@@ -18,6 +18,8 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from vdi.http_client import is_unknown_host
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -264,4 +266,5 @@ async def _ask(response: Awaitable[T]) -> T:
     try:
         return await _within(response)
     except RedisError as error:
-        raise SharedUnavailableError(f"Redis does not respond as expected: {error}") from error
+        problem = "cannot resolve its host name" if is_unknown_host(error) else "Redis does not respond as expected"
+        raise SharedUnavailableError(f"{problem}: {error}") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -449,7 +450,9 @@ class Client:
             self._on_request(method, resource.plural, status, time.perf_counter() - began)
 
     def _lost(self, what: str, error: Exception) -> errors.ConnectionFailed:
-        return errors.ConnectionFailed(self.config.server, what, str(error) or type(error).__name__)
+        why = str(error) or type(error).__name__
+        why = f"cannot resolve its host name: {why}" if isinstance(error, socket.gaierror) else why
+        return errors.ConnectionFailed(self.config.server, what, why)
 
 
 def _selectors(label_selector: str | None, field_selector: str | None) -> dict[str, str]:

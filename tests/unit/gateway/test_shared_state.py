@@ -7,12 +7,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.shared_contract import CONTRACT
-from vdi.gateway.shared_state import BACKLOG, MemorySharedState, SharedState
+from vdi.gateway.shared_state import (
+    BACKLOG,
+    MemorySharedState,
+    RedisSharedState,
+    SharedState,
+    SharedUnavailableError,
+)
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
 async def test_shared_in_memory(promise: Callable[[SharedState], Awaitable[None]]) -> None:
     await promise(MemorySharedState())
+
+
+async def test_an_unknown_host_is_told_from_a_silent_one() -> None:
+    shared = RedisSharedState("redis://nobody.invalid")
+    with pytest.raises(SharedUnavailableError, match="cannot resolve its host name: "):
+        await shared.check()
+    await shared.close()
+    database = Database("postgresql+asyncpg://vdi@nobody.invalid/vdi")
+    with pytest.raises(DatabaseUnavailableError, match="cannot resolve its host name: "):
+        async with database.connect():
+            pass
 
 
 class Time:

@@ -16,6 +16,7 @@ from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
 from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube import errors
 from vdi.kube.clock import Clock
+from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import PODS
 from vdi.kube.transport import NO_RETRY, PAGE_SIZE, Client, RetryPolicy
 
@@ -165,6 +166,13 @@ async def test_a_plain_500_and_a_refusal_are_not_retried() -> None:
             with pytest.raises(errors.ApiError):
                 await client.list(THINGS, into=Thing)
         assert api.count("GET") == 3
+
+
+async def test_an_unknown_host_is_no_server_out_of_reach() -> None:
+    config = ClusterConfig(server="http://nobody.invalid")
+    async with Client(config, field_manager="tester", retry=NO_RETRY) as client:
+        with pytest.raises(errors.ConnectionFailed, match="cannot resolve its host name: "):
+            await client.list(THINGS, into=Thing)
 
 
 async def test_a_server_out_of_reach_is_named() -> None:

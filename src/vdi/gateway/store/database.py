@@ -43,6 +43,7 @@ from sqlalchemy.schema import SchemaItem
 from sqlalchemy.util import await_only
 
 from vdi.gateway.settings import DATABASE_DRIVERS, DATABASE_URLS
+from vdi.http_client import is_unknown_host
 
 R = TypeVar("R", bound=msgspec.Struct)
 # All tables. Constraints have names, since a migration can only change what it can name.
@@ -254,7 +255,8 @@ def _sqlstate(error: DBAPIError) -> str:
 def _reason(error: Exception) -> str:
     # Without the statement and its parameters, which hold people's data.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return f"unexpected response of the database: {str(cause) or type(cause).__name__}"
+    problem = "cannot resolve its host name" if is_unknown_host(error) else "unexpected response of the database"
+    return f"{problem}: {str(cause) or type(cause).__name__}"
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:
