@@ -6,6 +6,7 @@ from vdi.diagnosis.check import Code, check, make_finding
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
 
+DNS_LOG = "kubectl --namespace kube-system logs --selector k8s-app=kube-dns --tail 50"
 DNS_DOWN = Code(
     code="dns_down",
     layer="infrastructure",

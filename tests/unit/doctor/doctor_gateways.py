@@ -11,6 +11,7 @@ from vdi.diagnosis.snapshot import Unreadable
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
 _VDI = {"app.kubernetes.io/name": "vdi"}
 _TRAEFIK = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "traefik"}}}
+_UNAVAILABLE = {"type": "Available", "status": "False", "lastTransitionTime": BEGAN}
 _LINE = 'time=2026-11-20T11:59:00Z level=warning logger=vdi.gateway.health msg="{}"'
 
 
@@ -379,7 +380,9 @@ fault("history_not_written", name="database_read_only")(
         "history: the retention is put off for 30 s: attempt to write a readonly database",
     )
 )
-fault("turn_down", name="turn_away")(lambda cluster: setitem(cluster.one("deployments", "coturn"), "status", {}))
+fault("unexplained_condition", name="turn_away")(
+    lambda cluster: setitem(cluster.one("deployments", "coturn"), "status", {"conditions": [_UNAVAILABLE]})
+)
 fault("clock_wrong", name="a_replica_of_the_gateway_is_ahead")(
     lambda cluster: _says(
         cluster, "trouble: clock: it is 300 s ahead of the API server's. Set the clocks of the nodes (NTP)"

@@ -133,6 +133,7 @@ def test_secret_newer_than_the_desktop_asks_for_a_restart(written: str, found: l
     [
         ("FATAL: sorry, too many clients already", "max_connections", "logs"),
         ("password authentication failed for user vdi", "newer than the pod", "rollout restart"),
+        ("cannot resolve its host name: [Errno -2] Name or service not known", "the cluster's DNS", "logs"),
     ],
 )
 def test_database_troubles_name_their_cure(words: str, sentence: str, command: str) -> None:
@@ -142,6 +143,14 @@ def test_database_troubles_name_their_cure(words: str, sentence: str, command: s
     finding = next(one for one in cluster.findings() if one.code == "database_unreachable")
     assert sentence in finding.remedy.sentence
     assert command in finding.remedy.commands[0]
+
+
+def test_operator_without_dns_says_so() -> None:
+    cluster = FAULTS.broken("operator_not_ready")
+    lost = "no response from the API server https://api: cannot resolve its host name: [Errno -3] Try again"
+    cluster.logs["kasm/vdi-operator-7d-abc"] = [f'level=critical msg="{lost}"', "bye"]
+    (finding,) = [one for one in cluster.findings() if one.code == "operator_down"]
+    assert finding.message.endswith(f"{lost}.")
 
 
 def test_log_of_a_deleted_pod_is_in_the_status() -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from vdi.diagnosis.check import check
+from vdi.diagnosis.dns import DNS_LOG
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
@@ -193,6 +194,9 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _remedy_of_trouble(gateway: Gateway, why: str, pod_name: str) -> Remedy:
+    if "cannot resolve" in why:
+        sentence = "Check the host name in the gateway's settings. If it is right, repair the cluster's DNS."
+        return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}", DNS_LOG))
     if re.search("too many clients|connection slots", why):
         sentence = "Raise max_connections of the database, or end its other clients."
         return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}",))

@@ -44,21 +44,6 @@ PROMISED = (
 )
 
 
-@check("deployments", "daemonsets")
-def turn_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """The chart's own TURN server without a ready replica."""
-    for server in find_turn_servers(snapshot):
-        if not server.ready:
-            yield make_finding(
-                "turn_down",
-                server.object,
-                "No replica of the TURN server is ready: WebRTC does not work through firewalls.",
-                evidence=["ready: 0"],
-                related_objects=snapshot.nodes_of(server.raw),
-                remedy=Remedy.run(f"{server.kubectl} describe {server.kind} {server.name}"),
-            )
-
-
 @check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
     """Network policies that deny a connection which a desktop needs. Whether the cluster enforces them is not known."""
@@ -195,4 +180,4 @@ def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-CHECKS = (dns_down, turn_down, policies_block, clocks, api_certificate, api_server_slow)
+CHECKS = (dns_down, policies_block, clocks, api_certificate, api_server_slow)

@@ -52,7 +52,7 @@ _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE}
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
 # Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and explain nothing.
-_TELLING = {"start_slow", "home_in_use", "host_taken", "turn_down", "cpu_limit_low", "encoder_obsolete"}
+_TELLING = {"start_slow", "home_in_use", "host_taken", "cpu_limit_low", "encoder_obsolete"}
 # Finalizers of Kubernetes and of ours -> the event that removes them.
 _FINALIZERS = {
     FINALIZER: "the operator removes it after its clean-up",

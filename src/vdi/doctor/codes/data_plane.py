@@ -171,6 +171,8 @@ DATA_PLANE = (
     ),
 )
 
+# Reasons why a program does not reach its servers.
+_NETWORK = ("dns_down", "network_policy_blocks", "probe_network_broken")
 _LOG = "The gateway's log, which reports it every minute as long as it continues."
 
 GATEWAY = (
@@ -179,21 +181,14 @@ GATEWAY = (
         "No replica of the gateway is ready: no one can log in or open a desktop. Open desktops are not affected.",
         "status.readyReplicas of its Deployment, the state of its pods, and their logs.",
         "Follow the message; the gateway's log has the details.",
-        follows=(
-            "node_not_ready",
-            "dns_down",
-            "database_newer",
-            "database_unreachable",
-            "network_policy_blocks",
-            "probe_network_broken",
-        ),
+        follows=("node_not_ready", *_NETWORK, "database_newer", "database_unreachable"),
     ),
     _code(
         "database_unreachable",
         "The gateway's database does not respond: no one can log in, and no history is written.",
         _LOG,
         "Check the server in the url of the Secret. With SQLite, check the volume.",
-        follows=("dns_down", "node_not_ready", "network_policy_blocks", "probe_network_broken"),
+        follows=("node_not_ready", *_NETWORK),
     ),
     _code(
         "history_not_written",
@@ -213,14 +208,14 @@ GATEWAY = (
         "Redis does not respond: replicas of the gateway learn about revocations by the others only when they poll.",
         _LOG,
         "Check the server in the url of the Secret.",
-        follows=("dns_down", "node_not_ready", "network_policy_blocks", "probe_network_broken"),
+        follows=("node_not_ready", *_NETWORK),
     ),
     _code(
         "oidc_unreachable",
         "The identity provider does not respond correctly: single sign-on is not possible. Local users can log in.",
         _LOG,
         "Check gateway.oidc.issuer, the provider, and network policies.",
-        follows=("dns_down", "network_policy_blocks", "probe_network_broken"),
+        follows=_NETWORK,
     ),
     _warning(
         "websocket_cut",
@@ -289,14 +284,7 @@ PROBES = (
         "A desktop's address responds with a server error, or with 404: Traefik has no route for it.",
         _FROM_HERE,
         "Check the session's IngressRoute for 404, the gateway for 500, the desktop for 502 to 504.",
-        follows=(
-            *_WAY_IN,
-            *_ROUTE,
-            "dns_down",
-            "network_policy_blocks",
-            "database_unreachable",
-            "probe_network_broken",
-        ),
+        follows=(*_WAY_IN, *_ROUTE, *_NETWORK, "database_unreachable"),
     ),
     _probe(
         "probe_websocket_refused",
@@ -342,7 +330,7 @@ PROBES = (
         "The TURN server allocates no relay address, or does not respond: no WebRTC through firewalls.",
         "An allocation with credentials like the gateway's, from the machine that runs the doctor.",
         "Open port 3478 over UDP. After a 401, upgrade the release: both sides then share a secret.",
-        follows=("turn_down", "dns_down"),
+        follows=("unexplained_condition", "dns_down"),
     ),
     _probe_warning(
         "turn_peers_denied",

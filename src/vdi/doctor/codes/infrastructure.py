@@ -22,24 +22,6 @@ CRASH_CAUSES = (
     "shm_too_small",
 )
 
-# Reasons why there are fewer GPUs than configured.
-GPU_SHARED_WRONG = (
-    "gpu_nodes_missing",
-    "gpu_device_plugin_missing",
-    "gpu_config_map_missing",
-    "gpu_config_invalid",
-    "gpu_default_key_missing",
-    "gpu_default_key_unset",
-    "gpu_policy_not_taken_up",
-    "gpu_config_not_read",
-    "gpu_device_plugin_not_ready",
-    "gpu_sharing_not_configured",
-    "gpu_node_config_unknown",
-    "gpu_mig_mismatch",
-    "gpu_capacity_wrong",
-    "gpu_unhealthy",
-)
-
 
 def _gpu(
     code: str, means: str, remedy: str, *, severity: Severity = Severity.ERROR, follows: tuple[str, ...] = ()
@@ -165,6 +147,9 @@ _GPUS = (
         severity=Severity.WARNING,
     ),
 )
+
+# Reasons why there are fewer GPUs than configured.
+GPU_SHARED_WRONG = tuple(code.code for code in _GPUS if code.severity is Severity.ERROR)
 
 INFRASTRUCTURE = (
     _code(
@@ -388,13 +373,6 @@ NETWORK = (
         "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
         "The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
         "Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
-    ),
-    _warning(
-        "turn_down",
-        "No replica of the TURN server is ready: WebRTC does not work through firewalls. Desktops use WebSockets.",
-        "Ready replicas of the workload with the label app.kubernetes.io/name=coturn.",
-        "Read the Events of its pods. On the host's network, another program may use port 3478.",
-        follows=("node_not_ready",),
     ),
     _warning(
         "clock_wrong",

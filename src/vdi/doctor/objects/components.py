@@ -28,7 +28,7 @@ _OVER = re.compile(r"no trouble any more: (?P<what>.+)")
 _HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
 _HISTORY_AGAIN = "history is written again"
 _BEGUN = re.compile(r"serving https://")
-_ENDED = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*")
+_ENDED = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*|no response from the API server .+")
 
 _ENTRY_POINT = "--entrypoints."
 _PROVIDER = "--providers.kubernetescrd"
@@ -104,11 +104,8 @@ class Workload:
 
     def secret_of_volume(self, name: str) -> Raw:
         """The `secret` of its pods' volume of this name; empty when there is none."""
-        return next((volume.get("secret") or {} for volume in self.volumes if volume["name"] == name), {})
-
-    @property
-    def volumes(self) -> list[Raw]:
-        return list(self.pod_spec.get("volumes") or ())
+        volumes = self.pod_spec.get("volumes") or ()
+        return next((volume.get("secret") or {} for volume in volumes if volume["name"] == name), {})
 
 
 def workloads(snapshot: Snapshot) -> Iterator[Workload]:

@@ -18,6 +18,7 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
+from vdi.diagnosis.dns import DNS_LOG
 from vdi.doctor.codes import make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
@@ -80,7 +81,7 @@ _LAYERS = {
     "name": (
         "finds no name, though it reaches addresses: the cluster's DNS does not respond correctly",
         "Read the log of the cluster's DNS.",
-        "kubectl --namespace kube-system logs --selector k8s-app=kube-dns --tail 50",
+        DNS_LOG,
     ),
 }
 Object = dict[str, Any]
@@ -155,7 +156,7 @@ def judge(target: Target, seen: Seen) -> Iterator[Finding]:
         )
 
     if seen.problem == "name":
-        yield finding("probe_name_not_found", f"{host} cannot be resolved: {seen.words}.", f"dig {host}")
+        yield finding("probe_name_not_found", f"{host}: {seen.words}.", f"dig {host}")
         return
     if seen.problem:
         yield finding("probe_unreachable", f"{target.url} does not respond: {seen.words.rstrip('.')}.", curl)

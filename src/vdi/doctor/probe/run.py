@@ -157,7 +157,14 @@ async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: 
                 remedy=Remedy(
                     "Open the port for UDP, or run helm upgrade so that server and gateway have the same secret."
                 ),
-                related_objects=[f"deployment/{gateway.namespace}/coturn", f"daemonset/{gateway.namespace}/coturn"],
+                related_objects=[
+                    name
+                    for server in find_turn_servers(snapshot)
+                    for name in (
+                        server.object,
+                        *(f"pod/{server.namespace}/{one.metadata.name}" for one in snapshot.pods_of(server.raw)),
+                    )
+                ],
             )
         ]
     return []
