@@ -117,14 +117,16 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
     await reading.kasm(kasm_namespaces(lists))
     if here and (other := lease_namespace(lists, here)) != here:
         await reading.all_of(LEASES, namespace=other, field_selector=f"metadata.name={LEASE}")
+    secrets, certificates = secrets_to_sign_in(lists), hosts_by_certificate(lists)
+    reading.budget += len(secrets) + len(certificates)
     await asyncio.gather(
-        *(reading.basic_auth_secret(namespace, name) for namespace, name in secrets_to_sign_in(lists)),
+        *(reading.one(SECRETS, name, namespace, note="secrets@basicAuthSecret") for namespace, name in secrets),
         *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(lists)),
         *(
             reading.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=LOCAL_PATH_CONFIG)
             for namespace in local_path_namespaces(lists)
         ),
-        *(reading.certificate(namespace, name) for namespace, name in hosts_by_certificate(lists)),
+        *(reading.certificate(namespace, name) for namespace, name in certificates),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -241,13 +243,8 @@ class _Reading:
 
         await self._try(kind, read, note=note, namespace=namespace, name=name)
 
-    async def basic_auth_secret(self, namespace: str, name: str) -> None:
-        self.budget += 1
-        await self.one(SECRETS, name, namespace, note="secrets@basicAuthSecret")
-
     async def certificate(self, namespace: str, name: str) -> None:
         """Read the certificate of a TLS Secret. Its key is dropped at once."""
-        self.budget += 1
 
         async def read() -> None:
             try:

@@ -444,13 +444,6 @@ def another_route_takes_the_host(cluster: Cluster) -> None:
     )
 
 
-@fault("route_shadowed")
-def a_longer_rule_takes_all_hosts(cluster: Cluster) -> None:
-    rule = {"kind": "Rule", "match": "HostRegexp(`^[a-z0-9-]+[.]vdi[.]example[.]com$`) && PathPrefix(`/`)"}
-    meta = {"name": "all", "namespace": SPACE, "uid": "uid-all", "creationTimestamp": BEGAN}
-    cluster.objects["ingressroutes"].append({"metadata": meta, "spec": {"routes": [rule]}})
-
-
 @fault("traefik_down")
 def traefik_scaled_to_0(cluster: Cluster) -> None:
     traefik = cluster.one("deployments", "traefik")
@@ -467,18 +460,6 @@ def a_hundredth_of_a_processor(cluster: Cluster) -> None:
     cluster.not_ready(restarts=3, last={"exitCode": 137, "reason": "Error"}, phase="Running")
     cluster.pod["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "10m"}}
     cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["something that has nothing to do with it"]
-
-
-@fault("node_not_ready")
-def the_kubelet_is_stopped(cluster: Cluster) -> None:
-    """All of it is on that node: first everything counts as not ready, then it is made again and finds no node."""
-    _condition(cluster, "Ready", "Unknown")
-    cluster.one("nodes")["status"]["conditions"][-1]["lastTransitionTime"] = JUST_NOW
-    for one in cluster.objects["deployments"]:
-        one["status"] = {"readyReplicas": 0}
-    for pod in cluster.objects["pods"]:
-        next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")["status"] = "False"
-    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
 
 
 # Nodes that an autoscaler could remove

@@ -192,11 +192,6 @@ fault("graphics_in_software", name="capability_left_out", on=lambda _: None)(
         cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"
     )
 )
-fault("graphics_in_software", name="driver_upgraded_below_a_desktop", on=lambda _: None)(
-    lambda cluster: _draws_in_software(
-        cluster, "DriverNotLoadable", "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: not found"
-    )
-)
 fault("graphics_in_software", name="zink_draws_nothing", on=lambda _: None)(
     lambda cluster: _draws_in_software(
         cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"

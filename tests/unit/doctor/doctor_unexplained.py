@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, NOW, POD, SPACE, Cluster, Faults, Object, deployment, ready_status
+from unit.doctor.doctor_builders import (
+    BEGAN,
+    NOW,
+    OPERATOR_LABELS,
+    POD,
+    SPACE,
+    Cluster,
+    Faults,
+    Object,
+    deployment,
+    ready_status,
+)
 
 UNEXPLAINED_FAULTS = fault = Faults()
 MINUTES_AGO = "2026-11-20T11:55:00Z"
@@ -29,6 +40,15 @@ def ended(cluster: Cluster, pod: Object, **terminated: Any) -> None:
     container["state"] = {"running": {"startedAt": MINUTES_AGO}}
 
 
+def fails(cluster: Cluster, namespace: str, name: str, reason: str, message: str, labels: Object) -> None:
+    """A pod that has been waiting for something for five minutes."""
+    container = {"name": name, "image": "x:1", "state": {"waiting": {"reason": reason, "message": message}}}
+    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
+    meta = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "labels": labels}
+    meta["creationTimestamp"] = MINUTES_AGO
+    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": status})
+
+
 @fault("unexplained_condition")
 def pool_of_a_template_with_a_home(cluster: Cluster) -> None:
     add_pool(cluster, "TemplateHasHome", "Template 'ubuntu-desktop' has a home. A pool needs one without.", NOW)
@@ -42,12 +62,7 @@ def image_that_no_node_can_pull_in_advance(cluster: Cluster) -> None:
 
 @fault("unexplained_condition")
 def second_replica_of_the_operator_has_no_image(cluster: Cluster) -> None:
-    meta = {**cluster.one("pods", POD)["metadata"], "name": f"{POD}-2", "uid": "uid-op-2"}
-    waiting = {"reason": "ErrImagePull", "message": "manifest unknown"}
-    container = {"name": "operator", "image": "vdi:2", "state": {"waiting": waiting}}
-    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
-    spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "vdi:2"}]}
-    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": status})
+    fails(cluster, "kasm", f"{POD}-2", "ErrImagePull", "manifest unknown", OPERATOR_LABELS)
 
 
 def of_release(cluster: Cluster, kind: str, name: str) -> Object:
@@ -75,11 +90,7 @@ def pod_of_the_database_is_refused(cluster: Cluster) -> None:
 @fault("unexplained_condition")
 def image_of_the_database_is_gone(cluster: Cluster) -> None:
     of_release(cluster, "statefulsets", "postgresql")["status"] = {}
-    waiting = {"reason": "ErrImagePull", "message": "manifest unknown"}
-    container = {"name": "postgresql", "image": "postgresql:18", "state": {"waiting": waiting}}
-    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
-    meta = {"name": "postgresql-0", "namespace": "kasm", "uid": "uid-db", "labels": {"app": "postgresql"}}
-    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": status})
+    fails(cluster, "kasm", "postgresql-0", "ErrImagePull", "manifest unknown", {"app": "postgresql"})
 
 
 @fault("unexplained_condition")
@@ -106,14 +117,8 @@ def certificate_is_not_issued(cluster: Cluster) -> None:
 
 @fault("unexplained_condition")
 def desktop_of_a_pool_does_not_start(cluster: Cluster) -> None:
-    pool = add_pool(cluster, "Filling")
-    name = pool["metadata"]["name"]
-    meta = {"name": "warm-x", "namespace": SPACE, "uid": "uid-warm-x", "labels": {"vdi.kasm.io/pool": name}}
-    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
-    container = {"name": "desktop", "image": "d:1", "state": {"waiting": waiting}}
-    status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
-    pod = {"metadata": {**meta, "creationTimestamp": MINUTES_AGO}, "spec": {"nodeName": "node-1"}, "status": status}
-    cluster.objects["pods"].append(pod)
+    labels = {"vdi.kasm.io/pool": add_pool(cluster, "Filling")["metadata"]["name"]}
+    fails(cluster, SPACE, "warm-x", "CreateContainerConfigError", 'secret "keys" not found', labels)
 
 
 @fault("unexplained_condition")

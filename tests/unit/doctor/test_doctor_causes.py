@@ -11,6 +11,7 @@ from vdi.findings.model import Finding, Severity, roots
 
 KUBECTL = "kubectl --namespace vdi-sessions"
 RESTART = "vdi session restart alice-0 -n vdi-sessions"
+_LIBRARY = "x: error while loading shared libraries: libX.so.6: cannot open"
 EDIT = "kubectl edit vditemplate ubuntu-desktop"
 
 
@@ -162,9 +163,11 @@ def test_log_of_a_deleted_pod_is_in_the_status() -> None:
     assert "status.failures.log: Segmentation fault" in finding.evidence
 
 
-def test_cause_is_read_from_the_log_in_the_status() -> None:
-    library = "x: error while loading shared libraries: libX.so.6: cannot open\nexiting"
-    assert root(given_up(library)).code == "library_missing"
+@pytest.mark.parametrize(("log", "message"), [(f"{_LIBRARY}\nexiting", ""), ("", f"last log line: {_LIBRARY!r}.")])
+def test_cause_is_read_from_the_words_in_the_status(log: str, message: str) -> None:
+    cluster = given_up(log)
+    cluster.session["status"]["message"] = message
+    assert root(cluster).code == "library_missing"
 
 
 def test_previous_log_is_read_where_there_is_one() -> None:

@@ -17,7 +17,6 @@ from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
 from vdi.doctor.objects.references import pods_to_log, read_certificate
-from vdi.doctor.objects.sanitize import sanitize
 from vdi.kube.certificate import covers
 from vdi.operator import runtime
 from vdi.session.naming import user_home_claim_name
@@ -171,15 +170,6 @@ def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     assert len(pods_to_log(cluster.snapshot(), 1)) == 1
     one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))
     assert pods_to_log(one, 20) == [(SPACE, names[3])]
-
-
-def test_of_a_middleware_only_the_names_of_a_chain_are_kept() -> None:
-    kept = sanitize(
-        "middlewares", {"metadata": {"name": "auth", "namespace": "x"}, "spec": {"basicAuth": {"users": [SECRET]}}}
-    )
-    assert kept == {"metadata": {"name": "auth", "namespace": "x"}}
-    chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
-    assert sanitize("middlewares", chain)["spec"] == chain["spec"]
 
 
 def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:

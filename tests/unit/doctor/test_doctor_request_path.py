@@ -144,3 +144,5 @@ def test_of_a_middleware_only_the_host_it_asks_is_kept(address: str, kept: str) 
     spec: Object = {"forwardAuth": {"address": address, "authRequestHeaders": ["Cookie"]}, "basicAuth": {"secret": "s"}}
     found = sanitize("middlewares", {"metadata": {"name": "auth"}, "spec": spec})
     assert found["spec"] == {"forwardAuth": {"address": kept}}
+    chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
+    assert sanitize("middlewares", chain)["spec"] == chain["spec"]

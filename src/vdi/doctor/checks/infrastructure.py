@@ -26,6 +26,7 @@ from vdi.doctor.objects.sessions import active_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
+from vdi.kinds import SESSIONS
 from vdi.session.autoscaling import PLACEHOLDER
 from vdi.session.effective import Desktop
 from vdi.session.lifetime import idle_timeout
@@ -301,21 +302,18 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
 @check("pods", "persistentvolumeclaims")
 def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
     """Two pods that write to a ReadWriteOnce home: browsers and editors corrupt each other's files."""
-    users: dict[tuple[str, str], list[str]] = defaultdict(list)
+    # Name of each pod, and whether it is a session's.
+    users: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for pod in snapshot.pods:
         if pod.status.phase not in ("Succeeded", "Failed") and pod.home_claim in pod.writes_to:
-            users[pod.metadata.namespace, str(pod.home_claim)].append(pod.metadata.name)
-    of_sessions = {
-        pod.metadata.name
-        for session in snapshot.all_sessions
-        for pod in snapshot.pods_by_owner.get(session.metadata.uid, ())
-    }
+            is_ours = any(owner.kind == SESSIONS.kind for owner in pod.metadata.owner_references)
+            users[pod.metadata.namespace, str(pod.home_claim)][pod.metadata.name] = is_ours
     for (namespace, claim), pods in sorted(users.items()):
         home, raw = snapshot.claims.get((namespace, claim)), snapshot.find("persistentvolumeclaims", claim, namespace)
         if len(pods) < 2 or raw is None or home is None or home.is_shared or not _is_home(raw):
             continue
         kubectl = f"kubectl --namespace {namespace}"
-        others = [name for name in sorted(pods) if name not in of_sessions]
+        others = [name for name, is_ours in sorted(pods.items()) if not is_ours]
         # It is shown first, because it may be somebody's.
         strangers = [f"{kubectl} {verb} pod {name}" for name in others for verb in ("describe", "delete")]
         yield make_finding(
@@ -348,7 +346,7 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         if not _is_for_desktops(snapshot, node, bool(here)):
             continue
         keepers = [
-            *_annotations(name, snapshot.find("nodes", name) or {}),
+            *(_annotation(name, key) for key in _matching(snapshot.find("nodes", name) or {}, _KEEPS_NODE)),
             *(keeper for session, _ in here if (keeper := _endless(snapshot, session))),
             *(keeper for pod in pods.get(name, []) if (keeper := _unmovable(pod))),
         ]
@@ -404,14 +402,9 @@ def _is_for_desktops(snapshot: Snapshot, node: Node, has_desktops: bool) -> bool
     return has_desktops or chosen or _KARPENTER in labels
 
 
-def _annotations(name: str, raw: Raw) -> Iterator[_Keeper]:
-    for key in _matching(raw, _KEEPS_NODE):
-        yield _Keeper(
-            "an annotation of the node",
-            "annotations of the node",
-            f"node/{name}: annotation {key}={_KEEPS_NODE[key]}",
-            f"kubectl annotate node {name} {key}-",
-        )
+def _annotation(node: str, key: str) -> _Keeper:
+    evidence, command = f"node/{node}: annotation {key}={_KEEPS_NODE[key]}", f"kubectl annotate node {node} {key}-"
+    return _Keeper("an annotation of the node", "annotations of the node", evidence, command)
 
 
 def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:

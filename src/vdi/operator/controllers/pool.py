@@ -132,13 +132,13 @@ class PoolDesktops:
         try:
             pod = await self._pods.ensure(desired)
         except KubeError as failure:
-            is_refused = isinstance(failure, ApiError) and is_refusal(failure)
-            if is_uncertain(failure) and not is_refused:
+            if isinstance(failure, ApiError) and is_refusal(failure):
+                self._queue.withdraw(name)
+                return explain_api_error("Pod", failure.message)
+            if is_uncertain(failure):
                 self._uncertain_creates.add(pool.name, pool.namespace, name)
             else:
                 self._queue.withdraw(name)
-            if is_refused:
-                return explain_api_error("Pod", failure.message)
             raise
         await self._give_secret(pool, pod)
         return None
