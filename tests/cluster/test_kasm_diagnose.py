@@ -152,5 +152,5 @@ def test_doctor_reads_kasm_within_its_request_budget(ward: KasmStage) -> None:
 
     before = asyncio.run(count())
     ward.install("c")
-    # Who may list Services and EndpointSlices of all namespaces has those of Kasm among them.
-    assert asyncio.run(count()) - before == KASM_BUDGET - 2
+    # Who may list Services, EndpointSlices and StatefulSets of all namespaces has those of Kasm among them.
+    assert asyncio.run(count()) - before == KASM_BUDGET - 3
