@@ -286,13 +286,6 @@ def traefik_has_other_labels(cluster: Cluster) -> None:
     labels["app"] = "proxy"
 
 
-@fault("network_policy_blocks")
-def another_policy_denies_egress(cluster: Cluster) -> None:
-    policy = _policy("closed", "kube-system", {}, [])
-    policy["spec"] = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"ports": [{"port": 53}]}]}
-    cluster.objects["networkpolicies"].append(policy)
-
-
 _INTERNET = {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]}}
 
 

@@ -68,16 +68,9 @@ def test_a_desktop_with_an_end_in_sight_is_no_finding(field: str) -> None:
 def test_evictable_pods_are_no_finding() -> None:
     cluster = Cluster()
     with_autoscaler(cluster)
-    add_pod(
-        cluster,
-        "agent",
-        ownerReferences=[{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "a", "uid": "d", "controller": True}],
-    )
-    add_pod(
-        cluster,
-        "static",
-        ownerReferences=[{"apiVersion": "v1", "kind": "Node", "name": "node-1", "uid": "n", "controller": True}],
-    )
+    for name, kind in (("agent", "DaemonSet"), ("static", "Node")):
+        owner = {"apiVersion": "v1", "kind": kind, "name": name, "uid": name, "controller": True}
+        add_pod(cluster, name, ownerReferences=[owner])
     add_pod(cluster, "loose", annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"})
     add_pod(cluster, "place", labels={PLACEHOLDER: "x"})
     add_pod(cluster, "done")

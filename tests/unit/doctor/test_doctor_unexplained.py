@@ -209,12 +209,9 @@ def test_a_finalizer_is_shown_with_its_owner_and_removed_alone() -> None:
     assert "backup.example.com/hold (the controller of backup.example.com removes it)" in finding.message
     show, patch = finding.remedy.commands
     assert show.endswith("--output yaml")
+    own = only(UNEXPLAINED_FAULTS.broken("home_of_a_running_desktop_is_deleted"))
+    assert not any("finalizers" in command for command in own.remedy.commands)
     assert '{"metadata":{"finalizers":["kubernetes.io/pvc-protection"]}}' in patch
-
-
-def test_kubernetes_own_finalizer_is_never_removed() -> None:
-    finding = only(UNEXPLAINED_FAULTS.broken("home_of_a_running_desktop_is_deleted"))
-    assert not any("finalizers" in command for command in finding.remedy.commands)
 
 
 def test_a_stuck_pod_speaks_for_its_stuck_session() -> None:
