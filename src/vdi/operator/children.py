@@ -16,23 +16,16 @@ from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.kinds import ROUTES
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, KubeError, NotFound
+from vdi.kube.errors import ApiError, BadRequest, Forbidden, Invalid, KubeError, NotFound, ServerError
 from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
-from vdi.operator.owned_resources import (
-    ForeignObjectError,
-    OwnedResources,
-    UncertainCreates,
-    is_refusal,
-    is_uncertain,
-    owner_uid,
-)
+from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, UncertainCreates, is_uncertain, owner_uid
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.session.children import Secret, build_home, build_pod, build_route, build_secret, build_service, scheme_of
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens, derive_tokens
-from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, leftover, name_taken
+from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, is_from_webhook, leftover, name_taken
 from vdi.session.effective import Blocked
 from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
@@ -210,8 +203,14 @@ def _explain(failure: Exception, session_name: str) -> Blocked | None:
         return name_taken(failure.kind, failure.name)
     if isinstance(failure, NotFound) and failure.api_missing:
         return explain_api_error(_kind_in(failure), failure.message, kind_missing=True)
-    if isinstance(failure, ApiError) and is_refusal(failure):
-        return explain_api_error(_kind_in(failure), failure.message)
+    return explain_refusal(failure, _kind_in(failure)) if isinstance(failure, ApiError) else None
+
+
+def explain_refusal(failure: Exception, kind: str) -> Blocked | None:
+    """The reason why the API server or a webhook refuses an object of this kind; None: the failure is no refusal."""
+    of_webhook = isinstance(failure, ServerError | BadRequest) and is_from_webhook(failure.message)
+    if isinstance(failure, ApiError) and (of_webhook or isinstance(failure, Forbidden | Invalid)):
+        return explain_api_error(kind, failure.message)
     return None
 
 

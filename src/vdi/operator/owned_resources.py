@@ -13,24 +13,12 @@ from vdi.cluster.objects import PersistentVolumeClaim, Pod, Service
 from vdi.kinds import ROUTES
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import (
-    AlreadyExists,
-    ApiError,
-    BadRequest,
-    Conflict,
-    Forbidden,
-    Invalid,
-    KubeError,
-    NotFound,
-    ServerError,
-    TooManyRequests,
-)
+from vdi.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound, ServerError, TooManyRequests
 from vdi.kube.meta import HasMetadata, T
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 from vdi.operator.caches import Caches
 from vdi.session.children import Route, Secret
-from vdi.session.decide import is_from_webhook
 from vdi.session.naming import MANAGED_BY
 
 
@@ -156,12 +144,6 @@ class UncertainCreates:
 
     def forget(self, whose: Hashable) -> None:
         self._names.pop(whose, None)
-
-
-def is_refusal(failure: BaseException) -> bool:
-    """Whether the API server, or an admission webhook, refuses this object: which its owner's status says."""
-    of_webhook = isinstance(failure, ServerError | BadRequest) and is_from_webhook(failure.message)
-    return of_webhook or isinstance(failure, Forbidden | Invalid)
 
 
 def is_uncertain(failure: BaseException) -> bool:

@@ -18,11 +18,12 @@ from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Node, Pod
 from vdi.kinds import POOLS
 from vdi.kube.apply import Applier
-from vdi.kube.errors import ApiError, KubeError, NotFound
+from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.owned_resources import UncertainCreates, is_refusal, is_uncertain
+from vdi.operator.children import explain_refusal
+from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pool_claims import BY_POOLED_TEMPLATE, PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
@@ -31,7 +32,6 @@ from vdi.session import pool as pooling
 from vdi.session.children import Secret, build_pool_pod, build_pool_secret
 from vdi.session.conditions import BUSY_REASONS, READY
 from vdi.session.credentials import derive_pool_tokens
-from vdi.session.decide import explain_api_error
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.naming import PoolIdentity, assigned_namespace, pool_pod_name, pool_secret_name
 from vdi.session.pool import FITS, is_waiting, pool_of
@@ -132,13 +132,13 @@ class PoolDesktops:
         try:
             pod = await self._pods.ensure(desired)
         except KubeError as failure:
-            if isinstance(failure, ApiError) and is_refusal(failure):
-                self._queue.withdraw(name)
-                return explain_api_error("Pod", failure.message)
-            if is_uncertain(failure):
+            refused = explain_refusal(failure, "Pod")
+            if is_uncertain(failure) and not refused:
                 self._uncertain_creates.add(pool.name, pool.namespace, name)
             else:
                 self._queue.withdraw(name)
+            if refused:
+                return refused
             raise
         await self._give_secret(pool, pod)
         return None

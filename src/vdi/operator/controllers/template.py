@@ -18,9 +18,8 @@ from vdi.kube.errors import ApiError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.owned_resources import is_refusal
+from vdi.operator.children import explain_refusal
 from vdi.operator.status import ClusterStatusWriter, printable
-from vdi.session.decide import explain_api_error
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, build_puller, image_pulled, plan, summarise
 from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
@@ -97,11 +96,12 @@ class PrePuller:
         """Create one puller. A refusal (quota, Pod Security) counts as a failure of the node."""
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
-        except ApiError as refusal:
-            if not is_refusal(refusal):
+        except ApiError as failure:
+            refused = explain_refusal(failure, "Pod")
+            if refused is None:
                 raise
-            words = f"The pod that pulls the image is refused: {refusal.message}"
-            memory.fail(node, explain_api_error("Pod", refusal.message).reason, words, self._clock.now())
+            words = f"The pod that pulls the image is refused: {failure.message}"
+            memory.fail(node, refused.reason, words, self._clock.now())
 
     async def warn(self, template: VDITemplate) -> VDITemplate:
         """Keep the condition on settings without effect up to date; returns the template as it then is."""
