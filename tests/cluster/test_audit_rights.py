@@ -47,10 +47,7 @@ APPLIED = (
 NOT_ASKED_FOR = {
     "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
     " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
-    **{
-        f"ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list {kind}": "asked for where Kasm Workspaces is: not here"
-        for kind in ("jobs", "statefulsets")
-    },
+    "ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list jobs": "asked for where Kasm Workspaces is: not here",
 }
 RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"
 NAMES = ("audit", "audit-homeless", "audit-brief")
