@@ -167,9 +167,12 @@ def test_viewer_waits_for_a_restart_after_a_new_desktop_key(sessions: World) -> 
 
 
 def replace_desktop_key(world: World, key: bytes) -> None:
-    """Write the key, and restart the two programs that have read it."""
-    patch = json.dumps({"data": {"key": base64.b64encode(key).decode()}})
-    world.kubectl(*RELEASE, "patch", *KEY, "--patch-file=/dev/stdin", stdin=patch)
+    """Replace the Secret, and restart the two programs that have read it."""
+    secret = json.loads(world.kubectl(*RELEASE, "get", *KEY, "-o", "json"))
+    kept = {name: secret["metadata"][name] for name in ("name", "namespace", "labels", "annotations")}
+    secret |= {"metadata": kept, "data": {"key": base64.b64encode(key).decode()}}
+    # It is immutable, so it is deleted and made again.
+    world.kubectl(*RELEASE, "replace", "--force", "-f", "-", stdin=json.dumps(secret))
     world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
     for name in ("vdi-operator", "vdi-gateway"):
         world.kubectl(*RELEASE, "rollout", "status", f"deployment/{name}", "--timeout=120s")
