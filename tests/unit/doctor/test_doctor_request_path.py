@@ -76,11 +76,17 @@ def test_a_route_beside_the_desktops_is_no_finding(add: Callable[[Cluster], obje
         (f"Host(`{HOST}`) && !Path(`/`)", ""),
         (f"Host(`{HOST}`) && Method(`GET`)", ""),
         ("HostRegexp(`(?P<a>[`)", ""),
+        (r"HostRegexp(`^[a-z0-9-]+\.vdi\.example\.com$`)", "/"),
         ("", ""),
     ],
 )
 def test_a_rule_takes_the_paths_that_it_matches(match: str, path: str) -> None:
     assert Rule("ingressroute/web/web", match).taken_path(HOST) == path
+
+
+@pytest.mark.parametrize("pattern", ["^(([a-z.]+)+)+!$", "^.*.*.*.*.*.*.*.*!$"])
+def test_a_pattern_that_takes_years_is_not_judged(pattern: str) -> None:
+    assert Rule("ingressroute/web/web", f"HostRegexp(`{pattern}`)").taken_path("a" * 240) == ""
 
 
 def test_a_foreign_route_is_shown_before_it_is_deleted() -> None:

@@ -23,6 +23,8 @@ _PATH = re.compile(r"(Path|PathPrefix)\(\s*`([^`]+)`\s*\)")
 _JUDGED = re.compile(r"(?:Host|HostRegexp|Path|PathPrefix)\(\s*`[^`]+`\s*\)|[\s&|()]")
 # A desktop's page, and the WebSocket of its picture.
 _DESKTOP_PATHS = ("/", "/api/websockets")
+_REPETITION, _REPEATED_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
+_MOST_REPETITIONS = 2
 _RELEASE = {"app.kubernetes.io/name": "vdi"}
 _ANNOTATION = "traefik.ingress.kubernetes.io/router."
 
@@ -60,6 +62,10 @@ class Rule:
 
 
 def _matches(pattern: str, host: str) -> bool:
+    # The pattern is somebody else's. Traefik's engine takes linear time for any, Python's may take years where
+    # repetitions are nested or many, and the gateway runs this too. Such a pattern is not judged.
+    if len(_REPETITION.findall(pattern)) > _MOST_REPETITIONS or _REPEATED_GROUP.search(pattern):
+        return False
     try:
         return re.search(pattern, host) is not None
     except re.error:
