@@ -31,6 +31,17 @@ def escape(text: str, keep: str = "") -> str:
     return text.translate(_table(keep))
 
 
+def shorten(text: str, longest: int) -> str:
+    """The text, or its beginning with three dots: at most `longest` characters."""
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def as_sentence(text: str, longest: int) -> str:
+    """The text, shortened and with a full stop at its end; empty stays empty."""
+    text = shorten(text, longest)
+    return text if not text or text.endswith(".") else f"{text}."
+
+
 class _Escapes(dict[int, str]):
     """The table of `str.translate`; a character is examined when it first occurs."""
 

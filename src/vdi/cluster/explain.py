@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
+from vdi.printable import as_sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +201,7 @@ def last_lines(text: str) -> str:
 def first_line(text: str) -> str:
     """The first line without the layers of the container runtime, at most 300 characters, ending as a sentence does."""
     line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown") if text.strip() else ""
-    line = line if len(line) <= 300 else line[:297] + "..."
-    return line if not line or line.endswith(".") else line + "."
+    return as_sentence(line, 300)
 
 
 # Messages of Events that are no fault: the kubelet retries in a moment, and it works.

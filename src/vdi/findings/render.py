@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from vdi.findings.model import Finding, Severity, fails, roots, worst
 from vdi.printable import escape as escape_text
+from vdi.printable import shorten
 
 # So many findings of one code under one cause are shown in full; of more, only their number.
 _ALIKE = 3
@@ -115,8 +116,7 @@ def _lines(finding: Finding, *, verbose: bool) -> Iterator[str]:
             if value:
                 yield from _wrapped(f"{name}: {value}", f"{indent}  ")
         for line in finding.evidence:
-            shown = line if verbose or len(line) <= _EVIDENCE else f"{line[: _EVIDENCE - 3]}..."
-            yield from _wrapped(shown, f"{indent}  | ")
+            yield from _wrapped(line if verbose else shorten(line, _EVIDENCE), f"{indent}  | ")
         yield from _remedy_lines(finding, indent)
     yield ""
 

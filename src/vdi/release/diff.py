@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vdi.helm.releases import KEEP
+from vdi.printable import shorten
 
 Object = Mapping[str, Any]
 CRD_KIND = "CustomResourceDefinition"
@@ -165,11 +166,7 @@ def _names(elements: list[Any]) -> list[str] | None:
 
 
 def _short(value: Any) -> str:
-    return _cut(value if isinstance(value, str) and value else _json(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONG else f"{text[: _LONG - 3]}..."
+    return shorten(value if isinstance(value, str) and value else _json(value), _LONG)
 
 
 def _json(value: Any) -> str:
@@ -180,7 +177,7 @@ def _text_diff(before: Any, after: Any) -> Iterator[str]:
     old, new = ((text or "").splitlines() if isinstance(text or "", str) else [_json(text)] for text in (before, after))
     for line in difflib.unified_diff(old, new, lineterm="", n=1):
         if not line.startswith(("---", "+++", "@@")):
-            yield _cut(line)
+            yield shorten(line, _LONG)
 
 
 class Loss(NamedTuple):

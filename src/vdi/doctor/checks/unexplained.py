@@ -18,7 +18,7 @@ from vdi.doctor.objects.components import last_warnings, release_workloads
 from vdi.doctor.objects.references import hosts_by_certificate
 from vdi.doctor.objects.sessions import SessionDiagnosis, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.printable import escape
+from vdi.printable import as_sentence, escape
 from vdi.session.conditions import Reason
 from vdi.session.failures import NOT_ITS_FAULT, current_failures, is_short_of_room
 from vdi.session.naming import FINALIZER, MANAGED_BY, POOL, SESSION_LABEL, derive_base
@@ -333,9 +333,7 @@ def _events_of(snapshot: Snapshot, subject: _Subject) -> list[Event]:
 
 def _quote(text: str) -> str:
     """Words of an object: one line that ends as a sentence does, bounded and printable."""
-    line = escape(" ".join(text.split()))
-    line = line if len(line) <= _LONGEST_QUOTE else f"{line[: _LONGEST_QUOTE - 3]}..."
-    return line if not line or line.endswith(".") else f"{line}."
+    return as_sentence(escape(" ".join(text.split())), _LONGEST_QUOTE)
 
 
 CHECKS = (unexplained,)
