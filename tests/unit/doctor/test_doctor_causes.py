@@ -53,8 +53,9 @@ def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool
     finding = root(cluster)
     words = "The registry registry.example.com refuses the credentials of the Secret regcred."
     assert (finding.message == words) == refused
-    create = f"{KUBECTL} create secret docker-registry regcred --docker-server=registry.example.com"
-    assert finding.remedy.commands[0].startswith(create) == refused
+    create = f"{KUBECTL} create secret generic regcred --type=kubernetes.io/dockerconfigjson"
+    assert (finding.remedy.commands[0] == "docker --config pull-secret login registry.example.com") == refused
+    assert finding.remedy.commands[1].startswith(create) == refused
 
 
 def test_all_pull_secrets_are_named() -> None:
@@ -63,7 +64,7 @@ def test_all_pull_secrets_are_named() -> None:
     cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "failed to authorize: 401 Unauthorized"})
     finding = root(cluster)
     assert finding.message.endswith("refuses the credentials of the Secrets one, two.")
-    assert [command.split()[6] for command in finding.remedy.commands[:-1]] == ["one", "two"]
+    assert [command.split()[6] for command in finding.remedy.commands[1:-1]] == ["one", "two"]
 
 
 @pytest.mark.parametrize(("version", "commands"), [("v1.36.3", ()), ("v1.36.3+k3s1", ("systemctl restart k3s",))])

@@ -359,16 +359,18 @@ def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | Non
     if not re.search(r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE):
         return None
     server = "https://index.docker.io/v1/" if registry == "docker.io" else registry
+    # A password in the arguments of kubectl would be seen by others on that machine, and in the shell's history.
     create = (
-        f"{diagnosis.kubectl} create secret docker-registry {secret} --docker-server={server}"
-        ' --docker-username="$(cat username)" --docker-password="$(cat password)" --dry-run=client -o yaml'
-        " | kubectl apply -f -"
+        f"{diagnosis.kubectl} create secret generic {secret} --type=kubernetes.io/dockerconfigjson"
+        " --from-file=.dockerconfigjson=pull-secret/config.json --dry-run=client -o yaml | kubectl apply -f -"
         for secret in names
     )
-    which = ", for the Secret of this registry" if len(names) > 1 else ""
+    which = ", for the Secret of this registry," if len(names) > 1 else ""
     message = f"The registry {registry} refuses the credentials of the Secret{'s' * bool(which)} {', '.join(names)}."
-    sentence = f"Write the registry's user name and password into the files username and password. Then{which}:"
-    return message, Remedy(sentence, (*create, diagnosis.restart_command))
+    sentence = f"Log in to the registry with a Docker configuration of its own. Then{which} make the Secret from it:"
+    return message, Remedy(
+        sentence, (f"docker --config pull-secret login {server}", *create, diagnosis.restart_command)
+    )
 
 
 def _registry_of(image: str) -> str:
