@@ -1,5 +1,6 @@
 """A browser of the demo that ends by itself is reported as a picture that could not be taken, not as a bug."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -10,9 +11,17 @@ from vdi.demo.browser import DesktopBrowser, NoPictureError
 
 
 def children() -> set[int]:
-    """The processes that this one has started and that have not ended."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    """The processes that this one has started and that have not ended.
+
+    Asked of all processes, not of this one's threads: a thread of Playwright may end while the list is read.
+    """
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended: no child of ours
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if fields[1] == str(os.getpid()):
+                found.add(int(folder.name))
+    return found
 
 
 def test_a_driver_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
