@@ -87,8 +87,7 @@ async def test_logins_hold_at_every_replica_despite_clock_skew(pair: Pair) -> No
         for _ in range(3):
             for replica in (first, second):
                 answer = await replica.gateway.verify("mine", "/api/files", headers={"Cookie": cookie})
-                # Through the gate; the desktop itself is not there.
-                assert (answer.status_code, "not known yet" in answer.text) == (503, True), answer.text
+                assert answer.status_code == httpx.codes.OK, answer.text
     assert await is_in(await pair.through(pair.one, alice))
     assert await is_in(await pair.through(pair.two, alice))
 
@@ -101,7 +100,7 @@ async def test_revocation_holds_at_every_replica_despite_skew(pair: Pair) -> Non
         start = await alice.get(f"{host}/.vdi/start?next=/")
         ticket = (await alice.get(start.headers["location"])).headers["location"]
         cookie = _cookies(await (await pair.through(other, alice)).get(ticket))
-        assert (await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})).status_code == 503
+        assert (await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})).status_code == 200
         await ending.gateway.post(await pair.through(ending, alice), "/logout")
 
         async def refused(cookie: str = cookie) -> bool:

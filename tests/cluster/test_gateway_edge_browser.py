@@ -132,7 +132,7 @@ async def test_navigating_to_a_suspended_desktop_resumes_it(edge: TraefikStage, 
     page = await (await a_person(edge, chromium)).new_page()
     await edge.unrouted("alice-desktop")
     await page.goto(edge.url())
-    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Waking up")).to_be_visible()
     assert [name for _, name in edge.stage.resumed] == ["alice-desktop"]
 
 
@@ -149,7 +149,7 @@ async def test_reloaded_page_asks_before_resuming(edge: TraefikStage, chromium: 
     await expect(page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
     assert edge.stage.resumed == []
     await page.get_by_role("button", name="Resume").click()
-    await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Waking up")).to_be_visible()
     assert len(edge.stage.resumed) == 1
 
 
