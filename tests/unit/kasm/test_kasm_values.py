@@ -32,11 +32,12 @@ HOST = "kasm.example.com"
 
 @given(good_options())
 def test_rendered_values_pass_the_check(given_options: InstallOptions) -> None:
-    values = yaml.safe_load(render(given_options))
+    text = render(given_options)
+    values = yaml.safe_load(text)
     assert values == values_of(given_options)
     for path, _, comment in entries(given_options):
         assert given_options.generation.keys.read(path, given_options.chart_version), path
-        assert f"# {comment}" in render(given_options)
+        assert f"# {comment}" in text
     subject = Subject(given_options.generation, given_options.chart_version, values)
     assert [each for each in check_values(subject) if each.severity is Severity.ERROR] == []
 
