@@ -6,18 +6,14 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from e2e.conftest import NAME
 from e2e.desktops import Object, pod_of, reach, start, template
 from e2e.world import World
+from support.certificates import self_signed
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import cluster
@@ -483,24 +479,10 @@ def the_middleware_is_gone(world: World) -> Iterator[None]:
         yield
 
 
-def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
-    """A wildcard certificate for these names, over so many days from now, on the route of a session."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=90))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    data = {"tls.crt": made.public_bytes(serialization.Encoding.PEM).decode(), "tls.key": pem.decode()}
+def certificate(world: World, name: str, days: int) -> Iterator[None]:
+    """A certificate for this name, over so many days from now, on the route of a session."""
+    made, key = self_signed(name, days=days)
+    data = {"tls.crt": made, "tls.key": key}
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "stringData": data}
     with (
         applied(world, {**secret, "metadata": {"name": "wild", "namespace": "vdi-system"}}),
@@ -512,12 +494,12 @@ def certificate(world: World, names: list[str], days: int) -> Iterator[None]:
 
 @fault("certificate_expired")
 def the_certificate_is_over(world: World) -> Iterator[None]:
-    yield from certificate(world, ["*.vdi.localhost"], -1)
+    yield from certificate(world, "*.vdi.localhost", -1)
 
 
 @fault("certificate_for_other_names")
 def the_certificate_is_for_another_domain(world: World) -> Iterator[None]:
-    yield from certificate(world, ["*.example.com"], 300)
+    yield from certificate(world, "*.example.com", 300)
 
 
 # The cluster

@@ -13,19 +13,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
-from doctor.node_faults import RELEASE, SYSTEM, applied, environment, replicas, without
+from doctor.node_faults import RELEASE, SYSTEM, applied, environment, replicas, taken_away, without
 from e2e.conftest import NAME
 from e2e.desktops import Object, home_claim_of, reach, run_in, start, template
 from e2e.world import NAMESPACE, World
+from support.certificates import self_signed
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.run import DOMAIN
@@ -89,19 +84,6 @@ def edited(
         yield
     finally:
         world.kubectl(*where, "replace", "-f", "-", stdin=json.dumps(before))
-
-
-@contextmanager
-def removed(world: World, where: tuple[str, ...], kind: str, name: str) -> Iterator[None]:
-    """An object that is deleted while the context lasts, and comes back with the same content."""
-    found = read(world, where, kind, name)
-    kept = {key: found["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")}
-    body = {**found, "metadata": {key: value for key, value in kept.items() if value}}
-    world.kubectl(*where, "delete", kind, name)
-    try:
-        yield
-    finally:
-        world.kubectl(*where, "create", "-f", "-", stdin=json.dumps(body))
 
 
 def replace_pods(world: World, component: str) -> None:
@@ -189,24 +171,8 @@ def allowed_pod(name: str) -> Object:
 
 def certificate_with_another_key(host: str) -> dict[str, str]:
     """`stringData` of a TLS Secret: a valid certificate, and the private key of another one."""
-    key, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=90))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = other.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return {"tls.crt": certificate.public_bytes(serialization.Encoding.PEM).decode(), "tls.key": pem.decode()}
+    (certificate, _), (_, key) = (self_signed(host, days=90) for _ in range(2))
+    return {"tls.crt": certificate, "tls.key": key}
 
 
 # Objects edited by hand
@@ -443,7 +409,7 @@ def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
 )
 def the_policy_about_users_is_not_bound(world: World) -> Iterator[None]:
     name = f"vdi-who-may-name-whom.{RELEASE_NAMESPACE}.vdi"
-    with removed(world, (), "validatingadmissionpolicybinding", name):
+    with taken_away(world, "validatingadmissionpolicybinding", name):
         yield
 
 
@@ -859,7 +825,7 @@ def the_desktops_key_was_restored_badly(world: World) -> Iterator[None]:
     short: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "immutable": True, "data": data}
     with (
         restarted_after(world, RELEASE, "vdi-operator"),
-        removed(world, RELEASE, "secret", "vdi-desktop-key"),
+        taken_away(world, *RELEASE, "secret", "vdi-desktop-key"),
         applied(world, short),
     ):
         replace_pods(world, "operator")
