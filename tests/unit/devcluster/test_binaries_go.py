@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from tools.binaries import RECIPES
 from tools.release import programs
 from unit.devcluster.binaries_servers import build_cache_in, script
+from vdi.devcluster import cluster
 from vdi.devcluster.binaries import go_build
-from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, GoBuild, GoFile, PythonPackage
+from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, MODULES, GoBuild, GoFile, PythonPackage
 from vdi.devcluster.binaries.go_build import find_toolchain, needed_version, take_file
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step
@@ -78,5 +80,14 @@ def test_every_go_recipe_has_a_locked_module_of_its_version() -> None:
             if recipe.module == "pause":
                 continue  # needs nothing but Go
             assert (recipe.modules / recipe.module / "go.sum").stat().st_size > 0
-            versions = recipe.key.removeprefix(f"{recipe.module}-").replace("-etcd-", " ").split()
+            versions = re.findall(r"v\d+\.\d+\.\d+", recipe.key)
+            assert versions, recipe.key
             assert all(f" {version}" in go_mod for version in versions), recipe.key
+
+
+def test_built_coredns_has_each_plugin_of_the_corefile() -> None:
+    manifest = (Path(cluster.__file__).parent / "manifests" / "coredns.yaml").read_text()
+    corefile = manifest.partition(".:53 {")[2].partition("\n    }")[0].replace("$forward", "forward")
+    used = set(re.findall(r"^ {8}(\w+)", corefile, re.MULTILINE))
+    source = (MODULES / "programs" / "coredns" / "main.go").read_text()
+    assert used == set(re.findall(r"coredns/plugin/(\w+)\"", source))

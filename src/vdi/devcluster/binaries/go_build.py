@@ -120,7 +120,8 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
         )  # and downloads what is not there yet
         packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
         try:
-            target = into / recipe.module if len(recipe.packages) == 1 else into
+            first = next(iter(recipe.provides))
+            target = into / first if len(recipe.packages) == 1 else into
             command = build_command(recipe, go, target)
             step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:
@@ -129,7 +130,7 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
             raise StepFailed(error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])) from error
     for name in recipe.provides:
         if not (into / name).exists():
-            (into / name).symlink_to(recipe.module)
+            (into / name).symlink_to(first)
 
 
 def take_file(recipe: GoFile, build_cache: BuildCache, step: Step, into: Path) -> None:
