@@ -119,9 +119,9 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
             [go, "list", "-deps", "-tags", tags, *recipe.packages], env=env, cwd=module
         )  # and downloads what is not there yet
         packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
+        first = next(iter(recipe.provides))
+        target = into / first if len(recipe.packages) == 1 else into
         try:
-            first = next(iter(recipe.provides))
-            target = into / first if len(recipe.packages) == 1 else into
             command = build_command(recipe, go, target)
             step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:

@@ -1,5 +1,5 @@
-// Command coredns is CoreDNS with the plugins that the cluster's Corefile names: all the others, with the SDKs of three
-// clouds, take five times as long to build.
+// Command coredns is CoreDNS with the plugins that the cluster's Corefile names. The others bring the SDKs of three
+// clouds, which would be compiled for nothing.
 package main
 
 import (
