@@ -181,7 +181,7 @@ def test_session_is_created_opened_and_deleted(typed: Typed, operator: None) -> 
     with beside(lambda: finish_pod(typed, "desk")):
         removed = typed.vdi("session", "rm", "desk", "--wait")
     assert removed.returncode == 0, removed.stderr
-    assert removed.stdout.startswith("session desk is deleted after ")
+    assert removed.stdout.startswith("session desk was deleted in ")
     assert typed.vdi("session", "ls", "-o", "name").stdout == ""
 
 
@@ -206,15 +206,13 @@ def test_a_desktop_is_extended_suspended_and_restarted(typed: Typed, operator: N
     assert made.returncode == 0, made.stderr
 
     before = expires(typed)
-    reported = typed.vdi("session", "extend", "desk", "--by", "1h30m").stdout
+    reported = typed.vdi("session", "extend", "desk", "1h30m").stdout
     wait_until("the operator reckons with it", lambda: expires(typed) == before + timedelta(hours=1, minutes=30))
     assert reported.startswith(f"session desk ends at {expires(typed):%Y-%m-%dT%H:%M:%SZ} (in 9h2")
 
     stopped = typed.vdi("session", "suspend", "desk", "--wait")
     assert stopped.returncode == 0, stopped.stderr
-    assert re.match(
-        r"session desk is suspended after \d+\.\ds; start it again: vdi session resume desk", stopped.stdout
-    )
+    assert re.match(r"session desk was suspended in \d+\.\d s; start it again: vdi session resume desk", stopped.stdout)
     wait_until("its pod is gone", lambda: pod_uid(typed, "desk") == "")
     assert typed.vdi("session", "ls").stdout.splitlines()[1].split()[3] == "Suspended"
     assert "is Suspended, so there is nothing to open" in typed.vdi("session", "open", "desk").stderr

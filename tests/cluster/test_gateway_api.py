@@ -97,11 +97,11 @@ async def test_session_is_managed_without_a_cluster_account(
         assert "✓ desktop answers" in err
         assert "✓ session Running" in err
         assert f"URL:      https://{stage.host('mine')}" in await typed.vdi("session", "open", "mine", "--print")
-        assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "--by", "1h")
+        assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "1h")
         await typed.vdi("session", "share", "mine", "bob@example.com", "--role", "collaborator")
         assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0]["user"] == "bob@example.com"
-        assert "is suspended after" in await typed.vdi("session", "suspend", "mine", "--wait")
-        assert "is deleted after" in await typed.vdi("session", "rm", "mine", "--wait")
+        assert "was suspended in" in await typed.vdi("session", "suspend", "mine", "--wait")
+        assert "was deleted in" in await typed.vdi("session", "rm", "mine", "--wait")
         token = typed.token()
         await typed.vdi("logout")
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", **_host(gateway)}) as client:

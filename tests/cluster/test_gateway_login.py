@@ -87,11 +87,11 @@ async def test_users_are_added_and_removed_by_command(
         assert await token_status(gateway, token) == 200, "tokens have no password"
         again = await gateway.log_in("grace@example.com", "a much longer password")
 
-        code, removed, _ = await user("rm", "grace@example.com", "-o", "json")
+        code, removed, _ = await user("rm", "grace@example.com", "--yes", "-o", "json")
         assert (code, json.loads(removed)) == (0, {"deleted": ["grace@example.com"]})
         await eventually(partial(is_logged_out, again), "who is removed is logged out")
         await eventually(partial(is_revoked, gateway, token), "and after the logins the tokens end")
-        code, _, said = await user("rm", "grace@example.com")
+        code, _, said = await user("rm", "grace@example.com", "--yes")
         assert (code, "there is no user" in said) == (1, True)
         assert await page_status(await gateway.log_in("alice@example.com")) == 200, "others stayed"
 

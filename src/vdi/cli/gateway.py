@@ -28,6 +28,7 @@ from vdi.cli.options import (
     Kubeconfig,
     KubeConnection,
     Options,
+    Yes,
     examples,
     new_app,
     replace_parameter,
@@ -263,12 +264,13 @@ def list_(
 
 
 @user_commands.command(
-    epilog=examples("gateway user rm alice@example.com", "gateway user rm alice@example.com -o json")
+    epilog=examples("gateway user rm alice@example.com", "gateway user rm alice@example.com --yes -o json")
 )
 @with_users
 def rm(
     users: UserSecret,
     user: User,
+    yes: Yes = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Remove a user's password. Logins and API tokens end within 30 seconds; desktops are kept."""
@@ -277,6 +279,8 @@ def rm(
     def entry(known: LocalUser | None) -> None:
         _existing(address, known)
 
+    if not yes and not confirm(f"Remove the password of {address} and end their logins and API tokens?"):
+        raise CliError("nothing was changed")
     users.change(address, entry)
     typer.echo(f"{address} can no longer log in; open connections end within 30 seconds", err=True)
     if output is not Output.TABLE:

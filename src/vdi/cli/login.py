@@ -36,7 +36,7 @@ from vdi.cli.session.kube_backend import KubeTarget
 from vdi.cli.session.target import choose_target, server_url, with_backend
 from vdi.http_client import BadResponseError
 from vdi.kube.config import load_config
-from vdi.kube.resource import Resource
+from vdi.kube.resource import DEPLOYMENTS, Resource
 from vdi.kube.transport import Client
 from vdi.printable import escape
 
@@ -326,8 +326,24 @@ def gateway_of(target: Target, what: str) -> GatewayTarget:
     """The target, if it is a gateway. Raises CliError; `what` says why only a gateway can answer."""
     if isinstance(target, GatewayTarget):
         return target
-    login = f"{PROGRAM} login https://portal.vdi.example.com"
+    portal = _portal_of(target.connection) if isinstance(target, KubeTarget) else ""
+    login = f"{PROGRAM} login {portal or 'https://portal.DOMAIN'}"
     raise CliError(f"{what}, and you are not logged in to one: {login}", USAGE)
+
+
+def _portal_of(connection: KubeConnection) -> str:
+    """The portal's address by the operator's settings in that cluster; empty where they cannot be read."""
+    from vdi.release.facts import settings_of
+
+    async def find(client: Client) -> str:
+        found = await client.list(DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any])
+        cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
+        return cluster.url(cluster.host(cluster.portal_label)) if found else ""
+
+    try:
+        return connection.run(find)
+    except CliError:
+        return ""
 
 
 def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable[T]]) -> T:

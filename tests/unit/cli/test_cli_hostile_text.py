@@ -95,7 +95,7 @@ MORE_OF_SESSIONS = (
         ("session", "ls", []), ("session", "show", ["alice-desktop"])) for form in ("json", "yaml")),
     ["session", "ls", "-o", "name"],
     ["session", "suspend", "alice-desktop"],
-    ["session", "extend", "alice-desktop", "--by", "2h"],
+    ["session", "extend", "alice-desktop", "2h"],
     ["session", "open", "alice-desktop"],
     ["session", "share", "alice-desktop", "bob@example.com"],
     ["session", "logs", "alice-desktop"],

@@ -292,7 +292,7 @@ def test_rm_as_json_names_what_is_deleted_despite_errors(vdi: Vdi, fake: FakeClu
     ran = vdi("session", "rm", "nobody", "alice-desktop", "alice-desktop", "--yes", "--wait", "-o", "json")
     assert json.loads(ran.out) == {"deleted": ["alice-desktop"], "deletedHomes": ["alice-desktop-home"]}
     assert ran.code == 1
-    assert "session alice-desktop is deleted after " in ran.err
+    assert "session alice-desktop was deleted in " in ran.err
     assert "there is no session nobody" in ran.err
 
 
@@ -347,7 +347,7 @@ def test_rm_deletes_the_home_on_request(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(f"{CORE}/persistentvolumeclaims", {"metadata": {"name": home_of_alice()}})
     ran = vdi("session", "rm", "alice-desktop", "--delete-home", "--yes", "--wait")
     assert ran.code == 0
-    assert ran.out.endswith(f"s, and so is its home {home_of_alice()}\n")
+    assert ran.out.endswith(f" s, with its home {home_of_alice()}\n")
     assert fake.objects == {}
 
 

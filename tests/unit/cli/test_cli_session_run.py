@@ -36,7 +36,7 @@ def test_suspend_waits_for_the_status_of_this_suspension(vdi: Vdi, fake: FakeClu
     fake.after_write({"phase": "Terminating", "observedGeneration": 5}, {"phase": "Suspended", "observedGeneration": 5})
     ran = vdi("session", "suspend", "alice-desktop", "--wait", "-n", "vdi-sessions")
     assert ran.code == 0, ran.err
-    assert ran.out.startswith("session alice-desktop is suspended after ")
+    assert ran.out.startswith("session alice-desktop was suspended in ")
     assert fake.objects[ALICE]["status"]["observedGeneration"] == 5
 
 
@@ -67,9 +67,9 @@ def test_a_failed_resume_shows_the_reason(vdi: Vdi, fake: FakeCluster) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "timeout", "said"),
     [
-        (["--by", "2h"], running(), "10h", "session alice-desktop ends at 2026-11-20T18:00:01Z (in 9h55m)\n"),
+        (["2h"], running(), "10h", "session alice-desktop ends at 2026-11-20T18:00:01Z (in 9h55m)\n"),
         (["--timeout", "90m"], running(), "90m", "session alice-desktop ends at 2026-11-20T09:30:01Z (in 1h25m)\n"),
-        (["--by", "1h"], {"phase": "Suspended"}, "9h", "the next run of session alice-desktop may last 9h\n"),
+        (["1h"], {"phase": "Suspended"}, "9h", "the next run of session alice-desktop may last 9h\n"),
     ],
 )
 def test_extend_shows_the_new_end(
@@ -120,10 +120,10 @@ def test_unusable_schedule_is_refused_by_its_option(vdi: Vdi, fake: FakeCluster,
 
 
 REFUSED = [
-    (["extend"], 2, "use one of --by 2h"),
-    (["extend", "--by", "1h", "--timeout", "2h"], 2, "use one of --by 2h"),
-    (["extend", "--by", "two"], 2, "--by: 'two' is not a duration"),
-    (["extend", "--by", "1h"], 1, "timeout: 5h is more than 4h, the maximum for template 'ubuntu-desktop'"),
+    (["extend"], 2, "name the additional time"),
+    (["extend", "1h", "--timeout", "2h"], 2, "name the additional time"),
+    (["extend", "two"], 2, "additional time: 'two' is not a duration"),
+    (["extend", "1h"], 1, "timeout: 5h is more than 4h, the maximum for template 'ubuntu-desktop'"),
     (["share", "bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
     (["share", "bob@example.com", "--role", "owner"], 2, "owner"),
     (["unshare", "bob@example.com"], 1, "This desktop is not shared with bob@example.com. It is shared with no one."),
@@ -140,9 +140,9 @@ def test_refused_actions_change_nothing(vdi: Vdi, fake: FakeCluster, words: list
     assert fake.bodies == []
 
 
-@pytest.mark.parametrize("words", [["suspend"], ["restart"], ["extend", "--by", "1h"]])
+@pytest.mark.parametrize("words", [["suspend"], ["restart"], ["extend", "1h"]])
 def test_a_missing_session_is_reported(vdi: Vdi, words: list[str]) -> None:
-    ran = vdi("session", *words, "nobody")
+    ran = vdi("session", words[0], "nobody", *words[1:])
     assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace vdi-sessions\n")
 
 
@@ -172,7 +172,7 @@ def test_an_unreadable_template_allows_no_viewer_but_more_time(vdi: Vdi, fake: F
     fake.refuse("GET", path, 403, reason="Forbidden", message="vditemplates is forbidden")
     assert vdi("session", "share", "alice-desktop", "bob@example.com").code == 3
     assert fake.bodies == []
-    assert vdi("session", "extend", "alice-desktop", "--by", "1h").code == 0
+    assert vdi("session", "extend", "alice-desktop", "1h").code == 0
 
 
 def test_guests_are_edited_again_after_a_conflict(vdi: Vdi, fake: FakeCluster) -> None:

@@ -31,7 +31,7 @@ def test_what_cannot_be_asked_is_refused(remote: Vdi) -> None:
 
 def test_without_a_gateway_it_says_where_to_log_in(vdi: Vdi) -> None:
     refused = vdi("usage")
-    assert refused.code == 2 and "vdi login https://portal.vdi.example.com" in refused.err
+    assert refused.code == 2 and "vdi login https://portal.DOMAIN" in refused.err
 
 
 def test_a_template_is_a_row() -> None:

@@ -59,7 +59,7 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert remote("session", "resume", name).out == f"session {name} is starting again; see vdi session show {name}\n"
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
     end = format_time(began + timedelta(hours=10))
-    assert f"session {name} ends at {end}" in remote("session", "extend", name, "--by", "2h").out
+    assert f"session {name} ends at {end}" in remote("session", "extend", name, "2h").out
     at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")
     assert at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
     assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"
@@ -128,8 +128,8 @@ def test_a_cut_stream_is_opened_again(remote: Vdi, gateway: RemoteGateway, monke
     gateway.call(lambda stage: stage.session(status=RUNNING))
     gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
     ran = remote("session", "suspend", "alice-desktop", "--wait")
-    assert ran.out.startswith("session alice-desktop is suspended after "), ran.err
-    assert remote("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop is deleted after ")
+    assert ran.out.startswith("session alice-desktop was suspended in "), ran.err
+    assert remote("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop was deleted in ")
 
 
 async def _never(*_: object) -> bool:
@@ -264,4 +264,4 @@ def test_an_administrator_releases_addresses(remote: Vdi, gateway: RemoteGateway
 
 def test_releasing_an_address_needs_a_login(vdi: Vdi) -> None:
     refused = vdi("gateway", "user", "release", "carol@example.com")
-    assert refused.code == 2 and "vdi login https://portal.vdi.example.com" in refused.err
+    assert refused.code == 2 and "vdi login https://portal.DOMAIN" in refused.err

@@ -86,7 +86,7 @@ def test_two_cores_are_too_few_for_size_small() -> None:
     assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.8, deploymentSize: small)"
     assert line.observed == "1.9 CPU and 7.93 GiB free"
     assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.evidence)
-    assert line.evidence[-1] == "4.75 CPU requested - 1.9 CPU free = 2.85 CPU too little"
+    assert line.evidence[-1] == "4.75 CPU requested - 1.9 CPU free = 2.85 CPU missing"
     assert "vdi kasm values" in line.remedy.text
 
 

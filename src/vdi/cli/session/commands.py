@@ -15,7 +15,7 @@ from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
-from vdi.cli.options import PROGRAM, examples, of_kind, seconds_of
+from vdi.cli.options import PROGRAM, examples, new_app, of_kind, seconds_of
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -44,9 +44,7 @@ from vdi.session.request import RequestedHome, RequestedResources, SessionReques
 from vdi.session.schedule import describe_schedule
 from vdi.session.users import same_user
 
-app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Desktops: create, list, open, explain, suspend, remove."
-)
+app = new_app("Desktops: create, list, open, explain, suspend, remove.")
 
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
@@ -314,8 +312,8 @@ async def _remove(
     for removal in removals if seconds is not None else ():
         name = removal.session.metadata.name
         if await operations.until_gone(backend, removal.session, seconds or 0):
-            home = f", and so is its home {removal.home_lost}" if removal.home_lost else ""
-            say(f"session {name} is deleted after {time.monotonic() - begun:.1f}s{home}")
+            home = f", with its home {removal.home_lost}" if removal.home_lost else ""
+            say(f"session {name} was deleted in {time.monotonic() - begun:.1f} s{home}")
         else:
             still[name] = f"session {name} still exists after {duration(seconds or 0)}: {_STUCK}"
     return still
@@ -372,7 +370,7 @@ def suspend(
     if not changed:
         said = f"session {name} is already suspended; {again}"
     elif done:
-        said = f"session {name} is suspended after {time.monotonic() - begun:.1f}s; {again}"
+        said = f"session {name} was suspended in {time.monotonic() - begun:.1f} s; {again}"
     else:
         said = f"session {name} is being suspended; {again}"
     _tell(raw, said, output)
@@ -421,19 +419,19 @@ def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> 
     _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
 
 
-@app.command(epilog=examples("session extend alice-desktop --by 2h", "session extend alice-desktop --timeout 10h"))
+@app.command(epilog=examples("session extend alice-desktop 2h", "session extend alice-desktop --timeout 10h"))
 @with_backend
 def extend(
     target: Target,
     name: Name,
-    by: Annotated[str | None, typer.Option(help="Additional time, such as 2h or 1h30m.")] = None,
+    more: Annotated[str | None, typer.Argument(help="Additional time, such as 2h or 1h30m.")] = None,
     timeout: Annotated[str | None, typer.Option(help="Length of the whole run, such as 10h.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a session more time, immediately. The maximum is the template's lifecycle.maxTimeout."""
-    if (by is None) == (timeout is None):
-        raise CliError("use one of --by 2h (more time) and --timeout 10h (length of the whole run)", USAGE)
-    longer = timedelta(seconds=seconds_of("--by", by)) if by else None
+    if (more is None) == (timeout is None):
+        raise CliError("name the additional time, such as 2h, or --timeout 10h (length of the whole run)", USAGE)
+    longer = timedelta(seconds=seconds_of("additional time", more)) if more else None
     raw = target.run(lambda backend: operations.extend(backend, name, by=longer, to=timeout or ""))
     session = operations.as_session(raw)
     if start := parse_time(session.status.start_time):

@@ -150,7 +150,7 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
         message = "Pods would stay Pending (Insufficient), and pods that wait for them would stay in Init."
         evidence += [
             f"{_words(name, requested[name])} requested - {_words(name, free[name])} free"
-            f" = {_words(name, requested[name] - free[name])} too little"
+            f" = {_words(name, requested[name] - free[name])} missing"
             for name in short
         ]
     elif too_large:
