@@ -78,6 +78,7 @@ SOFTWARE = "Software"
 CAPABILITY_MISSING = "GraphicsCapabilityMissing"
 # An Intel or AMD GPU: in a container, programs can render on it with Wayland, but not with X11.
 NOT_ON_X11 = "NotSupported"
+NO_GPU_DEVICE = "NoGPU"
 
 
 def generation(spec: TemplateSpec) -> str:

@@ -197,6 +197,9 @@ fault("graphics_in_software", name="zink_draws_nothing", on=lambda _: None)(
         cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"
     )
 )
+fault("graphics_in_software", name="no_device_in_the_pod", on=lambda _: None)(
+    lambda cluster: _draws_in_software(cluster, "NoGPU", "the pod has no GPU")
+)
 fault("graphics_in_software", name="intel_gpu_on_x11", on=lambda _: None)(
     lambda cluster: _draws_in_software(
         cluster, "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland"

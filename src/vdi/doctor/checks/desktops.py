@@ -22,6 +22,7 @@ from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
 from vdi.session.streaming import (
     CAPABILITY_MISSING,
+    NO_GPU_DEVICE,
     NOT_ON_X11,
     generation,
     obsolete_encoders,
@@ -277,7 +278,7 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
         has_gpu = isinstance(diagnosis.desktop, Desktop) and diagnosis.desktop.gpu > 0
         if graphics is None or pod is None or not has_gpu or renders_on_gpu(graphics):
             continue
-        sentence = "See what the desktop tried, then restart it."
+        why, sentence = graphics.message or "no reason", "See what the desktop tried, then restart it."
         command = f"{diagnosis.kubectl} logs {pod.metadata.name}"
         if graphics.reason == CAPABILITY_MISSING:
             sentence = "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove it there. Then restart."
@@ -285,9 +286,13 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
         elif graphics.reason == NOT_ON_X11:
             sentence = "Allow Wayland in the template, which this GPU needs. Then restart the desktop."
             command = merge_patch("vditemplate", diagnosis.template_name, {"spec": {"streaming": {"display": "Auto"}}})
+        elif graphics.reason == NO_GPU_DEVICE:
+            why = "its pod has a share of one, but no GPU device"
+            sentence = "Set the RuntimeClass in `spec.placement`, then restart. A simulated GPU has no device."
+            command = f"kubectl edit vditemplate {diagnosis.template_name}"
         yield diagnosis.finding(
             "graphics_in_software",
-            f"The desktop {diagnosis.name} has a GPU but renders on the CPU ({graphics.message or 'no reason'}).",
+            f"The desktop {diagnosis.name} requests a GPU but renders on the CPU ({why}).",
             evidence=[f"status.graphics: {graphics.renderer}, {graphics.reason or 'no reason'}: {graphics.message}"],
             remedy=Remedy(sentence, (command, diagnosis.restart_command)),
         )
