@@ -116,7 +116,7 @@ def _home_bound(observed: Observed) -> ConditionState:
 
 def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
     if observed.pod is None:
-        return ConditionState(POD_READY, False, Reason.NOT_CREATED, "There is no pod.")
+        return ConditionState(POD_READY, False, Reason.NOT_CREATED, "Creating your desktop.")
     if explanation:
         return ConditionState(POD_READY, False, explanation.reason, explanation.sentence)
     return ConditionState(POD_READY, True, Reason.POD_READY)

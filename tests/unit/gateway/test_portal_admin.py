@@ -137,9 +137,9 @@ async def test_templates_show_their_size_and_who_may_use_them() -> None:
         a_template("b", persistence={"enabled": False}),
     )
     page = text_of((await stage.browser(ADMIN).get("/admin/templates")).text)
-    assert "A a 1, at most 4 GPU 2 CPU 4Gi memory 5Gi, at most 20Gi local disk 10Gi, at most 50Gi home" in page
+    assert "A a 1, at most 4 GPU 2 CPUs 4 GiB memory 5 GiB, at most 20 GiB local disk 10 GiB, at most 50 GiB home" in page
     assert "any x@y.z, group lab" in page
-    assert "B b 1 GPU 2 CPU 4Gi memory none home any everybody" in page
+    assert "B b 1 GPU 2 CPUs 4 GiB memory No home any everyone" in page
 
 
 async def test_pools_show_what_is_ready() -> None:
@@ -171,7 +171,7 @@ async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
     stage = PortalStage(limits=Limits(default=Limit(hours=100.0)))
     stage.put(running())
     stage.use("alice@example.com", 12.34)
-    assert "12.3 of 100" in text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
+    assert "12.3 h of 100" in text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
     stage.lose_history()
     page = text_of((await stage.browser(ADMIN).get("/admin/limits")).text)
     assert "Hours are unknown" in page

@@ -49,12 +49,12 @@ async def test_the_overview_has_the_last_day_and_the_last_week() -> None:
     stage = PortalStage()
     for run in RUNS:
         stage.remember(a_past(run.uid), run)
-    for path, heading, rows in (("/admin", "Last day", 24), ("/admin?period=week", "Last week", 28)):
+    for path, heading, rows, charts in (("/admin", "Last day", 24, 2), ("/admin?period=week", "Last week", 28, 0)):
         page = (await stage.browser(ADMIN).get(path)).text
         assert f'<h2 id="trends">{heading}</h2>' in page
-        assert page.count('role="img"') == 4
+        assert page.count('role="img"') == charts
         assert page.count('<th scope="row" data-label="From"') == rows
-        assert "at most 2, last 2" in text_of(page)
+        assert ("at most 2, last 2" in text_of(page)) == bool(charts), "a chart of one bar says nothing"
     assert '<h2 id="trends">Last day</h2>' in (await stage.browser(ADMIN).get("/admin?period=<b>")).text
 
 

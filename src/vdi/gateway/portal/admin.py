@@ -44,6 +44,8 @@ LIMITS_SIZE = 100
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
 _GIB = 1 << 30
+# Less than this in a month is not listed, of a user who has nothing else.
+_NOTHING_HOURS = 0.05
 
 
 def _phase(session: VDISession) -> str:
@@ -188,6 +190,11 @@ def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[LimitRow]:
         )
         for user in {*sessions, *homes, *used, *limits.users}
     ]
+    rows = [
+        row
+        for row in rows
+        if row.sessions or row.home_gib or row.user in limits.users or (row.used and row.used.hours >= _NOTHING_HOURS)
+    ]
     return sorted(rows, key=lambda row: (-row.gpus, -row.sessions, row.user))
 
 
@@ -278,16 +285,19 @@ class AdminPages(PortalPages):
         except DatabaseUnavailableError:
             used = None
         number = page_number(request.query_params.get("page", ""))
+        asked = request.query_params.get("q", "").strip()[:254]
+        rows = [row for row in limit_rows(self._services, used or {}) if asked.casefold() in row.user.casefold()]
         return self._tab(
             request,
             user,
             "limits",
-            rows=paged(limit_rows(self._services, used or {}), number, LIMITS_SIZE),
+            rows=paged(rows, number, LIMITS_SIZE),
+            asked=asked,
             month=str(month),
             hours_known=used is not None,
             default=limits.default,
             groups=sorted(limits.groups.items()),
-            limits_address=lambda number: f"/admin/limits?page={number}",
+            limits_address=lambda number: "/admin/limits?" + urlencode({"q": asked, "page": number}),
         )
 
     async def doctor(self, request: Request, user: User) -> Response:

@@ -23,6 +23,7 @@ from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
+from vdi.gateway.web.template_filters import duration
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.streaming import refuse_view_only
@@ -289,7 +290,7 @@ class DesktopPages(PortalPages):
             times=schedule or session.spec.schedule or _FIRST_SCHEDULE,
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),
-            done=done_message(request),
+            done=done_message(request, duration(session.spec.timeout)),
             **({"error": "", "share_error": "", "extend_error": "", "schedule_error": ""} | errors),
         )
 

@@ -25,7 +25,7 @@ from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
-from vdi.gateway.web.template_filters import count, end_reason, seconds
+from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
 from vdi.session.users import normal_user
 
 PAGE_SIZE = 50
@@ -155,12 +155,12 @@ class Share:
     percent: float
 
 
-def shares(hours: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
+def shares(used: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
     """The largest, and the others in one line: their sum is not to be compared with single ones, and has no bar."""
-    ordered = sorted(((name, value) for name, value in hours if value > 0), key=lambda pair: (-pair[1], pair[0]))
-    found = [Share(name, f"{value:,.1f} h", round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
+    ordered = sorted(((name, value) for name, value in used if value > 0), key=lambda pair: (-pair[1], pair[0]))
+    found = [Share(name, hours(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
     if others := ordered[most:]:
-        found.append(Share(count(len(others), "other"), f"{sum(value for _, value in others):,.1f} h", 0.0))
+        found.append(Share(count(len(others), "other"), hours(sum(value for _, value in others)), 0.0))
     return found
 
 

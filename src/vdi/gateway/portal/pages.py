@@ -27,7 +27,7 @@ Form = dict[str, str]
 # Messages after an action, by the code in the address of the next page. The name in it is escaped like all else.
 DONE = {
     "start": "{name} is being started.",
-    "extend": "The time limit of {name} was changed.",
+    "extend": "The time limit of {name} is now {limit}.",
     "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
@@ -36,7 +36,7 @@ DONE = {
     "delete-home": "The home {name} is being deleted.",
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
-    "share": "{name} is shared. Send your guest its address.",
+    "share": "{name} is shared. Send your guest its address. To open it, they sign in here with a login of their own.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "
@@ -87,11 +87,11 @@ def page_number(text: str) -> int:
     return int(text) if text.isdecimal() and len(text) < 9 else 1
 
 
-def done_message(request: Request) -> str:
-    """The message about the action that led here; empty for none, and for an unknown code."""
+def done_message(request: Request, limit: str = "") -> str:
+    """The message about the action that led here; empty for none, and for an unknown code. `limit`: the time limit."""
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
-    return sentence.format(name=name) if sentence and 0 < len(name) <= 253 else ""
+    return sentence.format(name=name, limit=limit) if sentence and 0 < len(name) <= 253 else ""
 
 
 def done(where: str, action: str, name: str) -> Response:

@@ -68,6 +68,11 @@ def seconds(number: float | None) -> str:
     return f"{number:.{int(number < 10)}f} s" if number < 60 else length(timedelta(seconds=number))
 
 
+def hours(number: float) -> str:
+    """`2.5 h`, `12 min`; `0` for none."""
+    return f"{number:,.1f} h" if number >= 1 else length(timedelta(hours=number)) if number else "0"
+
+
 def end_reason(reason: EndReason | None) -> str:
     """The reason of an end in words; empty for a session or a run that has not ended."""
     return _END_REASONS[reason] if reason else ""
@@ -181,6 +186,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "hue": hue,
     "span": length,
     "seconds": seconds,
+    "hours": hours,
     "end_reason": end_reason,
     "left": left,
     "ago": ago,
