@@ -170,7 +170,7 @@ class Actions:
         self, user: User, action: Action, name: str, request: Request, detail: Mapping[str, str]
     ) -> VDISession:
         """Decide and write; after a conflict with another writer, read the session and decide again."""
-        async with self._authorized(user, action, name, detail) as session:
+        async with self._authorized(user, action, name, detail, request) as session:
             meta = session.metadata
             for attempt in range(_MAX_ATTEMPTS):
                 patch = self._decide(user, session, request)
@@ -252,9 +252,12 @@ class Actions:
 
     @asynccontextmanager
     async def _authorized(
-        self, user: User, action: Action, name: str, detail: Mapping[str, str]
+        self, user: User, action: Action, name: str, detail: Mapping[str, str], request: Request | None = None
     ) -> AsyncIterator[VDISession]:
-        """Yield the session, if the user has the right to this action; the body is counted and audited."""
+        """Yield the session, if the user has the right to this action; the body is counted and audited.
+
+        A request that changes nothing is not audited: the same schedule set twice is one entry.
+        """
         with self._counted(str(action), name):
             async with self._refusal_written(user, str(action), name, detail):
                 session = await self._allowed(user, action, name)
@@ -266,7 +269,9 @@ class Actions:
                 owner=session.spec.user,
                 detail=detail,
             )
-            async with self._written(user, act):
+            template, settings = self.context.cluster.template(session.spec.template), self.context.settings.cluster
+            is_done = request and decide(session, template, request, self.context.clock(), settings) == {}
+            async with nullcontext() if is_done else self._written(user, act):
                 yield session
 
     @asynccontextmanager

@@ -116,7 +116,8 @@ def decide(
             change = _extend(session, template, timeout, now, settings)
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
-            change = problem or {"spec": {"schedule": msgspec.to_builtins(schedule)}}
+            same = schedule == session.spec.schedule
+            change = problem or ({} if same else {"spec": {"schedule": msgspec.to_builtins(schedule)}})
         case Share():
             change = _share(session, template, request, now)
         case Unshare(user):

@@ -56,7 +56,8 @@ def refused(session: VDISession, request: Request, **template: Any) -> Refusal:
         ({}, Restart(), {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}}}),
         (TWO_HOURS_AGO, Extend("3h"), {"spec": {"timeout": "3h"}}),
         ({}, SetSchedule(EIGHT_THIRTY), {"spec": {"schedule": {"start": "08:30", "timeZone": "Europe/Berlin"}}}),
-        ({}, SetSchedule(None), {"spec": {"schedule": None}}),
+        ({"schedule": EIGHT_THIRTY}, SetSchedule(None), {"spec": {"schedule": None}}),
+        ({"schedule": EIGHT_THIRTY}, SetSchedule(EIGHT_THIRTY), {}),
         (GUESTS, Unshare(BOB), {"spec": {"access": [{"user": EVE}]}}),
         (
             GUESTS,
