@@ -19,9 +19,10 @@ import msgspec
 import yaml
 
 from vdi.api.session import VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import TemplateResources, VDITemplate
 from vdi.cluster.units import parse_quantity
 from vdi.gateway.rights import User
+from vdi.session import effective
 from vdi.session.homes import Home, HomeSummary
 from vdi.session.naming import normal_name
 
@@ -142,11 +143,7 @@ def counts(session: VDISession) -> bool:
 
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
     """GPUs that the session has or will have; without its template, those of its own spec."""
-    offered = template.spec.resources.default_gpu if template else 1
-    # A template for CPU desktops ignores the CRD's default of one GPU, as the operator does.
-    if offered == 0:
-        return 0
-    return session.spec.resources.gpu if session.spec.resources else offered
+    return effective.size_of(session.spec, template.spec.resources if template else TemplateResources()).gpu
 
 
 def refusal(
@@ -219,11 +216,11 @@ def _count(number: int, what: str) -> str:
 
 def size_of(template: VDITemplate, session: VDISession) -> dict[str, Any]:
     """`gpus`, `cpu` and `memory_gib` of a session's desktop, for the history; None: the quantity cannot be read."""
-    offer, requested = template.spec.resources, session.spec.resources
-    memory = _read_quantity(requested.memory if requested else offer.default_memory)
+    size = effective.size_of(session.spec, template.spec.resources)
+    memory = _read_quantity(size.memory)
     return {
-        "gpus": gpus_of(session, template),
-        "cpu": _read_quantity(requested.cpu if requested and requested.cpu is not None else offer.default_cpu),
+        "gpus": size.gpu,
+        "cpu": _read_quantity(size.cpu),
         "memory_gib": None if memory is None else memory / _GIB,
     }
 

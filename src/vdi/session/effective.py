@@ -6,10 +6,20 @@ with a message that names field, value and maximum.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vdi.api.crd import allowed_in_session
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
-from vdi.api.template import EnvVar, Placement, PodTemplate, Scheme, StartupScript, TemplateVolume, VDITemplate
+from vdi.api.template import (
+    EnvVar,
+    Placement,
+    PodTemplate,
+    Scheme,
+    StartupScript,
+    TemplateResources,
+    TemplateVolume,
+    VDITemplate,
+)
 from vdi.cluster.capacity import Demand, demand_of
 from vdi.cluster.objects import NodeSelectorTerm
 from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, amount, parse_duration, parse_quantity, smaller_quantity
@@ -118,6 +128,31 @@ class Desktop:
         return demand_of(takes, self.placement.node_selector.items(), self.placement.tolerations, pin)
 
 
+class Size(NamedTuple):
+    """The effective size of a desktop, as quantities."""
+
+    gpu: int
+    memory: str
+    cpu: str
+    ephemeral_storage: str | None
+
+
+def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
+    """The size that a session's desktop gets: its own values, else the template's.
+
+    The API server writes `gpu: 1` into a session that names another resource only, so a template without GPUs decides.
+    """
+    chosen = spec.resources
+    if chosen is None:
+        return Size(offer.default_gpu, offer.default_memory, offer.default_cpu, offer.default_ephemeral_storage)
+    return Size(
+        chosen.gpu if offer.default_gpu else 0,
+        chosen.memory,
+        offer.default_cpu if chosen.cpu is None else chosen.cpu,
+        chosen.ephemeral_storage or offer.default_ephemeral_storage,
+    )
+
+
 def resolve(
     session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
@@ -126,11 +161,8 @@ def resolve(
     `homes`: the claims that may be its home and exist. A home that exists keeps its size, so the requested size is not
     checked against the limit.
     """
-    spec, requested, offer = template.spec, session.spec.resources, template.spec.resources
-    cpu = requested.cpu if requested and requested.cpu is not None else offer.default_cpu
-    memory = requested.memory if requested else offer.default_memory
-    gpu = 0 if offer.default_gpu == 0 else (requested.gpu if requested else offer.default_gpu)
-    disk = (requested.ephemeral_storage if requested else None) or offer.default_ephemeral_storage
+    spec, offer = template.spec, template.spec.resources
+    gpu, memory, cpu, disk = size_of(session.spec, offer)
     home = resolve_home(session, template, homes)
     behind_gateway = settings.edge_middleware is not None
 

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.cli.objects import a_session, conditions, running
+from unit.cli.objects import a_session, a_template, conditions, running
 from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
 from vdi.cli.session.view import SessionDetails, details_lines, expires_in, watch_line
 
 NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
@@ -17,6 +18,12 @@ def session(**parts: Any) -> VDISession:
     return msgspec.convert(a_session(**parts), VDISession)
 
 
+def test_a_template_without_gpus_shows_no_gpu() -> None:
+    template = msgspec.convert(a_template(resources={"defaultGPU": 0, "defaultCPU": "2"}), VDITemplate)
+    lines = details_lines(SessionDetails(session(resources={"memory": "8Gi"}), template), NOW)
+    assert "Resources: no GPU, 8Gi memory, 2 CPU" in lines
+
+
 def test_details_of_a_running_session() -> None:
     assert "\n".join(details_lines(SessionDetails(session(status=running(templateRevision="3"))), NOW)) == (
         "Session:   vdi-sessions/alice-desktop\n"
@@ -24,7 +31,7 @@ def test_details_of_a_running_session() -> None:
         "Template:  ubuntu-desktop (revision 3)\n"
         "Phase:     Running\n"
         "URL:       https://alice-desktop.vdi.localhost:1\n"
-        "Resources: the template's\n"
+        "Resources: unknown: the template cannot be read\n"
         "Home:      template's value, kept after the session ends\n"
         "Created:   2026-11-20T08:00:00Z (5m ago)\n"
         "Started:   2026-11-20T08:00:01Z (4m59s ago, ready after 8s)\n"

@@ -45,7 +45,7 @@ def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway)
     ]
     shown = remote("session", "show", "alice-ubuntu")
     assert "Template:  ubuntu\n" in shown.out
-    assert "Resources: 1 GPU, 2Gi memory, 2 CPU" in shown.out
+    assert "Resources: no GPU, 2Gi memory, 2 CPU" in shown.out
     assert remote("session", "rm", "alice-ubuntu").out == "session alice-ubuntu is being removed\n"
     assert remote("session", "ls").err == f"no sessions at {gateway.url}\n"
 

@@ -137,7 +137,9 @@ async def test_templates_show_their_size_and_who_may_use_them() -> None:
         a_template("b", persistence={"enabled": False}),
     )
     page = text_of((await stage.browser(ADMIN).get("/admin/templates")).text)
-    assert "A a 1, at most 4 GPU 2 CPUs 4 GiB memory 5 GiB, at most 20 GiB local disk 10 GiB, at most 50 GiB home" in page
+    assert (
+        "A a 1, at most 4 GPU 2 CPUs 4 GiB memory 5 GiB, at most 20 GiB local disk 10 GiB, at most 50 GiB home" in page
+    )
     assert "any x@y.z, group lab" in page
     assert "B b 1 GPU 2 CPUs 4 GiB memory No home any everyone" in page
 

@@ -4,6 +4,8 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Annotated
@@ -13,6 +15,7 @@ import typer
 
 from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
+from vdi.api.template import VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, new_app, of_kind, seconds_of
@@ -185,10 +188,14 @@ def show(
         print_data(without_managed_fields(raw), output)
         return
     session = operations.as_session(raw)
+    found = None
+    with suppress(CliError):  # the session is shown without its template too
+        found = target.run(lambda backend: backend.template(session.spec.template))
     details = SessionDetails(session)
     if isinstance(target, KubeTarget):  # a gateway shows no objects of the cluster
         details = target.run(lambda backend: collect_details(backend.client, session))
-    print_lines(details_lines(details, now_utc()))
+    template = msgspec.convert(found, VDITemplate) if found else None
+    print_lines(details_lines(replace(details, template=template), now_utc()))
 
 
 @app.command(

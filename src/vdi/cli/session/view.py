@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import FailureStatus, QueueStatus, SessionResources, VDISession
+from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
+from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
+from vdi.session.effective import size_of
 from vdi.session.homes import own_claim
 from vdi.session.schedule import describe_schedule
 from vdi.session.streaming import describe_encoder, describe_renderer
@@ -19,6 +21,7 @@ class SessionDetails:
     """All that `show` prints about one session."""
 
     session: VDISession
+    template: VDITemplate | None = None  # it does not exist, or may not be read
     objects: Sequence[tuple[str, str, str, str]] = ()  # kind, name, state, time of creation
     events: Sequence[tuple[str, str, str]] = ()  # time, kind of the object, text
     # Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod.
@@ -93,7 +96,7 @@ def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
 
 def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     """The lines of `show`."""
-    lines = _facts(page.session, now)
+    lines = _facts(page.session, page.template, now)
     if page.explanation != page.session.status.message:
         lines += fact_lines({"Why": page.explanation})
     if page.session.status.conditions:
@@ -110,7 +113,7 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     return lines
 
 
-def _facts(session: VDISession, now: datetime) -> list[str]:
+def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
 
     def since(time: str, more: str = "") -> str:
@@ -132,7 +135,7 @@ def _facts(session: VDISession, now: datetime) -> list[str]:
             "Warnings": "; ".join(warning.message or warning.reason for warning in warnings),
             "Failures": _failures(status.failures, now) if status.failures and status.failures.count else "",
             "URL": status.url,
-            "Resources": _resources(spec.resources),
+            "Resources": _resources(spec, template),
             "Home": _home(session),
             "Priority": str(spec.priority or ""),
             "Created": since(meta.creation_timestamp),
@@ -162,13 +165,12 @@ def _failures(failures: FailureStatus, now: datetime) -> str:
     return f"lost {failures.count} times in a row, last{when}: {failures.message or failures.reason}"
 
 
-def _resources(chosen: SessionResources | None) -> str:
-    if chosen is None:
-        return "the template's"
-    parts = [f"{chosen.gpu} GPU", f"{chosen.memory} memory"]
-    parts += [f"{chosen.cpu} CPU"] if chosen.cpu else []
-    parts += [f"{chosen.ephemeral_storage} local disk"] if chosen.ephemeral_storage else []
-    return ", ".join(parts)
+def _resources(spec: SessionSpec, template: VDITemplate | None) -> str:
+    if template is None:
+        return "unknown: the template cannot be read"
+    size = size_of(spec, template.spec.resources)
+    disk = f", {size.ephemeral_storage} local disk" if size.ephemeral_storage else ""
+    return f"{size.gpu or 'no'} GPU, {size.memory} memory, {size.cpu} CPU{disk}"
 
 
 def _home(session: VDISession) -> str:

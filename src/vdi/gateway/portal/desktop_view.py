@@ -19,6 +19,7 @@ from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
+from vdi.session.effective import size_of
 from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
 
@@ -48,6 +49,7 @@ _ACTIONS = {
     Phase.TERMINATING: set(),
 }
 
+_UNKNOWN = (None, "", "", "")
 _MORE = (timedelta(hours=1), timedelta(hours=2), timedelta(hours=4), timedelta(hours=8))
 
 
@@ -264,10 +266,7 @@ def _notices(
 def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str, str]:
     """GPU, memory, CPU and local disk, as far as they are known: the session's own, else the template's."""
     chosen = session.spec.resources
-    cpu, disk = (chosen.cpu, chosen.ephemeral_storage) if chosen else (None, None)
     if template is None:
-        return (chosen.gpu, chosen.memory, cpu or "", disk or "") if chosen else (None, "", "", "")
-    offer = template.spec.resources
-    gpu = 0 if offer.default_gpu == 0 else (chosen.gpu if chosen else offer.default_gpu)
-    memory = chosen.memory if chosen else offer.default_memory
-    return gpu, memory, cpu or offer.default_cpu, disk or offer.default_ephemeral_storage or ""
+        return (chosen.gpu, chosen.memory, chosen.cpu or "", chosen.ephemeral_storage or "") if chosen else _UNKNOWN
+    size = size_of(session.spec, template.spec.resources)
+    return size.gpu, size.memory, size.cpu, size.ephemeral_storage or ""
