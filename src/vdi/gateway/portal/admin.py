@@ -16,7 +16,6 @@ from vdi.gateway.doctor import CHECK_COUNT
 from vdi.gateway.history.usage import Month, Period, Usage
 from vdi.gateway.limits import Limit, gpus_of, home_bytes
 from vdi.gateway.portal.desktop_view import Choice, DesktopView
-from vdi.gateway.portal.history import trend_charts
 from vdi.gateway.portal.pages import (
     ITEM,
     LIST,
@@ -235,7 +234,6 @@ class AdminPages(PortalPages):
             now=now,
             period=period,
             intervals=intervals,
-            charts=trend_charts(intervals or [], slots.total),
         )
 
     async def sessions(self, request: Request, user: User) -> Response:

@@ -1,10 +1,6 @@
-"""Pages below `/history`: past sessions, usage by month and exports; the timeline and the charts of other pages.
+"""Pages below `/history`: past sessions, usage by month and exports; the timeline of a desktop's page."""
 
-A chart is numbers that a template draws as inline SVG. Each has a sentence that says the same, and its page a table
-with every value, so no information is in a picture alone.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
@@ -18,7 +14,7 @@ from vdi.api.session import VDISession
 from vdi.gateway import queries
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat
-from vdi.gateway.history.usage import By, Interval, Month
+from vdi.gateway.history.usage import By, Month
 from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.rights import User
@@ -32,12 +28,6 @@ PAGE_SIZE = 50
 # Months that the usage page offers.
 MONTHS = 12
 _TIMELINE_SIZE = 30
-# Height of a chart in its own units; its width is the number of its bars.
-HEIGHT = 100.0
-# Gap between two bars, as a share of one.
-_GAP = 0.2
-# Height of the smallest bar that is not zero.
-_VISIBLE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,72 +67,6 @@ def _of_run(run: RunRow) -> list[TimelineEntry]:
     if run.ended and run.end_reason and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED):
         found.append(TimelineEntry(run.ended, end_reason(run.end_reason), run.end_detail))
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar of a chart, with its value in words."""
-
-    x: float
-    y: float
-    height: float
-    begin: datetime
-    label: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """One chart of a trend. Intervals without a value have no bar."""
-
-    name: str
-    title: str
-    bars: tuple[Bar, ...]
-    # Number of intervals.
-    count: int
-    # Position of the limit's line, from above; None: no limit is known.
-    limit: float | None
-    summary: str
-    bar_width: float = 1 - _GAP
-
-
-def trend_charts(intervals: Sequence[Interval], gpu_total: int | None) -> list[Chart]:
-    """The charts of an overview: desktops, GPU slots, queue wait, start-up time."""
-    return [
-        _chart("desktops", "Running desktops", intervals, lambda interval: interval.desktops, "{:,.0f}".format),
-        _chart("gpus", "GPU slots in use", intervals, lambda interval: interval.gpus, "{:,.0f}".format, gpu_total),
-        _chart("queue", "Queue wait (median)", intervals, lambda interval: interval.queue_seconds, seconds),
-        _chart("startup", "Time to start (median)", intervals, lambda interval: interval.startup_seconds, seconds),
-    ]
-
-
-def _chart(
-    name: str,
-    title: str,
-    intervals: Sequence[Interval],
-    value_of: Callable[[Interval], float | None],
-    words: Callable[[float], str],
-    limit: int | None = None,
-) -> Chart:
-    known = [
-        (number, interval.begin, value)
-        for number, interval in enumerate(intervals)
-        if (value := value_of(interval)) is not None
-    ]
-    highest = max((value for _, _, value in known), default=0.0)
-    top = max(highest, limit or 0)
-    bars = []
-    for number, begin, value in known:
-        height = max(value / top * HEIGHT, _VISIBLE) if value else 0.0
-        bars.append(Bar(number + _GAP / 2, round(HEIGHT - height, 2), round(height, 2), begin, words(value)))
-    summary = f"at most {words(highest)}, last {words(known[-1][2])}" if known else "no desktop started"
-    return Chart(
-        name=name,
-        title=title,
-        bars=tuple(bars),
-        count=len(intervals),
-        limit=round(HEIGHT - limit / top * HEIGHT, 2) if limit else None,
-        summary=f"{summary}, of {limit}" if limit else summary,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,8 @@
     if (element.title !== title) element.title = title;
   };
 
-  /* The title of a bar in a chart. */
-  const showBar = (title) => {
-    const text = `${local.format(Date.parse(title.dataset.begin))}: ${title.dataset.label}`;
-    if (title.textContent !== text) title.textContent = text;
-  };
-
   const showAll = () => {
     document.querySelectorAll("time[datetime]").forEach(show);
-    document.querySelectorAll("title[data-begin]").forEach(showBar);
   };
 
   document.addEventListener("DOMContentLoaded", () => {
