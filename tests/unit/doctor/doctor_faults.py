@@ -454,6 +454,11 @@ _log("home_full", "home_full_while_it_runs", "OSError: [Errno 28] No space left 
 _log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No space left on device", crash=True)
 
 
+@fault("memory_limit_high")
+def limit_above_the_largest_node(cluster: Cluster) -> None:
+    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 0, "defaultMemory": "900Gi"}
+
+
 @fault("cpu_limit_low")
 def a_hundredth_of_a_processor(cluster: Cluster) -> None:
     cluster.one("vditemplates")["spec"]["resources"] |= {"defaultCPU": "10m"}

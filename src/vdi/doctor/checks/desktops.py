@@ -270,6 +270,28 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
+@check("vditemplates", "vdisessions", "nodes", "pods")
+def memory_limits_high(snapshot: Snapshot) -> Iterator[Finding]:
+    """Desktops with a memory limit of more than twice the memory of the largest node, and the object that sets it."""
+    largest = max(
+        (amount("memory", node.status.allocatable.get("memory", "0")) for node in snapshot.nodes.values()), default=0
+    )
+    for diagnosis in active_sessions(snapshot):
+        desktop = diagnosis.desktop if diagnosis.pod else None  # without a pod, the queue says what is too large
+        # Twice: the default of 4Gi is above the memory of a 4 GB machine, where desktops run well.
+        if not largest or not isinstance(desktop, Desktop) or amount("memory", desktop.memory) <= 2 * largest:
+            continue
+        most = f"{largest >> 20}Mi"
+        where, source, command = diagnosis.set_limit("memory", most)
+        yield diagnosis.finding(
+            "memory_limit_high",
+            f"The desktop may use {desktop.memory} of memory (limit from {source}), and the largest node has {most}.",
+            object_name=where,
+            evidence=[f"limit {desktop.memory} from {where}", f"largest node: {most} allocatable"],
+            remedy=Remedy("Lower the limit, then restart the session.", (command, diagnosis.restart_command)),
+        )
+
+
 @check("vdisessions", "vditemplates", "pods")
 def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a GPU that render on the CPU, by the reason that they report."""
@@ -362,6 +384,7 @@ CHECKS = (
     secrets_newer,
     shared_memory_small,
     cpu_limits_low,
+    memory_limits_high,
     graphics_in_software,
     encoders_missing,
 )

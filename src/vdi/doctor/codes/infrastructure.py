@@ -251,6 +251,12 @@ INFRASTRUCTURE = (
         "The CPU limit of the pod, and its source.",
         "Raise the CPU limit to 1 or more.",
     ),
+    _warning(
+        "memory_limit_high",
+        "A desktop's memory limit is more than twice the memory of the largest node: no desktop can use that much.",
+        "The effective memory limit of the session, and the allocatable memory of all nodes.",
+        "Lower the memory of the session or of its template (also resources.maxMemory).",
+    ),
     _code(
         "desktop_cannot_start",
         "The container runtime cannot start the desktop's program.",
