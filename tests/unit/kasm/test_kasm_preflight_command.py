@@ -43,7 +43,7 @@ def test_failed_preflight_exits_with_1_and_reports_json(
     assert data["hostname"] == "kasm.example.com"
     room = next(finding for finding in data["findings"] if finding["code"] == "room")
     assert room["severity"] == "error"
-    assert any("too little" in text for text in room["evidence"])
+    assert any("missing" in text for text in room["evidence"])
 
 
 def test_unreadable_cluster_exits_with_3(facts_are: Any) -> None:
