@@ -81,7 +81,7 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 
 # A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.
 new_demo() { # NAME [OPTION ...]
-    $python -m vdi demo down --name "$1" && $python -m vdi demo up --name "$@"
+    $python -m vdi demo down --name "$1" && $python -m vdi demo up --no-scene --name "$@"
 }
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.

@@ -11,7 +11,7 @@ from vdi.cli.cluster import PARTLY_REMOVED, Name, NodeCount, errors_in_words, pr
 from vdi.cli.console import SafeConsole
 from vdi.cli.options import TimeoutFactor, examples, new_app
 from vdi.cli.output import Output, OutputOption, print_data, print_object
-from vdi.demo import run
+from vdi.demo import run, scene
 from vdi.demo.browser import NoPictureError
 
 app = new_app()
@@ -22,6 +22,9 @@ def up(
     name: Name = "demo",
     screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
     nodes: NodeCount = None,
+    with_scene: Annotated[
+        bool, typer.Option("--scene/--no-scene", help="Add people, templates, sessions and a pool to try.")
+    ] = True,
     timeout_factor: TimeoutFactor = 1.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -30,26 +33,44 @@ def up(
     left = f"Run the same command again to go on; a cluster that it has started keeps running until {down_again}."
     with errors_in_words(run.DemoError, NoPictureError, interrupted=left), progress_of(name) as progress:
         demo = run.up(
-            name, browser=screenshot is not None, nodes=nodes, timeout_factor=timeout_factor, progress=progress
+            name,
+            browser=screenshot is not None,
+            nodes=nodes,
+            templates=scene.TEMPLATES if with_scene else {},
+            timeout_factor=timeout_factor,
+            progress=progress,
         )
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
+        made = scene.seed(demo, progress=progress) if with_scene else scene.Scene([], "")
     if output is not Output.TABLE:
         desktop = {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None}
         login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
-        print_data({**login, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output)
+        people = [{"user": person.user, "password": person.password} for person in made.people]
+        more = {"people": people, "leftOut": made.left_out}
+        print_data(
+            {**login, **more, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output
+        )
         return
     console = SafeConsole(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
     console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
+    for person in made.people:
+        console.print(f"  sign in as {person.user} with {person.password}")
     console.print(f"A desktop is running: {url}")
     if screenshot:
         console.print(f"  a picture of it: {screenshot}")
-    console.print("\nLook around:")
+    if made.left_out:
+        console.print(f"Left out: {made.left_out}")
+    console.print("\nTry this:")
     console.print(f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH")
-    console.print("  kubectl -n vdi-sessions get vdi,pods")
-    console.print(f"  vdi session show {run.SESSION}")
+    if with_scene:
+        console.print("  vdi session show alice-cad      # why it waits, and when a GPU is expected")
+        console.print("  vdi session suspend bob-cad      # its GPUs go to alice-cad")
+        console.print(f"  vdi login {demo.login.portal} --ca-file {demo.kubeconfig.parent}/pki/web-ca.crt")
+    else:
+        console.print(f"  vdi session show {run.SESSION}")
     console.print(f"  {down_again}")
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from vdi.demo.browser import DesktopBrowser, Login, missing_packages
 from vdi.devcluster import binaries, cluster, images, privileged
@@ -42,19 +44,21 @@ class PeopleError(DemoError):
     """Raised when a user cannot be created; has the message of `vdi gateway user`."""
 
 
-def ready_user(kubeconfig: Path, folder: Path, portal: str, user: str, *, timeout_factor: float = 1.0) -> Login:
-    """An administrator of the portal with a generated password, the same as long as the cluster lives.
+def ready_user(
+    kubeconfig: Path, folder: Path, portal: str, user: str, *, admin: bool = True, timeout_factor: float = 1.0
+) -> Login:
+    """A user of the portal with a generated password, the same as long as the cluster lives.
 
     The cluster has only a hash, so the password is kept in `folder`, for its owner alone. `timeout_factor` multiplies
     the time limit of each command. Raises PeopleError.
     """
-    file, seconds = folder / "portal-login.json", _COMMAND_SECONDS * timeout_factor
+    file, seconds = folder / f"portal-login-{user}.json", _COMMAND_SECONDS * timeout_factor
     if file.exists() and user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split():
         return Login(portal, user, json.loads(file.read_text())["password"])
     password = secrets.token_urlsafe(12)
     write_private(file, json.dumps({"user": user, "password": password}).encode())
     give_to_invoker(file)
-    add_user(kubeconfig, user, password, "--admin", seconds=seconds)
+    add_user(kubeconfig, user, password, *["--admin"] * admin, seconds=seconds)
     return Login(portal, user, password)
 
 
@@ -107,10 +111,19 @@ def checkout() -> Path:
     return root
 
 
-def up(name: str, *, browser: bool, nodes: int | None = None, timeout_factor: float = 1.0, progress: Progress) -> Demo:
+def up(
+    name: str,
+    *,
+    browser: bool,
+    nodes: int | None = None,
+    templates: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    timeout_factor: float = 1.0,
+    progress: Progress,
+) -> Demo:
     """Bring up the cluster, install operator and gateway through the chart, and create a user who can log in.
 
-    With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `timeout_factor` (at least 1) multiplies the
+    With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `templates` are chart values.
+    `timeout_factor` (at least 1) multiplies the
     time limits, for a slow machine.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
@@ -131,7 +144,7 @@ def up(name: str, *, browser: bool, nodes: int | None = None, timeout_factor: fl
         repository, _, tag = images.VDI.rpartition(":")
         values = {
             "image": {"repository": repository, "tag": tag},
-            "templates": {TEMPLATE: {"image": images.DESKTOP}},
+            "templates": {**templates, TEMPLATE: {**templates.get(TEMPLATE, {}), "image": images.DESKTOP}},
             "urlPort": made.websecure_port,
             "gateway": {"doctor": True},
             "probe": {"enabled": False},  # a machine for a try has better things to do
@@ -152,13 +165,13 @@ def start_session(demo: Demo, *, progress: Progress) -> str:
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
     limit = f"{_SESSION_SECONDS * demo.timeout_factor:.0f}s"
     command: list[str | Path] = [sys.executable, "-m", "vdi", *create, "--timeout-wait", limit]
-    kubectl = partial(_kubectl, demo.kubeconfig, demo.tools / "kubectl")
-    if kubectl("get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
+    ask = partial(kubectl, demo.kubeconfig, demo.tools / "kubectl")
+    if ask("get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():
         wait = ["wait", f"vdi/{SESSION}", "--for=condition=Ready", f"--timeout={limit}"]
         command = [demo.tools / "kubectl", "-n", NAMESPACE, *wait]
     with progress.step(f"vdi {' '.join(create)}") as step:
         step.run(command, env=_environment(demo.kubeconfig))
-    url: str = json.loads(kubectl("get", "vdi", SESSION, "-o", "json"))["status"]["url"]
+    url: str = json.loads(ask("get", "vdi", SESSION, "-o", "json"))["status"]["url"]
     return url
 
 
@@ -212,7 +225,7 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
 
 def _install(values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: float, progress: Progress) -> None:
     here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
-    there = _kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
+    there = kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
     words = ["upgrade" if there else "install", "--yes"]
     options: list[str | Path] = ["--helm", tools / "helm", "--values", values]
     limit = ["--timeout", f"{_INSTALL_SECONDS * timeout_factor:.0f}s"]
@@ -237,9 +250,10 @@ def _environment(kubeconfig: Path) -> dict[str, str]:
     return {**without_proxies(os.environ), "KUBECONFIG": str(kubeconfig)}
 
 
-def _kubectl(kubeconfig: Path, kubectl: Path, *words: str) -> str:
-    argv = [str(kubectl), "-n", NAMESPACE, *words]
-    done = subprocess.run(argv, env=_environment(kubeconfig), capture_output=True, text=True, check=False)
+def kubectl(kubeconfig: Path, program: Path, *words: str, stdin: str = "") -> str:
+    """Output of kubectl in the sessions' namespace. Raises DemoError."""
+    argv, environment = [str(program), "-n", NAMESPACE, *words], _environment(kubeconfig)
+    done = subprocess.run(argv, input=stdin, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise DemoError(f"`kubectl {' '.join(words)}`: {done.stderr.strip()}")
     return done.stdout

@@ -31,11 +31,13 @@ def test_up_and_down_as_json(
     monkeypatch.setattr(run, "take_picture", lambda *_, **__: None)
     monkeypatch.setattr(run, "down", lambda _: ["processes"])
 
-    assert main(["demo", "up", "--screenshot", str(picture), "-o", "json"]) == 0
+    assert main(["demo", "up", "--screenshot", str(picture), "--no-scene", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
         "portal": LOGIN.portal,
         "user": LOGIN.user,
         "password": LOGIN.password,
+        "people": [],
+        "leftOut": "",
         "desktop": {"session": run.SESSION, "url": url, "screenshot": str(picture)},
         "kubeconfig": str(tmp_path / "admin.conf"),
         "tools": str(tmp_path / "bin"),
@@ -99,7 +101,7 @@ def test_removed_user_gets_another_password(commands: Commands, tmp_path: Path) 
 
 def test_a_lost_file_means_another_password_for_the_same_user(commands: Commands, tmp_path: Path) -> None:
     ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    (tmp_path / "portal-login.json").unlink()
+    (tmp_path / f"portal-login-{YOU}.json").unlink()
     again = ready_user(tmp_path / "k", tmp_path, "p", YOU)
     assert commands.users == {YOU: again.password}
     assert commands.typed[-1] == ("passwd", YOU, "--password-stdin")
@@ -107,7 +109,7 @@ def test_a_lost_file_means_another_password_for_the_same_user(commands: Commands
 
 def test_password_file_is_private(commands: Commands, tmp_path: Path) -> None:
     login = ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    assert stat.S_IMODE((tmp_path / "portal-login.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / f"portal-login-{YOU}.json").stat().st_mode) == 0o600
     assert login.password not in repr(login)
     assert not any(login.password in word for words in commands.typed for word in words)
 
@@ -169,7 +171,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exists: bool, fact
     def kubectl(_kubeconfig: Path, _kubectl: Path, *words: str) -> str:
         return '{"status": {"url": "https://first.vdi.localhost"}}' if "json" in words else "vdi/first" * exists
 
-    monkeypatch.setattr(run, "_kubectl", kubectl)
+    monkeypatch.setattr(run, "kubectl", kubectl)
     with Progress(tmp_path / "logs") as progress:
         run.start_session(run.Demo(tmp_path / "kubeconfig", tmp_path, LOGIN, factor), progress=progress)
 
