@@ -69,7 +69,7 @@ def make_images(options: argparse.Namespace, progress: Progress) -> None:
     print(f"Then: vdi install -f {options.into / 'values.yaml'}")
     if options.gallery:
         print(f"Templates of the gallery: kubectl apply -f {options.into / 'gallery.yaml'}")
-        print(f"To check them: {' && '.join(f'vdi image check {name}' for name in options.gallery)}")
+        print(f"To try them: {' && '.join(f'vdi template try {name}' for name in options.gallery)}")
 
 
 def verify_release(options: argparse.Namespace, progress: Progress) -> None:

@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from vdi.cli.doctor import read_bundle, save_bundle
-from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, USAGE, CliError
+from vdi.cli.errors import FINDINGS, INTERRUPTED, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.helm_options import Timeout, ValuesFiles, existing_files, release_options
-from vdi.cli.options import CLUSTER_OPTIONS, PROGRAM, DryRun, KubeConnection, examples, new_app, replace_parameter
+from vdi.cli.options import (
+    CLUSTER_OPTIONS,
+    PROGRAM,
+    DryRun,
+    KubeConnection,
+    examples,
+    new_app,
+    read_yaml,
+    replace_parameter,
+)
 from vdi.diagnosis.dns import dns_down
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot
@@ -93,25 +101,7 @@ def version_of(text: str | None) -> Version | None:
 
 def read_values(files: list[Path] | None) -> dict[str, Any]:
     """All files together, as helm merges them."""
-    return merged(*(_read(file) for file in files or ()))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """One YAML document that is a mapping; an empty file is an empty one. `-` is stdin."""
-    try:
-        text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text()
-        found = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise CliError(f"{file} is not a single YAML document{where}", USAGE) from error
-    if found is None:
-        return {}
-    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
-        raise CliError(f"{file} has no values: allowed: a mapping, key by key", USAGE)
-    return found
+    return merged(*(read_yaml(file) for file in files or ()))
 
 
 @values_commands.command(

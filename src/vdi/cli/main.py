@@ -30,7 +30,6 @@ NOUNS = {
     "install": "Install operator and gateway on a cluster with the chart.",
     "upgrade": "Upgrade to a new chart or new values; shows the changes first.",
     "uninstall": "End the desktops and remove the release; homes are kept.",
-    "image": "Check whether an image can be a desktop.",
     "images": "Load image archives onto the nodes of a cluster without a registry.",
     "doctor": "Find problems, their location, and how to fix them.",
     "gpu": "Share each GPU among several desktops by time-slicing, and verify it.",

@@ -158,6 +158,26 @@ def seconds_of(option: str, text: str) -> float:
         raise CliError(f"{option}: {error}", USAGE) from error
 
 
+def read_yaml(file: Path) -> dict[str, Any]:
+    """One YAML document that is a mapping; an empty file is an empty one. `-` is stdin."""
+    import yaml
+
+    try:
+        text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text()
+        found = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise CliError(f"{file} is not a single YAML document{where}", USAGE) from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
+        raise CliError(f"{file} is not a mapping; allowed: keys with values", USAGE)
+    return found
+
+
 # Annotation and default of options, by the name of their parameter.
 Options = Mapping[str, tuple[Any, Any]]
 

@@ -1,12 +1,15 @@
-"""`vdi template`: ls and show. Templates are the administrator's; these commands only read them."""
+"""`vdi template`: ls and show read templates; new prints one for an image; try starts it once (`vdi.image_check`)."""
 
+import re
 import shlex
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
 
+from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import (
     IdleAction,
@@ -18,8 +21,18 @@ from vdi.api.template import (
     TimeoutAction,
     VDITemplate,
 )
-from vdi.cli.errors import CliError
-from vdi.cli.options import examples, new_app, of_kind
+from vdi.cli.errors import USAGE, CliError
+from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
+from vdi.cli.options import (
+    PROGRAM,
+    KubeConnection,
+    examples,
+    new_app,
+    of_kind,
+    read_yaml,
+    seconds_of,
+    with_connection,
+)
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -36,9 +49,36 @@ from vdi.cli.output import (
 )
 from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.target import with_backend
+from vdi.cli.terminal import end_on_interrupt
+from vdi.findings.model import exit_code
+from vdi.kinds import TEMPLATES
+from vdi.kube.errors import AlreadyExists, NotFound
 from vdi.session.streaming import find_warnings, generation, health_path
+from vdi.settings import SUBDOMAIN
+
+if TYPE_CHECKING:
+    from vdi.image_check.judge import Observation
+    from vdi.kube.transport import Client
+
+
+class _TemplateFile(msgspec.Struct):
+    api_version: Literal["vdi.kasm.io/v1alpha1"] = msgspec.field(name="apiVersion")
+    kind: Literal["VDITemplate"]
+    metadata: ObjectMeta
+    # As it is written: the API server refuses a field that it does not know.
+    spec: Raw
+
 
 app = new_app("The templates of desktops that can be started.")
+
+_NEW = """\
+# Try it: {program} template try {name}.yaml; then: kubectl apply -f {name}.yaml
+{template}\
+  # An image that is not Selkies 2 on port 8080 also needs the fields of docs/your-image.md, such as:
+  # protocol: Web
+  # port: 8888
+  # healthPath: /api
+"""
 
 
 @app.command("ls", epilog=examples("template ls", "template ls -o wide"))
@@ -63,6 +103,107 @@ def show(
     """Show a template: what its desktops consist of, and the maximum that a session may request."""
     raw = target.run(lambda backend: get_template(backend, name))
     print_object(without_managed_fields(raw), output, lambda: template_lines(msgspec.convert(raw, VDITemplate)))
+
+
+@app.command(epilog=examples("template new lab --from-image registry.example.com/lab:1 > lab.yaml"))
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the template.")],
+    *,
+    image: Annotated[str, typer.Option("--from-image", metavar="IMAGE", help="Image of its desktops.")],
+) -> None:
+    """Print the YAML of a template for an image. Nothing is created.
+
+    The template fits an image with Selkies 2 on port 8080; comments name the fields that any other image needs.
+    """
+    import yaml
+
+    if not re.fullmatch(SUBDOMAIN, name):
+        raise CliError(f"the template's name is {name!r}; allowed: lower-case letters, digits, - and .", USAGE)
+    spec = {
+        "displayName": name.replace("-", " ").capitalize(),
+        "image": image,
+        "resources": {"defaultGPU": 0, "defaultCPU": "2", "defaultMemory": "4Gi"},
+        "persistence": {"size": "10Gi", "mountPath": "/home/user"},
+        "lifecycle": {"idleTimeout": "2h", "onIdle": "Suspend"},
+    }
+    template = {"apiVersion": API_VERSION, "kind": "VDITemplate", "metadata": {"name": name}, "spec": spec}
+    typer.echo(_NEW.format(program=PROGRAM, name=name, template=yaml.safe_dump(template, sort_keys=False)), nl=False)
+
+
+@app.command("try", epilog=examples("template try lab.yaml", "template try ubuntu-desktop -o junit"))
+@with_connection
+def try_(
+    connection: KubeConnection,
+    subject: Annotated[
+        str, typer.Argument(metavar="FILE|TEMPLATE", help="YAML of a template, - for stdin; else the name of one.")
+    ],
+    *,
+    timeout: Annotated[str, typer.Option("--timeout", help="Time limit for the start of the desktop.")] = "5m",
+    output: FindingsOption = FindingsOutput.TEXT,
+) -> None:
+    """Start a desktop of a template once: the doctor's findings, and the requirements of docs/your-image.md it meets.
+
+    The session, and the template of a file, are deleted at the end, also after Ctrl-C. Token table and agent are
+    checked with kubectl from PATH. Status 0: all requirements are met; 1: some are not; 3: some could not be checked;
+    130: interrupted.
+    """
+    import shutil
+
+    from vdi.cli.progress import ProgressView
+    from vdi.image_check.judge import make_report
+    from vdi.image_check.observe import NAME, USER, Check, check_image
+
+    seconds = seconds_of("--timeout", timeout)
+    # None: a template of the cluster.
+    name, spec = _read_template(subject) if subject == "-" or Path(subject).is_file() else (subject, None)
+
+    async def work(client: "Client") -> "Observation":
+        if spec is None:
+            template = await _find_template(client, name)
+        else:
+            template = VDITemplate(metadata=ObjectMeta(name=NAME), spec=msgspec.convert(spec, TemplateSpec))
+        program = shutil.which("kubectl")
+        with ProgressView() as view:
+            check = Check(
+                client=client,
+                namespace=connection.namespace,
+                subject=f"vditemplate/{name}",
+                template=template,
+                spec=spec and {**spec, "access": {"users": [USER]}, "prePull": False},
+                kubectl=[program, *connection.cluster_words] if program else [],
+                seconds=seconds,
+                waiting=view.waiting,
+            )
+            try:
+                return await check_image(check)
+            except AlreadyExists as error:
+                remove = f"kubectl -n {connection.namespace} delete --ignore-not-found vdisession,vditemplate {NAME}"
+                raise CliError(f"another try is running. If it was killed: {remove}") from error
+
+    with end_on_interrupt("Interrupted; the session is deleted."):
+        report = make_report(connection.run(work))
+    print_report(report, output)
+    raise typer.Exit(exit_code(report.findings))
+
+
+def _read_template(file: str) -> tuple[str, Raw]:
+    """Name and spec of the template in a file."""
+    try:
+        found = msgspec.convert(read_yaml(Path(file)), _TemplateFile)
+        msgspec.convert(found.spec, TemplateSpec)
+    except msgspec.ValidationError as error:
+        raise CliError(f"{file} is not a VDITemplate of {API_VERSION}: {error}", USAGE) from error
+    return found.metadata.name, found.spec
+
+
+async def _find_template(client: "Client", name: str) -> VDITemplate:
+    try:
+        return await client.get(TEMPLATES, name, into=VDITemplate)
+    except NotFound as error:
+        if error.api_missing:
+            raise
+        hint = f"{PROGRAM} template ls lists them; {PROGRAM} template new NAME --from-image IMAGE prints one"
+        raise CliError(f"there is no file and no template {name}: {hint}", USAGE) from error
 
 
 async def get_template(backend: Backend, name: str) -> Raw:

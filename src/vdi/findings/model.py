@@ -1,6 +1,6 @@
 """Findings: the result of a check with severity, evidence and remedy. Pure.
 
-The doctor, `vdi gpu verify`, the checklists of Kasm and of our own release, and `vdi image check` all report these.
+The doctor, `vdi gpu verify`, the checklists of Kasm and of our own release, and `vdi template try` all report these.
 """
 
 from collections.abc import Iterable

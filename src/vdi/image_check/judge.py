@@ -30,7 +30,7 @@ _KILLED, _OK = 137, 200
 
 @dataclass
 class Observation:
-    """One session. `subject` as findings name it: `image/NAME` or `vditemplate/NAME`."""
+    """One session. `subject` as findings name it: `vditemplate/NAME`."""
 
     subject: str
     spec: TemplateSpec
@@ -74,7 +74,7 @@ def make_report(seen: Observation) -> Report:
     findings = judge(seen)
     level = find_level(findings)
     summary = f"{seen.subject}: level {level or 'none'}; {count_findings(findings)}."
-    return Report(tool="vdi image check", findings=findings, summary=summary, context={"level": level})
+    return Report(tool="vdi template try", findings=findings, summary=summary, context={"level": level})
 
 
 def _judge_contract(seen: Observation) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import re
 from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +36,10 @@ from vdi.session.credentials import direct_table, direct_token
 from vdi.session.naming import secret_name
 from vdi.session.streaming import generation
 
-# Of the session, and of the template of an image that is checked without one: one check at a time.
-NAME = "vdi-image-check"
+# Of the session, and of the template that exists while a file is tried: one at a time.
+NAME = "vdi-template-try"
 
-USER = "image-check@vdi.invalid"
+USER = "template-try@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port
 _POLL_SECONDS = 0.5
 # Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`.
@@ -56,7 +56,11 @@ class Check:
 
     client: Client
     namespace: str
+    # As findings name it: `vditemplate/NAME`.
+    subject: str
     template: VDITemplate
+    # The spec of a file, whose template exists only while it is tried; None: the template is in the cluster.
+    spec: Mapping[str, Any] | None
     kubectl: Sequence[str]
     # Time limit until the desktop runs.
     seconds: float
@@ -65,11 +69,11 @@ class Check:
 
 async def check_image(check: Check) -> Observation:
     """One session, observed. Raises AlreadyExists while another check runs or was killed, and KubeError."""
-    name, spec = check.template.metadata.name, check.template.spec
-    seen = Observation(f"image/{spec.image}" if name == NAME else f"vditemplate/{name}", spec)
+    seen = Observation(check.subject, check.template.spec)
     async with AsyncExitStack() as made:
-        if name == NAME:
-            await made.enter_async_context(_made(check, TEMPLATES, check.template, None))
+        if check.spec is not None:
+            body = {"metadata": {"name": NAME}, "spec": check.spec}
+            await made.enter_async_context(_made(check, TEMPLATES, body, None))
         await _check_session(check, seen)
     return seen
 
@@ -102,12 +106,14 @@ async def _check_session(check: Check, seen: Observation) -> None:
 
 
 @asynccontextmanager
-async def _made(check: Check, resource: Resource, body: msgspec.Struct, namespace: str | None) -> AsyncIterator[None]:
+async def _made(check: Check, resource: Resource, body: object, namespace: str | None) -> AsyncIterator[None]:
     """The object, while the context lasts; it is deleted also where this is cancelled before the API server answers."""
     raw = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.to_builtins(body), "status": {}}
     # Ctrl-C may come while the API server makes the object. The request goes on behind the shield, so that the uid is
     # known and this very object can be deleted.
-    creation = asyncio.create_task(check.client.create(resource, raw, namespace=namespace, into=dict[str, Any]))
+    creation = asyncio.create_task(
+        check.client.create(resource, raw, namespace=namespace, strict=True, into=dict[str, Any])
+    )
     try:
         await asyncio.shield(creation)
         yield

@@ -149,10 +149,13 @@ class Client:
         path = resource.path(namespace, name)
         return wire.decode(await self._send("GET", resource, path), into, f"GET {path}")
 
-    async def create(self, resource: Resource, obj: Body, *, namespace: str | None = None, into: type[T]) -> T:
-        """POST a new object; AlreadyExists when there is one of this name."""
+    async def create(
+        self, resource: Resource, obj: Body, *, namespace: str | None = None, strict: bool = False, into: type[T]
+    ) -> T:
+        """POST a new object; AlreadyExists when there is one of this name. `strict`: Invalid for an unknown field."""
         path = resource.path(namespace)
-        response = await self._send("POST", resource, path, query=self._as_us, body=obj)
+        query = f"{self._as_us}&fieldValidation=Strict" if strict else self._as_us
+        response = await self._send("POST", resource, path, query=query, body=obj)
         return wire.decode(response, into, f"POST {path}")
 
     async def apply(

@@ -92,6 +92,7 @@ def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) ->
 
 
 COMMANDS = [[noun, verb] for noun in ("session", "template", "pool", "home") for verb in load_noun(noun).commands]
+COMMANDS.remove(["template", "new"])  # it asks no cluster
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

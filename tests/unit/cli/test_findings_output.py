@@ -12,7 +12,7 @@ from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.diagnosis.snapshot import save
 
 WITH_FINDINGS = ["doctor", "kasm diagnose", "kasm values check"]
-COMMANDS = [*WITH_FINDINGS, "gpu verify", "image check", "install", "kasm preflight", "kasm validate", "upgrade"]
+COMMANDS = [*WITH_FINDINGS, "gpu verify", "install", "kasm preflight", "kasm validate", "template try", "upgrade"]
 
 
 @pytest.fixture

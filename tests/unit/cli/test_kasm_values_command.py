@@ -64,7 +64,7 @@ def test_check_ends_with_1_on_an_error_and_says_the_right_name(vdi: Vdi, tmp_pat
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
-        ("- a\n", 2, "has no values"),
+        ("- a\n", 2, "is not a mapping"),
         ("a: [\n", 2, "is not a single YAML document in line"),
         ("a: 1\n---\nb: 1\n", 2, "is not a single YAML document"),
         (None, 3, "No such"),

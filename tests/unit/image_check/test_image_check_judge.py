@@ -68,7 +68,7 @@ def test_a_web_image_has_one_level() -> None:
 
 
 def test_failed_start_is_a_consequence_of_doctor_findings() -> None:
-    cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-image-check")
+    cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-template-try")
     first, start, rest = judge(a_session(is_at_fault=True, message="The image cannot be pulled.", diagnosis=[cause]))
     assert first is cause
     assert (start.code, start.caused_by) == (START, cause.key)

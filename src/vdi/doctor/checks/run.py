@@ -1,6 +1,6 @@
 """All checks over one snapshot, and the order of their findings: causes first, consequences folded under them. Pure.
 
-Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi image check`. A new module of checks
+Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi template try`. A new module of checks
 joins `CHECKS`.
 """
 

@@ -1,4 +1,4 @@
-"""`vdi image check` on a real node: our own image reaches every level, images that people bring theirs, and one that
+"""`vdi template try` on a real node: our own image reaches every level, images that people bring theirs, and one that
 does not start is named with its reason.
 """
 
@@ -37,7 +37,7 @@ def sessions_of_checks(world: World) -> str:
 
 def check(world: World, *words: str) -> dict[str, Any]:
     """Its report; nothing is left behind."""
-    said = world.vdi("image", "check", *words, "-o", "json", check=False)
+    said = world.vdi("template", "try", *words, "-o", "json", check=False)
     found: dict[str, Any] = json.JSONDecoder().raw_decode(said[said.index("{") :])[0]
     wait_until("nothing is left behind", lambda: not sessions_of_checks(world))
     return found
@@ -62,9 +62,11 @@ def test_exiting_template_is_reported_with_its_last_line(world: World) -> None:
     assert report["level"] == ""
 
 
-def test_image_without_a_desktop_is_reported(world: World) -> None:
+def test_image_without_a_desktop_is_reported(world: World, tmp_path: Path) -> None:
     """An nginx with static files."""
-    report = check(world, "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest")
+    image = "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest"
+    (tmp_path / "web.yaml").write_text(world.vdi("template", "new", "web", "--from-image", image))
+    report = check(world, str(tmp_path / "web.yaml"))
     assert "contains no desktop" in by_severity(report, "error")[START], report
     assert report["level"] == ""
 
@@ -84,7 +86,7 @@ def test_broken_libgbm_is_the_reported_reason(world: World) -> None:
 
 def load(name: str) -> None:
     """Build an image, and put it in the node."""
-    with Progress(Path(tempfile.mkdtemp(prefix="vdi-image-check-"))) as progress:
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-template-try-"))) as progress:
         built = images.ensure_image(name, progress=progress)
         found = binaries.ensure(["ctr"], progress=progress)
         with progress.step("Load the image"):
@@ -128,7 +130,7 @@ def test_gallery_image_reaches_its_level(world: World, name: str, expected: str)
 
 
 def test_ctrl_c_deletes_the_session(world: World) -> None:
-    command = [sys.executable, "-m", "vdi", "image", "check", "interrupted"]
+    command = [sys.executable, "-m", "vdi", "template", "try", "interrupted"]
     environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
     pipe = subprocess.PIPE
     with (

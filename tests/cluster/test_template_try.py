@@ -1,4 +1,4 @@
-"""`vdi image check` against a real API server and the operator; the tests play the kubelet and the image."""
+"""`vdi template try` against a real API server and the operator; the tests play the kubelet and the image."""
 
 import asyncio
 import base64
@@ -71,7 +71,7 @@ async def checking(
         path = f"{folder}{os.pathsep}{os.environ['PATH']}"
         environment = {**variables, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": stage.namespace, "PATH": path}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN_MAIN, "image", "check", *words, "-o", "json"),
+            *(sys.executable, "-c", RUN_MAIN, "template", "try", *words, "-o", "json"),
             env=environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -99,6 +99,12 @@ async def a_template(stage: Stage) -> str:
     return await stage.template(
         resources={"defaultGPU": 0}, placement={"nodeSelector": stage.here}, persistence={"enabled": False}
     )
+
+
+def a_file(folder: Path, **spec: object) -> str:
+    template = {"apiVersion": TEMPLATES.api_version, "kind": TEMPLATES.kind, "metadata": {"name": "lab"}, "spec": spec}
+    (folder / "lab.yaml").write_text(json.dumps(template))
+    return str(folder / "lab.yaml")
 
 
 async def end(stage: Stage, pod: Object, exit_code: int) -> None:
@@ -145,9 +151,10 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
     stage: Stage, kubeconfig: Path, tmp_path: Path
 ) -> None:
     await stage.node("kubelet")
+    file = a_file(tmp_path, image="registry.example.com/lab:1")
     async with (
         stage.operator(cluster=BEHIND_A_GATEWAY),
-        checking(stage, kubeconfig, tmp_path, "registry.example.com/lab:1", "--timeout", "1s") as (process, _),
+        checking(stage, kubeconfig, tmp_path, file, "--timeout", "1s") as (process, _),
     ):
         session = await the_session(stage)
         assert session["spec"]["template"] == NAME
@@ -157,6 +164,15 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
     assert process.returncode in (1, 3), (out, err)
     assert {"image_start", "image_not_checked"} & {one["code"] for one in found}
     assert json.loads(out)["level"] == ""
+    with pytest.raises(NotFound):
+        await stage.api.get(TEMPLATES, NAME, into=dict)
+
+
+async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
+    file = a_file(tmp_path, image="registry.example.com/lab:1", prt=8888)
+    async with checking(stage, kubeconfig, tmp_path, file) as (process, _):
+        _, err = await process.communicate()
+    assert process.returncode != 0 and b'unknown field "spec.prt"' in err, err
     with pytest.raises(NotFound):
         await stage.api.get(TEMPLATES, NAME, into=dict)
 
