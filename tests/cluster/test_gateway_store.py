@@ -23,6 +23,7 @@ from vdi.gateway.store.audit import END, Act, Audit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
+from vdi.gateway.store.notices import NoticeSubscriptions
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -209,6 +210,14 @@ async def test_api_tokens_made_at_once_are_counted(postgres_url: str) -> None:
         assert made.count(True) == 5 and len(await stores[0].open_of(ApiToken, "a@example.com", now)) == 5
         other = msgspec.structs.replace(tokens[0], id="other", user="b@example.com")
         assert await stores[1].add_token(other, "other", 5), "each person has a count of their own"
+
+
+async def test_subscriptions_to_notices_are_replaced(database: Database) -> None:
+    store = NoticeSubscriptions(database)
+    for kinds in (frozenset({"session.ready", "session.failed"}), frozenset({"session.shared"}), frozenset[str]()):
+        await store.save("a@example.com", kinds)
+        assert await store.of("a@example.com") == kinds
+    assert await store.of("b@example.com") == frozenset()
 
 
 async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: str) -> None:

@@ -20,6 +20,7 @@ from vdi.api.session import Role, VDISession
 from vdi.gateway.brand import Brand
 from vdi.gateway.edge.wait import describe
 from vdi.gateway.login.pages import LIFETIMES
+from vdi.gateway.notices import KINDS
 from vdi.gateway.store.logins import ApiToken, Login
 from vdi.gateway.web.render import Renderer
 
@@ -100,6 +101,7 @@ def other_pages(server: Server) -> dict[str, str]:
     def account(**context: Any) -> str:
         mine = {"user": ALICE, "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")]}
         empty = {"error": "", "done": "", "new_token": "", "new_label": ""}
+        mine |= {"notices": KINDS, "subscribed": {"session.ready"}}
         given = {**mine, "tokens": [token], "lifetimes": LIFETIMES, "now": now, **empty, **context}
         return fill("account.html", **given)
 

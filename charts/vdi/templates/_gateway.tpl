@@ -195,6 +195,28 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_ICON_ORIGINS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with .notices.webhook }}
+{{- if .url }}
+- name: VDI_WEBHOOK_URL
+  value: {{ .url | quote }}
+- name: VDI_WEBHOOK_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: secret
+{{- end }}
+{{- end }}
+{{- with .notices.email }}
+{{- if .existingSecret }}
+- name: VDI_SMTP_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: url
+- name: VDI_SMTP_FROM
+  value: {{ .from | quote }}
+{{- end }}
+{{- end }}
 - name: VDI_RETENTION_DAYS
   value: {{ .retentionDays | int | quote }}
 - name: VDI_TOKEN_SECONDS

@@ -40,6 +40,7 @@ from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import LoginServices
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.metrics import Metrics
+from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.services import Services
 from vdi.gateway.settings import Settings
@@ -213,7 +214,7 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis),
+        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context)),
     )
 
 

@@ -51,6 +51,12 @@ class Metrics:
             ["action", "outcome"],
             registry=registry,
         )
+        self.notices = Counter(
+            "vdi_gateway_notices",
+            "Notices outside the desktop, by sink (webhook, email) and outcome: sent, failed (one try), dropped.",
+            ["sink", "outcome"],
+            registry=registry,
+        )
         self.sse_streams = Gauge("vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry)
         self.recorder_lag = Gauge(
             "vdi_gateway_recorder_lag_seconds",

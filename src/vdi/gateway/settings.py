@@ -4,6 +4,7 @@ A new one is a field, an entry of `_VARIABLES`, and a line in the help of `vdi g
 """
 
 import re
+from base64 import b64decode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -54,7 +55,15 @@ DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:
 _ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
 _OF_BRAND = tuple(choice.name for choice in fields(Brand))
 # Variables that may hold a password: their value is in no message.
-_SECRET = frozenset({"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET"})
+_SECRET = frozenset(
+    {"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET", "VDI_WEBHOOK_SECRET", "VDI_SMTP_URL"}
+)
+# Variables of which both or none are set.
+_PAIRS = (
+    ("VDI_TURN_URLS", "VDI_TURN_SECRET_FILE"),
+    ("VDI_WEBHOOK_URL", "VDI_WEBHOOK_SECRET"),
+    ("VDI_SMTP_URL", "VDI_SMTP_FROM"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,15 @@ class Settings:
     turn_secret_file: Path | None = None
     # VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded.
     turn_ttl: timedelta = timedelta(hours=12)
+    # VDI_WEBHOOK_URL: where every notice is posted; empty: nowhere.
+    webhook_url: str = ""
+    # VDI_WEBHOOK_SECRET: key of the signatures, as `whsec_` and base64.
+    webhook_secret: bytes = field(default=b"", repr=False)
+    # VDI_SMTP_URL: server for notices by e-mail, smtps://USER:PASSWORD@HOST:465 (TLS) or smtp://...:587 (STARTTLS);
+    # empty: none.
+    smtp_url: str = field(default="", repr=False)
+    # VDI_SMTP_FROM: sender of the e-mail.
+    smtp_from: str = ""
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
     # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
@@ -191,8 +209,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     brand = Brand(**{name: values.pop(f"brand_{name}") for name in _OF_BRAND if f"brand_{name}" in values})
     if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
         problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are required if any VDI_OIDC_ variable is set")
-    if not problems and ("turn_urls" in values) != ("turn_secret_file" in values):
-        problems.append("VDI_TURN_URLS and VDI_TURN_SECRET_FILE: both are required if either is set")
+    for one, other in _PAIRS:
+        if not problems and (_VARIABLES[one][0] in values) != (_VARIABLES[other][0] in values):
+            problems.append(f"{one} and {other}: both are required if either is set")
     known = values.get("namespaces", Settings().namespaces)
     for group, namespace in values.get("group_namespaces", {}).items():
         if namespace not in known:
@@ -221,12 +240,28 @@ def _redis(text: str) -> str:
     return text
 
 
-def _issuer(text: str) -> str:
+def _https_url(text: str) -> str:
     parts = urlsplit(text)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("https", *(["http"] * local)):
         raise ValueError("allowed: an https:// URL without query (http:// on this machine only)")
     return text
+
+
+def _smtp(text: str) -> str:
+    if not re.fullmatch(r"smtps?://([^\s/@:]+:[^\s/@:]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", text):
+        raise ValueError("allowed: smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)")
+    return text
+
+
+def _webhook_secret(text: str) -> bytes:
+    try:
+        key = b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else b""
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError("allowed: whsec_ and 24 to 64 random bytes in base64")
+    return key
 
 
 def _turn_urls(text: str) -> tuple[str, ...]:
@@ -275,7 +310,7 @@ _VARIABLES: Variables = {
     "VDI_REDIS_URL": ("redis_url", _redis),
     "VDI_KEYS_SECRET": ("keys_secret", matching(SUBDOMAIN, "the name of a Secret")),
     "VDI_USERS_SECRET": ("users_secret", matching(SUBDOMAIN, "the name of a Secret")),
-    "VDI_OIDC_ISSUER": ("oidc_issuer", _issuer),
+    "VDI_OIDC_ISSUER": ("oidc_issuer", _https_url),
     "VDI_OIDC_CLIENT_ID": ("oidc_client_id", str),
     "VDI_OIDC_CLIENT_SECRET": ("oidc_client_secret", str),
     "VDI_OIDC_SCOPES": ("oidc_scopes", matching(r"(.* )?openid( .*)?", "scopes with openid among them")),
@@ -305,6 +340,10 @@ _VARIABLES: Variables = {
     "VDI_TURN_URLS": ("turn_urls", _turn_urls),
     "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),
+    "VDI_WEBHOOK_URL": ("webhook_url", _https_url),
+    "VDI_WEBHOOK_SECRET": ("webhook_secret", _webhook_secret),
+    "VDI_SMTP_URL": ("smtp_url", _smtp),
+    "VDI_SMTP_FROM": ("smtp_from", check_address),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),

@@ -120,6 +120,11 @@ def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
     for issuer, opened in (("https://sso.example.com/x", ["gateway"]), ("https://sso.example.com:8443/x", [])):
         provider = ("--set", f"gateway.oidc.issuer={issuer}", "--set", "gateway.oidc.clientId=vdi")
         assert expected(*elsewhere, *provider) == ["desktop", *opened]
+    hook = (
+        "--set",
+        "gateway.notices.webhook.url=https://hooks.example.com/vdi,gateway.notices.webhook.existingSecret=x",
+    )
+    assert expected(*elsewhere, *hook) == ["desktop", "gateway"]
 
 
 def test_metrics_of_another_release_do_not_count(helm: Path) -> None:

@@ -42,6 +42,10 @@ def test_every_variable_is_read() -> None:
             "VDI_LOGIN_IDLE": "1h30m",
             "VDI_METRICS_TOKEN_FILE": "/run/metrics",
             "VDI_MAX_TIMEOUT": "168h",
+            "VDI_WEBHOOK_URL": "https://hooks.example.com/vdi",
+            "VDI_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "VDI_SMTP_URL": "smtps://vdi:s3cret@mail.example.com:465",
+            "VDI_SMTP_FROM": "vdi@example.com",
         }
     )
     assert settings.public_addr == ("0.0.0.0", 9000)
@@ -54,6 +58,8 @@ def test_every_variable_is_read() -> None:
     assert settings.cluster.max_timeout == "168h"
     assert settings.login_idle == timedelta(hours=1, minutes=30)
     assert settings.metrics_token_file == Path("/run/metrics")
+    assert (len(settings.webhook_secret), settings.smtp_from) == (24, "vdi@example.com")
+    assert "s3cret" not in repr(settings) and repr(settings.webhook_secret) not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,7 @@ def test_every_variable_is_read() -> None:
         ("VDI_OIDC_ISSUER", "http://id.example.com", "an https:// URL"),
         ("VDI_OIDC_SCOPES", "email", "scopes with openid"),
         ("VDI_OIDC_REQUIRE_VERIFIED", "no", "true and false"),
+        ("VDI_WEBHOOK_URL", "http://hooks.example.com", "an https:// URL"),
         ("VDI_ADMIN_USERS", "root", "addresses such as"),
         ("VDI_TOKEN_SECONDS", "5", "from 30 to 3600"),
         ("VDI_LOGIN_MAX", "a week", "durations above zero"),
@@ -80,6 +87,28 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: str
         read_settings({name: value})
     assert str(refusal.value).startswith(f"{name}={value!r}: ")
     assert allowed in str(refusal.value)
+
+
+@pytest.mark.parametrize("one", ["VDI_TURN_URLS", "VDI_WEBHOOK_URL", "VDI_SMTP_FROM"])
+def test_half_of_a_pair_is_refused(one: str) -> None:
+    values = {"VDI_TURN_URLS": "turns:t.example.com:5349?transport=tcp", "VDI_SMTP_FROM": "vdi@example.com"}
+    with pytest.raises(SettingsError, match="both are required if either is set"):
+        read_settings({one: values.get(one, "https://hooks.example.com/vdi")})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VDI_WEBHOOK_SECRET", "hunter2"),
+        ("VDI_WEBHOOK_SECRET", "whsec_aHVudGVyMg=="),
+        ("VDI_SMTP_URL", "https://root:hunter2@mail.example.com"),
+        ("VDI_SMTP_URL", "smtp://root:hunter2@mail.example.com/path"),
+    ],
+)
+def test_secret_of_notices_is_never_shown(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name}=\(not shown\): allowed: ") as refusal:
+        read_settings({name: value})
+    assert "hunter2" not in str(refusal.value) and "aHVudGVyMg" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", ["VDI_DATABASE_URL", "VDI_REDIS_URL"])

@@ -113,6 +113,7 @@ FORMS: tuple[tuple[str, dict[str, str]], ...] = (
     ("/account/logins/x/end", {}),
     ("/account/logout-everywhere", {}),
     ("/account/sign-out-person", {"user": "bob@example.com"}),
+    ("/account/notices", {"notice": "session.ready"}),
     ("/account/tokens", {"label": "x", "days": "30"}),
     ("/account/tokens/x/revoke", {}),
     ("/cli/authorize", {"code_challenge": "x" * 43, "code_challenge_method": "S256"}),

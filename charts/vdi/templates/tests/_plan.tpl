@@ -118,8 +118,12 @@ roles:
 {{- $internet := ternary (list "desktop") list .Values.network.internet }}
 {{- if and (not .Values.network.apiServer) (has "443" (include "vdi.network.apiServerPorts" . | fromJsonArray)) }}
 {{- $internet = concat $internet (list "operator" "gateway" "doctor") }}
-{{- else if and $gateway .Values.gateway.oidc.issuer }}
-{{- if eq (include "vdi.network.portOf" .Values.gateway.oidc.issuer) "443" }}{{ $internet = append $internet "gateway" }}{{ end }}
+{{- else if $gateway }}
+{{- $ports := list }}
+{{- range compact (list .Values.gateway.oidc.issuer .Values.gateway.notices.webhook.url) }}
+{{- $ports = append $ports (include "vdi.network.portOf" .) }}
+{{- end }}
+{{- if has "443" $ports }}{{ $internet = append $internet "gateway" }}{{ end }}
 {{- end }}
 services:
   {{- toYaml $servers | nindent 2 }}

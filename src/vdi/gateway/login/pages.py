@@ -34,9 +34,11 @@ from vdi.gateway.login.logins import (
 )
 from vdi.gateway.login.oidc import ClaimsError, OIDCProvider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
+from vdi.gateway.notices import KINDS, can_mail
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
+from vdi.gateway.store.notices import NoticeSubscriptions
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import (
     FLOW_COOKIE,
@@ -60,6 +62,7 @@ _UNAVAILABLE = "Signing in is not possible right now. Try again in a minute. Ope
 _DONE = {
     "ended": "That browser is signed out.",
     "revoked": "The token is revoked.",
+    "notices": "Your e-mail notices are saved.",
     "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
 _LONGEST_NEXT = 2048
@@ -372,8 +375,13 @@ class LoginPages(Pages):
 class AccountPages(Pages):
     """`/account`: the user's logins, sign-out everywhere, and API tokens."""
 
+    def __init__(self, login: LoginServices) -> None:
+        super().__init__(login)
+        self._subscriptions = NoticeSubscriptions(login.context.database)
+
     def routes(self) -> list[Route]:
         return [
+            Route("/account/notices", self.subscribe, methods=["POST"]),
             Route("/account", self.show_account, methods=["GET"]),
             Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
             Route("/account/logout-everywhere", self.end_everywhere, methods=["POST"]),
@@ -413,6 +421,18 @@ class AccountPages(Pages):
             await self._login.sign_out.end_everything(email, tokens=True)
         return RedirectResponse("/account?done=person", 303)
 
+    async def subscribe(self, request: Request) -> Response:
+        """Choose the notices that are sent by e-mail."""
+        user = await self._user_of_form(request)
+        if not self._has_notices(user):
+            raise HTTPException(404, "Notices are not sent to you by e-mail.")
+        given = (await request.form()).getlist("notice")
+        await self._subscriptions.save(user.email, frozenset(kind for kind in KINDS if kind in given))
+        return RedirectResponse("/account?done=notices", 303)
+
+    def _has_notices(self, user: User) -> bool:
+        return bool(self._settings.smtp_url and can_mail(user.email))
+
     async def make_token(self, request: Request) -> Response:
         """Make an API token; only this response shows it."""
         user = await self._user_of_form(request)
@@ -445,6 +465,8 @@ class AccountPages(Pages):
             logins=[(login, browser(login.agent)) for login in await logins.of(user.email)],
             tokens=await logins.tokens(user.email),
             lifetimes=LIFETIMES,
+            notices=(notices := KINDS if self._has_notices(user) else {}),
+            subscribed=await self._subscriptions.of(user.email) if notices else (),
             now=self._login.context.clock(),
             **context,
         )

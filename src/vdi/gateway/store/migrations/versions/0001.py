@@ -105,6 +105,12 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_logins_user"), "logins", ["user"], unique=False)
     op.create_table(
+        "notice_subscriptions",
+        sa.Column("user", sa.String(length=254), nullable=False),
+        sa.Column("kinds", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("user", name=op.f("pk_notice_subscriptions")),
+    )
+    op.create_table(
         "oidc_subjects",
         sa.Column("issuer", sa.Text(), nullable=False),
         sa.Column("user", sa.String(length=254), nullable=False),

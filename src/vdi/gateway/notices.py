@@ -1,0 +1,211 @@
+"""Notices outside the desktop: a signed JSON webhook for all of them, and e-mail to users who have subscribed.
+
+A component of the gateway. Notices follow from the changes of sessions that the cluster cache sees while the gateway
+runs. Every replica sees them; the shared state gives each delivery to one. Webhooks are signed as
+https://www.standardwebhooks.com asks.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import smtplib
+import ssl
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from email.message import EmailMessage
+from email.utils import format_datetime
+from itertools import product
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from vdi.api.meta import find_condition
+from vdi.api.session import GuestRole, Phase, VDISession, describe_role
+from vdi.cluster.units import format_time
+from vdi.gateway.cluster_cache import Kind
+from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.queue_message import queue_message
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.notices import NoticeSubscriptions
+from vdi.http_client import HTTP_ERRORS, is_local, open_client, reason_of
+from vdi.session.conditions import ADMITTED, READY, WARNING_TYPES
+from vdi.session.users import normal_user
+
+log = logging.getLogger(__name__)
+
+# Deliveries that wait or are sent; one more is dropped.
+MAX_OPEN = 1000
+# Pauses before the next tries; after the last one the delivery is dropped.
+RETRY_SECONDS = (10.0, 60.0, 300.0, 1500.0)
+_CLAIM_SECONDS = 86_400.0
+_TIMEOUT_SECONDS = 10.0
+_PARALLEL = 8
+# Matches an address that e-mail is sent to, as HTML's <input type=email> has it: other text could name further people.
+can_mail = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+").fullmatch
+
+# Kinds of notices, with the labels of their checkboxes, which are the subjects of e-mails.
+KINDS = {
+    "session.ready": "Desktop is ready",
+    "session.first_in_line": "Desktop is first in line",
+    "session.ends_soon": "Desktop ends soon",
+    "session.failed": "Desktop has failed",
+    "session.shared": "Desktop is shared with you",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One notice for one user."""
+
+    # The same in every replica.
+    id: str
+    kind: str
+    user: str
+    message: str
+    session: VDISession
+
+
+def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
+    """Notices of a change. Pure. `old`: None for a session that was just created."""
+    meta, status, owner = new.metadata, new.status, normal_user(new.spec.user)
+    was = old.status if old else type(status)()
+
+    def notice(kind: str, message: str, once_per: str, user: str = owner) -> Notice:
+        key = f"{meta.uid}/{kind}/{once_per}/{user}"
+        return Notice(f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}", kind, user, message, new)
+
+    def since(kind: str) -> str:
+        condition = find_condition(status.conditions, kind)
+        return condition.last_transition_time if condition else ""
+
+    if status.ready_time and status.ready_time != was.ready_time:
+        yield notice("session.ready", f"Your desktop {meta.name} is ready.", status.ready_time)
+    if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
+        yield notice("session.first_in_line", queue_message(new), since(ADMITTED))
+    for kind in WARNING_TYPES:
+        alert, before = find_condition(status.conditions, kind), find_condition(was.conditions, kind)
+        if alert and not (before and before.last_transition_time == alert.last_transition_time):
+            yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")
+    if status.phase == Phase.FAILED != was.phase:
+        failed = status.failures.time if status.failures else since(READY)
+        yield notice("session.failed", status.message, f"{meta.generation}/{failed}")
+    known = {normal_user(access.user) for access in old.spec.access} if old else set()
+    for access in new.spec.access:
+        if (guest := normal_user(access.user)) not in known and access.role in set(GuestRole):
+            until = f", until {access.expires}" if access.expires else ""
+            message = (
+                f"{owner} shares the desktop {meta.name} with you ({describe_role(GuestRole(access.role))}{until})."
+            )
+            yield notice("session.shared", message, str(meta.generation), guest)
+
+
+class Notices(Component):
+    """Sends the notices of every change of a session. No caller waits for it."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        self._context, self._settings = context, context.settings
+        self._subscriptions = NoticeSubscriptions(context.database)
+        self._tls = ssl.create_default_context() if self._settings.webhook_url else None  # it takes 45 ms to load
+        # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS, DatabaseUnavailableError.
+        self._sinks: dict[str, Callable[[Notice, datetime], Awaitable[bool]]] = {}
+        if self._settings.webhook_url:
+            self._sinks["webhook"] = self._post
+        if self._settings.smtp_url:
+            self._sinks["email"] = self._mail
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._parallel = asyncio.Semaphore(_PARALLEL)
+
+    async def run(self) -> None:
+        if not self._sinks:
+            return
+        self._context.cluster.listen(self._changed)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._sinks.clear()  # the watches end later
+            for task in self._tasks:
+                task.cancel()
+
+    def _changed(self, kind: Kind, old: Any, new: Any) -> None:
+        if kind != "session" or new is None:
+            return
+        for notice, sink in product(find_notices(old, new), self._sinks):
+            if len(self._tasks) >= MAX_OPEN:
+                self._count(sink, "dropped")
+                log.error("%s: %s is dropped: %d notices are being sent", sink, notice.id, MAX_OPEN)
+                continue
+            task = asyncio.create_task(self._deliver(sink, notice))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _deliver(self, sink: str, notice: Notice) -> None:
+        is_ours, context, send = False, self._context, self._sinks[sink]
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                is_ours = is_ours or await context.shared.take_once(f"notice/{sink}/{notice.id}", _CLAIM_SECONDS)
+                async with self._parallel:
+                    if is_ours and await send(notice, context.clock()):
+                        self._count(sink, "sent")
+                return
+            except (*HTTP_ERRORS, DatabaseUnavailableError) as error:
+                outcome = "failed" if pause else "dropped"
+                self._count(sink, outcome)
+                log.warning("%s: %s (%s): %s: %s", sink, notice.id, notice.kind, outcome, reason_of(error))
+            if pause:
+                await asyncio.sleep(pause)
+
+    def _count(self, sink: str, outcome: str) -> None:
+        self._context.metrics.notices.labels(sink, outcome).inc()
+
+    async def _post(self, notice: Notice, now: datetime) -> bool:
+        url, session = self._settings.webhook_url, notice.session
+        data = {"user": notice.user, "message": notice.message, "url": session.status.url}
+        data |= {"session": session.metadata.name, "namespace": session.metadata.namespace, "uid": session.metadata.uid}
+        data["template"] = session.spec.template
+        body = msgspec.json.encode({"type": notice.kind, "timestamp": format_time(now), "data": data})
+        stamp = str(int(now.timestamp()))
+        signed = hmac.digest(self._settings.webhook_secret, f"{notice.id}.{stamp}.".encode() + body, "sha256")
+        headers = {"Content-Type": "application/json", "webhook-id": notice.id, "webhook-timestamp": stamp}
+        headers["webhook-signature"] = f"v1,{b64encode(signed).decode()}"
+        async with (
+            asyncio.timeout(_TIMEOUT_SECONDS),
+            open_client(url, seconds=_TIMEOUT_SECONDS, tls=self._tls) as client,
+            client.stream("POST", url, content=body, headers=headers) as response,
+        ):
+            if not 200 <= response.status < 300:
+                raise OSError(f"status {response.status}; allowed: 200 to 299")
+        return True
+
+    async def _mail(self, notice: Notice, now: datetime) -> bool:
+        if not can_mail(notice.user) or notice.kind not in await self._subscriptions.of(notice.user):
+            return False
+        portal = self._settings.portal_url
+        message = EmailMessage()
+        message["From"], message["To"], message["Date"] = self._settings.smtp_from, notice.user, format_datetime(now)
+        message["Subject"] = f"{KINDS[notice.kind]}: {notice.session.metadata.name}"
+        message["Message-ID"], message["Auto-Submitted"] = f"<{notice.id}@{self._settings.domain}>", "auto-generated"
+        message.set_content(f"{notice.message}\n\n{portal}\n\nWhich notices you get: {portal}/account#notices\n")
+        await asyncio.to_thread(send_mail, self._settings, message, notice.user)
+        return True
+
+
+def send_mail(settings: Settings, message: EmailMessage, user: str) -> None:
+    """Send it to this user alone; blocks. Without TLS only to this machine. Raises OSError, ValueError."""
+    url, tls, seconds = urlsplit(settings.smtp_url), ssl.create_default_context(), _TIMEOUT_SECONDS
+    host, is_tls = url.hostname or "", url.scheme == "smtps"
+    with (
+        smtplib.SMTP_SSL(host, url.port or 465, timeout=seconds, context=tls)
+        if is_tls
+        else smtplib.SMTP(host, url.port or 587, timeout=seconds)
+    ) as server:
+        if not is_tls and not is_local(host):
+            server.starttls(context=tls)  # raises where the server does not offer it
+        if url.username:
+            server.login(unquote(url.username), unquote(url.password or ""))
+        server.send_message(message, settings.smtp_from, [user])
