@@ -52,6 +52,12 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "persistence.storageClass", "Local Path", OBJECT),
     ("VDISession", "persistence.retain", "no", SWITCH),
     ("VDISession", "idleTimeout", "30", TIME),
+    ("VDISession", "plannedEnd.time", "18:00", "must be of type date-time"),
+    ("VDISession", "plannedEnd.action", "Stop", 'supported values: "Terminate", "Suspend"'),
+    *(
+        ("VDISession", "plannedEnd", {"time": "2026-11-20T18:00:00Z", "action": "Suspend", "message": message}, said)
+        for message, said in (("m" * 201, "may not be more than 200"), ("a\nb", "must have only printable characters"))
+    ),
     ("VDISession", "suspended", "yes", SWITCH),
     ("VDISession", "priority", 1001, MOST),
     ("VDISession", "priority", -1001, LEAST),

@@ -7,7 +7,7 @@ import pytest
 from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
 from support.waiting import eventually
-from vdi.cluster.units import parse_time
+from vdi.cluster.units import format_time, parse_time
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import PODS
 
@@ -66,6 +66,46 @@ async def test_on_timeout_suspend_keeps_the_session(stage: Stage) -> None:
         status = running["status"]
         assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=1)
         assert condition(running, "Ready")["reason"] == "Running"
+
+
+async def test_planned_end_survives_a_restart_of_the_operator(stage: Stage) -> None:
+    template, clock = await stage.template(), ShiftedClock()
+    async with stage.operator(clock):
+        await stage.session(NAME, template)
+        await stage.run(NAME)
+        end = format_time(clock.now() + timedelta(minutes=15))
+        plan = {"time": end, "action": "Suspend", "message": "Maintenance until 18:00"}
+        await stage.patch(SESSIONS, NAME, {"spec": {"plannedEnd": plan}})
+        session = await stage.warned(NAME, "PlannedEnd")
+        assert condition(session, "PlannedEnd")["message"].endswith("Maintenance until 18:00")
+        assert session["status"]["expiresAt"] == end
+        await stage.event("EndPlanned")
+    later = ShiftedClock()
+    later.ahead = timedelta(minutes=15)
+    async with stage.operator(later):
+        suspended = await stage.reach(NAME, "Suspended", "An administrator planned the end of this desktop for ")
+        assert condition(suspended, "Ready")["reason"] == "EndedAsPlanned"
+
+        async def is_over() -> Object | None:
+            found = await stage.get(SESSIONS, NAME)
+            return found if found and found["spec"].get("suspended") and "plannedEnd" not in found["spec"] else None
+
+        await eventually(is_over, "suspended, and the plan is removed")
+        await stage.patch(SESSIONS, NAME, {"spec": {"plannedEnd": plan | {"action": "Terminate"}}})
+        await stage.gone(SESSIONS, NAME)
+
+
+async def test_cancelled_end_is_withdrawn(stage: Stage) -> None:
+    template = await stage.template()
+    async with stage.operator():
+        await stage.session(NAME, template)
+        await stage.run(NAME)
+        end = format_time(ShiftedClock().now() + timedelta(minutes=15))
+        await stage.patch(SESSIONS, NAME, {"spec": {"plannedEnd": {"time": end, "action": "Terminate"}}})
+        await stage.warned(NAME, "PlannedEnd")
+        await stage.patch(SESSIONS, NAME, {"spec": {"plannedEnd": None}})
+        session = await stage.warned(NAME, "PlannedEnd", expected=False)
+        assert session["status"]["expiresAt"] > end
 
 
 async def test_time_of_a_run_survives_pod_and_operator(stage: Stage) -> None:

@@ -27,9 +27,12 @@ from vdi.api.constraints import (
 )
 from vdi.api.meta import Condition, ObjectMeta
 from vdi.api.schedule import SessionSchedule
+from vdi.api.template import TimeoutAction
 
 # Entries of `spec.access`.
 MAX_GUESTS = 64
+# Characters of `spec.plannedEnd.message`.
+MAX_END_MESSAGE = 200
 
 
 class Phase(StrEnum):
@@ -144,6 +147,16 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ] = None
 
 
+class PlannedEnd(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """An end of the desktop that its users are told in advance."""
+
+    time: Annotated[str, doc("When the operator acts.", format="date-time", maxLength=40)]
+    action: Annotated[TimeoutAction, doc("Suspend the session, or delete it (Terminate).")]
+    message: Annotated[
+        str, doc("Reason, shown in the desktop and in the portal.", PRINTABLE, maxLength=MAX_END_MESSAGE)
+    ] = ""
+
+
 class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """The requested desktop."""
 
@@ -224,6 +237,10 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
                 ".end",
             ),
         ),
+    ] = None
+    planned_end: Annotated[
+        PlannedEnd | None,
+        doc("An announced suspension or deletion. Remove it to cancel; the operator removes it when it has acted."),
     ] = None
     priority: Annotated[
         int, doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GuestRole, VDISession
+from vdi.api.session import MAX_END_MESSAGE, GuestRole, PlannedEnd, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
@@ -29,6 +29,7 @@ from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.session.actions import (
     Extend,
+    PlanEnd,
     Refusal,
     Request,
     Restart,
@@ -115,6 +116,12 @@ class Actions:
     async def unshare(self, user: User, name: str, email: str) -> VDISession:
         """End the access of a guest."""
         return await self._act(user, Action.UNSHARE, name, Unshare(email), {"user": normal_user(email)})
+
+    async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
+        """Announce the end of the desktop in it, and end it at that time; None: take the announcement back."""
+        message = end.message[:MAX_END_MESSAGE] if end else ""
+        detail = {"end": f"{end.action} at {end.time}", "message": message} if end else {"end": "none"}
+        return await self._act(user, Action.PLAN_END, name, PlanEnd(end), detail)
 
     async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` its files too."""

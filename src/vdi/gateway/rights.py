@@ -50,13 +50,14 @@ class Action(StrEnum):
     END = "end"
     SHARE = "share"
     UNSHARE = "unshare"
+    PLAN_END = "plan-end"
 
 
 # Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action)
+            return frozenset(Action) - {Action.PLAN_END}
         case Role.COLLABORATOR:
             return frozenset({Action.SEE, Action.OPEN, Action.RESUME})
         case Role.VIEWER:
@@ -71,7 +72,7 @@ def _is_for_admins(action: Action) -> bool:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE:
+        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END:
             return True
     return False
 

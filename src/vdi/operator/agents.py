@@ -45,6 +45,8 @@ ANSWER_BYTES = 4096
 LONGEST_PAUSE = timedelta(minutes=5)
 # Between two polls while the end of working hours is announced and input would cancel it.
 CLOSING_INTERVAL = timedelta(seconds=5)
+# Activity that is later than the published one by so much is published: administrators look for idle desktops.
+PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
 NOTICE_PAUSE = 5.0
 FAILURES_UNTIL_EVENT = 3
@@ -221,7 +223,9 @@ class Agents:
             now=now,
         )
         assert idle is not None  # noqa: S101 - the report is of this moment
-        if idle.warned(now) or _warned_at(session):
+        known = session.status.last_activity_time
+        is_outdated = bool(known) and idle.since - parse_time(known) >= PUBLISHED_WITHIN
+        if idle.warned(now) or _warned_at(session) or is_outdated:
             self._enqueue_session(key)
         pause = next_poll(idle, timeout, now)
         return Result(requeue_after=min(pause, interval if is_closing else pause).total_seconds())

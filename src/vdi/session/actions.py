@@ -1,4 +1,4 @@
-"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, end. Pure.
+"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, plan its end. Pure.
 
 The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
 `decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
@@ -13,7 +13,7 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, GuestRole, VDISession
+from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, GuestRole, PlannedEnd, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
@@ -25,6 +25,9 @@ from vdi.session.schedule import find_session_problem
 from vdi.session.streaming import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
+LONGEST_NOTICE = timedelta(hours=24)
+# Of one request for many sessions.
+MAX_PLANNED_ENDS = 100
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
@@ -88,7 +91,14 @@ class Unshare:
     user: str
 
 
-Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare
+@dataclass(frozen=True, slots=True)
+class PlanEnd:
+    """Announce that the desktop is suspended or deleted, and do so at that time; None: take it back."""
+
+    end: PlannedEnd | None
+
+
+Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare | PlanEnd
 
 
 def decide(
@@ -122,6 +132,8 @@ def decide(
             change = _share(session, template, request, now)
         case Unshare(user):
             change = _unshare(session, user)
+        case PlanEnd(end):
+            change = _plan_end(session, end, now)
     if isinstance(change, Refusal) or not change:
         return change
     # With its UID in the patch, the API server refuses to change a later session of the same name, about which
@@ -208,6 +220,35 @@ def _extend(
             "timeout", f"more than {ran}", timeout,
         )  # fmt: skip
     return {"spec": {"timeout": timeout}}
+
+
+def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
+    if end is None:
+        return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
+    allowed = f"a time within the next {format_duration(LONGEST_NOTICE)}, such as {format_time(now + LONGEST_NOTICE)}"
+    try:
+        is_soon = now < parse_time(end.time) <= now + LONGEST_NOTICE
+    except ValueError:
+        is_soon = False
+    if not is_soon:
+        shown = end.time[:_SHOWN_CHARACTERS]
+        return Refusal("Invalid", f"time: {shown!r} is not allowed; allowed: {allowed}.", "time", allowed, shown)
+    # A merge patch keeps what it does not name: the message of an earlier plan.
+    time = format_time(parse_time(end.time))
+    return {"spec": {"plannedEnd": {"time": time, "action": str(end.action), "message": end.message or None}}}
+
+
+def plannable(sessions: Iterable[VDISession], end: PlannedEnd | None) -> tuple[list[VDISession], int]:
+    """The sessions whose end is planned at once (None: taken back), and how many are left for another time."""
+    found = [
+        session
+        for session in sessions
+        if (session.spec.planned_end if end is None else not (session.spec.suspended and end.action == "Suspend"))
+        and not session.metadata.deletion_timestamp
+    ]
+    # Those without a plan first: the same request again reaches the rest.
+    found.sort(key=lambda session: session.spec.planned_end is not None)
+    return found[:MAX_PLANNED_ENDS], max(0, len(found) - MAX_PLANNED_ENDS)
 
 
 def _share(session: VDISession, template: VDITemplate | None, request: Share, now: datetime) -> Patch | Refusal:

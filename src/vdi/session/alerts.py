@@ -1,4 +1,4 @@
-"""Warnings before a desktop ends: time limit, working hours, idleness, a drain of its node. Pure.
+"""Warnings before a desktop ends: an announced end, time limit, working hours, idleness, a drain of its node. Pure.
 
 The operator publishes each warning as a condition that is there only while it holds, as an Event when it begins, and as
 a notice inside the desktop.
@@ -14,7 +14,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.cluster.units import format_duration, format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import (
     Idle,
@@ -23,6 +23,7 @@ from vdi.session.lifetime import (
     idle_action,
     idle_timeout,
     is_capped,
+    planned_end_at,
     run_length,
     started_at,
     timeout_action,
@@ -31,6 +32,7 @@ from vdi.session.lifetime import (
 from vdi.session.schedule import Closing, find_closing, working_hours
 
 _TITLES = {
+    PLANNED_END: "This desktop ends soon",
     EXPIRING: "This desktop ends soon",
     CLOSING: "Working hours end soon",
     IDLE: "Are you still there?",
@@ -59,6 +61,7 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
     if observed.pod is None or observed.pod.terminating or observed.session.spec.suspended:
         return ()
     found = (
+        _planned_end(observed.session),
         _expiring(observed, settings, now),
         _closing(observed, now),
         _idle(observed, now),
@@ -112,6 +115,14 @@ def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | No
         return None
     since = _since(observed, DRAINING)
     return since + settings.drain_notice if since else None
+
+
+def _planned_end(session: VDISession) -> Alert | None:
+    planned, end = session.spec.planned_end, planned_end_at(session)
+    if planned is None or end is None:
+        return None
+    message = f"An administrator has set this: the desktop {describe_end(planned.action)} at {clock_time(end)}."
+    return Alert(PLANNED_END, Reason.END_PLANNED, f"{message} {planned.message}".rstrip(), format_time(end))
 
 
 def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> Alert | None:

@@ -25,8 +25,9 @@ EXPIRING = "Expiring"
 IDLE = "Idle"
 DRAINING = "Draining"
 CLOSING = "Closing"
+PLANNED_END = "PlannedEnd"
 # Warnings. They are present, and True, only while they hold.
-WARNING_TYPES = (EXPIRING, CLOSING, IDLE, DRAINING)
+WARNING_TYPES = (PLANNED_END, EXPIRING, CLOSING, IDLE, DRAINING)
 
 
 class ReasonKind(Enum):
@@ -151,6 +152,8 @@ class Reason(StrEnum):
     TIMED_OUT = "TimedOut", "Ready", "The run has reached its timeout.", ReasonKind.RUN_END
     IDLE_TOO_LONG = "IdleTooLong", "Ready", "The desktop was idle for longer than its idle timeout.", ReasonKind.RUN_END
     WORKING_HOURS_OVER = "WorkingHoursOver", "Ready", "The working hours of the template ended.", ReasonKind.RUN_END
+    ENDED_AS_PLANNED = "EndedAsPlanned", "Ready", "The time of spec.plannedEnd has come.", ReasonKind.RUN_END
+    END_PLANNED = "EndPlanned", "PlannedEnd", "spec.plannedEnd announces the end of the desktop."
     CLOSING_SOON = "ClosingSoon", "Closing", "The working hours of the template end soon."
     EXPIRING_SOON = "ExpiringSoon", "Expiring", "The run ends soon."
     IDLE = "Idle", "Idle", "The desktop is idle and will be suspended or ended soon."

@@ -6,6 +6,7 @@ Everything that begins or ends by time alone must also be in `next_requeue`: oth
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 
 import msgspec
 
@@ -33,7 +34,15 @@ from vdi.session.failures import (
     stable_at,
     unscheduled_since,
 )
-from vdi.session.lifetime import expires_at, idle_action, is_capped, is_over, started_at, timeout_action, warned_at
+from vdi.session.lifetime import (
+    expires_at,
+    idle_action,
+    is_capped,
+    planned_end_at,
+    started_at,
+    timeout_action,
+    warned_at,
+)
 from vdi.session.naming import RESTARTED_AT
 from vdi.session.schedule import start_due_at
 
@@ -42,7 +51,7 @@ from vdi.session.schedule import start_due_at
 class Ending:
     """The end of a run, and the action that follows."""
 
-    # TimedOut, IdleTooLong or WorkingHoursOver.
+    # EndedAsPlanned, TimedOut, IdleTooLong or WorkingHoursOver.
     reason: str
     action: TimeoutAction | IdleAction
     message: str
@@ -72,22 +81,33 @@ class Removal:
 
 
 def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) -> Ending | None:
-    """The end of the run by its time limit, working hours or idle timeout; None: it goes on."""
-    session, template, pod = observed.session, observed.template, observed.pod
+    """The earliest end that is due: as planned, by time limit, working hours or idle timeout; None: it goes on."""
+    _, ending = min(_due_endings(observed, settings, now), key=itemgetter(0), default=(now, None))
+    return ending
+
+
+def _due_endings(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[tuple[datetime, Ending]]:
+    session, template = observed.session, observed.template
+    planned, planned_at = session.spec.planned_end, planned_end_at(session)
+    # Of a suspended session, too: it is deleted, or the plan is removed, which would end its next run at once.
+    if planned and planned_at and now >= planned_at:
+        why = f": {planned.message.rstrip('.')}" if planned.message else ""
+        cause = f"An administrator planned the end of this desktop for {clock_time(planned_at)}{why}"
+        yield planned_at, _end(observed, Reason.ENDED_AS_PLANNED, planned.action, cause)
     if session.spec.suspended:
-        return None
-    if is_over(session, template, pod, settings, now):
+        return
+    expires = expires_at(session, template, observed.pod, settings)
+    if expires and now >= expires:
         cause = f"This desktop has reached its time limit ({_name_limit(session, template, settings)})"
-        return _end(observed, Reason.TIMED_OUT, timeout_action(session, template), cause)
+        yield expires, _end(observed, Reason.TIMED_OUT, timeout_action(session, template), cause)
     closing = closing_of(observed, now)
     if closing and closing.is_over(now):
         cause = f"The working hours of this desktop ended at {clock_time(closing.at)}"
-        return _end(observed, Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, cause)
+        yield closing.over_at, _end(observed, Reason.WORKING_HOURS_OVER, TimeoutAction.SUSPEND, cause)
     idle = find_idle(observed, now)
     if idle and idle.over(now):
         cause = f"This desktop has been idle since {clock_time(idle.since)}"
-        return _end(observed, Reason.IDLE_TOO_LONG, idle_action(session, template), cause)
-    return None
+        yield idle.over_at, _end(observed, Reason.IDLE_TOO_LONG, idle_action(session, template), cause)
 
 
 def _name_limit(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> str:
@@ -155,6 +175,7 @@ def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -
 def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[datetime | None]:
     session, pod = observed.session, observed.pod
     yield start_due_at(session, now)
+    yield planned_end_at(session)
     if not session.spec.suspended:
         yield expires_at(session, observed.template, pod, settings)
         yield warned_at(session, observed.template, pod, settings)

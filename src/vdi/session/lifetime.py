@@ -11,7 +11,7 @@ one another in it. Time in the queue, time spent waiting for a home or a host, a
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import GraphicsStatus, VDISession
+from vdi.api.session import GraphicsStatus, Phase, VDISession
 from vdi.api.template import IdleAction, Lifecycle, TimeoutAction, VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time, parse_duration, parse_time
@@ -105,12 +105,9 @@ def warned_at(
     return end - min(LONGEST_WARNING, length / 2) if end and length else None
 
 
-def is_over(
-    session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings, now: datetime
-) -> bool:
-    """Whether the run has used up its time."""
-    end = expires_at(session, template, pod, settings)
-    return end is not None and now >= end
+def planned_end_at(session: VDISession) -> datetime | None:
+    """The time of `spec.plannedEnd`; None: no end is announced."""
+    return _as_time(session.spec.planned_end.time) if session.spec.planned_end else None
 
 
 def _as_time(text: str) -> datetime | None:
@@ -171,6 +168,12 @@ def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta
     if text is None and template is not None:
         text = template.spec.lifecycle.idle_timeout
     return _as_length(text)
+
+
+def idle_since(session: VDISession, template: VDITemplate | None) -> datetime | None:
+    """The last activity that a running desktop has reported; None: without an idle timeout it is not asked."""
+    is_asked = session.status.phase == Phase.RUNNING and idle_timeout(session, template) is not None
+    return _as_time(session.status.last_activity_time) if is_asked else None
 
 
 def poll_interval(timeout: timedelta) -> timedelta:

@@ -91,6 +91,10 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.delete(f"{one}/access/carol@example.com"),
         await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),
         await program.delete(f"{one}/schedule"),
+        await root.put(
+            f"{one}/planned-end", json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"}
+        ),
+        await root.delete(f"{one}/planned-end"),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),

@@ -123,6 +123,25 @@ async def test_actions_change_the_session(stage: ApiStage) -> None:
     assert stage.cluster.objects == {}
 
 
+@pytest.mark.parametrize("time", ["2026-11-20T12:00:00Z", "2026-11-21T12:00:01Z", "at noon"])
+async def test_planned_end_lies_within_a_day(stage: ApiStage, time: str) -> None:
+    stage.session(status=RUNNING)
+    answer = await (await stage.program(ROOT)).put(
+        "/api/v1/sessions/alice-desktop/planned-end", json={"time": time, "action": "Terminate"}
+    )
+    assert answer.status_code == 422
+    assert f"time: {time!r} is not allowed; allowed: a time within the next 24h" in answer.json()["detail"]
+
+
+async def test_owner_cannot_cancel_an_administrator_s_plan(stage: ApiStage) -> None:
+    stage.session(status=RUNNING, plannedEnd={"time": "2026-11-20T12:15:00Z", "action": "Suspend"})
+    refused = await (await stage.program()).delete("/api/v1/sessions/alice-desktop/planned-end")
+    assert refused.status_code == 403
+    assert "plannedEnd" in stage.cluster.objects["alice-desktop"]["spec"]
+    assert (await (await stage.program(ROOT)).delete("/api/v1/sessions/alice-desktop/planned-end")).is_success
+    assert not stage.cluster.objects["alice-desktop"]["spec"].get("plannedEnd")
+
+
 async def test_sharing(stage: ApiStage) -> None:
     stage.session(status=RUNNING)
     alice, bob = await stage.program(), await stage.program(BOB)

@@ -92,6 +92,45 @@ def test_filters_narrow_down(query: dict[str, str], expected: int) -> None:
     assert sessions_page(crowd(100).services, ADMIN, read_filter(query), 1).total == expected
 
 
+async def test_list_of_gpus_names_their_users_and_the_idle_ones() -> None:
+    stage = PortalStage()
+    stage.put(a_template(lifecycle={"idleTimeout": "8h"}), a_template("cpu", resources={"defaultGPU": 0}))
+    stage.put(running("idle", status={"lastActivityTime": "2026-11-20T10:00:00Z"}), running("cpu-1", template="cpu"))
+    stage.put(running("busy", status={"lastActivityTime": "2026-11-20T11:50:00Z"}), a_session("waits"))
+    names = {}
+    for query in ({"gpu": "yes"}, {"gpu": "yes", "idle": "1h"}):
+        rows = sessions_page(stage.services, ADMIN, read_filter(query), 1)
+        names[tuple(query)] = sorted(row.name for row in rows.items)
+    assert names == {("gpu",): ["busy", "idle"], ("gpu", "idle"): ["idle"]}
+    browser = stage.browser(ADMIN)
+    assert 'href="/admin/sessions?gpu=yes"' in (await browser.get("/admin")).text
+    page = text_of((await browser.get("/admin/sessions?gpu=yes&idle=1h")).text)
+    assert "idle alice@example.com ubuntu" in page and "gpu-node-1" in page
+
+
+async def test_chosen_sessions_get_a_planned_end() -> None:
+    stage = PortalStage()
+    stage.put(a_template(), *(running(name, uid=f"uid-{name}") for name in ("one", "two", "three")))
+    browser, path = stage.browser(ADMIN), "/admin/sessions?q=t"
+    form = {"action": "Suspend", "notice": "15m", "message": "Maintenance"}
+    planned = await browser.post(path, at=path, **form, **{"pick-uid-two": "on", "pick-uid-one": "on"})
+    assert "done=plan-end&name=1+session" in planned.headers["location"], "one is not in the list"
+    end = {"time": "2026-11-20T12:15:00Z", "action": "Suspend", "message": "Maintenance"}
+    assert [stage.cluster.objects[name]["spec"].get("plannedEnd") for name in ("one", "two", "three")] == [
+        None,
+        end,
+        None,
+    ]
+    entry = (await stage.services.audit.entries(limit=1))[0]
+    assert (entry.action, entry.target, entry.detail["message"]) == ("session.plan-end", "two", "Maintenance")
+    refused = await browser.post(path, at=path, **form)
+    assert refused.status_code == 422 and "Choose sessions" in refused.text
+    assert (await browser.post(path, at=path, all="yes", **form)).status_code == 303
+    await browser.post(path, at=path, all="yes", action="cancel")
+    assert not any(stage.cluster.objects[name]["spec"].get("plannedEnd") for name in ("two", "three"))
+    assert (await stage.browser(ALICE).post(path, at="/", all="yes", **form)).status_code == 403
+
+
 def test_the_queue_is_in_its_own_order() -> None:
     stage = PortalStage()
     for name, place in (("third", 3), ("first", 1), ("no-room", 0), ("second", 2)):

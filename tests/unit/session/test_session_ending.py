@@ -52,6 +52,40 @@ def test_time_limit_deletes_or_suspends_by_template() -> None:
     assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
 
 
+PLAN = {"time": "2026-11-20T09:00:00Z", "action": "Suspend", "message": "Maintenance of node gpu-2."}
+
+
+def test_planned_end_is_announced_until_it_comes() -> None:
+    observed, end = running(plannedEnd=PLAN), START + timedelta(hours=1)
+    (alert,) = find_alerts(observed, SETTINGS, NOW)
+    assert (alert.type, alert.reason, alert.until) == ("PlannedEnd", "EndPlanned", "2026-11-20T09:00:00Z")
+    assert "is suspended at 09:00 UTC. Maintenance of node gpu-2." in alert.message
+    assert find_notices(observed.session, [alert])[0].text == alert.message
+    assert find_ending(observed, SETTINGS, end - timedelta(seconds=1)) is None
+    assert next_requeue(observed, SETTINGS, NOW) == end
+    ending = find_ending(observed, SETTINGS, end)
+    assert ending and (ending.reason, ending.suspends) == ("EndedAsPlanned", True)
+    assert "for 09:00 UTC: Maintenance of node gpu-2; it is suspended." in ending.message
+    assert derive(observed, None, SETTINGS, NOW).expires_at == "2026-11-20T09:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({"timeout": "50m"}, "TimedOut"),
+        ({"timeout": "70m"}, "EndedAsPlanned"),
+        ({"suspended": True}, "EndedAsPlanned"),
+        ({"suspended": True, "plannedEnd": None}, None),
+    ],
+)
+def test_earliest_end_that_is_due_wins(spec: dict[str, Any], reason: str | None) -> None:
+    late = find_ending(
+        running(**({"plannedEnd": PLAN | {"action": "Terminate"}} | spec)), SETTINGS, START + timedelta(hours=2)
+    )
+    assert (late.reason if late else None) == reason
+    assert reason != "EndedAsPlanned" or (late and not late.suspends)
+
+
 def test_time_limit_message_says_whether_files_are_kept() -> None:
     over = START + timedelta(hours=1)
     home = a_pod(ready=True, home="home")

@@ -103,6 +103,9 @@ class Backend(Protocol):
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
         """List the visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
 
+    async def everyones(self) -> builtins.list[Raw]:
+        """The sessions that an administrator selects from: of this namespace, or of the gateway."""
+
     async def act(self, session: VDISession, request: Request) -> Raw:
         """Change the session as requested and return it; the error says why that is not possible."""
 

@@ -15,7 +15,7 @@ import typer
 
 from vdi.api.schedule import Day, SessionSchedule
 from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
-from vdi.api.template import VDITemplate
+from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.options import PROGRAM, examples, new_app, of_kind, seconds_of
@@ -38,6 +38,7 @@ from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
+from vdi.cli.session.planned_end import Plan, with_plan
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
@@ -50,6 +51,7 @@ from vdi.session.users import same_user
 app = new_app("Desktops: create, list, open, explain, suspend, remove.")
 
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
+Names = Annotated[list[str] | None, typer.Argument(help="Names of the sessions.", callback=of_kind("vdisession"))]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 WaitStart = Annotated[bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")]
@@ -271,12 +273,15 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
         "session rm alice-desktop",
         "session rm alice-desktop bob-desktop --wait",
         "session rm alice-desktop --delete-home --yes -o json",
+        'session rm --template cad --notice 15m --message "Maintenance until 18:00"',
     )
 )
+@with_plan
 @with_backend
 def rm(
     target: Target,
-    names: Annotated[list[str], typer.Argument(help="Names of the sessions.", callback=of_kind("vdisession"))],
+    plan: Plan,
+    names: Names = None,
     delete_home: Annotated[
         bool, typer.Option("--delete-home", help="Also delete the home volume with all files in it.")
     ] = False,
@@ -284,8 +289,15 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Remove sessions. The home is kept, unless --delete-home was given here or when the session was created."""
-    chosen = list(dict.fromkeys(names))
+    """Remove sessions. The home is kept, unless --delete-home was given here or when the session was created.
+
+    With --notice the desktops announce it first.
+    """
+    chosen = list(dict.fromkeys(names or ()))
+    if plan.notice and (delete_home or wait):
+        raise CliError("--notice does not go with --delete-home or --wait", USAGE)
+    if plan.carry_out(target, TimeoutAction.TERMINATE, chosen):
+        return
     plans = target.run(lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
     homes = [f"  {removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost]
@@ -351,16 +363,31 @@ def logs(
     target.run(print_log)
 
 
-@app.command(epilog=examples("session suspend alice-desktop", "session suspend alice-desktop --wait"))
+@app.command(
+    epilog=examples(
+        "session suspend alice-desktop --wait",
+        'session suspend --template cad --notice 15m --message "Maintenance until 18:00"',
+        "session suspend --template cad --notice off",
+    )
+)
+@with_plan
 @with_backend
 def suspend(
     target: Target,
-    name: Name,
+    plan: Plan,
+    names: Names = None,
     wait: WaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Stop a desktop and free its GPU. Home, address and password are kept; unsaved work is lost."""
-    begun = time.monotonic()
+    """Stop a desktop and free its GPU. Home, address and password are kept; unsaved work is lost.
+
+    With --notice the desktops announce it first.
+    """
+    if plan.carry_out(target, TimeoutAction.SUSPEND, names or ()):
+        return
+    if not names or len(names) > 1:
+        raise CliError("name one session; for several, use --notice 15m", USAGE)
+    name, begun = names[0], time.monotonic()
 
     async def work(backend: Backend) -> tuple[Raw, bool, bool]:
         raw, changed = await operations.set_suspended(backend, name, True)

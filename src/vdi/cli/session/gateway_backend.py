@@ -21,7 +21,7 @@ from vdi.cli.output import Raw
 from vdi.cli.session.backend import Opening, Watch
 from vdi.cluster.units import format_time
 from vdi.http_client import decode_json
-from vdi.session.actions import Extend, Request, Restart, Resume, SetSchedule, Share, Suspend, Unshare
+from vdi.session.actions import Extend, PlanEnd, Request, Restart, Resume, SetSchedule, Share, Suspend, Unshare
 from vdi.session.request import SessionRequest
 
 R = TypeVar("R")
@@ -174,6 +174,9 @@ class GatewayBackend:
             return await self.client.items("/sessions", role="owner")
         return await self.client.items("/admin/sessions", user=user)
 
+    async def everyones(self) -> builtins.list[Raw]:
+        return await self.client.items("/admin/sessions")
+
     async def act(self, session: VDISession, request: Request) -> Raw:
         path = f"/sessions/{quote(session.metadata.name)}"
         match request:
@@ -194,6 +197,10 @@ class GatewayBackend:
                 return await self._send("PUT", f"{path}/access/{quote(user)}", body)
             case Unshare(user):
                 return await self._send("DELETE", f"{path}/access/{quote(user)}")
+            case PlanEnd(None):
+                return await self._send("DELETE", f"{path}/planned-end")
+            case PlanEnd(end):
+                return await self._send("PUT", f"{path}/planned-end", msgspec.to_builtins(end))
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
         query = {"deleteHome": "true"} if claim else {}

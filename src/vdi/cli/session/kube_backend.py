@@ -119,6 +119,9 @@ class KubeBackend:
         mine = [session for session in found if user is None or session["spec"].get("user") == user]
         return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
 
+    async def everyones(self) -> builtins.list[Raw]:
+        return await self.list(None, everywhere=False)
+
     async def act(self, session: VDISession, request: Request) -> Raw:
         meta = session.metadata
         for _ in range(_MAX_ATTEMPTS):

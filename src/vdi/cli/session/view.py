@@ -9,7 +9,7 @@ from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, WARNING_TYPES
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES
 from vdi.session.effective import size_of
 from vdi.session.homes import own_claim
 from vdi.session.schedule import describe_schedule
@@ -65,6 +65,7 @@ def _notes(session: VDISession, now: datetime) -> str:
         if status.queue.node_request_time:
             notes.append(f"node requested {age(status.queue.node_request_time, now)} ago")
     warnings = {
+        PLANNED_END: f"planned end in {expires_in(session, now)}",
         EXPIRING: f"ends in {expires_in(session, now)}",
         CLOSING: "working hours end",
         IDLE: "idle",

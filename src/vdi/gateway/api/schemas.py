@@ -13,7 +13,7 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.meta import ObjectMeta
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GUEST_ROLES, GuestRole, Phase, Role, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import GUEST_ROLES, GuestRole, Phase, PlannedEnd, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import (
     Lifecycle,
     TemplatePersistence,
@@ -90,6 +90,10 @@ class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
     """Times at which the desktop is resumed and suspended by itself."""
+
+
+class PlanEnd(PlannedEnd, rename="camel", forbid_unknown_fields=True):
+    """An announced end of the desktop, within the next 24 hours."""
 
 
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from vdi.gateway.api.operation import Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
+    PlanEnd,
     Schedule,
     Session,
     SessionQuery,
@@ -125,6 +126,18 @@ async def schedule_session(call: Call[Empty, Schedule]) -> Session:
 async def unschedule_session(call: Call[Empty, None]) -> Session:
     """Remove the schedule of the desktop."""
     return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), None))
+
+
+@operation("PUT /sessions/{name}/planned-end", problems=_CHANGE)
+async def plan_end(call: Call[Empty, PlanEnd]) -> Session:
+    """Announce in the desktop that it is suspended or deleted, and do so at that time. For administrators."""
+    return _shown(call, await call.api.actions.plan_end(call.user, call.path("name"), call.body))
+
+
+@operation("DELETE /sessions/{name}/planned-end", problems=_CHANGE)
+async def cancel_planned_end(call: Call[Empty, None]) -> Session:
+    """Take the announcement back: the desktop goes on. For administrators."""
+    return _shown(call, await call.api.actions.plan_end(call.user, call.path("name"), None))
 
 
 @operation("PUT /sessions/{name}/access/{user}", problems=(*_CHANGE, "view-only-unavailable"))

@@ -25,6 +25,7 @@ END_REASONS: Mapping[str, EndReason | None] = {
     Reason.TIMED_OUT: EndReason.TIMEOUT,
     Reason.IDLE_TOO_LONG: EndReason.IDLE,
     Reason.WORKING_HOURS_OVER: None,
+    Reason.ENDED_AS_PLANNED: EndReason.ADMIN,
 }
 MAX_DETAIL_CHARACTERS = 1000
 # Between two pods of a run the status names neither; the values that were known last stay.

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,8 +11,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from vdi.api.session import Phase, VDISession
+from vdi.api.session import Phase, PlannedEnd, VDISession
+from vdi.api.template import TimeoutAction, VDITemplate
+from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
+from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.doctor import CHECK_COUNT
 from vdi.gateway.history.usage import Month, Period, Usage
 from vdi.gateway.limits import Limit, gpus_of, home_bytes
@@ -33,7 +37,9 @@ from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
-from vdi.session.lifetime import max_timeout
+from vdi.gateway.web.template_filters import count
+from vdi.session.actions import plannable
+from vdi.session.lifetime import idle_since, max_timeout
 from vdi.session.users import normal_user
 
 PAGE_SIZE = 50
@@ -42,6 +48,9 @@ AUDIT_SIZE = 100
 LIMITS_SIZE = 100
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
+# Choices of the list and of the form below it, as durations.
+IDLE_TIMES = {"30m": "30 minutes", "1h": "1 hour", "4h": "4 hours", "24h": "1 day"}
+NOTICE_TIMES = {"5m": "5 minutes", "15m": "15 minutes", "30m": "30 minutes", "1h": "1 hour", "4h": "4 hours"}
 _GIB = 1 << 30
 # Less than this in a month is not listed, of a user who has nothing else.
 _NOTHING_HOURS = 0.05
@@ -74,22 +83,42 @@ class Filter:
     words: str = ""
     phase: str = ""
     template: str = ""
+    gpu: str = ""
+    idle: str = ""
     order: str = "newest"
 
     def address(self, page: int) -> str:
         """The address of a page of this list."""
-        given = {"q": self.words, "phase": self.phase, "template": self.template, "order": self.order, "page": page}
+        given = {
+            "q": self.words,
+            **{name: getattr(self, name) for name in ("phase", "template", "gpu", "idle", "order")},
+        }
+        given["page"] = str(page)
         return "/admin/sessions?" + urlencode({name: value for name, value in given.items() if value})
 
     def stream(self, page: int) -> str:
         """The query of the stream that keeps this page live."""
         return self.address(page).partition("?")[2]
 
-    def fits(self, session: VDISession) -> bool:
-        """Whether the session is in the list."""
+    def select(self, services: Services) -> list[VDISession]:
+        """The sessions in the list, in its order."""
+        cluster, now = services.context.cluster, services.context.clock()
+        _, key, backwards = ORDERS[self.order]
+        found = [
+            session
+            for session in cluster.sessions.values()
+            if self._fits(session, cluster.template(session.spec.template), now)
+        ]
+        return sorted(found, key=key, reverse=backwards)
+
+    def _fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
         if self.phase and _phase(session) != self.phase:
             return False
         if self.template and session.spec.template != self.template:
+            return False
+        if self.gpu and not (session.status.pod_name and gpus_of(session, template)):
+            return False
+        if self.idle and now - (idle_since(session, template) or now) < parse_duration(self.idle):
             return False
         text = f"{session.metadata.name} {session.spec.user} {session.status.node_name}".casefold()
         return all(word in text for word in self.words.casefold().split())
@@ -102,16 +131,15 @@ def read_filter(query: Mapping[str, str]) -> Filter:
         words=query.get("q", "").strip()[:100],
         phase=phase if phase in PHASES else "",
         template=query.get("template", "")[:253],
+        gpu="yes" if query.get("gpu") == "yes" else "",
+        idle=query["idle"] if query.get("idle") in IDLE_TIMES else "",
         order=order if order in ORDERS else "newest",
     )
 
 
 def sessions_page(services: Services, user: User, filters: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that fit the filters."""
-    found = [session for session in services.context.cluster.sessions.values() if filters.fits(session)]
-    _, key, backwards = ORDERS[filters.order]
-    found.sort(key=key, reverse=backwards)
-    part = paged(found, number, PAGE_SIZE)
+    part = paged(filters.select(services), number, PAGE_SIZE)
     # Views are made of this page only: with thousands of sessions, all of them would take seconds.
     views = [view_of(services, session, user) for session in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
@@ -197,6 +225,10 @@ def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[LimitRow]:
     return sorted(rows, key=lambda row: (-row.gpus, -row.sessions, row.user))
 
 
+def _choices(words: Mapping[str, str]) -> list[Choice]:
+    return [Choice(value, text) for value, text in words.items()]
+
+
 class AdminPages(PortalPages):
     """Pages under `/admin`, for administrators only."""
 
@@ -204,6 +236,7 @@ class AdminPages(PortalPages):
         return [
             self._get("/admin", self.overview, admin=True),
             self._get("/admin/sessions", self.sessions, admin=True),
+            self._post("/admin/sessions", self.plan_ends, admin=True),
             self._get("/admin/templates", self.templates, admin=True),
             self._get("/admin/pools", self.pools, admin=True),
             self._get("/admin/limits", self.limits, admin=True),
@@ -238,6 +271,36 @@ class AdminPages(PortalPages):
 
     async def sessions(self, request: Request, user: User) -> Response:
         """GET /admin/sessions: the sessions of all users."""
+        return self._sessions(request, user)
+
+    async def plan_ends(self, request: Request, user: User, form: Form) -> Response:
+        """Announce the end of the chosen sessions, or of all that the filters show, or take that back."""
+        filters, end = read_filter(request.query_params), self._read_end(form)
+        found = [s for s in filters.select(self._services) if form.get("all") or f"pick-{s.metadata.uid}" in form]
+        chosen, left = plannable(found, end)
+        try:
+            for session in chosen:
+                await self._services.actions.plan_end(user, session.metadata.name, end)
+        except ActionDenied as why:
+            return self._sessions(request, user, status=why.status, error=why.sentence)
+        if not chosen:
+            return self._sessions(request, user, status=422, error="Choose sessions that this can be done with.")
+        words = count(len(chosen), "session") + (f". {left} more match: do it again for them" if left else "")
+        done = urlencode({"done": "plan-end" if end else "cancel-end", "name": words})
+        return RedirectResponse(f"{filters.address(1)}&{done}", 303)
+
+    def _read_end(self, form: Form) -> PlannedEnd | None:
+        action, notice = form.get("action", ""), form.get("notice", "")
+        if action == "cancel":
+            return None
+        if action not in [*TimeoutAction]:
+            raise invalid("action", action, f"one of {', '.join(TimeoutAction)}, cancel")
+        if notice not in NOTICE_TIMES:
+            raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
+        time = format_time(self._clock() + parse_duration(notice))
+        return PlannedEnd(time, TimeoutAction(action), form.get("message", ""))
+
+    def _sessions(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
         query = request.query_params
         filters = read_filter(query)
         rows = sessions_page(self._services, user, filters, page_number(query.get("page", "")))
@@ -251,10 +314,20 @@ class AdminPages(PortalPages):
             filters=filters,
             phases=[Choice("", "any"), *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES)],
             templates=[Choice("", "any"), *(Choice(template, template) for template in templates)],
+            idles=[Choice("", "any"), *_choices(IDLE_TIMES)],
+            notices=_choices(NOTICE_TIMES),
+            gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
+            actions=[
+                Choice(TimeoutAction.SUSPEND, "Suspend"),
+                Choice(TimeoutAction.TERMINATE, "End"),
+                Choice("cancel", "Take the announcement back"),
+            ],
             orders=[Choice(name, words) for name, (words, _, _) in ORDERS.items()],
             pieces=pieces,
             seen=digest(pieces),
             done=done_message(request),
+            error=error,
+            status=status,
         )
 
     async def templates(self, request: Request, user: User) -> Response:

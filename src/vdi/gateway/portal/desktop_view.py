@@ -18,12 +18,13 @@ from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, TEMPLATE_FOUND, Reason
 from vdi.session.effective import size_of
 from vdi.session.homes import resolve_home, retained_claim
 from vdi.session.lifetime import max_timeout
 
 _WARNINGS = {
+    PLANNED_END: "This desktop ends soon",
     EXPIRING: "This desktop ends soon",
     CLOSING: "Working hours end soon",
     IDLE: "This desktop is idle",

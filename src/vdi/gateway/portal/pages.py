@@ -27,6 +27,8 @@ Form = dict[str, str]
 # Messages after an action, by the code in the address of the next page. The name in it is escaped like all else.
 DONE = {
     "start": "{name} is being started.",
+    "plan-end": "The end is announced in {name}.",
+    "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
     "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",

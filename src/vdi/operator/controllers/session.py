@@ -104,7 +104,7 @@ class SessionController:
             if due and now >= due:
                 await self._patch(session, {"spec": {"suspended": False}})
                 return Result()
-            return await self._reconcile_suspended(observed, due, now)
+            return await self._reconcile_suspended(observed, now)
         unpublished = self._statuses.is_unpublished(session.metadata.uid)
         if not pods_of(observed) and (loss := find_vanished(session, unpublished=unpublished)):
             if unpublished or await self._cleanup.is_gone(session):
@@ -165,24 +165,27 @@ class SessionController:
         await self._cleanup.delete_pod(observed)
         return Result()  # the pod's DELETED event enqueues the session
 
-    async def _reconcile_suspended(self, observed: Observed, resumed_at: datetime | None, now: datetime) -> Result:
-        """Remove pod, route and place in the queue; home, host and Secret stay. `resumed_at`: by its schedule."""
+    async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
+        """Remove pod, route and place in the queue; home, host and Secret stay."""
         session = observed.session
         self._queue.withdraw(session.metadata.uid)
         await self._write_status(session, derive_suspended(observed, self._settings, now), now, at_once=True)
         if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
-        return Result(requeue_after=(resumed_at - now).total_seconds() if resumed_at else None)
+        requeue_at = next_requeue(replace(observed, pod=None), self._settings, now)
+        return Result(requeue_after=(requeue_at - now).total_seconds() if requeue_at else None)
 
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
         """Write that the run is over, then suspend or delete the session. Its next reconcile does the rest."""
         # Each write names the resourceVersion that the decision was made on. So an extension that the watch has not
         # brought yet wins: the write fails with a conflict, and the session is reconciled again.
-        session = observed.session
-        status = derive_ending(observed, ending, self._settings, now)
-        written, _ = await self._write_status(session, status, now, at_once=True, if_unchanged=True)
+        written = session = observed.session
+        if not (session.spec.suspended and ending.suspends):
+            status = derive_ending(observed, ending, self._settings, now)
+            written, _ = await self._write_status(session, status, now, at_once=True, if_unchanged=True)
         if ending.suspends:
-            await self._patch(written, {"spec": {"suspended": True}})
+            done = {"plannedEnd": None} if ending.reason == Reason.ENDED_AS_PLANNED else {}
+            await self._patch(written, {"spec": {"suspended": True, **done}})
         else:
             await self._delete(written)
         return Result()
