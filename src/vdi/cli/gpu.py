@@ -1,17 +1,32 @@
 """`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are in `vdi.gpu`."""
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
 from vdi.cli.options import PROGRAM, DryRun, KubeConnection, examples, new_app, seconds_of, with_cluster
-from vdi.cli.output import Output, OutputOption, columns, print_object
+from vdi.cli.output import (
+    ListOutput,
+    ListOutputOption,
+    Output,
+    OutputOption,
+    age,
+    columns,
+    now_utc,
+    print_data,
+    print_lines,
+    print_object,
+)
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import Finding, exit_code
@@ -33,8 +48,10 @@ from vdi.gpu.sharing.plan import (
     state_after,
 )
 from vdi.gpu.sharing.state import DaemonSet, GpuState, Node, effect_on, picker_of
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client
+from vdi.session.lifetime import idle_since
 
 app = new_app("Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.")
 
@@ -311,21 +328,49 @@ def configure(
     raise typer.Exit(exit_code(left))
 
 
-@app.command(epilog=examples("gpu status", "gpu status -o json"))
+def user_lines(sessions: Iterable[VDISession], templates: Iterable[VDITemplate], now: datetime) -> list[str]:
+    """The desktops that hold GPUs, node by node."""
+    from vdi.gateway.limits import gpus_of
+
+    by_name, rows = {template.metadata.name: template for template in templates}, []
+    for session in sessions:
+        template, status = by_name.get(session.spec.template), session.status
+        if status.pod_name and (gpus := gpus_of(session, template)):
+            used = age(status.last_activity_time, now) if idle_since(session, template) else "-"
+            names = [status.node_name, str(gpus), session.spec.user, session.metadata.name]
+            rows.append([*names, age(status.start_time, now), used])
+    return ["", *columns(["NODE", "GPUS", "USER", "DESKTOP", "RUNNING FOR", "IDLE FOR"], sorted(rows))]
+
+
+@app.command(epilog=examples("gpu status", "gpu status -o wide", "gpu status -o json"))
 @with_cluster
 def status(
     connection: KubeConnection,
-    output: OutputOption = Output.TABLE,
+    output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
-    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter)."""
+    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter).
 
-    async def look(client: Client) -> tuple[GpuState, GpuMeasurements]:
+    With -o wide also the desktops that hold GPUs, and their users.
+    """
+
+    async def look(client: Client) -> tuple[GpuState, GpuMeasurements, list[str]]:
         state = await collect(client)
-        return state, await measure(client, [node.name for node in state.gpu_nodes])
+        measured = await measure(client, [node.name for node in state.gpu_nodes])
+        if output is not ListOutput.WIDE:
+            return state, measured, []
+        sessions, templates = await asyncio.gather(
+            client.list(SESSIONS, into=VDISession), client.list(TEMPLATES, into=VDITemplate)
+        )
+        return state, measured, user_lines(sessions, templates, now_utc())
 
     with _errors_in_words(connection):
-        state, measured = connection.run(look)
-    print_object(status_data(state, measured), output, lambda: status_lines(state, measured))
+        state, measured, users = connection.run(look)
+    if output in (ListOutput.JSON, ListOutput.YAML):
+        print_data(status_data(state, measured), output)
+    elif output is ListOutput.NAME:
+        print_lines(f"node/{node.name}" for node in state.gpu_nodes)
+    else:
+        print_lines([*status_lines(state, measured), *users])
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))

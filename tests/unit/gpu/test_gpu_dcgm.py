@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from support.builders import a_session, a_template
 from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
-from vdi.cli.gpu import status_lines
+from vdi.cli.gpu import status_lines, user_lines
 from vdi.gpu import cluster as measuring
 from vdi.gpu.cluster import measure
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
@@ -151,3 +153,16 @@ def test_unreported_memory_is_unknown() -> None:
     lines = status_lines(configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))}))
     (row,) = [line for line in lines if line.startswith("gpu-c")]
     assert row.split()[-2:] == ["85%", "UNKNOWN"]
+
+
+def test_users_of_gpus_are_listed_with_their_idle_time() -> None:
+    placed = {"phase": "Running", "podName": "p", "nodeName": "gpu-1", "startTime": "2026-11-20T08:00:00Z"}
+    used = a_session("a", template="cad", status=placed | {"lastActivityTime": "2026-11-20T09:00:00Z"})
+    others = [a_session("b", status=placed), a_session("c", template="cpu", status=placed), a_session("d")]
+    cad = a_template("cad", resources={"defaultGPU": 2}, lifecycle={"idleTimeout": "8h"})
+    templates = [cad, a_template("cpu", resources={"defaultGPU": 0})]
+    lines = user_lines([used, *others], templates, datetime(2026, 11, 20, 10, tzinfo=UTC))
+    assert [line.split() for line in lines[2:]] == [
+        ["gpu-1", "1", "alice@example.com", "b", "2h", "-"],
+        ["gpu-1", "2", "alice@example.com", "a", "2h", "1h"],
+    ]
