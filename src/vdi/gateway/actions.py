@@ -20,13 +20,15 @@ from vdi.api.schedule import SessionSchedule
 from vdi.api.session import MAX_END_MESSAGE, GuestRole, PlannedEnd, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import ActionDenied, FieldProblem, refused_by_cluster
+from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
 from vdi.gateway.starting import Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
+from vdi.gateway.store.banner import MAX_CHARACTERS, Banner
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
+from vdi.printable import is_printable
 from vdi.session.actions import (
     Extend,
     PlanEnd,
@@ -66,6 +68,7 @@ class Actions:
     context: GatewayContext
     starter: Starter
     audit: Audit
+    banner: Banner
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
         """Create a session. For another user, and with a priority above 0, only as an administrator."""
@@ -165,6 +168,15 @@ class Actions:
                     await self.context.client.delete(
                         CLAIMS, name, namespace=home.namespace, uid=home.uid, into=msgspec.Raw
                     )
+
+    async def set_banner(self, administrator: User, text: str) -> None:
+        """Show a text on all pages of the portal; an empty one: none."""
+        if len(text) > MAX_CHARACTERS or not is_printable(text):
+            raise invalid("text", text[:100], f"at most {MAX_CHARACTERS} printable characters")
+        act = Act(actor=administrator.email, action="banner.set", target="portal", detail={"text": text})
+        with self._counted("set-banner", "portal"):
+            async with self._written(administrator, act):
+                await self.banner.set(text)
 
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the user's own homes. Refused alike where there is none and where it is another user's."""

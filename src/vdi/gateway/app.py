@@ -47,6 +47,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
+from vdi.gateway.store.banner import Banner
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
 from vdi.gateway.web.connection import Connection
@@ -167,7 +168,7 @@ def build_gateway(
     audit = Audit(context.database, context.clock)
     history = History(context)
     starter = Starter(context, QuotaGuard(context, limits, history))
-    actions = Actions(context, starter, audit)
+    actions = Actions(context, starter, audit, Banner(context.database))
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(context, logins=logins, guard=guard, actions=actions, subscriptions=subscriptions, address=address)
     sign_out = SignOut(logins, audit, edge.revoker.end)

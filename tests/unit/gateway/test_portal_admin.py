@@ -17,6 +17,7 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin import PAGE_SIZE, Filter, limit_rows, read_filter, sessions_page
 from vdi.gateway.portal.pages import paged
+from vdi.gateway.store.banner import Banner
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError
 
@@ -129,6 +130,30 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
     await browser.post(path, at=path, all="yes", action="cancel")
     assert not any(stage.cluster.objects[name]["spec"].get("plannedEnd") for name in ("two", "three"))
     assert (await stage.browser(ALICE).post(path, at="/", all="yes", **form)).status_code == 403
+
+
+async def test_banner_is_shown_to_all_escaped_and_audited() -> None:
+    stage = PortalStage()
+    admin, alice = stage.browser(ADMIN), stage.browser(ALICE)
+    text = "<b>Maintenance</b> at 18:00"
+    assert (await admin.post("/admin/banner", at="/admin", text=text)).status_code == 303
+    assert "&lt;b&gt;Maintenance&lt;/b&gt; at 18:00" in (await alice.get("/")).text
+    assert (await stage.services.audit.entries(limit=1))[0].detail == {"text": text}
+    for wrong in ("x" * 201, "a\u202eb"):
+        assert (await admin.post("/admin/banner", at="/admin", text=wrong)).status_code == 422
+    assert (await alice.post("/admin/banner", at="/", text="mine")).status_code == 403
+    await admin.post("/admin/banner", at="/admin", text="")
+    assert "Maintenance" not in (await alice.get("/")).text
+
+
+async def test_banner_of_another_replica_comes_within_seconds() -> None:
+    stage, now = PortalStage(), 10.0
+    ours, theirs = (Banner(stage.context.database, lambda: now) for _ in range(2))
+    assert await ours.read() == ""
+    await theirs.set("Maintenance")
+    assert await ours.read() == ""
+    now = 15.0
+    assert await ours.read() == "Maintenance"
 
 
 def test_the_queue_is_in_its_own_order() -> None:

@@ -235,6 +235,7 @@ class AdminPages(PortalPages):
     def routes(self) -> list[Route]:
         return [
             self._get("/admin", self.overview, admin=True),
+            self._post("/admin/banner", self.set_banner, admin=True),
             self._get("/admin/sessions", self.sessions, admin=True),
             self._post("/admin/sessions", self.plan_ends, admin=True),
             self._get("/admin/templates", self.templates, admin=True),
@@ -268,6 +269,10 @@ class AdminPages(PortalPages):
             period=period,
             intervals=intervals,
         )
+
+    async def set_banner(self, _request: Request, user: User, form: Form) -> Response:
+        await self._services.actions.set_banner(user, form.get("text", ""))
+        return RedirectResponse("/admin", 303)
 
     async def sessions(self, request: Request, user: User) -> Response:
         """GET /admin/sessions: the sessions of all users."""

@@ -135,6 +135,7 @@ class PortalPages:
 
     async def _user(self, request: Request, admin: bool) -> User:
         guard = self._services.guard
+        request.state.banner = await self._services.actions.banner.read()
         return await (guard.require_admin(request) if admin else guard.require(request))
 
     def _page(self, request: Request, user: User, template: str, *, status: int = 200, **context: Any) -> Response:

@@ -46,6 +46,11 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
     op.create_index(op.f("ix_audit_target_uid"), "audit", ["target_uid"], unique=False)
     op.create_table(
+        "banner",
+        sa.Column("text", sa.String(length=200), nullable=False),
+        sa.PrimaryKeyConstraint("text", name=op.f("pk_banner")),
+    )
+    op.create_table(
         "grants",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("handle_hash", sa.String(length=64), nullable=False),
