@@ -1,5 +1,7 @@
 """Lost desktops: what counts as a loss, how many there were in a row, when to retry, when to give up. Pure.
 
+`find_failure` tells people, on every screen alike, that a desktop does not respond or cannot start.
+
     lost (find_loss, or the pod has vanished) ── count_loss ──> status.failures, then the pod is deleted
     pause: 10 s, 20 s, 40 s ... 5 min; none for a first loss that the desktop has no part in
     more than MOST_RESTARTS in a row, or another try would not help: given up (Failed), until someone changes something
@@ -15,13 +17,13 @@ from datetime import datetime, timedelta
 import msgspec
 
 from vdi.api.meta import find_condition
-from vdi.api.session import FailureStatus, VDISession
+from vdi.api.session import FailureStatus, Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain, last_lines
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.cluster.reasons import PodReason
+from vdi.cluster.reasons import LASTING_REASONS, PodReason
 from vdi.cluster.units import format_time, parse_time, pause_after
-from vdi.session.conditions import HOME_BOUND, POD_READY, Reason
+from vdi.session.conditions import CONDITION_TYPES, HOME_BOUND, LASTING_QUEUE_REASONS, POD_READY, READY, Reason
 from vdi.session.effective import Blocked
 from vdi.session.naming import LAST_FAILURE, RESTARTED_AT
 
@@ -58,6 +60,44 @@ _ADVICE: Mapping[str, str] = {
     PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
     PodReason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
 }
+NOT_RESPONDING, CANNOT_START = "Not responding", "Cannot start"
+_HANGS = frozenset({PodReason.NOT_RESPONDING, PodReason.NODE_LOST})
+_STOPS = frozenset({PodReason.CRASH_LOOP, PodReason.OUT_OF_MEMORY})
+# Reasons of a condition that is False with which no start succeeds. The operator and the kubelet may still retry.
+_CANNOT_START = (
+    IMAGE_CODES
+    | (LASTING_REASONS - {PodReason.NODES_CORDONED})
+    | {Reason.TEMPLATE_NOT_FOUND, Reason.OVER_LIMIT, Reason.INVALID_TEMPLATE, Reason.INVALID_SESSION}
+    | {Reason.HOST_TAKEN, Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED}
+    | {PodReason.MISSING_KEY, PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP, PodReason.MISSING_CLAIM}
+    | {PodReason.BAD_POD_CONFIG, PodReason.BAD_MOUNT, PodReason.CANNOT_START}
+    | {PodReason.HOME_NOT_PROVISIONED, PodReason.VOLUME_PERMISSION}
+)
+# Sentences for the desktop's user, where the operator's message is for administrators.
+_FOR_USERS: Mapping[str, str] = {
+    **dict.fromkeys(IMAGE_CODES, "Its image cannot be loaded."),
+    Reason.TEMPLATE_NOT_FOUND: "Its template no longer exists.",
+    Reason.QUOTA_EXCEEDED: "All desktops together have reached a limit of the cluster.",
+    Reason.POD_SECURITY: "The cluster refuses it.",
+    Reason.REFUSED: "The cluster refuses it.",
+    PodReason.NODE_LOST: "The machine that it runs on does not respond.",
+    PodReason.HOME_LOST: "The volume with its files no longer exists.",
+    PodReason.OUT_OF_MEMORY: "It used more memory than its limit and was stopped.",
+    PodReason.CRASH_LOOP: "It stopped each time that it was started.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A desktop that does not respond or cannot start, for people; `details`: a text for the administrator."""
+
+    title: str
+    reason: str
+    # What happened, for its user; empty: `queue_message` of the gateway has the sentence.
+    what: str
+    advice: str
+    since: str
+    details: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,3 +289,46 @@ def _give_up_message(failures: FailureStatus, session: VDISession) -> str:
     else:
         advice = _ADVICE.get(failures.reason, "After the cause is fixed, restart it")
     return f"{failures.message}{times} {advice}: vdi session restart {session.metadata.name}"
+
+
+def find_failure(session: VDISession) -> Failure | None:
+    """The failure that people are told of; None: it runs, starts, waits, or is not meant to run."""
+    status, meta = session.status, session.metadata
+    if session.spec.suspended or meta.deletion_timestamp:
+        return None
+    if status.phase not in (Phase.PENDING, Phase.CREATING, Phase.FAILED):
+        return None
+    steps = (find_condition(status.conditions, kind) for kind in CONDITION_TYPES if kind != READY)
+    broken = [step for step in steps if step and step.status == "False" and _is_failure(session, step.reason)]
+    if not broken and status.phase != Phase.FAILED:
+        return None
+    found = broken[0] if broken else find_condition(status.conditions, READY)
+    reason, message = (found.reason, found.message) if found else ("", "")
+    title, since = NOT_RESPONDING if reason in _HANGS else CANNOT_START, found.last_transition_time if found else ""
+    details = (
+        f"Desktop {meta.name} of {session.spec.user}, template {session.spec.template}\n"
+        f"{title} since {since or meta.creation_timestamp}: {reason or status.phase}\n{status.message or message}"
+    )
+    what = "" if status.queue else _FOR_USERS.get(reason, message or status.message or "The reason is not known.")
+    return Failure(title, reason, what, _advice(reason, status.phase), since, details)
+
+
+def _is_failure(session: VDISession, reason: str) -> bool:
+    """Whether a step of the start with this reason does not pass by itself before long."""
+    status = session.status
+    if reason in LASTING_QUEUE_REASONS:
+        return not (status.queue and status.queue.node_request_time)  # an autoscaler may bring the node
+    # A desktop that has worked is restarted after a crash, and works again in seconds.
+    recovers = reason in _STOPS and status.ready_time and status.phase != Phase.FAILED
+    return not recovers and reason in _CANNOT_START | _HANGS | _STOPS
+
+
+def _advice(reason: str, phase: str) -> str:
+    """The sentence on what the desktop's user can do."""
+    if reason == PodReason.NODE_LOST:
+        return "It is moved to another machine when that is safe. If this takes long, ask your administrator."
+    if reason == PodReason.NOT_RESPONDING:
+        return "Restart it: unsaved work is lost. If that does not help, ask your administrator."
+    if phase == Phase.FAILED and reason not in IMAGE_CODES:
+        return "Ask your administrator. When the cause is fixed, restart it."
+    return "Ask your administrator. It starts by itself when the cause is fixed."

@@ -71,6 +71,15 @@ def test_details_have_queue_warnings_and_failures() -> None:
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
 
 
+def test_a_failure_is_in_note_and_details() -> None:
+    since = "2026-11-20T08:04:00Z"
+    hangs = {"type": "PodReady", "status": "False", "reason": "NotResponding", "lastTransitionTime": since}
+    frozen = session(status={"phase": "Creating", "message": "It hangs.", "conditions": [hangs]})
+    line = f"Failure:   Not responding since {since} (1m ago). Restart it: unsaved work is lost."
+    assert any(shown.startswith(line) for shown in details_lines(SessionDetails(frozen), NOW))
+    assert watch_line(frozen, "alice", NOW) == "08:05:00Z  alice  Creating  not responding  It hangs."
+
+
 def test_an_explanation_is_shown_unless_the_status_has_it() -> None:
     page = SessionDetails(session(status=running(message="Same.")), explanation="Same.")
     assert not [line for line in details_lines(page, NOW) if line.startswith("Why:")]

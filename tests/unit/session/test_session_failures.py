@@ -20,6 +20,7 @@ from vdi.session.failures import (
     Loss,
     count_loss,
     current_failures,
+    find_failure,
     find_failure_block,
     find_loss,
     find_vanished,
@@ -300,3 +301,79 @@ def test_count_is_that_of_losses_since_the_last_good_news(events: list[str]) -> 
             expected = 0
         known: FailureStatus | None = current_failures(session)
         assert (known.count if known else 0) == expected
+
+
+# ---- what people are told
+
+IN_RUN = {"readyTime": "2026-11-20T08:01:00Z"}
+IN_LINE = {"queue": {"reason": "TooLarge"}}
+AUTOSCALED = {"queue": {"reason": "TooLarge", "nodeRequestTime": CREATED}}
+TOLD: list[tuple[str, str, str, dict[str, Any], str | None]] = [
+    # phase, condition that is False, reason, more of the status, title of the failure
+    ("Creating", "PodReady", "NotResponding", IN_RUN, "Not responding"),
+    ("Creating", "PodReady", "NodeLost", IN_RUN, "Not responding"),
+    ("Creating", "PodReady", "Starting", {}, None),
+    ("Creating", "PodReady", "Preparing", {}, None),
+    ("Creating", "PodReady", "ImageNotFound", {}, "Cannot start"),
+    ("Creating", "PodReady", "RegistryUnreachable", {}, "Cannot start"),
+    ("Pending", "PodReady", "ImageNotFound", {}, "Cannot start"),
+    ("Creating", "PodReady", "CrashLoop", {}, "Cannot start"),
+    ("Creating", "PodReady", "CrashLoop", IN_RUN, None),
+    ("Failed", "PodReady", "CrashLoop", IN_RUN, "Cannot start"),
+    ("Failed", "PodReady", "Evicted", IN_RUN, "Cannot start"),
+    ("Failed", "PodReady", "NodeLost", IN_RUN, "Not responding"),
+    ("Pending", "TemplateFound", "TemplateNotFound", {}, "Cannot start"),
+    ("Pending", "Admitted", "QuotaExceeded", {}, "Cannot start"),
+    ("Pending", "HomeBound", "QuotaExceeded", {}, "Cannot start"),
+    ("Pending", "Admitted", "HomeInUse", {}, None),
+    ("Pending", "Admitted", "GPUsBusy", {"queue": {"position": 1, "reason": "GPUsBusy"}}, None),
+    ("Pending", "Admitted", "NodesUnavailable", {"queue": {"reason": "NodesUnavailable"}}, None),
+    ("Pending", "Admitted", "TooLarge", IN_LINE, "Cannot start"),
+    ("Pending", "Admitted", "TooLarge", AUTOSCALED, None),
+    ("Running", "PodReady", "NotResponding", IN_RUN, None),
+    ("Terminating", "PodReady", "ImageNotFound", {}, None),
+    ("Suspended", "Admitted", "TemplateNotFound", {}, None),
+    ("Failed", "", "", {}, "Cannot start"),
+    ("Unheard", "PodReady", "ImageNotFound", {}, None),
+]
+
+
+def told_of(phase: str, kind: str, reason: str, more: dict[str, Any], **spec: Any) -> VDISession:
+    condition = {"type": kind, "status": "False", "reason": reason, "message": "Why.", "lastTransitionTime": CREATED}
+    conditions = [condition] if kind else []
+    return a_session(status={"phase": phase, "message": "Why.", "conditions": conditions, **more}, **spec)
+
+
+@pytest.mark.parametrize(("phase", "kind", "reason", "more", "title"), TOLD)
+def test_people_are_told_of_a_failure(
+    phase: str, kind: str, reason: str, more: dict[str, Any], title: str | None
+) -> None:
+    failure = find_failure(told_of(phase, kind, reason, more))
+    assert (failure.title if failure else None) == title
+    assert find_failure(told_of(phase, kind, reason, more, suspended=True)) is None
+
+
+def test_a_failure_has_the_details_for_the_administrator() -> None:
+    failure = find_failure(told_of("Creating", "PodReady", "ImageNotFound", {}))
+    assert failure is not None
+    assert (failure.what, failure.since) == ("Its image cannot be loaded.", CREATED)
+    assert failure.details.splitlines() == [
+        "Desktop alice-desktop of alice@example.com, template ubuntu-desktop",
+        f"Cannot start since {CREATED}: ImageNotFound",
+        "Why.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "advice"),
+    [
+        ("Creating", "NotResponding", "Restart it: unsaved work is lost."),
+        ("Failed", "ImageNotFound", "It starts by itself when the cause is fixed."),
+        ("Failed", "CrashLoop", "When the cause is fixed, restart it."),
+        ("Pending", "NodeLost", "It is moved to another machine when that is safe."),
+    ],
+)
+def test_a_failure_says_what_its_user_can_do(phase: str, reason: str, advice: str) -> None:
+    failure = find_failure(told_of(phase, "PodReady", reason, {}))
+    assert failure is not None
+    assert advice in failure.advice

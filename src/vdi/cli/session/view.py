@@ -11,6 +11,7 @@ from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, 
 from vdi.printable import escape
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES
 from vdi.session.effective import size_of
+from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
 from vdi.session.schedule import describe_schedule
 from vdi.session.streaming import describe_encoder, describe_renderer
@@ -58,8 +59,9 @@ def phase(session: VDISession) -> str:
 
 
 def _notes(session: VDISession, now: datetime) -> str:
-    """Short notes beside the phase: queue, warnings, failures."""
-    status, notes = session.status, []
+    """Short notes beside the phase: failure, queue, warnings, losses."""
+    status, failure = session.status, find_failure(session)
+    notes = [failure.title.lower()] if failure else []
     if status.queue:
         notes.append(f"number {status.queue.position} in line" if status.queue.position else "no node")
         if status.queue.node_request_time:
@@ -120,6 +122,7 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
     def since(time: str, more: str = "") -> str:
         return f"{time} ({age(time, now)} ago{more})" if time else ""
 
+    failure = find_failure(session)
     began, ready = parse_time(status.start_time), parse_time(status.ready_time)
     took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
     warnings = [state for state in status.conditions if state.type in WARNING_TYPES and state.status == "True"]
@@ -132,6 +135,7 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
             "Phase": phase(session),
             "Message": status.message,
+            "Failure": f"{failure.title} since {since(failure.since)}. {failure.advice}" if failure else "",
             "Queue": _queue(status.queue, now) if status.queue else "",
             "Warnings": "; ".join(warning.message or warning.reason for warning in warnings),
             "Failures": _failures(status.failures, now) if status.failures and status.failures.count else "",
