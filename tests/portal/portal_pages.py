@@ -57,6 +57,13 @@ OF_ADMIN = (
     "/desktops/alice-ubuntu",
 )
 EVERY_PAGE = [(path, ALICE) for path in OF_ALICE] + [(path, ADMIN) for path in OF_ADMIN]
+HANGS = {
+    "type": "PodReady",
+    "status": "False",
+    "reason": "NotResponding",
+    "message": "The desktop was ready, but now it does not answer its health check in time.",
+    "lastTransitionTime": "2026-11-20T11:54:00Z",
+}
 EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
 
 
@@ -74,7 +81,8 @@ def other_pages(server: Server) -> dict[str, str]:
 
     def wait_page(session: VDISession) -> str:
         stage = describe(session, Role.OWNER)
-        shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now}
+        note = "Files here are deleted when this desktop ends." if stage.key == "starting" else ""
+        shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note}
         page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
         return fill("wait.html", **shown, **page, owner="")
 
@@ -123,6 +131,7 @@ def other_pages(server: Server) -> dict[str, str]:
         "/of/wait-queued": wait_page(queued),
         "/of/wait-starting": waiting({"phase": "Creating", "message": "The image is being fetched."}),
         "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
+        "/of/wait-hangs": waiting({"phase": "Creating", "conditions": [HANGS]}),
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
         "/of/door": fill("door.html", title="No access", message="m", again="/"),
         "/of/transport": fill(

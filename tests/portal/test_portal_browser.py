@@ -127,7 +127,7 @@ def test_a_card_follows_its_desktop_and_the_focus_stays(browser: Browser, server
         server.do(lambda: server.stage.put(running("from-elsewhere", template="firefox")))
         expect(guest.page.get_by_role("heading", name="from-elsewhere")).to_be_visible()
         server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
-        expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Failed")
+        expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Cannot start")
         assert quiet(guest) == []
 
 

@@ -98,6 +98,23 @@ def retained_claim(session: VDISession) -> str | None:
     return session.status.home_claim if session.status.home_claim != own else None
 
 
+def keeps_files(session: VDISession, template: VDITemplate | None) -> tuple[bool, bool]:
+    """Whether the desktop has a home, and whether that outlives it."""
+    if session.status.home_claim or template is None:
+        retained = retained_claim(session) is not None
+        return retained or bool(session.status.home_claim), retained
+    home = resolve_home(session, template, {})
+    return home is not None, home is not None and home.retain
+
+
+def files_note(session: VDISession, template: VDITemplate | None) -> str:
+    """When the desktop's files are deleted, for its user; empty: they outlive it."""
+    has_home, outlives = keeps_files(session, template)
+    if outlives:
+        return ""
+    return f"Files here are deleted when this desktop ends{'' if has_home else ', is suspended or restarts'}."
+
+
 def own_claim(session: VDISession) -> str | None:
     """The claim that is deleted with this session; None: it has none."""
     own, requested = home_names(session)[2], session.spec.persistence or SessionPersistence()

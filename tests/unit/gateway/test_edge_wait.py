@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.builders import a_template
 from unit.gateway.api_stream import Events, events_of
 from unit.gateway.edge_stage import (
     GUEST,
@@ -369,6 +370,31 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
     assert stage.key == key
     assert stage.may_resume == (key == "suspended" and role in (Role.OWNER, Role.COLLABORATOR))
     assert stage.title
+
+
+async def test_a_desktop_that_hangs_is_a_failure_with_a_way_out(stage: EdgeStage) -> None:
+    hangs = Condition(POD_READY, "False", "NotResponding", "It hangs.", "2026-11-20T11:54:00Z")
+    now(stage, status={"phase": Phase.CREATING, "conditions": (hangs,)}, spec=shared_with(GUEST, "viewer"))
+    page = (await (await stage.logged_in(OWNER)).open(address())).text
+    for words in (
+        "<h1>Not responding</h1>",
+        "It hangs.",
+        '/desktops/alice-desktop/restart"',
+        '<time datetime="2026-11-20T11:54:00Z">',
+        'data-copy="Desktop alice-desktop of',
+        '<noscript><meta http-equiv="refresh" content="5">',
+    ):
+        assert words in page
+    assert not re.search(r"<progress|<li class=", page)
+    guests = (await (await stage.logged_in(GUEST)).open(address())).text
+    assert ("It hangs." in guests, "/restart" in guests) == (True, False)
+
+
+async def test_a_desktop_without_a_home_says_so_while_it_starts(stage: EdgeStage) -> None:
+    stage.world.templates.observe(a_template("bare", persistence={"enabled": False}))
+    now(stage, spec={"template": "bare"}, status=in_line())
+    browser = await stage.logged_in(OWNER)
+    assert "Files here are deleted when this desktop ends" in (await browser.open(address())).text
 
 
 def test_a_viewer_without_a_picture_reads_why() -> None:

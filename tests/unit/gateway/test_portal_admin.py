@@ -156,6 +156,17 @@ async def test_banner_of_another_replica_comes_within_seconds() -> None:
     assert await ours.read() == "Maintenance"
 
 
+async def test_a_desktop_that_hangs_counts_as_failed() -> None:
+    stage = PortalStage()
+    hangs = {"type": "PodReady", "status": "False", "reason": "NotResponding", "message": "It hangs."}
+    status = {"phase": "Creating", "podName": "p", "message": "It hangs.", "conditions": [hangs]}
+    stage.put(a_template(), a_session(status=status))
+    assert "0 starting" in (text := text_of((await stage.browser(ADMIN).get("/admin")).text))
+    assert "1 failed" in text
+    row = text_of((await stage.browser(ADMIN).get("/admin/sessions?phase=Failed")).text)
+    assert "Not responding It hangs." in row
+
+
 def test_the_queue_is_in_its_own_order() -> None:
     stage = PortalStage()
     for name, place in (("third", 3), ("first", 1), ("no-room", 0), ("second", 2)):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from unit.gateway.portal_stage import BOB, PortalStage, a_session, a_template, running, text_of
+from vdi.api.session import VDISession
 
 # A primary button: its class says nothing else.
 _STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
@@ -34,6 +35,48 @@ async def test_one_action_of_a_card_stands_out(
     (card,) = cards((await stage.browser().get("/")).text)
     assert _STANDS_OUT.findall(card) == [action]
     assert line in text_of(card)
+
+
+def failing(reason: str, name: str = "alice-desktop") -> VDISession:
+    at = "2026-11-20T11:54:00Z"
+    pod = {"type": "PodReady", "status": "False", "reason": reason, "message": f"{reason}.", "lastTransitionTime": at}
+    status = {"phase": "Creating", "podName": name, "message": f"{reason}.", "conditions": [pod]}
+    return a_session(name, status=ON_DESKTOP | status)
+
+
+@pytest.mark.parametrize(
+    ("reason", "title", "told", "actions"),
+    [
+        ("NotResponding", "Not responding", "NotResponding. Restart it: unsaved work is lost.", ["Restart"]),
+        ("ImageNotFound", "Cannot start", "Its image cannot be loaded. Ask your administrator.", ["Restart"]),
+    ],
+)
+async def test_a_failing_desktop_says_what_happened_and_what_to_do(
+    reason: str, title: str, told: str, actions: list[str]
+) -> None:
+    stage = PortalStage()
+    stage.put(a_template(), failing(reason))
+    for path in ("/", "/desktops/alice-desktop"):
+        page = (await stage.browser().get(path)).text
+        assert f"{title} {told}" in text_of(page)
+        assert _STANDS_OUT.findall(page) == actions
+        assert 'class="badge failed"' in page
+        assert "<progress" not in page
+        assert 'Since <time datetime="2026-11-20T11:54:00Z">' in page
+        assert f"template ubuntu\n{title} since 2026-11-20T11:54:00Z: {reason}\n{reason}." in page
+
+
+async def test_files_that_do_not_outlive_a_desktop_are_announced() -> None:
+    stage = PortalStage()
+    stage.put(a_template(persistence={"enabled": False}), running())
+    assert "Files here are deleted when this desktop ends, is suspended or restarts." in text_of(
+        (await stage.browser().get("/desktops/alice-desktop")).text
+    )
+    assert "has no home folder" in (await stage.browser().get("/catalogue/ubuntu")).text
+    stage.put(a_template(persistence={"scope": "Session"}))
+    assert "deleted when this desktop ends." in (await stage.browser().get("/desktops/alice-desktop")).text
+    stage.put(a_template())
+    assert "Files here" not in (await stage.browser().get("/desktops/alice-desktop")).text
 
 
 async def test_no_action_stands_out_where_none_is_possible() -> None:

@@ -33,6 +33,8 @@ from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import StreamLimit, sse_event
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
+from vdi.session.failures import Failure, find_failure
+from vdi.session.homes import files_note
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
@@ -73,6 +75,9 @@ class Stage:
     may_resume: bool = False
     # Whether the portal offers this user something to do about it.
     manage: bool = False
+    failure: Failure | None = None
+    # The portal's page that restarts the desktop; empty: there is none to restart, or this user may not.
+    restart: str = ""
 
 
 GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
@@ -99,9 +104,11 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
         return Stage("denied", "You cannot view this desktop", denied)
     if status.phase == Phase.RUNNING:
         return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
-    if status.phase == Phase.FAILED:
-        message = status.message or "The reason is not known."
-        return Stage("failed", "The desktop could not be started", message, _steps(session), manage=mine)
+    if failure := find_failure(session):
+        may = status.phase != Phase.PENDING and Action.RESTART in ACTIONS[role]
+        restart = f"/desktops/{session.metadata.name}/restart" if may else ""
+        message = failure.what or queue_message(session)
+        return Stage("failed", failure.title, message, manage=mine, failure=failure, restart=restart)
     if status.queue is not None:
         place = status.queue.position
         return Stage(
@@ -247,7 +254,7 @@ class WaitingPage:
             name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
             **self._way_in(admitted.session, next_path),
-            **self._shown(stage, next_path),
+            **self._shown(session, stage, next_path),
         )
         response.headers.update(OURS)
         self.authorizer.renew_cookie(response, admitted.token)
@@ -272,9 +279,10 @@ class WaitingPage:
         topic = session_topic(admitted.session.metadata.name)
         with self.subscriptions.subscribe(None, {topic}) as subscription:
             while True:
-                stage = self._stage(self.context.cluster.by_uid(uid), admitted)
+                session = self.context.cluster.by_uid(uid)
+                stage = self._stage(session, admitted)
                 if stage != before:
-                    shown = self._shown(stage, next_path)
+                    shown = self._shown(session, stage, next_path)
                     fragments = {
                         name: self._renderer.fill(request, f"wait_{name}.html", **shown)
                         for name in ("summary", "steps")
@@ -324,9 +332,11 @@ class WaitingPage:
             opens = opened(next_path, with_token=template is None or takes_tokens(template.spec))
         return {"health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH, "opens": opens}
 
-    def _shown(self, stage: Stage, next_path: str) -> dict[str, Any]:
+    def _shown(self, session: VDISession | None, stage: Stage, next_path: str) -> dict[str, Any]:
+        template = self.context.cluster.template(session.spec.template) if session else None
         return {
             "stage": stage,
+            "files_note": files_note(session, template) if session and stage.key in ("queued", "starting") else "",
             "now": self.context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }

@@ -39,6 +39,7 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count
 from vdi.session.actions import plannable
+from vdi.session.failures import find_failure
 from vdi.session.lifetime import idle_since, max_timeout
 from vdi.session.users import normal_user
 
@@ -57,6 +58,9 @@ _NOTHING_HOURS = 0.05
 
 
 def _phase(session: VDISession) -> str:
+    """The phase in which administrators count it: a desktop that hangs or cannot start has failed."""
+    if find_failure(session):
+        return Phase.FAILED
     return Phase.TERMINATING if session.metadata.deletion_timestamp else session.status.phase or Phase.PENDING
 
 
@@ -165,9 +169,9 @@ def overview_pieces(services: Services, user: User) -> Pieces:
     for session in cluster.sessions.values():
         phase = _phase(session)
         phases[phase] += 1
-        if session.status.pod_name and phase in (Phase.RUNNING, Phase.CREATING):
+        if session.status.pod_name and phase in (Phase.RUNNING, Phase.CREATING, Phase.FAILED):
             gpus += gpus_of(session, cluster.template(session.spec.template))
-        if session.status.queue and phase == Phase.PENDING:
+        if session.status.queue and phase in (Phase.PENDING, Phase.FAILED):
             queue.append(session)
     queue.sort(key=_place)
     waiting = [view_of(services, session, user) for session in queue[:QUEUE_SHOWN]]

@@ -20,7 +20,8 @@ from vdi.gateway.web.template_filters import in_words, left, ordinal
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, TEMPLATE_FOUND, Reason
 from vdi.session.effective import size_of
-from vdi.session.homes import resolve_home, retained_claim
+from vdi.session.failures import Failure, find_failure
+from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
 
 _WARNINGS = {
@@ -64,6 +65,9 @@ class Notice:
     text: str
     # Action that helps, if there is one on the page.
     action: str = ""
+    # Of a failure: since when, and a text to copy for the administrator.
+    since: str = ""
+    details: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,9 @@ class DesktopView:
     role: str
     # As in `status.phase`; Terminating as soon as it is being deleted.
     phase: str
-    # The phase in words, with the position in the queue.
+    # The phase or the failure in words, with the position in the queue.
     state: str
+    failure: Failure | None
     message: str
     notices: tuple[Notice, ...]
     # Actions that are possible now and allowed for this user, by the names in `rights.Action`.
@@ -114,12 +119,14 @@ class DesktopView:
     has_home: bool
     # Whether its files are there for another desktop when it has ended.
     keeps_files: bool
+    # What happens to its files, where they do not outlive it.
+    files_note: str
     now: datetime
 
     @property
     def state_class(self) -> str:
         """CSS class of the state's badge."""
-        return (self.phase or Phase.PENDING).lower()
+        return "failed" if self.failure else (self.phase or Phase.PENDING).lower()
 
     @property
     def moving(self) -> bool:
@@ -153,7 +160,13 @@ def desktop_view(
     ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
     gpu, memory, cpu, ephemeral_storage = _size(session, template)
     sees_guests = role is Role.OWNER or user.admin
-    has_home, keeps_files = _files(session, template)
+    has_home, outlives = keeps_files(session, template)
+    failure = find_failure(session)
+    message = status.message if user.admin else queue_message(session)
+    notices = _notices(session, phase, template, cluster, now)
+    if failure:
+        told = message if user.admin else f"{failure.what or message} {failure.advice}"
+        notices.append(Notice("bad", failure.title, told, since=failure.since, details=failure.details))
     return DesktopView(
         name=meta.name,
         uid=meta.uid,
@@ -165,9 +178,10 @@ def desktop_view(
         mine=role is Role.OWNER,
         role=role.value if role else "administrator",
         phase=phase,
-        state=_state(phase, status.queue),
-        message=status.message if user.admin else queue_message(session),
-        notices=tuple(_notices(session, phase, template, cluster, now)),
+        state=failure.title if failure else _state(phase, status.queue),
+        failure=failure,
+        message=message,
+        notices=tuple(notices),
         actions=frozenset(_actions(session, phase, user, now)),
         # It becomes a link: an address such as javascript:... must not.
         url=status.url if status.url.startswith("https://") else "",
@@ -181,18 +195,10 @@ def desktop_view(
         idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
-        keeps_files=keeps_files,
+        keeps_files=outlives,
+        files_note=files_note(session, template),
         now=now,
     )
-
-
-def _files(session: VDISession, template: VDITemplate | None) -> tuple[bool, bool]:
-    """Whether it has a home, and whether that outlives it."""
-    if session.status.home_claim or template is None:
-        retained = retained_claim(session) is not None
-        return retained or bool(session.status.home_claim), retained
-    home = resolve_home(session, template, {})
-    return home is not None, home is not None and home.retain
 
 
 def template_title(template: VDITemplate | None, name: str) -> str:
@@ -251,9 +257,7 @@ def _notices(
             action = Action.EXTEND if can_extend else ""
             text += "" if can_extend else f" It already has the maximum of {max_timeout(template, cluster)}."
         found.append(Notice("warn", _WARNINGS[condition.type], text, action))
-    if phase == Phase.FAILED:
-        found.append(Notice("bad", "This desktop cannot run", status.message))
-    elif status.failures and status.failures.count:
+    if status.failures and status.failures.count and phase != Phase.FAILED:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
         found.append(Notice("warn", f"It failed {times}", status.failures.message))
     found += [
