@@ -158,4 +158,4 @@ async def test_redirect_is_not_cached_for_the_next_user(edge: TraefikStage, alic
     await arrived(edge, page)
     now(edge, spec={"access": ()})
     await page.goto(edge.url())
-    await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
+    await expect(page.get_by_role("heading", name="This desktop is no longer shared with you")).to_be_visible()

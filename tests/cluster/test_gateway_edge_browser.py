@@ -159,7 +159,7 @@ async def test_guest_is_told_that_the_share_was_revoked(edge: TraefikStage, chro
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
     now(edge, spec={"access": ()})
-    await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
+    await expect(page.get_by_role("heading", name="This desktop is no longer shared with you")).to_be_visible()
 
 
 async def test_desktop_opens_without_javascript(edge: TraefikStage, chromium: Browser) -> None:

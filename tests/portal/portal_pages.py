@@ -64,6 +64,7 @@ HANGS = {
     "message": "The desktop was ready, but now it does not answer its health check in time.",
     "lastTransitionTime": "2026-11-20T11:54:00Z",
 }
+ENDED = "You ended it at 2026-11-20T11:54:00Z. Files in your home folder are kept."
 EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
 
 
@@ -133,7 +134,8 @@ def other_pages(server: Server) -> dict[str, str]:
         "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
         "/of/wait-hangs": waiting({"phase": "Creating", "conditions": [HANGS]}),
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
-        "/of/door": fill("door.html", title="No access", message="m", again="/"),
+        "/of/door": fill("door.html", title="No access", message="m", again="/", start="", now=now),
+        "/of/ended": fill("door.html", title="Ended", message=ENDED, again="", start="blender", now=now),
         "/of/transport": fill(
             "transport.html",
             name="alice-maps",

@@ -170,7 +170,15 @@ def build_gateway(
     starter = Starter(context, QuotaGuard(context, limits, history))
     actions = Actions(context, starter, audit, Banner(context.database))
     subscriptions = Subscriptions(context.cluster)
-    edge = Edge(context, logins=logins, guard=guard, actions=actions, subscriptions=subscriptions, address=address)
+    edge = Edge(
+        context,
+        logins=logins,
+        guard=guard,
+        actions=actions,
+        subscriptions=subscriptions,
+        history=history,
+        address=address,
+    )
     sign_out = SignOut(logins, audit, edge.revoker.end)
     login = Login(
         LoginServices(

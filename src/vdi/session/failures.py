@@ -92,7 +92,6 @@ class Failure:
     """A desktop that does not respond or cannot start, for people; `details`: a text for the administrator."""
 
     title: str
-    reason: str
     # What happened, for its user; empty: `queue_message` of the gateway has the sentence.
     what: str
     advice: str
@@ -310,7 +309,7 @@ def find_failure(session: VDISession) -> Failure | None:
         f"{title} since {since or meta.creation_timestamp}: {reason or status.phase}\n{status.message or message}"
     )
     what = "" if status.queue else _FOR_USERS.get(reason, message or status.message or "The reason is not known.")
-    return Failure(title, reason, what, _advice(reason, status.phase), since, details)
+    return Failure(title, what, _advice(reason, status.phase), since, details)
 
 
 def _is_failure(session: VDISession, reason: str) -> bool:

@@ -154,6 +154,11 @@ def host_label(*, namespace: str, session_name: str, user: str, key: bytes) -> s
     return _shorten(session_name, _base32(raw, _HOST_HASH_LENGTH), LABEL_LIMIT)
 
 
+def is_label_of(label: str, session_name: str) -> bool:
+    """Whether this may be the host label of a session of this name: without the key, its hash is not checked."""
+    return label in (session_name, _shorten(session_name, label[-_HOST_HASH_LENGTH:], LABEL_LIMIT))
+
+
 def reservation_name(label: str) -> str:
     """The name of the ConfigMap that records who owns a host label."""
     return _RESERVATION + label

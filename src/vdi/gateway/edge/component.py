@@ -24,6 +24,7 @@ from vdi.gateway.edge.tokens import KeyRing
 from vdi.gateway.edge.verify import BasicAuth, Verify
 from vdi.gateway.edge.wait import WaitingPage
 from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
+from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -56,6 +57,7 @@ class Edge(Component):
         guard: Guard,
         actions: Actions,
         subscriptions: Subscriptions,
+        history: History,
         address: Callable[[VDISession], str] | None = None,
     ) -> None:
         settings = context.settings
@@ -100,6 +102,7 @@ class Edge(Component):
             authorizer=authorizer,
             revoker=self.revoker,
             tables=self.tables,
+            history=history,
         )
         self._waiting = WaitingPage(
             context=context,

@@ -22,6 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
+from vdi.gateway.edge.absence import explain_absence
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.headers import (
     DESKTOP_COOKIE,
@@ -37,6 +38,7 @@ from vdi.gateway.edge.headers import (
 from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.edge.selkies import find_first_page
 from vdi.gateway.edge.token_tables import TokenTablePublisher
+from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, hash_of
 from vdi.gateway.rights import ACTIONS, Action, User, role_in
@@ -76,6 +78,7 @@ class TicketHandoff:
     authorizer: Authorizer
     revoker: Revoker
     tables: TokenTablePublisher
+    history: History
 
     async def start(self, request: Request) -> Response:
         """Send the browser to the portal. Does not tell whether there is a desktop here."""
@@ -100,6 +103,9 @@ class TicketHandoff:
             return self._page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
         session = self.context.cluster.by_host(label)
         if session is None or role_in(session, user.email, self.context.clock()) is None:
+            cluster, grants = self.context.cluster, self.authorizer.store
+            if absence := await explain_absence(cluster, self.history, grants, user, label, session):
+                return self._page(request, *absence[:2], 403, start=absence[2])
             # One sentence for both: others must not learn whether a desktop exists.
             return self._page(
                 request,
@@ -204,10 +210,13 @@ class TicketHandoff:
     def _signed_out(self, request: Request, next_path: str) -> Response:
         return self._page(request, "Your sign-in has ended", _AGAIN, 403, next_path)
 
-    def _page(self, request: Request, title: str, message: str, status: int, again: str = "") -> Response:
-        """A refusal for people. `again`: path of the button on this host."""
+    def _page(
+        self, request: Request, title: str, message: str, status: int, again: str = "", start: str = ""
+    ) -> Response:
+        """A refusal for people. `again`: path of the button on this host; `start`: template of a new desktop."""
+        shown = {"title": title, "message": message, "again": again, "start": start}
         response = Renderer(self.context.settings).render(
-            request, "door.html", status=status, title=title, message=message, again=again
+            request, "door.html", status=status, now=self.context.clock(), **shown
         )
         response.headers.update(OURS)
         return response

@@ -65,9 +65,7 @@ class Notice:
     text: str
     # Action that helps, if there is one on the page.
     action: str = ""
-    # Of a failure: since when, and a text to copy for the administrator.
-    since: str = ""
-    details: str = ""
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ def desktop_view(
     notices = _notices(session, phase, template, cluster, now)
     if failure:
         told = message if user.admin else f"{failure.what or message} {failure.advice}"
-        notices.append(Notice("bad", failure.title, told, since=failure.since, details=failure.details))
+        notices.append(Notice("bad", failure.title, told, failure=failure))
     return DesktopView(
         name=meta.name,
         uid=meta.uid,

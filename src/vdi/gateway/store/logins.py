@@ -274,6 +274,10 @@ class GrantStore:
             grants.c.ended.is_(None), *(column == value for column, value in named.items() if value is not None)
         )
 
+    async def was_in(self, session_uid: str, user: str) -> bool:
+        """Whether this user has entered this session, as far back as grants are kept."""
+        return bool(await self._find(grants.c.session_uid == session_uid, grants.c.user == user))
+
     async def open_of_ended_logins(self, now: datetime, token_prefix: str) -> list[Grant]:
         """Grants that have not ended, though the login or API token that they were made with has ended or expired.
 

@@ -66,6 +66,8 @@
       take(update.stage);
       if (update.stage === "gone" || update.stage === "again") events.close();
       if (update.stage === "again") location.replace(waits);
+      /* By then the history knows what happened, and the portal tells the owner. */
+      if (update.stage === "gone" && "mine" in page.dataset) setTimeout(() => location.replace(waits), 3000);
     });
     /* A page whose stream is refused (429: too many are open; 503: the gateway is away) loads itself again when the
        gateway answers, each time after a longer pause. */
