@@ -1,5 +1,6 @@
 """Patience belongs to a cause, and a desktop that was ready before is not slow."""
 
+import re
 from typing import Any
 
 import pytest
@@ -113,6 +114,14 @@ def slow(note: str, cpu: str = "2") -> Finding:
 )
 def test_slow_start_says_how_its_probe_fails(note: str, words: str) -> None:
     assert words in slow(note).message
+
+
+def test_slow_start_names_the_part_that_took_the_time() -> None:
+    cluster = Cluster()
+    cluster.not_ready(phase="Running")
+    (finding,) = cluster.findings()
+    words = r"It has been starting for \d+ s\. \w+( s)? of that is the desktop itself: its readiness probe has not passed"
+    assert re.match(words, finding.message)
 
 
 @pytest.mark.parametrize(("cpu", "advised"), [("500m", True), ("2", False)])

@@ -435,8 +435,8 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         where, remedy = _slow_stage(stage, diagnosis, pod)
         yield diagnosis.finding(
             "start_slow",
-            f"Its start {'took' if pod.ready else 'has taken'} {int(took)} s{'' if pod.ready else ' so far'}:"
-            f" {int(stages[stage])} s of that {where}.",
+            f"{'Its start took' if pod.ready else 'It has been starting for'} {int(took)} s."
+            f" {'All' if int(stages[stage]) == int(took) else f'{int(stages[stage])} s'} of that is {where}.",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages.items())],
             remedy=remedy,
         )
@@ -448,16 +448,19 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
     edit = f"kubectl edit vditemplate {template}"
     if stage == "schedule":
         command = "kubectl --namespace kube-system get pods -l component=kube-scheduler"
-        return "until a node was found", Remedy.run(command)
+        return "the search for a node", Remedy.run(command)
     if stage == "prepare":
         command = merge_patch("vditemplate", template, {"spec": {"prePull": True}})
-        return "on the node, for image and volume", Remedy("Pull the image in advance.", (command,))
-    where, how = "in the desktop itself, until its probe passed", explain_probe(diagnosis.observed.start_state(pod))
+        return "image and volume, on the node", Remedy("Pull the image in advance.", (command,))
+    where, how = (
+        "the desktop itself, until its readiness probe passed",
+        explain_probe(diagnosis.observed.start_state(pod)),
+    )
     if answer and answer.reason == PodReason.PROBE_REFUSED:
         remedy = Remedy("Correct the template, then restart the desktop.", (edit, diagnosis.restart_command))
-        return f"in the desktop itself. {answer.sentence.rstrip('.')}", remedy
-    if answer and how:
-        where = f"in the desktop itself, and {how}"
+        return f"the desktop itself. {answer.sentence.rstrip('.')}", remedy
+    if answer:
+        where = f"the desktop itself: {how or 'its readiness probe has not passed'}"
     if isinstance(desktop, Desktop) and amount("cpu", desktop.cpu) < _ENOUGH_MILLICPU:
         sentence = f"Raise the CPU limit ({desktop.cpu}), or keep desktops ready in a VDIPool."
         return where, Remedy(sentence, (edit,))
