@@ -60,7 +60,6 @@ _ADVICE: Mapping[str, str] = {
     PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
     PodReason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
 }
-NOT_RESPONDING, CANNOT_START = "Not responding", "Cannot start"
 _HANGS = frozenset({PodReason.NOT_RESPONDING, PodReason.NODE_LOST})
 _STOPS = frozenset({PodReason.CRASH_LOOP, PodReason.OUT_OF_MEMORY})
 # Reasons of a condition that is False with which no start succeeds. The operator and the kubelet may still retry.
@@ -78,8 +77,7 @@ _FOR_USERS: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "Its image cannot be loaded."),
     Reason.TEMPLATE_NOT_FOUND: "Its template no longer exists.",
     Reason.QUOTA_EXCEEDED: "All desktops together have reached a limit of the cluster.",
-    Reason.POD_SECURITY: "The cluster refuses it.",
-    Reason.REFUSED: "The cluster refuses it.",
+    **dict.fromkeys((Reason.POD_SECURITY, Reason.REFUSED), "The cluster refuses it."),
     PodReason.NODE_LOST: "The machine that it runs on does not respond.",
     PodReason.HOME_LOST: "The volume with its files no longer exists.",
     PodReason.OUT_OF_MEMORY: "It used more memory than its limit and was stopped.",
@@ -303,7 +301,7 @@ def find_failure(session: VDISession) -> Failure | None:
         return None
     found = broken[0] if broken else find_condition(status.conditions, READY)
     reason, message = (found.reason, found.message) if found else ("", "")
-    title, since = NOT_RESPONDING if reason in _HANGS else CANNOT_START, found.last_transition_time if found else ""
+    title, since = "Not responding" if reason in _HANGS else "Cannot start", found.last_transition_time if found else ""
     details = (
         f"Desktop {meta.name} of {session.spec.user}, template {session.spec.template}\n"
         f"{title} since {since or meta.creation_timestamp}: {reason or status.phase}\n{status.message or message}"

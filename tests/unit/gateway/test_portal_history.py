@@ -4,11 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from unit.gateway.gateway_stage import NOW
-from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, text_of
+from unit.gateway.gateway_stage import NOW, a_past
+from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_template, running, text_of
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import PAGE_SIZE, run_time, timeline_of
+from vdi.gateway.store.audit import Act
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 
@@ -148,6 +149,21 @@ def test_what_happened_is_reported_newest_first() -> None:
     )
     assert [(each.what, each.more) for each in timeline_of(one)][-3:] == [
         ("Ready", "after 2.0 s"),
-        ("Requested", ""),
         ("Started", "after 4.0 s in line"),
+        ("Requested", ""),
     ]
+
+
+async def test_what_happened_has_restarts_and_seconds(stage: PortalStage) -> None:
+    stage.put(a_template(), running())
+    stage.remember(a_past("uid-alice-desktop", created=NOW - timedelta(hours=1)))
+    for actor, uid, outcome in (
+        (ALICE.email, "uid-alice-desktop", "done"),
+        ("bob@example.com", "uid-of-an-earlier-one", "done"),
+        ("eve@example.com", "uid-alice-desktop", "Conflict"),
+    ):
+        act = Act(actor=actor, action="session.restart", target="alice-desktop", uid=uid)
+        await stage.services.audit.record(act, outcome)
+    page = text_of((await stage.browser().get("/desktops/alice-desktop")).text)
+    assert f"Restarted by {ALICE.email} 20 Nov 2026, 12:00:00 UTC Requested 20 Nov 2026, 11:00:00 UTC" in page
+    assert page.count("Restarted") == 1

@@ -58,8 +58,7 @@ _NOTHING_HOURS = 0.05
 
 
 def _phase(session: VDISession) -> str:
-    """The phase in which administrators count it: a desktop that hangs or cannot start has failed."""
-    if find_failure(session):
+    if find_failure(session):  # also one that hangs, or whose start is tried again
         return Phase.FAILED
     return Phase.TERMINATING if session.metadata.deletion_timestamp else session.status.phase or Phase.PENDING
 

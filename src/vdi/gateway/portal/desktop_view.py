@@ -163,8 +163,8 @@ def desktop_view(
     message = status.message if user.admin else queue_message(session)
     notices = _notices(session, phase, template, cluster, now)
     if failure:
-        told = message if user.admin else f"{failure.what or message} {failure.advice}"
-        notices.append(Notice("bad", failure.title, told, failure=failure))
+        text = message if user.admin else f"{failure.what or message} {failure.advice}"
+        notices.append(Notice("bad", failure.title, text, failure=failure))
     return DesktopView(
         name=meta.name,
         uid=meta.uid,

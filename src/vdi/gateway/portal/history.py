@@ -19,6 +19,7 @@ from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
+from vdi.gateway.store.audit import DONE, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
 from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
@@ -41,21 +42,25 @@ class TimelineEntry:
 
 async def read_timeline(services: Services, session: VDISession) -> list[TimelineEntry] | None:
     """Events of a session, newest first; None: the database does not respond."""
+    name, uid = session.metadata.name, session.metadata.uid
     try:
-        past = await services.history.session(session.metadata.uid)
+        past = await services.history.session(uid)
+        acts = await services.audit.entries(limit=_TIMELINE_SIZE, action="session.restart", target=name)
     except DatabaseUnavailableError:
         return None
-    return timeline_of(past)[:_TIMELINE_SIZE] if past else []
+    restarts = [act for act in acts if act.uid == uid and act.outcome == DONE]
+    return timeline_of(past, restarts)[:_TIMELINE_SIZE] if past else []
 
 
-def timeline_of(past: SessionHistory) -> list[TimelineEntry]:
-    """All events that are stored of a session, newest first."""
+def timeline_of(past: SessionHistory, restarts: Sequence[Entry] = ()) -> list[TimelineEntry]:
+    """All events that are stored of a session, newest first; of the same second, the later step first."""
     session = past.session
     found = [TimelineEntry(session.created, "Requested"), *(entry for run in past.runs for entry in _of_run(run))]
     if session.ended and session.end_reason:
         by = f"by {session.ended_by}" if session.ended_by else ""
         found.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
-    return sorted(found, key=lambda entry: entry.at, reverse=True)
+    found += [TimelineEntry(act.at, "Restarted", f"by {act.actor}") for act in restarts]
+    return sorted(found, key=lambda entry: entry.at)[::-1]
 
 
 def _of_run(run: RunRow) -> list[TimelineEntry]:

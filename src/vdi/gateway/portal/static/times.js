@@ -12,6 +12,7 @@
   };
 
   const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
   const ago = (milliseconds) => (milliseconds < MINUTE ? "just now" : `${span(milliseconds)} ago`);
@@ -28,6 +29,8 @@
         return [ago(-ahead), local.format(instant)];
       case "clock":
         return [clock.format(instant), `${local.format(instant)}, ${relative}`];
+      case "exact":
+        return [exact.format(instant), relative];
       default:
         return [local.format(instant), relative];
     }
