@@ -58,6 +58,7 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
         ("VDISession", "plannedEnd", {"time": "2026-11-20T18:00:00Z", "action": "Suspend", "message": message}, said)
         for message, said in (("m" * 201, "may not be more than 200"), ("a\nb", "must have only printable characters"))
     ),
+    *(("VDISession", "timeZone", value, "is not a time zone") for value in ("Local", "Europe Berlin", "../UTC")),
     ("VDISession", "suspended", "yes", SWITCH),
     ("VDISession", "priority", 1001, MOST),
     ("VDISession", "priority", -1001, LEAST),

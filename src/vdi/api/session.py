@@ -13,6 +13,7 @@ from vdi.api.constraints import (
     NOT_A_KEYED_LABEL,
     NOT_ENCODED,
     PRINTABLE,
+    TIME_ZONE,
     VISIBLE,
     Quantity,
     Rule,
@@ -212,6 +213,17 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
             "How long the desktop may be without a connection and without input. After it, the template's "
             "lifecycle.onIdle applies. Default: the template's lifecycle.idleTimeout; no limit if the template has "
             "none."
+        ),
+    ] = None
+    time_zone: Annotated[
+        str | None,
+        doc(
+            "Time zone of the desktop, such as Europe/Berlin (IANA name): its variable TZ. Changes apply at the next "
+            "start; a desktop that a pool has started already keeps its own zone until then. Default: TZ in the "
+            "template's env, or that of the image (UTC).",
+            TIME_ZONE,
+            minLength=1,
+            maxLength=64,
         ),
     ] = None
     suspended: Annotated[

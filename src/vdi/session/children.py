@@ -319,6 +319,8 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
         {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
     ]
+    if desktop.time_zone:
+        ours.append({"name": "TZ", "value": desktop.time_zone})
     if desktop.startup_script:
         ours.append({"name": "VDI_STARTUP_SCRIPT", "value": f"{SCRIPT_FOLDER}/{_SCRIPT_FILE}"})
     if not desktop.gpu:

@@ -28,7 +28,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
 from vdi.session.naming import is_operators_key, refuse_hostname
-from vdi.session.schedule import find_problems, find_session_problem
+from vdi.session.schedule import find_problems, find_session_problem, is_time_zone
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
 # Variables that protect the session. A template that sets one is refused instead of being overruled in silence.
@@ -87,6 +87,8 @@ class Desktop:
 
     image: str
     template_revision: str
+    # IANA name; empty: that of the template's variables or of the image.
+    time_zone: str
     cpu: str
     memory: str
     gpu: int
@@ -180,6 +182,7 @@ def resolve(
     return Desktop(
         image=spec.image,
         template_revision=str(template.metadata.generation),
+        time_zone=session.spec.time_zone or "",
         cpu=cpu,
         memory=memory,
         gpu=gpu,
@@ -227,6 +230,8 @@ def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
         parse_duration(spec.timeout)
     except ValueError as why:
         yield _not_allowed("spec.timeout", spec.timeout, str(why))
+    if spec.time_zone and not is_time_zone(spec.time_zone):
+        yield _not_allowed("spec.timeZone", spec.time_zone, f"{spec.time_zone!r} is not a known time zone")
     if spec.schedule and (problem := find_session_problem(spec.schedule)):
         name, value, allowed = problem
         field = f"spec.schedule.{name}"

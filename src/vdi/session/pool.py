@@ -11,7 +11,7 @@ cannot be attached to a desktop that runs already.
 
 import hmac
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from math import ceil
@@ -138,8 +138,11 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
-    """Equal for two desktops that can replace each other. The key is part of it: their tokens come from it, too."""
-    spec = build_spec(desktop, "", settings.agent_port)
+    """Equal for two desktops that can replace each other. The key is part of it: their tokens come from it, too.
+
+    The time zone is no part of it: almost every session has one, and a desktop at once is worth more.
+    """
+    spec = build_spec(replace(desktop, time_zone=""), "", settings.agent_port)
     parts = msgspec.json.encode((template, spec, desktop.pod_template.metadata), order="deterministic")
     return hmac.digest(key, parts, "sha256").hex()[:16]
 
@@ -185,7 +188,7 @@ def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_passw
             f"A new desktop is started: desktops of the pool {pool!r} already run, and a home volume cannot be "
             "attached to them. A session with spec.persistence.enabled: false gets one immediately."
         )
-    names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision")]
+    names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision", "time_zone")]
     differing = [name for name in names if getattr(desktop, name) != getattr(offered, name)]
     if not differing:
         return None

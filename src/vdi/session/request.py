@@ -83,6 +83,10 @@ class SessionRequest(
     idle_timeout: Annotated[
         Length | None, Meta(description="How long the desktop may be idle, such as 30m. Default: the template's value.")
     ] = None
+    time_zone: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=64)] | None,
+        Meta(description="Time zone of the desktop, such as Europe/Berlin (IANA name). Default: the template's value."),
+    ] = None
     hostname: Annotated[
         Name | None,
         Meta(

@@ -72,7 +72,7 @@ class Closing:
 
 def find_problems(schedule: PoolSchedule | TemplateSchedule) -> Iterator[str]:
     """Problems of a schedule, one sentence for each field."""
-    if not _is_zone(schedule.time_zone):
+    if not is_time_zone(schedule.time_zone):
         yield f"spec.schedule.timeZone: {schedule.time_zone!r} is not a known time zone, such as Europe/Berlin"
         return
     for number, window in enumerate(schedule.windows):
@@ -172,7 +172,7 @@ def find_session_problem(schedule: SessionSchedule) -> tuple[str, str, str] | No
         return "end", schedule.end, "not start, nor the 5 minutes before it, in which the desktop is resumed"
     if not schedule.days or set(schedule.days) - set(Day):
         return "days", ", ".join(schedule.days), f"one or more of {', '.join(Day)}"
-    if not _is_zone(schedule.time_zone):
+    if not is_time_zone(schedule.time_zone):
         return "timeZone", schedule.time_zone, "a known time zone, such as Europe/Berlin"
     return None
 
@@ -266,7 +266,7 @@ def previous_time(cron: str, zone: str, until: datetime) -> datetime | None:
 
 @lru_cache(_CACHED_TIMES)
 def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
-    if not (_is_cron(cron) and _is_zone(zone)):
+    if not (_is_cron(cron) and is_time_zone(zone)):
         return None
     # Start two hours early: within the hour that a clock change repeats, the library counts from its first pass.
     for local in CronSim(cron, (minute - timedelta(hours=2)).astimezone(ZoneInfo(zone))):
@@ -289,7 +289,7 @@ def _first_after(cron: str, zone: str, minute: datetime, found: datetime) -> dat
 
 @lru_cache(_CACHED_TIMES)
 def _previous_time(cron: str, zone: str, minute: datetime) -> datetime | None:
-    if not (_is_cron(cron) and _is_zone(zone)):
+    if not (_is_cron(cron) and is_time_zone(zone)):
         return None
     for local in CronSim(cron, (minute + timedelta(hours=2)).astimezone(ZoneInfo(zone)), reverse=True):
         moment = local.astimezone(UTC)
@@ -308,7 +308,8 @@ def _is_cron(text: str) -> bool:
 
 
 @lru_cache(_CACHED_TIMES)
-def _is_zone(name: str) -> bool:
+def is_time_zone(name: str) -> bool:
+    """Whether this is the name of a time zone, by the database of zones here."""
     if len(name) > _LONGEST_ZONE:
         return False
     try:

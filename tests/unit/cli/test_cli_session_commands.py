@@ -52,7 +52,7 @@ def test_create_sends_only_what_was_typed(vdi: Vdi, fake: FakeCluster) -> None:
 def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     words = "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h --hostname alice"
-    words += " --idle-timeout 30m --priority -5 --ephemeral-storage 9Gi"
+    words += " --idle-timeout 30m --time-zone Asia/Calcutta --priority -5 --ephemeral-storage 9Gi"
     assert vdi(*words.split(), "--home-size", "20Gi", "--delete-home", "-o", "json").code == 0
     assert fake.bodies[0]["metadata"] == {"name": "big", "namespace": "vdi-sessions"}
     assert fake.bodies[0]["spec"] == {
@@ -63,6 +63,7 @@ def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
         "hostname": "alice",
         "timeout": "4h",
         "idleTimeout": "30m",
+        "timeZone": "Asia/Calcutta",
         "priority": -5,
     }
 

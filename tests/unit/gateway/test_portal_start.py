@@ -88,7 +88,7 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage)
     template = stage.world.template("ubuntu")
     assert template
     offered = first_choice(template, ClusterSettings(), ALICE, [])
-    answer = await browser.post(at, at=at, then="open", **offered)
+    answer = await browser.post(at, at=at, then="open", time_zone="Mars/Base", **offered)
     asked = {"user": "alice@example.com", "template": "ubuntu", "timeout": "8h"}
     assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
     assert answer.status_code == 303
@@ -114,6 +114,7 @@ async def test_opening_waits_for_the_address_and_leads_there(
 
 async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
+    fields["time_zone"] = "America/New_York"
     answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
     assert stage.cluster.objects["big"]["spec"] == {
         "user": "alice@example.com",
@@ -121,6 +122,7 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
         "resources": {"gpu": 2, "memory": "16Gi", "cpu": "2"},
         "timeout": "4h",
         "idleTimeout": "30m",
+        "timeZone": "America/New_York",
         "persistence": {"enabled": False},
     }
     assert answer.headers["location"] == "/desktops/big?done=start&name=big"

@@ -93,6 +93,12 @@ def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
     assert keys["agentTokenSha256"] == sha256(b"t").hexdigest()
 
 
+def test_session_s_time_zone_replaces_the_template_s() -> None:
+    template = {"env": [{"name": "TZ", "value": "Europe/Berlin"}]}
+    assert environment(pod({"timeZone": "Asia/Calcutta"}, **template))["TZ"] == "Asia/Calcutta"
+    assert environment(pod(**template))["TZ"] == "Europe/Berlin"
+
+
 def test_cpu_desktop_sees_no_gpu() -> None:
     built = pod(resources={"defaultGPU": 0})
     assert environment(built)["NVIDIA_VISIBLE_DEVICES"] == "void"

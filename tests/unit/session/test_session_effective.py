@@ -188,6 +188,7 @@ def test_volume_that_collides_with_the_home_is_refused(volume: dict[str, Any]) -
 def test_values_that_cannot_be_read_are_refused_in_words() -> None:
     assert "spec.timeout: 'soon' is not a duration" in refused({"timeout": "soon"}, {}).message
     assert "spec.resources.memory: '4Gib' is not a quantity" in refused({"resources": {"memory": "4Gib"}}, {}).message
+    assert "spec.timeZone: 'Mars/Base' is not a known time zone" in refused({"timeZone": "Mars/Base"}, {}).message
     assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message
 
 

@@ -188,6 +188,7 @@ def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[
 def test_desktop_fits_who_would_get_the_same_pod() -> None:
     same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
     assert fingerprint("ubuntu-desktop", same, SETTINGS, KEY) == FITS
+    assert fingerprint("ubuntu-desktop", a_desktop({"timeZone": "Asia/Calcutta"}), SETTINGS, KEY) == FITS
     renamed = resolve(
         a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), SETTINGS
     )
@@ -222,7 +223,7 @@ def test_only_a_ready_desktop_that_no_one_has_is_given_away(pod: Pod, serves: bo
 
 def test_session_hears_why_no_pool_serves_it() -> None:
     offered = a_desktop()
-    same = a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}})
+    same = a_desktop({"resources": {"gpu": 1, "memory": "4Gi"}, "timeZone": "Europe/Berlin"})
     assert explain_unserved(same, "warm", offered, has_password=False) is None
     again = explain_unserved(same, "warm", offered, has_password=True)
     assert again and "password" in again

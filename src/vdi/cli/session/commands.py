@@ -95,6 +95,9 @@ def create(
         int | None,
         typer.Option(help=("A waiting session with a higher priority starts first: -1000 to 1000.  [default: 0]")),
     ] = None,
+    time_zone: Annotated[
+        str | None, typer.Option(help="Time zone of the desktop, such as Europe/Berlin; default: the template's value.")
+    ] = None,
     hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
     home: Annotated[
         bool | None,
@@ -130,6 +133,7 @@ def create(
         persistence=RequestedHome(enabled=home, size=home_size, retain=retain),
         timeout=timeout,
         idle_timeout=idle_timeout,
+        time_zone=time_zone,
         priority=priority,
         hostname=hostname,
     )

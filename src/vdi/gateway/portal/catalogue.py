@@ -27,6 +27,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
+from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
 
 _MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
@@ -141,6 +142,7 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         return given if given and given != usual else None
 
     gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
+    zone = form.get("time_zone", "")
     without_home = template.spec.persistence.enabled and form.get("home") != "yes"
     return SessionRequest(
         user=normal_user(user.email),
@@ -155,6 +157,8 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         persistence=RequestedHome(enabled=False) if without_home else None,
         timeout=form.get("timeout") or None,
         idle_timeout=form.get("idle") or None,
+        # The browser's guess, which no one has typed: a zone that is not known here is no reason to refuse the start.
+        time_zone=zone if is_time_zone(zone) else None,
     )
 
 

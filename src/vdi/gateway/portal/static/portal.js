@@ -118,8 +118,9 @@
   /* ---- the time zone of a form is the browser's, unless a person has typed another ------------------------------ */
 
   const guessTimeZone = () => {
-    const field = document.querySelector("[data-guess-time-zone]");
-    if (field && field.value === field.defaultValue) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    document.querySelectorAll("[data-guess-time-zone]").forEach((field) => {
+      if (field.value === field.defaultValue) field.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    });
     const choices = (document.getElementById("time-zones") && Intl.supportedValuesOf?.("timeZone")) || [];
     for (const zone of choices) {
       const option = document.createElement("option");
