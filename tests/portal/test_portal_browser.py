@@ -378,9 +378,9 @@ def test_catalogue_filters_while_typing(browser: Browser, server: Server) -> Non
     with visitor(browser, server) as guest:
         guest.go("/catalogue")
         expect(guest.page.locator(".cards > li")).to_have_count(6)
-        guest.page.get_by_label("Search the catalogue").press_sequentially("blend")
+        guest.page.get_by_label("Search desktops").press_sequentially("blend")
         expect(guest.page.locator(".cards > li")).to_have_count(1)
-        expect(guest.page.get_by_label("Search the catalogue")).to_be_focused()
+        expect(guest.page.get_by_label("Search desktops")).to_be_focused()
         assert guest.page.url.endswith("/catalogue?q=blend")
         assert quiet(guest) == []
 
@@ -432,9 +432,9 @@ def test_first_tab_skips_the_navigation(browser: Browser, server: Server) -> Non
 def test_portal_works_without_javascript(browser: Browser, server: Server, person: User) -> None:
     with visitor(browser, server, person, scripts=False) as guest:
         guest.go("/catalogue")
-        guest.page.get_by_label("Search the catalogue").fill("qgis")
+        guest.page.get_by_label("Search desktops").fill("qgis")
         guest.page.get_by_role("button", name="Search").click()
-        guest.page.get_by_role("link", name="Start QGIS").click()
+        guest.page.get_by_role("link", name="Options of QGIS", exact=True).click()
         guest.page.get_by_label("Name").fill("mine")
         guest.page.get_by_label("Time limit").select_option("4h")
         guest.page.get_by_role("button", name="Start without opening").click()

@@ -39,10 +39,19 @@ async def test_my_desktops_lists_mine_only_newest_first(stage: PortalStage) -> N
     assert "5 h left" in text_of(page)
 
 
-async def test_no_desktop_yet_shows_the_way_to_the_catalogue() -> None:
-    page = (await PortalStage().browser().get("/")).text
+@pytest.mark.parametrize(
+    ("templates", "button"),
+    [
+        (["ubuntu"], '<button type="submit" form="act" formaction="/catalogue/ubuntu">Start Ubuntu</button>'),
+        (["ubuntu", "cad"], '<a class="button" href="/catalogue">New desktop</a>'),
+    ],
+)
+async def test_empty_list_offers_the_only_template_at_once(templates: list[str], button: str) -> None:
+    stage = PortalStage()
+    stage.put(*(a_template(name, displayName=name.title()) for name in templates))
+    page = (await stage.browser().get("/")).text
     assert "No desktop yet" in page
-    assert 'href="/catalogue"' in page
+    assert button in page
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def stage() -> PortalStage:
 
 async def names(browser: PageBrowser, query: str = "") -> list[str]:
     page = (await browser.get(f"/catalogue{query}")).text
-    return [name for name in ("ubuntu", "lab", "hers", "web") if f'<a class="button" href="/catalogue/{name}">' in page]
+    return [name for name in ("ubuntu", "lab", "hers", "web") if f'formaction="/catalogue/{name}">' in page]
 
 
 async def test_the_catalogue_offers_what_one_may_use(stage: PortalStage) -> None:
@@ -93,6 +93,16 @@ async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage)
     assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
     assert answer.status_code == 303
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
+
+
+async def test_start_button_asks_for_what_the_template_offers(stage: PortalStage) -> None:
+    browser, at = stage.browser(), "/catalogue/ubuntu"
+    answer = await browser.post(at, at="/catalogue", time_zone="Europe/Berlin")
+    asked = {"user": "alice@example.com", "template": "ubuntu", "timeZone": "Europe/Berlin"}
+    assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
+    assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
+    again = await browser.post(at, at="/catalogue")
+    assert (again.status_code, again.headers["location"]) == (303, at), "its files are in use: the form says it"
 
 
 async def test_opening_waits_for_the_address_and_leads_there(

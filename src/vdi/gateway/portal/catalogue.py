@@ -17,9 +17,8 @@ from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import Choice, template_title
-from vdi.gateway.portal.pages import Form, PortalPages, done
+from vdi.gateway.portal.pages import Form, PortalPages, done, templates_for
 from vdi.gateway.rights import User, may_use
-from vdi.gateway.services import Services
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import byte_size, cpus, in_words, memory
 from vdi.session.alerts import describe_end
@@ -220,14 +219,6 @@ class TemplateCard:
     chips: tuple[str, ...]
 
 
-def templates_for(services: Services, user: User) -> list[VDITemplate]:
-    """The templates that this user may start, by title."""
-    mine = [template for template in services.context.cluster.templates.values() if may_use(template, user)]
-    return sorted(
-        mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
-    )
-
-
 def template_card(template: VDITemplate, icon_origins: Collection[str]) -> TemplateCard:
     """Title, icon and size of a template."""
     resources, spec = template.spec.resources, template.spec
@@ -277,10 +268,18 @@ class CataloguePages(PortalPages):
         return response
 
     async def start(self, request: Request, user: User, form: Form) -> Response:
-        """POST /catalogue/{template}: start a desktop, then open it, or its page here."""
+        """POST /catalogue/{template}: start a desktop, then open it, or its page here.
+
+        Without a name it comes from a button *Start*, and is what the empty form would start. A desktop that would
+        have to wait for files in use is not started so: the form says it.
+        """
         template = self._template(request, user)
         if template is None:
             return self._form(request, user)
+        if "name" not in form:
+            if self._home_used_by(template, user):
+                return RedirectResponse(f"/catalogue/{template.metadata.name}", 303)
+            form = self._first_choice(template, user) | form
         try:
             session = await self._services.actions.start(user, session_request(form, template, user))
         except ActionDenied as why:
@@ -302,13 +301,12 @@ class CataloguePages(PortalPages):
                 user,
                 "error.html",
                 status=404,
-                title="This desktop is not in your catalogue",
+                title="You cannot start this desktop",
                 sentence=f"There is no template {request.path_params['template']!r} that you can start.",
                 back="/catalogue",
-                back_label="Catalogue",
+                back_label="New desktop",
             )
-        names = (session.metadata.name for session in self._cluster.sessions.values())
-        first = first_choice(template, self._settings.cluster, user, names)
+        first = self._first_choice(template, user)
         return self._page(
             request,
             user,
@@ -320,8 +318,15 @@ class CataloguePages(PortalPages):
             # A browser does not send a box that is not ticked: an absent field of a sent form is empty, not a default.
             typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
-            home_used_by=sharing_home(self._services.subscriptions.sessions_with(user), template, user),
+            home_used_by=self._home_used_by(template, user),
         )
+
+    def _first_choice(self, template: VDITemplate, user: User) -> dict[str, str]:
+        names = (session.metadata.name for session in self._cluster.sessions.values())
+        return first_choice(template, self._settings.cluster, user, names)
+
+    def _home_used_by(self, template: VDITemplate, user: User) -> list[str]:
+        return sharing_home(self._services.subscriptions.sessions_with(user), template, user)
 
     def _template(self, request: Request, user: User) -> VDITemplate | None:
         found = self._cluster.template(request.path_params["template"])

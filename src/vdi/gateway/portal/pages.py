@@ -15,8 +15,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.session import VDISession
-from vdi.gateway.portal.desktop_view import DesktopView, desktop_view
-from vdi.gateway.rights import User, knows_of, no_desktop, role_in
+from vdi.api.template import VDITemplate
+from vdi.gateway.portal.desktop_view import DesktopView, desktop_view, template_title
+from vdi.gateway.rights import User, knows_of, may_use, no_desktop, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.web.render import Renderer, macro
 from vdi.session.users import same_user
@@ -51,7 +52,7 @@ ITEM = "item-"
 LIST = "list"
 _TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
 _EMPTY_LISTS = {
-    "desktops": ("No desktop yet", "Choose one from the catalogue. It opens in this browser when it is ready."),
+    "desktops": ("No desktop yet", "Start one. It opens in this browser when it is ready."),
     "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
 }
 
@@ -192,17 +193,30 @@ def desktop_of(services: Services, user: User, name: str) -> DesktopView | None:
     return view_of(services, session, user)
 
 
-def list_pieces(desktops: Sequence[DesktopView], here: str) -> Pieces:
-    """A list of desktops: each card, and the whole for when members come or go."""
+def templates_for(services: Services, user: User) -> list[VDITemplate]:
+    """The templates that this user may start, by title."""
+    mine = [template for template in services.context.cluster.templates.values() if may_use(template, user)]
+    return sorted(
+        mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
+    )
+
+
+def list_pieces(desktops: Sequence[DesktopView], here: str, templates: Sequence[VDITemplate] = ()) -> Pieces:
+    """A list of desktops: each card, and the whole for when members come or go.
+
+    `templates`: those that are offered where the list is empty.
+    """
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
     title, text = _EMPTY_LISTS[here]
     cards = {f"{ITEM}{desktop.uid}": card(desktop) for desktop in desktops}
-    return cards | {LIST: card_list(cards, title, text, here == "desktops")}
+    return cards | {LIST: card_list(cards, title, text, templates)}
 
 
 def list_of(here: str, services: Services, user: User) -> Pieces:
     """The pieces of `My desktops` or `Shared with me`."""
-    return list_pieces(desktops_of(services, user, here), here)
+    return list_pieces(
+        desktops_of(services, user, here), here, templates_for(services, user) if here == "desktops" else ()
+    )
 
 
 def page_of(services: Services, user: User, name: str) -> Pieces | None:
