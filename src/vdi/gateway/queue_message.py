@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from vdi.api.session import VDISession
 from vdi.session.conditions import Reason
+from vdi.session.queueing.messages import waiting_message
 
 _ASK = "Ask your administrator"
 # Each of `QUEUE_REASONS` as the end of a sentence.
@@ -31,14 +32,8 @@ def queue_message(session: VDISession) -> str:
     queue = session.status.queue
     if queue is None or queue.reason not in REASONS:
         return session.status.message
-    if queue.position:
-        # The operator's message has the date where it is needed, which takes a clock to know.
-        slot = queue.earliest_slot
-        when = slot if slot in session.status.message else f"{slot[11:16]} UTC"
-        by = f" Capacity is expected by {when}." if slot else ""
-        words = f"Waiting for capacity, number {queue.position} in line: {REASONS[queue.reason]}.{by}"
-    else:
-        none = "No node can run this desktop, and none will become free"
-        words = f"{none}: {REASONS[queue.reason]}. It starts when that changes."
+    slot = queue.earliest_slot
+    # The operator's message has the date where it is needed, which takes a clock to know.
+    words = waiting_message(queue.position, REASONS[queue.reason], slot, is_dated=slot in session.status.message)
     requested = f" A node was requested at {queue.node_request_time[11:16]} UTC." if queue.node_request_time else ""
     return words + requested

@@ -18,7 +18,14 @@ from vdi.operator.owned_resources import owner_uid
 from vdi.session.autoscaling import NodeRequest, can_use_new_node
 from vdi.session.effective import Blocked
 from vdi.session.queueing.groups import Group, PendingSession
-from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
+from vdi.session.queueing.messages import (
+    ExpectedEnd,
+    Shortage,
+    expect_slots,
+    explain_shortage,
+    find_fitting,
+    waiting_message,
+)
 from vdi.session.queueing.queue import Queue
 
 # A queue of at most this length is put in order at each request, a longer one only every `_RECOUNT_MS`.
@@ -165,14 +172,7 @@ def _publish(
     shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None, now: int
 ) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
-    if position:
-        when = moment if slot - now >= _DATED_MS else f"{moment[11:16]} UTC"
-        by = f" Capacity is expected by {when}." if moment else ""
-        words = f"Waiting for capacity, number {position} in line: {shortage.words}.{by}"
-    else:
-        words = (
-            f"No node can run this desktop, and none will become free: {shortage.words}. It starts when that changes."
-        )
+    words = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
     if node_request:
         words = f"{words} {node_request.message}"
     queue = QueueStatus(

@@ -269,7 +269,7 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
     ]
     events = await browser_events(stage, browser, *steps, most=9)
     assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
-    assert "Next in line" in events[1]["summary"]
+    assert "Number 1 in line" in events[1]["summary"]
 
 
 async def test_who_loses_the_share_is_sent_to_look_again(stage: EdgeStage) -> None:

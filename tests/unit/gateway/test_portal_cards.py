@@ -101,8 +101,14 @@ async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
 @pytest.mark.parametrize(
     ("earliest", "words"),
     [
-        ("2026-11-20T12:25:30Z", "by 12:25 UTC . That is in about 25 min , or as soon as a desktop ends."),
-        ("2026-11-20T11:59:00Z", "by 11:59 UTC . That is any moment , or as soon as a desktop ends."),
+        (
+            "2026-11-20T12:25:30Z",
+            "by 12:25 UTC . That is in about 25 min , unless a desktop ends earlier or another session has priority.",
+        ),
+        (
+            "2026-11-20T11:59:00Z",
+            "by 11:59 UTC . That is any moment , unless a desktop ends earlier or another session has priority.",
+        ),
         ("", "all suitable GPUs are in use."),
     ],
 )

@@ -13,6 +13,7 @@ from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_EN
 from vdi.session.effective import size_of
 from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
+from vdi.session.queueing.messages import place_in_line
 from vdi.session.schedule import describe_schedule
 from vdi.session.streaming import describe_encoder, describe_renderer
 
@@ -63,7 +64,7 @@ def _notes(session: VDISession, now: datetime) -> str:
     status, failure = session.status, find_failure(session)
     notes = [failure.title.lower()] if failure else []
     if status.queue:
-        notes.append(f"number {status.queue.position} in line" if status.queue.position else "no node")
+        notes.append(place_in_line(status.queue.position))
         if status.queue.node_request_time:
             notes.append(f"node requested {age(status.queue.node_request_time, now)} ago")
     warnings = {
@@ -159,7 +160,7 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
 
 
 def _queue(queue: QueueStatus, now: datetime) -> str:
-    place = f"number {queue.position} in line" if queue.position else "no node can ever run it"
+    place = place_in_line(queue.position)
     slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
     requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
     return f"{place}{slot}{requested} ({queue.reason})"

@@ -35,6 +35,7 @@ from vdi.gateway.web.streams import StreamLimit, sse_event
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
+from vdi.session.queueing.messages import place_in_line
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
@@ -113,7 +114,7 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
         place = status.queue.position
         return Stage(
             "queued",
-            "Next in line" if place == 1 else f"Number {place} in line" if place else "Waiting for capacity",
+            place_in_line(place).capitalize(),
             queue_message(session),
             _steps(session),
             position=place,

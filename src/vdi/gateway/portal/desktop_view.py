@@ -16,13 +16,14 @@ from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
-from vdi.gateway.web.template_filters import in_words, left, ordinal
+from vdi.gateway.web.template_filters import in_words, left
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, TEMPLATE_FOUND, Reason
 from vdi.session.effective import size_of
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
+from vdi.session.queueing.messages import place_in_line
 
 _WARNINGS = {
     PLANNED_END: "This desktop ends soon",
@@ -228,7 +229,7 @@ def extensions(
 
 def _state(phase: str, queue: QueueStatus | None) -> str:
     if phase == Phase.PENDING and queue:
-        return f"{ordinal(queue.position)} in line" if queue.position else "No capacity"
+        return place_in_line(queue.position).capitalize()
     return _WORDS.get(phase, phase)
 
 

@@ -153,12 +153,6 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def ordinal(number: int) -> str:
-    """Ordinal number: `1st`, `2nd`, `11th`."""
-    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
-    return f"{number:,}{ending}"
-
-
 def byte_size(quantity: str) -> str:
     """`4 GiB` from `4Gi`; as it is where it is spelt otherwise."""
     number, unit = quantity[:-2], quantity[-2:]

@@ -44,6 +44,22 @@ class ExpectedEnd:
     takes: Amounts
 
 
+def place_in_line(position: int) -> str:
+    """The place of a waiting session (`status.queue.position`) as every interface names it; 0: it has none."""
+    return f"number {position} in line" if position else "no node can run it"
+
+
+def waiting_message(position: int, why: str, slot: str, *, is_dated: bool) -> str:
+    """The sentence of a waiting session: why it waits, and the latest time at which it can start.
+
+    `why`: a clause. `slot`: that time, RFC 3339; empty: not known. `is_dated`: the time of day alone would mislead.
+    """
+    if not position:
+        return f"No node can run this desktop, and none will become free: {why}. It starts when that changes."
+    by = f" Capacity is expected by {slot if is_dated else f'{slot[11:16]} UTC'}." if slot else ""
+    return f"Waiting for capacity, {place_in_line(position)}: {why}.{by}"
+
+
 def explain_shortage(
     group: Group, capacities: Mapping[str, NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
 ) -> Shortage:
