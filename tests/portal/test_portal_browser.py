@@ -403,6 +403,35 @@ def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, ser
         assert quiet(guest) == []
 
 
+def test_start_button_sends_the_browsers_time_zone(browser: Browser, server: Server) -> None:
+    with visitor(browser, server, zone="Asia/Kolkata") as guest:
+        guest.go("/catalogue")
+        guest.page.get_by_role("button", name="Start QGIS").click()
+        wait_until("it is started", lambda: acts(server) == ["session.start"])
+        zone = server.stage.cluster.objects["alice-qgis"]["spec"]["timeZone"]
+        assert zone in ("Asia/Calcutta", "Asia/Kolkata")
+
+
+_RECORD = """window.told = [];
+window.Notification = class {
+  static permission = 'default';
+  static async requestPermission() { return (this.permission = 'granted'); }
+  constructor(text) { told.push(text); }
+};"""
+
+
+def test_notify_me_notifies_once_the_desktop_is_ready(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.page.add_init_script(_RECORD)
+        guest.go("/")
+        guest.page.get_by_role("button", name="Notify me when alice-maps is ready").click()
+        expect(guest.page.get_by_role("button", name="You are notified")).to_be_disabled()
+        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+        guest.page.wait_for_function("told.includes('alice-maps is ready')")
+        assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
+        assert quiet(guest) == []
+
+
 def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions")

@@ -270,6 +270,8 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
     events = await browser_events(stage, browser, *steps, most=9)
     assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
     assert "Number 1 in line" in events[1]["summary"]
+    offers = ['data-notify="alice-desktop"' in event["steps"] for event in events]
+    assert offers == [True, True, True, False, False]
 
 
 async def test_who_loses_the_share_is_sent_to_look_again(stage: EdgeStage) -> None:

@@ -252,10 +252,9 @@ class WaitingPage:
             status=status,
             next=next_path,
             why=why,
-            name=admitted.session.metadata.name,
             owner=admitted.session.spec.user if admitted.claims.role is not Role.OWNER else "",
             **self._way_in(admitted.session, next_path),
-            **self._shown(session, stage, next_path),
+            **self._shown(admitted.session.metadata.name, session, stage, next_path),
         )
         response.headers.update(OURS)
         self.authorizer.renew_cookie(response, admitted.token)
@@ -283,7 +282,7 @@ class WaitingPage:
                 session = self.context.cluster.by_uid(uid)
                 stage = self._stage(session, admitted)
                 if stage != before:
-                    shown = self._shown(session, stage, next_path)
+                    shown = self._shown(admitted.session.metadata.name, session, stage, next_path)
                     fragments = {
                         name: self._renderer.fill(request, f"wait_{name}.html", **shown)
                         for name in ("summary", "steps")
@@ -333,9 +332,10 @@ class WaitingPage:
             opens = opened(next_path, with_token=template is None or takes_tokens(template.spec))
         return {"health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH, "opens": opens}
 
-    def _shown(self, session: VDISession | None, stage: Stage, next_path: str) -> dict[str, Any]:
+    def _shown(self, name: str, session: VDISession | None, stage: Stage, next_path: str) -> dict[str, Any]:
         template = self.context.cluster.template(session.spec.template) if session else None
         return {
+            "name": name,
             "stage": stage,
             "files_note": files_note(session, template) if session and stage.key in ("queued", "starting") else "",
             "now": self.context.clock(),
