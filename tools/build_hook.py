@@ -1,4 +1,5 @@
-"""Hatch's build hook: the wheel carries the chart and the manifests, with the package's version written into them.
+"""Hatch's build hook: the wheel carries the chart and the manifests, with the package's version written into them, and
+the pages for users that the portal shows.
 
 In the sources they have the version 0.0.0-dev, so that generated files do not change with each commit.
 """
@@ -15,7 +16,7 @@ from packaging.version import Version
 
 # The version of chart and manifests in the sources.
 SOURCE_VERSION = "0.0.0-dev"
-FOLDERS = ("charts/vdi", "manifests")
+FOLDERS = ("charts/vdi", "manifests", "docs/use")
 _TARGET = "vdi/files"
 _PRE_RELEASES = {"a": "alpha", "b": "beta", "rc": "rc"}
 
@@ -42,7 +43,7 @@ def stamp(folder: Path, version: str) -> None:
 
 
 class CustomBuildHook(BuildHookInterface[Any]):
-    """Adds stamped copies of chart and manifests to the wheel."""
+    """Adds the folders to the wheel, with the version stamped."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """An editable installation reads the checkout's own files."""

@@ -27,6 +27,8 @@ from vdi.gateway.web.render import Renderer
 OF_ALICE = (
     "/",
     "/shared",
+    "/help",
+    "/help/files",
     "/catalogue",
     "/catalogue?q=nothing-is-called-that",
     "/catalogue/ubuntu-desktop",

@@ -406,9 +406,9 @@ def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, ser
 def test_start_button_sends_the_browsers_time_zone(browser: Browser, server: Server) -> None:
     with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/catalogue")
-        guest.page.get_by_role("button", name="Start QGIS").click()
+        guest.page.get_by_role("button", name="Start Firefox").click()
         wait_until("it is started", lambda: acts(server) == ["session.start"])
-        zone = server.stage.cluster.objects["alice-qgis"]["spec"]["timeZone"]
+        zone = server.stage.cluster.objects["alice-firefox"]["spec"]["timeZone"]
         assert zone in ("Asia/Calcutta", "Asia/Kolkata")
 
 

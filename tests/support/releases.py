@@ -14,7 +14,7 @@ VERSION = "0.2.0-rc.1"
 TAG = f"v{VERSION}"
 _BUILT_FROM = (
     "pyproject.toml", "README.md", "LICENSE", ".gitignore", "src", "charts", "manifests", "requirements", "tools",
-    "docs/examples",
+    "docs/examples", "docs/use",
 )  # fmt: skip
 _STATUS = (
     "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2.37-2\n\n"

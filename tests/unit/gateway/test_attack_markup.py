@@ -53,8 +53,8 @@ NO_PAGES = {
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/static/{name:path}",
 }  # fmt: skip
-# Answered with a page only to who is not logged in, or comes with what is wrong.
-ELSEWHERE = {"/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
+# Answered with a page only to who is not logged in, or for a name of ours, or comes with what is wrong.
+ELSEWHERE = {"/help/{name}", "/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
 
 
 class Looker(HTMLParser):

@@ -90,6 +90,15 @@ async def test_the_banner_is_above_the_login_form(tmp_path: Path) -> None:
     assert page.index("Be good.\n&lt;b&gt;Be quick.&lt;/b&gt;") < page.index('name="password"')
 
 
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [("mailto:it@a.b", '<a href="mailto:it@a.b">Ask for help</a>'), ("", "Ask the person who gave you this address.")],
+)
+async def test_login_page_says_whom_to_ask_for_a_password(tmp_path: Path, address: str, advice: str) -> None:
+    async with with_brand(tmp_path, support_url=address) as stage:
+        assert advice in (await stage.browser().get("/login")).text
+
+
 async def test_terms_are_accepted_before_each_login(tmp_path: Path) -> None:
     async with with_brand(tmp_path, terms=TEXT) as stage:
         browser = stage.browser()

@@ -75,6 +75,7 @@ def test_the_wheel_carries_chart_and_manifests_of_its_version(installed: Path) -
     assert sorted(map(str, packaged)) == sorted(filter(None, tracked.stdout.split("\0")))
     for path in (installed / "vdi/files").rglob("*.yaml"):
         assert SOURCE_VERSION not in path.read_text(), path
+    assert (installed / "vdi/files/docs/use/index.md").is_file()
     assert 'version: "0.2.0-rc.1"' in (installed / "vdi/files/manifests/vdi.yaml").read_text()
 
 

@@ -100,7 +100,7 @@ _GALLERY = {
 GALLERY = tuple(_GALLERY)
 # As the chart's sub-charts run them.
 SERVERS = ("postgresql", "redis", "coturn")
-_VDI_FILES = ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src")
+_VDI_FILES = ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src", "docs/use")
 _VDI = ImageRecipe("Build the image of operator and gateway", VDI, "images/vdi/Containerfile", ".", _VDI_FILES)
 _RECIPES = {
     "vdi": _VDI,

@@ -1,0 +1,24 @@
+"""Help in the portal: the pages for users, as they are in docs/use."""
+
+import re
+from pathlib import Path
+
+from unit.gateway.portal_stage import PortalStage, text_of
+
+PAGES = Path(__file__).parents[3] / "docs" / "use"
+
+
+async def test_every_page_for_users_is_served_with_links_that_work() -> None:
+    browser = PortalStage().browser()
+    for name in ("", *(f"/{path.stem}" for path in PAGES.glob("*.md"))):
+        page = await browser.get(f"/help{name}")
+        assert page.status_code == 200, name
+        assert "<img" not in page.text and ".md" not in page.text, name
+        for link in set(re.findall(r'href="(/help[^"#]*)', page.text)):
+            assert (await browser.get(link)).status_code == 200, (name, link)
+    assert "Where files are kept" in text_of((await browser.get("/help/files")).text)
+    assert (await browser.get("/help/not-there")).status_code == 404
+
+
+async def test_help_is_for_people_who_are_logged_in() -> None:
+    assert (await PortalStage().browser(None).get("/help/files")).status_code == 303
