@@ -94,7 +94,7 @@ def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
 
 
 def test_session_s_time_zone_replaces_the_template_s() -> None:
-    template = {"env": [{"name": "TZ", "value": "Europe/Berlin"}]}
+    template: dict[str, Any] = {"env": [{"name": "TZ", "value": "Europe/Berlin"}]}
     assert environment(pod({"timeZone": "Asia/Calcutta"}, **template))["TZ"] == "Asia/Calcutta"
     assert environment(pod(**template))["TZ"] == "Europe/Berlin"
 
