@@ -25,7 +25,8 @@ def test_a_template_without_gpus_shows_no_gpu() -> None:
 
 
 def test_details_of_a_running_session() -> None:
-    assert "\n".join(details_lines(SessionDetails(session(status=running(templateRevision="3"))), NOW)) == (
+    status = running(templateRevision="3", homeClaim="home-alice")
+    assert "\n".join(details_lines(SessionDetails(session(status=status)), NOW)) == (
         "Session:   vdi-sessions/alice-desktop\n"
         "User:      alice@example.com\n"
         "Template:  ubuntu-desktop (revision 3)\n"
@@ -47,6 +48,12 @@ def test_details_of_a_running_session() -> None:
         "  PodReady        True     PodReady        4m55s   -\n"
         "  RouteReady      True     RouteReady      4m55s   -"
     )
+
+
+def test_a_run_without_a_home_keeps_no_files() -> None:
+    none = "Home:      none: files are deleted with the session"
+    assert none in details_lines(SessionDetails(session(status=running())), NOW)
+    assert none not in details_lines(SessionDetails(session()), NOW)
 
 
 def test_details_have_queue_warnings_and_failures() -> None:

@@ -182,10 +182,11 @@ def _resources(spec: SessionSpec, template: VDITemplate | None) -> str:
 def _home(session: VDISession) -> str:
     request = session.spec.persistence
     kept = "deleted with the session" if own_claim(session) else "kept after the session ends"
+    # The operator names the home before a run starts; a template may have none.
+    if (request and request.enabled is False) or (session.status.start_time and not session.status.home_claim):
+        return "none: files are deleted with the session"
     if request is None:
         return f"template's value, {kept}"
-    if request.enabled is False:
-        return "none: files are deleted with the session"
     return f"{request.size or 'size of the template'}, {kept}"
 
 
