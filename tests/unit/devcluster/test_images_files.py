@@ -1,0 +1,181 @@
+"""Files of the home through `vdi-agent`: what the user could not read is never given out, nothing is replaced."""
+
+import errno
+import io
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from zipfile import ZipFile
+
+import pytest
+
+from unit.devcluster.image_scripts import load_script
+from unit.devcluster.test_images_agent import AGENT
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return load_script(AGENT)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Secret things beside it, and all kinds of entries in it."""
+    (tmp_path / "secret").write_text("hidden from the user")
+    home = tmp_path / "home"
+    (home / "Desktop/sub").mkdir(parents=True)
+    (home / "Desktop/report.txt").write_text("report")
+    (home / "Desktop/sub/a\\b.txt").write_text("below")
+    (home / ".hidden").write_text("h")
+    (home / "link").symlink_to(tmp_path / "secret")
+    (home / "folder-link").symlink_to(tmp_path)
+    (home / "self").symlink_to("/proc/self")
+    os.mkfifo(home / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home / "socket"))
+    (home / os.fsdecode(b"caf\xe9 \n.txt")).write_bytes(b"latin")
+    return home
+
+
+@pytest.fixture
+def port(agent: Any, home: Path) -> Iterator[int]:
+    agent.Handler.digest, agent.Handler.home = sha256(b"secret").hexdigest(), home
+    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def ask(port: int, method: str, where: str, path: str = "", **options: Any) -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    headers = {"Authorization": "Bearer secret"} | options.pop("headers", {})
+    try:
+        connection.request(method, f"{where}?{path}", headers=headers, **options)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_folders_come_first_and_hidden_entries_last(port: int) -> None:
+    status, body = ask(port, "GET", "/files")
+    folder = json.loads(body)
+    assert status == 200
+    assert [(entry["name"], entry["kind"]) for entry in folder["entries"]] == [
+        ("Desktop", "folder"),
+        ("caf%E9%20%0A.txt", "file"),
+        *((name, "other") for name in ("folder-link", "link", "pipe", "self", "socket")),
+        (".hidden", "file"),
+    ]
+    assert 0 < folder["usedBytes"] < folder["sizeBytes"]
+    assert not folder["isCut"]
+    assert ask(port, "GET", "/files", headers={"Authorization": "Bearer wrong"})[0] == 401
+
+
+def test_a_long_folder_is_cut_and_says_so(agent: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent.home_files, "MAX_ENTRIES", 3)
+    folder = json.loads(ask(port, "GET", "/files")[1])
+    assert (len(folder["entries"]), folder["isCut"]) == (3, True)
+
+
+@pytest.mark.parametrize("where", ["/files", "/files/content"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "link", "folder-link", "folder-link/secret", "self/environ", "pipe", "socket", "missing", "..", "../secret",
+        "Desktop/../../secret", "Desktop/%2e%2e/%2e%2e/secret", "Desktop%2F..%2F..%2Fsecret", "./.", "%00", "a%00b",
+        "n" * 300, "Desktop/report.txt/x",
+    ],
+)  # fmt: skip
+def test_no_path_leaves_the_home_or_follows_a_link(port: int, where: str, path: str) -> None:
+    status, body = ask(port, "GET", where, path)
+    assert status in (400, 404), body
+    assert b"hidden from the user" not in body
+
+
+@pytest.mark.parametrize("path", ["proc/self/environ", "proc", "proc/self/maps"])
+def test_the_agents_own_memory_is_refused_in_any_home(agent: Any, port: int, path: str) -> None:
+    agent.Handler.home = Path("/")
+    assert ask(port, "GET", "/files/content", path)[0] == 404
+
+
+def test_a_link_put_in_place_of_a_checked_folder_is_not_followed(
+    agent: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = agent.home_files._open
+
+    def swap(name: Any, folder: int | None = None) -> int:
+        found: int = opened(name, folder)
+        if name == b"Desktop":
+            (home / "Desktop").rename(home / "moved")
+            (home / "Desktop").symlink_to(home.parent)
+        return found
+
+    (home / "Desktop/secret").write_text("of the user")
+    monkeypatch.setattr(agent.home_files, "_open", swap)
+    assert ask(port, "GET", "/files/content", "Desktop/secret") == (200, b"of the user")
+    assert ask(port, "GET", "/files/content", "Desktop/secret")[0] == 404
+
+
+def test_what_the_kernel_refuses_is_refused(agent: Any, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(agent.home_files, "_open", refuse)
+    assert ask(port, "GET", "/files/content", "closed") == (403, b"Permission denied")
+
+
+def test_a_file_of_any_name_comes_as_it_is(port: int, home: Path) -> None:
+    assert ask(port, "GET", "/files/content", "Desktop/report.txt") == (200, b"report")
+    assert ask(port, "GET", "/files/content", "caf%E9%20%0A.txt") == (200, b"latin")
+    (home / "empty").touch()
+    assert ask(port, "GET", "/files/content", "empty") == (200, b"")
+
+
+def test_a_zip_has_regular_files_only_and_no_backslash(port: int) -> None:
+    status, body = ask(port, "GET", "/files/content")
+    with ZipFile(io.BytesIO(body)) as archive:
+        assert sorted(archive.namelist()) == [".hidden", "Desktop/report.txt", "Desktop/sub/a_b.txt", "caf� \n.txt"]
+        assert archive.read("Desktop/sub/a_b.txt") == b"below"
+        assert archive.testzip() is None
+    assert (status, body[-22:-18]) == (200, b"PK\x05\x06")
+
+
+@pytest.mark.parametrize("limit", ["MAX_ZIP_FILES", "MAX_ZIP_BYTES"])
+def test_a_folder_that_is_too_large_is_no_zip(
+    agent: Any, port: int, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(agent.home_files, limit, 1)
+    status, body = ask(port, "GET", "/files/content")
+    assert (status, b"too large" in body) == (413, True)
+
+
+def test_a_new_file_replaces_nothing_and_follows_no_link(port: int, home: Path) -> None:
+    assert ask(port, "PUT", "/files", quote("Desktop/neu ä.bin"), body=b"\x00new") == (200, b"{}")
+    new = home / "Desktop/neu ä.bin"
+    assert (new.read_bytes(), stat.S_IMODE(new.stat().st_mode) & 0o133) == (b"\x00new", 0)
+    for path in ("Desktop/report.txt", "Desktop/sub", "link", "self", "."):
+        assert ask(port, "PUT", "/files", path, body=b"x")[0] == 409, path
+    for path in ("..%2Fout", "folder-link/out", "missing/out", "", "n" * 300, "%00"):
+        assert ask(port, "PUT", "/files", path, body=b"x")[0] in (400, 404), path
+    assert (home / "Desktop/report.txt").read_text() == "report"
+    assert not (home.parent / "out").exists()
+
+
+def test_an_upload_that_breaks_off_or_does_not_fit_leaves_nothing(port: int, home: Path) -> None:
+    too_much = {"headers": {"Content-Length": str(1 << 60)}}
+    assert ask(port, "PUT", "/files", "big", **too_much)[0] == 507
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"PUT /files?part HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: 9\r\n\r\nhalf")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100).startswith(b"HTTP/1.1 404")
+    assert not {"big", "part"} & {entry.name for entry in home.iterdir()}
