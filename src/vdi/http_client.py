@@ -13,7 +13,7 @@ import asyncio
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -80,7 +80,7 @@ class RequestOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
     json: object
     data: Mapping[str, str]
-    content: bytes | None
+    content: bytes | AsyncIterable[bytes] | None
     # User and password for Basic.
     auth: tuple[str, str] | None
 
@@ -129,6 +129,13 @@ class ResponseStream:
             if left < 0:
                 raise BadResponseError(f"the response has too many chunks of less than {_PIECE_BYTES} bytes")
         return bytes(body)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, of any size."""
+        async for piece in self._response.aiter_raw():
+            self._refuse_encoding()
+            await asyncio.sleep(0)  # chunks of one byte that have arrived together would keep the event loop
+            yield piece
 
     async def start(self, max_bytes: int) -> bytes:
         """The first bytes of the body; the rest is not read."""

@@ -34,6 +34,8 @@ OF_ALICE = (
     "/catalogue/ubuntu-desktop",
     "/catalogue/not-there",
     "/desktops/alice-ubuntu",
+    "/desktops/alice-ubuntu/files",
+    "/desktops/alice-web/files",
     "/desktops/alice-training",
     "/desktops/alice-maps",
     "/desktops/alice-render",

@@ -85,6 +85,20 @@ _CAUSE = Finding(
     evidence=(f"older than the change: {_PLUGIN}-x7k2p",),
     remedy=Remedy.run(f"kubectl --namespace gpu-operator rollout restart daemonset {_PLUGIN}"),
 )
+_ENTRIES: tuple[tuple[str, str, int, int], ...] = (
+    ("Desktop", "folder", 0, 3), ("Documents", "folder", 0, 50), ("Pictures", "folder", 0, 800),
+    ("bridge-model-of-the-new-crossing-with-a-long-name-v12.blend", "file", 204_800_000, 1),
+    ("measurements.csv", "file", 195_312, 26), ("notes.md", "file", 840, 30), ("shared", "other", 0, 400),
+)  # fmt: skip
+_FOLDER = {
+    "entries": [
+        {"name": name, "kind": kind, "sizeBytes": size, "modified": int((START - timedelta(hours=hours)).timestamp())}
+        for name, kind, size, hours in _ENTRIES
+    ],
+    "isCut": False,
+    "usedBytes": 7_400_000_000,
+    "sizeBytes": 10_700_000_000,
+}
 _SCRIPTS = (
     {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
     {"source": "user", "state": "Ended", "exitCode": 127, "output": "linking a file with a long name\n" * 60},
@@ -234,6 +248,7 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
     for minutes, user, action, target, more in reversed(AUDIT):
         at = stage.clock.wall - timedelta(minutes=minutes)
         stage.enter_act(f"{user}@example.com", action, target, at=at, address="203.0.113.7", **more)
+    stage.agent.folders["alice-ubuntu"] = msgspec.json.encode(_FOLDER)
     stage.agent.scripts["alice-render"] = msgspec.json.encode({"scripts": _SCRIPTS})
     summary = f"Checked {len(_DESKTOPS)} sessions and {len(_NODES)} nodes: {count_findings(_FINDINGS)}."
     stage.services.doctor.last = Report(stage.clock.wall - timedelta(minutes=3), summary, _FINDINGS)

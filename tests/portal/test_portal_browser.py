@@ -5,6 +5,7 @@ import io
 import json
 import re
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +18,7 @@ from portal.portal_server import Server
 from portal.scene import AUDIT
 from support.variants import first_of
 from support.waiting import wait_until
+from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
 from vdi.cluster.units import format_time
 from vdi.gateway.rights import User
@@ -566,3 +568,30 @@ def test_thumbnails_are_loaded_only_on_the_owners_list(browser: Browser, server:
                 guest.go(path)
                 expect(guest.page.locator("h1")).to_be_visible()
     assert server.stage.agent.asked == ["GET /startup-scripts of alice-ubuntu"]
+
+
+_DROP = """() => {
+  const dropped = new DataTransfer();
+  dropped.items.add(new File(["dropped"], "b & ä.txt"));
+  document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped, bubbles: true, cancelable: true}));
+}"""
+
+
+def test_files_are_uploaded_dropped_and_downloaded(browser: Browser, server: Server, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "Documents").mkdir(parents=True)
+    with files_agent(server.stage, home, "alice-ubuntu"), visitor(browser, server) as guest:
+        guest.go("/desktops/alice-ubuntu/files")
+        guest.page.get_by_role("link", name="Documents/").click()
+        content = b"\x00" * 300_000
+        files = guest.page.get_by_label("Upload files")
+        files.set_input_files({"name": "a.bin", "mimeType": "text/html", "buffer": content})
+        expect(guest.page.get_by_role("status").first).to_have_text("a.bin uploaded.")
+        assert (home / "Documents/a.bin").read_bytes() == content
+        files.set_input_files({"name": "a.bin", "mimeType": "", "buffer": b"other"})
+        expect(guest.page.get_by_role("alert")).to_contain_text("File exists")
+        guest.page.evaluate(_DROP)
+        expect(guest.page.get_by_role("status").first).to_have_text("b & ä.txt uploaded.")
+        with guest.page.expect_download() as download:
+            guest.page.get_by_role("link", name="Download b & ä.txt").click()
+        assert (download.value.suggested_filename, download.value.path().read_text()) == ("b & ä.txt", "dropped")

@@ -42,6 +42,8 @@ class Action(StrEnum):
 
     SEE = "see"
     OPEN = "open"
+    # See the files of its home, and copy them in and out.
+    BROWSE = "browse"
     RESUME = "resume"
     SUSPEND = "suspend"
     RESTART = "restart"
@@ -59,7 +61,7 @@ def _allowed(role: Role) -> frozenset[Action]:
         case Role.OWNER:
             return frozenset(Action) - {Action.PLAN_END}
         case Role.COLLABORATOR:
-            return frozenset({Action.SEE, Action.OPEN, Action.RESUME})
+            return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
         case Role.VIEWER:
             return frozenset({Action.SEE, Action.OPEN})
     return frozenset()
@@ -68,7 +70,7 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.SHARE:
+        case Action.OPEN | Action.BROWSE | Action.SHARE:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True

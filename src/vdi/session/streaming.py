@@ -154,6 +154,16 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_FILE_TRANSFERS", _FILES[given.file_transfer]
 
 
+def file_transfers(template: VDITemplate | None) -> frozenset[str]:
+    """Directions in which files may be copied, `upload` and `download`; none for a value that is not known."""
+    if template is None or generation(template.spec) != "2":
+        return frozenset()
+    field, both = template.spec.streaming.file_transfer, _FILES[FileTransfer.BOTH]
+    of_env = {variable.name: variable.value or "" for variable in template.spec.env}
+    given = _FILES.get(field, "") if field else of_env.get("SELKIES_FILE_TRANSFERS", both)
+    return frozenset(both.split(",")) & {*given.partition("|")[0].split(",")}
+
+
 def _streaming_1(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
     """It knows no locks, and only WebRTC."""
     given = spec.streaming

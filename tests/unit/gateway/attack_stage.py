@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -125,12 +126,25 @@ def furnish(api: FakeApi) -> None:
     )
 
 
+def _agent() -> web.Application:
+    name = quote("\u202e\"'><zzprobe onzzprobe=1></title><script>&path=..")
+    entry = {"name": name, "kind": "folder", "sizeBytes": 1, "modified": 0}
+    folder = {"entries": [entry], "isCut": True, "usedBytes": 2, "sizeBytes": 1}
+
+    async def list_files(_: web.Request) -> web.Response:
+        return web.json_response(folder)
+
+    app = web.Application()
+    app.router.add_get("/files", list_files)
+    return app
+
+
 @asynccontextmanager
 async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackStage]:
-    """The gateway, once it lets people in; the agents in its desktops know no page."""
+    """The gateway, once it lets people in; the agents in its desktops know nothing but a file with a hostile name."""
     settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
     async with (
-        serve_app(web.Application()) as port,
+        serve_app(_agent()) as port,
         open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway,
     ):
         with pytest.MonkeyPatch.context() as patch:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import itertools
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -47,7 +48,7 @@ from vdi.gateway.store.history import RunRow, SessionRow, runs, sessions
 from vdi.gateway.store.logins import grants
 from vdi.gateway.store.logins import logins as logins_table
 from vdi.gateway.web.credentials import LOGIN_COOKIE
-from vdi.http_client import Response
+from vdi.http_client import Response, ResponseStream
 from vdi.kinds import SESSIONS
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import AlreadyExists, Conflict, Forbidden, KubeError, NotFound
@@ -263,6 +264,8 @@ class FakeAgent:
 
     screens: dict[str, bytes] = field(default_factory=dict)
     scripts: dict[str, bytes] = field(default_factory=dict)
+    # Lists of its files.
+    folders: dict[str, bytes] = field(default_factory=dict)
     status: int = 200
     asked: list[str] = field(default_factory=list)
     # Asked instead, where a test serves an agent.
@@ -276,6 +279,18 @@ class FakeAgent:
         if session.metadata.name not in answers:
             raise ActionDenied("Unavailable", "The agent does not respond.")
         return Response(self.status, answers[session.metadata.name])
+
+    @asynccontextmanager
+    async def stream(
+        self, session: VDISession, method: str, path: str, **options: Any
+    ) -> AsyncIterator[ResponseStream]:
+        if self.real is not None:
+            async with self.real.stream(session, method, path, **options) as answer:
+                yield answer
+        elif session.metadata.name not in self.folders:
+            raise ActionDenied("Unavailable", "The agent does not respond.")
+        else:
+            yield ResponseStream(httpx.Response(200, stream=httpx.ByteStream(self.folders[session.metadata.name])))
 
 
 class Browser(httpx.AsyncClient):

@@ -41,14 +41,14 @@ FIELDS = (
     "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
     "action", "target", "done", "month", "before", "page", "of", "redirect_uri", "state", "code_challenge", "client",
     "code_challenge_method", "host", "ticket", "memory", "cpu", "ephemeral_storage", "gpu", "timeout", "idle", "home",
-    "error", "code", "time", "time_zone",
+    "error", "code", "time", "time_zone", "path", "hidden",
 )  # fmt: skip
 # What the agent in the desktop is asked for, which does not respond here.
 OF_THE_AGENT = ("/desktops/{name}/thumbnail", "/api/v1/sessions/{name}/startup-scripts")
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 # Routes that answer a GET with something else; the API's addresses bring JSON.
 NO_PAGES = {
-    "/desktops/{name}/thumbnail",
+    "/desktops/{name}/thumbnail", "/desktops/{name}/files/content",
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/static/{name:path}",
@@ -185,8 +185,8 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 # Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere.
 SHOWN = {
-    "/", "/shared", "/desktops/{name}", "/catalogue", "/catalogue/{template}", "/history", "/account", "/admin",
-    "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
+    "/", "/shared", "/desktops/{name}", "/desktops/{name}/files", "/catalogue", "/catalogue/{template}", "/history",
+    "/account", "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
 }  # fmt: skip
 
 

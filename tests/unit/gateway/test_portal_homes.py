@@ -25,7 +25,8 @@ def stage() -> PortalStage:
 
 async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
     page = (await stage.browser().get("/homes")).text
-    assert f"{MINE} all templates that share it 10 GiB no desktop" in text_of(page)
+    assert "Files of all your desktops 10 GiB no desktop" in text_of(page)
+    assert MINE not in text_of(page)
     assert 'datetime="2026-11-20T08:30:00Z"' in page
     assert f'href="/homes/{MINE}/delete"' in page
     assert THEIRS not in page
@@ -34,18 +35,21 @@ async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
 async def test_a_home_with_a_desktop_is_not_offered_for_deletion(stage: PortalStage) -> None:
     stage.put(a_session("first", status={"homeClaim": MINE, "podName": "first"}))
     page = (await stage.browser().get("/homes")).text
-    assert 'href="/desktops/first"' in page
+    assert 'href="/desktops/first/files"' in page
     assert f"/homes/{MINE}/delete" not in page
 
 
 async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     browser = stage.browser()
-    assert f"Delete {MINE}?" in (await browser.get(f"/homes/{MINE}/delete")).text
+    assert "Files of all your desktops: delete?" in (await browser.get(f"/homes/{MINE}/delete")).text
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
-    assert (answer.status_code, answer.headers["location"]) == (303, f"/homes?done=delete-home&name={MINE}")
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        "/homes?done=delete-home&name=Files%20of%20all%20your%20desktops",
+    )
     assert stage.acts == [(ALICE.email, "home.delete", MINE, "done")]
     assert [home.metadata.name for home in stage.world.homes.values()] == [THEIRS]
-    assert f"The home {MINE} is being deleted." in (await browser.get(answer.headers["location"])).text
+    assert "Files of all your desktops are being deleted." in (await browser.get(answer.headers["location"])).text
 
 
 async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:

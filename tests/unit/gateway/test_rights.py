@@ -69,9 +69,9 @@ def test_who_may_do_what(action: Action) -> None:
     }
     assert may == {
         "owner": action != "plan-end",
-        "collaborator": action in ("see", "open", "resume"),
+        "collaborator": action in ("see", "open", "browse", "resume"),
         "viewer": action in ("see", "open"),
-        "admin": action not in ("open", "share"),
+        "admin": action not in ("open", "browse", "share"),
         "stranger": False,
     }
 

@@ -14,6 +14,7 @@ from vdi.gateway.portal import pages
 from vdi.gateway.portal.admin import AdminPages, overview_pieces, sessions_page_pieces
 from vdi.gateway.portal.catalogue import CataloguePages
 from vdi.gateway.portal.desktops import DesktopPages, HomePages
+from vdi.gateway.portal.files import FilePages
 from vdi.gateway.portal.help import HelpPages
 from vdi.gateway.portal.history import HistoryPages
 from vdi.gateway.portal.pages import Pieces, View, digest, news
@@ -142,7 +143,7 @@ class Portal(Component):
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """All pages, the live stream, and the static files."""
-        groups = (DesktopPages, CataloguePages, HistoryPages, HomePages, HelpPages, AdminPages)
+        groups = (FilePages, DesktopPages, CataloguePages, HistoryPages, HomePages, HelpPages, AdminPages)
         return (
             *asset_routes(self.services.context.settings.brand, "/static"),
             Route("/events", PageEvents(self.services).events, methods=["GET"]),

@@ -24,6 +24,7 @@ from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
 from vdi.session.queueing.messages import place_in_line
+from vdi.session.streaming import file_transfers
 
 _WARNINGS = {
     PLANNED_END: "This desktop ends soon",
@@ -43,7 +44,7 @@ _WORDS = {
 }
 # Actions that make sense in each phase; sharing and scheduling always do, until the end.
 _ACTIONS = {
-    Phase.RUNNING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
+    Phase.RUNNING: {Action.OPEN, Action.BROWSE, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.PENDING: {Action.OPEN, Action.SUSPEND, Action.END},
     "": {Action.OPEN, Action.SUSPEND, Action.END},
@@ -181,7 +182,7 @@ def desktop_view(
         failure=failure,
         message=message,
         notices=tuple(notices),
-        actions=frozenset(_actions(session, phase, user, now)),
+        actions=frozenset(_actions(session, phase, template, user, now)),
         # It becomes a link: an address such as javascript:... must not.
         url=status.url if status.url.startswith("https://") else "",
         gpu=gpu,
@@ -233,8 +234,10 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _actions(session: VDISession, phase: str, user: User, now: datetime) -> set[Action]:
+def _actions(session: VDISession, phase: str, template: VDITemplate | None, user: User, now: datetime) -> set[Action]:
     sensible = set(_ACTIONS.get(phase, ()))
+    if not file_transfers(template):
+        sensible.discard(Action.BROWSE)
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
     return {action for action in sensible if refusal(user, action, session, now) is None}

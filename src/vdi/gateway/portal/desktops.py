@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -13,17 +14,18 @@ from starlette.routing import Route
 
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, describe_role
-from vdi.api.template import VDITemplate
+from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop_agent import StartupScriptResult, is_running
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
-from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions
+from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
 from vdi.gateway.web.template_filters import duration
+from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.streaming import refuse_view_only
@@ -369,16 +371,25 @@ class HomePages(PortalPages):
             home = self._services.actions.own_home(user, request.path_params["name"])
         except ActionDenied as why:
             return self._list(request, user, status=why.status, error=why.sentence)
-        return self._page(request, user, "home_delete.html", here="homes", home=home)
+        return self._page(request, user, "home_delete.html", here="homes", home=home, title=self._title(home))
 
     async def delete(self, request: Request, user: User, _form: Form) -> Response:
         name = request.path_params["name"]
         try:
+            title = self._title(self._services.actions.own_home(user, name))
             await self._services.actions.delete_home(user, name)
         except ActionDenied as why:
             return self._list(request, user, status=why.status, error=why.sentence)
-        return done("/homes", "delete-home", name)
+        return done("/homes", "delete-home", quote(title))
+
+    def _title(self, home: HomeSummary) -> str:
+        """`Files of Small desktop`: the claim's name says nothing to its user."""
+        if home.template:
+            return f"Files of {template_title(self._cluster.template(home.template), home.template)}"
+        is_own = home.scope == HomeScope.SESSION.value
+        return f"Files of {', '.join(home.sessions) or 'one desktop'}" if is_own else "Files of all your desktops"
 
     def _list(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
-        shown = {"homes": self._cluster.homes_of(user.email), "error": error, "done": done_message(request)}
+        homes = [(home, self._title(home)) for home in self._cluster.homes_of(user.email)]
+        shown = {"homes": homes, "error": error, "done": done_message(request)}
         return self._page(request, user, "homes.html", status=status, here="homes", **shown)

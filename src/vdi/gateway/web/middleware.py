@@ -5,7 +5,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 
 from starlette.datastructures import MutableHeaders
@@ -23,6 +23,7 @@ PUBLIC_BODY = 64 * 1024
 INTERNAL_BODY = 4 * 1024 * 1024
 
 BODY_SECONDS = 10.0
+_RECEIVE = "vdi.receive"
 # Digits of a Content-Length; a longer one is refused before it is read as a number.
 _DIGITS = 15
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -101,6 +102,7 @@ class BodyLimit:
         too_much = not length.isdigit() or len(length) > _DIGITS or int(length) > self._most
         loop = asyncio.get_running_loop()
         deadline, seen, complete = loop.time() + BODY_SECONDS, 0, False
+        scope[_RECEIVE] = receive
 
         async def receive_within_limits() -> Message:
             nonlocal seen, complete
@@ -129,6 +131,19 @@ class BodyLimit:
         return HTTPException(
             413, f"The request is too large: at most {self._most} bytes are accepted.", {"Connection": "close"}
         )
+
+
+async def body_pieces(request: HTTPConnection) -> AsyncIterator[bytes]:
+    """The body past BodyLimit, for a route that passes it on as it comes, and only from users who may send it."""
+    more = True
+    while more:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await request.scope[_RECEIVE]()
+        except TimeoutError as error:
+            raise HTTPException(408, "The body of the request was sent too slowly.", {"Connection": "close"}) from error
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 class RequestMetrics:

@@ -129,6 +129,35 @@
     }
   };
 
+  /* ---- uploads: one request for each file, whose body is the file ---------------------------------------------------- */
+
+  const upload = async (form, files) => {
+    const [bar, error] = ["progress", ".error"].map((part) => form.querySelector(part));
+    const headers = { "Content-Type": "application/octet-stream", "X-CSRF-Token": form.elements.csrf.value };
+    const folder = form.getAttribute("action");
+    [bar.hidden, error.hidden] = [false, true];
+    for (const file of files) {
+      const request = { method: "POST", headers, body: file };
+      const answer = await fetch(folder + encodeURIComponent(file.name), request).catch(() => null);
+      if (answer?.status !== 201) {
+        error.textContent = answer ? await answer.text() : `${file.name}: the upload was interrupted.`;
+        [bar.hidden, error.hidden] = [true, false];
+        return;
+      }
+    }
+    const name = files.length === 1 ? files[0].name : `${files.length} files`;
+    location.assign(`${folder}&done=upload&name=${encodeURIComponent(name)}`);
+  };
+
+  const acceptUploads = (form) => {
+    form.addEventListener("change", (event) => upload(form, event.target.files));
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      if (event.dataTransfer.files.length) upload(form, event.dataTransfer.files);
+    });
+  };
+
   /* ---- a form is sent once, however often its button is pressed --------------------------------------------------- */
 
   let sent = new WeakSet();
@@ -149,6 +178,7 @@
     announce(document, true);
     guessTimeZone();
     lookAtDesktops();
+    document.querySelectorAll("form[data-upload]").forEach(acceptUploads);
     document.addEventListener("visibilitychange", lookAtDesktops);
     document.addEventListener("click", closeDialog);
     document.body.addEventListener("htmx:afterSwap", (event) => {

@@ -1,0 +1,237 @@
+"""The page of a home's files: who may copy in which direction, what is audited, and what an agent may answer."""
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from support.csrf import csrf_of
+from support.web_server import serve_app
+from unit.gateway.files_agent import files_agent, point
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PageBrowser, PortalStage, a_template, running, text_of
+from vdi.gateway import desktop_agent
+from vdi.gateway.desktop_agent import MAX_FILE_REQUESTS
+from vdi.gateway.rights import User
+from vdi.gateway.store.audit import audit
+from vdi.gateway.web import middleware
+from vdi.session.streaming import file_transfers
+
+PAGE = "/desktops/alice-desktop/files"
+CONTENT = f"{PAGE}/content"
+FROM_PAGE = {"Sec-Fetch-Site": "same-origin", "Accept": "*/*"}
+EVE = User("eve@example.com", "Eve", login_id="login-eve")
+ENTRY = {"name": "a", "kind": "file", "sizeBytes": 1, "modified": 1}
+FOLDER = {"entries": [ENTRY], "isCut": False, "usedBytes": 1, "sizeBytes": 2}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "Desktop").mkdir()
+    (tmp_path / "Desktop/report.html").write_text("<script>alert(1)</script>")
+    (tmp_path / ".profile").write_text("x" * 2500)
+    return tmp_path
+
+
+@pytest.fixture
+def stage(home: Path) -> Iterator[PortalStage]:
+    """alice-desktop with the image's own agent, shared with Bob."""
+    stage = PortalStage()
+    put(stage)
+    with files_agent(stage, home):
+        yield stage
+
+
+def put(stage: PortalStage, role: str = "collaborator", spec: Any = None, **session: Any) -> None:
+    session = {"access": [{"user": BOB.email, "role": role}]} | session
+    stage.put(a_template(**(spec or {})), running(**session))
+
+
+async def send(browser: PageBrowser, path: str, content: Any = b"new", token: str | None = None, **more: str) -> Any:
+    if token is None:
+        token = csrf_of((await browser.get("/homes")).text)
+    headers = FROM_PAGE | {"X-CSRF-Token": token, "Content-Type": "application/octet-stream"} | more
+    return await browser.client.post(f"{PAGE}?path={path}", content=content, headers=headers)
+
+
+def copies(stage: PortalStage) -> list[tuple[str, str, str, dict[str, str]]]:
+    """The audit of files: (actor, action, outcome, detail) of each act."""
+    last = {row.act: row for row in stage.rows.rows(audit) if row.action.startswith("files.")}
+    decode = msgspec.json.decode
+    return [(row.actor, row.action, row.outcome, decode(row.detail)) for row in last.values()]
+
+
+@pytest.mark.parametrize("person", [ALICE, BOB])
+async def test_a_folder_is_listed_with_sizes_and_space(stage: PortalStage, person: User) -> None:
+    browser = stage.browser(person)
+    page = (await browser.get(PAGE)).text
+    assert "Desktop/" in text_of(page)
+    assert ".profile" not in page
+    assert "<meter" in page
+    assert ".profile 2.5 kB" in text_of((await browser.get(f"{PAGE}?hidden=yes")).text)
+    page = (await browser.get(f"{PAGE}?path=Desktop")).text
+    assert f'href="{CONTENT}?path=Desktop/report.html" download' in page
+    assert copies(stage) == []
+
+
+async def test_a_name_that_is_not_utf_8_can_be_downloaded(stage: PortalStage, home: Path) -> None:
+    (home / b"caf\xe9".decode(errors="surrogateescape")).write_text("found")
+    browser = stage.browser()
+    assert f"{CONTENT}?path=caf%E9" in (await browser.get(PAGE)).text
+    answer = await browser.get(f"{CONTENT}?path=caf%E9", **FROM_PAGE)
+    assert (answer.text, answer.headers["content-disposition"]) == ("found", "attachment; filename*=UTF-8''caf%3F")
+
+
+async def test_a_download_is_never_shown_and_is_audited(stage: PortalStage) -> None:
+    answer = await stage.browser(BOB).get(f"{CONTENT}?path=Desktop/report.html", **FROM_PAGE)
+    assert (answer.status_code, answer.text) == (200, "<script>alert(1)</script>")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''report.html"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    detail = {"path": "Desktop/report.html", "bytes": "25", "kind": "file"}
+    assert copies(stage) == [(BOB.email, "files.download", "done", detail)]
+
+
+async def test_a_folder_is_downloaded_as_zip(stage: PortalStage) -> None:
+    answer = await stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE)
+    assert ZipFile(io.BytesIO(answer.content)).namelist() == [".profile", "Desktop/report.html"]
+    assert answer.headers["content-disposition"].endswith("alice-desktop.zip")
+    assert copies(stage)[0][3] == {"path": "", "bytes": str(len(answer.content)), "kind": "folder"}
+
+
+async def test_an_upload_passes_on_more_than_a_form_may_have(stage: PortalStage, home: Path) -> None:
+    content = b"\x00" * (3 * middleware.PUBLIC_BODY)
+    answer = await send(stage.browser(), "Desktop/new.bin", content)
+    assert (answer.status_code, (home / "Desktop/new.bin").read_bytes() == content) == (201, True)
+    detail = {"path": "Desktop/new.bin", "bytes": str(len(content)), "kind": "file"}
+    assert copies(stage) == [(ALICE.email, "files.upload", "done", detail)]
+    answer = await send(stage.browser(), "Desktop/new.bin")
+    assert (answer.status_code, "File exists" in answer.text) == (409, True)
+    assert (home / "Desktop/new.bin").read_bytes() == content
+
+
+async def test_an_upload_or_download_of_another_page_is_refused(stage: PortalStage, home: Path) -> None:
+    browser = stage.browser()
+    assert (await send(browser, "new", token="wrong")).status_code == 403
+    assert (await send(browser, "new", **{"Sec-Fetch-Site": "same-site"})).status_code == 403
+    for site in ("same-site", "cross-site"):
+        answer = await browser.get(f"{CONTENT}?path=.profile", **{"Sec-Fetch-Site": site})
+        assert answer.status_code == 403
+    assert not (home / "new").exists()
+    assert copies(stage) == []
+
+
+@pytest.mark.parametrize(
+    ("person", "change", "listed", "downloaded", "uploaded"),
+    [
+        (BOB, {"role": "viewer"}, 403, 403, 403),
+        (BOB, {"role": "presenter"}, 404, 404, 404),
+        (EVE, {}, 404, 404, 404),
+        (ADMIN, {}, 403, 403, 403),
+        (ALICE, {"spec": {"streaming": {"fileTransfer": "None"}}}, 403, 403, 403),
+        (ALICE, {"spec": {"streaming": {"fileTransfer": "Download"}}}, 200, 200, 403),
+        (BOB, {"spec": {"streaming": {"fileTransfer": "Upload"}}}, 403, 403, 201),
+        (ALICE, {"spec": {"env": [{"name": "SELKIES_FILE_TRANSFERS", "value": "upload|locked"}]}}, 403, 403, 201),
+        (ALICE, {"template": "gone"}, 403, 403, 403),
+        (ALICE, {"suspended": True}, 409, 409, 409),
+    ],
+)
+async def test_who_may_copy_in_which_direction(
+    stage: PortalStage, home: Path, person: User, change: dict[str, Any], listed: int, downloaded: int, uploaded: int
+) -> None:
+    put(stage, **change)
+    browser = stage.browser(person)
+    assert (await browser.get(PAGE)).status_code == listed
+    assert (await browser.get(f"{CONTENT}?path=.profile", **FROM_PAGE)).status_code == downloaded
+    assert (await send(browser, "new")).status_code == uploaded
+    assert (home / "new").exists() == (uploaded == 201)
+
+
+@pytest.mark.parametrize(
+    ("spec", "directions"),
+    [
+        ({}, {"upload", "download"}),
+        ({"streaming": {"fileTransfer": "Later"}}, set()),
+        (
+            {"env": [{"name": "SELKIES_FILE_TRANSFERS", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+            set(),
+        ),
+        ({"streaming": {"selkies": "1"}}, set()),
+        ({"protocol": "Web"}, set()),
+    ],
+)
+def test_an_unknown_switch_allows_nothing(spec: dict[str, Any], directions: set[str]) -> None:
+    assert file_transfers(a_template(**spec)) == directions
+
+
+async def test_a_suspended_desktop_is_offered_to_be_resumed(stage: PortalStage) -> None:
+    put(stage, suspended=True, status={"phase": "Suspended"})
+    page = (await stage.browser().get(PAGE)).text
+    assert "is not running" in page
+    assert 'formaction="/desktops/alice-desktop/resume"' in page
+
+
+async def test_a_copy_ends_when_the_share_ends(stage: PortalStage, home: Path) -> None:
+    async def content() -> AsyncIterator[bytes]:
+        yield b"first"
+        put(stage, access=[])
+        yield b"second"
+
+    answer = await send(stage.browser(BOB), "part", content(), **{"Content-Length": "11"})
+    assert answer.status_code == 404
+    assert not (home / "part").exists()
+    assert copies(stage)[0][2:] == ("NotFound", {"path": "part", "bytes": "5", "kind": "file"})
+
+
+async def test_requests_for_files_and_copies_are_limited(stage: PortalStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desktop_agent, "MAX_FILE_REQUESTS", 1)
+    assert MAX_FILE_REQUESTS > 1
+    browser = stage.browser()
+    assert [(await browser.get(PAGE)).status_code for _ in range(2)] == [200, 429]
+    monkeypatch.setattr(desktop_agent, "MAX_COPIES", 0)
+    assert (await browser.get(f"{CONTENT}?path=.profile", **FROM_PAGE)).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (FOLDER | {"entries": [ENTRY] * 2001}, 409),
+        (FOLDER | {"entries": [ENTRY | {"kind": "device"}]}, 409),
+        (FOLDER | {"entries": [ENTRY | {"modified": 10**12}]}, 409),
+        (FOLDER | {"usedBytes": -1}, 409),
+        (FOLDER | {"entries": [ENTRY | {"name": "..%2F<b>"}]}, 200),
+    ],
+)
+async def test_an_agents_list_is_untrusted(body: dict[str, Any], status: int) -> None:
+    async def serve(_: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    stage, app = PortalStage(), web.Application()
+    put(stage)
+    app.router.add_get("/files", serve)
+    async with serve_app(app) as port:
+        point(stage, port)
+        answer = await stage.browser().get(PAGE)
+    assert (answer.status_code, "<b>" in answer.text) == (status, False)
+
+
+async def test_a_zip_that_is_not_complete_fails(caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"PK\x03\x04")
+        return answer
+
+    stage, app = PortalStage(), web.Application()
+    put(stage)
+    app.router.add_get("/files/content", serve)
+    async with serve_app(app) as port:
+        point(stage, port)
+        with pytest.raises(AssertionError):
+            await stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE)
+    assert copies(stage)[0][2] == "Unavailable"
+    assert "is not complete" in caplog.text
