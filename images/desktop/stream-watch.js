@@ -8,7 +8,7 @@
       transport = now;
       silent = 0;
       if (!now) return;
-      now.addEventListener('message', () => { silent = 0; });
+      now.addEventListener('message', () => { silent = window.vdiUnheard = 0; });
       makeUpForReset(now);
     },
   });
@@ -22,6 +22,8 @@
   const GIVE_UP = 8; // more than a congested line is late
   const QUESTION = '_gz,1'; // what Selkies' own page says first of all, and its server echoes whenever it is said
   setInterval(() => {
+    // Seconds since the desktop was heard last, for the bar; a page that has never heard it has none.
+    if (window.vdiUnheard !== undefined) window.vdiUnheard += 1;
     if (transport?.readyState !== WebSocket.OPEN) return;
     silent += 1;
     if (silent === ASK) transport.send(QUESTION);
@@ -51,3 +53,39 @@
     };
   }
 })();
+
+// The waiting page fades into the first picture: its colour covers Selkies' empty page until Selkies hides its status.
+(() => {
+  const LONGEST_MS = 8000; // after which the status is worth reading
+  const FADE_MS = 200;
+  const cover = document.createElement('div');
+  cover.id = 'vdi-cover';
+  cover.style.cssText = 'position:fixed;inset:0;z-index:2147483000;pointer-events:none;color-scheme:light dark;background:light-dark(#f6f7f9,#0f1318)';
+  if (!matchMedia('(prefers-reduced-motion: reduce)').matches) cover.style.transition = `opacity ${FADE_MS}ms`;
+  document.documentElement.append(cover);
+  const began = performance.now();
+  const look = () => {
+    if (!document.querySelector('#status-display.hidden') && performance.now() - began < LONGEST_MS) return requestAnimationFrame(look);
+    cover.style.opacity = 0;
+    setTimeout(() => cover.remove(), FADE_MS);
+  };
+  look();
+})();
+
+// Selkies' shortcut opens our bar instead of its side menu, which the bar opens by `advanced`. This listener has to be
+// there before Selkies' own.
+addEventListener('message', (event) => {
+  if (event.data?.type !== 'toggleDashboard' || event.data.advanced || !window.vdiMenu) return;
+  event.stopImmediatePropagation();
+  window.vdiMenu();
+});
+
+// The bar, which the gateway serves. Without a gateway there is none; one that is away for a moment is asked again.
+addEventListener('load', async function show() {
+  const AGAIN_MS = 10000;
+  const answer = await fetch('/.vdi/bar', { cache: 'no-store' }).catch(() => null);
+  if (answer?.ok && answer.headers.has('X-VDI-Gateway')) {
+    const state = await answer.json();
+    (await import(state.script)).start(state);
+  } else if (!answer || answer.status >= 500) setTimeout(show, AGAIN_MS);
+});

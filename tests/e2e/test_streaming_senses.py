@@ -242,8 +242,9 @@ def left_edge(desktop: Streamed, title: str) -> int:
 
 
 def screen_settings(browser: DesktopBrowser) -> Locator:
-    """The screen settings of the side menu, opened as a person does."""
+    """The screen settings of Selkies' side menu, opened as a person does."""
     browser.page.keyboard.press("Control+Shift+M")
+    browser.page.get_by_role("toolbar").get_by_role("button", name="Advanced").click()
     browser.page.get_by_role("button", name="Screen Settings").click()
     settings = browser.page.locator("#screen-settings-content")
     settings.wait_for()

@@ -318,4 +318,5 @@ class DesktopBrowser:
         """Return what the browser's window shows now."""
         from PIL import Image
 
+        self.page.wait_for_function("() => !document.getElementById('vdi-cover')")  # the page fades in
         return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")

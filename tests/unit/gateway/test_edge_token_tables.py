@@ -86,7 +86,7 @@ async def test_a_viewer_enters_no_desktop_without_confirmation(
         async def no_grants(_session: object) -> list[Grant]:
             return []
 
-        monkeypatch.setattr(stage.edge.tables, "_holding", no_grants)
+        monkeypatch.setattr(stage.edge.tables, "holding", no_grants)
     else:
         desktop.refuse = 500 if broken == "answers 500" else 404
     guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)

@@ -16,6 +16,7 @@ from vdi.gateway.cluster_cache import Kind, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.desktop_agent import DesktopKey
 from vdi.gateway.edge.authorizer import Authorizer
+from vdi.gateway.edge.bar import CHANGES, DesktopBar
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.selkies import TRANSPORT_PATH
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
@@ -112,6 +113,9 @@ class Edge(Component):
             tables=self.tables,
             subscriptions=subscriptions,
         )
+        self._bar = DesktopBar(
+            context=context, actions=actions, authorizer=authorizer, handoff=self.handoff, tables=self.tables
+        )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
         self._active = active
@@ -139,6 +143,8 @@ class Edge(Component):
             Route("/.vdi/open", self._waiting.opening),
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
+            Route("/.vdi/bar", self._bar.show),
+            *(Route(f"/.vdi/{change}", self._bar.change, methods=["POST"]) for change in CHANGES),
             Route(TRANSPORT_PATH, self._transport.page),
             *asset_routes(self._context.settings.brand, "/.vdi/static"),
             Route(TURN_PATH, self._turn.answer),

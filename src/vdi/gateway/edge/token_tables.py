@@ -160,7 +160,10 @@ class TokenTablePublisher:
         runs = session.status.phase in (Phase.CREATING, Phase.RUNNING)
         return runs and (template is None or takes_tokens(template.spec))
 
-    def _pod_address(self, session: VDISession) -> str:
+    def selkies_url(self, session: VDISession) -> str:
+        """Base URL of the session's Selkies."""
+        if self.address:
+            return self.address(session)
         template = self.context.cluster.template(session.spec.template)
         return desktop_url(session, template.spec.port if template else 8080)
 
@@ -182,10 +185,10 @@ class TokenTablePublisher:
             master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
             raise PostError(str(error)) from error
-        grants = await self._holding(session)
+        grants = await self.holding(session)
         table = token_table(master, grants) | direct_table(master)
         url, headers = (
-            f"{(self.address or self._pod_address)(session)}/api/tokens",
+            f"{self.selkies_url(session)}/api/tokens",
             {"Authorization": f"Bearer {master}"},
         )
         try:
@@ -206,7 +209,7 @@ class TokenTablePublisher:
             raise PostError(f"it responds with {status}")
         return frozenset(grant.id for grant in grants)
 
-    async def _holding(self, session: VDISession) -> list[Grant]:
+    async def holding(self, session: VDISession) -> list[Grant]:
         """The grants that hold now, from the database of all replicas, or from memory where it does not respond."""
         uid = session.metadata.uid
         try:

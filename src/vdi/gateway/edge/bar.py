@@ -1,0 +1,159 @@
+"""The bar over a desktop: its state for one visitor, and the changes that its buttons request.
+
+`static/bar.js` draws it in Selkies' page; `images/desktop/stream-watch.js` loads that script from the address in the
+state. A program in the desktop may put a page on the same host, so nothing here is about any other session, and each
+request has the rights of its visitor.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from vdi.api.session import FULL_CONTROL, Role, VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.actions import Actions
+from vdi.gateway.brand import stylesheet
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.denied import CrossSiteError
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
+from vdi.gateway.edge.authorizer import Admitted, Authorizer
+from vdi.gateway.edge.headers import OURS
+from vdi.gateway.edge.ticket_handoff import TicketHandoff
+from vdi.gateway.edge.token_tables import TokenTablePublisher
+from vdi.gateway.portal.desktop_view import desktop_view, extensions
+from vdi.gateway.rights import Action, User
+from vdi.gateway.store.logins import Grant
+from vdi.gateway.web.assets import asset_url
+from vdi.http_client import HTTP_ERRORS, open_client
+from vdi.session.streaming import takes_tokens
+
+CHANGES = (Action.SUSPEND, Action.RESTART, Action.EXTEND)
+# A page of another host cannot send it without a preflight, to which no one here consents.
+HEADER = "x-vdi-bar"
+_NOT_ENTERED = "You have not opened this desktop."
+# Selkies measures the round trip of each connection first, for at most 1 s.
+_SECONDS, _MAX_BYTES = 3.0, 256 * 1024
+
+
+class Connection(msgspec.Struct):
+    """One connected page, as Selkies' `GET /api/sessions` lists it."""
+
+    role: str = ""
+    # Gamepad: 1 for the owner; see `selkies.gamepads`.
+    slot: int | None = None
+
+
+class _Connections(msgspec.Struct):
+    sessions: tuple[Connection, ...]
+
+
+@dataclass(eq=False, kw_only=True)
+class DesktopBar:
+    """The two handlers."""
+
+    context: GatewayContext
+    actions: Actions
+    authorizer: Authorizer
+    handoff: TicketHandoff
+    tables: TokenTablePublisher
+
+    async def show(self, request: Request) -> Response:
+        """`/.vdi/bar`: the state of the bar."""
+        admitted, template = await self._admit(request)
+        body = msgspec.json.encode(await self._state(admitted, template))
+        response = Response(body, headers=OURS, media_type="application/json")
+        self.authorizer.renew_cookie(response, admitted.token)
+        return response
+
+    async def change(self, request: Request) -> Response:
+        """`/.vdi/suspend`, `/.vdi/restart` and `/.vdi/extend?length=10h`."""
+        self.handoff.check_own_page(request)
+        if request.headers.get(HEADER) != "1":
+            raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
+        admitted, _ = await self._admit(request)
+        grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
+        if grant is None:
+            raise HTTPException(401, _NOT_ENTERED, OURS)
+        user, name = User(grant.user, groups=grant.groups, login_id=grant.login_id), admitted.session.metadata.name
+        match request.url.path.rpartition("/")[2]:
+            case Action.SUSPEND:
+                await self.actions.suspend(user, name)
+            case Action.RESTART:
+                await self.actions.restart(user, name)
+            case _:  # the last one of CHANGES
+                await self.actions.extend(user, name, request.query_params.get("length", ""))
+        return Response(status_code=204, headers=OURS)
+
+    async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
+        """The visitor, and the desktop's template. Raises HTTPException."""
+        admitted = await self.authorizer.admit_request(request)
+        if admitted is None:
+            raise HTTPException(401, _NOT_ENTERED, OURS)
+        template = self.context.cluster.template(admitted.session.spec.template)
+        # An image's own page has no bar, and may hold anything.
+        if template is not None and not takes_tokens(template.spec):
+            raise HTTPException(404, "The page of this desktop has no bar.", OURS)
+        return admitted, template
+
+    async def _state(self, admitted: Admitted, template: VDITemplate | None) -> dict[str, object]:
+        session, role = admitted.session, admitted.claims.role
+        settings, now = self.context.settings, self.context.clock()
+        view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
+        lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
+        return {
+            "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),
+            "font": asset_url(settings.brand, "/.vdi/static", "fonts/inter.woff2"),
+            "colours": stylesheet(settings.brand).replace(":root", ":host"),
+            "portal": settings.portal_url,
+            "name": view.name,
+            "owner": "" if view.mine else session.spec.user,
+            "viewOnly": role not in FULL_CONTROL,
+            "running": is_running(session),
+            "expires": view.expires,
+            "accessEnds": view.access_ends,
+            "notices": [notice.title for notice in view.notices if notice.kind != "info"],
+            "actions": sorted(view.actions),
+            "extensions": lengths,
+            # Selkies enforces these; the bar hides buttons.
+            "streaming": template.spec.streaming if template else None,
+            # null: not known, or not for guests.
+            "watching": await self._watching(session) if view.mine else None,
+        }
+
+    async def _watching(self, session: VDISession) -> tuple[str, ...] | None:
+        if not session.spec.access or not is_running(session):
+            return ()
+        url = f"{self.tables.selkies_url(session)}/api/sessions"
+        try:
+            master = (await self.tables.key.tokens(session)).password
+            headers = {"Authorization": f"Bearer {master}"}
+            async with open_client(url, seconds=_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http:
+                answer = await http.request("GET", url, headers=headers, max_bytes=_MAX_BYTES, seconds=_SECONDS)
+            connections = answer.json(_Connections).sessions
+        except (DesktopKeyError, *HTTP_ERRORS):
+            return None
+        return tuple(describe_guests(await self.tables.holding(session), connections))
+
+
+def describe_guests(grants: Sequence[Grant], connections: Sequence[Connection]) -> Iterator[str]:
+    """Guests who are connected now. Selkies lists the roles of connections and no names, so names are those of grants.
+
+    With fewer connections than guests of a role it is not known which of them are connected.
+    """
+    for kind, words in (("viewer", "view only"), ("controller", "full control")):
+        users = sorted(
+            {
+                grant.user
+                for grant in grants
+                if grant.role is not Role.OWNER and (grant.role in FULL_CONTROL) == (kind == "controller")
+            }
+        )
+        count = sum(connection.role == kind and connection.slot != 1 for connection in connections)
+        if 0 < count < len(users):
+            yield f"{count} of {', '.join(users)} ({words})"
+        elif count:
+            yield from (f"{user} ({words})" for user in users)

@@ -1,0 +1,254 @@
+/* The bar over a desktop, in Selkies' page. It steers Selkies with the messages of Selkies' own side menu. */
+
+const ASK_MS = 30000;
+const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
+const LOST_SECONDS = 10;
+const HIDE_MS = 3000;
+const STYLE = `
+:host {
+  --surface: light-dark(#ffffff, #171c23); --sunken: light-dark(#eef0f4, #11161c); --ink: light-dark(#18202b, #e8ecf1);
+  --ink-soft: light-dark(#546070, #a5b0be); --line: light-dark(#848e9d, #6b7788); --accent: light-dark(#2450b8, #8cb0ff);
+  --accent-strong: light-dark(#2f5bd0, #3f6fe6); --warn: light-dark(#8a5200, #f2bd62);
+  all: initial; color-scheme: light dark; position: fixed; inset: 0 0 auto; z-index: 2000; pointer-events: none;
+  display: grid; justify-items: center; gap: 4px; color: var(--ink);
+  font: 14px/1.4 Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
+}
+[hidden] { display: none !important; }
+.handle, .bar, .panel, .lost { pointer-events: auto; background: var(--surface); color: var(--ink); border: 1px solid var(--line); }
+.handle { border-top: 0; border-radius: 0 0 10px 10px; padding: 1px 14px 3px; max-width: 90vw; font: inherit; font-size: 12px; cursor: pointer; }
+.bar { display: flex; flex-wrap: wrap; gap: 2px; align-items: center; justify-content: center; box-sizing: border-box; max-width: 100vw; max-height: 60vh; overflow: auto; padding: 4px 10px; border-top: 0; border-radius: 0 0 10px 10px; }
+.bar p { margin: 0 10px 0 0; overflow-wrap: anywhere; }
+.soft { color: var(--ink-soft); }
+.warn { color: var(--warn); }
+.panel, .lost { display: grid; gap: 8px; box-sizing: border-box; width: min(24rem, 96vw); max-height: 70vh; overflow: auto; padding: 12px; border-radius: 10px; }
+.panel p, .lost p, h2 { margin: 0; font-size: 14px; }
+.panel div, .lost div { display: flex; flex-wrap: wrap; gap: 6px; }
+a, .bar button, .panel button, .lost button { display: inline-block; padding: 6px 10px; border: 1px solid transparent; border-radius: 7px; background: none; color: var(--accent); font: inherit; font-weight: 600; text-decoration: none; cursor: pointer; }
+.panel button, .panel a, .lost button, .lost a { border-color: var(--line); }
+a:hover, button:hover, [aria-expanded=true] { background: var(--sunken) !important; }
+:focus-visible { outline: 2px solid var(--accent-strong); outline-offset: -2px; }
+textarea { box-sizing: border-box; width: 100%; height: 6rem; font: inherit; color: inherit; background: var(--sunken); border: 1px solid var(--line); border-radius: 7px; }
+`;
+
+let state;
+let open = ""; /* Name of the panel that is open. */
+let busy = "";
+let font;
+let lastInput = Date.now();
+const known = { audio: true, microphone: false, text: "" };
+
+const make = (tag, { on, ...attributes } = {}, ...children) => {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== false) node.setAttribute(name, value);
+  }
+  if (on) node.addEventListener("click", on);
+  node.append(...children.filter((child) => child || child === 0));
+  return node;
+};
+const button = (label, on, more = {}) => make("button", { type: "button", on, ...more }, label);
+const link = (label, href) => make("a", { href, target: "_blank", rel: "noopener" }, label);
+const text = (words, kind = "") => make("p", { class: kind }, words);
+const row = (...children) => make("div", {}, ...children);
+
+const host = make("div", { id: "vdi-bar", class: "allow-native-input" }); /* Selkies leaves keys in such elements alone. */
+const root = host.attachShadow({ mode: "open" });
+const handle = button("Menu", () => toggle(), { class: "handle", "aria-expanded": "false", "aria-controls": "bar" });
+const bar = make("div", { id: "bar", class: "bar", role: "toolbar", hidden: true });
+const panel = make("section", { id: "panel", class: "panel", hidden: true });
+const left = make("span", { class: "soft" });
+const lost = make("div", { class: "lost", role: "alert", hidden: true });
+
+const selkies = (message) => window.postMessage(message, location.origin);
+const input = () => window.webrtcInput; /* Selkies' keyboard and pointer, over either transport. */
+/* The template's setting: not one of the values that switch the feature off. A guest who only watches has none. */
+const has = (field, ...off) => !state.viewOnly && !off.includes(state.streaming?.[field]);
+const may = (action) => state.actions.includes(action);
+const page = (rest) => `${state.portal}/desktops/${encodeURIComponent(state.name)}${rest}`;
+const clock = (instant) => {
+  const end = new Date(instant);
+  const day = end - Date.now() > 72e6 ? { weekday: "short", day: "numeric", month: "short" } : {};
+  return end.toLocaleString([], { hour: "2-digit", minute: "2-digit", ...day });
+};
+const timeLeft = () => {
+  const minutes = Math.floor((new Date(state.expires) - Date.now()) / 60000);
+  if (!state.expires || minutes < 0) return "";
+  return minutes < 60 ? `${minutes} min left` : `${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+};
+
+const change = async (action, query = "") => {
+  busy = { suspend: "Suspending.", restart: "Restarting.", extend: "" }[action];
+  try {
+    const answer = await fetch(`/.vdi/${action}${query}`, { method: "POST", headers: { "X-VDI-Bar": "1" } });
+    if (!answer.ok) throw new Error((await answer.text()).trim());
+  } catch (error) {
+    busy = "";
+    panel.append(text(error.message, "warn"));
+    return;
+  }
+  show("");
+  await ask();
+  /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
+  for (let tries = 0; busy && state.running && tries < 30; tries++) {
+    handle.textContent = busy;
+    await new Promise((done) => setTimeout(done, 1000));
+    await ask();
+  }
+  if (busy) location.replace("/.vdi/wait");
+};
+
+const sure = (action, words, label) => [text(words), row(button(label, () => change(action)))];
+const flip = (pipeline, label) => button(`${label}: ${known[pipeline] ? "on" : "off"}`, () => {
+  known[pipeline] = !known[pipeline];
+  selkies({ type: "pipelineControl", pipeline, enabled: known[pipeline] });
+  show("Sound");
+}, { "aria-pressed": String(known[pipeline]) });
+
+const clipboard = () => {
+  const box = make("textarea", { "aria-label": "Clipboard of the desktop" });
+  box.value = known.text;
+  const send = button("Send to the desktop", () => selkies({ type: "clipboardUpdateFromUI", text: box.value }));
+  return [text("The desktop copied this last. Copy it from here, or write what the desktop pastes next."), box, row(send)];
+};
+
+/* Each panel: whether it is offered, and its content. */
+const PANELS = {
+  Extend: [() => state.extensions.length, () => [row(...state.extensions.map(({ value, words }) =>
+    button(words, () => change("extend", `?length=${encodeURIComponent(value)}`))))]],
+  Files: [() => has("fileTransfer", "None", "Download") || has("fileTransfer", "None", "Upload"), () => [row(
+    has("fileTransfer", "None", "Download") && button("Upload", () => window.dispatchEvent(new CustomEvent("requestFileUpload"))),
+    has("fileTransfer", "None", "Upload") && link("Download from Desktop", "/api/files/"),
+    !state.owner && link("All files", page("/files")),
+  )]],
+  Clipboard: [() => has("clipboard", "None"), clipboard],
+  Screen: [() => true, () => [row(
+    button("Full screen", () => selkies({ type: "requestFullscreen" })),
+    has("resize", false) && button("Size of this window", () => selkies({ type: "resetResolutionToWindow" })),
+    has("resize", false) && button("1920 × 1080", () => selkies({ type: "setManualResolution", width: 1920, height: 1080 })),
+  )]],
+  Sound: [() => has("audio", false), () => [row(flip("audio", "Sound"), has("microphone", false) && flip("microphone", "Microphone"))]],
+  Keyboard: [() => !state.viewOnly, () => [row(
+    button("On-screen keyboard", () => { show(""); selkies({ type: "showVirtualKeyboard" }); }),
+  ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
+  Share: [() => may("share"), () => [
+    text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
+    ...(state.watching ?? []).map((guest) => text(guest)), row(link("Share, or end a share", page("#share")))]],
+  Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
+  Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
+};
+
+const show = (name) => {
+  const opener = root.activeElement?.closest(".panel") ? open : "";
+  open = name;
+  panel.hidden = !name;
+  panel.setAttribute("aria-label", name);
+  panel.replaceChildren(...(name ? [make("h2", {}, name), ...PANELS[name][1]()] : []));
+  for (const one of bar.querySelectorAll("[data-panel]")) one.setAttribute("aria-expanded", String(one.dataset.panel === name));
+  if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
+};
+
+const draw = () => {
+  const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
+  const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
+  const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
+  handle.textContent = state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`;
+  handle.classList.toggle("warn", !state.owner && state.notices.length > 0);
+  left.textContent = timeLeft();
+  document.title = state.name;
+  bar.setAttribute("aria-label", `Desktop ${state.name}`);
+  if (root.activeElement?.closest(".bar")) return; /* Buttons stay where somebody is about to press one. */
+  bar.replaceChildren(
+    make("p", {}, make("strong", {}, state.name), " ", left),
+    ...Object.entries(PANELS).filter(([, [offered]]) => offered()).map(([name]) =>
+      button(name, () => show(open === name ? "" : name), { "data-panel": name, "aria-expanded": String(open === name), "aria-controls": "panel" })),
+    ...(state.viewOnly ? [] : [button("Advanced", () => { toggle(false); selkies({ type: "toggleDashboard", advanced: true }); })]),
+    make("a", { href: `${state.portal}/` }, "Portal"),
+  );
+};
+
+const toggle = (wanted = bar.hidden) => {
+  bar.hidden = !wanted;
+  handle.setAttribute("aria-expanded", String(wanted));
+  handle.hidden = wanted && !state.owner; /* A guest's line stays. */
+  show("");
+  if (wanted) {
+    input()?.resetKeyboard?.(); /* Keys that are down now are released here, and not in the desktop. */
+    /* Only now, so that it costs the desktop's first picture nothing; the waiting page has mostly loaded it. */
+    font ??= new FontFace("Inter", `url(${state.font})`, { weight: "400 700" }).load().then((face) => document.fonts.add(face), () => {});
+    draw();
+    bar.querySelector("button, a").focus();
+    ask();
+  } else if (root.activeElement) {
+    root.activeElement.blur();
+    document.getElementById("overlayInput")?.focus();
+  }
+};
+
+const ask = async () => {
+  const answer = await fetch("/.vdi/bar", { cache: "no-store" }).catch(() => null);
+  if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
+  else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
+  draw();
+};
+
+const watchStream = () => {
+  const isLost = !busy && (window.vdiUnheard ?? 0) >= LOST_SECONDS;
+  if (isLost && !state.running) location.replace("/.vdi/wait");
+  if (isLost === !lost.hidden) return;
+  lost.hidden = !isLost;
+  lost.replaceChildren(...(isLost ? [
+    text("The desktop does not respond. It may be your network: the picture returns by itself."),
+    row(may("restart") && button("Restart", () => show("Restart")), make("a", { href: `${state.portal}/` }, "Portal")),
+  ] : []));
+  if (isLost) ask();
+};
+
+const onKey = (event) => {
+  if (event.key === "Escape" && root.activeElement) {
+    event.stopImmediatePropagation();
+    if (open) show("");
+    else toggle(false);
+    return;
+  }
+  const isOurs = event.ctrlKey && event.shiftKey && event.code === "KeyM" && !event.defaultPrevented;
+  if (!isOurs || input()?.gamingMode || input()?.shortcutsEnabled === false) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  toggle();
+};
+
+const onMessage = (event) => {
+  if (event.source !== window || event.origin !== location.origin || !event.data) return;
+  const { type, text: copied } = event.data;
+  if (type === "clipboardContentUpdate" && typeof copied === "string") known.text = copied;
+  else if (type === "pipelineStatusUpdate") {
+    for (const name of ["audio", "microphone"]) known[name] = event.data[name] ?? known[name];
+  }
+};
+
+export const start = (first) => {
+  state = first;
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, panel, lost);
+  document.head.append(make("style", {}, ".toggle-handle { display: none !important; }")); /* Selkies' own. */
+  document.body.append(host);
+  draw();
+  let hiding;
+  host.addEventListener("pointerenter", () => clearTimeout(hiding));
+  host.addEventListener("pointerleave", ({ pointerType }) => {
+    if (pointerType === "mouse") hiding = setTimeout(() => open || bar.hidden || toggle(false), HIDE_MS);
+  });
+  addEventListener("keydown", onKey, true);
+  addEventListener("message", onMessage);
+  window.vdiMenu = () => toggle();
+  for (const name of ["pointerdown", "pointermove", "keydown"]) {
+    addEventListener(name, (event) => {
+      const idle = Date.now() - lastInput > IDLE_MS;
+      lastInput = Date.now();
+      if (idle) ask();
+      if (name === "pointerdown" && event.target !== host && !bar.hidden) toggle(false);
+    }, { capture: true, passive: true });
+  }
+  setInterval(() => { if (!document.hidden && Date.now() - lastInput < IDLE_MS) ask(); }, ASK_MS);
+  setInterval(watchStream, 1000);
+};

@@ -1,0 +1,210 @@
+"""The bar in a real Chromium: over a stand-in for Selkies' page with our image's script, served by the gateway."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect
+
+from portal.portal_browser import Visitor, visitor
+from portal.portal_server import Server
+from portal.test_portal_accessibility import grave_violations
+from unit.gateway.edge_stage import changed, publish
+from unit.gateway.portal_stage import ALICE
+from vdi.gateway.rights import User
+
+pytestmark = pytest.mark.timeout(180)
+
+LARGEST_BYTES = 30_000
+WATCH = Path(__file__).parents[2] / "images" / "desktop" / "stream-watch.js"
+# As much of Selkies' page as the bar steers. `heard`: messages that its core would have got.
+SELKIES = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Selkies</title>
+<meta name="viewport" content="width=device-width,initial-scale=1"><style>.hidden { display: none; }</style>
+<script src="stream-watch.js"></script></head>
+<body style="margin:0;background:#2d5a4a"><main id="app"><div id="status-display">Connecting...</div>
+<div class="toggle-handle">Selkies' menu</div></main><script>
+window.heard = []; window.keys = [];
+window.webrtcInput = {resetKeyboard: () => heard.push('resetKeyboard')};
+addEventListener('message', ({data}) => heard.push(data));
+addEventListener('requestFileUpload', () => heard.push('upload'));
+addEventListener('keydown', (event) => { if (!event.target.closest?.('.allow-native-input')) keys.push(event.key); });
+window.selkiesTransport = Object.assign(new EventTarget(), {readyState: 1, send: () => {}, close: () => {}});
+window.picture = () => {
+  document.getElementById('status-display').className = 'hidden';
+  selkiesTransport.dispatchEvent(new Event('message'));
+};
+</script></body></html>"""
+SENT = "type => heard.filter((one) => one === type || one?.type === type)"
+
+
+@contextmanager
+def desktop(
+    browser: Browser, server: Server, person: User = ALICE, *, name: str = "alice-ubuntu", **options: Any
+) -> Iterator[Visitor]:
+    """Somebody in a desktop, with its picture and the bar."""
+    host = server.stage.settings.url(server.stage.settings.host(name))
+
+    def serve(route: Route) -> None:
+        if route.request.url.endswith("/stream-watch.js"):
+            route.fulfill(path=WATCH, content_type="text/javascript")
+        else:
+            route.fulfill(body=SELKIES, content_type="text/html")
+
+    def route_session() -> None:
+        session = server.stage.world.session(name)
+        assert session is not None
+        publish(server.stage.world, changed(session, status={"url": host}))
+
+    server.run(server.stage.edge.ring.refresh())
+    server.run(server.stage.edge.revoker.poll())
+    server.do(route_session)
+    with visitor(browser, server, person, **options) as guest:
+        guest.page.route(lambda url: url.startswith(f"{host}/") and "/.vdi/" not in url and "/api/" not in url, serve)
+        guest.page.goto(f"{host}/.vdi/start")
+        guest.page.goto(f"{host}/?v=1")  # redirects pass a route of Playwright by
+        handle(guest.page).wait_for()
+        guest.page.evaluate("picture()")
+        expect(guest.page.locator("#vdi-cover")).to_have_count(0)
+        yield guest
+
+
+def handle(page: Page) -> Locator:
+    return page.locator("#vdi-bar .handle")
+
+
+def bar(page: Page) -> Locator:
+    return page.get_by_role("toolbar")
+
+
+def opened(page: Page, name: str) -> Locator:
+    """A panel of the bar, opened by a click."""
+    if bar(page).count() == 0:
+        handle(page).click()
+    bar(page).get_by_role("button", name=name, exact=True).click()
+    return page.get_by_role("region", name=name)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_bar_is_accessible_and_fits(
+    browser: Browser, server: Server, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
+        page = guest.page
+        assert grave_violations(page) == []
+        for name in ("Files", "Clipboard", "Share", "Suspend"):
+            opened(page, name)
+            assert grave_violations(page) == [], name
+            page.screenshot(path=tmp_path / f"bar-{width}-{scheme}-{name}.png")
+            box = bar(page).bounding_box()
+            assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_bar_is_used_by_keyboard_alone(browser: Browser, server: Server) -> None:
+    with desktop(browser, server) as guest:
+        page = guest.page
+        page.keyboard.press("Control+Shift+M")
+        expect(bar(page)).to_have_accessible_name("Desktop alice-ubuntu")
+        expect(bar(page).get_by_role("button", name="Extend")).to_be_focused()
+        page.keyboard.press("Tab")
+        expect(bar(page).get_by_role("button", name="Files")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("region", name="Files")).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("region", name="Files")).to_have_count(0)
+        expect(bar(page)).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(bar(page)).to_have_count(0)
+        page.keyboard.press("a")
+        assert page.evaluate("keys").count("a") == 1, "the desktop has the keyboard again"
+        assert "Enter" not in page.evaluate("keys"), "the bar's keys stay in the bar"
+
+
+def test_bar_steers_selkies(browser: Browser, server: Server) -> None:
+    with desktop(browser, server) as guest:
+        page = guest.page
+        expect(page.locator(".toggle-handle")).to_be_hidden()
+        page.evaluate("postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)")
+        clipboard = opened(page, "Clipboard").get_by_role("textbox", name="Clipboard of the desktop")
+        expect(clipboard).to_have_value("copied there")
+        clipboard.fill("from here")
+        page.get_by_role("button", name="Send to the desktop").click()
+        opened(page, "Files").get_by_role("button", name="Upload").click()
+        opened(page, "Sound").get_by_role("button", name="Sound: on").click()
+        page.get_by_role("button", name="Sound: off").wait_for()
+        assert page.evaluate(SENT, "clipboardUpdateFromUI")[0]["text"] == "from here"
+        assert page.evaluate(SENT, "pipelineControl") == [
+            {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
+        ]
+        assert page.evaluate(SENT, "upload") == ["upload"]
+        page.evaluate("postMessage({type: 'toggleDashboard'}, location.origin)")  # Selkies' own shortcut
+        expect(bar(page)).to_have_count(0)
+        handle(page).click()
+        bar(page).get_by_role("button", name="Advanced").click()
+        page.wait_for_function("heard.some((one) => one?.type === 'toggleDashboard')")
+        assert page.evaluate(SENT, "toggleDashboard") == [{"type": "toggleDashboard", "advanced": True}]
+
+
+def test_owner_extends_and_suspends_from_the_bar(browser: Browser, server: Server) -> None:
+    def spec() -> Any:
+        session = server.stage.world.session("alice-ubuntu")
+        assert session is not None
+        return session.spec
+
+    with desktop(browser, server) as guest:
+        page, before = guest.page, spec().timeout
+        opened(page, "Extend").get_by_role("button", name="1 hour more").click()
+        expect(page.get_by_role("region", name="Extend")).to_have_count(0)
+        assert server.do(spec).timeout != before
+        opened(page, "Suspend").get_by_role("button", name="Suspend now").click()
+        page.wait_for_url("**/.vdi/wait")
+        assert server.do(spec).suspended is True
+
+
+def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Server) -> None:
+    with desktop(browser, server, name="bob-review") as guest:
+        expect(handle(guest.page)).to_contain_text("You are watching bob@example.com's desktop, view only, until ")
+        handle(guest.page).click()
+        offered = bar(guest.page).get_by_role("button").all_inner_texts()
+        assert offered == ["Screen"]
+
+
+def test_lost_stream_offers_restart_and_portal(browser: Browser, server: Server) -> None:
+    with desktop(browser, server) as guest:
+        alert = guest.page.get_by_role("alert")
+        guest.page.evaluate("vdiUnheard = 9")
+        alert.get_by_role("button", name="Restart").click()
+        guest.page.get_by_role("button", name="Restart now").wait_for()
+        assert alert.get_by_role("link", name="Portal").get_attribute("href") == f"{server.url}/"
+        guest.page.evaluate("picture()")
+        expect(alert).to_have_count(0)
+
+
+def test_bar_loads_at_most_30_kb(browser: Browser, server: Server) -> None:
+    loaded: list[tuple[str, int]] = []
+    with desktop(browser, server) as guest:
+        guest.page.on("response", lambda answer: loaded.append((answer.url, len(answer.body()))))
+        guest.page.reload()
+        handle(guest.page).wait_for()
+        bytes_of_bar = [size for url, size in loaded if "/.vdi/" in url and "/fonts/" not in url]
+    assert len(bytes_of_bar) == 2
+    assert sum(bytes_of_bar) <= LARGEST_BYTES
+
+
+def test_page_without_a_gateway_has_no_bar(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        direct = "https://direct.test/"
+        guest.page.route(f"{direct}**", lambda route: (
+            route.fulfill(body=SELKIES, content_type="text/html") if route.request.url == direct
+            else route.fulfill(path=WATCH, content_type="text/javascript") if "stream-watch" in route.request.url
+            else route.fulfill(status=404)
+        ))  # fmt: skip
+        with guest.page.expect_response("**/.vdi/bar"):
+            guest.page.goto(direct)
+        guest.page.evaluate("picture()")
+        expect(guest.page.locator("#vdi-cover")).to_have_count(0)
+        assert guest.page.locator("#vdi-bar").count() == 0
+        expect(guest.page.locator(".toggle-handle")).to_be_visible()

@@ -1,0 +1,181 @@
+"""The bar over a desktop: its state by role, who is watching, and the changes that it requests."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from support.clock import FakeClock
+from unit.gateway.edge_selkies import FakeSelkies
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    SETTINGS,
+    STRANGER,
+    EdgeStage,
+    a_session,
+    address,
+    changed,
+    gone,
+    shared_with,
+)
+from unit.gateway.gateway_stage import Browser
+from vdi.api.meta import ObjectMeta
+from vdi.api.session import Role
+from vdi.api.template import Protocol, TemplateSpec, VDITemplate
+from vdi.cluster.units import format_time
+from vdi.gateway.edge.bar import Connection, describe_guests
+from vdi.gateway.store.logins import Grant
+
+BAR = address(path="/.vdi/bar")
+OURS = {"Origin": address(path=""), "X-VDI-Bar": "1", "Accept": "*/*"}
+
+
+@pytest.fixture
+async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
+        yield stage
+
+
+async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
+    """A browser in the desktop, whose session has this spec."""
+    start = {"start_time": "2026-11-20T11:59:00Z", "expires_at": "2026-11-20T19:59:00Z"}
+    session = stage.world.session("alice-desktop")
+    assert session is not None
+    stage.add(changed(session, spec=spec, status=start))
+    browser = await stage.logged_in(user)
+    await browser.open(address())
+    return browser
+
+
+@pytest.mark.parametrize(
+    ("user", "role", "owner", "view_only", "actions"),
+    [
+        (OWNER, "", "", False, ["end", "extend", "open", "restart", "schedule", "share", "suspend", "unshare"]),
+        (GUEST, "collaborator", OWNER, False, ["open"]),
+        (GUEST, "viewer", OWNER, True, ["open"]),
+    ],
+)
+async def test_each_role_gets_its_own_bar(
+    stage: EdgeStage, user: str, role: str, owner: str, view_only: bool, actions: list[str]
+) -> None:
+    ends = format_time(stage.clock.now() + timedelta(hours=2))
+    browser = await entered(stage, user, **(shared_with(GUEST, role, ends) if role else {}))
+    answer = await browser.get(BAR)
+    state = answer.json()
+    assert (state["owner"], state["viewOnly"], state["actions"]) == (owner, view_only, actions)
+    assert bool(state["accessEnds"]) is (state["watching"] is None) is (user == GUEST)
+    assert bool(state["extensions"]) is (user == OWNER)
+    assert (await browser.get(address(path=state["script"]))).headers["cache-control"].endswith("immutable")
+    assert answer.headers["x-vdi-gateway"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("access", "user"),
+    [
+        ({}, STRANGER),
+        (shared_with(GUEST, "presenter"), GUEST),
+        (shared_with(GUEST, "viewer", "2026-11-20T11:00:00Z"), GUEST),
+    ],
+    ids=["stranger", "unknown role", "ended share"],
+)
+async def test_no_one_else_gets_a_bar(stage: EdgeStage, access: dict[str, Any], user: str) -> None:
+    browser = await entered(stage, user, **access)
+    assert (await browser.get(BAR)).status_code == 401
+    for change in ("suspend", "restart", "extend"):
+        assert (await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)).status_code == 401
+    assert stage.acts == []
+
+
+async def test_share_that_ends_takes_the_bar_along(stage: EdgeStage) -> None:
+    browser = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
+    assert (await browser.get(BAR)).status_code == 200
+    await entered(stage, access=[])
+    assert (await browser.get(BAR)).status_code == 401
+    gone(stage.world, a_session())
+    assert (await browser.get(BAR)).status_code == 401
+
+
+async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
+    browser = await entered(stage)
+    spec = TemplateSpec(image="registry.example.com/lab:1", protocol=Protocol.WEB)
+    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+    assert (await browser.get(BAR)).status_code == 404
+    assert (await browser.post(address(path="/.vdi/suspend"), headers=OURS)).status_code == 404
+    assert stage.acts == []
+
+
+async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
+    browser = await entered(stage)
+    length = (await browser.get(BAR)).json()["extensions"][0]["value"]
+    for change in (f"extend?length={length}", "restart", "suspend"):
+        answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
+        assert answer.status_code == 204, (change, answer.text)
+    assert [(actor, action, outcome) for actor, action, _, outcome in stage.acts] == [
+        (OWNER, f"session.{action}", "done") for action in ("extend", "restart", "suspend")
+    ]
+    refused = await browser.post(address(path="/.vdi/extend?length=x"), headers=OURS)
+    assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
+
+
+@pytest.mark.parametrize("role", ["collaborator", "viewer"])
+async def test_guest_changes_nothing(stage: EdgeStage, role: str) -> None:
+    browser = await entered(stage, GUEST, **shared_with(GUEST, role))
+    for change in ("suspend", "restart", "extend?length=99h"):
+        answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
+        assert (answer.status_code, role in answer.text) == (403, True)
+    assert {outcome for *_, outcome in stage.acts} == {"Forbidden"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": OURS["Origin"]},
+        {"X-VDI-Bar": "1"},
+        {**OURS, "Origin": SETTINGS.portal_url},
+        {**OURS, "Origin": address("bob-desktop", "")},
+        {**OURS, "Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_change_needs_own_origin_and_header(stage: EdgeStage, headers: dict[str, str]) -> None:
+    browser = await entered(stage)
+    assert (await browser.post(address(path="/.vdi/suspend"), headers=headers)).status_code == 403
+    assert (await browser.get(address(path="/.vdi/suspend"))).status_code in (404, 405)
+    assert stage.acts == []
+
+
+async def test_owner_sees_who_is_watching(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    await entered(stage, GUEST, **shared_with(GUEST, "viewer"))
+    owner = await entered(stage, **shared_with(GUEST, "viewer"))
+    assert (await owner.get(BAR)).json()["watching"] == []
+    desktop.sockets[web.WebSocketResponse()] = ("", "viewer")
+    assert (await owner.get(BAR)).json()["watching"] == [f"{GUEST} (view only)"]
+    stage.edge.tables.address = lambda _: "http://127.0.0.1:9"
+    assert (await owner.get(BAR)).json()["watching"] is None
+    desktop.sockets.clear()
+
+
+@pytest.mark.parametrize(
+    ("guests", "connected", "described"),
+    [
+        ({"bob": Role.VIEWER}, [], []),
+        ({"bob": Role.VIEWER}, ["viewer"], ["bob (view only)"]),
+        ({"bob": Role.VIEWER, "carol": Role.VIEWER}, ["viewer"], ["1 of bob, carol (view only)"]),
+        ({"bob": Role.VIEWER, "carol": Role.COLLABORATOR}, ["controller"], ["carol (full control)"]),
+        ({"bob": Role.VIEWER, "carol": Role.COLLABORATOR}, ["owner"], []),
+        ({}, ["viewer", "controller"], []),
+    ],
+)
+def test_guests_are_described_by_their_connections(
+    guests: dict[str, Role], connected: list[str], described: list[str]
+) -> None:
+    now = FakeClock().now()
+    grants = [
+        Grant(id=user, session_uid="1", user=user, role=role, login_id="", created=now, expires=now)
+        for user, role in {"alice": Role.OWNER, **guests}.items()
+    ]
+    connections = [Connection("controller", 1), *(Connection(role) for role in connected if role != "owner")]
+    assert [*describe_guests(grants, connections)] == described
