@@ -67,7 +67,7 @@ def test_every_command_and_option_of_ours_exists(page: Path) -> None:
         command = command_of(noun)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        known = {option for param in command.params for option in param.opts} | {"--help"}
+        known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
         given = {word for word in words if word.startswith("-") and word != "-"}
         assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
         assert given <= known, f"{line}: allowed: {sorted(known)}"

@@ -124,6 +124,7 @@ STREAMS = {
     "completion",
     "cluster kubeconfig",
     "kasm values render",
+    "template new",
 }
 
 

@@ -53,8 +53,14 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
 @pytest.mark.parametrize(
     ("user", "role", "owner", "view_only", "actions"),
     [
-        (OWNER, "", "", False, ["end", "extend", "open", "restart", "schedule", "share", "suspend", "unshare"]),
-        (GUEST, "collaborator", OWNER, False, ["open"]),
+        (
+            OWNER,
+            "",
+            "",
+            False,
+            ["browse", "end", "extend", "open", "restart", "schedule", "share", "suspend", "unshare"],
+        ),
+        (GUEST, "collaborator", OWNER, False, ["browse", "open"]),
         (GUEST, "viewer", OWNER, True, ["open"]),
     ],
 )

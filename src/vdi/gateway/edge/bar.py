@@ -115,7 +115,10 @@ class DesktopBar:
             "running": is_running(session),
             "expires": view.expires,
             "accessEnds": view.access_ends,
-            "notices": [notice.title for notice in view.notices if notice.kind != "info"],
+            "notices": [
+                *(notice.title for notice in view.notices if notice.kind != "info"),
+                *filter(None, [view.files_note]),
+            ],
             "actions": sorted(view.actions),
             "extensions": lengths,
             # Selkies enforces these; the bar hides buttons.

@@ -119,7 +119,7 @@ const PANELS = {
   Files: [() => has("fileTransfer", "None", "Download") || has("fileTransfer", "None", "Upload"), () => [row(
     has("fileTransfer", "None", "Download") && button("Upload", () => window.dispatchEvent(new CustomEvent("requestFileUpload"))),
     has("fileTransfer", "None", "Upload") && link("Download from Desktop", "/api/files/"),
-    !state.owner && link("All files", page("/files")),
+    may("browse") && link("All files", page("/files")),
   )]],
   Clipboard: [() => has("clipboard", "None"), clipboard],
   Screen: [() => true, () => [row(
