@@ -188,7 +188,12 @@
     document.body.addEventListener("htmx:responseError", (event) => {
       if (event.detail.target.id === "dialog-body") location.assign(event.detail.requestConfig.path);
     });
+    let opened = []; /* What a person has opened stays open when its part of the page is drawn again. */
+    document.body.addEventListener("htmx:sseBeforeMessage", ({ target }) => {
+      opened = [...target.querySelectorAll("details[open]")].map((details) => details.id);
+    });
     document.body.addEventListener("htmx:sseMessage", (event) => {
+      for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
       updateSeen(event.target, event.detail.lastEventId);
       announce(document, false);
       lookAtDesktops();
