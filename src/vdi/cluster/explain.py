@@ -393,7 +393,8 @@ def _crash_loop(start: StartState) -> Explanation | None:
     ended = desktop.state.terminated or desktop.last_state.terminated
     if not ended or not (desktop.restart_count or reason == "CrashLoopBackOff" or desktop.state.terminated):
         return None
-    if desktop.ready or (desktop.state.running and not desktop.restart_count):
+    # One that was ready since its last crash hangs now.
+    if desktop.ready or (desktop.state.running and (not desktop.restart_count or not_responding_since(start.pod))):
         return None
     words = last_line(ended.message)
     if words.endswith("exec format error"):  # runc starts the program after the container counts as started

@@ -89,6 +89,7 @@ const change = async (action, query = "") => {
   }
   show("");
   await ask();
+  if (action === "extend") setTimeout(ask, 2000); /* The operator has written the new end by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
