@@ -204,7 +204,7 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket, audit=audit),
+        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket),
         doctor=DoctorRunner(context),
         gpu_slots=GpuSlots(context),
         subscriptions=subscriptions,

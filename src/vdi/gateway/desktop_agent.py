@@ -1,5 +1,5 @@
 """The agent in a desktop: the key that authenticates requests to it, and what users get from it: a small picture of the
-screen, the results of start-up scripts, latency probes, and the files of their home.
+screen, the results of start-up scripts, and latency probes.
 
 The gateway asks an agent as the operator does: at the pod's address, with a token derived from the release's desktop
 key. The gateway may read no Secret in the namespaces of sessions, so it derives the tokens itself; the operator draws
@@ -15,14 +15,11 @@ import logging
 import re
 import secrets
 import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Literal, Unpack
-from urllib.parse import quote
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -32,8 +29,7 @@ from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import Action, User, no_desktop, refusal, role_in
-from vdi.gateway.store.audit import Act, Audit
+from vdi.gateway.rights import User, no_desktop, role_in
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, RequestOptions, Response, ResponseStream, open_client
 from vdi.kube.errors import KubeError
@@ -41,10 +37,9 @@ from vdi.kube.http import url_host
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
-from vdi.printable import escape
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
-from vdi.session.streaming import file_transfers, takes_tokens
+from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
 
@@ -69,14 +64,8 @@ MARK_MAX_BYTES = 4096
 PROBE_SECONDS = 180.0
 # Requests for one session in so many seconds, over all replicas. Pictures: four open pages with two each.
 WINDOW_SECONDS, MAX_THUMBNAILS, MAX_PROBES = 60, 12, 6
-MAX_FILE_REQUESTS = 120
-# Seconds without a byte after which the copy of a file ends.
-FILE_SECONDS = 30.0
-MAX_COPIES = 4  # of one user at one replica
-MAX_ENTRIES, MAX_LIST_BYTES = 2000, 2 << 20
-# Begins the last bytes of a complete zip without a comment; so many they are.
-ZIP_END, ZIP_END_BYTES = b"PK\5\6", 22
-Direction = Literal["upload", "download"]
+# Seconds for connecting, and of each read and write.
+SILENT_SECONDS = 30.0
 # Stages in which a probe can fail (`vdi.latency_probe.client.StageError`).
 Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
 _TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -157,45 +146,37 @@ class DesktopAgent:
         json: Mapping[str, object] | None = None,
     ) -> Response:
         """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a response."""
-        async with self.stream(session, method, path, seconds=seconds, all_seconds=seconds, json=json) as answer:
+        async with self.stream(session, method, path, limit=seconds, json=json) as answer:
             return Response(answer.status, await answer.read(max_bytes), answer.headers)
 
     @asynccontextmanager
     async def stream(
-        self,
-        session: VDISession,
-        method: str,
-        path: str,
-        *,
-        seconds: float,
-        all_seconds: float | None = None,
-        **options: Unpack[RequestOptions],
+        self, session: VDISession, method: str, path: str, limit: float | None = None, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[ResponseStream]:
-        """One request; `seconds` limits each read and each write. Raises ActionDenied, also while it is read."""
-        meta = session.metadata
+        """One request, complete within `limit` seconds. Raises ActionDenied, also while it is read."""
+        name = session.metadata.name
         url = f"{self.address(session)}{path}"
         try:
             token = (await self.key.tokens(session)).agent
         except DesktopKeyError as error:
             raise ActionDenied(
-                "Unavailable", f"The address of the agent in {meta.name!r} is not known right now."
+                "Unavailable", f"The address of the agent in {name!r} is not known right now."
             ) from error
         options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
         try:
             async with (
-                asyncio.timeout(all_seconds),
-                open_client(url, seconds=seconds, tls=NO_AUTHORITIES, use_proxy=False) as http,
+                asyncio.timeout(limit),
+                open_client(url, seconds=SILENT_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http,
                 http.stream(method, url, **options) as answer,
             ):
                 if answer.status == HTTPStatus.UNAUTHORIZED:
                     self.key.reread()  # the release may have a new key
                 yield answer
         except BadResponseError as error:
-            raise ActionDenied(
-                "Conflict", f"The response of the agent in the desktop {meta.name!r} is refused: {error}."
-            ) from error
+            why = f"The response of the agent in the desktop {name!r} is refused: {error}."
+            raise ActionDenied("Conflict", why) from error
         except HTTP_ERRORS as error:
-            raise ActionDenied("Unavailable", f"The agent in the desktop {meta.name!r} does not respond.") from error
+            raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
@@ -226,24 +207,6 @@ class _Report(msgspec.Struct):
     scripts: tuple[StartupScriptResult, ...]
 
 
-class HomeEntry(msgspec.Struct, rename="camel"):
-    """One entry of a folder. `name`: percent-encoded bytes, `modified`: seconds since 1970."""
-
-    name: Annotated[str, msgspec.Meta(max_length=3 * 255)]
-    kind: Literal["folder", "file", "other"]
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
-    modified: Annotated[int, msgspec.Meta(ge=0, le=4_000_000_000)]
-
-
-class HomeFolder(msgspec.Struct, rename="camel"):
-    """A folder of a home, and the space of its volume."""
-
-    entries: Annotated[tuple[HomeEntry, ...], msgspec.Meta(max_length=MAX_ENTRIES)]
-    is_cut: bool
-    used_bytes: Annotated[int, msgspec.Meta(ge=0)]
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
-
-
 class Begun(msgspec.Struct):
     """The response to a probe that may start."""
 
@@ -255,7 +218,7 @@ class Begun(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRequests:
-    """Requests of users to the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
+    """Requests of owners to the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
 
     `issue_ticket`: `TicketHandoff.issue_ticket`, a ticket into the desktop for a probe.
     """
@@ -263,8 +226,6 @@ class AgentRequests:
     context: GatewayContext
     agent: DesktopAgent
     issue_ticket: Callable[[User, VDISession, str], Awaitable[str]]
-    audit: Audit
-    _copies: Counter[str] = field(default_factory=Counter)
 
     async def read_startup_scripts(self, user: User, name: str) -> tuple[StartupScriptResult, ...]:
         """The scripts of the user's own desktop since its start."""
@@ -294,7 +255,7 @@ class AgentRequests:
         if not has_thumbnail(session, self.context.cluster.template(session.spec.template), Role.OWNER):
             return None
         words = f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
-        await self._limit("thumbnails", session, MAX_THUMBNAILS, words)
+        await self.limit("thumbnails", session, MAX_THUMBNAILS, words)
         answer = await self.agent.ask(
             session, "GET", "/thumbnail", seconds=THUMBNAIL_SECONDS, max_bytes=THUMBNAIL_MAX_BYTES
         )
@@ -318,7 +279,7 @@ class AgentRequests:
             why = "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
             raise ActionDenied("Conflict", why)
         words = f"The desktop {name!r} has already been probed {MAX_PROBES} times within {WINDOW_SECONDS} s."
-        await self._limit("probes", session, MAX_PROBES, words)
+        await self.limit("probes", session, MAX_PROBES, words)
         mark = await self._arm(session)
         probe = secrets.token_urlsafe(16)
         await self.context.shared.put(f"probe/{probe}", session.metadata.uid, PROBE_SECONDS)
@@ -344,80 +305,6 @@ class AgentRequests:
         metrics.probe_frames.labels(template, "arrived").inc(found.frames)
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
-    async def list_files(self, user: User, name: str, path: str) -> HomeFolder:
-        """A folder of the home. `path`: as in all of these, names with `/` between, their bytes as surrogateescape."""
-        session = self._browsed(user, name, "download")
-        async with self._ask_files(session, "GET", "/files", path) as answer:
-            return Response(answer.status, await answer.read(MAX_LIST_BYTES)).json(HomeFolder)
-
-    @asynccontextmanager
-    async def copy_file(
-        self, user: User, name: str, path: str, content: AsyncIterator[bytes] | None = None, length: str = ""
-    ) -> AsyncIterator[tuple[str | None, AsyncIterator[bytes]]]:
-        """Length and content of a file; of a folder a zip, whose length is not known. With `content`: a new file."""
-        direction: Direction = "download" if content is None else "upload"
-        session = self._browsed(user, name, direction)
-        if self._copies[user.email] >= MAX_COPIES:
-            raise HTTPException(429, f"{MAX_COPIES} files are being copied for you already.", {"Retry-After": "5"})
-        detail = {"path": escape(path)[:300], "bytes": "0", "kind": "file"}
-        counted = partial(self._counted, user, name, direction, detail)
-        options: RequestOptions = (
-            {"content": counted(content), "headers": {"Content-Length": length}} if content else {}
-        )
-        request = ("GET", "/files/content") if content is None else ("PUT", "/files")
-        uid, owner = session.metadata.uid, session.spec.user
-        act = Act(actor=user.email, action=f"files.{direction}", target=name, uid=uid, owner=owner, detail=detail)
-        self._copies[user.email] += 1
-        try:
-            async with (
-                self.audit.act(act, closed=False),
-                self._ask_files(session, *request, path, **options) as answer,
-            ):
-                size = answer.headers.get("Content-Length")
-                detail["kind"] = "folder" if size is None else "file"
-                yield size, counted(answer.pieces())
-        finally:
-            self._copies[user.email] -= 1
-
-    def _browsed(self, user: User, name: str, direction: Direction) -> VDISession:
-        """The running desktop whose files the user may copy in this direction now."""
-        session, _ = find_session(self.context, user, name)
-        if why := refusal(user, Action.BROWSE, session, self.context.clock()):
-            raise ActionDenied("Forbidden", why)
-        if direction not in file_transfers(self.context.cluster.template(session.spec.template)):
-            way = "out of" if direction == "download" else "into"
-            raise ActionDenied("Forbidden", f"Your administrator does not allow copying files {way} this desktop.")
-        if not is_running(session):
-            raise ActionDenied("Conflict", f"The desktop {name!r} is not running. Its files are shown while it runs.")
-        return session
-
-    @asynccontextmanager
-    async def _ask_files(
-        self, session: VDISession, method: str, where: str, path: str, **options: Unpack[RequestOptions]
-    ) -> AsyncIterator[ResponseStream]:
-        words = f"Requests for files of a desktop are limited to {MAX_FILE_REQUESTS} within {WINDOW_SECONDS} s."
-        await self._limit("files", session, MAX_FILE_REQUESTS, words)
-        url = f"{where}?{quote(path, errors='surrogateescape')}"
-        async with self.agent.stream(session, method, url, seconds=FILE_SECONDS, **options) as answer:
-            if answer.status != HTTPStatus.OK:
-                why = escape((await answer.start(200)).decode(errors="replace"))
-                code = "NotFound" if answer.status == HTTPStatus.NOT_FOUND else "Conflict"
-                raise ActionDenied(code, f"{escape(path) or 'The home'}: {why} ({answer.status}).")
-            yield answer
-
-    async def _counted(
-        self, user: User, name: str, direction: Direction, detail: dict[str, str], pieces: AsyncIterator[bytes]
-    ) -> AsyncIterator[bytes]:
-        """The pieces while the user may have them, with their bytes in `detail`. A zip ends with its directory."""
-        end = b""
-        async for piece in pieces:
-            self._browsed(user, name, direction)
-            detail["bytes"] = str(int(detail["bytes"]) + len(piece))
-            end = (end + piece)[-ZIP_END_BYTES:]
-            yield piece
-        if detail["kind"] == "folder" and not end.startswith(ZIP_END):
-            raise ActionDenied("Unavailable", f"The zip of {detail['path']!r} is not complete.")
-
     def _own(self, user: User, name: str, refusal: str) -> VDISession:
         """The user's own session. What the agents show is for nobody else, administrators included."""
         session, role = find_session(self.context, user, name)
@@ -425,7 +312,7 @@ class AgentRequests:
             raise ActionDenied("Forbidden", refusal)
         return session
 
-    async def _limit(self, what: str, session: VDISession, most: int, words: str) -> None:
+    async def limit(self, what: str, session: VDISession, most: int, words: str) -> None:
         window = int(self.context.clock().timestamp()) // WINDOW_SECONDS
         if await self.context.shared.count(f"{what}/{session.metadata.uid}/{window}", WINDOW_SECONDS) > most:
             raise HTTPException(429, words, {"Retry-After": str(WINDOW_SECONDS)})

@@ -1,107 +1,145 @@
 """Page `/desktops/NAME/files`: the home of a running desktop, downloads, uploads."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Annotated, Literal, Unpack
 from urllib.parse import parse_qs, quote, unquote
 
+import msgspec
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
+from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, CrossSiteError
-from vdi.gateway.desktop_agent import HomeEntry, HomeFolder
+from vdi.gateway.desktop_agent import find_session, is_running
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
-from vdi.gateway.rights import Action, User
+from vdi.gateway.rights import Action, User, refusal
+from vdi.gateway.store.audit import Act
 from vdi.gateway.web.credentials import find_foreign_origin
-from vdi.gateway.web.middleware import body_pieces
+from vdi.gateway.web.middleware import STREAMED
+from vdi.http_client import RequestOptions, ResponseStream, decode_json
+from vdi.printable import escape
 from vdi.session.streaming import file_transfers
 
-log = logging.getLogger(__name__)
+MAX_REQUESTS = 300  # for one desktop within WINDOW_SECONDS
+_MAX_LIST_BYTES = 2 << 20
+Direction = Literal["upload", "download"]
+_Size = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Download(StreamingResponse):
-    """Closes the request to the agent at its end. A content that breaks off closes the browser's connection."""
+class _Entry(msgspec.Struct, rename="camel"):
+    """One entry of a folder. `name`: percent-encoded bytes, `modified`: seconds since 1970."""
 
-    request: AsyncExitStack
+    name: str
+    kind: Literal["folder", "file", "other"]
+    size_bytes: _Size
+    modified: Annotated[int, msgspec.Meta(ge=0, le=4_000_000_000)]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            async with self.request:
-                await super().__call__(scope, receive, send)
-        except ActionDenied as why:
-            log.warning("a download broke off: %s", why.sentence)
+
+class _Folder(msgspec.Struct, rename="camel"):
+    """A folder of a home, and the space of its volume."""
+
+    entries: Annotated[tuple[_Entry, ...], msgspec.Meta(max_length=2000)]
+    is_cut: bool
+    used_bytes: _Size
+    size_bytes: _Size
 
 
 class FilePages(PortalPages):
     """Pages and addresses below `/desktops/NAME/files`."""
 
     def routes(self) -> list[Route]:
-        return [
-            self._get("/desktops/{name}/files", self.folder),
-            self._get("/desktops/{name}/files/content", self.download),
-            Route("/desktops/{name}/files", self.upload, methods=["POST"]),
-        ]
+        page, content = "/desktops/{name}/files", "/desktops/{name}/files/content"
+        upload = Route(page, self.upload, methods=["POST"])
+        return [self._get(page, self.folder), self._get(content, self.download), upload]
 
     async def folder(self, request: Request, user: User) -> Response:
         name, path = request.path_params["name"], _path(request)
-        desktop, session = pages.desktop_of(self._services, user, name), self._cluster.session(name)
-        if desktop is None or session is None:
+        if (desktop := pages.desktop_of(self._services, user, name)) is None:
             return self._not_found(request, user, name)
         folder, error, status = None, "", 200
         try:
-            folder = await self._services.agents.list_files(user, name, path)
+            async with self._ask(request, user, "download") as answer:
+                folder = decode_json(await answer.read(_MAX_LIST_BYTES), _Folder)
         except ActionDenied as why:
             error, status = why.sentence, why.status
-        hidden, names = request.query_params.get("hidden") == "yes", path.split("/") if path else []
-        return self._page(
-            request,
-            user,
-            "files.html",
-            status=status,
-            here="desktops" if desktop.mine else "shared",
-            desktop=desktop,
-            folder=folder,
-            rows=[*_rows(folder, path, hidden=hidden)] if folder else [],
-            parents=[(name, _quoted("/".join(names[:number]))) for number, name in enumerate(names, start=1)],
-            at=_quoted(f"{path}/" if path else ""),
-            hidden=hidden,
-            error=error,
-            may_upload=Action.BROWSE in desktop.actions
-            and "upload" in file_transfers(self._cluster.template(session.spec.template)),
-            done=done_message(request),
-        )
+        at, names = _quoted(f"{path}/".lstrip("/")), path.split("/") if path else []
+        rows = [_row(at, entry) for entry in folder.entries] if folder else []
+        parents = [(name, _quoted("/".join(names[:number]))) for number, name in enumerate(names, start=1)]
+        ways = file_transfers(self._cluster.template(desktop.spec.template))
+        may = {"may_upload": "browse" in desktop.actions and "upload" in ways, "done": done_message(request)}
+        shown = {"desktop": desktop, "folder": folder, "rows": rows, "parents": parents, "at": at, "error": error} | may
+        here = "desktops" if desktop.mine else "shared"
+        return self._page(request, user, "files.html", status=status, here=here, **shown)
 
     async def download(self, request: Request, user: User) -> Response:
         """A file, or a folder as zip: never shown by the browser, whatever is in it."""
         # It leaves a trace in the audit and works in the desktop: no picture or frame of another page starts one.
         if find_foreign_origin(request.headers, self._settings.portal_url):
             raise CrossSiteError(f"Downloads start on a page of {self._settings.portal_url}.")
-        name, path = request.path_params["name"], _path(request)
-        async with AsyncExitStack() as stack:
-            copy = self._services.agents.copy_file(user, name, path)
-            length, content = await stack.enter_async_context(copy)
-            answer = _Download(content, media_type="application/octet-stream")
-            file, ending = quote(path.rpartition("/")[2] or name, safe="", errors="replace"), ".zip"
-            if length is not None:
-                answer.headers["Content-Length"], ending = length, ""
-            answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{file}{ending}"
-            answer.request = stack.pop_all()
-            return answer
+        content = self._content(request, user)
+        length = (await anext(content)).decode()
+        # Without its `aclose`, a copy would go on for a moment after its browser has left.
+        done, media_type = BackgroundTask(content.aclose), "application/octet-stream"
+        file = quote(_path(request).rpartition("/")[2] or request.path_params["name"], safe="", errors="replace")
+        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{file}{'' if length else '.zip'}"}
+        headers |= {"Content-Length": length} if length else {}
+        return StreamingResponse(content, headers=headers, media_type=media_type, background=done)
+
+    async def _content(self, request: Request, user: User) -> AsyncGenerator[bytes, None]:
+        """The length of a file, empty for the zip of a folder; then its content."""
+        async with self._ask(request, user, "download", "/files/content") as answer:
+            yield answer.headers.get("Content-Length", "").encode()
+            async for piece in answer.pieces():
+                self._find(request, user, "download")  # the share may have ended
+                yield piece
 
     async def upload(self, request: Request) -> Response:
         """The body is the file: a form would have to be taken apart here."""
         user = await self._services.guard.require(request)
         await self._services.guard.check_csrf(request)
-        length = request.headers.get("content-length", "")
-        if not length.isdecimal():
-            return PlainTextResponse("Content-Length is missing.", 411)
-        copy = self._services.agents.copy_file
-        async with copy(user, request.path_params["name"], _path(request), body_pieces(request), length):
+        request.scope[STREAMED] = True
+        content = (piece async for piece in request.stream() if self._find(request, user, "upload"))
+        headers = {"Content-Length": request.headers.get("content-length", "0")}
+        async with self._ask(request, user, "upload", content=content, headers=headers):
             return PlainTextResponse("Stored.", 201)
+
+    @asynccontextmanager
+    async def _ask(
+        self, request: Request, user: User, way: Direction, where: str = "/files", **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[ResponseStream]:
+        """The agent's response. The audit has downloads that have begun, and uploads that are complete."""
+        session, agents, path = self._find(request, user, way), self._services.agents, _path(request)
+        method, address = "PUT" if way == "upload" else "GET", f"{where}?{_quoted(path)}"
+        await agents.limit("files", session, MAX_REQUESTS, "Too many requests for files of this desktop in a minute.")
+        async with agents.agent.stream(session, method, address, **options) as answer:
+            if answer.status != HTTPStatus.OK:
+                why = escape((await answer.start(200)).decode(errors="replace"))
+                code = "NotFound" if answer.status == HTTPStatus.NOT_FOUND else "Conflict"
+                raise ActionDenied(code, f"{escape(path) or 'The home'}: {why}.")
+            if way == "upload" or where != "/files":
+                length = (request if way == "upload" else answer).headers.get("Content-Length", "")
+                meta, detail = session.metadata, {"path": escape(path)[:300], "bytes": length}
+                act = {"actor": user.email, "action": f"files.{way}", "target": meta.name, "owner": session.spec.user}
+                await self._services.audit.record(Act(**act, uid=meta.uid, detail=detail))
+            yield answer
+
+    def _find(self, request: Request, user: User, direction: Direction) -> VDISession:
+        """The running desktop whose files the user may copy in this direction now. Raises ActionDenied."""
+        session, _ = find_session(self._services.context, user, request.path_params["name"])
+        why = refusal(user, Action.BROWSE, session, self._clock())
+        if why is None and direction not in file_transfers(self._cluster.template(session.spec.template)):
+            why = f"Your administrator does not allow the {direction} of files of this desktop."
+        if why:
+            raise ActionDenied("Forbidden", why)
+        if not is_running(session):
+            raise ActionDenied("Conflict", "The desktop is not running. Its files are shown while it runs.")
+        return session
 
 
 def _path(request: Request) -> str:
@@ -110,13 +148,11 @@ def _path(request: Request) -> str:
     return "/".join(filter(None, found.split("/")))
 
 
-def _rows(folder: HomeFolder, path: str, *, hidden: bool) -> Iterator[tuple[HomeEntry, str, str, datetime]]:
-    """Entries with name, path for an address, and time."""
-    for entry in folder.entries:
-        name = unquote(entry.name, errors="surrogateescape")
-        if hidden or not name.startswith("."):
-            yield entry, name, _quoted(f"{path}/{name}".lstrip("/")), datetime.fromtimestamp(entry.modified, UTC)
-
-
 def _quoted(path: str) -> str:
     return quote(path, errors="surrogateescape")
+
+
+def _row(at: str, entry: _Entry) -> tuple[_Entry, str, str, datetime]:
+    """An entry with its name, its path for an address, and its time."""
+    name = unquote(entry.name, errors="surrogateescape")
+    return entry, name, at + _quoted(name), datetime.fromtimestamp(entry.modified, UTC)

@@ -77,7 +77,7 @@ class Act:
     # Uid and owner of the target, where it has them.
     uid: str = ""
     owner: str = ""
-    # Parameters of the action, nothing secret; the row of the outcome has what the body has added.
+    # Parameters of the action; nothing secret.
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -124,9 +124,9 @@ class Audit:
             yield
         except Exception as error:
             outcome = error.code if isinstance(error, ActionDenied) else FAILED
-            await self._try_to_add(self._row(act) | {"act": row["act"], "outcome": outcome})
+            await self._try_to_add(row | {"at": self._clock(), "outcome": outcome})
             raise
-        await self._try_to_add(self._row(act) | {"act": row["act"], "outcome": DONE})
+        await self._try_to_add(row | {"at": self._clock(), "outcome": DONE})
 
     async def record(self, act: Act, outcome: str = DONE) -> None:
         """Add one row for an act that is over already, such as a login or its refusal. Never raises."""

@@ -5,7 +5,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from starlette.datastructures import MutableHeaders
@@ -23,7 +23,8 @@ PUBLIC_BODY = 64 * 1024
 INTERNAL_BODY = 4 * 1024 * 1024
 
 BODY_SECONDS = 10.0
-_RECEIVE = "vdi.receive"
+# Key of the scope by which a route lifts the limits, except that of each piece's time: it passes the body on.
+STREAMED = "vdi.streamed"
 # Digits of a Content-Length; a longer one is refused before it is read as a number.
 _DIGITS = 15
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -102,25 +103,27 @@ class BodyLimit:
         too_much = not length.isdigit() or len(length) > _DIGITS or int(length) > self._most
         loop = asyncio.get_running_loop()
         deadline, seen, complete = loop.time() + BODY_SECONDS, 0, False
-        scope[_RECEIVE] = receive
 
         async def receive_within_limits() -> Message:
             nonlocal seen, complete
             # After the body, `receive` returns when the browser leaves: no deadline may end that wait.
             if complete:
                 return await receive()
-            if too_much:
+            streamed = scope.get(STREAMED, False)
+            if too_much and not streamed:
                 raise self._too_large()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(loop.time() + BODY_SECONDS if streamed else deadline):
                     message = await receive()
             except TimeoutError as error:
                 raise HTTPException(
                     408, "The body of the request was sent too slowly.", {"Connection": "close"}
                 ) from error
+            if message["type"] == "http.disconnect":
+                raise HTTPException(400, "The body of the request is not complete.")
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if seen > self._most:
+            if seen > self._most and not streamed:
                 raise self._too_large()
             return message
 
@@ -131,19 +134,6 @@ class BodyLimit:
         return HTTPException(
             413, f"The request is too large: at most {self._most} bytes are accepted.", {"Connection": "close"}
         )
-
-
-async def body_pieces(request: HTTPConnection) -> AsyncIterator[bytes]:
-    """The body past BodyLimit, for a route that passes it on as it comes, and only from users who may send it."""
-    more = True
-    while more:
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                message = await request.scope[_RECEIVE]()
-        except TimeoutError as error:
-            raise HTTPException(408, "The body of the request was sent too slowly.", {"Connection": "close"}) from error
-        more = message.get("more_body", False)
-        yield message.get("body", b"")
 
 
 class RequestMetrics:

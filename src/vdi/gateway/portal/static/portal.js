@@ -132,30 +132,25 @@
   /* ---- uploads: one request for each file, whose body is the file ---------------------------------------------------- */
 
   const upload = async (form, files) => {
-    const [bar, error] = ["progress", ".error"].map((part) => form.querySelector(part));
+    const [bar, error, folder] = [...form.querySelectorAll("progress, .error"), form.getAttribute("action")];
+    if (!files.length || !bar.hidden) return; // the end of one upload loads the page again, which would end another
     const headers = { "Content-Type": "application/octet-stream", "X-CSRF-Token": form.elements.csrf.value };
-    const folder = form.getAttribute("action");
     [bar.hidden, error.hidden] = [false, true];
-    for (const file of files) {
-      const request = { method: "POST", headers, body: file };
-      const answer = await fetch(folder + encodeURIComponent(file.name), request).catch(() => null);
-      if (answer?.status !== 201) {
-        error.textContent = answer ? await answer.text() : `${file.name}: the upload was interrupted.`;
-        [bar.hidden, error.hidden] = [true, false];
-        return;
-      }
+    for (const body of files) {
+      const answer = await fetch(folder + encodeURIComponent(body.name), { method: "POST", headers, body }).catch(() => null);
+      if (answer?.status === 201) continue;
+      error.textContent = answer ? await answer.text() : `${body.name}: the upload was interrupted.`;
+      [bar.hidden, error.hidden] = [true, false];
+      return;
     }
     const name = files.length === 1 ? files[0].name : `${files.length} files`;
     location.assign(`${folder}&done=upload&name=${encodeURIComponent(name)}`);
   };
 
   const acceptUploads = (form) => {
+    for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
     form.addEventListener("change", (event) => upload(form, event.target.files));
-    document.addEventListener("dragover", (event) => event.preventDefault());
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      if (event.dataTransfer.files.length) upload(form, event.dataTransfer.files);
-    });
+    document.addEventListener("drop", (event) => upload(form, event.dataTransfer.files));
   };
 
   /* ---- a form is sent once, however often its button is pressed --------------------------------------------------- */
