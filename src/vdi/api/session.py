@@ -32,8 +32,6 @@ from vdi.api.template import TimeoutAction
 
 # Entries of `spec.access`.
 MAX_GUESTS = 64
-# Characters of `spec.plannedEnd.message`.
-MAX_END_MESSAGE = 200
 
 
 class Phase(StrEnum):
@@ -153,9 +151,7 @@ class PlannedEnd(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
 
     time: Annotated[str, doc("When the operator acts.", format="date-time", maxLength=40)]
     action: Annotated[TimeoutAction, doc("Suspend the session, or delete it (Terminate).")]
-    message: Annotated[
-        str, doc("Reason, shown in the desktop and in the portal.", PRINTABLE, maxLength=MAX_END_MESSAGE)
-    ] = ""
+    message: Annotated[str, doc("Reason, shown in the desktop and in the portal.", PRINTABLE, maxLength=200)] = ""
 
 
 class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):

@@ -1,12 +1,11 @@
 """`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are in `vdi.gpu`."""
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,18 +14,7 @@ from vdi.api.template import VDITemplate
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
 from vdi.cli.options import PROGRAM, DryRun, KubeConnection, examples, new_app, seconds_of, with_cluster
-from vdi.cli.output import (
-    ListOutput,
-    ListOutputOption,
-    Output,
-    OutputOption,
-    age,
-    columns,
-    now_utc,
-    print_data,
-    print_lines,
-    print_object,
-)
+from vdi.cli.output import Output, OutputOption, age, columns, now_utc, print_object
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import Finding, exit_code
@@ -346,7 +334,9 @@ def user_lines(sessions: Iterable[VDISession], templates: Iterable[VDITemplate],
 @with_cluster
 def status(
     connection: KubeConnection,
-    output: ListOutputOption = ListOutput.TABLE,
+    output: Annotated[
+        Literal["table", "wide", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
+    ] = "table",
 ) -> None:
     """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter).
 
@@ -356,21 +346,14 @@ def status(
     async def look(client: Client) -> tuple[GpuState, GpuMeasurements, list[str]]:
         state = await collect(client)
         measured = await measure(client, [node.name for node in state.gpu_nodes])
-        if output is not ListOutput.WIDE:
+        if output != "wide":
             return state, measured, []
-        sessions, templates = await asyncio.gather(
-            client.list(SESSIONS, into=VDISession), client.list(TEMPLATES, into=VDITemplate)
-        )
-        return state, measured, user_lines(sessions, templates, now_utc())
+        templates = await client.list(TEMPLATES, into=VDITemplate)
+        return state, measured, user_lines(await client.list(SESSIONS, into=VDISession), templates, now_utc())
 
     with _errors_in_words(connection):
         state, measured, users = connection.run(look)
-    if output in (ListOutput.JSON, ListOutput.YAML):
-        print_data(status_data(state, measured), output)
-    elif output is ListOutput.NAME:
-        print_lines(f"node/{node.name}" for node in state.gpu_nodes)
-    else:
-        print_lines([*status_lines(state, measured), *users])
+    print_object(status_data(state, measured), output, lambda: [*status_lines(state, measured), *users])
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))

@@ -63,9 +63,7 @@ def new_app(text: str | None = None) -> typer.Typer:
 def of_kind(kind: str) -> Callable[[Any], Any]:
     """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as kubectl takes it."""
 
-    def without_kind(names: str | list[str] | None) -> str | list[str] | None:
-        if not names:
-            return names
+    def without_kind(names: str | list[str]) -> str | list[str]:
         if isinstance(names, list):
             return [name.removeprefix(f"{kind}/") for name in names]
         return names.removeprefix(f"{kind}/")

@@ -149,9 +149,9 @@ def print_data(data: Any, output: str) -> None:
         typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def print_object(data: Any, output: Output, lines: Callable[[], Iterable[str]]) -> None:
+def print_object(data: Any, output: str, lines: Callable[[], Iterable[str]]) -> None:
     """Print one object as JSON or YAML, or its page for people."""
-    if output is Output.TABLE:
+    if output in (ListOutput.TABLE, ListOutput.WIDE):
         print_lines(lines())
     else:
         print_data(data, output)

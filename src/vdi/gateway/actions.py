@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import MAX_END_MESSAGE, GuestRole, PlannedEnd, VDISession
+from vdi.api.session import GuestRole, PlannedEnd, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
 from vdi.gateway.starting import Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
-from vdi.gateway.store.banner import MAX_CHARACTERS, Banner
+from vdi.gateway.store.banner import MAX_CHARACTERS, save_banner
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
@@ -68,7 +68,6 @@ class Actions:
     context: GatewayContext
     starter: Starter
     audit: Audit
-    banner: Banner
 
     async def start(self, user: User, request: SessionRequest) -> VDISession:
         """Create a session. For another user, and with a priority above 0, only as an administrator."""
@@ -122,8 +121,7 @@ class Actions:
 
     async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
         """Announce the end of the desktop in it, and end it at that time; None: take the announcement back."""
-        message = end.message[:MAX_END_MESSAGE] if end else ""
-        detail = {"end": f"{end.action} at {end.time}", "message": message} if end else {"end": "none"}
+        detail = {name: text[:200] for name, text in msgspec.to_builtins(end).items()} if end else {"time": "none"}
         return await self._act(user, Action.PLAN_END, name, PlanEnd(end), detail)
 
     async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
@@ -176,7 +174,7 @@ class Actions:
         act = Act(actor=administrator.email, action="banner.set", target="portal", detail={"text": text})
         with self._counted("set-banner", "portal"):
             async with self._written(administrator, act):
-                await self.banner.set(text)
+                await save_banner(self.context.database, text)
 
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the user's own homes. Refused alike where there is none and where it is another user's."""

@@ -47,7 +47,6 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
-from vdi.gateway.store.banner import Banner
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
 from vdi.gateway.web.connection import Connection
@@ -168,7 +167,7 @@ def build_gateway(
     audit = Audit(context.database, context.clock)
     history = History(context)
     starter = Starter(context, QuotaGuard(context, limits, history))
-    actions = Actions(context, starter, audit, Banner(context.database))
+    actions = Actions(context, starter, audit)
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(
         context,

@@ -26,8 +26,6 @@ from vdi.session.streaming import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 LONGEST_NOTICE = timedelta(hours=24)
-# Of one request for many sessions.
-MAX_PLANNED_ENDS = 100
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
@@ -225,30 +223,17 @@ def _extend(
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
     if end is None:
         return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
-    allowed = f"a time within the next {format_duration(LONGEST_NOTICE)}, such as {format_time(now + LONGEST_NOTICE)}"
     try:
-        is_soon = now < parse_time(end.time) <= now + LONGEST_NOTICE
+        time = parse_time(end.time)
     except ValueError:
-        is_soon = False
-    if not is_soon:
-        shown = end.time[:_SHOWN_CHARACTERS]
+        time = now
+    if not now < time <= now + LONGEST_NOTICE:
+        last, shown = format_time(now + LONGEST_NOTICE), end.time[:_SHOWN_CHARACTERS]
+        allowed = f"a time within the next {format_duration(LONGEST_NOTICE)}, such as {last}"
         return Refusal("Invalid", f"time: {shown!r} is not allowed; allowed: {allowed}.", "time", allowed, shown)
     # A merge patch keeps what it does not name: the message of an earlier plan.
-    time = format_time(parse_time(end.time))
-    return {"spec": {"plannedEnd": {"time": time, "action": str(end.action), "message": end.message or None}}}
-
-
-def plannable(sessions: Iterable[VDISession], end: PlannedEnd | None) -> tuple[list[VDISession], int]:
-    """The sessions whose end is planned at once (None: taken back), and how many are left for another time."""
-    found = [
-        session
-        for session in sessions
-        if (session.spec.planned_end if end is None else not (session.spec.suspended and end.action == "Suspend"))
-        and not session.metadata.deletion_timestamp
-    ]
-    # Those without a plan first: the same request again reaches the rest.
-    found.sort(key=lambda session: session.spec.planned_end is not None)
-    return found[:MAX_PLANNED_ENDS], max(0, len(found) - MAX_PLANNED_ENDS)
+    plan = {"time": format_time(time), "action": str(end.action), "message": end.message or None}
+    return {"spec": {"plannedEnd": plan}}
 
 
 def _share(session: VDISession, template: VDITemplate | None, request: Share, now: datetime) -> Patch | Refusal:

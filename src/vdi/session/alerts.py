@@ -23,7 +23,7 @@ from vdi.session.lifetime import (
     idle_action,
     idle_timeout,
     is_capped,
-    planned_end_at,
+    planned_at,
     run_length,
     started_at,
     timeout_action,
@@ -118,7 +118,7 @@ def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | No
 
 
 def _planned_end(session: VDISession) -> Alert | None:
-    planned, end = session.spec.planned_end, planned_end_at(session)
+    planned, end = session.spec.planned_end, planned_at(session)
     if planned is None or end is None:
         return None
     message = f"An administrator has set this: the desktop {describe_end(planned.action)} at {clock_time(end)}."

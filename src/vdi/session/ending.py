@@ -34,15 +34,7 @@ from vdi.session.failures import (
     stable_at,
     unscheduled_since,
 )
-from vdi.session.lifetime import (
-    expires_at,
-    idle_action,
-    is_capped,
-    planned_end_at,
-    started_at,
-    timeout_action,
-    warned_at,
-)
+from vdi.session.lifetime import expires_at, idle_action, is_capped, planned_at, started_at, timeout_action, warned_at
 from vdi.session.naming import RESTARTED_AT
 from vdi.session.schedule import start_due_at
 
@@ -88,12 +80,12 @@ def find_ending(observed: Observed, settings: ClusterSettings, now: datetime) ->
 
 def _due_endings(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[tuple[datetime, Ending]]:
     session, template = observed.session, observed.template
-    planned, planned_at = session.spec.planned_end, planned_end_at(session)
+    planned, end = session.spec.planned_end, planned_at(session)
     # Of a suspended session, too: it is deleted, or the plan is removed, which would end its next run at once.
-    if planned and planned_at and now >= planned_at:
+    if planned and end and now >= end:
         why = f": {planned.message.rstrip('.')}" if planned.message else ""
-        cause = f"An administrator planned the end of this desktop for {clock_time(planned_at)}{why}"
-        yield planned_at, _end(observed, Reason.ENDED_AS_PLANNED, planned.action, cause)
+        cause = f"An administrator planned the end of this desktop for {clock_time(end)}{why}"
+        yield end, _end(observed, Reason.ENDED_AS_PLANNED, planned.action, cause)
     if session.spec.suspended:
         return
     expires = expires_at(session, template, observed.pod, settings)
@@ -175,7 +167,7 @@ def next_requeue(observed: Observed, settings: ClusterSettings, now: datetime) -
 def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> Iterator[datetime | None]:
     session, pod = observed.session, observed.pod
     yield start_due_at(session, now)
-    yield planned_end_at(session)
+    yield planned_at(session)
     if not session.spec.suspended:
         yield expires_at(session, observed.template, pod, settings)
         yield warned_at(session, observed.template, pod, settings)

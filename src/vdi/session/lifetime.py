@@ -105,7 +105,7 @@ def warned_at(
     return end - min(LONGEST_WARNING, length / 2) if end and length else None
 
 
-def planned_end_at(session: VDISession) -> datetime | None:
+def planned_at(session: VDISession) -> datetime | None:
     """The time of `spec.plannedEnd`; None: no end is announced."""
     return _as_time(session.spec.planned_end.time) if session.spec.planned_end else None
 

@@ -39,7 +39,7 @@ from vdi.session.decide import Observed
 from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
 from vdi.session.failures import reset_failures
-from vdi.session.lifetime import expires_at, last_activity, planned_end_at, started_at
+from vdi.session.lifetime import expires_at, last_activity, planned_at, started_at
 from vdi.session.naming import POOL, TEMPLATE_REVISION
 from vdi.session.schedule import next_start
 
@@ -162,7 +162,7 @@ def derive(
     findings = [*derive_conditions(observed, blocked, explanation), _ready(session, phase, message), *warned]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
-    ends = (expires_at(session, observed.template, pod, settings), planned_end_at(session)) if in_run else ()
+    ends = (expires_at(session, observed.template, pod, settings), planned_at(session)) if in_run else ()
     end = min(filter(None, ends), default=None)
     return SessionStatus(
         phase=phase,

@@ -29,12 +29,7 @@ NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
 @pytest.fixture(autouse=True)
 def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (
-        "vdi.cli.session.commands",
-        "vdi.cli.session.planned_end",
-        "vdi.cli.session.wait",
-        "vdi.cli.template",
-    ):
+    for module in ("vdi.cli.session.commands", "vdi.cli.session.wait", "vdi.cli.template"):
         __import__(module)
         monkeypatch.setattr(f"{module}.now_utc", lambda: NOW)
 
@@ -171,19 +166,29 @@ def test_notice_plans_the_end_of_all_sessions_of_a_template(
     vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.cli.session.kube_backend.now_utc", lambda: NOW)
-    for name, spec in (("a", {}), ("b", {"suspended": True}), ("c", {"template": "other"})):
-        fake.put(SESSIONS, a_session(name, **spec))
-    ran = vdi("session", "suspend", "--template", "ubuntu-desktop", "--notice", "15m", "--message", "Maintenance")
-    assert ran.out == "the end of session a is announced for 2026-11-20T08:20:00Z\n", ran.err
+    for name, template in (("a", "cad"), ("b", "cad"), ("c", "other")):
+        fake.put(SESSIONS, a_session(name, template=template))
+    ran = vdi("session", "suspend", "--template", "cad", "--notice", "15m", "--message", "Maintenance")
+    assert ran.out.splitlines() == [f"session {name}: Suspend at 2026-11-20T08:20:00Z" for name in "ab"], ran.err
     planned = {"time": "2026-11-20T08:20:00Z", "action": "Suspend", "message": "Maintenance"}
-    assert [fake.objects[f"{SESSIONS}/{name}"]["spec"].get("plannedEnd") for name in "abc"] == [planned, None, None]
-    assert (
-        vdi("session", "rm", "c", "--notice", "1h").out
-        == "the end of session c is announced for 2026-11-20T09:05:00Z\n"
-    )
-    assert vdi("session", "suspend", "a", "--notice", "off").out == "the end of session a is no longer announced\n"
-    for words in ("suspend", "suspend --node n", "rm a --node n --notice 1m", "suspend a b", "rm a --notice 1m --wait"):
+    assert [fake.objects[f"{SESSIONS}/{name}"]["spec"].get("plannedEnd") for name in "abc"] == [planned, planned, None]
+    ended = vdi("session", "rm", "vdisession/c", "--notice", "1h")
+    assert ended.out == "session c: Terminate at 2026-11-20T09:05:00Z\n"
+    partly = vdi("session", "suspend", "gone", "b", "--notice", "off")
+    assert (partly.code, partly.out) == (1, "session b: no planned end\n")
+    assert "there is no session gone" in partly.err
+    assert "no session matches" in vdi("session", "rm", "--node", "n", "--notice", "1m").err
+    for words in (
+        "suspend",
+        "rm",
+        "suspend --node n",
+        "rm a --node n --notice 1m",
+        "suspend a b",
+        "suspend a --message m",
+    ):
         assert vdi("session", *words.split()).code == 2
+    for option in ("--wait", "-ojson", "--delete-home"):
+        assert vdi("session", "rm", "b", "--notice", "1m", option).code == 2
 
 
 def test_ls_wide_of_all_namespaces(vdi: Vdi, fake: FakeCluster) -> None:

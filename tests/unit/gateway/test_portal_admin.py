@@ -17,7 +17,6 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin import PAGE_SIZE, Filter, limit_rows, read_filter, sessions_page
 from vdi.gateway.portal.pages import paged
-from vdi.gateway.store.banner import Banner
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError
 
@@ -110,26 +109,29 @@ async def test_list_of_gpus_names_their_users_and_the_idle_ones() -> None:
 
 
 async def test_chosen_sessions_get_a_planned_end() -> None:
-    stage = PortalStage()
-    stage.put(a_template(), *(running(name, uid=f"uid-{name}") for name in ("one", "two", "three")))
-    browser, path = stage.browser(ADMIN), "/admin/sessions?q=t"
-    form = {"action": "Suspend", "notice": "15m", "message": "Maintenance"}
-    planned = await browser.post(path, at=path, **form, **{"pick-uid-two": "on", "pick-uid-one": "on"})
-    assert "done=plan-end&name=1+session" in planned.headers["location"], "one is not in the list"
+    stage, names = PortalStage(), ("one", "two", "three")
+    stage.put(a_template(), *map(running, names), running("gone", deleting=True))
+    browser, path = stage.browser(ADMIN), "/admin/sessions"
+    form = {"action": "Suspend", "notice": "15m", "message": "Maintenance", "pick-uid-two": "on"}
+
+    def plans() -> list[Any]:
+        return [stage.cluster.objects[name]["spec"].get("plannedEnd") for name in names]
+
+    planned = await browser.post(path, at=path, **form)
+    assert "done=plan-end&name=1+session" in planned.headers["location"]
     end = {"time": "2026-11-20T12:15:00Z", "action": "Suspend", "message": "Maintenance"}
-    assert [stage.cluster.objects[name]["spec"].get("plannedEnd") for name in ("one", "two", "three")] == [
-        None,
-        end,
-        None,
-    ]
+    assert plans() == [None, end, None]
     entry = (await stage.services.audit.entries(limit=1))[0]
-    assert (entry.action, entry.target, entry.detail["message"]) == ("session.plan-end", "two", "Maintenance")
-    refused = await browser.post(path, at=path, **form)
-    assert refused.status_code == 422 and "Choose sessions" in refused.text
-    assert (await browser.post(path, at=path, all="yes", **form)).status_code == 303
-    await browser.post(path, at=path, all="yes", action="cancel")
-    assert not any(stage.cluster.objects[name]["spec"].get("plannedEnd") for name in ("two", "three"))
-    assert (await stage.browser(ALICE).post(path, at="/", all="yes", **form)).status_code == 403
+    assert (entry.action, entry.target, entry.detail) == ("session.plan-end", "two", end)
+    refused = await browser.post(path, at=path, **form, **{"pick-uid-gone": "on", "pick-uid-three": "on"})
+    assert "Done for 2 of 3 chosen sessions. gone: The desktop &#39;gone&#39; is ending" in refused.text
+    assert plans() == [None, end, end]
+    await browser.post(path, at=path, **(form | {"action": "cancel"}))
+    assert plans() == [None, None, end]
+    for wrong in ({"action": "Stop"}, {"notice": "1s"}):
+        assert (await browser.post(path, at=path, **(form | wrong))).status_code == 422
+    assert (await stage.browser(ALICE).post(path, at="/", **form)).status_code == 403
+    assert plans() == [None, None, end]
 
 
 async def test_banner_is_shown_to_all_escaped_and_audited() -> None:
@@ -144,16 +146,6 @@ async def test_banner_is_shown_to_all_escaped_and_audited() -> None:
     assert (await alice.post("/admin/banner", at="/", text="mine")).status_code == 403
     await admin.post("/admin/banner", at="/admin", text="")
     assert "Maintenance" not in (await alice.get("/")).text
-
-
-async def test_banner_of_another_replica_comes_within_seconds() -> None:
-    stage, now = PortalStage(), 10.0
-    ours, theirs = (Banner(stage.context.database, lambda: now) for _ in range(2))
-    assert await ours.read() == ""
-    await theirs.set("Maintenance")
-    assert await ours.read() == ""
-    now = 15.0
-    assert await ours.read() == "Maintenance"
 
 
 async def test_a_desktop_that_hangs_counts_as_failed() -> None:

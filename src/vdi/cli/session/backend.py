@@ -101,10 +101,7 @@ class Backend(Protocol):
         """Read a session; the error of a missing one says where it was looked for."""
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """List the visible sessions, of one user or of all, oldest first; `everywhere`: of all namespaces."""
-
-    async def everyones(self) -> builtins.list[Raw]:
-        """The sessions that an administrator selects from: of this namespace, or of the gateway."""
+        """List the visible sessions (empty `user`: everyone's), oldest first; `everywhere`: of all namespaces."""
 
     async def act(self, session: VDISession, request: Request) -> Raw:
         """Change the session as requested and return it; the error says why that is not possible."""

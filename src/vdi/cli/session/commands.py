@@ -8,17 +8,17 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
 
 from vdi.api.schedule import Day, SessionSchedule
-from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
-from vdi.cli.options import PROGRAM, examples, new_app, of_kind, seconds_of
+from vdi.cli.options import PROGRAM, examples, new_app, of_kind, replace_parameter, seconds_of
 from vdi.cli.output import (
     ListOutput,
     ListOutputOption,
@@ -38,12 +38,12 @@ from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
-from vdi.cli.session.planned_end import Plan, with_plan
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
-from vdi.session.actions import Request, Restart, SetSchedule, Share, Unshare
+from vdi.kube.errors import ApiError
+from vdi.session.actions import PlanEnd, Request, Restart, SetSchedule, Share, Unshare
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
 from vdi.session.users import same_user
@@ -51,7 +51,10 @@ from vdi.session.users import same_user
 app = new_app("Desktops: create, list, open, explain, suspend, remove.")
 
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
-Names = Annotated[list[str] | None, typer.Argument(help="Names of the sessions.", callback=of_kind("vdisession"))]
+_NAMES = typer.Argument(
+    help="Names of the sessions.", callback=of_kind("vdisession"), default_factory=list, show_default=False
+)
+Names = Annotated[list[str], _NAMES]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
 WaitStart = Annotated[bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")]
@@ -59,6 +62,19 @@ WaitTimeout = Annotated[str, typer.Option(help="Time limit of --wait.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
 _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPERATOR}"
+
+
+class EndPlan(NamedTuple):
+    """Options of `suspend` and `rm` with which administrators announce the end in the desktops."""
+
+    template: Annotated[str, typer.Option(help="All sessions of this template; needs --notice.")] = ""
+    node: Annotated[str, typer.Option(help="All sessions on this node; needs --notice.")] = ""
+    notice: Annotated[str, typer.Option(help="Announce it, and do it after this time, such as 15m; off: cancel.")] = ""
+    message: Annotated[str, typer.Option(help="Reason that the desktops show with --notice.")] = ""
+
+
+# Replaces the parameter after the target, so it stands above `with_backend`.
+_with_plan = replace_parameter({name: (option, "") for name, option in EndPlan.__annotations__.items()}, EndPlan)
 
 
 @app.command(
@@ -280,12 +296,12 @@ def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Ou
         'session rm --template cad --notice 15m --message "Maintenance until 18:00"',
     )
 )
-@with_plan
+@_with_plan
 @with_backend
 def rm(
     target: Target,
-    plan: Plan,
-    names: Names = None,
+    plan: EndPlan,
+    names: Names,
     delete_home: Annotated[
         bool, typer.Option("--delete-home", help="Also delete the home volume with all files in it.")
     ] = False,
@@ -297,10 +313,9 @@ def rm(
 
     With --notice the desktops announce it first.
     """
-    chosen = list(dict.fromkeys(names or ()))
-    if plan.notice and (delete_home or wait):
-        raise CliError("--notice does not go with --delete-home or --wait", USAGE)
-    if plan.carry_out(target, TimeoutAction.TERMINATE, chosen):
+    chosen = list(dict.fromkeys(names))
+    if not chosen or any(plan):
+        _plan_end(target, TimeoutAction.TERMINATE, chosen, plan, delete_home or wait or output is not Output.TABLE)
         return
     plans = target.run(lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home))
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
@@ -374,12 +389,12 @@ def logs(
         "session suspend --template cad --notice off",
     )
 )
-@with_plan
+@_with_plan
 @with_backend
 def suspend(
     target: Target,
-    plan: Plan,
-    names: Names = None,
+    plan: EndPlan,
+    names: Names,
     wait: WaitOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -387,9 +402,10 @@ def suspend(
 
     With --notice the desktops announce it first.
     """
-    if plan.carry_out(target, TimeoutAction.SUSPEND, names or ()):
+    if not names or any(plan):
+        _plan_end(target, TimeoutAction.SUSPEND, names, plan, wait or output is not Output.TABLE)
         return
-    if not names or len(names) > 1:
+    if len(names) > 1:
         raise CliError("name one session; for several, use --notice 15m", USAGE)
     name, begun = names[0], time.monotonic()
 
@@ -412,6 +428,34 @@ def suspend(
     else:
         said = f"session {name} is being suspended; {again}"
     _tell(raw, said, output)
+
+
+def _plan_end(target: Target, action: TimeoutAction, names: Sequence[str], plan: EndPlan, others: bool) -> None:
+    """Announce the end of the sessions, or take that back. `others`: whether options are used that are not for this."""
+    template, node, notice, message = plan
+    if bool(names) == bool(template or node):
+        raise CliError("name sessions, or select them with --template or --node", USAGE)
+    if not notice or others:
+        raise CliError("use --notice 15m, or off to cancel, without --wait, --delete-home and --output", USAGE)
+    end = None
+    if notice != "off":
+        time = format_time(now_utc() + timedelta(seconds=seconds_of("--notice", notice)))
+        end = PlannedEnd(time, action, message)
+
+    async def work(backend: Backend) -> list[str]:
+        found = [] if names else map(operations.as_session, await backend.list("", everywhere=False))
+        mine = (s for s in found if template in ("", s.spec.template) and node in ("", s.status.node_name))
+        chosen, refused = names or [session.metadata.name for session in mine], []
+        for name in chosen:
+            try:
+                planned = operations.as_session(await _action(name, PlanEnd(end))(backend)).spec.planned_end
+                typer.echo(f"session {name}: {f'{planned.action} at {planned.time}' if planned else 'no planned end'}")
+            except (CliError, ApiError) as error:
+                refused.append(f"session {name}: {error}")
+        return refused if chosen else ["no session matches"]
+
+    if refused := target.run(work):
+        raise CliError("\n".join(refused))
 
 
 @app.command(epilog=examples("session resume alice-desktop", "session resume alice-desktop --wait"))

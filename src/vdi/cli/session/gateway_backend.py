@@ -166,16 +166,13 @@ class GatewayBackend:
         return await self._send("GET", f"/sessions/{quote(name)}")
 
     async def list(self, user: str | None, *, everywhere: bool) -> builtins.list[Raw]:
-        # Own and shared sessions; with `user` those of that user, which needs an administrator.
+        # Own and shared sessions; with `user` those of that user, or everyone's, which needs an administrator.
         _refuse_namespaces(everywhere)
         if user is None:
             return await self.client.items("/sessions")
         if user == self.user:
             return await self.client.items("/sessions", role="owner")
-        return await self.client.items("/admin/sessions", user=user)
-
-    async def everyones(self) -> builtins.list[Raw]:
-        return await self.client.items("/admin/sessions")
+        return await self.client.items("/admin/sessions", **({"user": user} if user else {}))
 
     async def act(self, session: VDISession, request: Request) -> Raw:
         path = f"/sessions/{quote(session.metadata.name)}"

@@ -116,11 +116,8 @@ class KubeBackend:
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
         namespace = None if everywhere else self.namespace
         found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
-        mine = [session for session in found if user is None or session["spec"].get("user") == user]
+        mine = [session for session in found if not user or session["spec"].get("user") == user]
         return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
-
-    async def everyones(self) -> builtins.list[Raw]:
-        return await self.list(None, everywhere=False)
 
     async def act(self, session: VDISession, request: Request) -> Raw:
         meta = session.metadata

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -38,7 +38,6 @@ from vdi.gateway.services import Services
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count
-from vdi.session.actions import plannable
 from vdi.session.failures import find_failure
 from vdi.session.lifetime import idle_since, max_timeout
 from vdi.session.users import normal_user
@@ -49,9 +48,10 @@ AUDIT_SIZE = 100
 LIMITS_SIZE = 100
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
-# Choices of the list and of the form below it, as durations.
-IDLE_TIMES = {"30m": "30 minutes", "1h": "1 hour", "4h": "4 hours", "24h": "1 day"}
-NOTICE_TIMES = {"5m": "5 minutes", "15m": "15 minutes", "30m": "30 minutes", "1h": "1 hour", "4h": "4 hours"}
+# Durations that the list and the form below it offer.
+IDLE_TIMES = ("30m", "1h", "4h", "24h")
+NOTICE_TIMES = ("5m", "15m", "30m", "1h", "4h")
+END_ACTIONS = {TimeoutAction.SUSPEND: "Suspend", TimeoutAction.TERMINATE: "End", "cancel": "Take the announcement back"}
 _GIB = 1 << 30
 # Less than this in a month is not listed, of a user who has nothing else.
 _NOTHING_HOURS = 0.05
@@ -83,7 +83,7 @@ ORDERS: Mapping[str, tuple[str, Callable[[VDISession], Any], bool]] = {
 class Filter:
     """Filters and order of the list of sessions, as they stand in its address."""
 
-    words: str = ""
+    q: str = ""
     phase: str = ""
     template: str = ""
     gpu: str = ""
@@ -92,29 +92,15 @@ class Filter:
 
     def address(self, page: int) -> str:
         """The address of a page of this list."""
-        given = {
-            "q": self.words,
-            **{name: getattr(self, name) for name in ("phase", "template", "gpu", "idle", "order")},
-        }
-        given["page"] = str(page)
+        given = {**asdict(self), "page": page}
         return "/admin/sessions?" + urlencode({name: value for name, value in given.items() if value})
 
     def stream(self, page: int) -> str:
         """The query of the stream that keeps this page live."""
         return self.address(page).partition("?")[2]
 
-    def select(self, services: Services) -> list[VDISession]:
-        """The sessions in the list, in its order."""
-        cluster, now = services.context.cluster, services.context.clock()
-        _, key, backwards = ORDERS[self.order]
-        found = [
-            session
-            for session in cluster.sessions.values()
-            if self._fits(session, cluster.template(session.spec.template), now)
-        ]
-        return sorted(found, key=key, reverse=backwards)
-
-    def _fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
+    def fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
+        """Whether the session is in the list."""
         if self.phase and _phase(session) != self.phase:
             return False
         if self.template and session.spec.template != self.template:
@@ -124,14 +110,14 @@ class Filter:
         if self.idle and now - (idle_since(session, template) or now) < parse_duration(self.idle):
             return False
         text = f"{session.metadata.name} {session.spec.user} {session.status.node_name}".casefold()
-        return all(word in text for word in self.words.casefold().split())
+        return all(word in text for word in self.q.casefold().split())
 
 
 def read_filter(query: Mapping[str, str]) -> Filter:
     """The filters of an address; a value that is not one of the choices is ignored."""
     phase, order = query.get("phase", ""), query.get("order", "")
     return Filter(
-        words=query.get("q", "").strip()[:100],
+        q=query.get("q", "").strip()[:100],
         phase=phase if phase in PHASES else "",
         template=query.get("template", "")[:253],
         gpu="yes" if query.get("gpu") == "yes" else "",
@@ -142,7 +128,11 @@ def read_filter(query: Mapping[str, str]) -> Filter:
 
 def sessions_page(services: Services, user: User, filters: Filter, number: int) -> Pages[DesktopView]:
     """One page of the sessions that fit the filters."""
-    part = paged(filters.select(services), number, PAGE_SIZE)
+    cluster, now = services.context.cluster, services.context.clock()
+    found = [s for s in cluster.sessions.values() if filters.fits(s, cluster.template(s.spec.template), now)]
+    _, key, backwards = ORDERS[filters.order]
+    found.sort(key=key, reverse=backwards)
+    part = paged(found, number, PAGE_SIZE)
     # Views are made of this page only: with thousands of sessions, all of them would take seconds.
     views = [view_of(services, session, user) for session in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
@@ -228,8 +218,8 @@ def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[LimitRow]:
     return sorted(rows, key=lambda row: (-row.gpus, -row.sessions, row.user))
 
 
-def _choices(words: Mapping[str, str]) -> list[Choice]:
-    return [Choice(value, text) for value, text in words.items()]
+def _choices(*values: str) -> list[Choice]:
+    return [Choice("", "any"), *(Choice(value, value) for value in values)]
 
 
 class AdminPages(PortalPages):
@@ -277,38 +267,31 @@ class AdminPages(PortalPages):
         await self._services.actions.set_banner(user, form.get("text", ""))
         return RedirectResponse("/admin", 303)
 
-    async def sessions(self, request: Request, user: User) -> Response:
-        """GET /admin/sessions: the sessions of all users."""
-        return self._sessions(request, user)
-
     async def plan_ends(self, request: Request, user: User, form: Form) -> Response:
-        """Announce the end of the chosen sessions, or of all that the filters show, or take that back."""
-        filters, end = read_filter(request.query_params), self._read_end(form)
-        found = [s for s in filters.select(self._services) if form.get("all") or f"pick-{s.metadata.uid}" in form]
-        chosen, left = plannable(found, end)
-        try:
-            for session in chosen:
-                await self._services.actions.plan_end(user, session.metadata.name, end)
-        except ActionDenied as why:
-            return self._sessions(request, user, status=why.status, error=why.sentence)
-        if not chosen:
-            return self._sessions(request, user, status=422, error="Choose sessions that this can be done with.")
-        words = count(len(chosen), "session") + (f". {left} more match: do it again for them" if left else "")
-        done = urlencode({"done": "plan-end" if end else "cancel-end", "name": words})
-        return RedirectResponse(f"{filters.address(1)}&{done}", 303)
-
-    def _read_end(self, form: Form) -> PlannedEnd | None:
-        action, notice = form.get("action", ""), form.get("notice", "")
-        if action == "cancel":
-            return None
-        if action not in [*TimeoutAction]:
-            raise invalid("action", action, f"one of {', '.join(TimeoutAction)}, cancel")
+        """POST /admin/sessions: announce the end of the chosen sessions, or take that back."""
+        action, notice, end = form.get("action", ""), form.get("notice", ""), None
+        if action not in END_ACTIONS:
+            raise invalid("action", action, f"one of {', '.join(END_ACTIONS)}")
         if notice not in NOTICE_TIMES:
             raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
-        time = format_time(self._clock() + parse_duration(notice))
-        return PlannedEnd(time, TimeoutAction(action), form.get("message", ""))
+        if action != "cancel":
+            time = format_time(self._clock() + parse_duration(notice))
+            end = PlannedEnd(time, TimeoutAction(action), form.get("message", ""))
+        names = [s.metadata.name for s in self._cluster.sessions.values() if f"pick-{s.metadata.uid}" in form]
+        refused: list[str] = []
+        for name in names:
+            try:
+                await self._services.actions.plan_end(user, name, end)
+            except ActionDenied as why:
+                refused.append(f"{name}: {why.sentence}")
+        if refused or not names:
+            done = f"Done for {len(names) - len(refused)} of {len(names)} chosen sessions."
+            return await self.sessions(request, user, status=409, error=" ".join([done, *refused]))
+        done = urlencode({"done": "plan-end" if end else "cancel-end", "name": count(len(names), "session")})
+        return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
 
-    def _sessions(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
+    async def sessions(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
+        """GET /admin/sessions: the sessions of all users."""
         query = request.query_params
         filters = read_filter(query)
         rows = sessions_page(self._services, user, filters, page_number(query.get("page", "")))
@@ -321,15 +304,11 @@ class AdminPages(PortalPages):
             rows=rows,
             filters=filters,
             phases=[Choice("", "any"), *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES)],
-            templates=[Choice("", "any"), *(Choice(template, template) for template in templates)],
-            idles=[Choice("", "any"), *_choices(IDLE_TIMES)],
-            notices=_choices(NOTICE_TIMES),
+            templates=_choices(*templates),
+            idles=_choices(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
-            actions=[
-                Choice(TimeoutAction.SUSPEND, "Suspend"),
-                Choice(TimeoutAction.TERMINATE, "End"),
-                Choice("cancel", "Take the announcement back"),
-            ],
+            notices=_choices(*NOTICE_TIMES)[1:],
+            actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
             orders=[Choice(name, words) for name, (words, _, _) in ORDERS.items()],
             pieces=pieces,
             seen=digest(pieces),

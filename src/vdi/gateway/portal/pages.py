@@ -19,6 +19,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view, template_title
 from vdi.gateway.rights import User, knows_of, may_use, no_desktop, role_in
 from vdi.gateway.services import Services
+from vdi.gateway.store.banner import read_banner
 from vdi.gateway.web.render import Renderer, macro
 from vdi.session.users import same_user
 
@@ -137,8 +138,9 @@ class PortalPages:
 
     async def _user(self, request: Request, admin: bool) -> User:
         guard = self._services.guard
-        request.state.banner = await self._services.actions.banner.read()
-        return await (guard.require_admin(request) if admin else guard.require(request))
+        user = await (guard.require_admin(request) if admin else guard.require(request))
+        request.state.banner = await read_banner(self._services.context.database)
+        return user
 
     def _page(self, request: Request, user: User, template: str, *, status: int = 200, **context: Any) -> Response:
         return self._renderer.render(request, template, status=status, user=user, **context)

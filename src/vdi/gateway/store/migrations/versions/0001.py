@@ -47,8 +47,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_target_uid"), "audit", ["target_uid"], unique=False)
     op.create_table(
         "banner",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("text", sa.String(length=200), nullable=False),
-        sa.PrimaryKeyConstraint("text", name=op.f("pk_banner")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_banner")),
     )
     op.create_table(
         "grants",
