@@ -19,13 +19,13 @@ from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, p
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.homes import may_use, retained_claim
-from vdi.session.lifetime import run_length
+from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
 from vdi.session.schedule import find_session_problem
 from vdi.session.streaming import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
-LONGEST_NOTICE = timedelta(hours=24)
+_LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
@@ -223,13 +223,9 @@ def _extend(
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
     if end is None:
         return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
-    try:
-        time = parse_time(end.time)
-    except ValueError:
-        time = now
-    if not now < time <= now + LONGEST_NOTICE:
-        last, shown = format_time(now + LONGEST_NOTICE), end.time[:_SHOWN_CHARACTERS]
-        allowed = f"a time within the next {format_duration(LONGEST_NOTICE)}, such as {last}"
+    time = as_time(end.time)
+    if time is None or not now < time <= now + _LONGEST_NOTICE:
+        allowed, shown = f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}", end.time[:40]
         return Refusal("Invalid", f"time: {shown!r} is not allowed; allowed: {allowed}.", "time", allowed, shown)
     # A merge patch keeps what it does not name: the message of an earlier plan.
     plan = {"time": format_time(time), "action": str(end.action), "message": end.message or None}

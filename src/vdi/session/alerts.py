@@ -31,11 +31,11 @@ from vdi.session.lifetime import (
 )
 from vdi.session.schedule import Closing, find_closing, working_hours
 
-_TITLES = {
+WARNING_TITLES = {
     PLANNED_END: "This desktop ends soon",
     EXPIRING: "This desktop ends soon",
     CLOSING: "Working hours end soon",
-    IDLE: "Are you still there?",
+    IDLE: "This desktop is idle",
     DRAINING: "This desktop will move",
 }
 
@@ -208,6 +208,9 @@ class Notice:
 
 def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
     """The notices to show now, and an empty one for each warning that no longer holds."""
-    shown = [Notice(alert.type, _TITLES[alert.type], alert.message, alert.until, alert.until_input) for alert in alerts]
+    shown = [
+        Notice(alert.type, WARNING_TITLES[alert.type], alert.message, alert.until, alert.until_input)
+        for alert in alerts
+    ]
     was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
     return shown + [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]

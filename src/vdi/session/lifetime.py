@@ -63,8 +63,8 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
         return parse_time(session.status.start_time) if session.status.start_time else None
-    begun = _as_time(pod.metadata.annotations.get(RUN_STARTED, ""))
-    return begun or _as_time(pod.metadata.creation_timestamp)
+    begun = as_time(pod.metadata.annotations.get(RUN_STARTED, ""))
+    return begun or as_time(pod.metadata.creation_timestamp)
 
 
 def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:
@@ -107,10 +107,11 @@ def warned_at(
 
 def planned_at(session: VDISession) -> datetime | None:
     """The time of `spec.plannedEnd`; None: no end is announced."""
-    return _as_time(session.spec.planned_end.time) if session.spec.planned_end else None
+    return as_time(session.spec.planned_end.time) if session.spec.planned_end else None
 
 
-def _as_time(text: str) -> datetime | None:
+def as_time(text: str) -> datetime | None:
+    """The instant; None for an empty text, or one that cannot be read."""
     try:
         return parse_time(text) if text else None
     except ValueError:
@@ -173,7 +174,7 @@ def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta
 def idle_since(session: VDISession, template: VDITemplate | None) -> datetime | None:
     """The last activity that a running desktop has reported; None: without an idle timeout it is not asked."""
     is_asked = session.status.phase == Phase.RUNNING and idle_timeout(session, template) is not None
-    return _as_time(session.status.last_activity_time) if is_asked else None
+    return as_time(session.status.last_activity_time) if is_asked else None
 
 
 def poll_interval(timeout: timedelta) -> timedelta:

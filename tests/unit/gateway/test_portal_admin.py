@@ -58,11 +58,11 @@ async def test_a_thousand_sessions_come_a_page_at_a_time() -> None:
     stage = crowd(1000)
     seen: list[str] = []
     for number in range(1, 21):
-        rows = sessions_page(stage.services, ADMIN, Filter(order="name"), number)
+        rows = sessions_page(stage.services, ADMIN, Filter(), number)
         assert (rows.total, rows.last) == (1000, 20)
         seen += [each.name for each in rows.items]
-    assert seen == [f"desk-{index:04}" for index in range(1000)]
-    page = text_of((await stage.browser(ADMIN).get("/admin/sessions?page=20&order=name")).text)
+    assert sorted(seen) == [f"desk-{index:04}" for index in range(1000)]
+    page = text_of((await stage.browser(ADMIN).get("/admin/sessions?page=20")).text)
     assert "1,000 sessions" in page
     assert "951 to 1000 of 1,000" in page
 
@@ -165,8 +165,8 @@ def test_the_queue_is_in_its_own_order() -> None:
         status = {"phase": "Pending", "queue": {"position": place, "reason": "GPUsBusy"}}
         stage.put(a_session(name, status=status))
     stage.put(running("runs"))
-    rows = sessions_page(stage.services, ADMIN, Filter(order="queue"), 1)
-    assert [each.name for each in rows.items] == ["first", "second", "third", "no-room", "runs"]
+    rows = sessions_page(stage.services, ADMIN, Filter(phase="Pending"), 1)
+    assert [each.name for each in rows.items] == ["first", "second", "third", "no-room"]
 
 
 def test_pages_of_nothing_is_one_empty_page() -> None:

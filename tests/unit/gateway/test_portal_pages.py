@@ -79,7 +79,7 @@ async def test_a_state_is_said_in_words(status: dict[str, object], said: str) ->
     [
         ("Expiring", "This desktop ends soon"),
         ("Idle", "This desktop is idle"),
-        ("Draining", "The node of this desktop is going into maintenance"),
+        ("Draining", "This desktop will move"),
     ],
 )
 async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:

@@ -432,19 +432,18 @@ def suspend(
 
 def _plan_end(target: Target, action: TimeoutAction, names: Sequence[str], plan: EndPlan, others: bool) -> None:
     """Announce the end of the sessions, or take that back. `others`: whether options are used that are not for this."""
-    template, node, notice, message = plan
-    if bool(names) == bool(template or node):
+    if bool(names) == bool(plan.template or plan.node):
         raise CliError("name sessions, or select them with --template or --node", USAGE)
-    if not notice or others:
+    if not plan.notice or others:
         raise CliError("use --notice 15m, or off to cancel, without --wait, --delete-home and --output", USAGE)
     end = None
-    if notice != "off":
-        time = format_time(now_utc() + timedelta(seconds=seconds_of("--notice", notice)))
-        end = PlannedEnd(time, action, message)
+    if plan.notice != "off":
+        time = now_utc() + timedelta(seconds=seconds_of("--notice", plan.notice))
+        end = PlannedEnd(format_time(time), action, plan.message)
 
     async def work(backend: Backend) -> list[str]:
         found = [] if names else map(operations.as_session, await backend.list("", everywhere=False))
-        mine = (s for s in found if template in ("", s.spec.template) and node in ("", s.status.node_name))
+        mine = (s for s in found if plan.template in ("", s.spec.template) and plan.node in ("", s.status.node_name))
         chosen, refused = names or [session.metadata.name for session in mine], []
         for name in chosen:
             try:

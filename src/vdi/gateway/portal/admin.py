@@ -1,7 +1,7 @@
 """Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit log."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -69,35 +69,20 @@ def _place(session: VDISession) -> tuple[int, int, str]:
     return (0 if queue else 1, place or 10**9, session.metadata.creation_timestamp)
 
 
-# Orders of the list: label, sort key, whether the largest comes first.
-ORDERS: Mapping[str, tuple[str, Callable[[VDISession], Any], bool]] = {
-    "newest": ("newest first", lambda session: (session.metadata.creation_timestamp, session.metadata.name), True),
-    "name": ("by name", lambda session: session.metadata.name, False),
-    "user": ("by user", lambda session: (session.spec.user, session.metadata.name), False),
-    "ends": ("ends soonest", lambda session: (session.status.expires_at or "9", session.metadata.name), False),
-    "queue": ("place in line", _place, False),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Filters and order of the list of sessions, as they stand in its address."""
+    """Filters of the list of sessions, as they stand in its address."""
 
     q: str = ""
     phase: str = ""
     template: str = ""
     gpu: str = ""
     idle: str = ""
-    order: str = "newest"
 
     def address(self, page: int) -> str:
         """The address of a page of this list."""
         given = {**asdict(self), "page": page}
         return "/admin/sessions?" + urlencode({name: value for name, value in given.items() if value})
-
-    def stream(self, page: int) -> str:
-        """The query of the stream that keeps this page live."""
-        return self.address(page).partition("?")[2]
 
     def fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
         """Whether the session is in the list."""
@@ -115,23 +100,22 @@ class Filter:
 
 def read_filter(query: Mapping[str, str]) -> Filter:
     """The filters of an address; a value that is not one of the choices is ignored."""
-    phase, order = query.get("phase", ""), query.get("order", "")
     return Filter(
         q=query.get("q", "").strip()[:100],
-        phase=phase if phase in PHASES else "",
+        phase=query["phase"] if query.get("phase") in PHASES else "",
         template=query.get("template", "")[:253],
         gpu="yes" if query.get("gpu") == "yes" else "",
         idle=query["idle"] if query.get("idle") in IDLE_TIMES else "",
-        order=order if order in ORDERS else "newest",
     )
 
 
 def sessions_page(services: Services, user: User, filters: Filter, number: int) -> Pages[DesktopView]:
-    """One page of the sessions that fit the filters."""
+    """One page of the sessions that fit the filters: newest first, and those that wait by their place in line."""
     cluster, now = services.context.cluster, services.context.clock()
     found = [s for s in cluster.sessions.values() if filters.fits(s, cluster.template(s.spec.template), now)]
-    _, key, backwards = ORDERS[filters.order]
-    found.sort(key=key, reverse=backwards)
+    found.sort(key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True)
+    if filters.phase == Phase.PENDING:
+        found.sort(key=_place)
     part = paged(found, number, PAGE_SIZE)
     # Views are made of this page only: with thousands of sessions, all of them would take seconds.
     views = [view_of(services, session, user) for session in part.items]
@@ -309,7 +293,6 @@ class AdminPages(PortalPages):
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
             notices=_choices(*NOTICE_TIMES)[1:],
             actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
-            orders=[Choice(name, words) for name, (words, _, _) in ORDERS.items()],
             pieces=pieces,
             seen=digest(pieces),
             done=done_message(request),

@@ -17,8 +17,9 @@ from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left
+from vdi.session.alerts import WARNING_TITLES
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import EXPIRING, TEMPLATE_FOUND, Reason
 from vdi.session.effective import size_of
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note, keeps_files
@@ -26,13 +27,6 @@ from vdi.session.lifetime import max_timeout
 from vdi.session.queueing.messages import place_in_line
 from vdi.session.streaming import file_transfers
 
-_WARNINGS = {
-    PLANNED_END: "This desktop ends soon",
-    EXPIRING: "This desktop ends soon",
-    CLOSING: "Working hours end soon",
-    IDLE: "This desktop is idle",
-    DRAINING: "The node of this desktop is going into maintenance",
-}
 _WORDS = {
     "": "Just requested",
     Phase.PENDING: "Waiting",
@@ -251,14 +245,14 @@ def _notices(
     status = session.status
     found = []
     for condition in status.conditions:
-        if condition.type not in _WARNINGS or condition.status != "True":
+        if condition.type not in WARNING_TITLES or condition.status != "True":
             continue
         text, action = condition.message, ""
         if condition.type == EXPIRING:
             can_extend = bool(extensions(session, template, cluster, now))
             action = Action.EXTEND if can_extend else ""
             text += "" if can_extend else f" It already has the maximum of {max_timeout(template, cluster)}."
-        found.append(Notice("warn", _WARNINGS[condition.type], text, action))
+        found.append(Notice("warn", WARNING_TITLES[condition.type], text, action))
     if status.failures and status.failures.count and phase != Phase.FAILED:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
         found.append(Notice("warn", f"It failed {times}", status.failures.message))

@@ -5,7 +5,7 @@ from sqlalchemy import Column, Integer, String, Table, select
 from vdi.gateway.store.database import Database, metadata
 
 MAX_CHARACTERS = 200
-_KEY = 1  # of the only row
+# One row, whose id is 1.
 banner = Table(
     "banner", metadata, Column("id", Integer, primary_key=True), Column("text", String(MAX_CHARACTERS), nullable=False)
 )
@@ -19,6 +19,6 @@ async def read_banner(database: Database) -> str:
 
 async def save_banner(database: Database, text: str) -> None:
     """Replace the text. Raises DatabaseUnavailableError."""
-    row = database.insert(banner).values(id=_KEY, text=text)
+    row = database.insert(banner).values(id=1, text=text)
     async with database.begin() as connection:
         await connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"text": text}))
