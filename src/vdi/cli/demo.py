@@ -43,26 +43,24 @@ def up(
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
-        made = scene.seed(demo, progress=progress) if with_scene else scene.Scene([], "")
+        people, left_out = scene.seed(demo, progress=progress) if with_scene else ([], "")
     if output is not Output.TABLE:
         desktop = {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None}
         login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
-        people = [{"user": person.user, "password": person.password} for person in made.people]
-        more = {"people": people, "leftOut": made.left_out}
-        print_data(
-            {**login, **more, "desktop": desktop, "kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}, output
-        )
+        more = [{"user": person.user, "password": person.password} for person in people]
+        places = {"kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}
+        print_data({**login, "people": more, "leftOut": left_out, "desktop": desktop, **places}, output)
         return
     console = SafeConsole(soft_wrap=True, highlight=False)
     console.print(f"\nThe portal: {demo.login.portal}")
     console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
-    for person in made.people:
+    for person in people:
         console.print(f"  sign in as {person.user} with {person.password}")
     console.print(f"A desktop is running: {url}")
     if screenshot:
         console.print(f"  a picture of it: {screenshot}")
-    if made.left_out:
-        console.print(f"Left out: {made.left_out}")
+    if left_out:
+        console.print(f"Left out: {left_out}")
     console.print("\nTry this:")
     console.print(f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH")
     if with_scene:

@@ -33,7 +33,7 @@ SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 # What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried.
 FAKE_GPUS = 8
 
-_INSTALL_SECONDS, _SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
+_INSTALL_SECONDS, SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
 
 
 class DemoError(Exception):
@@ -123,8 +123,7 @@ def up(
     """Bring up the cluster, install operator and gateway through the chart, and create a user who can log in.
 
     With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `templates` are chart values.
-    `timeout_factor` (at least 1) multiplies the
-    time limits, for a slow machine.
+    `timeout_factor` (at least 1) multiplies the time limits, for a slow machine.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
@@ -163,7 +162,7 @@ def up(
 def start_session(demo: Demo, *, progress: Progress) -> str:
     """Start the demo's session, or find it running: its URL. Raises StepFailed with the session's own message."""
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
-    limit = f"{_SESSION_SECONDS * demo.timeout_factor:.0f}s"
+    limit = f"{SESSION_SECONDS * demo.timeout_factor:.0f}s"
     command: list[str | Path] = [sys.executable, "-m", "vdi", *create, "--timeout-wait", limit]
     ask = partial(kubectl, demo.kubeconfig, demo.tools / "kubectl")
     if ask("get", "vdi", SESSION, "--ignore-not-found", "-o", "name").strip():

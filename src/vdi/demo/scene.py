@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,37 +23,34 @@ ALICE, BOB = "alice@example.com", "bob@example.com"
 Specs = Mapping[str, Mapping[str, Any]]
 # Free for the pool's desktop: what README requires of the whole machine.
 _POOL_CORES, _POOL_GIB = 2, 6
-
 _SUSPENDED = {"idleTimeout": "1h", "onTimeout": "Suspend"}
+
+
+def _desktop(name: str, description: str, cpu: int, memory: str, gpus: int = 0, **more: Any) -> dict[str, Any]:
+    resources = {"defaultGPU": gpus, "maxGPU": gpus and run.FAKE_GPUS, "defaultCPU": str(cpu), "defaultMemory": memory}
+    named = {"image": images.DESKTOP, "displayName": name, "description": description, "resources": resources}
+    return {**named, "lifecycle": _SUSPENDED, **more}
+
+
 # Chart values. All desktops have the image that the demo has built.
 TEMPLATES: Specs = {
     run.TEMPLATE: {"lifecycle": _SUSPENDED},
-    "developer": {
-        "image": images.DESKTOP,
-        "displayName": "Developer",
-        "description": "More memory and processors, and a larger home",
-        "resources": {"defaultGPU": 0, "defaultCPU": "2", "defaultMemory": "6Gi"},
-        "persistence": {"size": "20Gi"},
-        "lifecycle": _SUSPENDED,
-    },
-    "cad": {
-        "image": images.DESKTOP,
-        "displayName": "CAD",
-        "icon": "gpu",
-        "description": "A desktop with a GPU. The demo's GPUs are simulated: it draws in software",
-        "resources": {"defaultGPU": 1, "maxGPU": run.FAKE_GPUS, "defaultCPU": "2", "defaultMemory": "4Gi"},
-        "lifecycle": _SUSPENDED,
-    },
-    "kiosk": {
-        "image": images.DESKTOP,
-        "displayName": "Kiosk browser",
-        "icon": "browser",
-        "description": "Firefox with one page, full screen. No files are kept",
-        "app": {"command": ["firefox-esr", "--kiosk", "https://www.debian.org"]},
-        "resources": {"defaultGPU": 0, "defaultCPU": "1", "defaultMemory": "2Gi"},
-        "persistence": {"enabled": False},
-        "lifecycle": {"maxTimeout": "2h", "idleTimeout": "15m", "onIdle": "Terminate"},
-    },
+    "developer": _desktop(
+        "Developer", "More memory and processors, and a larger home", 2, "6Gi", persistence={"size": "20Gi"}
+    ),
+    "cad": _desktop(
+        "CAD", "A desktop with a GPU. The demo's GPUs are simulated: it draws in software", 2, "4Gi", 1, icon="gpu"
+    ),
+    "kiosk": _desktop(
+        "Kiosk browser",
+        "Firefox with one page, full screen. No files are kept",
+        1,
+        "2Gi",
+        icon="browser",
+        app={"command": ["firefox-esr", "--kiosk", "https://www.debian.org"]},
+        persistence={"enabled": False},
+        lifecycle={"maxTimeout": "2h", "idleTimeout": "15m", "onIdle": "Terminate"},
+    ),
 }
 # One pod takes all GPUs, so that the next session waits. It is created when that pod runs: the queue would start the
 # smaller request first.
@@ -66,26 +62,18 @@ _WAITING: Specs = {"alice-cad": {"user": ALICE, "template": "cad"}}
 _POOL: Specs = {"kiosk": {"template": "kiosk", "replicas": 1}}
 
 
-@dataclass(frozen=True)
-class Scene:
-    """People who can log in, and why a part is missing (empty: nothing is)."""
+def seed(demo: run.Demo, *, progress: Progress) -> tuple[Sequence[Login], str]:
+    """The people, sessions and pool: those that do not exist are created. Raises DemoError.
 
-    people: Sequence[Login]
-    left_out: str
-
-
-def seed(demo: run.Demo, *, progress: Progress) -> Scene:
-    """Create the people, sessions and pool that do not exist yet. Raises DemoError."""
+    Returns the people who can log in, and why the pool is missing (empty: it is not).
+    """
     with progress.step("People, a shared desktop, a queue for the GPUs and a pool"):
-        folder, factor = demo.kubeconfig.parent, demo.timeout_factor
-        people = [
-            run.ready_user(demo.kubeconfig, folder, demo.login.portal, user, admin=False, timeout_factor=factor)
-            for user in (ALICE, BOB)
-        ]
+        ready = partial(run.ready_user, demo.kubeconfig, demo.kubeconfig.parent, demo.login.portal, admin=False)
+        people = [ready(user, timeout_factor=demo.timeout_factor) for user in (ALICE, BOB)]
         left_out = missing_capacity(os.cpu_count() or 1, Path("/proc/meminfo").read_text())
         kubectl = partial(run.kubectl, demo.kubeconfig, demo.tools / "kubectl")
-        create_objects(kubectl, pool=not left_out, timeout_factor=factor)
-        return Scene(people, left_out)
+        create_objects(kubectl, pool=not left_out, seconds=run.SESSION_SECONDS * demo.timeout_factor)
+        return people, left_out
 
 
 def missing_capacity(cores: int, meminfo: str) -> str:
@@ -99,22 +87,24 @@ def missing_capacity(cores: int, meminfo: str) -> str:
     )
 
 
-def create_objects(kubectl: Callable[..., str], *, pool: bool, timeout_factor: float = 1.0) -> None:
-    """Create the sessions, and the pool where there is capacity for it. Raises DemoError."""
+def create_objects(kubectl: Callable[..., str], *, pool: bool, seconds: float) -> None:
+    """Create the sessions, and the pool where there is capacity for it. `seconds`: limit of a start. Raises DemoError.
+
+    A run that was interrupted, or was too slow, is continued by the next one, which waits for the desktops again.
+    """
     there = kubectl("get", "vdi,vdipool", "-o", "name").split()
-    if running := _create(kubectl, SESSIONS.kind, _RUNNING, there):
-        kubectl("wait", *running, "--for=condition=Ready", f"--timeout={120 * timeout_factor:.0f}s")
-    _create(kubectl, SESSIONS.kind, _WAITING, there)
+
+    def create(kind: str, specs: Specs) -> None:
+        for name, spec in specs.items():
+            if f"{kind.lower()}.{GROUP}/{name}" not in there:
+                manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+                kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+
+    create(SESSIONS.kind, _RUNNING)
+    # A person may have suspended a desktop of a complete scene.
+    if any(f"{SESSIONS.kind.lower()}.{GROUP}/{name}" not in there for name in _WAITING):
+        desktops = [f"vdi/{name}" for name in _RUNNING]
+        kubectl("wait", *desktops, "--for=condition=Ready", f"--timeout={seconds:.0f}s")
+        create(SESSIONS.kind, _WAITING)
     if pool:
-        _create(kubectl, POOLS.kind, _POOL, there)
-
-
-def _create(kubectl: Callable[..., str], kind: str, specs: Specs, there: Sequence[str]) -> list[str]:
-    """Create the objects that are missing; returns their names, as `kubectl get -o name` has them."""
-    created = []
-    for name, spec in specs.items():
-        if (full_name := f"{kind.lower()}.{GROUP}/{name}") not in there:
-            manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
-            kubectl("create", "-f", "-", stdin=json.dumps(manifest))
-            created.append(full_name)
-    return created
+        create(POOLS.kind, _POOL)

@@ -32,11 +32,17 @@ class Kubectl:
 @pytest.mark.parametrize(("pool", "last"), [(True, ["create kiosk"]), (False, [])])
 def test_waiting_session_is_created_when_the_gpus_are_taken(pool: bool, last: list[str]) -> None:
     kubectl = Kubectl()
-    scene.create_objects(kubectl, pool=pool)
+    scene.create_objects(kubectl, pool=pool, seconds=600)
     assert kubectl.typed == ["create alice-desktop", "create bob-cad", "wait", "create alice-cad", *last]
     kubectl.typed.clear()
-    scene.create_objects(kubectl, pool=pool)
+    scene.create_objects(kubectl, pool=pool, seconds=600)
     assert not kubectl.typed, "a second run leaves everything as it is"
+
+
+def test_second_run_waits_and_goes_on() -> None:
+    kubectl = Kubectl("vdisession.vdi.kasm.io/alice-desktop", "vdisession.vdi.kasm.io/bob-cad")
+    scene.create_objects(kubectl, pool=False, seconds=600)
+    assert kubectl.typed == ["wait", "create alice-cad"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_up_prints_logins_and_five_lines_to_try(
     monkeypatch.setattr(run, "up", lambda *_, **__: demo)
     monkeypatch.setattr(run, "start_session", lambda *_, **__: "https://first")
     people = [Login(login.portal, scene.ALICE, "p2")]
-    monkeypatch.setattr(scene, "seed", lambda *_, **__: scene.Scene(people, "the pool"))
+    monkeypatch.setattr(scene, "seed", lambda *_, **__: (people, "the pool"))
     assert main(["demo", "up"]) == 0
     printed, _, lines = capsys.readouterr().out.partition("Try this:\n")
     assert "alice@example.com with p2" in printed
