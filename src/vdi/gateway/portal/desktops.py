@@ -121,8 +121,7 @@ class DesktopPages(PortalPages):
 
     def _list(self, request: Request, user: User, here: str, heading: str, subtitle: str) -> Response:
         desktops = pages.desktops_of(self._services, user, here)
-        templates = pages.templates_for(self._services, user) if here == "desktops" else ()
-        pieces = pages.list_pieces(desktops, here, templates)
+        pieces = pages.list_pieces(self._services, user, here, desktops)
         return self._page(
             request,
             user,

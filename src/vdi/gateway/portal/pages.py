@@ -204,11 +204,9 @@ def templates_for(services: Services, user: User) -> list[VDITemplate]:
     )
 
 
-def list_pieces(desktops: Sequence[DesktopView], here: str, templates: Sequence[VDITemplate] = ()) -> Pieces:
-    """A list of desktops: each card, and the whole for when members come or go.
-
-    `templates`: those that are offered where the list is empty.
-    """
+def list_pieces(services: Services, user: User, here: str, desktops: Sequence[DesktopView]) -> Pieces:
+    """A list of desktops: each card, and the whole for when members come or go."""
+    templates = templates_for(services, user) if here == "desktops" and not desktops else ()
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
     title, text = _EMPTY_LISTS[here]
     cards = {f"{ITEM}{desktop.uid}": card(desktop) for desktop in desktops}
@@ -217,9 +215,7 @@ def list_pieces(desktops: Sequence[DesktopView], here: str, templates: Sequence[
 
 def list_of(here: str, services: Services, user: User) -> Pieces:
     """The pieces of `My desktops` or `Shared with me`."""
-    return list_pieces(
-        desktops_of(services, user, here), here, templates_for(services, user) if here == "desktops" else ()
-    )
+    return list_pieces(services, user, here, desktops_of(services, user, here))
 
 
 def page_of(services: Services, user: User, name: str) -> Pieces | None:
