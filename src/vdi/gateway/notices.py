@@ -13,11 +13,12 @@ import re
 import smtplib
 import ssl
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
+from functools import partial
 from itertools import product
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from vdi.api.meta import find_condition
-from vdi.api.session import GuestRole, Phase, VDISession, describe_role
+from vdi.api.session import GuestRole, VDISession, describe_role
 from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import Kind
 from vdi.gateway.component import Component, GatewayContext
@@ -34,7 +35,8 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.notices import NoticeSubscriptions
 from vdi.http_client import HTTP_ERRORS, is_local, open_client, reason_of
-from vdi.session.conditions import ADMITTED, READY, WARNING_TYPES
+from vdi.session.conditions import ADMITTED, WARNING_TYPES
+from vdi.session.failures import find_failure
 from vdi.session.users import normal_user
 
 log = logging.getLogger(__name__)
@@ -80,28 +82,24 @@ def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
         key = f"{meta.uid}/{kind}/{once_per}/{user}"
         return Notice(f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}", kind, user, message, new)
 
-    def since(kind: str) -> str:
-        condition = find_condition(status.conditions, kind)
-        return condition.last_transition_time if condition else ""
-
     if status.ready_time and status.ready_time != was.ready_time:
         yield notice("session.ready", f"Your desktop {meta.name} is ready.", status.ready_time)
     if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
-        yield notice("session.first_in_line", queue_message(new), since(ADMITTED))
+        admitted = find_condition(status.conditions, ADMITTED)
+        yield notice("session.first_in_line", queue_message(new), admitted.last_transition_time if admitted else "")
     for kind in WARNING_TYPES:
         alert, before = find_condition(status.conditions, kind), find_condition(was.conditions, kind)
         if alert and not (before and before.last_transition_time == alert.last_transition_time):
             yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")
-    if status.phase == Phase.FAILED != was.phase:
-        failed = status.failures.time if status.failures else since(READY)
-        yield notice("session.failed", status.message, f"{meta.generation}/{failed}")
+    if (failure := find_failure(new)) and not (old and find_failure(old)):
+        message = f"{failure.title}: {failure.what or queue_message(new)} {failure.advice}"
+        yield notice("session.failed", message, f"{meta.generation}/{failure.since}")
     known = {normal_user(access.user) for access in old.spec.access} if old else set()
     for access in new.spec.access:
         if (guest := normal_user(access.user)) not in known and access.role in set(GuestRole):
             until = f", until {access.expires}" if access.expires else ""
-            message = (
-                f"{owner} shares the desktop {meta.name} with you ({describe_role(GuestRole(access.role))}{until})."
-            )
+            role = describe_role(GuestRole(access.role))
+            message = f"{owner} shares the desktop {meta.name} with you ({role}{until})."
             yield notice("session.shared", message, str(meta.generation), guest)
 
 
@@ -113,11 +111,8 @@ class Notices(Component):
         self._subscriptions = NoticeSubscriptions(context.database)
         self._tls = ssl.create_default_context() if self._settings.webhook_url else None  # it takes 45 ms to load
         # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS, DatabaseUnavailableError.
-        self._sinks: dict[str, Callable[[Notice, datetime], Awaitable[bool]]] = {}
-        if self._settings.webhook_url:
-            self._sinks["webhook"] = self._post
-        if self._settings.smtp_url:
-            self._sinks["email"] = self._mail
+        sinks = {"webhook": (self._settings.webhook_url, self._post), "email": (self._settings.smtp_url, self._mail)}
+        self._sinks = {name: send for name, (url, send) in sinks.items() if url}
         self._tasks: set[asyncio.Task[None]] = set()
         self._parallel = asyncio.Semaphore(_PARALLEL)
 
@@ -197,13 +192,10 @@ class Notices(Component):
 
 def send_mail(settings: Settings, message: EmailMessage, user: str) -> None:
     """Send it to this user alone; blocks. Without TLS only to this machine. Raises OSError, ValueError."""
-    url, tls, seconds = urlsplit(settings.smtp_url), ssl.create_default_context(), _TIMEOUT_SECONDS
+    url, tls = urlsplit(settings.smtp_url), ssl.create_default_context()
     host, is_tls = url.hostname or "", url.scheme == "smtps"
-    with (
-        smtplib.SMTP_SSL(host, url.port or 465, timeout=seconds, context=tls)
-        if is_tls
-        else smtplib.SMTP(host, url.port or 587, timeout=seconds)
-    ) as server:
+    connect = partial(smtplib.SMTP_SSL, context=tls) if is_tls else smtplib.SMTP
+    with connect(host, url.port or (465 if is_tls else 587), timeout=_TIMEOUT_SECONDS) as server:
         if not is_tls and not is_local(host):
             server.starttls(context=tls)  # raises where the server does not offer it
         if url.username:

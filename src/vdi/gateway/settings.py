@@ -52,6 +52,12 @@ PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1
 DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 # What a database's URL may look like: one for each of the drivers.
 DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+_SMTP_URL = r"smtps?://([^\s/@:]+:[^\s/@:]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?"
+# 24 bytes or more; the ends are those that are valid in base64.
+_WEBHOOK_SECRET = matching(
+    r"whsec_([A-Za-z0-9+/]{4}){8,21}([A-Za-z0-9+/]{2}(==|[A-Za-z0-9+/]=))?",
+    "whsec_ and 24 to 64 random bytes in base64",
+)
 _ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
 _OF_BRAND = tuple(choice.name for choice in fields(Brand))
 # Variables that may hold a password: their value is in no message.
@@ -248,22 +254,6 @@ def _https_url(text: str) -> str:
     return text
 
 
-def _smtp(text: str) -> str:
-    if not re.fullmatch(r"smtps?://([^\s/@:]+:[^\s/@:]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?", text):
-        raise ValueError("allowed: smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)")
-    return text
-
-
-def _webhook_secret(text: str) -> bytes:
-    try:
-        key = b64decode(text.removeprefix("whsec_"), validate=True) if text.startswith("whsec_") else b""
-    except ValueError:
-        key = b""
-    if not 24 <= len(key) <= 64:
-        raise ValueError("allowed: whsec_ and 24 to 64 random bytes in base64")
-    return key
-
-
 def _turn_urls(text: str) -> tuple[str, ...]:
     urls = tuple(word.strip() for word in text.split(","))
     if not all(_TURN_URL.fullmatch(url) for url in urls):
@@ -341,8 +331,11 @@ _VARIABLES: Variables = {
     "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),
     "VDI_WEBHOOK_URL": ("webhook_url", _https_url),
-    "VDI_WEBHOOK_SECRET": ("webhook_secret", _webhook_secret),
-    "VDI_SMTP_URL": ("smtp_url", _smtp),
+    "VDI_WEBHOOK_SECRET": ("webhook_secret", lambda text: b64decode(_WEBHOOK_SECRET(text).removeprefix("whsec_"))),
+    "VDI_SMTP_URL": (
+        "smtp_url",
+        matching(_SMTP_URL, "smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)"),
+    ),
     "VDI_SMTP_FROM": ("smtp_from", check_address),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
