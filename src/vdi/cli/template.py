@@ -1,15 +1,16 @@
 """`vdi template`: ls and show read templates; new prints one for an image; try starts it once (`vdi.image_check`)."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from vdi.api.meta import API_VERSION, ObjectMeta
+from vdi.api.meta import API_VERSION
 from vdi.api.streaming import TemplateStreaming
 from vdi.api.template import (
     IdleAction,
@@ -48,11 +49,11 @@ from vdi.cli.output import (
     without_managed_fields,
 )
 from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.kube_backend import KubeBackend
 from vdi.cli.session.target import with_backend
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
-from vdi.kinds import TEMPLATES
-from vdi.kube.errors import AlreadyExists, NotFound
+from vdi.kube.errors import AlreadyExists
 from vdi.session.streaming import find_warnings, generation, health_path
 from vdi.settings import SUBDOMAIN
 
@@ -61,19 +62,20 @@ if TYPE_CHECKING:
     from vdi.kube.transport import Client
 
 
-class _TemplateFile(msgspec.Struct):
-    api_version: Literal["vdi.kasm.io/v1alpha1"] = msgspec.field(name="apiVersion")
-    kind: Literal["VDITemplate"]
-    metadata: ObjectMeta
-    # As it is written: the API server refuses a field that it does not know.
-    spec: Raw
-
-
 app = new_app("The templates of desktops that can be started.")
 
 _NEW = """\
 # Try it: {program} template try {name}.yaml; then: kubectl apply -f {name}.yaml
-{template}\
+apiVersion: {api}
+kind: VDITemplate
+metadata:
+  name: "{name}"
+spec:
+  displayName: {title}
+  image: {image}
+  resources: {{defaultGPU: 0, defaultCPU: "2", defaultMemory: 4Gi}}
+  persistence: {{size: 10Gi, mountPath: /home/user}}
+  lifecycle: {{idleTimeout: 2h, onIdle: Suspend}}
   # An image that is not Selkies 2 on port 8080 also needs the fields of docs/your-image.md, such as:
   # protocol: Web
   # port: 8888
@@ -115,19 +117,11 @@ def new(
 
     The template fits an image with Selkies 2 on port 8080; comments name the fields that any other image needs.
     """
-    import yaml
-
     if not re.fullmatch(SUBDOMAIN, name):
         raise CliError(f"the template's name is {name!r}; allowed: lower-case letters, digits, - and .", USAGE)
-    spec = {
-        "displayName": name.replace("-", " ").capitalize(),
-        "image": image,
-        "resources": {"defaultGPU": 0, "defaultCPU": "2", "defaultMemory": "4Gi"},
-        "persistence": {"size": "10Gi", "mountPath": "/home/user"},
-        "lifecycle": {"idleTimeout": "2h", "onIdle": "Suspend"},
-    }
-    template = {"apiVersion": API_VERSION, "kind": "VDITemplate", "metadata": {"name": name}, "spec": spec}
-    typer.echo(_NEW.format(program=PROGRAM, name=name, template=yaml.safe_dump(template, sort_keys=False)), nl=False)
+    title = name.replace("-", " ").capitalize()
+    words = {"name": name, "title": json.dumps(title), "image": json.dumps(image)}
+    typer.echo(_NEW.format(program=PROGRAM, api=API_VERSION, **words), nl=False)
 
 
 @app.command("try", epilog=examples("template try lab.yaml", "template try ubuntu-desktop -o junit"))
@@ -155,21 +149,17 @@ def try_(
 
     seconds = seconds_of("--timeout", timeout)
     # None: a template of the cluster.
-    name, spec = _read_template(subject) if subject == "-" or Path(subject).is_file() else (subject, None)
+    file = _read_template(subject) if subject == "-" or Path(subject).is_file() else None
 
     async def work(client: "Client") -> "Observation":
-        if spec is None:
-            template = await _find_template(client, name)
-        else:
-            template = VDITemplate(metadata=ObjectMeta(name=NAME), spec=msgspec.convert(spec, TemplateSpec))
-        program = shutil.which("kubectl")
+        backend, program = KubeBackend(client, connection.namespace), shutil.which("kubectl")
+        raw = file or await get_template(backend, subject)
         with ProgressView() as view:
             check = Check(
                 client=client,
                 namespace=connection.namespace,
-                subject=f"vditemplate/{name}",
-                template=template,
-                spec=spec and {**spec, "access": {"users": [USER]}, "prePull": False},
+                template=msgspec.convert(raw, VDITemplate),
+                spec=file and {**file["spec"], "access": {"users": [USER]}, "prePull": False},
                 kubectl=[program, *connection.cluster_words] if program else [],
                 seconds=seconds,
                 waiting=view.waiting,
@@ -186,24 +176,16 @@ def try_(
     raise typer.Exit(exit_code(report.findings))
 
 
-def _read_template(file: str) -> tuple[str, Raw]:
-    """Name and spec of the template in a file."""
+def _read_template(file: str) -> Raw:
+    """A template as it is written in a file: the API server refuses a field that it does not know."""
     try:
-        found = msgspec.convert(read_yaml(Path(file)), _TemplateFile)
-        msgspec.convert(found.spec, TemplateSpec)
+        raw = read_yaml(Path(file))
+        if (found := (raw.get("apiVersion"), raw.get("kind"))) != (API_VERSION, "VDITemplate"):
+            raise msgspec.ValidationError(f"its apiVersion and kind are {found}")
+        msgspec.convert(raw, VDITemplate)
     except msgspec.ValidationError as error:
         raise CliError(f"{file} is not a VDITemplate of {API_VERSION}: {error}", USAGE) from error
-    return found.metadata.name, found.spec
-
-
-async def _find_template(client: "Client", name: str) -> VDITemplate:
-    try:
-        return await client.get(TEMPLATES, name, into=VDITemplate)
-    except NotFound as error:
-        if error.api_missing:
-            raise
-        hint = f"{PROGRAM} template ls lists them; {PROGRAM} template new NAME --from-image IMAGE prints one"
-        raise CliError(f"there is no file and no template {name}: {hint}", USAGE) from error
+    return raw
 
 
 async def get_template(backend: Backend, name: str) -> Raw:

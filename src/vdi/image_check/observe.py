@@ -56,8 +56,6 @@ class Check:
 
     client: Client
     namespace: str
-    # As findings name it: `vditemplate/NAME`.
-    subject: str
     template: VDITemplate
     # The spec of a file, whose template exists only while it is tried; None: the template is in the cluster.
     spec: Mapping[str, Any] | None
@@ -69,7 +67,7 @@ class Check:
 
 async def check_image(check: Check) -> Observation:
     """One session, observed. Raises AlreadyExists while another check runs or was killed, and KubeError."""
-    seen = Observation(check.subject, check.template.spec)
+    seen = Observation(f"vditemplate/{check.template.metadata.name}", check.template.spec)
     async with AsyncExitStack() as made:
         if check.spec is not None:
             body = {"metadata": {"name": NAME}, "spec": check.spec}
@@ -81,7 +79,7 @@ async def check_image(check: Check) -> Observation:
 async def _check_session(check: Check, seen: Observation) -> None:
     spec = SessionSpec(
         user=USER,
-        template=check.template.metadata.name,
+        template=check.template.metadata.name if check.spec is None else NAME,
         persistence=SessionPersistence(retain=False),
         priority=-1000,  # on a full cluster users' desktops start first
         timeout=f"{int(check.seconds) + 180}s",  # ends it where this command was killed

@@ -25,7 +25,6 @@ def test_new_prints_a_template_of_the_image(vdi: Vdi) -> None:
     ("words", "message"),
     [
         (["new", "Lab", "--from-image", "x:1"], "the template's name is 'Lab'; allowed: lower-case letters"),
-        (["try", "nginx"], "there is no file and no template nginx: vdi template ls lists them"),
         (["try", "cad", "--timeout", "soon"], "--timeout: 'soon'"),
     ],
 )
@@ -38,7 +37,7 @@ def test_unusable_words_are_named(vdi: Vdi, words: list[str], message: str) -> N
     ("text", "message"),
     [
         ("kind: VDISession", "is not a VDITemplate of vdi.kasm.io/v1alpha1"),
-        ("{apiVersion: vdi.kasm.io/v1alpha1, kind: VDITemplate, metadata: {name: x}, spec: {port: x}}", "$.port"),
+        ("{apiVersion: vdi.kasm.io/v1alpha1, kind: VDITemplate, metadata: {name: x}, spec: {port: x}}", "$.spec.port"),
         ("a: 1\n---\nb: 2", "is not a single YAML document"),
     ],
 )
@@ -47,6 +46,12 @@ def test_file_without_a_template_is_refused(vdi: Vdi, tmp_path: Path, text: str,
     file.write_text(text)
     ran = vdi("template", "try", str(file))
     assert ran.code == 2 and message in ran.err, ran.err
+
+
+def test_missing_template_names_those_there_are(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template("cad"))
+    ran = vdi("template", "try", "nginx")
+    assert ran.code == 1 and ran.err.strip().endswith("cad") and "there is no template nginx; " in ran.err
 
 
 def test_second_try_is_refused_and_deletes_nothing(vdi: Vdi, fake: FakeCluster) -> None:
