@@ -38,7 +38,9 @@ def seeded(sessions: World) -> Iterator[World]:
         demo = run.Demo(sessions.kubeconfig, Path(kubectl).parent, Login(sessions.portal, run.USER, ""))
         with Progress(Path(tempfile.mkdtemp(prefix="vdi-scene-"))) as progress:
             run.start_session(demo, progress=progress)
-        scene.create_objects(partial(run.kubectl, demo.kubeconfig, Path(kubectl)), pool=False, seconds=run.SESSION_SECONDS)
+        scene.create_objects(
+            partial(run.kubectl, demo.kubeconfig, Path(kubectl)), pool=False, seconds=run.SESSION_SECONDS
+        )
         yield sessions
     finally:
         sessions.kubectl("delete", "vdi", "--all", "--timeout=60s")

@@ -61,7 +61,7 @@ SHOTS = {
     "portal-waiting": Shot(path="/of/wait-queued", user="alice", until="html", margin=0, width=720, height=660),
     "portal-history": Shot(path="/history", user="alice", until="tbody tr:nth-child(6)", margin=0),
     "portal-usage": Shot(path="/history/usage?of=everyone", user="grace", until=".columns"),
-    "portal-admin": Shot(path="/admin?period=week", user="grace", until="#trends"),
+    "portal-admin": Shot(path="/admin", user="grace", until="#slots"),
     "portal-doctor": Shot(path="/admin/doctor", user="grace", until="article"),
     "portal-login": Shot(path="/of/login", user="alice", until="html", margin=0, width=720, height=580),
     "portal-account": Shot(path="/of/account", user="alice", until="main form.card"),

@@ -170,10 +170,13 @@ def test_crash_is_reported_with_the_last_log_line() -> None:
 )
 def test_desktop_that_was_ready_is_not_starting(started: str, changed: str, reason: str) -> None:
     condition = {"type": "Ready", "status": "False", "lastTransitionTime": f"2026-11-20T{changed}Z"}
-    container = {"state": {"running": {"startedAt": f"2026-11-20T{started}Z"}}}
+    container: dict[str, Any] = {"state": {"running": {"startedAt": f"2026-11-20T{started}Z"}}}
     answer = explain(StartState(a_pod(container=container, status={"conditions": [condition]})))
     assert answer.reason == reason
     assert answer.stuck == (reason == "NotResponding")
+    crashed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137, "reason": "Error"}}}
+    answer = explain(StartState(a_pod(container=container | crashed, status={"conditions": [condition]})))
+    assert answer.reason == (reason if reason == "NotResponding" else "CrashLoop")
 
 
 def test_last_lines_are_bounded() -> None:

@@ -19,14 +19,11 @@ from vdi.gateway.history.recorder import EndReports, Recorder, Retention
 from vdi.gateway.history.usage import (
     HOUR_SECONDS,
     By,
-    Interval,
     Month,
     OwnedRun,
-    Period,
     UsageReport,
     seconds_within,
     sum_up,
-    trend,
 )
 from vdi.gateway.limits import MonthUse
 from vdi.gateway.store.database import read_row
@@ -81,11 +78,6 @@ class History(Component):
         rows = await self._runs_within(month.begin, month.end, user)
         users, templates = (sum_up(rows, by, month, now) for by in (By.USER, By.TEMPLATE))
         return UsageReport(month=str(month), users=users, templates=templates)
-
-    async def trend(self, period: Period, now: datetime) -> list[Interval]:
-        """Desktops, waits and starts of everyone in the last day or week."""
-        rows = await self._runs_within(period.begin(now), now + timedelta(microseconds=1), None)
-        return trend([row.run for row in rows], period, now)
 
     async def _runs_within(self, begin: datetime, end: datetime, user: str | None) -> list[OwnedRun]:
         query = (

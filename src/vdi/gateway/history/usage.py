@@ -1,11 +1,11 @@
-"""Usage by user and template in a calendar month (UTC), and trends of the last day or week: pure functions over runs.
+"""Usage by user and template in a calendar month (UTC): pure functions over runs.
 
 `History` reads the runs. The portal, the REST API and the limits on hours show or compare what is computed here.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from statistics import median
 from typing import Annotated, NamedTuple
@@ -144,71 +144,3 @@ def seconds_within(run: RunRow, month: Month, now: datetime) -> float:
     """Seconds of a run within that month, until now if it goes on."""
     end = run.ended or max(now, run.start)  # another replica's clock may be ahead of ours
     return max(0.0, (min(end, month.end) - max(run.start, month.begin)).total_seconds())
-
-
-class Period(StrEnum):
-    """Length of a trend, which ends now."""
-
-    DAY = "day"
-    WEEK = "week"
-
-    @property
-    def step(self) -> timedelta:
-        """The length of one interval."""
-        return timedelta(hours=1 if self is Period.DAY else 6)
-
-    @property
-    def intervals(self) -> int:
-        return 24 if self is Period.DAY else 28
-
-    def begin(self, now: datetime) -> datetime:
-        """When the first interval begins. Intervals begin at full hours of UTC, and `now` is in the last one."""
-        day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        return day + (now - day) // self.step * self.step - (self.intervals - 1) * self.step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """One interval of a trend: peaks, and medians of the runs that began in it (None: there are none)."""
-
-    begin: datetime
-    desktops: int
-    # Of the runs whose number of GPUs is known.
-    gpus: int
-    queue_seconds: float | None
-    startup_seconds: float | None
-
-
-def trend(found: Iterable[RunRow], period: Period, now: datetime) -> list[Interval]:
-    """The intervals of a period, the oldest first."""
-    listed = sorted(found, key=lambda run: run.start)
-    changes = [(run.start, 1, run.gpus or 0) for run in listed]
-    # At the same moment, ends sort before starts: a desktop that replaces another does not run beside it.
-    changes += [(run.ended, -1, -(run.gpus or 0)) for run in listed if run.ended is not None]
-    changes.sort(key=lambda change: change[:2])
-    intervals, place, desktops, gpus = [], 0, 0, 0
-    for number in range(period.intervals):
-        begin = period.begin(now) + number * period.step
-        end = begin + period.step
-        while place < len(changes) and changes[place][0] <= begin:
-            desktops, gpus, place = desktops + changes[place][1], gpus + changes[place][2], place + 1
-        most_desktops, most_gpus = desktops, gpus
-        while place < len(changes) and changes[place][0] < end:
-            desktops, gpus, place = desktops + changes[place][1], gpus + changes[place][2], place + 1
-            most_desktops, most_gpus = max(most_desktops, desktops), max(most_gpus, gpus)
-        begun = [run for run in listed if begin <= run.start < end]
-        intervals.append(
-            Interval(
-                begin=begin,
-                desktops=most_desktops,
-                gpus=most_gpus,
-                queue_seconds=_median(run.queue_seconds for run in begun),
-                startup_seconds=_median(run.startup_seconds for run in begun),
-            )
-        )
-    return intervals
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

@@ -17,7 +17,7 @@ from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.doctor import CHECK_COUNT
-from vdi.gateway.history.usage import Month, Period, Usage
+from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.limits import Limit, gpus_of, home_bytes
 from vdi.gateway.portal.desktop_view import Choice, DesktopView
 from vdi.gateway.portal.pages import (
@@ -224,15 +224,9 @@ class AdminPages(PortalPages):
         ]
 
     async def overview(self, request: Request, user: User) -> Response:
-        """GET /admin: figures, queue, trends of the last day or week, GPU slots."""
+        """GET /admin: figures, queue, GPU slots."""
         slots = await self._services.gpu_slots.read()
         pieces = overview_pieces(self._services, user)
-        text, now = request.query_params.get("period", ""), self._clock()
-        period = Period(text) if text in [*Period] else Period.DAY
-        try:
-            intervals = await self._services.history.trend(period, now)
-        except DatabaseUnavailableError:
-            intervals = None
         return self._tab(
             request,
             user,
@@ -242,9 +236,7 @@ class AdminPages(PortalPages):
             seen=digest(pieces),
             doctor=self._services.doctor.last,
             troubles=[*self._services.problems()],
-            now=now,
-            period=period,
-            intervals=intervals,
+            now=self._clock(),
         )
 
     async def set_banner(self, _request: Request, user: User, form: Form) -> Response:
