@@ -326,24 +326,23 @@ def gateway_of(target: Target, what: str) -> GatewayTarget:
     """The target, if it is a gateway. Raises CliError; `what` says why only a gateway can answer."""
     if isinstance(target, GatewayTarget):
         return target
-    portal = _portal_of(target.connection) if isinstance(target, KubeTarget) else ""
-    login = f"{PROGRAM} login {portal or 'https://portal.DOMAIN'}"
-    raise CliError(f"{what}, and you are not logged in to one: {login}", USAGE)
+    raise CliError(f"{what}, and you are not logged in to one: {PROGRAM} login {_portal_of(target)}", USAGE)
 
 
-def _portal_of(connection: KubeConnection) -> str:
-    """The portal's address by the operator's settings in that cluster; empty where they cannot be read."""
+def _portal_of(target: Target) -> str:
+    """The portal's address by the operator's settings in that cluster; a placeholder where they cannot be read."""
     from vdi.release.facts import settings_of
 
-    async def find(client: Client) -> str:
-        found = await client.list(DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any])
-        cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
-        return cluster.url(cluster.host(cluster.portal_label)) if found else ""
-
-    try:
-        return connection.run(find)
-    except CliError:
-        return ""
+    found: list[dict[str, Any]] = []
+    if isinstance(target, KubeTarget):
+        with suppress(CliError):
+            found = target.run(
+                lambda backend: backend.client.list(
+                    DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any]
+                )
+            )
+    cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
+    return cluster.url(cluster.host(cluster.portal_label)) if found else "https://portal.DOMAIN"
 
 
 def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable[T]]) -> T:

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from vdi.api.meta import find_condition
+from vdi.api.meta import Condition, find_condition
 from vdi.api.session import FailureStatus, Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.explain import IMAGE_CODES, IMAGE_REASONS, StartState, explain, last_lines
@@ -60,17 +60,17 @@ _ADVICE: Mapping[str, str] = {
     PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage in the template, or restart it",
     PodReason.CRASH_LOOP: "Fix the template, or the files in the home, then restart it",
 }
-_HANGS = frozenset({PodReason.NOT_RESPONDING, PodReason.NODE_LOST})
 _STOPS = frozenset({PodReason.CRASH_LOOP, PodReason.OUT_OF_MEMORY})
-# Reasons of a condition that is False with which no start succeeds. The operator and the kubelet may still retry.
-_CANNOT_START = (
+# Reasons of a condition that is False with which no start succeeds, although the operator and the kubelet may retry,
+# and those of a desktop that hangs.
+_FAILURES = (
     IMAGE_CODES
     | (LASTING_REASONS - {PodReason.NODES_CORDONED})
     | {Reason.TEMPLATE_NOT_FOUND, Reason.OVER_LIMIT, Reason.INVALID_TEMPLATE, Reason.INVALID_SESSION}
     | {Reason.HOST_TAKEN, Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED}
     | {PodReason.MISSING_KEY, PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP, PodReason.MISSING_CLAIM}
     | {PodReason.BAD_POD_CONFIG, PodReason.BAD_MOUNT, PodReason.CANNOT_START}
-    | {PodReason.HOME_NOT_PROVISIONED, PodReason.VOLUME_PERMISSION}
+    | {PodReason.HOME_NOT_PROVISIONED, PodReason.VOLUME_PERMISSION, PodReason.NOT_RESPONDING, PodReason.NODE_LOST}
 )
 # Sentences for the desktop's user, where the operator's message is for administrators.
 _FOR_USERS: Mapping[str, str] = {
@@ -82,6 +82,11 @@ _FOR_USERS: Mapping[str, str] = {
     PodReason.HOME_LOST: "The volume with its files no longer exists.",
     PodReason.OUT_OF_MEMORY: "It used more memory than its limit and was stopped.",
     PodReason.CRASH_LOOP: "It stopped each time that it was started.",
+}
+# What the user can do, where it is not the same as for all that cannot start.
+_USER_ADVICE: Mapping[str, str] = {
+    PodReason.NODE_LOST: "It moves to another machine when that is safe. If this takes long, ask your administrator.",
+    PodReason.NOT_RESPONDING: "Restart it: unsaved work is lost. If that does not help, ask your administrator.",
 }
 
 
@@ -299,15 +304,17 @@ def find_failure(session: VDISession) -> Failure | None:
     broken = [step for step in steps if step and step.status == "False" and _is_failure(session, step.reason)]
     if not broken and status.phase != Phase.FAILED:
         return None
-    found = broken[0] if broken else find_condition(status.conditions, READY)
-    reason, message = (found.reason, found.message) if found else ("", "")
-    title, since = "Not responding" if reason in _HANGS else "Cannot start", found.last_transition_time if found else ""
+    found = next(iter(broken), None) or find_condition(status.conditions, READY) or Condition(READY, "False", "")
+    reason, message, since = found.reason, found.message, found.last_transition_time
+    title = "Not responding" if reason in _USER_ADVICE else "Cannot start"
     details = (
         f"Desktop {meta.name} of {session.spec.user}, template {session.spec.template}\n"
         f"{title} since {since or meta.creation_timestamp}: {reason or status.phase}\n{status.message or message}"
     )
     what = "" if status.queue else _FOR_USERS.get(reason, message or status.message or "The reason is not known.")
-    return Failure(title, what, _advice(reason, status.phase), since, details)
+    is_over = status.phase == Phase.FAILED and reason not in IMAGE_CODES
+    then = "When the cause is fixed, restart it." if is_over else "It starts by itself when the cause is fixed."
+    return Failure(title, what, _USER_ADVICE.get(reason, f"Ask your administrator. {then}"), since, details)
 
 
 def _is_failure(session: VDISession, reason: str) -> bool:
@@ -317,15 +324,4 @@ def _is_failure(session: VDISession, reason: str) -> bool:
         return not (status.queue and status.queue.node_request_time)  # an autoscaler may bring the node
     # A desktop that has worked is restarted after a crash, and works again in seconds.
     recovers = reason in _STOPS and status.ready_time and status.phase != Phase.FAILED
-    return not recovers and reason in _CANNOT_START | _HANGS | _STOPS
-
-
-def _advice(reason: str, phase: str) -> str:
-    """The sentence on what the desktop's user can do."""
-    if reason == PodReason.NODE_LOST:
-        return "It is moved to another machine when that is safe. If this takes long, ask your administrator."
-    if reason == PodReason.NOT_RESPONDING:
-        return "Restart it: unsaved work is lost. If that does not help, ask your administrator."
-    if phase == Phase.FAILED and reason not in IMAGE_CODES:
-        return "Ask your administrator. When the cause is fixed, restart it."
-    return "Ask your administrator. It starts by itself when the cause is fixed."
+    return not recovers and reason in _FAILURES | _STOPS

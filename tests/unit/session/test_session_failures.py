@@ -370,7 +370,7 @@ def test_a_failure_has_the_details_for_the_administrator() -> None:
         ("Creating", "NotResponding", "Restart it: unsaved work is lost."),
         ("Failed", "ImageNotFound", "It starts by itself when the cause is fixed."),
         ("Failed", "CrashLoop", "When the cause is fixed, restart it."),
-        ("Pending", "NodeLost", "It is moved to another machine when that is safe."),
+        ("Pending", "NodeLost", "It moves to another machine when that is safe."),
     ],
 )
 def test_a_failure_says_what_its_user_can_do(phase: str, reason: str, advice: str) -> None:

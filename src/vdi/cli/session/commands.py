@@ -210,10 +210,9 @@ def show(
         print_data(without_managed_fields(raw), output)
         return
     session = operations.as_session(raw)
-    found = None
+    details, found = SessionDetails(session), None
     with suppress(CliError):  # the session is shown without its template too
         found = target.run(lambda backend: backend.template(session.spec.template))
-    details = SessionDetails(session)
     if isinstance(target, KubeTarget):  # a gateway shows no objects of the cluster
         details = target.run(lambda backend: collect_details(backend.client, session))
     template = msgspec.convert(found, VDITemplate) if found else None

@@ -28,11 +28,11 @@ async def explain_absence(
     `session`: the one at this host, in which the user has no role. So their entry with a known role has expired.
     """
     if session is not None:
-        guests = [guest.user for guest in session.spec.access if guest.role in [*GuestRole]]
-        was_shared = any(same_user(guest, user.email) for guest in guests)
+        access = (entry.user for entry in session.spec.access if entry.role in [*GuestRole])
+        was_shared = any(same_user(guest, user.email) for guest in access)
         return _SHARE_OVER if was_shared or await grants.was_in(session.metadata.uid, user.email) else None
-    rows = [past.session for past in await history.past(limit=_NEWEST, user=user.email)]
-    row = next((row for row in rows if is_label_of(label, row.name)), None)
+    past = await history.past(limit=_NEWEST, user=user.email)
+    row = next((found.session for found in past if is_label_of(label, found.session.name)), None)
     if row is None or cluster.by_uid(row.uid):
         return None
     what = "You ended it" if row.end_reason is EndReason.USER else end_reason(row.end_reason) or "It ended"
@@ -49,5 +49,5 @@ def _keeps_files(cluster: ClusterCache, row: SessionRow) -> bool:
         return False
     # A user's home for all templates names none.
     named = {row.template, ""} if offer and offer.scope is HomeScope.USER else {row.template}
-    homes = (home for home in cluster.homes_of(row.owner) if home.scope != HomeScope.SESSION and not home.deleted)
-    return any(home.template in named for home in homes)
+    homes = cluster.homes_of(row.owner)
+    return any(home.template in named and home.scope != HomeScope.SESSION and not home.deleted for home in homes)

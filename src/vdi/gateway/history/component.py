@@ -68,22 +68,22 @@ class History(Component):
     async def use_this_month(self, user: str, now: datetime) -> MonthUse:
         """Hours and GPU hours of a user in the calendar month (UTC) of `now`, for the limits."""
         month = Month.of(now)
-        found = [row.run for row in await self._runs_within(month.begin, month.end, user)]
+        found = [row.run for row in await self._runs_within(month, user)]
         hours = sum(seconds_within(run, month, now) for run in found) / HOUR_SECONDS
         gpu_hours = sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / HOUR_SECONDS
         return MonthUse(hours, gpu_hours, month.end)
 
     async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
         """Usage in a month, of all users or one."""
-        rows = await self._runs_within(month.begin, month.end, user)
+        rows = await self._runs_within(month, user)
         users, templates = (sum_up(rows, by, month, now) for by in (By.USER, By.TEMPLATE))
         return UsageReport(month=str(month), users=users, templates=templates)
 
-    async def _runs_within(self, begin: datetime, end: datetime, user: str | None) -> list[OwnedRun]:
+    async def _runs_within(self, month: Month, user: str | None) -> list[OwnedRun]:
         query = (
             select(runs, sessions.c.owner, sessions.c.template)
             .join(sessions, sessions.c.uid == runs.c.uid)
-            .where(runs.c.start < end, or_(runs.c.ended.is_(None), runs.c.ended > begin))
+            .where(runs.c.start < month.end, or_(runs.c.ended.is_(None), runs.c.ended > month.begin))
         )
         if user is not None:
             query = query.where(sessions.c.owner == normal_user(user))

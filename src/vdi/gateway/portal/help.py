@@ -45,8 +45,6 @@ class HelpPages(PortalPages):
 
     async def help(self, request: Request, user: User) -> Response:
         """GET /help: the list of pages; GET /help/{name}: one of them."""
-        page = help_pages().get(request.path_params.get("name", "index"))
-        if page is None:
-            raise HTTPException(404)
-        title, body = page
-        return self._page(request, user, "help.html", here="help", title=title, body=body)
+        if page := help_pages().get(request.path_params.get("name", "index")):
+            return self._page(request, user, "help.html", here="help", title=page[0], body=page[1])
+        raise HTTPException(404)
