@@ -107,7 +107,7 @@ class Notices(Component):
     """Sends the notices of every change of a session. No caller waits for it."""
 
     def __init__(self, context: GatewayContext) -> None:
-        self._context, self._settings = context, context.settings
+        self._context, self._settings, self._count = context, context.settings, context.metrics.notices.labels
         self._subscriptions = NoticeSubscriptions(context.database)
         self._tls = ssl.create_default_context() if self._settings.webhook_url else None  # it takes 45 ms to load
         # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS, DatabaseUnavailableError.
@@ -132,7 +132,7 @@ class Notices(Component):
             return
         for notice, sink in product(find_notices(old, new), self._sinks):
             if len(self._tasks) >= MAX_OPEN:
-                self._count(sink, "dropped")
+                self._count(sink, "dropped").inc()
                 log.error("%s: %s is dropped: %d notices are being sent", sink, notice.id, MAX_OPEN)
                 continue
             task = asyncio.create_task(self._deliver(sink, notice))
@@ -146,17 +146,14 @@ class Notices(Component):
                 is_ours = is_ours or await context.shared.take_once(f"notice/{sink}/{notice.id}", _CLAIM_SECONDS)
                 async with self._parallel:
                     if is_ours and await send(notice, context.clock()):
-                        self._count(sink, "sent")
+                        self._count(sink, "sent").inc()
                 return
             except (*HTTP_ERRORS, DatabaseUnavailableError) as error:
                 outcome = "failed" if pause else "dropped"
-                self._count(sink, outcome)
+                self._count(sink, outcome).inc()
                 log.warning("%s: %s (%s): %s: %s", sink, notice.id, notice.kind, outcome, reason_of(error))
             if pause:
                 await asyncio.sleep(pause)
-
-    def _count(self, sink: str, outcome: str) -> None:
-        self._context.metrics.notices.labels(sink, outcome).inc()
 
     async def _post(self, notice: Notice, now: datetime) -> bool:
         url, session = self._settings.webhook_url, notice.session

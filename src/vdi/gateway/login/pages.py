@@ -424,14 +424,9 @@ class AccountPages(Pages):
     async def subscribe(self, request: Request) -> Response:
         """Choose the notices that are sent by e-mail."""
         user = await self._user_of_form(request)
-        if not self._has_notices(user):
-            raise HTTPException(404, "Notices are not sent to you by e-mail.")
         given = (await request.form()).getlist("notice")
         await self._subscriptions.save(user.email, frozenset(kind for kind in KINDS if kind in given))
         return RedirectResponse("/account?done=notices", 303)
-
-    def _has_notices(self, user: User) -> bool:
-        return bool(self._settings.smtp_url and can_mail(user.email))
 
     async def make_token(self, request: Request) -> Response:
         """Make an API token; only this response shows it."""
@@ -465,7 +460,7 @@ class AccountPages(Pages):
             logins=[(login, browser(login.agent)) for login in await logins.of(user.email)],
             tokens=await logins.tokens(user.email),
             lifetimes=LIFETIMES,
-            notices=(notices := KINDS if self._has_notices(user) else {}),
+            notices=(notices := KINDS if self._settings.smtp_url and can_mail(user.email) else {}),
             subscribed=await self._subscriptions.of(user.email) if notices else (),
             now=self._login.context.clock(),
             **context,
