@@ -3,9 +3,10 @@
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 import typer
@@ -54,13 +55,9 @@ from vdi.cli.session.target import with_backend
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
 from vdi.kube.errors import AlreadyExists
+from vdi.kube.transport import Client
 from vdi.session.streaming import find_warnings, generation, health_path
 from vdi.settings import SUBDOMAIN
-
-if TYPE_CHECKING:
-    from vdi.image_check.judge import Observation
-    from vdi.kube.transport import Client
-
 
 app = new_app("The templates of desktops that can be started.")
 
@@ -141,17 +138,15 @@ def try_(
     checked with kubectl from PATH. Status 0: all requirements are met; 1: some are not; 3: some could not be checked;
     130: interrupted.
     """
-    import shutil
-
     from vdi.cli.progress import ProgressView
-    from vdi.image_check.judge import make_report
+    from vdi.image_check.judge import Observation, make_report
     from vdi.image_check.observe import NAME, USER, Check, check_image
 
     seconds = seconds_of("--timeout", timeout)
     # None: a template of the cluster.
     file = _read_template(subject) if subject == "-" or Path(subject).is_file() else None
 
-    async def work(client: "Client") -> "Observation":
+    async def work(client: Client) -> Observation:
         backend, program = KubeBackend(client, connection.namespace), shutil.which("kubectl")
         raw = file or await get_template(backend, subject)
         with ProgressView() as view:
