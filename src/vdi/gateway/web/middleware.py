@@ -119,7 +119,7 @@ class BodyLimit:
                 raise HTTPException(
                     408, "The body of the request was sent too slowly.", {"Connection": "close"}
                 ) from error
-            if message["type"] == "http.disconnect":
+            if streamed and message["type"] == "http.disconnect":
                 raise HTTPException(400, "The body of the request is not complete.")
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
