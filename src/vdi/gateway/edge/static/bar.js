@@ -231,7 +231,7 @@ const onMessage = (event) => {
 export const start = (first) => {
   state = first;
   root.append(make("style", {}, STYLE + state.colours), bar, handle, panel, lost);
-  document.head.append(make("style", {}, ".toggle-handle { display: none !important; }")); /* Selkies' own. */
+  document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
   document.body.append(host);
   draw();
   let hiding;
