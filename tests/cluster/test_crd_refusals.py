@@ -83,6 +83,7 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDITemplate", "persistence.maxSize", "much", "an amount of at least"),
     ("VDITemplate", "startupScript.configMapKeyRef", LEFT_OUT, REQUIRED),
     ("VDITemplate", "podTemplate.spec.priorityClassName", "High Priority", OBJECT),
+    ("VDITemplate", "isolation.userNamespaces", "On", 'supported values: "Auto", "Required", "Off"'),
     ("VDITemplate", "podTemplate.spec.hostNetwork", True, UNKNOWN),
     ("VDITemplate", "lifecycle.maxTimeout", "1d", TIME),
     ("VDITemplate", "lifecycle.onTimeout", "Delete", 'supported values: "Terminate", "Suspend"'),
@@ -209,6 +210,19 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     (volume(**FILES, mountPath="data"), "volumes[0].mountPath", "data", PATH),
     (volume(**FILES, mountPath="/dev/shm"), "volumes[0].mountPath", "", "must not be /dev/shm"),
     (volume(**FILES, mountPath="/home/user"), "volumes", "/home/user", "the mount path of the home"),
+    *(
+        (
+            {"isolation": {"rootInDesktop": True} | mode},
+            "isolation.rootInDesktop",
+            "true",
+            "needs userNamespaces: Requir",
+        )
+        for mode in ({}, {"userNamespaces": "Off"})
+    ),
+    *(
+        ({"programs": [{"image": "i", "mountPath": path}]}, "programs[0].mountPath", path, "is not a folder of its own")
+        for path in ("/home/user", "/proc/x", "/tmp", "/opt", "/opt/../etc", "/opt/selkies/lib", "opt/x", "/opt/x/")
+    ),
     (volume(nfs={"server": "files", "path": "export"}), "volumes[0].nfs.path", "export", PATH),
     (
         {"volumes": [{"name": n, "mountPath": "/a", **FILES} for n in "ab"]},

@@ -306,6 +306,13 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
     ] = ""
 
 
+class IsolationStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
+    """Isolation of the desktop's pod."""
+
+    user_namespace: Annotated[bool, doc("true: the pod's user ids are none of the node's.")] = False
+    message: Annotated[str, explanation("Why the pod has no user namespace; empty if the template turned it off.")] = ""
+
+
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Consecutive failures of the desktop, and the last reason. Absent without failures."""
 
@@ -358,6 +365,9 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
             "Renderer and encoder of the picture, as reported by the agent in the desktop; absent before, and "
             "without an agent."
         ),
+    ] = None
+    isolation: Annotated[
+        IsolationStatus | None, doc("Whether the desktop has a user namespace, and why not; absent without a pod.")
     ] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""

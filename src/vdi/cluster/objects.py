@@ -180,10 +180,21 @@ class VolumeAffinity(msgspec.Struct, gc=False):
     required: NodeSelector | None = None
 
 
+class VolumeSource(msgspec.Struct, rename="camel", gc=False):
+    """`spec.csi`, `spec.local` or `spec.hostPath` of a PersistentVolume."""
+
+    fs_type: str = ""
+
+
 class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
     """`spec` of a PersistentVolume."""
 
     node_affinity: VolumeAffinity | None = None
+    storage_class_name: str = ""
+    access_modes: tuple[str, ...] = ()
+    csi: VolumeSource | None = None
+    local: VolumeSource | None = None
+    host_path: VolumeSource | None = None
 
 
 class PersistentVolume(msgspec.Struct, gc=False):
@@ -331,6 +342,8 @@ class PodSpec(PodResources, rename="camel", gc=False):
     volumes: tuple[PodVolume, ...] = ()
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
+    # False: the pod has a user namespace of its own.
+    host_users: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -426,9 +439,26 @@ class NodeImage(msgspec.Struct, gc=False):
     names: tuple[str, ...] | None = None
 
 
-class NodeStatus(msgspec.Struct, gc=False):
+class NodeInfo(msgspec.Struct, rename="camel", gc=False):
+    """`status.nodeInfo` of a Node."""
+
+    kubelet_version: str = ""
+    container_runtime_version: str = ""
+    kernel_version: str = ""
+
+
+class RuntimeHandler(msgspec.Struct, gc=False):
+    """`status.runtimeHandlers[]` of a Node: the features of one handler of its runtime; an empty name: the default."""
+
+    name: str = ""
+    features: dict[str, bool] = {}
+
+
+class NodeStatus(msgspec.Struct, rename="camel", gc=False):
     """`status` of a Node."""
 
+    node_info: NodeInfo = msgspec.field(default_factory=NodeInfo)
+    runtime_handlers: tuple[RuntimeHandler, ...] = ()
     conditions: tuple[NodeCondition, ...] = ()
     allocatable: dict[str, str] = {}
     # The 50 largest (nodeStatusMaxImages of the kubelet).

@@ -5,7 +5,7 @@ its user can read its whole environment.
 """
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from vdi.session.homes import Home
 from vdi.session.naming import (
     HOLD,
     HOST,
+    ISOLATION,
     MANAGED_BY,
     PROTOCOL,
     SCHEME,
@@ -62,6 +63,7 @@ FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 _SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
+_PROGRAMS = "vdi-program-"
 # The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
 _SECRET_MODE = 0o440
 # A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
@@ -71,17 +73,27 @@ _GRACE_SECONDS = 3
 def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
     """Fields of a pod's `spec` for that user and group, without a token and without the variables of Services.
 
-    `owns_volumes`: its volumes belong to that group, so that the user can write to them.
+    `owns_volumes`: its volumes belong to that group, so that the user can write to them. Root (0) is that of a user
+    namespace, and no user of the node.
     """
     security: dict[str, Any] = {
-        "runAsNonRoot": True,
+        **({"runAsNonRoot": True} if user_id else {}),
         "runAsUser": user_id,
         "runAsGroup": user_id,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     if owns_volumes:
         security |= {"fsGroup": user_id, "fsGroupChangePolicy": "OnRootMismatch"}
-    return {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+    spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+    # `restricted` admits root in a user namespace alone.
+    return spec if user_id else spec | {"hostUsers": False}
+
+
+def bound_to(nodes: Iterable[str]) -> dict[str, Any]:
+    """The `affinity` of a pod that may run on these nodes only."""
+    # `matchFields` takes one name; of several terms, one must hold.
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
@@ -220,6 +232,8 @@ def _build_desktop(
         annotations[SCHEME] = desktop.scheme.value
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
+    if desktop.isolation.obstacle:
+        annotations[ISOLATION] = desktop.isolation.obstacle
     metadata |= {"labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": build_spec(desktop, secret, agent_port)}
 
@@ -235,6 +249,10 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
     }
     if folders := _folders_in_home(desktop):
         spec["initContainers"] = [_folder_maker(desktop, folders)]
+    if desktop.isolation.user_namespace:
+        spec["hostUsers"] = False
+    if desktop.isolation.nodes:
+        spec["affinity"] = bound_to(desktop.isolation.nodes)
     placement = desktop.placement
     if placement.node_selector:
         spec["nodeSelector"] = dict(placement.node_selector)
@@ -338,7 +356,13 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
     if desktop.home:
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
+    elif desktop.root_home:
+        volumes.append({"name": "home", "emptyDir": {}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
+    volumes.extend(
+        {"name": f"{_PROGRAMS}{number}", "image": {"reference": program.image, "pullPolicy": "IfNotPresent"}}
+        for number, program in enumerate(desktop.programs)
+    )
     if desktop.startup_script:
         script = desktop.startup_script.config_map_key_ref
         items = [{"key": script.key, "path": _SCRIPT_FILE}]
@@ -369,11 +393,17 @@ def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- Chromium's shared memory
     if desktop.home:
         mounts.append({"name": "home", "mountPath": desktop.home.mount_path})
+    elif desktop.root_home:
+        mounts.append({"name": "home", "mountPath": desktop.root_home})
     for mount in desktop.mounts:
         described: dict[str, Any] = {"name": mount.volume, "mountPath": mount.path}
         if mount.sub_path:
             described["subPath"] = mount.sub_path
         mounts.append({**described, "readOnly": True} if mount.read_only else described)
+    mounts.extend(
+        {"name": f"{_PROGRAMS}{number}", "mountPath": program.mount_path, "readOnly": True}
+        for number, program in enumerate(desktop.programs)
+    )
     if desktop.startup_script:
         mounts.append({"name": SCRIPT_VOLUME, "mountPath": SCRIPT_FOLDER, "readOnly": True})
     return mounts

@@ -114,6 +114,12 @@ class Reason(StrEnum):
         "No node has the labels and taints that the template requires.",
         ReasonKind.NO_NODE,
     )
+    NODE_FEATURE_MISSING = (
+        "NodeFeatureMissing",
+        "Admitted: in the queue",
+        "No suitable node has the user namespaces or image volumes that the template requires.",
+        ReasonKind.NO_NODE,
+    )
     NODES_UNAVAILABLE = (
         "NodesUnavailable",
         "Admitted: in the queue",

@@ -29,6 +29,8 @@ FINALIZER = "vdi.kasm.io/session-cleanup"
 HOLD = "vdi.kasm.io/hold"
 # On the IngressRoute: its host. On a ConfigMap: the host label that it records.
 HOST = "vdi.kasm.io/host"
+# On the Pod: why it has no user namespace, as a clause.
+ISOLATION = "vdi.kasm.io/isolation"
 # On the Pod: `status.failures.time` when it was created. Another time in the status: this pod has been given up.
 LAST_FAILURE = "vdi.kasm.io/last-failure"
 # On everything that the operator creates.

@@ -154,7 +154,7 @@ class SessionController:
             return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
         if waiting := self._queue.request(session, desktop, observed.home):
             return observed, Decision(blocked=waiting.blocked)
-        return observed, decision
+        return observed, replace(decision, desktop=self._queue.isolate(desktop, observed.home))
 
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         # The status first, then the pod. Killed in between, the next start counts the loss once, and between two pods
