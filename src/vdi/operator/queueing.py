@@ -78,8 +78,7 @@ class ResourceAccounting:
 
     def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
         """The nodes from which a home can be mounted; empty: all, or unknown because there is no volume yet."""
-        volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
-        return volume.pin if volume else ()
+        return next((volume.pin for volume in self.volumes_of(None, claim)), ())
 
     def volumes_of(self, home: Home | None, claim: PersistentVolumeClaim | None) -> list[PersistentVolume]:
         """The volume of a home; before there is one, those of its StorageClass, which are of the same kind."""

@@ -69,6 +69,7 @@ def isolate(
         planned = replace(planned, nodes=tuple(sorted(node.name for node in nodes)))
     if planned.namespaces is None or planned.user_namespace or planned.obstacle:
         return planned
+    # Also of nodes that are closed now: they may open before the scheduler looks.
     lacking = (f"node {node.name} has {lacks}" for node in nodes if (lacks := node.lacks(planned.namespaces)))
     obstacle = next(lacking, "") or (_find_home_obstacle(home, volumes) if home else "")
     return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
