@@ -322,7 +322,8 @@ class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!self.rootInDesktop || self.userNamespaces == 'Required'",
+            # The field's own default, {}, is checked before those in it are there.
+            "!has(self.rootInDesktop) || !self.rootInDesktop || self.userNamespaces == 'Required'",
             "'true' needs userNamespaces: Required, because without a user namespace root would be the node's root",
             field_path=".rootInDesktop",
         ),
