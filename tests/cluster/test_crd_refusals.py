@@ -398,6 +398,7 @@ def test_template_defaults(server: Server) -> None:
             "accessMode": "ReadWriteOnce",
         },
         "shmSize": "1Gi",
+        "isolation": {"userNamespaces": "Auto", "rootInDesktop": False},
         "lifecycle": {"onTimeout": "Terminate", "onIdle": "Suspend"},
         "serviceWorkers": False,
         "thumbnails": True,
