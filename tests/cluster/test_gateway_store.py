@@ -24,6 +24,7 @@ from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 from vdi.gateway.store.notices import NoticeSubscriptions
+from vdi.gateway.store.recordings import Recording, RecordingStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -244,3 +245,23 @@ async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: st
         assert await stores[1].release("a@example.com") and not await stores[2].release("a@example.com")
         free = await stores[3].add_bound_login("https://id", bound[0][1], *login("b", 13))
         assert free == {"b@example.com": bound[0][1]}
+
+
+async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
+    store = RecordingStore(database)
+    fields: dict[str, Any] = dict.fromkeys(("run", "run_seen", "started", "ended"), NOW)
+    fields |= dict.fromkeys(("name", "owner", "template"), "a") | {"size_bytes": 1 << 40, "owner_may_watch": True}
+    films = [
+        Recording(id=f"{uid}-{number}", uid=uid, seconds=seconds, keep_until=NOW + timedelta(days=number), **fields)
+        for uid, number, seconds in (("u", 1, 10.0), ("u", 2, 20.0), ("v", 3, 5.0))
+    ]
+    for film in (*films, msgspec.structs.replace(films[0], seconds=15.0, started=NOW + timedelta(hours=1))):
+        await store.save(film)
+    await store.see_run("u", NOW, NOW + timedelta(minutes=1))
+    listed = await store.newest(2, "a", (NOW, "v-3"))
+    assert [(film.id, film.seconds, filmed) for film, filmed in listed] == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
+    assert {(film.started, film.run_seen) for film, _ in listed} == {(NOW, NOW + timedelta(minutes=1))}
+    assert [film.id for film in await store.expired(NOW + timedelta(days=2, hours=1), 9)] == ["u-1", "u-2"]
+    await store.drop("u-1")
+    assert await store.get("u-1") is None
+    assert len(await store.newest(9, None, None)) == 2

@@ -107,6 +107,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_PROBE_ACCOUNT
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.probe.name" .) | quote }}
 {{- end }}
+{{- if .Values.gateway.recordings.claim }}
+- name: VDI_RECORDINGS
+  value: /recordings
+{{- end }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
 {{- with include "vdi.gateway.databaseSecret" . }}

@@ -313,6 +313,24 @@ class IsolationStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
     message: Annotated[str, explanation("Why the pod has no user namespace; empty if the template turned it off.")] = ""
 
 
+class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
+    """The film of a desktop that is recorded."""
+
+    mode: Annotated[
+        str, doc("OnDemand or Always, as the template had it at the start.", pattern="^[A-Za-z]{1,32}$", maxLength=32)
+    ]
+    state: Annotated[
+        str,
+        doc(
+            "Starting: the agent has not reported yet. On: a film is made, and the gateway fetches it. Off: none is "
+            "made. Failed: one should be made.",
+            pattern="^[A-Za-z]{1,32}$",
+            maxLength=32,
+        ),
+    ] = "Starting"
+    message: Annotated[str, doc("Why no film is made.", PRINTABLE, maxLength=256)] = ""
+
+
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """Consecutive failures of the desktop, and the last reason. Absent without failures."""
 
@@ -368,6 +386,10 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
     ] = None
     isolation: Annotated[
         IsolationStatus | None, doc("Whether the desktop has a user namespace, and why not; absent without a pod.")
+    ] = None
+    recording: Annotated[
+        RecordingStatus | None,
+        doc("The film of this desktop while it runs; absent without `recording` in its template."),
     ] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""

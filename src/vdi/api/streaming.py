@@ -230,7 +230,7 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
 
 
 _SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
-_OF_SELKIES = ("streaming", "app", "keyboard")
+_OF_SELKIES = ("streaming", "app", "keyboard", "recording")
 
 # Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`.
 RULES = (
@@ -261,6 +261,11 @@ RULES = (
         + "".join(f" + ({_GIVEN[field]} ? ' {field}' : '')" for field in ONLY_SELKIES_2)
         + " + '; leave it out'",
         ".streaming",
+    ),
+    Rule(
+        f"!has(self.recording) || {_GENERATION} != '1'",
+        "Selkies 1, the generation of the image (streaming.selkies, or by its name), cannot be recorded; remove it",
+        field_path=".recording",
     ),
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "

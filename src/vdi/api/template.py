@@ -33,6 +33,7 @@ from vdi.api.constraints import (
     quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.recording import RECORDING_RULES, TemplateRecording
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
@@ -538,6 +539,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
             ".volumes",
         ),
         *RULES,
+        *RECORDING_RULES,
     )
 
     image: Annotated[
@@ -564,6 +566,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = msgspec.field(default_factory=TemplateStreaming)
     app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
+    recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
     protocol: Annotated[
         Protocol,
         doc(

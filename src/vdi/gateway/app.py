@@ -171,6 +171,8 @@ def build_gateway(
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(
         context,
+        agent=agent,
+        audit=audit,
         logins=logins,
         guard=guard,
         actions=actions,
@@ -192,7 +194,6 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
-    agent = agent or DesktopAgent(edge.desktop_key)
     services = Services(
         context=context,
         guard=guard,
@@ -203,8 +204,9 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket),
+        agents=AgentRequests(context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket),
         doctor=DoctorRunner(context),
+        recordings=edge.recordings,
         gpu_slots=GpuSlots(context),
         subscriptions=subscriptions,
         problems=edge.problems,

@@ -39,6 +39,7 @@ from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
@@ -353,7 +354,8 @@ def is_running(session: VDISession) -> bool:
 
 def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
     """Whether a user with this role gets a picture of the session: only the owner does."""
-    return role is Role.OWNER and template is not None and template.spec.thumbnails and is_running(session)
+    shows = template is not None and template.spec.thumbnails and is_running(session) and not refuse_picture(session)
+    return role is Role.OWNER and shows
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -53,13 +53,17 @@ class Action(StrEnum):
     SHARE = "share"
     UNSHARE = "unshare"
     PLAN_END = "plan-end"
+    # Start and end a film of a desktop that is recorded on demand.
+    RECORD = "record"
+    # List and watch films of it; owners only where its template says so (`may_watch`).
+    SEE_RECORDINGS = "see-recordings"
 
 
 # Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action) - {Action.PLAN_END}
+            return frozenset(Action) - {Action.PLAN_END, Action.SEE_RECORDINGS}
         case Role.COLLABORATOR:
             return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
         case Role.VIEWER:
@@ -70,11 +74,11 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.BROWSE | Action.SHARE:
+        case Action.OPEN | Action.BROWSE | Action.SHARE | Action.RECORD:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END:
+        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.SEE_RECORDINGS:
             return True
     return False
 
@@ -82,6 +86,11 @@ def _is_for_admins(action: Action) -> bool:
 # Computed once: the edge asks with every request.
 ACTIONS = {role: _allowed(role) for role in Role}
 _GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
+
+
+def sees_all_recordings(user: User) -> bool:
+    """Whether the user may watch films of all desktops, also of those that have ended."""
+    return user.admin and _is_for_admins(Action.SEE_RECORDINGS)
 
 
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:

@@ -165,6 +165,8 @@ class Settings:
     smtp_url: str = field(default="", repr=False)
     # VDI_SMTP_FROM: sender of the e-mail.
     smtp_from: str = ""
+    # VDI_RECORDINGS: folder of the films of recorded desktops, which all replicas share; None: none is kept.
+    recordings: Path | None = None
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
     # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
@@ -337,6 +339,7 @@ _VARIABLES: Variables = {
         matching(_SMTP_URL, "smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)"),
     ),
     "VDI_SMTP_FROM": ("smtp_from", check_address),
+    "VDI_RECORDINGS": ("recordings", Path),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),

@@ -25,6 +25,7 @@ from vdi.session.naming import (
     ISOLATION,
     MANAGED_BY,
     PROTOCOL,
+    RECORDING,
     SCHEME,
     SESSION_LABEL,
     TEMPLATE_ANNOTATION,
@@ -230,6 +231,8 @@ def _build_desktop(
     annotations = {**theirs.annotations, **metadata["annotations"], TEMPLATE_REVISION: desktop.template_revision}
     if desktop.scheme is not Scheme.HTTP:
         annotations[SCHEME] = desktop.scheme.value
+    if mode := next((variable.value for variable in desktop.env if variable.name == "VDI_RECORDING"), ""):
+        annotations[RECORDING] = mode
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
     if desktop.isolation.obstacle:

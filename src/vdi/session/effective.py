@@ -46,6 +46,7 @@ _GUARDED_ENV = frozenset(
         "VDI_AGENT_TOKEN",
         "VDI_AGENT_TOKEN_SHA256",
         "VDI_AGENT_PORT",
+        "VDI_RECORDING",
     }
 )
 

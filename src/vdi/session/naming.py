@@ -44,6 +44,8 @@ PROTOCOL = "vdi.kasm.io/protocol"
 RESTARTED_AT = "vdi.kasm.io/restartedAt"
 # On the Pod: the start of the run, where that was not the pod's creation.
 RUN_STARTED = "vdi.kasm.io/run-started"
+# On the Pod: its `recording.mode`; without it, Off.
+RECORDING = "vdi.kasm.io/recording"
 # On the Pod: the scheme HTTPS of its port; without it, HTTP.
 SCHEME = "vdi.kasm.io/scheme"
 # On all children; the value is `derive_base` of the session's name.

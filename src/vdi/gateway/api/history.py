@@ -1,11 +1,11 @@
-"""Operations below `/history`, `/usage` and `/export`: past sessions and usage; of all users below `/admin`."""
+"""Operations below `/history`, `/usage`, `/export` and `/recordings`: past sessions; of all users below `/admin`."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from vdi.api.constraints import doc
 from vdi.gateway import queries
@@ -16,6 +16,7 @@ from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import ExportFormat
 from vdi.gateway.history.usage import UsageReport
 from vdi.gateway.queries import ListPage
+from vdi.gateway.recordings import WatchedRecording
 from vdi.gateway.store.history import PastRun, SessionFacts
 from vdi.session.users import same_user
 
@@ -165,3 +166,16 @@ async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | No
         since=query.since,
         until=query.until,
     )
+
+
+@operation("GET /recordings")
+async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
+    """Films of desktops, newest first: all for administrators, else your own where their template allows it."""
+    return await queries.read_recordings(call.api, call.user, limit=call.query.limit, cursor=call.query.cursor)
+
+
+@operation("GET /recordings/{id}", media="video/mp4", problems=("not-found", "conflict"))
+async def get_recording(call: Call[Empty, None]) -> Response:
+    """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
+    _, file = await call.api.recordings.watch(call.user, call.path("id"))
+    return FileResponse(file, media_type="video/mp4")

@@ -25,13 +25,15 @@ from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
+from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
+from vdi.session.recording import is_recorded, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = (Action.SUSPEND, Action.RESTART, Action.EXTEND)
+CHANGES = (Action.SUSPEND, Action.RESTART, Action.RECORD, Action.EXTEND)
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
@@ -60,6 +62,7 @@ class DesktopBar:
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
+    recordings: Recordings
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -70,7 +73,7 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/restart` and `/.vdi/extend?length=10h`."""
+        """`/.vdi/suspend`, `/.vdi/restart`, `/.vdi/record?on=1` and `/.vdi/extend?length=10h`."""
         self.handoff.check_own_page(request)
         if request.headers.get(HEADER) != "1":
             raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
@@ -84,6 +87,8 @@ class DesktopBar:
                 await self.actions.suspend(user, name)
             case Action.RESTART:
                 await self.actions.restart(user, name)
+            case Action.RECORD:
+                await self.recordings.switch(user, admitted.session, wanted=request.query_params.get("on") == "1")
             case _:  # the last one of CHANGES
                 await self.actions.extend(user, name, request.query_params.get("length", ""))
         return Response(status_code=204, headers=OURS)
@@ -120,6 +125,8 @@ class DesktopBar:
                 *filter(None, [view.files_note]),
             ],
             "actions": sorted(view.actions),
+            "recorded": is_recorded(session),
+            "recording": recording_note(template),
             "extensions": lengths,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,

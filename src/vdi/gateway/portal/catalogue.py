@@ -25,6 +25,7 @@ from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
+from vdi.session.recording import recording_note
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
@@ -319,6 +320,7 @@ class CataloguePages(PortalPages):
             typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
             home_used_by=self._home_used_by(template, user),
+            recording_note=recording_note(template),
         )
 
     def _first_choice(self, template: VDITemplate, user: User) -> dict[str, str]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from vdi.api.recording import RecordingMode
 from vdi.api.session import Phase, QueueStatus, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
@@ -232,6 +233,9 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
     sensible = set(_ACTIONS.get(phase, ()))
     if not file_transfers(template):
         sensible.discard(Action.BROWSE)
+    film = session.status.recording
+    if film and film.mode == RecordingMode.ON_DEMAND:
+        sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
     return {action for action in sensible if refusal(user, action, session, now) is None}

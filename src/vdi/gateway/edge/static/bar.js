@@ -78,7 +78,7 @@ const timeLeft = () => {
 };
 
 const change = async (action, query = "") => {
-  busy = { suspend: "Suspending.", restart: "Restarting.", extend: "" }[action];
+  busy = { suspend: "Suspending.", restart: "Restarting." }[action] ?? "";
   try {
     const answer = await fetch(`/.vdi/${action}${query}`, { method: "POST", headers: { "X-VDI-Bar": "1" } });
     if (!answer.ok) throw new Error((await answer.text()).trim());
@@ -89,7 +89,7 @@ const change = async (action, query = "") => {
   }
   show("");
   await ask();
-  if (action === "extend") setTimeout(ask, 2000); /* The operator has written the new end by then. */
+  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, or the film, by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
@@ -135,6 +135,8 @@ const PANELS = {
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
     ...(state.watching ?? []).map((guest) => text(guest)), row(link("Share, or end a share", page("#share")))]],
+  Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
+    () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
@@ -153,7 +155,8 @@ const draw = () => {
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
-  handle.textContent = state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`;
+  const film = state.recorded ? "\u25cf Recorded \u00b7 " : "";
+  handle.textContent = film + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
   handle.classList.toggle("warn", !state.owner && state.notices.length > 0);
   left.textContent = timeLeft();
   document.title = state.name;
