@@ -184,7 +184,10 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"protocol": "Web", "recording": {"mode": "Always"}}, "protocol", "", "are settings of Selkies"),
     ({"recording": {"mode": "Never"}}, "recording.mode", "Never", '"Off", "OnDemand", "Always"'),
     ({"recording": {"retention": "30 days"}}, "recording.retention", "30 days", TIME),
-    ({"recording": {}, "streaming": {"selkies": "1"}}, "recording", "", "cannot be recorded; remove it"),
+    ({"recording": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    ({"watermark": {"text": "x"}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    ({"watermark": {"text": "x", "position": "Left"}}, "watermark.position", "Left", '"Moving"'),
+    ({"watermark": {"text": "a\u202eb"}}, "watermark.text", "", "must have only printable characters"),
     *(
         ({"recording": {"mode": "OnDemand"}, "streaming": {"display": display}}, "streaming.display", display, X11)
         for display in ("Wayland", "Auto")

@@ -33,7 +33,7 @@ from vdi.api.constraints import (
     quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
-from vdi.api.recording import RECORDING_RULES, TemplateRecording
+from vdi.api.recording import RECORDING_RULES, TemplateRecording, TemplateWatermark
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
@@ -567,6 +567,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
     recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
+    watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = None
     protocol: Annotated[
         Protocol,
         doc(

@@ -340,6 +340,11 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
         {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
     ]
+    given = {variable.name for variable in desktop.env}
+    if "VDI_WATERMARK" in given:  # a pod of a pool has no user yet: its desktop does not start
+        ours.append(
+            {"name": "VDI_USER", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{USER_ANNOTATION}']"}}}
+        )
     if desktop.time_zone:
         ours.append({"name": "TZ", "value": desktop.time_zone})
     if desktop.startup_script:
@@ -348,7 +353,6 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         # Images built for GPUs request all of them. Without this, a desktop without a GPU would see every GPU of the
         # node.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
-    given = {variable.name for variable in desktop.env}
     # With Selkies 1, nginx serves the port, and Selkies has one of its own behind it.
     name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
     port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]

@@ -47,6 +47,8 @@ _GUARDED_ENV = frozenset(
         "VDI_AGENT_TOKEN_SHA256",
         "VDI_AGENT_PORT",
         "VDI_RECORDING",
+        "VDI_USER",
+        "VDI_WATERMARK",
     }
 )
 

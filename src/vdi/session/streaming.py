@@ -15,7 +15,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.meta import Condition
-from vdi.api.recording import RecordingMode
+from vdi.api.recording import POSITIONS, RecordingMode
 from vdi.api.session import GraphicsStatus
 from vdi.api.streaming import (
     ENCODER_ALIASES,
@@ -117,6 +117,9 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
         sent.append(("VDI_APP", msgspec.json.encode(spec.app.command).decode().replace("$", "$$")))
     if spec.recording and spec.recording.mode is not RecordingMode.OFF:
         sent.append(("VDI_RECORDING", spec.recording.mode.value))
+    if spec.watermark:
+        sent.append(("VDI_WATERMARK", spec.watermark.text.replace("$", "$$")))
+        sent.append(("SELKIES_WATERMARK_LOCATION", str(POSITIONS.index(spec.watermark.position) + 1)))
     if spec.keyboard:
         sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))
         if spec.keyboard.variant:
