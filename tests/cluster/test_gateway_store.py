@@ -134,7 +134,10 @@ async def test_the_audit_the_export_and_the_end_of_a_session(database: Database)
     assert (entry.outcome, entry.at) == ("done", at(1))
     for what in Dataset:
         text = b"".join([piece async for piece in export(database, what, ExportFormat.CSV, since=at(-1))]).decode()
-        assert len(text.splitlines()) == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3}[what]
+        assert (
+            len(text.splitlines())
+            == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3, Dataset.TRANSFERS: 1}[what]
+        )
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])

@@ -49,6 +49,7 @@ from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.transfers import TransferCollector
 from vdi.gateway.web.connection import Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
@@ -194,6 +195,8 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
+    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
+    edge.verify.on_handshake = transfers.follow
     services = Services(
         context=context,
         guard=guard,
@@ -224,7 +227,7 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context)),
+        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context), transfers),
     )
 
 

@@ -96,13 +96,13 @@ async def read_recordings(
 
 
 async def read_audit(
-    services: Services, *, limit: int, cursor: str | None, actor: str | None, action: str | None, target: str | None
+    services: Services, *, limit: int, cursor: str | None, transfers: bool = False, **filters: str | None
 ) -> ListPage[Entry]:
-    """Entries of the audit log, newest first; the cursor is the number of an entry."""
+    """Entries of the audit log, newest first; the cursor is the number of an entry. For `filters` see `Audit`."""
     if cursor and not (cursor.isdecimal() and len(cursor) < 19):
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
-    found = await services.audit.entries(limit=limit + 1, before=before, actor=actor, action=action, target=target)
+    found = await services.audit.entries(limit=limit + 1, before=before, transfers=transfers, **filters)
     return ListPage(tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else "")
 
 

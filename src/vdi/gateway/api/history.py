@@ -71,14 +71,14 @@ class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_onl
 class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of one's own records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage"], Meta(description="Which table.")]
+    what: Annotated[Literal["sessions", "runs", "usage", "transfers"], Meta(description="Which table.")]
     by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
 
 
 class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of all users' records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage", "audit"], Meta(description="Which table.")]
+    what: Annotated[Literal["sessions", "runs", "usage", "audit", "transfers"], Meta(description="Which table.")]
     by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
     user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
@@ -136,7 +136,7 @@ async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
 
 @operation("GET /export", media="text/csv, application/jsonl")
 async def export_mine(call: Call[ExportQuery, None]) -> Response:
-    """Your sessions, runs or usage as a file.
+    """Your sessions, runs, usage or transfers as a file.
 
     Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
     length.
@@ -146,7 +146,7 @@ async def export_mine(call: Call[ExportQuery, None]) -> Response:
 
 @admin_operation("GET /admin/export", media="text/csv, application/jsonl")
 async def export_all(call: Call[AllExportQuery, None]) -> Response:
-    """Sessions, runs or usage of all users, or the audit log, as a file.
+    """Sessions, runs, usage or transfers of all users, or the audit log, as a file.
 
     Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
     length.

@@ -130,7 +130,7 @@ class Edge(Component):
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
-        self._active = active
+        self.active = active
         # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
@@ -243,7 +243,7 @@ class Edge(Component):
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
         """Whether a desktop has just become ready that needs a token table, or may be seen again, or no longer."""
-        if new.status.phase != Phase.RUNNING or not self._active.find(session_uid=new.metadata.uid):
+        if new.status.phase != Phase.RUNNING or not self.active.find(session_uid=new.metadata.uid):
             return False
         if old is None or desktop_of(old) != desktop_of(new):
             return True

@@ -178,11 +178,11 @@ class HistoryPages(PortalPages):
         )
 
     async def export(self, request: Request, user: User) -> Response:
-        """GET /history/sessions.csv, runs.jsonl, usage.csv of a month; for administrators audit.csv too."""
+        """GET /history/sessions.csv, runs.jsonl, transfers.csv, usage.csv of a month; audit.csv for administrators."""
         email, everyone = _whose(request, user)
         what, form = request.path_params["what"], request.path_params["form"]
         if what not in (*Dataset, queries.USAGE) or form not in [*ExportFormat]:
-            raise HTTPException(404, "Available: sessions, runs and usage, each as .csv and .jsonl.")
+            raise HTTPException(404, "Available: sessions, runs, transfers and usage, each as .csv and .jsonl.")
         if what == Dataset.AUDIT and not everyone:
             raise HTTPException(403, "The audit is for administrators.")
         month, by = request.query_params.get("month"), request.query_params.get("by")

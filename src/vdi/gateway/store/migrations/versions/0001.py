@@ -41,7 +41,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
-    op.create_index(op.f("ix_audit_act"), "audit", ["act"], unique=False)
+    op.create_index(op.f("ix_audit_act_outcome"), "audit", ["act", "outcome"], unique=True)
     op.create_index(op.f("ix_audit_actor"), "audit", ["actor"], unique=False)
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
     op.create_index(op.f("ix_audit_target_uid"), "audit", ["target_uid"], unique=False)
