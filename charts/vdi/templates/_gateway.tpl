@@ -167,6 +167,14 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_ADMIN_GROUPS
   value: {{ join "," . | quote }}
 {{- end }}
+{{- with .auditorUsers }}
+- name: VDI_AUDITOR_USERS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .auditorGroups }}
+- name: VDI_AUDITOR_GROUPS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with $.Values.sessions.maxTimeout }}
 - name: VDI_MAX_TIMEOUT
   value: {{ . | quote }}

@@ -28,8 +28,14 @@ class User:
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
+    # Reads everyone's history, audit and transfers; has no right to others' desktops.
+    auditor: bool = False
     # The login or API token of the request; empty for background work.
     login_id: str = ""
+
+    @property
+    def may_audit(self) -> bool:
+        return self.admin or self.auditor
 
 
 def normal_groups(names: Iterable[str]) -> frozenset[str]:

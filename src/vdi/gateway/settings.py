@@ -137,6 +137,9 @@ class Settings:
     admin_users: frozenset[str] = frozenset()
     # VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators.
     admin_groups: frozenset[str] = frozenset()
+    # VDI_AUDITOR_USERS and VDI_AUDITOR_GROUPS, likewise: who reads everyone's history, audit and transfers, no more.
+    auditor_users: frozenset[str] = frozenset()
+    auditor_groups: frozenset[str] = frozenset()
     # VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
     # it; None: there is no limit.
     max_timeout: str | None = None
@@ -322,6 +325,8 @@ _VARIABLES: Variables = {
     "VDI_OIDC_REQUIRE_VERIFIED": ("oidc_require_verified", truth),
     "VDI_ADMIN_USERS": ("admin_users", _users),
     "VDI_ADMIN_GROUPS": ("admin_groups", lambda text: normal_groups(text.split(","))),
+    "VDI_AUDITOR_USERS": ("auditor_users", _users),
+    "VDI_AUDITOR_GROUPS": ("auditor_groups", lambda text: normal_groups(text.split(","))),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
     "VDI_BRAND_NAME": ("brand_name", matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters")),

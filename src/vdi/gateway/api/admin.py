@@ -35,6 +35,7 @@ from vdi.gateway.store.audit import TRANSFERS, Act, Entry
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 admin_operation = OperationTable("Administration", admin=True)
+audit_operation = OperationTable("Administration", admin=True, auditor=True)
 
 
 class Pool(msgspec.Struct, rename="camel"):
@@ -184,7 +185,7 @@ class TransferQuery(Page, rename="camel", forbid_unknown_fields=True):
     ] = None
 
 
-@admin_operation("GET /admin/transfers")
+@audit_operation("GET /admin/transfers")
 async def list_transfers(call: Call[TransferQuery, None]) -> ListPage[Entry]:
     """Transfers in and out of desktops, newest first: clipboard, files, prints, connections.
 
@@ -202,7 +203,7 @@ async def list_transfers(call: Call[TransferQuery, None]) -> ListPage[Entry]:
     )
 
 
-@admin_operation("GET /admin/audit")
+@audit_operation("GET /admin/audit")
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
     """Audit log, newest entry first.
 

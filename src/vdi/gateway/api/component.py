@@ -29,6 +29,7 @@ _TABLES = (
     account.operation,
     account.home_operation,
     admin.admin_operation,
+    admin.audit_operation,
 )
 # The whole API.
 OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)

@@ -21,7 +21,7 @@ from vdi.gateway.store.history import PastRun, SessionFacts
 from vdi.session.users import same_user
 
 operation = OperationTable("History")
-admin_operation = OperationTable("Administration", admin=True)
+admin_operation = OperationTable("Administration", admin=True, auditor=True)
 
 _MonthText = Annotated[
     Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None,
@@ -113,7 +113,7 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
     """One of these sessions."""
     past = await call.api.history.session(call.path("uid"))
     # The same refusal for an unknown session and for another user's: nobody learns that it was there.
-    if past is None or not (call.user.admin or same_user(past.session.owner, call.user.email)):
+    if past is None or not (call.user.may_audit or same_user(past.session.owner, call.user.email)):
         raise ActionDenied("NotFound", f"You have never had a session with the uid {call.path('uid')!r}.")
     return _session(past)
 

@@ -221,8 +221,8 @@ class AdminPages(PortalPages):
             self._get("/admin/limits", self.limits, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
             self._post("/admin/doctor", self.run_doctor, admin=True),
-            self._get("/admin/audit", self.audit, admin=True),
-            self._get("/admin/transfers", self.transfers, admin=True),
+            self._get("/admin/audit", self.audit, admin=True, or_auditor=True),
+            self._get("/admin/transfers", self.transfers, admin=True, or_auditor=True),
         ]
 
     async def overview(self, request: Request, user: User) -> Response:

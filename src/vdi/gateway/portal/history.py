@@ -102,7 +102,7 @@ def run_time(past: SessionHistory, now: datetime) -> timedelta:
 
 def _whose(request: Request, user: User) -> tuple[str | None, bool]:
     """Whose history is requested (None: everybody's), and whether the page is the administrators' one."""
-    if request.query_params.get("of") == "everyone" and user.admin:
+    if request.query_params.get("of") == "everyone" and user.may_audit:
         return normal_user(request.query_params.get("user", "").strip()[:254]) or None, True
     return user.email, False
 
