@@ -19,7 +19,7 @@ from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
 from vdi.gateway.history.export import Dataset, ExportFormat, export
-from vdi.gateway.store.audit import END, Act, Audit
+from vdi.gateway.store.audit import END, Act, Audit, event_act
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
@@ -138,6 +138,24 @@ async def test_the_audit_the_export_and_the_end_of_a_session(database: Database)
             len(text.splitlines())
             == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3, Dataset.TRANSFERS: 1}[what]
         )
+
+
+async def test_events_of_a_desktop_are_kept_once_by_replicas_at_once(database: Database) -> None:
+    trails = [Audit(database, lambda: at(1)) for _ in range(4)]
+    log, others = "0123456789abcdef", "fedcba9876543210"
+    acts = [Act(actor="", action="files.download", target="alice", detail={"bytes": str(n)}) for n in range(300)]
+
+    def events(first: int, last: int, of: str = log) -> dict[str, tuple[Act, datetime]]:
+        return {event_act(of, number + 1): (acts[number], at(2)) for number in range(first, last)}
+
+    added = await asyncio.gather(*(trail.add_events(events(0, 50 + 50 * n)) for n, trail in enumerate(trails)))
+    assert sorted(act for each in added for act in each) == sorted(events(0, 200))
+    await trails[0].add_events(events(0, 1, others))
+    assert [await trails[0].last_event(one) for one in (log, others, "0" * 16)] == [200, 1, 0]
+    await trails[1].add_events(events(200, 300))
+    found = [entry.detail["bytes"] for entry in await trails[2].entries(limit=500, transfers=True)]
+    assert found[::-1] == [str(number) for number in (*range(200), 0, *range(200, 300))]
+    assert await trails[2].entries(limit=5) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
