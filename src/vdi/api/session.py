@@ -146,6 +146,15 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ] = None
 
 
+class AccessRequest(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """A request of an administrator for access, which the owner of the desktop allows or refuses."""
+
+    user: Annotated[str, doc("E-mail address of the administrator.", EMAIL, VISIBLE, maxLength=254)]
+    role: Annotated[str, doc(GUEST_ROLES, enum=[role.value for role in GuestRole])]
+    length: Annotated[str, duration("How long the access lasts, if it is allowed.")]
+    expires: Annotated[str, doc("When the request lapses without an answer.", format="date-time", maxLength=40)]
+
+
 class PlannedEnd(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """An end of the desktop that its users are told in advance."""
 
@@ -253,6 +262,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     priority: Annotated[
         int, doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000)
     ] = 0
+    access_request: Annotated[
+        AccessRequest | None, doc("An administrator's request for access. The gateway writes and removes it.")
+    ] = None
     access: Annotated[
         tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=MAX_GUESTS)
     ] = ()

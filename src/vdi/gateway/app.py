@@ -29,6 +29,7 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
+from vdi.gateway.expired_access import ExpiredAccess
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, LimitsError, read_limits
@@ -227,7 +228,19 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context), transfers),
+        components=(
+            health,
+            login,
+            edge,
+            api,
+            history,
+            portal,
+            homes_ahead,
+            diagnosis,
+            Notices(context),
+            transfers,
+            ExpiredAccess(context, audit),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from vdi.cluster.units import parse_duration, parse_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, is_running
-from vdi.gateway.rights import Action, User, refusal, sees_all_recordings
+from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -150,7 +150,7 @@ class Recordings:
 
     async def newest(self, user: User, limit: int, before: tuple[datetime, str] | None) -> list[WatchedRecording]:
         """Films that the user may watch, newest first."""
-        owner = None if sees_all_recordings(user) else user.email
+        owner = None if user.may_audit else user.email
         return [
             WatchedRecording(
                 **msgspec.structs.asdict(film),
@@ -164,7 +164,7 @@ class Recordings:
         """A film and its file; the audit has one row for each view. Raises ActionDenied."""
         film = await self._store.get(name) if self._folder else None
         may = film is not None and (
-            sees_all_recordings(user) or (film.owner_may_watch and same_user(film.owner, user.email))
+            user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email))
         )
         if film is None or not may or self._folder is None:
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")

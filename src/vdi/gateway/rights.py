@@ -28,7 +28,7 @@ class User:
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
-    # Reads everyone's history, audit and transfers; has no right to others' desktops.
+    # Reads everyone's history, audit, transfers and films; has no right to others' desktops.
     auditor: bool = False
     # The login or API token of the request; empty for background work.
     login_id: str = ""
@@ -61,15 +61,16 @@ class Action(StrEnum):
     PLAN_END = "plan-end"
     # Start and end a film of a desktop that is recorded on demand.
     RECORD = "record"
-    # List and watch films of it; owners only where its template says so (`may_watch`).
-    SEE_RECORDINGS = "see-recordings"
+    # An administrator asks the owner for access; the owner alone answers.
+    REQUEST_ACCESS = "request-access"
+    ANSWER_ACCESS = "answer-access"
 
 
 # Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action) - {Action.PLAN_END, Action.SEE_RECORDINGS}
+            return frozenset(Action) - {Action.PLAN_END, Action.REQUEST_ACCESS}
         case Role.COLLABORATOR:
             return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
         case Role.VIEWER:
@@ -80,11 +81,11 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.BROWSE | Action.SHARE | Action.RECORD:
+        case Action.OPEN | Action.BROWSE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.SEE_RECORDINGS:
+        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
             return True
     return False
 
@@ -92,11 +93,6 @@ def _is_for_admins(action: Action) -> bool:
 # Computed once: the edge asks with every request.
 ACTIONS = {role: _allowed(role) for role in Role}
 _GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
-
-
-def sees_all_recordings(user: User) -> bool:
-    """Whether the user may watch films of all desktops, also of those that have ended."""
-    return user.admin and _is_for_admins(Action.SEE_RECORDINGS)
 
 
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:

@@ -100,6 +100,8 @@ async def test_every_operation_answers_as_documented(
             f"{one}/planned-end", json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"}
         ),
         await root.delete(f"{one}/planned-end"),
+        await root.post(f"{one}/access-request", json={"role": "collaborator", "length": "10m"}),
+        await program.post(f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),

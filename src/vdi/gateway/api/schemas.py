@@ -112,6 +112,20 @@ class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     ] = None
 
 
+class AccessRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A request for access to another user's desktop."""
+
+    role: Annotated[GuestRole, Meta(description=GUEST_ROLES)] = GuestRole.VIEWER
+    length: Annotated[str, Meta(description="How long the access lasts if it is allowed: 1m to 8h.")] = "30m"
+
+
+class AccessAnswer(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The owner's answer."""
+
+    request: Annotated[str, Meta(description="`expires` of the request, as in `spec.accessRequest`.")]
+    allow: Annotated[bool, Meta(description="true: share the desktop as requested. false: refuse.")]
+
+
 class TemplateOffer(msgspec.Struct, rename="camel", omit_defaults=True):
     """The part of a template's spec that concerns its users."""
 
@@ -165,7 +179,7 @@ def session_of(session: VDISession, user: User, now: datetime) -> Session:
     spec = session.spec
     if role is not Role.OWNER and not user.admin:
         mine = tuple(access for access in spec.access if same_user(access.user, user.email))
-        spec = msgspec.structs.replace(spec, access=mine)
+        spec = msgspec.structs.replace(spec, access=mine, access_request=None)
     return Session(
         role=role.value if role else "administrator",
         metadata=metadata_of(session.metadata),

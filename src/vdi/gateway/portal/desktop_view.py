@@ -18,6 +18,7 @@ from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left
+from vdi.session.actions import pending_request
 from vdi.session.alerts import WARNING_TITLES
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import EXPIRING, TEMPLATE_FOUND, Reason
@@ -166,7 +167,7 @@ def desktop_view(
         name=meta.name,
         uid=meta.uid,
         created=meta.creation_timestamp,
-        spec=spec if sees_guests else msgspec.structs.replace(spec, access=()),
+        spec=spec if sees_guests else msgspec.structs.replace(spec, access=(), access_request=None),
         status=status,
         title=template_title(template, spec.template),
         icon=shown_icon(template.spec.icon if template else "", icon_origins),
@@ -238,6 +239,10 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
         sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
+    if pending_request(session, now):
+        sensible.add(Action.ANSWER_ACCESS)
+    elif phase == Phase.RUNNING and role_in(session, user.email, now) is not Role.OWNER:
+        sensible.add(Action.REQUEST_ACCESS)
     return {action for action in sensible if refusal(user, action, session, now) is None}
 
 

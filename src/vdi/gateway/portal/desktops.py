@@ -106,6 +106,8 @@ class DesktopPages(PortalPages):
             self._post("/desktops/{name}/schedule", self.schedule),
             self._post("/desktops/{name}/share", self.share),
             self._post("/desktops/{name}/unshare", self.unshare),
+            self._post("/desktops/{name}/request-access", self.request_access),
+            self._post("/desktops/{name}/answer-access", self.answer_access),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
             # After the others, since these take any word: for an unknown one, the desktop's page is shown.
@@ -207,6 +209,19 @@ class DesktopPages(PortalPages):
         _, span = _SHARE_TIMES[duration]
         expires = self._clock() + span if span else None
         await self._services.actions.share(user, name, form.get("user", ""), GuestRole(role), expires)
+
+    async def request_access(self, request: Request, user: User, form: Form) -> Response:
+        role, length = form.get("role", ""), form.get("for", "")
+        if role not in [*GuestRole]:
+            raise invalid("role", role, f"one of {', '.join(GuestRole)}")
+        action = self._services.actions.request_access(user, _name(request), GuestRole(role), length)
+        return await self._do(request, user, "request-access", action)
+
+    async def answer_access(self, request: Request, user: User, form: Form) -> Response:
+        """The owner's answer: `allow` or `refuse` has `expires` of the request."""
+        allow, asked = "allow" in form, form.get("allow") or form.get("refuse", "")
+        action = self._services.actions.answer_access(user, _name(request), asked, allow=allow)
+        return await self._do(request, user, "allow-access" if allow else "refuse-access", action)
 
     async def unshare(self, request: Request, user: User, form: Form) -> Response:
         """End the access of a guest."""

@@ -18,7 +18,7 @@ from vdi.gateway.history.export import Dataset, ExportFormat
 from vdi.gateway.history.usage import By, Month
 from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
-from vdi.gateway.rights import User, sees_all_recordings
+from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.store.audit import DONE, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -195,7 +195,7 @@ class HistoryPages(PortalPages):
             films = await queries.read_recordings(self._services, user, limit=PAGE_SIZE, cursor=cursor)
         except DatabaseUnavailableError:
             films = None
-        everyone = sees_all_recordings(user)
+        everyone = user.may_audit
         return self._page(request, user, "recordings.html", here="history", films=films, everyone=everyone)
 
     async def player(self, request: Request, user: User) -> Response:

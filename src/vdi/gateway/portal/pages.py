@@ -42,6 +42,9 @@ DONE = {
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
     "share": "{name} is shared. Send your guest its address. To open it, they sign in here with a login of their own.",
+    "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
+    "allow-access": "{name} is shared. End it under Sharing at any time.",
+    "refuse-access": "The request for access to {name} is refused.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "

@@ -58,6 +58,7 @@ const handle = button("Menu", () => toggle(), { class: "handle", "aria-expanded"
 const bar = make("div", { id: "bar", class: "bar", role: "toolbar", hidden: true });
 const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
+const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
 
 const selkies = (message) => window.postMessage(message, location.origin);
@@ -134,7 +135,8 @@ const PANELS = {
   ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
-    ...(state.watching ?? []).map((guest) => text(guest)), row(link("Share, or end a share", page("#share")))]],
+    ...(state.watching ?? []).map((guest) => text(guest)),
+    ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
   Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
     () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
@@ -151,7 +153,20 @@ const show = (name) => {
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
 };
 
+const drawRequest = () => {
+  const { request } = state;
+  if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
+  asked.dataset.request = request?.expires ?? "";
+  asked.hidden = !request;
+  const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
+  asked.replaceChildren(...(request ? [
+    text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
+    row(button("Allow", answer(true)), button("Refuse", answer(false))),
+  ] : []));
+};
+
 const draw = () => {
+  drawRequest();
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
@@ -233,7 +248,7 @@ const onMessage = (event) => {
 
 export const start = (first) => {
   state = first;
-  root.append(make("style", {}, STYLE + state.colours), bar, handle, panel, lost);
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost);
   document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
   document.body.append(host);
   draw();
