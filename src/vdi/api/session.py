@@ -188,7 +188,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
         SessionResources | None,
         doc(
             "Resources of this desktop. Default: the template's defaults. If set, omitted fields have the defaults "
-            "listed here."
+            "listed here. Changes of memory and cpu apply to a running desktop, others at the next start."
         ),
     ] = None
     persistence: Annotated[SessionPersistence | None, doc("The home volume. Default: the template's value.")] = None

@@ -13,7 +13,7 @@ from vdi.api.template import Toleration
 from vdi.cluster.units import PODS, Amounts, amounts
 
 
-class ResourceRequirements(msgspec.Struct, gc=False):
+class ResourceRequirements(msgspec.Struct, gc=False, frozen=True):
     """`resources` of a container or of a pod."""
 
     requests: dict[str, str] = {}
@@ -304,7 +304,7 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
         return self.transitioned or ""
 
 
-READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "PodResizePending")
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
@@ -344,8 +344,12 @@ class PodSpec(PodResources, rename="camel", gc=False):
     tolerations: tuple[Toleration, ...] = ()
     # False: the pod has a user namespace of its own.
     host_users: bool = True
+    # Not a field of Kubernetes: `resources` of the main container.
+    size: ResourceRequirements = _NONE
 
     def __post_init__(self) -> None:
+        if self.containers:
+            self.size = self.containers[0].resources
         super().__post_init__()
         self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
         if self.node_name:

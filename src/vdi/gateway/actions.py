@@ -36,6 +36,7 @@ from vdi.session.actions import (
     Refusal,
     Request,
     RequestAccess,
+    Resize,
     Restart,
     Resume,
     SetSchedule,
@@ -91,6 +92,11 @@ class Actions:
     async def extend(self, user: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`."""
         return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
+
+    async def resize(self, user: User, name: str, memory: str | None, cpu: str | None) -> VDISession:
+        """Set memory and CPU, of the running desktop too; None: as it is."""
+        detail = {field: value for field, value in (("memory", memory), ("cpu", cpu)) if value}
+        return await self._act(user, Action.RESIZE, name, Resize(memory, cpu), detail)
 
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
         """Set the times at which the operator resumes and suspends the desktop; None: remove them."""

@@ -163,9 +163,7 @@ class Recordings:
     async def watch(self, user: User, name: str) -> tuple[Recording, Path]:
         """A film and its file; the audit has one row for each view. Raises ActionDenied."""
         film = await self._store.get(name) if self._folder else None
-        may = film is not None and (
-            user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email))
-        )
+        may = film is not None and (user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email)))
         if film is None or not may or self._folder is None:
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
         if self._context.clock() - film.ended < ENDED_AFTER:

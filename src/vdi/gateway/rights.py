@@ -54,6 +54,7 @@ class Action(StrEnum):
     SUSPEND = "suspend"
     RESTART = "restart"
     EXTEND = "extend"
+    RESIZE = "resize"
     SCHEDULE = "schedule"
     END = "end"
     SHARE = "share"
@@ -85,7 +86,7 @@ def _is_for_admins(action: Action) -> bool:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
+        case Action.EXTEND | Action.RESIZE | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, plan its end. Pure.
+"""Decisions about actions on a session, such as suspend, extend, resize, share and plan its end. Pure.
 
 The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
 `decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
@@ -13,11 +13,21 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, AccessRequest, GuestRole, PlannedEnd, VDISession
+from vdi.api.session import (
+    FULL_CONTROL,
+    MAX_GUESTS,
+    Access,
+    AccessRequest,
+    GuestRole,
+    PlannedEnd,
+    SessionResources,
+    VDISession,
+)
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
+from vdi.session.effective import Blocked, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
@@ -70,6 +80,14 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """Set memory and CPU, of the running desktop too; None: as it is."""
+
+    memory: str | None = None
+    cpu: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SetSchedule:
     """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
 
@@ -116,7 +134,7 @@ class AnswerAccess:
     allow: bool
 
 
-Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare | PlanEnd
+Request = Suspend | Resume | Restart | Extend | Resize | SetSchedule | Share | Unshare | PlanEnd
 
 
 def decide(
@@ -142,6 +160,8 @@ def decide(
             change = _restart(session, now)
         case Extend(timeout):
             change = _extend(session, template, timeout, now, settings)
+        case Resize():
+            change = _resize(session, template, request, settings)
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
             same = schedule == session.spec.schedule
@@ -300,6 +320,25 @@ def _extend(
             "timeout", f"more than {ran}", timeout,
         )  # fmt: skip
     return {"spec": {"timeout": timeout}}
+
+
+def _resize(
+    session: VDISession, template: VDITemplate | None, request: Resize, settings: ClusterSettings
+) -> Patch | Refusal:
+    if template is None:
+        return Refusal("Conflict", f"The template {session.spec.template!r} cannot be read, so its limits are unknown.")
+    # The API server sets defaults of its own beside a resource that is named; the template's are kept.
+    present = size_of(session.spec, template.spec.resources)
+    size = {"gpu": present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
+    size = {name: value for name, value in size.items() if value}
+    resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
+    resized = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
+    problem = resolve(resized, template, settings)
+    for error in problem.errors if isinstance(problem, Blocked) else ():
+        if (field := error.field.removeprefix("spec.resources.")) in ("memory", "cpu"):
+            code: Literal["OverLimit", "Invalid"] = "OverLimit" if error.allowed.startswith("at most") else "Invalid"
+            return Refusal(code, f"{error.message}.", field, error.allowed, str(error.value))
+    return {} if resources == session.spec.resources else {"spec": {"resources": size}}
 
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:

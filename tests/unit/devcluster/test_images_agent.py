@@ -253,3 +253,21 @@ def test_transfers_wait_for_the_next_event(agent: Any) -> None:
     threading.Timer(0.05, transfers.add, [b'{"event": "session.connect"}']).start()
     found = transfers.read(f"log={transfers.log}&after=1&wait=20")
     assert (found["connected"], [event["number"] for event in found["events"]]) == (1, [2])
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_memory_counts_no_page_cache_and_warns_steadily(agent: Any, tmp_path: Path, version: str) -> None:
+    folder, prefix = (tmp_path / "memory", "total_") if version == "v1" else (tmp_path, "")
+    names = ("memory.usage_in_bytes", "memory.limit_in_bytes") if version == "v1" else ("memory.current", "memory.max")
+    folder.mkdir(exist_ok=True)
+    (folder / "memory.stat").write_text(f"anon 5\n{prefix}inactive_file 100\n{prefix}active_file 200\n")
+    (folder / names[1]).write_text("1000\n")
+    memory, seen = agent.Memory(tmp_path), []
+    for used in (890, 900, 810, 790, 890):
+        (folder / names[0]).write_text(f"{used + 300}\n")
+        seen.append(memory.look())
+    assert seen[0] == {"used": 890, "limit": 1000, "isShort": False}
+    assert [look["isShort"] for look in seen] == [False, True, True, False, False]
+    (folder / names[1]).write_text("max\n")
+    with pytest.raises(agent.UnknownError, match="can't be read"):
+        memory.look()

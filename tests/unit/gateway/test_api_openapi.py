@@ -92,6 +92,7 @@ async def test_every_operation_answers_as_documented(
         await program.post("/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}),
         await program.get(one),
         await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
+        await program.post(f"{one}/resize", json={"memory": "2Gi"}),
         await program.put(f"{one}/access/carol@example.com", json={"role": "viewer"}),
         await program.delete(f"{one}/access/carol@example.com"),
         await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),

@@ -9,7 +9,7 @@ from vdi.api.session import FailureStatus, IsolationStatus, QueueStatus, Session
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, RESIZE_PENDING, WARNING_TYPES
 from vdi.session.effective import size_of
 from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
@@ -73,6 +73,7 @@ def _notes(session: VDISession, now: datetime) -> str:
         CLOSING: "working hours end",
         IDLE: "idle",
         DRAINING: "node drains",
+        RESIZE_PENDING: "resize pending",
     }
     notes += [note for kind, note in warnings.items() if holds(session, kind)]
     if status.failures and status.failures.count:

@@ -23,7 +23,7 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.gateway.rights import User, role_in
-from vdi.session.request import Length
+from vdi.session.request import Amount, Length
 from vdi.session.users import same_user
 
 PAGE = 100
@@ -86,6 +86,13 @@ class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The new length of a run."""
 
     timeout: Annotated[Length, Meta(description="Length of the whole run, such as 10h.")]
+
+
+class Resize(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The new size of a desktop; what is omitted stays as it is."""
+
+    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
+    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
 
 
 class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):

@@ -16,6 +16,7 @@ from vdi.gateway.api.schemas import (
     EndQuery,
     Extend,
     PlanEnd,
+    Resize,
     Schedule,
     Session,
     SessionQuery,
@@ -94,6 +95,16 @@ async def end_session(call: Call[EndQuery, None]) -> None:
 async def extend_session(call: Call[Empty, Extend]) -> Session:
     """Set the length of the whole run."""
     return _shown(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
+
+
+@operation("POST /sessions/{name}/resize", problems=_CHANGE)
+async def resize_session(call: Call[Empty, Resize]) -> Session:
+    """Set memory and CPU, without a restart.
+
+    While that is not done, the condition `ResizePending` says why.
+    """
+    memory, cpu = call.body.memory, call.body.cpu
+    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), memory, cpu))
 
 
 @operation("POST /sessions/{name}/suspend", problems=_CHANGE)

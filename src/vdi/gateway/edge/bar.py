@@ -19,7 +19,7 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, is_running, read_memory_alert
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
@@ -34,7 +34,10 @@ from vdi.session.actions import is_expired, pending_request
 from vdi.session.recording import is_recorded, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = (Action.SUSPEND, Action.RESTART, Action.RECORD, Action.EXTEND, Action.UNSHARE, Action.ANSWER_ACCESS)
+CHANGES = (
+    *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
+    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.EXTEND),
+)
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
@@ -96,6 +99,8 @@ class DesktopBar:
             case Action.ANSWER_ACCESS:
                 allow = query.get("allow") == "true"
                 await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
+            case Action.RESIZE:
+                await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
             case _:  # the last one of CHANGES
                 await self.actions.extend(user, name, query.get("length", ""))
         return Response(status_code=204, headers=OURS)
@@ -135,6 +140,7 @@ class DesktopBar:
             "recorded": is_recorded(session),
             "recording": recording_note(template),
             "extensions": lengths,
+            "memory": await read_memory_alert(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,

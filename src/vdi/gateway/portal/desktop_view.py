@@ -38,7 +38,7 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
-# Actions that make sense in each phase; sharing and scheduling always do, until the end.
+# Actions that make sense in each phase; sharing, scheduling and a new size always do, until the end.
 _ACTIONS = {
     Phase.RUNNING: {Action.OPEN, Action.BROWSE, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
@@ -238,7 +238,7 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
     if film and film.mode == RecordingMode.ON_DEMAND:
         sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
-        sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
+        sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE, Action.RESIZE}
     if pending_request(session, now):
         sensible.add(Action.ANSWER_ACCESS)
     elif phase == Phase.RUNNING and role_in(session, user.email, now) is not Role.OWNER:

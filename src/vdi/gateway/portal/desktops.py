@@ -17,9 +17,10 @@ from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, de
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import StartupScriptResult, is_running
+from vdi.gateway.desktop_agent import StartupScriptResult, is_running, read_memory_alert
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
+from vdi.gateway.portal.catalogue import size_choices
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
@@ -103,6 +104,7 @@ class DesktopPages(PortalPages):
             self._get("/desktops/{name}", self.desktop),
             self._post("/desktops/{name}/resume", self.resume),
             self._post("/desktops/{name}/extend", self.extend),
+            self._post("/desktops/{name}/resize", self.resize),
             self._post("/desktops/{name}/schedule", self.schedule),
             self._post("/desktops/{name}/share", self.share),
             self._post("/desktops/{name}/unshare", self.unshare),
@@ -180,6 +182,12 @@ class DesktopPages(PortalPages):
             return await self._show(request, user, status=409, typed=form, extend_error=why)
         action = self._services.actions.extend(user, name, length)
         return await self._do(request, user, "extend", action, place="extend_error", typed=form)
+
+    async def resize(self, request: Request, user: User, form: Form) -> Response:
+        """More or less memory and CPU; what the form leaves out stays."""
+        name, memory, cpu = _name(request), form.get("memory", "")[:32], form.get("cpu", "")[:32]
+        action = self._services.actions.resize(user, name, memory or None, cpu or None)
+        return await self._do(request, user, "resize", action, place="resize_error")
 
     async def schedule(self, request: Request, user: User, form: Form) -> Response:
         """Set or remove the desktop's schedule."""
@@ -296,6 +304,8 @@ class DesktopPages(PortalPages):
             pieces=pieces,
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
+            sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
+            memory=await read_memory_alert(self._services.agents.agent, session, template) if found.mine else None,
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
@@ -308,7 +318,7 @@ class DesktopPages(PortalPages):
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),
             done=done_message(request, duration(session.spec.timeout)),
-            **({"error": "", "share_error": "", "extend_error": "", "schedule_error": ""} | errors),
+            **({"error": "", "share_error": "", "extend_error": "", "resize_error": "", "schedule_error": ""} | errors),
         )
 
     async def _read_scripts(

@@ -32,6 +32,7 @@ DONE = {
     "plan-end": "The end is announced in {name}.",
     "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
+    "resize": "{name} has a new size. While it runs, it gets that without a restart.",
     "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",

@@ -33,6 +33,7 @@ textarea { box-sizing: border-box; width: 100%; height: 6rem; font: inherit; col
 let state;
 let open = ""; /* Name of the panel that is open. */
 let busy = "";
+let declined = false; /* The memory offer, until the desktop has enough again. */
 let font;
 let lastInput = Date.now();
 const known = { audio: true, microphone: false, text: "" };
@@ -60,6 +61,7 @@ const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
 const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
+const memory = make("div", { class: "lost", role: "status", hidden: true });
 
 const selkies = (message) => window.postMessage(message, location.origin);
 const input = () => window.webrtcInput; /* Selkies' keyboard and pointer, over either transport. */
@@ -85,12 +87,13 @@ const change = async (action, query = "") => {
     if (!answer.ok) throw new Error((await answer.text()).trim());
   } catch (error) {
     busy = "";
-    panel.append(text(error.message, "warn"));
+    (action === "resize" ? memory : panel).append(text(error.message, "warn"));
     return;
   }
   show("");
+  declined ||= action === "resize";
   await ask();
-  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, or the film, by then. */
+  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or film by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
@@ -165,8 +168,21 @@ const drawRequest = () => {
   ] : []));
 };
 
+const offerMemory = () => {
+  declined &&= Boolean(state.memory);
+  const isOffered = Boolean(state.memory) && !declined;
+  if (isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
+  memory.hidden = !isOffered;
+  const [words, size, label] = state.memory ?? [];
+  memory.replaceChildren(...(isOffered ? [text(words, "warn"), row(
+    size && button(label, () => change("resize", `?memory=${size}`)),
+    button("Not now", () => { declined = true; offerMemory(); }),
+  )] : []));
+};
+
 const draw = () => {
   drawRequest();
+  offerMemory();
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
@@ -248,7 +264,7 @@ const onMessage = (event) => {
 
 export const start = (first) => {
   state = first;
-  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost);
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost, memory);
   document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
   document.body.append(host);
   draw();
