@@ -37,7 +37,6 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
-from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
@@ -668,6 +667,8 @@ def request_access(
 
     The owner allows or refuses it within a minute, over the desktop or in the portal.
     """
+    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+
     if not isinstance(target, GatewayTarget):
         raise CliError(f"the owner is asked through a gateway, but this would use a cluster: {target.why}", USAGE)
     raw = target.run(lambda backend: backend.request_access(name, role, length))
