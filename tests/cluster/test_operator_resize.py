@@ -1,6 +1,7 @@
 """A running desktop is resized, against a real API server. The test is the kubelet and the scheduler."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from cluster.operator_stage import Object, Stage
 from cluster.test_operator_crash import MOMENTS, Moment, cut_and_kill
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
+from vdi.kube.errors import Conflict
 from vdi.kube.resource import PODS
 from vdi.session.cluster_settings import ClusterSettings
 
@@ -20,10 +22,15 @@ OFFER = {"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "100Gi", "default
 async def a_running_desktop(stage: Stage, template: str, name: str = NAME) -> Object:
     session = await stage.session(name, template)
     pod = await stage.pod_of(session)
-    await stage.bind(pod, f"{stage.namespace}-one")
+    await bind(stage, pod)
     await stage.run(name)
     await report_resources(stage, pod)
     return session
+
+
+async def bind(stage: Stage, pod: Object) -> None:
+    with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
+        await stage.bind(pod, f"{stage.namespace}-one")
 
 
 async def report_resources(stage: Stage, pod: Object) -> None:
@@ -85,7 +92,7 @@ async def test_node_that_cannot_resize_needs_a_restart(stage: Stage) -> None:
     template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
     async with stage.operator():
         session = await stage.session(NAME, template)
-        await stage.bind(await stage.pod_of(session), f"{stage.namespace}-one")
+        await bind(stage, await stage.pod_of(session))
         await stage.run(NAME)
         await ask(stage, memory="6Gi")
         warned = await stage.warned(NAME, "ResizePending")
