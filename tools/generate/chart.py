@@ -133,5 +133,7 @@ def rendered_files(helm: Path) -> dict[Path, str]:
     }
     made[MANIFEST] = manifest_text(helm)
     made[chart_pages.SIZING] = replace_generated(chart_pages.SIZING.read_text(), node_fit.table(chart_pages.rows(helm)))
-    made[chart_pages.INSTALL_VARIANTS] = replace_generated(chart_pages.INSTALL_VARIANTS.read_text(), chart_pages.image_table(helm))
+    made[chart_pages.INSTALL_VARIANTS] = replace_generated(
+        chart_pages.INSTALL_VARIANTS.read_text(), chart_pages.image_table(helm)
+    )
     return made

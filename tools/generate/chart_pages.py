@@ -1,4 +1,4 @@
-"""What pages of docs say that only a render of the chart knows: docs/sizing.md's table and docs/install-variants.md's images."""
+"""Blocks of docs that only a render of the chart knows: the table of docs/sizing.md, the images of install-variants.md."""
 
 from pathlib import Path
 from typing import Any
