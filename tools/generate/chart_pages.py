@@ -1,4 +1,4 @@
-"""Blocks of docs that only a render of the chart knows: the table of docs/sizing.md, the images of install-variants.md."""
+"""Blocks of docs that need a render of the chart: the table of docs/sizing.md, the images of install-variants.md."""
 
 from pathlib import Path
 from typing import Any
