@@ -71,7 +71,7 @@ def add_user(kubeconfig: Path, user: str, password: str, *more: str, seconds: fl
 
 def remove_user(kubeconfig: Path, user: str) -> None:
     """Remove a local user. Raises PeopleError."""
-    _run(kubeconfig, "rm", user)
+    _run(kubeconfig, "rm", user, "--yes")
 
 
 def _run(kubeconfig: Path, *words: str, stdin: str = "", seconds: float = _COMMAND_SECONDS) -> str:
