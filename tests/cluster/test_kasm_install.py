@@ -61,7 +61,7 @@ def test_install_checks_runs_helm_and_names_the_rollback(
     said = install({**VALUES, "global": {"hostname": "localhost"}}, good, status=1)
     assert "global.hostname is a value of generation A" in said
     said = install({**VALUES, "deploymentSize": "large"}, good, status=1)
-    assert "missing" in said
+    assert re.search(r"requested - .+ free = .+ missing", said)
     assert f"upgrade --install kasm {good}" in install(VALUES, good, "--dry-run")
     assert made() == ""
 

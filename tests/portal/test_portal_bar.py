@@ -24,7 +24,7 @@ SELKIES = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>S
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>.hidden { display: none; }</style>
 <script src="stream-watch.js"></script></head>
 <body style="margin:0;background:#2d5a4a"><main id="app"><div id="status-display">Connecting...</div>
-<div class="toggle-handle">Selkies' menu</div></main><script>
+<div class="toggle-handle">Selkies' menu</div><button class="virtual-keyboard-button">Keys</button></main><script>
 window.heard = []; window.keys = [];
 window.webrtcInput = {resetKeyboard: () => heard.push('resetKeyboard')};
 addEventListener('message', ({data}) => heard.push(data));
@@ -126,7 +126,8 @@ def test_bar_is_used_by_keyboard_alone(browser: Browser, server: Server) -> None
 def test_bar_steers_selkies(browser: Browser, server: Server) -> None:
     with desktop(browser, server) as guest:
         page = guest.page
-        expect(page.locator(".toggle-handle")).to_be_hidden()
+        for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
+            expect(page.locator(selkies_own)).to_be_hidden()
         page.evaluate("postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)")
         clipboard = opened(page, "Clipboard").get_by_role("textbox", name="Clipboard of the desktop")
         expect(clipboard).to_have_value("copied there")

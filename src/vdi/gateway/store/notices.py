@@ -1,4 +1,4 @@
-"""Who gets which notices by e-mail: one row for each user who has chosen, with the kinds of `gateway.notices`."""
+"""Subscriptions to notices by e-mail: one row for each user who has chosen, with the kinds of `gateway.notices`."""
 
 from sqlalchemy import Column, String, Table, select
 
