@@ -84,8 +84,8 @@ class FilePages(PortalPages):
             raise CrossSiteError(f"Downloads start on a page of {self._settings.portal_url}.")
         content = self._content(request, user)
         length = (await anext(content)).decode()
-        # Without its `aclose`, a copy would go on for a moment after its browser has left.
-        done, media_type = BackgroundTask(content.aclose), "application/octet-stream"
+        # Else a copy would go on for a moment after its browser has left.
+        done, media_type = BackgroundTask(_close, content), "application/octet-stream"
         file = quote(_path(request).rpartition("/")[2] or request.path_params["name"], safe="", errors="replace")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{file}{'' if length else '.zip'}"}
         headers |= {"Content-Length": length} if length else {}
@@ -140,6 +140,10 @@ class FilePages(PortalPages):
         if not is_running(session):
             raise ActionDenied("Conflict", "The desktop is not running. Its files are shown while it runs.")
         return session
+
+
+async def _close(content: AsyncGenerator[bytes, None]) -> None:
+    await content.aclose()  # Starlette would call the method itself in a thread, which awaits nothing
 
 
 def _path(request: Request) -> str:
