@@ -233,7 +233,7 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 def verdicts(figures: Sequence[Figures]) -> list[str]:
-    """Each goal (docs/design/requirements.md, F1), and whether the median reaches it."""
+    """Each goal, and whether the median reaches it."""
     lines = []
     for way, goal, what in (
         (ThroughOperator.name, GOAL_S, "image present"),

@@ -57,6 +57,7 @@ OF_ADMIN = (
     "/admin/doctor",
     "/admin/audit",
     "/history?of=everyone",
+    "/recordings",
     "/history/usage?of=everyone",
     "/desktops/alice-ubuntu",
 )

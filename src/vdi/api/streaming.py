@@ -230,7 +230,7 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
 
 
 _SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
-_OF_SELKIES = ("streaming", "app", "keyboard")
+_OF_SELKIES = ("streaming", "app", "keyboard", "recording", "watermark")
 
 # Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`.
 RULES = (
@@ -261,6 +261,12 @@ RULES = (
         + "".join(f" + ({_GIVEN[field]} ? ' {field}' : '')" for field in ONLY_SELKIES_2)
         + " + '; leave it out'",
         ".streaming",
+    ),
+    Rule(
+        f"!(has(self.recording) || has(self.watermark)) || {_GENERATION} != '1'",
+        "recording and watermark are not possible with Selkies 1, the generation of the image (streaming.selkies, or "
+        "by its name); remove them",
+        field_path=".streaming",
     ),
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "

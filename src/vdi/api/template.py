@@ -20,6 +20,7 @@ from vdi.api.constraints import (
     NOT_THE_AGENTS,
     PRINTABLE,
     PRINTABLE_LINES,
+    PROGRAM_PATH,
     SUB_PATH,
     URL_PATH,
     Quantity,
@@ -32,6 +33,7 @@ from vdi.api.constraints import (
     quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.recording import RECORDING_RULES, TemplateRecording, TemplateWatermark
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
@@ -294,6 +296,57 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
 
 
+class TemplateProgram(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Programs from an image, mounted read-only beside the desktop's own."""
+
+    image: Annotated[
+        str, doc("Image whose files are mounted. No program of it is started.", IMAGE, minLength=1, maxLength=512)
+    ]
+    mount_path: Annotated[str, doc("Where its files are mounted.", PROGRAM_PATH, maxLength=512)]
+
+
+class UserNamespaces(StrEnum):
+    """Values of `isolation.userNamespaces`."""
+
+    AUTO = "Auto"
+    REQUIRED = "Required"
+    OFF = "Off"
+
+    @classmethod
+    def _missing_(cls, _value: object) -> "UserNamespaces":
+        """A value of a later version: the one that protects the node."""
+        return cls.REQUIRED
+
+
+class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How desktops are kept apart from their node."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            # The field's own default, {}, is checked before those in it are there.
+            "!has(self.rootInDesktop) || !self.rootInDesktop || self.userNamespaces == 'Required'",
+            "'true' needs userNamespaces: Required, because without a user namespace root would be the node's root",
+            field_path=".rootInDesktop",
+        ),
+    )
+
+    user_namespaces: Annotated[
+        UserNamespaces,
+        doc(
+            "Whether the pod has a user namespace, in which its user ids are none of the node's. Auto: where every "
+            "node that could run the desktop and the volumes allow it, else without; status.isolation of the session "
+            "says why. Required: only on nodes that have it, else the session waits. Off: never."
+        ),
+    ] = UserNamespaces.AUTO
+    root_in_desktop: Annotated[
+        bool,
+        doc(
+            "true: the user is root inside the desktop, without any capability, and can install packages until it "
+            "ends. runAsUser is ignored."
+        ),
+    ] = False
+
+
 class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     """A toleration, as in a pod's spec."""
 
@@ -486,6 +539,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
             ".volumes",
         ),
         *RULES,
+        *RECORDING_RULES,
     )
 
     image: Annotated[
@@ -512,6 +566,8 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = msgspec.field(default_factory=TemplateStreaming)
     app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
+    recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
+    watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = None
     protocol: Annotated[
         Protocol,
         doc(
@@ -552,6 +608,17 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         tuple[TemplateVolume, ...],
         doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),
     ] = ()
+    programs: Annotated[
+        tuple[TemplateProgram, ...],
+        doc(
+            "Images with programs, mounted read-only (image volumes). The session waits while no node has them.",
+            list_key="mountPath",
+            maxItems=8,
+        ),
+    ] = ()
+    isolation: Annotated[TemplateIsolation, doc("User namespaces, and root inside the desktop.")] = msgspec.field(
+        default_factory=TemplateIsolation
+    )
     startup_script: Annotated[
         StartupScript | None,
         doc(
@@ -604,6 +671,11 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "shm_size")
+
+    @property
+    def user_id(self) -> int:
+        """User and group id of the desktop's processes, inside it."""
+        return 0 if self.isolation.root_in_desktop else self.run_as_user
 
 
 class PrePullFailure(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vdi.api.template import Toleration
-from vdi.cluster.objects import Node, NodeSelectorTerm, Taint
+from vdi.cluster.features import Need, find_missing
+from vdi.cluster.objects import Node, NodeInfo, NodeSelectorTerm, RuntimeHandler, Taint
 from vdi.cluster.units import Amounts, amounts
 
 # Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk).
@@ -57,6 +58,8 @@ class Demand:
     tolerances: tuple[Tolerance, ...] = ()
     # Terms that select the nodes that can reach its volume; empty: all.
     pin: tuple[NodeSelectorTerm, ...] = ()
+    # Features that the node must have.
+    needs: tuple[Need, ...] = ()
 
 
 def demand_of(
@@ -64,6 +67,7 @@ def demand_of(
     selector: Iterable[tuple[str, str]] = (),
     tolerations: Iterable[Toleration] = (),
     pin: tuple[NodeSelectorTerm, ...] = (),
+    needs: tuple[Need, ...] = (),
 ) -> Demand:
     """A demand in its canonical form."""
     return Demand(
@@ -71,6 +75,7 @@ def demand_of(
         selector=tuple(sorted(selector)),
         tolerances=tuple(Tolerance.of(toleration) for toleration in tolerations),
         pin=pin,
+        needs=needs,
     )
 
 
@@ -88,6 +93,12 @@ class NodeCapacity:
     free: dict[str, int]
     # Used by other pods than desktops: no one knows when they end.
     foreign: dict[str, int] = field(default_factory=dict)
+    info: NodeInfo = field(default_factory=NodeInfo)
+    handlers: tuple[RuntimeHandler, ...] = ()
+
+    def lacks(self, need: Need) -> str:
+        """What this node lacks for a feature, as a clause; empty: nothing."""
+        return find_missing(need, self.info, self.handlers)
 
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether this much is free."""
@@ -119,6 +130,8 @@ def read_capacity(node: Node) -> NodeCapacity:
         closed=_why_closed(node, [one.key for one in keeping if one.key.startswith(_OF_CONDITION)]),
         allocatable=allocatable,
         free=dict(allocatable),
+        info=node.status.node_info,
+        handlers=node.status.runtime_handlers,
     )
 
 
@@ -134,9 +147,9 @@ def _why_closed(node: Node, taints: list[str]) -> str:
 
 
 def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
-    """Whether labels and taints of this node fit, whatever its state."""
+    """Whether labels, taints and features of this node fit, whatever its state."""
     labels = capacity.labels
-    if any(labels.get(key) != value for key, value in demand.selector):
+    if any(labels.get(key) != value for key, value in demand.selector) or any(map(capacity.lacks, demand.needs)):
         return False
     return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
 

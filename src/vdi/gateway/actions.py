@@ -30,10 +30,13 @@ from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.printable import is_printable
 from vdi.session.actions import (
+    AnswerAccess,
     Extend,
     PlanEnd,
     Refusal,
     Request,
+    RequestAccess,
+    Resize,
     Restart,
     Resume,
     SetSchedule,
@@ -52,6 +55,7 @@ from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
+AnyRequest = Request | RequestAccess | AnswerAccess
 # Checked before a name is put into a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_ATTEMPTS = 20
@@ -89,6 +93,11 @@ class Actions:
         """Set the length of the whole run, such as `10h`."""
         return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
 
+    async def resize(self, user: User, name: str, memory: str | None, cpu: str | None) -> VDISession:
+        """Set memory and CPU, of the running desktop too; None: as it is."""
+        detail = {field: value for field, value in (("memory", memory), ("cpu", cpu)) if value}
+        return await self._act(user, Action.RESIZE, name, Resize(memory, cpu), detail)
+
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
         """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
         # Checked before the audit keeps a description of it: it is untrusted text of any length.
@@ -118,6 +127,20 @@ class Actions:
     async def unshare(self, user: User, name: str, email: str) -> VDISession:
         """End the access of a guest."""
         return await self._act(user, Action.UNSHARE, name, Unshare(email), {"user": normal_user(email)})
+
+    async def request_access(self, user: User, name: str, role: GuestRole, length: str) -> VDISession:
+        """Ask the owner of a desktop to share it with this administrator."""
+        detail = {"role": str(role), "length": length[:20]}
+        return await self._act(user, Action.REQUEST_ACCESS, name, RequestAccess(user.email, role, length), detail)
+
+    async def answer_access(self, user: User, name: str, request: str, *, allow: bool) -> VDISession:
+        """The owner's answer to the request with this `expires`."""
+        detail = {"answer": "allowed" if allow else "refused", "request": request[:40]}
+        seen = self.context.cluster.session(name)
+        if seen and seen.spec.access_request and same_user(seen.spec.user, user.email):
+            asked = seen.spec.access_request
+            detail |= {"user": asked.user[:254], "role": asked.role[:20], "length": asked.length[:20]}
+        return await self._act(user, Action.ANSWER_ACCESS, name, AnswerAccess(request, allow), detail)
 
     async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
         """Announce the end of the desktop in it, and end it at that time; None: take the announcement back."""
@@ -184,7 +207,7 @@ class Actions:
         return home
 
     async def _act(
-        self, user: User, action: Action, name: str, request: Request, detail: Mapping[str, str]
+        self, user: User, action: Action, name: str, request: AnyRequest, detail: Mapping[str, str]
     ) -> VDISession:
         """Decide and write; after a conflict with another writer, read the session and decide again."""
         async with self._authorized(user, action, name, detail, request) as session:
@@ -206,7 +229,7 @@ class Actions:
                         raise
             raise ActionDenied("Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment.")
 
-    def _decide(self, user: User, session: VDISession, request: Request) -> dict[str, Any]:
+    def _decide(self, user: User, session: VDISession, request: AnyRequest) -> dict[str, Any]:
         template = self.context.cluster.template(session.spec.template)
         patch = decide(session, template, request, self.context.clock(), self.context.settings.cluster)
         if isinstance(patch, Refusal):
@@ -219,7 +242,7 @@ class Actions:
                 patch["metadata"]["annotations"] = {**patch["metadata"].get("annotations", {}), GROUPS: groups}
         return patch
 
-    def _within_limits(self, user: User, session: VDISession, request: Request) -> AbstractAsyncContextManager[None]:
+    def _within_limits(self, user: User, session: VDISession, request: AnyRequest) -> AbstractAsyncContextManager[None]:
         is_own = same_user(user.email, session.spec.user)
         if user.admin and not is_own:
             return nullcontext()
@@ -269,7 +292,7 @@ class Actions:
 
     @asynccontextmanager
     async def _authorized(
-        self, user: User, action: Action, name: str, detail: Mapping[str, str], request: Request | None = None
+        self, user: User, action: Action, name: str, detail: Mapping[str, str], request: AnyRequest | None = None
     ) -> AsyncIterator[VDISession]:
         """Yield the session, if the user has the right to this action; the body is counted and audited.
 

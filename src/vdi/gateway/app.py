@@ -29,6 +29,7 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
+from vdi.gateway.expired_access import ExpiredAccess
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, LimitsError, read_limits
@@ -49,6 +50,7 @@ from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.transfers import TransferCollector
 from vdi.gateway.web.connection import Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
@@ -171,6 +173,8 @@ def build_gateway(
     subscriptions = Subscriptions(context.cluster)
     edge = Edge(
         context,
+        agent=agent,
+        audit=audit,
         logins=logins,
         guard=guard,
         actions=actions,
@@ -192,7 +196,8 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
-    agent = agent or DesktopAgent(edge.desktop_key)
+    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
+    edge.verify.on_handshake = transfers.follow
     services = Services(
         context=context,
         guard=guard,
@@ -203,8 +208,9 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket),
+        agents=AgentRequests(context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket),
         doctor=DoctorRunner(context),
+        recordings=edge.recordings,
         gpu_slots=GpuSlots(context),
         subscriptions=subscriptions,
         problems=edge.problems,
@@ -222,7 +228,19 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context)),
+        components=(
+            health,
+            login,
+            edge,
+            api,
+            history,
+            portal,
+            homes_ahead,
+            diagnosis,
+            Notices(context),
+            transfers,
+            ExpiredAccess(context, audit),
+        ),
     )
 
 

@@ -39,6 +39,8 @@ from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
+from vdi.session.recording import refuse_picture
+from vdi.session.resize import MemoryAlert, find_memory_alert
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ SCRIPTS_SECONDS = 2.0
 SCRIPTS_MAX_BYTES = 64 * 1024
 MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
+# A page waits for it.
+MEMORY_SECONDS, MEMORY_MAX_BYTES = 1.0, 1024
 THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
 THUMBNAIL_MAX_BYTES = 16 * 1024
 # Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
@@ -79,6 +83,12 @@ def desktop_url(session: VDISession, port: int) -> str:
     address, meta = session.status.pod_ip, session.metadata
     host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
     return f"http://{url_host(host)}:{port}"
+
+
+class _Memory(msgspec.Struct, rename="camel"):
+    used: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(gt=0)]
+    is_short: bool
 
 
 class DesktopKeyError(Exception):
@@ -177,6 +187,20 @@ class DesktopAgent:
             raise ActionDenied("Conflict", why) from error
         except HTTP_ERRORS as error:
             raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
+
+
+async def read_memory_alert(
+    agent: DesktopAgent, session: VDISession, template: VDITemplate | None
+) -> MemoryAlert | None:
+    """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
+    if template is None or not is_running(session):
+        return None
+    try:
+        answer = await agent.ask(session, "GET", "/memory", seconds=MEMORY_SECONDS, max_bytes=MEMORY_MAX_BYTES)
+        memory = answer.json(_Memory)
+    except (ActionDenied, BadResponseError):
+        return None
+    return find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
@@ -353,7 +377,8 @@ def is_running(session: VDISession) -> bool:
 
 def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
     """Whether a user with this role gets a picture of the session: only the owner does."""
-    return role is Role.OWNER and template is not None and template.spec.thumbnails and is_running(session)
+    shows = template is not None and template.spec.thumbnails and is_running(session) and not refuse_picture(session)
+    return role is Role.OWNER and shows
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -35,7 +35,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.notices import NoticeSubscriptions
 from vdi.http_client import HTTP_ERRORS, is_local, open_client, reason_of
-from vdi.session.conditions import ADMITTED, WARNING_TYPES
+from vdi.session.conditions import ADMITTED, END_TYPES
 from vdi.session.failures import find_failure
 from vdi.session.users import normal_user
 
@@ -87,7 +87,7 @@ def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
     if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
         admitted = find_condition(status.conditions, ADMITTED)
         yield notice("session.first_in_line", queue_message(new), admitted.last_transition_time if admitted else "")
-    for kind in WARNING_TYPES:
+    for kind in END_TYPES:
         alert, before = find_condition(status.conditions, kind), find_condition(was.conditions, kind)
         if alert and not (before and before.last_transition_time == alert.last_transition_time):
             yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")

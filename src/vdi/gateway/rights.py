@@ -28,8 +28,14 @@ class User:
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
+    # Reads everyone's history, audit, transfers and films; has no right to others' desktops.
+    auditor: bool = False
     # The login or API token of the request; empty for background work.
     login_id: str = ""
+
+    @property
+    def may_audit(self) -> bool:
+        return self.admin or self.auditor
 
 
 def normal_groups(names: Iterable[str]) -> frozenset[str]:
@@ -48,18 +54,24 @@ class Action(StrEnum):
     SUSPEND = "suspend"
     RESTART = "restart"
     EXTEND = "extend"
+    RESIZE = "resize"
     SCHEDULE = "schedule"
     END = "end"
     SHARE = "share"
     UNSHARE = "unshare"
     PLAN_END = "plan-end"
+    # Start and end a film of a desktop that is recorded on demand.
+    RECORD = "record"
+    # An administrator asks the owner for access; the owner alone answers.
+    REQUEST_ACCESS = "request-access"
+    ANSWER_ACCESS = "answer-access"
 
 
 # Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action) - {Action.PLAN_END}
+            return frozenset(Action) - {Action.PLAN_END, Action.REQUEST_ACCESS}
         case Role.COLLABORATOR:
             return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
         case Role.VIEWER:
@@ -70,11 +82,11 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.BROWSE | Action.SHARE:
+        case Action.OPEN | Action.BROWSE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END:
+        case Action.EXTEND | Action.RESIZE | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
             return True
     return False
 

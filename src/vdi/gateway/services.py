@@ -16,6 +16,7 @@ from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.recordings import Recordings
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.web.streams import StreamLimit
@@ -36,6 +37,7 @@ class Services:
     audit: Audit
     agents: AgentRequests
     doctor: DoctorRunner
+    recordings: Recordings
     gpu_slots: GpuSlots
     subscriptions: Subscriptions
     # Why this process is not ready, one line each; administrators see them on the overview.

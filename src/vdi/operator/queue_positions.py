@@ -5,7 +5,7 @@ the front every step is published, further back only a change of a tenth.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import merge
@@ -127,7 +127,7 @@ class QueuePositions:
         if self._fitting_of != self._queue.changes:
             self._fitting.clear()
             self._fitting_of = self._queue.changes
-        anywhere = Demand(demand.takes, demand.selector, demand.tolerances)
+        anywhere = replace(demand, pin=())
         if anywhere not in self._fitting:
             self._fitting[anywhere] = find_fitting(anywhere, self._queue.capacities.values())
         return self._fitting[anywhere]

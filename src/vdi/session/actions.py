@@ -1,4 +1,4 @@
-"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, plan its end. Pure.
+"""Decisions about actions on a session, such as suspend, extend, resize, share and plan its end. Pure.
 
 The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
 `decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
@@ -13,11 +13,21 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, GuestRole, PlannedEnd, VDISession
+from vdi.api.session import (
+    FULL_CONTROL,
+    MAX_GUESTS,
+    Access,
+    AccessRequest,
+    GuestRole,
+    PlannedEnd,
+    SessionResources,
+    VDISession,
+)
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
+from vdi.session.effective import Blocked, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
@@ -29,6 +39,9 @@ _LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
+# An administrator's request lapses after this, and asks for no more than that.
+REQUEST_LAPSES = timedelta(minutes=1)
+_LONGEST_HELP = timedelta(hours=8)
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -67,6 +80,14 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """Set memory and CPU, of the running desktop too; None: as it is."""
+
+    memory: str | None = None
+    cpu: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SetSchedule:
     """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
 
@@ -96,13 +117,30 @@ class PlanEnd:
     end: PlannedEnd | None
 
 
-Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare | PlanEnd
+@dataclass(frozen=True, slots=True)
+class RequestAccess:
+    """Ask the owner for a share that lasts for `length`, such as `30m`."""
+
+    user: str
+    role: GuestRole
+    length: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAccess:
+    """The owner's answer. `request`: `expires` of the request that they have read."""
+
+    request: str
+    allow: bool
+
+
+Request = Suspend | Resume | Restart | Extend | Resize | SetSchedule | Share | Unshare | PlanEnd
 
 
 def decide(
     session: VDISession,
     template: VDITemplate | None,
-    request: Request,
+    request: Request | RequestAccess | AnswerAccess,
     now: datetime,
     settings: ClusterSettings = _UNKNOWN_SETTINGS,
 ) -> Patch | Refusal:
@@ -122,6 +160,8 @@ def decide(
             change = _restart(session, now)
         case Extend(timeout):
             change = _extend(session, template, timeout, now, settings)
+        case Resize():
+            change = _resize(session, template, request, settings)
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
             same = schedule == session.spec.schedule
@@ -130,6 +170,10 @@ def decide(
             change = _share(session, template, request, now)
         case Unshare(user):
             change = _unshare(session, user)
+        case RequestAccess():
+            change = _request_access(session, template, request, now)
+        case AnswerAccess():
+            change = _answer_access(session, template, request, now)
         case PlanEnd(end):
             change = _plan_end(session, end, now)
     if isinstance(change, Refusal) or not change:
@@ -182,6 +226,64 @@ def is_expired(access: Access, now: datetime) -> bool:
         return True
 
 
+def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
+    """The request that the owner can answer now."""
+    found = session.spec.access_request
+    ends = as_time(found.expires) if found else None
+    return found if ends and ends > now else None
+
+
+def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, tuple[Access, ...], AccessRequest | None] | None:
+    """A patch without ended shares and a lapsed request, and these; None: there are none."""
+    ended = tuple(access for access in session.spec.access if is_expired(access, now))
+    lapsed = None if pending_request(session, now) else session.spec.access_request
+    if session.metadata.deletion_timestamp or not (ended or lapsed):
+        return None
+    patch = _guests(session, tuple(access for access in session.spec.access if access not in ended))
+    if lapsed:
+        patch["spec"]["accessRequest"] = None
+    patch["metadata"]["uid"] = session.metadata.uid
+    return patch, ended, lapsed
+
+
+def _request_access(
+    session: VDISession, template: VDITemplate | None, request: RequestAccess, now: datetime
+) -> Patch | Refusal:
+    name, pending = session.metadata.name, pending_request(session, now)
+    if pending:
+        return Refusal("Conflict", f"{pending.user} is asking for access to the desktop {name!r}. Wait for the answer.")
+    try:
+        length = parse_duration(request.length)
+    except ValueError:
+        length = timedelta()
+    if not timedelta(minutes=1) <= length <= _LONGEST_HELP:
+        allowed, shown = f"1m to {format_duration(_LONGEST_HELP)}", request.length[:_SHOWN_CHARACTERS]
+        return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
+    share = _share(session, template, Share(request.user, request.role, now + length), now)
+    if isinstance(share, Refusal):
+        return share
+    expires = format_time(now + REQUEST_LAPSES)
+    asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
+    # With the resource version: of two requests at once, the later one must not replace what the owner reads.
+    version = session.metadata.resource_version
+    return {"metadata": {"resourceVersion": version}, "spec": {"accessRequest": msgspec.to_builtins(asked)}}
+
+
+def _answer_access(
+    session: VDISession, template: VDITemplate | None, answer: AnswerAccess, now: datetime
+) -> Patch | Refusal:
+    pending = pending_request(session, now)
+    if pending is None or pending.expires != answer.request:
+        return Refusal("Conflict", "This request for access has lapsed or was answered already.")
+    patch: Patch | Refusal = _guests(session, session.spec.access)
+    if answer.allow:
+        ends = now + parse_duration(pending.length)
+        patch = _share(session, template, Share(pending.user, GuestRole(pending.role), ends), now)
+    if not isinstance(patch, Refusal):
+        patch["spec"]["accessRequest"] = None
+    return patch
+
+
 def _restart(session: VDISession, now: datetime) -> Patch | Refusal:
     if session.spec.suspended:
         name = session.metadata.name
@@ -218,6 +320,25 @@ def _extend(
             "timeout", f"more than {ran}", timeout,
         )  # fmt: skip
     return {"spec": {"timeout": timeout}}
+
+
+def _resize(
+    session: VDISession, template: VDITemplate | None, request: Resize, settings: ClusterSettings
+) -> Patch | Refusal:
+    if template is None:
+        return Refusal("Conflict", f"The template {session.spec.template!r} cannot be read, so its limits are unknown.")
+    # The API server sets defaults of its own beside a resource that is named; the template's are kept.
+    present = size_of(session.spec, template.spec.resources)
+    size = {"gpu": present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
+    size = {name: value for name, value in size.items() if value}
+    resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
+    resized = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
+    problem = resolve(resized, template, settings)
+    for error in problem.errors if isinstance(problem, Blocked) else ():
+        if (field := error.field.removeprefix("spec.resources.")) in ("memory", "cpu"):
+            code: Literal["OverLimit", "Invalid"] = "OverLimit" if error.allowed.startswith("at most") else "Invalid"
+            return Refusal(code, f"{error.message}.", field, error.allowed, str(error.value))
+    return {} if resources == session.spec.resources else {"spec": {"resources": size}}
 
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:

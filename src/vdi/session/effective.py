@@ -16,8 +16,10 @@ from vdi.api.template import (
     PodTemplate,
     Scheme,
     StartupScript,
+    TemplateProgram,
     TemplateResources,
     TemplateVolume,
+    UserNamespaces,
     VDITemplate,
 )
 from vdi.cluster.capacity import Demand, demand_of
@@ -27,6 +29,7 @@ from vdi.session import streaming
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
+from vdi.session.isolation import Isolation, find_obstacle, plan_isolation
 from vdi.session.naming import is_operators_key, refuse_hostname
 from vdi.session.schedule import find_problems, find_session_problem, is_time_zone
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
@@ -43,6 +46,9 @@ _GUARDED_ENV = frozenset(
         "VDI_AGENT_TOKEN",
         "VDI_AGENT_TOKEN_SHA256",
         "VDI_AGENT_PORT",
+        "VDI_RECORDING",
+        "VDI_USER",
+        "VDI_WATERMARK",
     }
 )
 
@@ -105,6 +111,8 @@ class Desktop:
     # Generation of Selkies in the image: "1" or "2"; empty: it has none.
     selkies: str
     run_as_user: int
+    # Where root gets an empty home, if it has no other: the image's own belongs to another user.
+    root_home: str
     shm_size: str
     home: Home | None
     # The template's volumes that this user gets.
@@ -116,6 +124,8 @@ class Desktop:
     image_pull_secrets: tuple[str, ...]
     # The gateway controls access, and the desktop asks for no password.
     behind_gateway: bool
+    programs: tuple[TemplateProgram, ...]
+    isolation: Isolation
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
         """The capacity that its pod needs. `pin`: the nodes that can reach its home; empty: all."""
@@ -127,7 +137,8 @@ class Desktop:
         }
         if self.ephemeral_storage is not None:
             takes[EPHEMERAL_STORAGE] = amount(EPHEMERAL_STORAGE, self.ephemeral_storage)
-        return demand_of(takes, self.placement.node_selector.items(), self.placement.tolerations, pin)
+        placement = self.placement
+        return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin, self.isolation.needs)
 
 
 class Size(NamedTuple):
@@ -171,7 +182,7 @@ def resolve(
     # Only the worst kind of problem is reported, but all problems of that kind at once, so that one edit can fix them.
     if of_session := [*_invalid_hostname(session, settings), *_invalid_session(session.spec)]:
         return _refuse(Reason.INVALID_SESSION, of_session)
-    if of_template := list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway)):
+    if of_template := list(_invalid_template(template, settings, gpu=gpu, home=home)):
         message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     new_home = home.size if home and home.claim not in homes else None
@@ -195,7 +206,8 @@ def resolve(
         scheme=spec.scheme,
         probe_path=streaming.probe_path(spec, behind_gateway=behind_gateway),
         selkies=streaming.generation(spec),
-        run_as_user=spec.run_as_user,
+        run_as_user=spec.user_id,
+        root_home="" if home or spec.user_id else spec.persistence.mount_path,
         shm_size=spec.shm_size,
         home=home,
         volumes=mounts.volumes,
@@ -205,6 +217,8 @@ def resolve(
         pod_template=spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in spec.image_pull_secrets),
         behind_gateway=behind_gateway,
+        programs=spec.programs,
+        isolation=plan_isolation(spec, gpu, settings.gpu_resource),
     )
 
 
@@ -242,7 +256,10 @@ def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
     return FieldError(field, value, allowed_in_session(field), f"{field}: {why}")
 
 
-def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, behind_gateway: bool) -> Iterator[str]:
+def _invalid_template(
+    template: VDITemplate, settings: ClusterSettings, *, gpu: int, home: Home | None
+) -> Iterator[str]:
+    behind_gateway = settings.edge_middleware is not None
     spec, offer = template.spec, template.spec.resources
     quantities = {
         "spec.resources.defaultCPU": offer.default_cpu,
@@ -266,6 +283,9 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
     yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
+    obstacle = find_obstacle(spec, gpu, settings.gpu_resource)
+    if obstacle and spec.isolation.user_namespaces is UserNamespaces.REQUIRED:
+        yield f"spec.isolation.userNamespaces: 'Required' is not possible: {obstacle}; allowed: Auto, Off"
     if spec.schedule:
         yield from find_problems(spec.schedule)
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)

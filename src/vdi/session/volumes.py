@@ -108,6 +108,10 @@ def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway
             if path in paths:
                 yield f"spec.volumes: something is already mounted at {path}; choose another mountPath"
             paths.add(path)
+    for path in (program.mount_path for program in spec.programs):
+        # Also not above: what is mounted inside it would need a folder in an image that is read-only.
+        if above := [other for other in sorted(paths) if f"{other}/".startswith(f"{path}/")]:
+            yield f"spec.programs: something is already mounted at {above[0]}; choose another mountPath than {path}"
 
 
 def folder_name(name: str) -> str:

@@ -124,6 +124,9 @@ REFUSED = [
     (["extend", "1h", "--timeout", "2h"], 2, "name the additional time"),
     (["extend", "two"], 2, "additional time: 'two' is not a duration"),
     (["extend", "1h"], 1, "timeout: 5h is more than 4h, the maximum for template 'ubuntu-desktop'"),
+    (["resize"], 2, "name the new size: --memory 6Gi, --cpu 2, or both"),
+    (["resize", "--memory", "much"], 2, "spec.resources.memory: 'much' is not a quantity"),
+    (["resize", "--memory", "500Gi"], 1, "spec.resources.memory: 500Gi is more than the"),
     (["share", "bob@example.com", "--expires-in", "soon"], 2, "--expires-in: 'soon' is not a duration"),
     (["share", "bob@example.com", "--role", "owner"], 2, "owner"),
     (["unshare", "bob@example.com"], 1, "This desktop is not shared with bob@example.com. It is shared with no one."),
@@ -144,6 +147,13 @@ def test_refused_actions_change_nothing(vdi: Vdi, fake: FakeCluster, words: list
 def test_a_missing_session_is_reported(vdi: Vdi, words: list[str]) -> None:
     ran = vdi("session", words[0], "nobody", *words[1:])
     assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace vdi-sessions\n")
+
+
+def test_access_is_requested_through_a_gateway_only(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(SESSIONS, a_session(status=running()))
+    ran = vdi("session", "request-access", "alice-desktop", "--as", "viewer", "--for", "30m")
+    assert (ran.code, "through a gateway" in ran.err) == (2, True), ran
+    assert fake.bodies == []
 
 
 def test_share_and_unshare_edit_the_guests(vdi: Vdi, fake: FakeCluster) -> None:

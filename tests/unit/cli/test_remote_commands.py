@@ -60,6 +60,10 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
     end = format_time(began + timedelta(hours=10))
     assert f"session {name} ends at {end}" in remote("session", "extend", name, "2h").out
+    assert (
+        f"session {name}: 2Gi memory, 500m CPU; see"
+        in remote("session", "resize", name, "--memory", "2Gi", "--cpu", "500m").out
+    )
     at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")
     assert at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
     assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"

@@ -46,6 +46,7 @@ def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
     agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     agent.Handler.script_reports = tmp_path
+    agent.Handler.transfers, agent.Handler.transfers_digest = agent.Transfers(), sha256(b"selkies").hexdigest()
     agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -228,3 +229,45 @@ def test_start_up_scripts_are_reported_in_their_order(port: int, tmp_path: Path)
     (tmp_path / "1").write_text("{")
     assert ask(port, "GET", "/startup-scripts")[0] == 503
     assert ask(port, "GET", "/startup-scripts", token="wrong")[0] == 401
+
+
+def test_transfers_are_reported_by_selkies_and_read_by_the_gateway(port: int) -> None:
+    event = {"event": "file.download", "filename": "a" * 600 + "\ud800", "size_bytes": True, "content": "x"}
+    assert ask(port, "POST", "/transfers", body=json.dumps(event))[0] == 404  # the gateway's token
+    assert ask(port, "GET", "/transfers", token="selkies")[0] == 401
+    assert ask(port, "POST", "/notice", token="selkies", body='{"id": "a", "text": "b"}')[0] == 401
+    for wrong in ("", "[]", '{"event": 1}', "x" * 20_000):
+        assert ask(port, "POST", "/transfers", token="selkies", body=wrong)[0] == 400
+    assert ask(port, "POST", "/transfers", token="selkies", body=json.dumps(event))[0] == 200
+    first = json.loads(ask(port, "GET", "/transfers?log=&after=0&wait=0")[1])
+    assert [(one["number"], one["event"]) for one in first["events"]] == [(1, "log.begin"), (2, "file.download")]
+    assert set(first["events"][1]) == {"number", "at", "age", "event", "filename"}
+    assert first["events"][1]["filename"] == "a" * 512
+    rest = json.loads(ask(port, "GET", f"/transfers?log={first['log']}&after=2&wait=0.01")[1])
+    assert rest == {"log": first["log"], "connected": 0, "events": []}
+    assert ask(port, "GET", "/transfers?wait=long")[0] == 400
+
+
+def test_transfers_wait_for_the_next_event(agent: Any) -> None:
+    transfers = agent.Transfers()
+    threading.Timer(0.05, transfers.add, [b'{"event": "session.connect"}']).start()
+    found = transfers.read(f"log={transfers.log}&after=1&wait=20")
+    assert (found["connected"], [event["number"] for event in found["events"]]) == (1, [2])
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_memory_counts_no_page_cache_and_warns_steadily(agent: Any, tmp_path: Path, version: str) -> None:
+    folder, prefix = (tmp_path / "memory", "total_") if version == "v1" else (tmp_path, "")
+    names = ("memory.usage_in_bytes", "memory.limit_in_bytes") if version == "v1" else ("memory.current", "memory.max")
+    folder.mkdir(exist_ok=True)
+    (folder / "memory.stat").write_text(f"anon 5\n{prefix}inactive_file 100\n{prefix}active_file 200\n")
+    (folder / names[1]).write_text("1000\n")
+    memory, seen = agent.Memory(tmp_path), []
+    for used in (890, 900, 810, 790, 890):
+        (folder / names[0]).write_text(f"{used + 300}\n")
+        seen.append(memory.look())
+    assert seen[0] == {"used": 890, "limit": 1000, "isShort": False}
+    assert [look["isShort"] for look in seen] == [False, True, True, False, False]
+    (folder / names[1]).write_text("max\n")
+    with pytest.raises(agent.UnknownError, match="can't be read"):
+        memory.look()

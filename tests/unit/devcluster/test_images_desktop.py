@@ -58,7 +58,10 @@ def test_each_container_has_an_agent_token_of_its_own(
     env = {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
     first, second = desktop.take_secrets(env), desktop.take_secrets(env)
 
-    assert list(first) == ["SELKIES_MASTER_TOKEN"] and len(first["SELKIES_MASTER_TOKEN"]) >= 32
+    assert (
+        list(first) == ["SELKIES_MASTER_TOKEN", "SELKIES_AUDIT_WEBHOOK_TOKEN"]
+        and len(first["SELKIES_MASTER_TOKEN"]) >= 32
+    )
     assert first != second
     assert env == {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
 

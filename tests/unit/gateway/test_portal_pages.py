@@ -157,6 +157,7 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
         ("end", "/end", {}, None, "/"),
         ("end", "/end", {"delete_home": "yes"}, None, "/"),
         ("extend", "", {"length": "9h"}, {"timeout": "9h"}, "/desktops/alice-desktop"),
+        ("resize", "", {"memory": "2Gi"}, {"resources": {"memory": "2Gi"}}, "/desktops/alice-desktop"),
         (
             "share",
             "",
@@ -189,6 +190,18 @@ async def test_an_action_is_done_and_said(
     after = await alice.get(answer.headers["location"])
     assert after.status_code == 200
     assert 'class="notice good"' in after.text
+
+
+async def test_full_memory_is_said_to_the_owner_with_one_click(stage: PortalStage) -> None:
+    stage.put(a_template(resources={"maxMemory": "16Gi"}), running(access=SHARED))
+    stage.agent.memory = b'{"used": 3960000000, "limit": 4294967296, "isShort": true}'
+    offered = '<button class="second" name="memory" value="6Gi">Give it 2 GiB more</button>'
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "Your desktop uses 92 % of its memory. Give it 2 GiB more?" in page
+    assert offered in page
+    stage.agent.memory = b'{"used": -1, "limit": 4294967296, "isShort": true}'
+    assert "of its memory" not in (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "of its memory" not in (await stage.browser(BOB).get("/desktops/alice-desktop")).text
 
 
 async def test_ending_says_when_files_are_deleted() -> None:

@@ -296,3 +296,41 @@ async def test_notice_is_retried_until_it_is_outdated(world: ActivityWorld) -> N
     await deliver(world, session, pod, Notice("Expiring", "Soon", "At 10", "2026-11-20T10:00:00Z"))
     world.clock.wall = START + timedelta(hours=2)
     assert (await world.agents.deliver(key)).requeue_after is None
+
+
+STARTING = {"mode": "Always", "state": "Starting"}
+
+
+async def test_recorded_desktop_is_polled_often_until_it_is_recorded(running: ActivityWorld) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
+    running.agent.answer |= {"recording": {"state": "Failed", "message": "disk full"}, "graphics": GRAPHICS}
+    assert await running.poll() == 1.0
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.message == "disk full"
+    running.agent.answer["recording"] = {"state": "On"}
+    await running.poll()
+    assert running.was_woken()
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+    assert await running.poll() == 5.0
+    assert not running.was_woken()
+
+
+async def test_recorded_desktop_without_an_agent_is_not_recorded(running: ActivityWorld) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+    running.agent.status = 503
+    assert [await running.poll() for _ in range(2)] == [1.0, 1.0]
+    assert not running.was_woken()
+    await running.poll()
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.state == "Failed"
+
+
+@pytest.mark.parametrize("wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}])
+async def test_hostile_report_of_a_film_is_no_film(running: ActivityWorld, wrong: Any) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
+    running.agent.answer["recording"] = wrong
+    assert [await running.poll() for _ in range(3)] == [1.0, 1.0, 1.0]
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.state == "Failed"

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from vdi.api.schedule import Day, SessionSchedule
-from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd, SessionResources
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
@@ -43,7 +43,7 @@ from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
 from vdi.kube.errors import ApiError
-from vdi.session.actions import PlanEnd, Request, Restart, SetSchedule, Share, Unshare
+from vdi.session.actions import PlanEnd, Request, Resize, Restart, SetSchedule, Share, Unshare
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
 from vdi.session.users import same_user
@@ -522,6 +522,24 @@ def extend(
     _tell(raw, said, output)
 
 
+@app.command(epilog=examples("session resize alice-desktop --memory 6Gi", "session resize alice-desktop --cpu 2"))
+@with_backend
+def resize(
+    target: Target,
+    name: Name,
+    memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a desktop more or less memory or CPU; a running one without a restart, up to the template's maximum."""
+    if memory is None and cpu is None:
+        raise CliError("name the new size: --memory 6Gi, --cpu 2, or both", USAGE)
+    raw = target.run(_action(name, Resize(memory, cpu)))
+    size = operations.as_session(raw).spec.resources or SessionResources()
+    cpus = f", {size.cpu} CPU" if size.cpu else ""
+    _tell(raw, f"session {name}: {size.memory} memory{cpus}; see {PROGRAM} session show {name}{target.flags}", output)
+
+
 @app.command(
     epilog=examples(
         "session schedule alice-desktop --at 08:30",
@@ -634,6 +652,28 @@ def share(
     url = session.status.url
     said = f"session {name} is shared with {found.user} as {found.role}{until}"
     _tell(raw, f"{said}; send them its address: {url}" if url else said, output)
+
+
+@app.command(epilog=examples("session request-access alice-desktop --as viewer --for 30m"))
+@with_backend
+def request_access(
+    target: Target,
+    name: Name,
+    role: Annotated[GuestRole, typer.Option("--as", help=GUEST_ROLES)] = GuestRole.VIEWER,
+    length: Annotated[str, typer.Option("--for", help="Duration, 1m to 8h.")] = "30m",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Ask the owner of a desktop for access, to help. For administrators of the portal; through the gateway only.
+
+    The owner allows or refuses it within a minute, over the desktop or in the portal.
+    """
+    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+
+    if not isinstance(target, GatewayTarget):
+        raise CliError(f"the owner is asked through a gateway, but this would use a cluster: {target.why}", USAGE)
+    raw = target.run(lambda backend: backend.request_access(name, role, length))
+    owner = operations.as_session(raw).spec.user
+    _tell(raw, f"{owner} is asked. Without an answer, the request lapses after a minute", output)
 
 
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))

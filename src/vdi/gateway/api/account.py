@@ -33,6 +33,7 @@ class Me(msgspec.Struct, rename="camel"):
     name: Annotated[str, doc("Display name; may be empty.")]
     groups: Annotated[tuple[str, ...], doc("Groups as reported by the login.")]
     admin: Annotated[bool, doc("Whether this user may open `/admin`.")]
+    auditor: Annotated[bool, doc("Whether this user may read everyone's history, audit log and transfers.")]
     namespace: Annotated[str, doc("Kubernetes namespace of your new desktops.")]
     portal: Annotated[str, doc("Address of the portal.")]
     use: Annotated[Use, doc("Limits and current usage of this user.")]
@@ -75,6 +76,7 @@ async def me(call: Call[Empty, None]) -> Me:
         name=user.name,
         groups=tuple(sorted(user.groups)),
         admin=user.admin,
+        auditor=user.auditor,
         namespace=settings.namespace_for(user.groups),
         portal=settings.portal_url,
         use=await queries.read_use(call.api, user),

@@ -29,6 +29,7 @@ _TABLES = (
     account.operation,
     account.home_operation,
     admin.admin_operation,
+    admin.audit_operation,
 )
 # The whole API.
 OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)
@@ -50,7 +51,7 @@ _ALWAYS = ("unauthenticated", "too-many-requests", "unexpected", "unavailable")
 _TAGS = {
     "Desktops": "Start, follow, share and end desktops.",
     "Templates": "The kinds of desktop that you can start.",
-    "History": "Past sessions and usage.",
+    "History": "Past sessions, films and usage.",
     "Homes": "The volumes that hold your files.",
     "Account": "Who you are, your limits, and your API tokens.",
     "Administration": "For administrators: desktops of all users and shared resources.",

@@ -86,6 +86,8 @@ class Operation:
     # Media types of a response that is not one JSON object, such as `text/event-stream`.
     media: str
     admin: bool
+    # Whether auditors may, beside administrators.
+    auditor: bool
     # Problem codes that this operation has beyond those that all have.
     problems: Sequence[str]
 
@@ -103,9 +105,9 @@ class OperationTable:
     is the handler's name in camel case.
     """
 
-    def __init__(self, tag: str, *, admin: bool = False) -> None:
+    def __init__(self, tag: str, *, admin: bool = False, auditor: bool = False) -> None:
         self.operations: list[Operation] = []
-        self._tag, self._admin = tag, admin
+        self._tag, self._admin, self._auditor = tag, admin, auditor
 
     def __call__(
         self,
@@ -138,6 +140,7 @@ class OperationTable:
                 status=status,
                 media=media,
                 admin=self._admin,
+                auditor=self._auditor,
                 problems=problems,
             )
             self.operations.append(operation)
@@ -151,7 +154,7 @@ def created(path: str, made: msgspec.Struct, **headers: str) -> Response:
     return Response(msgspec.json.encode(made), 201, headers={"Location": PREFIX + path, **headers}, media_type=JSON)
 
 
-async def admit(request: Request, api: Services, *, admin: bool) -> User:
+async def admit(request: Request, api: Services, *, admin: bool, auditor: bool) -> User:
     """The authenticated user of a request within their rate. Raises ProblemError, or an error of the guard."""
     user = await api.guard.user_of(request)
     if user is None:
@@ -159,7 +162,7 @@ async def admit(request: Request, api: Services, *, admin: bool) -> User:
     # Before CSRF and rights: a script that is refused again and again costs as much as one that is answered.
     await _limit_rate(api, user)
     await api.guard.check_csrf(request)
-    if admin and not user.admin:
+    if admin and not (user.admin or (auditor and user.auditor)):
         raise ProblemError("forbidden", f"Only administrators can do this; {user.email} is not an administrator.")
     return user
 
@@ -208,7 +211,7 @@ class Endpoint:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
-        user = await admit(request, self._api, admin=operation.admin)
+        user = await admit(request, self._api, admin=operation.admin, auditor=operation.auditor)
         call = Call(request, self._api, user, _query(request, operation.query), await _body(request, operation.body))
         result = await operation.handler(call)
         if isinstance(result, Response):

@@ -11,9 +11,12 @@ from starlette.responses import Response
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
+    AccessAnswer,
+    AccessRequest,
     EndQuery,
     Extend,
     PlanEnd,
+    Resize,
     Schedule,
     Session,
     SessionQuery,
@@ -94,6 +97,16 @@ async def extend_session(call: Call[Empty, Extend]) -> Session:
     return _shown(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
 
 
+@operation("POST /sessions/{name}/resize", problems=_CHANGE)
+async def resize_session(call: Call[Empty, Resize]) -> Session:
+    """Set memory and CPU, without a restart.
+
+    While that is not done, the condition `ResizePending` says why.
+    """
+    memory, cpu = call.body.memory, call.body.cpu
+    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), memory, cpu))
+
+
 @operation("POST /sessions/{name}/suspend", problems=_CHANGE)
 async def suspend_session(call: Call[Empty, None]) -> Session:
     """Stop the desktop and free its GPU; home and address are kept."""
@@ -151,6 +164,23 @@ async def share_session(call: Call[Empty, Share]) -> Session:
 async def unshare_session(call: Call[Empty, None]) -> Session:
     """End a share; the guest is disconnected."""
     return _shown(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
+
+
+@operation("POST /sessions/{name}/access-request", problems=(*_CHANGE, "view-only-unavailable"))
+async def request_access(call: Call[Empty, AccessRequest]) -> Session:
+    """Ask the owner of a desktop to share it with you, for a time. For administrators.
+
+    The owner answers over the desktop, in the portal or with this API, within a minute; then the request lapses.
+    """
+    body = call.body
+    return _shown(call, await call.api.actions.request_access(call.user, call.path("name"), body.role, body.length))
+
+
+@operation("POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable"))
+async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
+    """Allow or refuse an administrator's request for access to your desktop."""
+    name, body = call.path("name"), call.body
+    return _shown(call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow))
 
 
 @operation("GET /sessions/{name}/startup-scripts", problems=("not-found", "forbidden", "conflict", "unavailable"))

@@ -19,19 +19,25 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, is_running, read_memory_alert
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
+from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
+from vdi.session.actions import is_expired, pending_request
+from vdi.session.recording import is_recorded, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = (Action.SUSPEND, Action.RESTART, Action.EXTEND)
+CHANGES = (
+    *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
+    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.EXTEND),
+)
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
@@ -60,6 +66,7 @@ class DesktopBar:
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
+    recordings: Recordings
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -70,7 +77,7 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/restart` and `/.vdi/extend?length=10h`."""
+        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?request=EXPIRES&allow=true` and the like."""
         self.handoff.check_own_page(request)
         if request.headers.get(HEADER) != "1":
             raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
@@ -78,14 +85,24 @@ class DesktopBar:
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             raise HTTPException(401, _NOT_ENTERED, OURS)
+        query = request.query_params
         user, name = User(grant.user, groups=grant.groups, login_id=grant.login_id), admitted.session.metadata.name
         match request.url.path.rpartition("/")[2]:
             case Action.SUSPEND:
                 await self.actions.suspend(user, name)
             case Action.RESTART:
                 await self.actions.restart(user, name)
+            case Action.RECORD:
+                await self.recordings.switch(user, admitted.session, wanted=query.get("on") == "1")
+            case Action.UNSHARE:
+                await self.actions.unshare(user, name, query.get("user", ""))
+            case Action.ANSWER_ACCESS:
+                allow = query.get("allow") == "true"
+                await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
+            case Action.RESIZE:
+                await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
             case _:  # the last one of CHANGES
-                await self.actions.extend(user, name, request.query_params.get("length", ""))
+                await self.actions.extend(user, name, query.get("length", ""))
         return Response(status_code=204, headers=OURS)
 
     async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
@@ -120,9 +137,16 @@ class DesktopBar:
                 *filter(None, [view.files_note]),
             ],
             "actions": sorted(view.actions),
+            "recorded": is_recorded(session),
+            "recording": recording_note(template),
             "extensions": lengths,
+            "memory": await read_memory_alert(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
+            "request": pending_request(session, now) if view.mine else None,
+            "guests": [access.user for access in session.spec.access if not is_expired(access, now)]
+            if view.mine
+            else [],
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }

@@ -41,6 +41,7 @@ from vdi.kube.errors import Forbidden, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import grant_token, read_basic_auth, subprotocols
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,8 @@ class Verify:
     tables: TokenTablePublisher
     ready: Callable[[], bool]
     handshake_seconds: float = HANDSHAKE_SECONDS
+    # Called with the session at each WebSocket handshake that passes.
+    on_handshake: Callable[[VDISession], None] = lambda _: None
     disconnects: DisconnectDetector = field(default_factory=DisconnectDetector, init=False)
 
     def __post_init__(self) -> None:
@@ -251,8 +254,8 @@ class Verify:
             where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock())
         ):
             return self._sent(request, where, renewed)
-        if session.spec.suspended:
-            return _later("This desktop is suspended.")
+        if why := "This desktop is suspended." if session.spec.suspended else refuse_picture(session):
+            return _later(why)
         cookies = that_fit(without_ours(request.cookies))
         passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
         outcome = "renewed" if renewed else "allowed"
@@ -278,6 +281,7 @@ class Verify:
         token = grant_token(master, claims.gid)
         passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
+            self.on_handshake(session)
             self.disconnects.opened(session.metadata.name, claims.gid, request.path, time.monotonic())
             if not request.path.startswith(SIGNALLING):
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))

@@ -36,6 +36,7 @@ from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY,
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
 from vdi.session.queueing.messages import place_in_line
+from vdi.session.recording import recording_note, refuse_picture
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
@@ -103,6 +104,8 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
         return Stage("starting", "Waking up", "The desktop is being resumed.")
     if status.phase == Phase.RUNNING and denied:
         return Stage("denied", "You cannot view this desktop", denied)
+    if status.phase == Phase.RUNNING and (why := refuse_picture(session)):
+        return Stage("denied", "Waiting for the recording", why)
     if status.phase == Phase.RUNNING:
         return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
     if failure := find_failure(session):
@@ -338,6 +341,7 @@ class WaitingPage:
             "name": name,
             "stage": stage,
             "files_note": files_note(session, template) if session and stage.key in ("queued", "starting") else "",
+            "recording_note": recording_note(template),
             "now": self.context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }

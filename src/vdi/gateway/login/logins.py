@@ -106,6 +106,7 @@ class Logins:
 
     def __init__(self, context: GatewayContext) -> None:
         self._store = LoginStore(context.database)
+        self._settings = context.settings
         self._idle = context.settings.login_idle
         self._longest = context.settings.login_max
         self._clock = context.clock
@@ -170,7 +171,7 @@ class Logins:
             return None
         if in_use:
             await self._see(login)
-        return _person(login)
+        return self._person(login)
 
     async def person_by_token(self, token: str) -> User | None:
         """The user of an API token, while it holds."""
@@ -180,7 +181,7 @@ class Logins:
         if found is None or not self._holds(found):
             return None
         await self._see(found)
-        return _person(found)
+        return self._person(found)
 
     async def is_live(self, login_id: str) -> bool:
         """Whether this login or API token holds now."""
@@ -196,7 +197,7 @@ class Logins:
     async def person_by_id(self, login_id: str) -> User | None:
         """The user of a login or API token, while it holds. Only for ids that the gateway itself has kept."""
         credential = await self._holding(login_id)
-        return _person(credential) if credential is not None else None
+        return self._person(credential) if credential is not None else None
 
     async def source_of(self, login_id: str) -> str:
         """`local` or `oidc`; empty for an unknown login."""
@@ -317,17 +318,21 @@ class Logins:
         in_use = not isinstance(credential, Login) or now - credential.seen < self._idle
         return credential.ended is None and now < credential.expires and in_use
 
+    def _person(self, credential: Login | ApiToken) -> User:
+        user, groups, settings = credential.user, credential.groups, self._settings
+        return User(
+            email=user,
+            name=credential.name,
+            groups=groups,
+            admin=credential.admin,
+            auditor=user in settings.auditor_users or not groups.isdisjoint(settings.auditor_groups),
+            login_id=credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}",
+        )
+
 
 def hash_of(secret: str) -> str:
     """The SHA-256 of a random secret: the database has only this."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _person(credential: Login | ApiToken) -> User:
-    login_id = credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}"
-    return User(
-        email=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
-    )
 
 
 def local_identity(user: str, entry: LocalUser, settings: Settings) -> Identity:

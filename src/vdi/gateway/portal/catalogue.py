@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.session import SessionSpec, VDISession
-from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
+from vdi.api.template import AccessMode, HomeScope, TemplateResources, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import Choice, template_title
@@ -25,6 +25,7 @@ from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
+from vdi.session.recording import recording_note
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
@@ -69,13 +70,19 @@ class Offer:
     home_note: str
 
 
+def size_choices(resources: TemplateResources, chosen: str, cpu: str) -> tuple[list[Choice], list[Choice]]:
+    """Memory and CPUs up to the template's maximum, with these two among them."""
+    memory_steps = _up_to(_MEMORY, chosen, resources.max_memory or resources.default_memory)
+    cpu_steps = _up_to(_CPU, cpu, resources.max_cpu or resources.default_cpu)
+    return [Choice(step, memory(step)) for step in memory_steps], [Choice(step, cpus(step)) for step in cpu_steps]
+
+
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     """Lists of what template and cluster allow."""
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
-    memory_steps = _up_to(_MEMORY, resources.default_memory, resources.max_memory)
-    cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
+    memory_steps, cpu_steps = size_choices(resources, resources.default_memory, resources.default_cpu)
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
     idle_default = (
@@ -83,8 +90,8 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     )
     return Offer(
         gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
-        memory=[Choice(step, memory(step)) for step in memory_steps],
-        cpus=[Choice(step, cpus(step)) for step in cpu_steps],
+        memory=memory_steps,
+        cpus=cpu_steps,
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
         timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         timeout_hint=_timeout_hint(life.on_timeout),
@@ -319,6 +326,7 @@ class CataloguePages(PortalPages):
             typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
             home_used_by=self._home_used_by(template, user),
+            recording_note=recording_note(template),
         )
 
     def _first_choice(self, template: VDITemplate, user: User) -> dict[str, str]:

@@ -19,7 +19,7 @@ from vdi.gateway.desktop_agent import find_session, is_running
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
 from vdi.gateway.rights import Action, User, refusal
-from vdi.gateway.store.audit import Act
+from vdi.gateway.store.audit import Act, show_name
 from vdi.gateway.web.credentials import find_foreign_origin
 from vdi.gateway.web.middleware import STREAMED
 from vdi.http_client import RequestOptions, ResponseStream, decode_json
@@ -124,7 +124,8 @@ class FilePages(PortalPages):
                 raise ActionDenied(code, f"{escape(path) or 'The home'}: {why}.")
             if way == "upload" or where != "/files":
                 length = (request if way == "upload" else answer).headers.get("Content-Length", "")
-                meta, detail = session.metadata, {"path": escape(path)[:300], "bytes": length}
+                shown = show_name(path, self._settings.transfer_audit)
+                meta, detail = session.metadata, {"path": shown, "bytes": length}
                 act = {"actor": user.email, "action": f"files.{way}", "target": meta.name, "owner": session.spec.user}
                 await self._services.audit.record(Act(**act, uid=meta.uid, detail=detail))
             yield answer

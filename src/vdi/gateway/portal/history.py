@@ -1,4 +1,4 @@
-"""Pages below `/history`: past sessions, usage by month and exports; the timeline of a desktop's page."""
+"""Pages below `/history`: past sessions, films, usage by month and exports; the timeline of a desktop's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import queries
+from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat
 from vdi.gateway.history.usage import By, Month
@@ -22,6 +23,7 @@ from vdi.gateway.services import Services
 from vdi.gateway.store.audit import DONE, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
+from vdi.gateway.web.credentials import find_foreign_origin
 from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
 from vdi.session.users import normal_user
 
@@ -100,7 +102,7 @@ def run_time(past: SessionHistory, now: datetime) -> timedelta:
 
 def _whose(request: Request, user: User) -> tuple[str | None, bool]:
     """Whose history is requested (None: everybody's), and whether the page is the administrators' one."""
-    if request.query_params.get("of") == "everyone" and user.admin:
+    if request.query_params.get("of") == "everyone" and user.may_audit:
         return normal_user(request.query_params.get("user", "").strip()[:254]) or None, True
     return user.email, False
 
@@ -113,6 +115,9 @@ class HistoryPages(PortalPages):
             self._get("/history", self.history),
             self._get("/history/usage", self.usage),
             self._get("/history/{what}.{form}", self.export),
+            self._get("/recordings", self.recordings),
+            self._get("/recordings/{id}", self.player),
+            self._get("/recordings/{id}/film.mp4", self.film),
         ]
 
     async def history(self, request: Request, user: User) -> Response:
@@ -173,15 +178,39 @@ class HistoryPages(PortalPages):
         )
 
     async def export(self, request: Request, user: User) -> Response:
-        """GET /history/sessions.csv, runs.jsonl, usage.csv of a month; for administrators audit.csv too."""
+        """GET /history/sessions.csv, runs.jsonl, transfers.csv, usage.csv of a month; audit.csv for administrators."""
         email, everyone = _whose(request, user)
         what, form = request.path_params["what"], request.path_params["form"]
         if what not in (*Dataset, queries.USAGE) or form not in [*ExportFormat]:
-            raise HTTPException(404, "Available: sessions, runs and usage, each as .csv and .jsonl.")
+            raise HTTPException(404, "Available: sessions, runs, transfers and usage, each as .csv and .jsonl.")
         if what == Dataset.AUDIT and not everyone:
             raise HTTPException(403, "The audit is for administrators.")
         month, by = request.query_params.get("month"), request.query_params.get("by")
         return await queries.download(self._services, what, ExportFormat(form), user=email, month=month, by=by)
+
+    async def recordings(self, request: Request, user: User) -> Response:
+        """GET /recordings: films, newest first, each with how much of its run was filmed."""
+        cursor = request.query_params.get("cursor")
+        try:
+            films = await queries.read_recordings(self._services, user, limit=PAGE_SIZE, cursor=cursor)
+        except DatabaseUnavailableError:
+            films = None
+        everyone = user.may_audit
+        return self._page(request, user, "recordings.html", here="history", films=films, everyone=everyone)
+
+    async def player(self, request: Request, user: User) -> Response:
+        """GET /recordings/ID: the film with its controls."""
+        film, _ = await self._services.recordings.watch(user, request.path_params["id"])
+        return self._page(request, user, "recording.html", here="history", film=film)
+
+    async def film(self, request: Request, user: User) -> Response:
+        """GET /recordings/ID/film.mp4: the film, in the ranges that the player asks for."""
+        if find_foreign_origin(request.headers, self._settings.portal_url):  # it leaves a trace in the audit
+            raise CrossSiteError(f"Films are shown on a page of {self._settings.portal_url}.")
+        film, file = await self._services.recordings.watch(user, request.path_params["id"])
+        name = f"{film.name}-{film.started:%Y%m%d-%H%M%S}.mp4"
+        kind = "attachment" if "download" in request.query_params else "inline"
+        return FileResponse(file, media_type="video/mp4", filename=name, content_disposition_type=kind)
 
 
 def _months(now: datetime, shown: Month) -> list[Choice]:

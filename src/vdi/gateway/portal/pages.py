@@ -32,6 +32,7 @@ DONE = {
     "plan-end": "The end is announced in {name}.",
     "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
+    "resize": "{name} has a new size. While it runs, it gets that without a restart.",
     "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
@@ -42,6 +43,9 @@ DONE = {
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
     "share": "{name} is shared. Send your guest its address. To open it, they sign in here with a login of their own.",
+    "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
+    "allow-access": "{name} is shared. End it under Sharing at any time.",
+    "refuse-access": "The request for access to {name} is refused.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "
@@ -114,11 +118,18 @@ class PortalPages:
         self._settings = services.context.settings
         self._renderer = Renderer(services.context.settings)
 
-    def _get(self, path: str, page: Callable[[Request, User], Awaitable[Response]], *, admin: bool = False) -> Route:
+    def _get(
+        self,
+        path: str,
+        page: Callable[[Request, User], Awaitable[Response]],
+        *,
+        admin: bool = False,
+        or_auditor: bool = False,
+    ) -> Route:
         """A page for users who are logged in; anyone else is sent to the login and back."""
 
         async def answer(request: Request) -> Response:
-            return await page(request, await self._user(request, admin))
+            return await page(request, await self._user(request, admin, or_auditor))
 
         return Route(path, answer, methods=["GET"])
 
@@ -136,9 +147,9 @@ class PortalPages:
 
         return Route(path, answer, methods=["POST"])
 
-    async def _user(self, request: Request, admin: bool) -> User:
+    async def _user(self, request: Request, admin: bool, or_auditor: bool = False) -> User:
         guard = self._services.guard
-        user = await (guard.require_admin(request) if admin else guard.require(request))
+        user = await (guard.require_admin(request, or_auditor=or_auditor) if admin else guard.require(request))
         request.state.banner = await read_banner(self._services.context.database)
         return user
 

@@ -4,7 +4,7 @@ The operator publishes them in `status.queue` and the condition Admitted; the do
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.cluster.objects import NodeSelectorRequirement, NodeSelectorTerm
@@ -133,6 +133,15 @@ def _places(free: Amounts, takes: Amounts) -> int:
 
 
 def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Shortage:
+    plain = replace(demand, needs=())
+    suitable = [node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)]
+    if suitable:
+        lacking = [f"node {one.name} has {_join(filter(None, map(one.lacks, demand.needs)))}" for one in suitable]
+        more = f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
+        words = (
+            f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}{more}"
+        )
+        return Shortage(Reason.NODE_FEATURE_MISSING, words, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:

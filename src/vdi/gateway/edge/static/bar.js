@@ -33,6 +33,7 @@ textarea { box-sizing: border-box; width: 100%; height: 6rem; font: inherit; col
 let state;
 let open = ""; /* Name of the panel that is open. */
 let busy = "";
+let declined = false; /* The memory offer, until the desktop has enough again. */
 let font;
 let lastInput = Date.now();
 const known = { audio: true, microphone: false, text: "" };
@@ -58,7 +59,9 @@ const handle = button("Menu", () => toggle(), { class: "handle", "aria-expanded"
 const bar = make("div", { id: "bar", class: "bar", role: "toolbar", hidden: true });
 const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
+const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
+const memory = make("div", { class: "lost", role: "status", hidden: true });
 
 const selkies = (message) => window.postMessage(message, location.origin);
 const input = () => window.webrtcInput; /* Selkies' keyboard and pointer, over either transport. */
@@ -78,18 +81,19 @@ const timeLeft = () => {
 };
 
 const change = async (action, query = "") => {
-  busy = { suspend: "Suspending.", restart: "Restarting.", extend: "" }[action];
+  busy = { suspend: "Suspending.", restart: "Restarting." }[action] ?? "";
   try {
     const answer = await fetch(`/.vdi/${action}${query}`, { method: "POST", headers: { "X-VDI-Bar": "1" } });
     if (!answer.ok) throw new Error((await answer.text()).trim());
   } catch (error) {
     busy = "";
-    panel.append(text(error.message, "warn"));
+    (action === "resize" ? memory : panel).append(text(error.message, "warn"));
     return;
   }
   show("");
+  declined ||= action === "resize";
   await ask();
-  if (action === "extend") setTimeout(ask, 2000); /* The operator has written the new end by then. */
+  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or film by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
@@ -134,7 +138,10 @@ const PANELS = {
   ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
-    ...(state.watching ?? []).map((guest) => text(guest)), row(link("Share, or end a share", page("#share")))]],
+    ...(state.watching ?? []).map((guest) => text(guest)),
+    ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
+  Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
+    () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
@@ -149,11 +156,38 @@ const show = (name) => {
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
 };
 
+const drawRequest = () => {
+  const { request } = state;
+  if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
+  asked.dataset.request = request?.expires ?? "";
+  asked.hidden = !request;
+  const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
+  asked.replaceChildren(...(request ? [
+    text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
+    row(button("Allow", answer(true)), button("Refuse", answer(false))),
+  ] : []));
+};
+
+const offerMemory = () => {
+  declined &&= Boolean(state.memory);
+  const isOffered = Boolean(state.memory) && !declined;
+  if (isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
+  memory.hidden = !isOffered;
+  const [words, size, label] = state.memory ?? [];
+  memory.replaceChildren(...(isOffered ? [text(words, "warn"), row(
+    size && button(label, () => change("resize", `?memory=${size}`)),
+    button("Not now", () => { declined = true; offerMemory(); }),
+  )] : []));
+};
+
 const draw = () => {
+  drawRequest();
+  offerMemory();
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
-  handle.textContent = state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`;
+  const film = state.recorded ? "\u25cf Recorded \u00b7 " : "";
+  handle.textContent = film + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
   handle.classList.toggle("warn", !state.owner && state.notices.length > 0);
   left.textContent = timeLeft();
   document.title = state.name;
@@ -230,7 +264,7 @@ const onMessage = (event) => {
 
 export const start = (first) => {
   state = first;
-  root.append(make("style", {}, STYLE + state.colours), bar, handle, panel, lost);
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost, memory);
   document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
   document.body.append(host);
   draw();
