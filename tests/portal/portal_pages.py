@@ -89,6 +89,7 @@ def other_pages(server: Server) -> dict[str, str]:
         stage = describe(session, Role.OWNER)
         note = "Files here are deleted when this desktop ends." if stage.key == "starting" else ""
         shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note}
+        shown["recording_note"] = "This desktop is recorded." if stage.key == "starting" else ""
         page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
         return fill("wait.html", **shown, **page, owner="")
 
