@@ -238,6 +238,9 @@ def test_one_application_needs_no_labwc_and_a_desktop_does(desktop: ModuleType) 
         assert parts.env["WAYLAND_DISPLAY"] == "wayland-1" and parts.env["XDG_SESSION_TYPE"] == "wayland"
         assert not {"DISPLAY", "XAUTHORITY"} & parts.stream_env.keys()
     assert whole._environment("xfdesktop")["GDK_BACKEND"] == "x11"
+    whole.env |= {"WAYLAND_DISPLAY": "wayland-2", "DISPLAY": ":3"}
+    found = whole._environment("vdi-agent")
+    assert (found["WAYLAND_DISPLAY"], found["DISPLAY"]) == ("wayland-2", ":3"), "labwc's, as applications have"
     assert "GDK_BACKEND" not in whole._environment("xfce4-panel")
     assert "labwc" in whole.VITAL
 
