@@ -186,6 +186,12 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"recording": {"retention": "30 days"}}, "recording.retention", "30 days", TIME),
     ({"recording": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
     ({"watermark": {"text": "x"}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    *(
+        ({"agents": {field: True}}, "agents.enabled", "", "countsAsUse, run and recordText need enabled: true")
+        for field in ("countsAsUse", "run", "recordText")
+    ),
+    ({"agents": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    ({"agents": {}, "protocol": "Web"}, "protocol", "", "are settings of Selkies"),
     ({"watermark": {"text": "x", "position": "Left"}}, "watermark.position", "Left", '"Moving"'),
     ({"watermark": {"text": "a\u202eb"}}, "watermark.text", "", "must have only printable characters"),
     *(

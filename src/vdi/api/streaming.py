@@ -230,7 +230,7 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
 
 
 _SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
-_OF_SELKIES = ("streaming", "app", "keyboard", "recording", "watermark")
+_OF_SELKIES = ("streaming", "app", "keyboard", "recording", "watermark", "agents")
 
 # Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`.
 RULES = (
@@ -263,9 +263,9 @@ RULES = (
         ".streaming",
     ),
     Rule(
-        f"!(has(self.recording) || has(self.watermark)) || {_GENERATION} != '1'",
-        "recording and watermark are not possible with Selkies 1, the generation of the image (streaming.selkies, or "
-        "by its name); remove them",
+        f"!(has(self.recording) || has(self.watermark) || has(self.agents)) || {_GENERATION} != '1'",
+        "recording, watermark and agents are not possible with Selkies 1, the generation of the image "
+        "(streaming.selkies, or by its name); remove them",
         field_path=".streaming",
     ),
     Rule(

@@ -1,6 +1,8 @@
 """`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a notice is."""
 
+import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -43,7 +45,7 @@ def screen(agent: Any) -> Screen:
 @pytest.fixture
 def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
     agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
-    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
+    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"))
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     agent.Handler.script_reports = tmp_path
     agent.Handler.transfers, agent.Handler.transfers_digest = agent.Transfers(), sha256(b"selkies").hexdigest()
@@ -90,13 +92,13 @@ def test_graphics_are_reported_once_all_is_decided(agent: Any, tmp_path: Path) -
 
 def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
     def no_one_knows() -> dict[str, Any]:
-        agent.idle_seconds(":77777", tmp_path / "Xauthority")
-        raise AssertionError("there is no such X server")
+        agent.input_question(tmp_path)()
+        raise AssertionError("there is no such file")
 
     agent.Handler.activity = staticmethod(no_one_knows)
     status, why = ask(port, "GET", "/activity")
     assert status == 503
-    assert "the X server can't be asked" in why
+    assert "the time of the last input can't be read" in why
 
 
 @pytest.mark.parametrize(
@@ -159,23 +161,58 @@ def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:
     assert (status, "the X server can't be asked" in words) == (503, True)
 
 
-def test_keys_of_a_probe_are_no_activity(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    photon = agent.Photon(":1", Path("/nowhere"), lambda: 0.0)
-    assert photon.real_idle(300.0) == 300.0, "never armed"
-
-    photon.thread, photon.touched, photon.since = threading.Thread(), 700.0, 50.0
+def test_a_browser_of_a_probe_is_no_visit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    photon = agent.Photon(":1", Path("/nowhere"))
+    photon.thread, photon.since = threading.Thread(), 50.0
+    assert not photon.covers(51.0), "none is under way"
     monkeypatch.setattr(photon.thread, "is_alive", lambda: True)
-    assert photon.real_idle(0.1) == 300.0, "the probe's key was 0.1 s ago, a person's 300 s"
     assert photon.covers(51.0)
     assert not photon.covers(49.0), "who was there before is no probe"
 
-    monkeypatch.setattr(photon.thread, "is_alive", lambda: False)
-    photon.ended, now[0] = 1010.0, 1100.0
-    assert photon.real_idle(95.0) == 400.0, "the last key of all was the probe's"
-    assert photon.real_idle(60.0) == 60.0, "somebody came after it"
-    assert not photon.covers(51.0)
+
+class Selkies:
+    """The class of Selkies that takes what browsers send."""
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    async def on_message(self, message: str, *args: object, **kwargs: object) -> None:
+        self.taken.append((message, args, kwargs))
+
+
+@pytest.mark.parametrize(
+    ("message", "is_input"),
+    [
+        *((message, True) for message in ("kd,97", "kh,97", "m,10,20,0,0", "m2,1,0,0,0", "sf,0,9", "co,end,é")),
+        *((message, False) for message in ("kd,269025097", "ku,97", "js,b,0,1,1", "SETTINGS,{}", "cw,YQ==", "pong")),
+    ],
+)
+def test_input_of_people_ends_the_idle_time(
+    agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, is_input: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    class Handler(Selkies):
+        pass
+
+    sys.modules["last_input"].note_input(Handler, tmp_path / "input")
+    ask, handler = agent.input_question(tmp_path), Handler()
+    now[0] = 1060.0
+    assert ask() == (60.0, False), "untouched since its start"
+    asyncio.run(handler.on_message(message, "primary", conn_id=1))
+    now[0] = 1062.0
+    assert ask() == ((2.0, True) if is_input else (62.0, False))
+    assert handler.taken == [(message, ("primary",), {"conn_id": 1})]
+
+
+def test_idle_time_is_unknown_without_the_last_input(agent: Any, tmp_path: Path) -> None:
+    ask = agent.input_question(tmp_path)
+    with pytest.raises(agent.UnknownError, match="the time of the last input can't be read"):
+        ask()
+    (tmp_path / "input").write_bytes(b"short")
+    with pytest.raises(agent.UnknownError, match="5 bytes"):
+        ask()
 
 
 def program(tmp_path: Path, script: str) -> str:
