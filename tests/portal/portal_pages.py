@@ -88,7 +88,7 @@ def other_pages(server: Server) -> dict[str, str]:
     def wait_page(session: VDISession) -> str:
         stage = describe(session, Role.OWNER)
         note = "Files here are deleted when this desktop ends." if stage.key == "starting" else ""
-        shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note}
+        shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note, "recording_note": ""}
         page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
         return fill("wait.html", **shown, **page, owner="")
 

@@ -230,6 +230,21 @@ def test_extend_link_works_on_a_page_opened_before_the_run(browser: Browser, ser
         expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
 
 
+def test_free_gpus_are_offered_live_and_start_the_desktop(browser: Browser, server: Server) -> None:
+    queue = {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}
+    status = {"phase": "Pending", "queue": queue, "url": "https://alice-training.vdi.localhost"}
+    large = a_session("alice-training", template="pytorch", resources={"gpu": 3}, status=status)
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-training")
+        expect(guest.page.get_by_text("free now")).to_have_count(0)
+        server.do(lambda: server.stage.put(large))
+        expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
+        guest.page.get_by_role("button", name="Start with 2").click()
+        expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
+        assert server.stage.cluster.objects["alice-training"]["spec"]["resources"]["gpu"] == 2
+        assert quiet(guest) == []
+
+
 def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server: Server) -> None:
     page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}
