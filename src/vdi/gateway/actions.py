@@ -84,7 +84,7 @@ class Actions:
                 action="session.start",
                 target=new.metadata.name,
                 owner=new.spec.user,
-                detail={"template": request.template},
+                detail={"template": request.template} | request.options,
             )
             async with self._written(user, act):
                 return await self.starter.carry_out(user, start)
