@@ -280,6 +280,9 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     earliest_slot: Annotated[
         str, instant("When capacity is expected, unless another session ends earlier, is extended, or has priority.")
     ] = ""
+    available_gpu: Annotated[
+        int, doc("GPUs, fewer than requested, with which the session would start at once. Absent: not even with one.")
+    ] = 0
     node_request_time: Annotated[
         str,
         instant(

@@ -84,7 +84,7 @@ class Actions:
                 action="session.start",
                 target=new.metadata.name,
                 owner=new.spec.user,
-                detail={"template": request.template},
+                detail={"template": request.template} | request.options,
             )
             async with self._written(user, act):
                 return await self.starter.carry_out(user, start)
@@ -93,10 +93,14 @@ class Actions:
         """Set the length of the whole run, such as `10h`."""
         return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
 
-    async def resize(self, user: User, name: str, memory: str | None, cpu: str | None) -> VDISession:
-        """Set memory and CPU, of the running desktop too; None: as it is."""
-        detail = {field: value for field, value in (("memory", memory), ("cpu", cpu)) if value}
-        return await self._act(user, Action.RESIZE, name, Resize(memory, cpu), detail)
+    async def resize(
+        self, user: User, name: str, memory: str | None = None, cpu: str | None = None, gpu: str = ""
+    ) -> VDISession:
+        """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None: as it is."""
+        if not re.fullmatch(r"[0-9]{0,4}", gpu):
+            raise invalid("gpu", gpu[:20], "a whole number")
+        detail = {field: value for field, value in (("memory", memory), ("cpu", cpu), ("gpu", gpu)) if value}
+        return await self._act(user, Action.RESIZE, name, Resize(memory, cpu, int(gpu or 0)), detail)
 
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
         """Set the times at which the operator resumes and suspends the desktop; None: remove them."""

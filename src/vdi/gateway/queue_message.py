@@ -12,7 +12,7 @@ from vdi.session.queueing.messages import waiting_message
 _ASK = "Ask your administrator"
 # Each of `QUEUE_REASONS` as the end of a sentence.
 REASONS: Mapping[str, str] = {
-    Reason.GPUS_BUSY: "all suitable GPUs are in use",
+    Reason.GPUS_BUSY: "not enough suitable GPUs are free",
     Reason.CPU_BUSY: "not enough CPU is free",
     Reason.MEMORY_BUSY: "not enough memory is free",
     Reason.EPHEMERAL_STORAGE_BUSY: "not enough local disk is free",

@@ -81,10 +81,11 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Set memory and CPU, of the running desktop too; None: as it is."""
+    """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None or 0: as it is."""
 
     memory: str | None = None
     cpu: str | None = None
+    gpu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +329,11 @@ def _resize(
     if template is None:
         return Refusal("Conflict", f"The template {session.spec.template!r} cannot be read, so its limits are unknown.")
     # The API server sets defaults of its own beside a resource that is named; the template's are kept.
-    present = size_of(session.spec, template.spec.resources)
-    size = {"gpu": present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
+    present, queue = size_of(session.spec, template.spec.resources), session.status.queue
+    if request.gpu and not (queue and request.gpu <= queue.available_gpu and request.gpu < present.gpu):
+        why = f"no longer starts at once with fewer GPUs ({request.gpu}): they are taken, or it has started."
+        return Refusal("Conflict", f"The desktop {session.metadata.name!r} {why}")
+    size = {"gpu": request.gpu or present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
     size = {name: value for name, value in size.items() if value}
     resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
     resized = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))

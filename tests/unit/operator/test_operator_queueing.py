@@ -261,7 +261,7 @@ def test_expected_time_of_another_day_has_its_date(hours: int, by: str) -> None:
     assert waiting.blocked.message.endswith(f" Capacity is expected by {by}.")
     status = {"message": waiting.blocked.message, "queue": msgspec.to_builtins(waiting.queue)}
     said = queue_message(world.session("alice", status=status))
-    assert said.endswith(f"all suitable GPUs are in use. Capacity is expected by {by}.")
+    assert said.endswith(f"not enough suitable GPUs are free. Capacity is expected by {by}.")
     assert f'<time datetime="{format_time(slot)}"' in local_times(said, world.clock.now())
 
 
@@ -307,6 +307,19 @@ def test_far_positions_are_published_again_only_when_they_matter() -> None:
     world.admission.withdraw("uid-s02")
     assert world.reported(sessions[30])[0] == 28
     assert pods
+
+
+async def test_gpus_that_are_free_are_published_as_they_change() -> None:
+    world = QueueWorld(gpus=4)
+    world.template = world.put_template(resources={"defaultGPU": 1, "maxGPU": 4})
+    pods = world.fill(3)
+    session = world.session("large", resources={"gpu": 4})
+    assert (waiting := world.request(session)) and waiting.queue.available_gpu == 1
+    world.remove(world.caches.pods, pods[0])
+    await world.admission._enqueue_outdated(int(world.clock.now().timestamp() * 1000))
+    assert world.woken == ["large"]
+    assert (waiting := world.request(session)) and waiting.queue.available_gpu == 2
+    assert world.request(world.session("large", resources={"gpu": 2})) is None
 
 
 async def test_sessions_with_a_changed_position_are_woken() -> None:

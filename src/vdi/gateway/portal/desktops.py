@@ -184,10 +184,11 @@ class DesktopPages(PortalPages):
         return await self._do(request, user, "extend", action, place="extend_error", typed=form)
 
     async def resize(self, request: Request, user: User, form: Form) -> Response:
-        """More or less memory and CPU; what the form leaves out stays."""
-        name, memory, cpu = _name(request), form.get("memory", "")[:32], form.get("cpu", "")[:32]
-        action = self._services.actions.resize(user, name, memory or None, cpu or None)
-        return await self._do(request, user, "resize", action, place="resize_error")
+        """More or less memory and CPU, or fewer GPUs for a desktop that waits; what the form leaves out stays."""
+        memory, cpu, gpu = form.get("memory", "")[:32], form.get("cpu", "")[:32], form.get("gpu", "")
+        action = self._services.actions.resize(user, _name(request), memory or None, cpu or None, gpu)
+        what, place = ("start", "error") if gpu else ("resize", "resize_error")
+        return await self._do(request, user, what, action, place)
 
     async def schedule(self, request: Request, user: User, form: Form) -> Response:
         """Set or remove the desktop's schedule."""

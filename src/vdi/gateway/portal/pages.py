@@ -42,7 +42,7 @@ DONE = {
     "upload": "{name} uploaded.",
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
-    "share": "{name} is shared. Send your guest its address. To open it, they sign in here with a login of their own.",
+    "share": "{name} is shared. To open it, your guest needs a login here. Send them the invitation.",
     "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
     "allow-access": "{name} is shared. End it under Sharing at any time.",
     "refuse-access": "The request for access to {name} is refused.",

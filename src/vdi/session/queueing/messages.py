@@ -73,11 +73,9 @@ def explain_shortage(
     if not group.capacities:
         return _explain_placement(demand, list(capacities.values()))
     here = list(group.capacities.values())
-    offering = [
-        capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in _extended(demand))
-    ]
+    offering = [capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand))]
     if not offering:
-        names = _join(name for name, _ in _extended(demand))
+        names = _join(name for name, _ in extended(demand))
         return Shortage(Reason.NO_GPUS, f"{_none_of(here)} offers {names}", hopeless=True)
     large = [capacity for capacity in offering if capacity.could_fit(demand.takes)]
     if not large:
@@ -170,7 +168,7 @@ def _explain_busy(
     if fitting:
         words = f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
         return Shortage(Reason.RESERVED, words)
-    order = [name for name, _ in _extended(demand)] + list(_USUAL)
+    order = [name for name, _ in extended(demand)] + list(_USUAL)
     desired = dict(demand.takes)
     short = {name: [r for r in capacities if r.free.get(name, 0) < desired[name]] for name in order if name in desired}
     name = max(short, key=lambda one: len(short[one])) if any(short.values()) else order[0]
@@ -225,7 +223,8 @@ def _too_large(demand: Demand, capacities: Sequence[NodeCapacity]) -> str:
     return f"no single node has everything that is needed ({_join(needed)})"
 
 
-def _extended(demand: Demand) -> list[tuple[str, int]]:
+def extended(demand: Demand) -> list[tuple[str, int]]:
+    """The demand for extended resources: GPUs."""
     return [(name, number) for name, number in demand.takes if name not in _USUAL]
 
 
