@@ -36,10 +36,6 @@ from vdi.session.naming import HOLD, Identity, has_label, pod_name
 from vdi.session.resize import find_resize
 
 log = logging.getLogger(__name__)
-_NEEDS_RESTART = (
-    "This cluster cannot resize a running desktop (that needs Kubernetes 1.33). A restart applies the new size, and "
-    "closes all programs: save your work first."
-)
 _KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
 
 
@@ -106,7 +102,8 @@ class Builder:
         except ApiError as failure:
             # The second is of an API server with older nodes.
             if failure.api_missing or "without support for resize" in failure.message:
-                return Alert(RESIZE_PENDING, Reason.NEEDS_RESTART, _NEEDS_RESTART)
+                words = "A restart applies the new size, and closes all programs: save your work first."
+                return Alert(RESIZE_PENDING, Reason.NEEDS_RESTART, f"This cluster resizes no running desktop. {words}")
             if (refusal := explain_refusal(failure, PODS.kind)) is None:
                 raise
             reason = Reason.INFEASIBLE if refusal.needs_change else Reason.DEFERRED

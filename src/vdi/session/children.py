@@ -364,11 +364,8 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
     elif not desktop.run_as_user:
         volumes.append({"name": "home", "emptyDir": {}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
-    volumes.extend(
-        {"name": mount.volume, "image": {"reference": mount.image, "pullPolicy": "IfNotPresent"}}
-        for mount in desktop.mounts
-        if mount.image
-    )
+    images = {mount.volume: {"reference": mount.image} for mount in desktop.mounts if mount.image}
+    volumes.extend({"name": name, "image": {**image, "pullPolicy": "IfNotPresent"}} for name, image in images.items())
     if desktop.startup_script:
         script = desktop.startup_script.config_map_key_ref
         items = [{"key": script.key, "path": _SCRIPT_FILE}]

@@ -1,8 +1,7 @@
 """Isolation of a desktop: whether its pod gets a user namespace, and the reason why not. Pure; the operator decides.
 
 The operator decides before the scheduler chooses a node. So Auto uses a user namespace only if every node that could
-run the desktop has them: a choice of nodes would leave the others unused. Required binds the pod to the nodes that
-have them now, and so do programs from images.
+run the desktop has them. Required binds the pod to the nodes that have them now, and so do programs from images.
 """
 
 from collections.abc import Sequence
@@ -76,6 +75,6 @@ def isolate(
 
 def _is_idmapped(volume: PersistentVolume) -> bool:
     spec = volume.spec
-    if "ReadWriteMany" in spec.access_modes:  # a network filesystem, also behind a driver that names ext4
-        return False
-    return bool(spec.local or spec.host_path) or (spec.csi is not None and spec.csi.fs_type in _IDMAPPED)
+    is_known = spec.local or spec.host_path or (spec.csi and spec.csi.fs_type in _IDMAPPED)
+    # ReadWriteMany: a network filesystem, also behind a driver that names ext4.
+    return bool(is_known) and "ReadWriteMany" not in spec.access_modes

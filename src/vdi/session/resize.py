@@ -1,7 +1,7 @@
 """Size of a running desktop: the change of its pod, and the offer of more memory. Pure.
 
-The session's spec is the desired state, the pod the observed one, and nothing else is remembered. So an operator that
-is killed at any write goes on, and of two changes of the spec the last one wins.
+The session's spec is the desired state, the pod the observed one, and nothing else is remembered: an operator that is
+killed at any write goes on.
 """
 
 from typing import Any, NamedTuple
@@ -34,8 +34,8 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
         pending = pod.condition("PodResizePending")
         if pending is None or pending.status != "True":
             return None
-        # The kubelet's reasons, Deferred and Infeasible, are among ours.
-        return Alert(RESIZE_PENDING, pending.reason, f"Node {node.metadata.name} does not apply it: {pending.message}")
+        reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
+        return Alert(RESIZE_PENDING, reason, f"Node {node.metadata.name} does not apply it: {pending.message}")
     desktop = resolve(session, template, settings, observed.homes)
     if isinstance(desktop, Blocked):
         return Alert(RESIZE_PENDING, Reason.INFEASIBLE, desktop.message)

@@ -36,7 +36,6 @@ class Mount:
     # Empty: the whole volume.
     sub_path: str
     read_only: bool
-    # Of a volume with programs.
     image: str = ""
 
 
