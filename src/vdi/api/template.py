@@ -299,9 +299,7 @@ class TemplateProgram(msgspec.Struct, rename="camel", omit_defaults=True):
     """Programs from an image, mounted read-only beside the desktop's own."""
 
     image: Annotated[str, doc("Image whose files are mounted.", IMAGE, minLength=1, maxLength=512)]
-    mount_path: Annotated[
-        str, doc("Where its files are mounted, such as /opt/blender.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)
-    ]
+    mount_path: Annotated[str, doc("Where its files are mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
 
 
 class UserNamespaces(StrEnum):

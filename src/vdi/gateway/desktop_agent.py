@@ -186,9 +186,7 @@ class DesktopAgent:
             raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
 
 
-async def read_memory_alert(
-    agent: DesktopAgent, session: VDISession, template: VDITemplate | None
-) -> MemoryAlert | None:
+async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemplate | None) -> MemoryAlert | None:
     """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
     if template is None or not is_running(session):
         return None

@@ -330,10 +330,8 @@ def _resize(
         return Refusal("OverLimit" if is_over else "Invalid", problem.message, field, error.allowed, str(error.value))
     if changed.spec.resources == session.spec.resources:
         return {}
-    # With the resource version, since memory is named that may not be asked for: of two requests at once, the later one
-    # reads what the first has set.
-    version = session.metadata.resource_version
-    return {"metadata": {"resourceVersion": version}, "spec": {"resources": size}}
+    # Memory is named that may not be asked for. So of two requests at once, the later one is decided again.
+    return {"metadata": {"resourceVersion": session.metadata.resource_version}, "spec": {"resources": size}}
 
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:

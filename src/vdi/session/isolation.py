@@ -61,15 +61,12 @@ def isolate(
     if planned.option is None or planned.obstacle:
         return planned
     # Also of nodes that are closed now: they may open before the scheduler looks.
-    lacking = (f"node {node.name} has {lacks}" for node in nodes if (lacks := node.lacks(planned.option)))
-    obstacle = next(lacking, "")
+    obstacle = next((f"node {node.name} has {lacks}" for node in nodes if (lacks := node.lacks(planned.option))), "")
     if home and not obstacle:
         if not volumes:
             obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"
         elif home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
-            obstacle = (
-                f"the filesystem of the home {home.claim!r} is not known to allow other user ids (idmapped mounts)"
-            )
+            obstacle = f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
     return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
 
 
