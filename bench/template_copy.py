@@ -40,3 +40,13 @@ class OnWayland(OfTemplateCopy):
 
     def __init__(self, client: Client, login: Login) -> None:
         super().__init__(client, login, "bench-wayland", {"streaming": {"display": "Wayland"}})
+
+
+class WithIsolation(OfTemplateCopy):
+    """The same desktop with this value of `isolation.userNamespaces`."""
+
+    NAME = "vdi, user namespaces {}"
+
+    def __init__(self, client: Client, login: Login, mode: str) -> None:
+        self.name = self.NAME.format(mode)
+        super().__init__(client, login, f"bench-isolation-{mode.lower()}", {"isolation": {"userNamespaces": mode}})

@@ -238,8 +238,8 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         for mode in ({}, {"userNamespaces": "Off"})
     ),
     *(
-        ({"programs": [{"image": "i", "mountPath": path}]}, "programs[0].mountPath", path, "is not a folder of its own")
-        for path in ("/home/user", "/proc/x", "/tmp", "/opt", "/opt/../etc", "/opt/selkies/lib", "opt/x", "/opt/x/")
+        ({"programs": [{"image": "i", "mountPath": path}]}, "programs[0].mountPath", path, words)
+        for path, words in (("opt/x", PATH), ("/a:b", PATH), ("/dev/shm", "must not be /dev/shm"))
     ),
     (volume(nfs={"server": "files", "path": "export"}), "volumes[0].nfs.path", "export", PATH),
     (

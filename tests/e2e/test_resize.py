@@ -57,9 +57,9 @@ def test_full_memory_is_offered_more_in_one_click(sessions: World) -> None:
             # Fills the memory up to 94 %, as the kernel counts it, and holds it.
             eater = (
                 "import sys, time; sys.path.insert(0, '/usr/local/lib/vdi')"
-                "\nfrom memory_use import Memory; m = Memory()"
+                "\nfrom memory_use import read_memory"
                 "\nheld = []"
-                "\nwhile (now := m.look())['used'] < 0.94 * now['limit']: held.append(b'x' * (4 << 20))"
+                "\nwhile (now := read_memory())['used'] < 0.94 * now['limit']: held.append(b'x' * (4 << 20))"
                 "\ntime.sleep(600)"
             )
             run_in(sessions, "hugo", f'nohup /opt/selkies/bin/python3 -c "{eater}" >/dev/null 2>&1 & echo started')

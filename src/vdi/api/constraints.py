@@ -142,15 +142,8 @@ SUB_PATH = must_be(
     "and {group}",
     f"self.matches('^{_FOLDER}(/{_FOLDER})*$') && !('/' + self + '/').matches('/[.]{{1,2}}/')",
 )
-NOT_OURS = must_be(
-    "a unique name: home, shm and vdi-program-... are the operator's",
-    "!(self in ['home', 'shm']) && !self.startsWith('vdi-program-')",
-)
+NOT_OURS = must_be("a unique name: every desktop has volumes named home and shm", "!(self in ['home', 'shm'])")
 NOT_SHARED_MEMORY = Rule("self != '/dev/shm'", "must not be /dev/shm, which every desktop already has (shmSize)")
-PROGRAM_PATH = must_be(
-    "a folder of its own below /opt, /srv or /mnt, such as /opt/blender",
-    f"self.matches('^/(opt|srv|mnt)(/[^/:{_UNPRINTABLE}]+)+$') && !(self + '/').matches('/[.]+/|^/opt/selkies/')",
-)
 NOT_THE_AGENTS = Rule("self != 8082", "must not be 8082, the port of the agent in each desktop")
 URL_PATH = must_be("the path of a URL without spaces, such as /api/health", "self.matches('^/[!-~]*$')")
 ENV_NAME = must_be(

@@ -325,7 +325,7 @@ class IsolationStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
     """Isolation of the desktop's pod."""
 
     user_namespace: Annotated[bool, doc("true: the pod's user ids are none of the node's.")] = False
-    message: Annotated[str, explanation("Why the pod has no user namespace; empty if the template turned it off.")] = ""
+    message: Annotated[str, explanation("Why the pod has no user namespace; empty: it has one.")] = ""
 
 
 class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):

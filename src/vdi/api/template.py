@@ -20,7 +20,6 @@ from vdi.api.constraints import (
     NOT_THE_AGENTS,
     PRINTABLE,
     PRINTABLE_LINES,
-    PROGRAM_PATH,
     SUB_PATH,
     URL_PATH,
     Quantity,
@@ -299,10 +298,8 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
 class TemplateProgram(msgspec.Struct, rename="camel", omit_defaults=True):
     """Programs from an image, mounted read-only beside the desktop's own."""
 
-    image: Annotated[
-        str, doc("Image whose files are mounted. No program of it is started.", IMAGE, minLength=1, maxLength=512)
-    ]
-    mount_path: Annotated[str, doc("Where its files are mounted.", PROGRAM_PATH, maxLength=512)]
+    image: Annotated[str, doc("Image whose files are mounted.", IMAGE, minLength=1, maxLength=512)]
+    mount_path: Annotated[str, doc("Where its files are mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
 
 
 class UserNamespaces(StrEnum):
@@ -333,17 +330,12 @@ class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
     user_namespaces: Annotated[
         UserNamespaces,
         doc(
-            "Whether the pod has a user namespace, in which its user ids are none of the node's. Auto: where every "
-            "node that could run the desktop and the volumes allow it, else without; status.isolation of the session "
-            "says why. Required: only on nodes that have it, else the session waits. Off: never."
+            "Whether the pod has a user namespace, in which its user ids are none of the node's. Auto: if all nodes "
+            "and volumes for the desktop allow it. Required: else the session waits. Off: never."
         ),
     ] = UserNamespaces.AUTO
     root_in_desktop: Annotated[
-        bool,
-        doc(
-            "true: the user is root inside the desktop, without any capability, and can install packages until it "
-            "ends. runAsUser is ignored."
-        ),
+        bool, doc("true: the user is root inside, without a capability, and can install packages. Ignores runAsUser.")
     ] = False
 
 
@@ -633,12 +625,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),
     ] = ()
     programs: Annotated[
-        tuple[TemplateProgram, ...],
-        doc(
-            "Images with programs, mounted read-only (image volumes). The session waits while no node has them.",
-            list_key="mountPath",
-            maxItems=8,
-        ),
+        tuple[TemplateProgram, ...], doc("Images with programs, mounted read-only.", list_key="mountPath", maxItems=8)
     ] = ()
     isolation: Annotated[TemplateIsolation, doc("User namespaces, and root inside the desktop.")] = msgspec.field(
         default_factory=TemplateIsolation

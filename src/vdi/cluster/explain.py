@@ -377,9 +377,6 @@ def _bad_start(start: StartState) -> Explanation | None:
         return None
     if "exec format error" in message:
         return _built_for_another(start)
-    if not start.pod.spec.host_users and re.search(r"idmap|mount_setattr|MOUNT_ATTR", message):
-        words = "A volume's filesystem cannot be mounted in a user namespace. Set isolation.userNamespaces: Off in the"
-        return Explanation(PodReason.BAD_MOUNT, f"{words} template, or use another StorageClass: {first_line(message)}")
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
         return Explanation(
             PodReason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"

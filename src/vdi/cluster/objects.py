@@ -344,12 +344,11 @@ class PodSpec(PodResources, rename="camel", gc=False):
     tolerations: tuple[Toleration, ...] = ()
     # False: the pod has a user namespace of its own.
     host_users: bool = True
-    # Not a field of Kubernetes: `resources` of the main container.
-    size: ResourceRequirements = _NONE
+    # Not a field of Kubernetes: those of the main container.
+    limits: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        if self.containers:
-            self.size = self.containers[0].resources
+        self.limits = self.containers[0].resources.limits if self.containers else self.limits
         super().__post_init__()
         self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
         if self.node_name:

@@ -53,8 +53,6 @@ SCRIPTS_SECONDS = 2.0
 SCRIPTS_MAX_BYTES = 64 * 1024
 MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
-# A page waits for it.
-MEMORY_SECONDS, MEMORY_MAX_BYTES = 1.0, 1024
 THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
 THUMBNAIL_MAX_BYTES = 16 * 1024
 # Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
@@ -85,10 +83,9 @@ def desktop_url(session: VDISession, port: int) -> str:
     return f"http://{url_host(host)}:{port}"
 
 
-class _Memory(msgspec.Struct, rename="camel"):
+class _Memory(msgspec.Struct):
     used: Annotated[int, msgspec.Meta(ge=0)]
     limit: Annotated[int, msgspec.Meta(gt=0)]
-    is_short: bool
 
 
 class DesktopKeyError(Exception):
@@ -189,18 +186,15 @@ class DesktopAgent:
             raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
 
 
-async def read_memory_alert(
-    agent: DesktopAgent, session: VDISession, template: VDITemplate | None
-) -> MemoryAlert | None:
+async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemplate | None) -> MemoryAlert | None:
     """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
     if template is None or not is_running(session):
         return None
     try:
-        answer = await agent.ask(session, "GET", "/memory", seconds=MEMORY_SECONDS, max_bytes=MEMORY_MAX_BYTES)
-        memory = answer.json(_Memory)
+        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(_Memory)
     except (ActionDenied, BadResponseError):
         return None
-    return find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
+    return find_memory_alert(session, template, memory.used, memory.limit)
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:

@@ -269,11 +269,8 @@ class QueueManager:
         """The desktop with its isolation decided, for a pod that is created now."""
         demand = desktop.demand(self._accounting.pin_of(home))
         # Of all nodes: `group_of` would keep a group for each home.
-        nodes = [
-            node
-            for node in self._queue.capacities.values()
-            if node.could_fit(demand.takes) and allows_placement(demand, node) and reaches_home(demand, node)
-        ]
+        large = (node for node in self._queue.capacities.values() if node.could_fit(demand.takes))
+        nodes = [node for node in large if allows_placement(demand, node) and reaches_home(demand, node)]
         volumes = self._accounting.volumes_of(desktop.home, home)
         return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes))
 

@@ -13,21 +13,12 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import (
-    FULL_CONTROL,
-    MAX_GUESTS,
-    Access,
-    AccessRequest,
-    GuestRole,
-    PlannedEnd,
-    SessionResources,
-    VDISession,
-)
+from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, AccessRequest, GuestRole, PlannedEnd, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
-from vdi.session.effective import Blocked, resolve, size_of
+from vdi.session.effective import Blocked, resized, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
@@ -335,14 +326,16 @@ def _resize(
         return Refusal("Conflict", f"The desktop {session.metadata.name!r} {why}")
     size = {"gpu": request.gpu or present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
     size = {name: value for name, value in size.items() if value}
-    resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
-    resized = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
-    problem = resolve(resized, template, settings)
-    for error in problem.errors if isinstance(problem, Blocked) else ():
-        if (field := error.field.removeprefix("spec.resources.")) in ("memory", "cpu"):
-            code: Literal["OverLimit", "Invalid"] = "OverLimit" if error.allowed.startswith("at most") else "Invalid"
-            return Refusal(code, f"{error.message}.", field, error.allowed, str(error.value))
-    return {} if resources == session.spec.resources else {"spec": {"resources": size}}
+    changed = resized(session, size)
+    problem = resolve(changed, template, settings)
+    if isinstance(problem, Blocked) and problem.errors:
+        error, is_over = problem.errors[0], problem.reason == Reason.OVER_LIMIT
+        field = error.field.removeprefix("spec.resources.")
+        return Refusal("OverLimit" if is_over else "Invalid", problem.message, field, error.allowed, str(error.value))
+    if changed.spec.resources == session.spec.resources:
+        return {}
+    # Memory is named that may not be asked for. So of two requests at once, the later one is decided again.
+    return {"metadata": {"resourceVersion": session.metadata.resource_version}, "spec": {"resources": size}}
 
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:

@@ -64,7 +64,6 @@ FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 _SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
-_PROGRAMS = "vdi-program-"
 # The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
 _SECRET_MODE = 0o440
 # A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
@@ -74,11 +73,10 @@ _GRACE_SECONDS = 3
 def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
     """Fields of a pod's `spec` for that user and group, without a token and without the variables of Services.
 
-    `owns_volumes`: its volumes belong to that group, so that the user can write to them. Root (0) is that of a user
-    namespace, and no user of the node.
+    `owns_volumes`: its volumes belong to that group, so that the user can write to them.
     """
     security: dict[str, Any] = {
-        **({"runAsNonRoot": True} if user_id else {}),
+        "runAsNonRoot": user_id != 0,
         "runAsUser": user_id,
         "runAsGroup": user_id,
         "seccompProfile": {"type": "RuntimeDefault"},
@@ -363,13 +361,11 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
     if desktop.home:
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
-    elif desktop.root_home:
+    elif not desktop.run_as_user:
         volumes.append({"name": "home", "emptyDir": {}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
-    volumes.extend(
-        {"name": f"{_PROGRAMS}{number}", "image": {"reference": program.image, "pullPolicy": "IfNotPresent"}}
-        for number, program in enumerate(desktop.programs)
-    )
+    images = {mount.volume: {"reference": mount.image} for mount in desktop.mounts if mount.image}
+    volumes.extend({"name": name, "image": {**image, "pullPolicy": "IfNotPresent"}} for name, image in images.items())
     if desktop.startup_script:
         script = desktop.startup_script.config_map_key_ref
         items = [{"key": script.key, "path": _SCRIPT_FILE}]
@@ -400,17 +396,11 @@ def _mounts(desktop: Desktop) -> list[dict[str, Any]]:
     mounts: list[dict[str, Any]] = [{"name": "shm", "mountPath": "/dev/shm"}]  # noqa: S108 -- Chromium's shared memory
     if desktop.home:
         mounts.append({"name": "home", "mountPath": desktop.home.mount_path})
-    elif desktop.root_home:
-        mounts.append({"name": "home", "mountPath": desktop.root_home})
     for mount in desktop.mounts:
         described: dict[str, Any] = {"name": mount.volume, "mountPath": mount.path}
         if mount.sub_path:
             described["subPath"] = mount.sub_path
         mounts.append({**described, "readOnly": True} if mount.read_only else described)
-    mounts.extend(
-        {"name": f"{_PROGRAMS}{number}", "mountPath": program.mount_path, "readOnly": True}
-        for number, program in enumerate(desktop.programs)
-    )
     if desktop.startup_script:
         mounts.append({"name": SCRIPT_VOLUME, "mountPath": SCRIPT_FOLDER, "readOnly": True})
     return mounts

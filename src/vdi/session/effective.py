@@ -6,7 +6,9 @@ with a message that names field, value and maximum.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from vdi.api.crd import allowed_in_session
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
@@ -16,10 +18,8 @@ from vdi.api.template import (
     PodTemplate,
     Scheme,
     StartupScript,
-    TemplateProgram,
     TemplateResources,
     TemplateVolume,
-    UserNamespaces,
     VDITemplate,
 )
 from vdi.cluster.capacity import Demand, demand_of
@@ -29,7 +29,7 @@ from vdi.session import streaming
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
-from vdi.session.isolation import Isolation, find_obstacle, plan_isolation
+from vdi.session.isolation import Isolation, plan_isolation
 from vdi.session.naming import is_operators_key, refuse_hostname
 from vdi.session.schedule import find_problems, find_session_problem, is_time_zone
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
@@ -116,8 +116,6 @@ class Desktop:
     # Generation of Selkies in the image: "1" or "2"; empty: it has none.
     selkies: str
     run_as_user: int
-    # Where root gets an empty home, if it has no other: the image's own belongs to another user.
-    root_home: str
     shm_size: str
     home: Home | None
     # The template's volumes that this user gets.
@@ -129,7 +127,6 @@ class Desktop:
     image_pull_secrets: tuple[str, ...]
     # The gateway controls access, and the desktop asks for no password.
     behind_gateway: bool
-    programs: tuple[TemplateProgram, ...]
     isolation: Isolation
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
@@ -171,6 +168,12 @@ def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
     )
 
 
+def resized(session: VDISession, size: Mapping[str, Any]) -> VDISession:
+    """The session with these `resources` changed."""
+    resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
+    return msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
+
+
 def resolve(
     session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
@@ -183,11 +186,12 @@ def resolve(
     gpu, memory, cpu, disk = size_of(session.spec, offer)
     home = resolve_home(session, template, homes)
     behind_gateway = settings.edge_middleware is not None
+    isolation = plan_isolation(spec, gpu, settings.gpu_resource)
 
     # Only the worst kind of problem is reported, but all problems of that kind at once, so that one edit can fix them.
     if of_session := [*_invalid_hostname(session, settings), *_invalid_session(session.spec)]:
         return _refuse(Reason.INVALID_SESSION, of_session)
-    if of_template := list(_invalid_template(template, settings, gpu=gpu, home=home)):
+    if of_template := list(_invalid_template(template, isolation, gpu=gpu, home=home, behind_gateway=behind_gateway)):
         message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     new_home = home.size if home and home.claim not in homes else None
@@ -195,6 +199,8 @@ def resolve(
         return _refuse(Reason.OVER_LIMIT, over)
 
     mounts = resolve_mounts(spec, session.spec.user, groups_of(session))
+    # The image's own home belongs to another user than root.
+    root_home = () if home or spec.user_id else (Mount("home", spec.persistence.mount_path, "", read_only=False),)
     return Desktop(
         image=spec.image,
         template_revision=str(template.metadata.generation),
@@ -212,18 +218,16 @@ def resolve(
         probe_path=streaming.probe_path(spec, behind_gateway=behind_gateway),
         selkies=streaming.generation(spec),
         run_as_user=spec.user_id,
-        root_home="" if home or spec.user_id else spec.persistence.mount_path,
         shm_size=spec.shm_size,
         home=home,
         volumes=mounts.volumes,
-        mounts=mounts.mounts,
+        mounts=(*mounts.mounts, *root_home),
         startup_script=spec.startup_script,
         placement=spec.placement,
         pod_template=spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in spec.image_pull_secrets),
         behind_gateway=behind_gateway,
-        programs=spec.programs,
-        isolation=plan_isolation(spec, gpu, settings.gpu_resource),
+        isolation=isolation,
     )
 
 
@@ -262,9 +266,8 @@ def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
 
 
 def _invalid_template(
-    template: VDITemplate, settings: ClusterSettings, *, gpu: int, home: Home | None
+    template: VDITemplate, isolation: Isolation, *, gpu: int, home: Home | None, behind_gateway: bool
 ) -> Iterator[str]:
-    behind_gateway = settings.edge_middleware is not None
     spec, offer = template.spec, template.spec.resources
     quantities = {
         "spec.resources.defaultCPU": offer.default_cpu,
@@ -288,9 +291,8 @@ def _invalid_template(
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
     yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
-    obstacle = find_obstacle(spec, gpu, settings.gpu_resource)
-    if obstacle and spec.isolation.user_namespaces is UserNamespaces.REQUIRED:
-        yield f"spec.isolation.userNamespaces: 'Required' is not possible: {obstacle}; allowed: Auto, Off"
+    if isolation.user_namespace and isolation.obstacle:
+        yield f"spec.isolation.userNamespaces: 'Required' is not possible: {isolation.obstacle}; allowed: Auto, Off"
     if spec.schedule:
         yield from find_problems(spec.schedule)
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)

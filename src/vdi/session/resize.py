@@ -1,32 +1,27 @@
-"""Size of a running desktop: the resources to request for its pod, and the offer of more memory. Pure.
+"""Size of a running desktop: the change of its pod, and the offer of more memory. Pure.
 
-The session's spec is the desired state, the pod the observed one, and nothing else is remembered. So an operator that
-is killed at any write goes on, and of two changes of the spec the last one wins.
+The session's spec is the desired state, the pod the observed one, and nothing else is remembered: an operator that is
+killed at any write goes on.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod, ResourceRequirements
-from vdi.cluster.units import amounts, parse_quantity, smaller_quantity
+from vdi.cluster.units import amounts, parse_quantity
 from vdi.session.alerts import Alert
+from vdi.session.children import CONTAINER
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve, size_of
 
-NEEDS_RESTART = Alert(
-    RESIZE_PENDING,
-    Reason.NEEDS_RESTART,
-    "This cluster cannot resize a running desktop (that needs Kubernetes 1.33). A restart applies the new size, and "
-    "closes all programs: save your work first.",
-)
+_OFFER_FROM = 0.9  # of the limit
 _MIB = 1 << 20
 
 
-def find_resize(observed: Observed, settings: ClusterSettings) -> tuple[Pod, ResourceRequirements] | Alert | None:
-    """The pod and its new `resources`; or why it does not have the session's size; None: nothing is due.
+def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any] | Alert | None:
+    """The change of the running pod (a strategic merge patch); or why it does not have the session's size; or None.
 
     Only for a size of the session itself: an edit of its template resizes no running desktop.
     """
@@ -34,9 +29,8 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> tuple[Pod, Res
     requested = session.spec.resources
     if not (pod and template and node and requested) or pod.terminating or pod.status.phase != "Running":
         return None
-    present = pod.spec.size
-    size = {"memory": requested.memory} | ({"cpu": requested.cpu} if requested.cpu else {})
-    if amounts(size).items() <= amounts(present.limits).items():
+    limits = {"memory": requested.memory} | ({"cpu": requested.cpu} if requested.cpu else {})
+    if amounts(limits).items() <= amounts(pod.spec.limits).items():
         pending = pod.condition("PodResizePending")
         if pending is None or pending.status != "True":
             return None
@@ -45,14 +39,13 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> tuple[Pod, Res
     desktop = resolve(session, template, settings, observed.homes)
     if isinstance(desktop, Blocked):
         return Alert(RESIZE_PENDING, Reason.INFEASIBLE, desktop.message)
-    for name, quantity in size.items():
+    for name, quantity in limits.items():
         most = node.status.allocatable.get(name, quantity)
         if parse_quantity(quantity) > parse_quantity(most):
             words = f"spec.resources.{name}: {quantity} is more than node {node.metadata.name} has in total ({most})."
             return Alert(RESIZE_PENDING, Reason.INFEASIBLE, words)
-    caps = {"cpu": settings.requests_cpu, "memory": settings.requests_memory}
-    requests = {name: smaller_quantity(caps[name], quantity) for name, quantity in size.items()}
-    return pod, ResourceRequirements({**present.requests, **requests}, {**present.limits, **size})
+    requests = {"memory": desktop.request_memory} | ({"cpu": desktop.request_cpu} if requested.cpu else {})
+    return {"spec": {"containers": [{"name": CONTAINER, "resources": {"limits": limits, "requests": requests}}]}}
 
 
 class MemoryAlert(NamedTuple):
@@ -67,7 +60,7 @@ def find_memory_alert(session: VDISession, template: VDITemplate, used: int, lim
     """The alert, with the offer of more memory; None while the desktop does not have the memory of its spec yet."""
     offer = template.spec.resources
     present = parse_quantity(size_of(session.spec, offer).memory)
-    if limit < present - _MIB:
+    if used < _OFFER_FROM * limit or limit < present - _MIB:
         return None
     words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
     total = int(min(present + 2048 * _MIB, parse_quantity(offer.max_memory or offer.default_memory))) // _MIB

@@ -336,8 +336,9 @@ def _graphics(observed: Observed) -> GraphicsStatus | None:
 
 def _isolation(pod: Pod) -> IsolationStatus:
     """As the API server has stored the pod: one without the feature would have dropped the request."""
-    obstacle = pod.metadata.annotations.get(ISOLATION)
-    return IsolationStatus(not pod.spec.host_users, f"There is no user namespace: {obstacle}." if obstacle else "")
+    obstacle = pod.metadata.annotations.get(ISOLATION, "the template turns it off")
+    has = not pod.spec.host_users
+    return IsolationStatus(has, "" if has else f"There is no user namespace: {obstacle}.")
 
 
 def _recording(observed: Observed) -> RecordingStatus | None:

@@ -61,7 +61,7 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     end = format_time(began + timedelta(hours=10))
     assert f"session {name} ends at {end}" in remote("session", "extend", name, "2h").out
     assert (
-        f"session {name}: 2Gi memory, 500m CPU; see"
+        f"session {name} has a new size; see"
         in remote("session", "resize", name, "--memory", "2Gi", "--cpu", "500m").out
     )
     at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")

@@ -5,11 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from vdi.cluster.features import Feature, Need, find_missing
+from support.builders import a_node
+from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, read_capacity
 from vdi.cluster.objects import NodeStatus
 
-USERNS, IMAGES = Need(Feature.USER_NAMESPACES), Need(Feature.IMAGE_VOLUMES)
-NVIDIA = Need(Feature.USER_NAMESPACES, "nvidia")
+USERNS, IMAGES = Need(USER_NAMESPACES), Need(IMAGE_VOLUMES)
+NVIDIA = Need(USER_NAMESPACES, "nvidia")
 K3S = ("v1.36.4+k3s1", "6.8.0-60-generic", "containerd://2.3.4-k3s1")
 OLD = ("v1.31.2", "5.15.0-91-generic", "containerd://1.7.28")
 REPORTS: list[dict[str, Any]] = [{"name": "", "features": {"userNamespaces": True}}, {"name": "nvidia"}]
@@ -23,20 +24,19 @@ REPORTS: list[dict[str, Any]] = [{"name": "", "features": {"userNamespaces": Tru
             NVIDIA,
             K3S,
             REPORTS,
-            "containerd://2.3.4-k3s1, which reports no user namespaces for the runtime class nvidia",
+            "containerd 2.3.4-k3s1 without user namespaces for the runtime class nvidia",
         ),
-        (USERNS, K3S, [], "containerd://2.3.4-k3s1, which reports no user namespaces"),
+        (USERNS, K3S, [], "containerd 2.3.4-k3s1 without user namespaces"),
         (
             USERNS,
             OLD,
-            REPORTS,
+            [],
             "kubelet v1.31.2 (1.33 or newer is needed) and kernel 5.15.0-91-generic (6.3 or newer is needed) and "
-            "containerd 1.7.28 (2.0 or newer is needed)",
+            "containerd 1.7.28 without user namespaces",
         ),
-        (USERNS, (*K3S[:2], "containerd://1.7.28"), REPORTS, "containerd 1.7.28 (2.0 or newer is needed)"),
         (USERNS, (*K3S[:2], "cri-o://1.36.0"), REPORTS, ""),
         (USERNS, ("", "6.3.0", "containerd://2.0.0"), REPORTS, "kubelet of unknown version (1.33 or newer is needed)"),
-        (USERNS, (*K3S[:2], ""), [], "a container runtime of unknown version, which reports no user namespaces"),
+        (USERNS, (*K3S[:2], ""), [], "a runtime without user namespaces"),
         (IMAGES, K3S, [], ""),
         (IMAGES, OLD, [], "kubelet v1.31.2 (1.35 or newer is needed) and containerd 1.7.28 (2.1 or newer is needed)"),
     ],
@@ -47,4 +47,6 @@ def test_missing_is_named(
     kubelet, kernel, runtime = versions
     info = {"kubeletVersion": kubelet, "kernelVersion": kernel, "containerRuntimeVersion": runtime}
     status = msgspec.convert({"nodeInfo": info, "runtimeHandlers": handlers}, NodeStatus)
-    assert find_missing(need, status.node_info, status.runtime_handlers) == words
+    capacity = read_capacity(a_node())
+    capacity.status = status
+    assert capacity.lacks(need) == words

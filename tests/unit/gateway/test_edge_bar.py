@@ -132,7 +132,7 @@ async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: p
     app = web.Application()
 
     async def memory(_request: web.Request) -> web.Response:
-        return web.json_response({"used": 3960000000, "limit": 4294967296, "isShort": True})
+        return web.json_response({"used": 3960000000, "limit": 4294967296})
 
     app.router.add_get("/memory", memory)
     async with serve_app(app) as port:

@@ -49,7 +49,7 @@ async def _resize(failure: ApiError) -> Alert | None:
     pod = a_pod(status={"phase": "Running"})
     template = a_template(resources={"maxMemory": "16Gi"})
     observed = Observed(a_session(resources={"memory": "6Gi"}), template, pod, node=a_node())
-    return (await builder.resize(observed))[1]
+    return await builder.resize(observed)
 
 
 @pytest.mark.parametrize(

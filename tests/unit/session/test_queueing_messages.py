@@ -4,8 +4,7 @@ import pytest
 
 from support.builders import GPU, a_node
 from unit.session.queueing_world import MINUTE, a_demand, pinned_to
-from vdi.cluster.capacity import Demand, read_capacity
-from vdi.cluster.features import Feature, Need
+from vdi.cluster.capacity import IMAGE_VOLUMES, Demand, Need, read_capacity
 from vdi.cluster.objects import Node
 from vdi.session.conditions import QUEUE_REASONS
 from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
@@ -72,7 +71,7 @@ ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
         (a_demand(pin=ON_N9), ONE, {}, "HomeNodeGone", "the home is on node n9, which is not in the"),
         (a_demand(pin=ON_N1, selector=OF_GPU), LABELLED, {}, "NoMatchingNode", "placement does not allow this desktop"),
         (
-            a_demand(needs=(Need(Feature.IMAGE_VOLUMES),)),
+            a_demand(needs=(Need(IMAGE_VOLUMES),)),
             ONE,
             {},
             "NodeFeatureMissing",

@@ -35,20 +35,17 @@ def observed(*conditions: dict[str, str], **resources: str) -> Observed:
 
 
 @pytest.mark.parametrize(
-    ("resources", "limits", "requests"),
+    ("resources", "requests"),
     [
-        ({"memory": "6Gi"}, {"memory": "6Gi", "cpu": "1"}, {"memory": "1Gi", "cpu": "250m"}),
-        ({"memory": "512Mi", "cpu": "2"}, {"memory": "512Mi", "cpu": "2"}, {"memory": "512Mi", "cpu": "250m"}),
-        ({"memory": "4Gi", "cpu": "100m"}, {"memory": "4Gi", "cpu": "100m"}, {"memory": "1Gi", "cpu": "100m"}),
+        ({"memory": "6Gi"}, {"memory": "1Gi"}),
+        ({"memory": "512Mi", "cpu": "2"}, {"memory": "512Mi", "cpu": "250m"}),
+        ({"memory": "4Gi", "cpu": "100m"}, {"memory": "1Gi", "cpu": "100m"}),
     ],
 )
-def test_pod_gets_the_sessions_size(
-    resources: dict[str, str], limits: dict[str, str], requests: dict[str, str]
-) -> None:
-    found = find_resize(observed(**resources), SETTINGS)
-    assert isinstance(found, tuple)
-    assert found[1].limits == {**limits, "nvidia.com/gpu": "1"}, "what cannot be resized stays"
-    assert found[1].requests == {**requests, "ephemeral-storage": "5Gi"}
+def test_pod_gets_the_sessions_size(resources: dict[str, str], requests: dict[str, str]) -> None:
+    """A strategic merge patch: what it does not name, such as GPUs, stays."""
+    change = {"name": "desktop", "resources": {"limits": resources, "requests": requests}}
+    assert find_resize(observed(**resources), SETTINGS) == {"spec": {"containers": [change]}}
 
 
 def test_same_size_in_other_words_is_no_resize() -> None:
@@ -99,7 +96,7 @@ def test_size_that_is_not_applied_has_a_reason(
 
 
 def test_a_later_size_replaces_one_that_waits() -> None:
-    assert isinstance(find_resize(observed(pending("Deferred"), memory="5Gi"), SETTINGS), tuple)
+    assert isinstance(find_resize(observed(pending("Deferred"), memory="5Gi"), SETTINGS), dict)
     assert find_resize(observed(pending("Deferred", "False"), memory="4Gi"), SETTINGS) is None
 
 
@@ -116,5 +113,6 @@ def test_a_later_size_replaces_one_that_waits() -> None:
 def test_memory_is_offered_within_the_maximum(most: str, limit: int, alert: MemoryAlert | None) -> None:
     template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": most})
     found = find_memory_alert(a_session(), template, limit * 923 // 1000, limit)
+    assert find_memory_alert(a_session(), template, limit * 89 // 100, limit) is None
     words = "Your desktop uses 92 % of its memory."
     assert found == (alert and alert._replace(words=alert.words.format(words)))

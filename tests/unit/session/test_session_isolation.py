@@ -8,7 +8,7 @@ import pytest
 
 from support.builders import a_node, a_session, a_template
 from vdi.cluster.capacity import NodeCapacity, read_capacity
-from vdi.cluster.objects import NodeInfo, PersistentVolume, RuntimeHandler
+from vdi.cluster.objects import NodeInfo, NodeStatus, PersistentVolume, RuntimeHandler
 from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
@@ -21,6 +21,7 @@ WITHOUT_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 NFS = [{"name": "files", "mountPath": "/files", "nfs": {"server": "nfs", "path": "/x"}}]
 CLAIM = [{"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}}]
 BLENDER = {"image": "registry.example.com/blender:4", "mountPath": "/opt/blender"}
+WAYLAND: dict[str, Any] = {"streaming": {"display": "Wayland"}}
 LOCAL: dict[str, Any] = {"hostPath": {}}
 EXT4: dict[str, Any] = {"csi": {"fsType": "ext4"}}
 
@@ -31,8 +32,8 @@ def resolved(template: dict[str, Any], gpu_resource: str = "nvidia.com/gpu") -> 
 
 def an_able_node(name: str = "able") -> NodeCapacity:
     capacity = read_capacity(a_node(name))
-    capacity.info = NodeInfo("v1.36.0", "containerd://2.3.4", "6.8.0")
-    capacity.handlers = (RuntimeHandler("", {"userNamespaces": True}),)
+    info = NodeInfo("v1.36.0", "containerd://2.3.4", "6.8.0")
+    capacity.status = NodeStatus(info, (RuntimeHandler("", {"userNamespaces": True}),))
     return capacity
 
 
@@ -63,7 +64,10 @@ def pod(template: dict[str, Any], *nodes: NodeCapacity) -> dict[str, Any]:
         ({}, [an_able_node()], [{"csi": {"driver": "nfs.csi.k8s.io"}}], "not known to allow other user ids"),
         ({"persistence": {"accessMode": "ReadWriteMany"}}, [an_able_node()], [LOCAL], "not known to allow other"),
         ({"volumes": CLAIM}, [an_able_node()], [LOCAL], "the filesystem of the volume 'data' is not known"),
-        ({"volumes": NFS}, [an_able_node()], [LOCAL], "the volume 'files' is NFS"),
+        ({"volumes": NFS}, [an_able_node()], [LOCAL], "the filesystem of the volume 'files' is not known"),
+        ({"resources": {"defaultGPU": 1}}, [an_able_node()], [LOCAL], ""),
+        ({"resources": {"defaultGPU": 1}, **WAYLAND}, [an_able_node()], [LOCAL], "Wayland needs /dev/dri"),
+        ({"resources": {"defaultGPU": 0}, **WAYLAND}, [an_able_node()], [LOCAL], ""),
     ],
 )
 def test_auto_needs_able_nodes_and_volumes(
@@ -78,8 +82,7 @@ def test_auto_needs_able_nodes_and_volumes(
     ("template", "gpu_resource", "words"),
     [
         (REQUIRED, "gpu.intel.com/i915", "a GPU of gpu.intel.com/i915 needs /dev/dri"),
-        (REQUIRED | {"streaming": {"display": "Wayland"}}, "nvidia.com/gpu", "display: Wayland needs /dev/dri"),
-        (REQUIRED | {"volumes": NFS}, "nvidia.com/gpu", "the volume 'files' is NFS"),
+        (REQUIRED | WAYLAND, "nvidia.com/gpu", "display: Wayland needs /dev/dri"),
         (REQUIRED, "nvidia.com/gpu", ""),
         (REQUIRED | {"resources": {"defaultGPU": 0}}, "gpu.intel.com/i915", ""),
         ({}, "gpu.intel.com/i915", ""),
@@ -88,6 +91,7 @@ def test_auto_needs_able_nodes_and_volumes(
             "nvidia.com/gpu",
             "already mounted at /opt/blender/data",
         ),
+        ({"volumes": [CLAIM[0] | {"name": "vdi-program-0"}]}, "nvidia.com/gpu", "name 'vdi-program-0' is taken"),
         ({"programs": [BLENDER], "persistence": {"mountPath": "/opt/blender/me"}}, "nvidia.com/gpu", "already mounted"),
     ],
 )
@@ -116,7 +120,7 @@ def test_pod_without_a_namespace_says_why() -> None:
 def test_root_keeps_no_right_and_gets_a_home() -> None:
     spec = pod(ROOT | WITHOUT_HOME, an_able_node())["spec"]
     (container,) = spec["containers"]
-    assert spec["hostUsers"] is False and "runAsNonRoot" not in spec["securityContext"]
+    assert spec["hostUsers"] is False and not spec["securityContext"]["runAsNonRoot"]
     assert {spec["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")} == {0}
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert {"name": "home", "emptyDir": {}} in spec["volumes"]

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from vdi.api.schedule import Day, SessionSchedule
-from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd, SessionResources
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
@@ -535,9 +535,7 @@ def resize(
     if memory is None and cpu is None:
         raise CliError("name the new size: --memory 6Gi, --cpu 2, or both", USAGE)
     raw = target.run(_action(name, Resize(memory, cpu)))
-    size = operations.as_session(raw).spec.resources or SessionResources()
-    cpus = f", {size.cpu} CPU" if size.cpu else ""
-    _tell(raw, f"session {name}: {size.memory} memory{cpus}; see {PROGRAM} session show {name}{target.flags}", output)
+    _tell(raw, f"session {name} has a new size; see {PROGRAM} session show {name}{target.flags}", output)
 
 
 @app.command(

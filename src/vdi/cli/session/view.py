@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import FailureStatus, IsolationStatus, QueueStatus, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
@@ -154,16 +154,12 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "Display": status.graphics.display if status.graphics else "",
             "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
-            "Isolation": _isolation(status.isolation) if status.isolation else "",
+            "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
             "Recording": _recording(status),
             "Node": status.node_name,
             "Pod": status.pod_name,
         }
     )
-
-
-def _isolation(isolation: IsolationStatus) -> str:
-    return "user namespace" if isolation.user_namespace else isolation.message or "turned off by the template"
 
 
 def _recording(status: SessionStatus) -> str:

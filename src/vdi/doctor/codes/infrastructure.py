@@ -196,7 +196,7 @@ INFRASTRUCTURE = (
     ),
     _code(
         "user_namespace_unavailable",
-        "A template requires user namespaces, and no node for its desktops has them. The message says why.",
+        "A template requires user namespaces, and no node has them. With Auto, `vdi session show` has the reason.",
         "The versions and runtime handlers in the nodes' status.",
         "Update kernel (6.3), Kubernetes (1.33) and containerd (2.0) of a node, or set isolation.userNamespaces: Auto.",
     ),

@@ -99,12 +99,8 @@ async def extend_session(call: Call[Empty, Extend]) -> Session:
 
 @operation("POST /sessions/{name}/resize", problems=_CHANGE)
 async def resize_session(call: Call[Empty, Resize]) -> Session:
-    """Set memory and CPU, without a restart.
-
-    While that is not done, the condition `ResizePending` says why.
-    """
-    memory, cpu = call.body.memory, call.body.cpu
-    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), memory, cpu))
+    """Set memory and CPU without a restart. Until that is done, condition ResizePending says why."""
+    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), call.body.memory, call.body.cpu))
 
 
 @operation("POST /sessions/{name}/suspend", problems=_CHANGE)

@@ -19,7 +19,7 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, is_running, read_memory_alert
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
@@ -140,7 +140,7 @@ class DesktopBar:
             "recorded": is_recorded(session),
             "recording": recording_note(template),
             "extensions": lengths,
-            "memory": await read_memory_alert(DesktopAgent(self.tables.key), session, template) if view.mine else None,
+            "memory": await ask_memory(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,

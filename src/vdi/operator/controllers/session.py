@@ -125,9 +125,8 @@ class SessionController:
         # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as Running.
         if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due)
-        resized, unresized = await self._builder.resize(built.observed)
-        built = replace(built, observed=resized)
-        alerts = (*find_alerts(resized, self._settings, now), *filter(None, [unresized]))
+        unresized = await self._builder.resize(built.observed)
+        alerts = (*find_alerts(built.observed, self._settings, now), *filter(None, [unresized]))
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
         written, note_due = await self._write_status(session, status, now)
         if built.observed.pod:

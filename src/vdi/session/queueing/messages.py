@@ -135,11 +135,9 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
     suitable = [node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)]
     if suitable:
         lacking = [f"node {one.name} has {_join(filter(None, map(one.lacks, demand.needs)))}" for one in suitable]
+        words = f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}"
         more = f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
-        words = (
-            f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}{more}"
-        )
-        return Shortage(Reason.NODE_FEATURE_MISSING, words, hopeless=True)
+        return Shortage(Reason.NODE_FEATURE_MISSING, words + more, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:

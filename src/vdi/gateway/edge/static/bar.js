@@ -33,7 +33,7 @@ textarea { box-sizing: border-box; width: 100%; height: 6rem; font: inherit; col
 let state;
 let open = ""; /* Name of the panel that is open. */
 let busy = "";
-let declined = false; /* The memory offer, until the desktop has enough again. */
+let declined; /* The size in the memory offer that the owner does not want. */
 let font;
 let lastInput = Date.now();
 const known = { audio: true, microphone: false, text: "" };
@@ -91,7 +91,6 @@ const change = async (action, query = "") => {
     return;
   }
   show("");
-  declined ||= action === "resize";
   await ask();
   if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or film by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
@@ -169,14 +168,13 @@ const drawRequest = () => {
 };
 
 const offerMemory = () => {
-  declined &&= Boolean(state.memory);
-  const isOffered = Boolean(state.memory) && !declined;
+  const [words, size, label] = state.memory ?? [];
+  const isOffered = Boolean(words) && size !== declined;
   if (isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
   memory.hidden = !isOffered;
-  const [words, size, label] = state.memory ?? [];
   memory.replaceChildren(...(isOffered ? [text(words, "warn"), row(
     size && button(label, () => change("resize", `?memory=${size}`)),
-    button("Not now", () => { declined = true; offerMemory(); }),
+    button("Not now", () => { declined = size; offerMemory(); }),
   )] : []));
 };
 
