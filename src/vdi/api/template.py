@@ -522,6 +522,27 @@ class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
     groups: Annotated[tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)] = ()
 
 
+class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Software agents that use the mouse and the keyboard of desktops, through the gateway."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.enabled || !(self.countsAsUse || self.run || self.recordText)",
+            "countsAsUse, run and recordText need enabled: true",
+            field_path=".enabled",
+        ),
+    )
+
+    enabled: Annotated[bool, doc("true: owners and collaborators may have agents act in their desktops.")] = False
+    counts_as_use: Annotated[
+        bool, doc("Whether an agent's actions count as input for the idle timeout. false: only people's input does.")
+    ] = False
+    run: Annotated[bool, doc("true: agents may also run commands in the desktop, as its user.")] = False
+    record_text: Annotated[bool, doc("true: the audit log has the text that agents type; false: only its length.")] = (
+        False
+    )
+
+
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """Definition of the desktops of this template."""
 
@@ -568,6 +589,9 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
     recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
     watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = None
+    agents: Annotated[
+        Agents | None, doc("Software agents in desktops of this template. The image must be ours. Default: none.")
+    ] = None
     protocol: Annotated[
         Protocol,
         doc(
