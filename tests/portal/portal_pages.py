@@ -117,7 +117,15 @@ def other_pages(server: Server) -> dict[str, str]:
         mine = {"user": ALICE, "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")]}
         empty = {"error": "", "done": "", "new_token": "", "new_label": ""}
         mine |= {"notices": KINDS, "subscribed": {"session.ready"}}
-        given = {**mine, "tokens": [token], "lifetimes": LIFETIMES, "now": now, **empty, **context}
+        given = {
+            **mine,
+            "tokens": [token],
+            "lifetimes": LIFETIMES,
+            "drivable": {"u": "alice-ubuntu"},
+            "now": now,
+            **empty,
+            **context,
+        }
         return fill("account.html", **given)
 
     queued = server.stage.world.session("alice-training")

@@ -171,10 +171,12 @@ def build_gateway(
     starter = Starter(context, QuotaGuard(context, limits, history))
     actions = Actions(context, starter, audit)
     subscriptions = Subscriptions(context.cluster)
+    notices = Notices(context)
     edge = Edge(
         context,
         agent=agent,
         audit=audit,
+        notices=notices,
         logins=logins,
         guard=guard,
         actions=actions,
@@ -209,6 +211,7 @@ def build_gateway(
         homes_ahead=homes_ahead,
         audit=audit,
         agents=AgentRequests(context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket),
+        computer=edge.computer,
         doctor=DoctorRunner(context),
         recordings=edge.recordings,
         gpu_slots=GpuSlots(context),
@@ -237,7 +240,7 @@ def build_gateway(
             portal,
             homes_ahead,
             diagnosis,
-            Notices(context),
+            notices,
             transfers,
             ExpiredAccess(context, audit),
         ),

@@ -38,6 +38,21 @@ class User:
         return self.admin or self.auditor
 
 
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Someone who drives desktops: a user, or a program with one of their API tokens.
+
+    No `User`, so a token of one session can do nothing else.
+    """
+
+    user: str
+    # Label of the API token; empty for a user in a browser.
+    token: str = ""
+    # The one session that the token is for; empty: each of the user's.
+    session_uid: str = ""
+    login_id: str = ""
+
+
 def normal_groups(names: Iterable[str]) -> frozenset[str]:
     """Groups in the one spelling that is compared and stored."""
     return frozenset(filter(None, map(normal_name, names)))
@@ -60,6 +75,8 @@ class Action(StrEnum):
     SHARE = "share"
     UNSHARE = "unshare"
     PLAN_END = "plan-end"
+    # Send keys and clicks from a program, take over from one and give back.
+    DRIVE = "drive"
     # Start and end a film of a desktop that is recorded on demand.
     RECORD = "record"
     # An administrator asks the owner for access; the owner alone answers.
@@ -73,7 +90,7 @@ def _allowed(role: Role) -> frozenset[Action]:
         case Role.OWNER:
             return frozenset(Action) - {Action.PLAN_END, Action.REQUEST_ACCESS}
         case Role.COLLABORATOR:
-            return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
+            return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME, Action.DRIVE})
         case Role.VIEWER:
             return frozenset({Action.SEE, Action.OPEN})
     return frozenset()
@@ -82,7 +99,7 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.BROWSE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
+        case Action.OPEN | Action.BROWSE | Action.DRIVE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
@@ -124,6 +141,11 @@ def may_use(template: VDITemplate, user: User) -> bool:
     )
 
 
+def enables_agents(template: VDITemplate | None) -> bool:
+    """Whether programs may drive the desktops of this template."""
+    return template is not None and template.spec.agents is not None and template.spec.agents.enabled
+
+
 def no_desktop(name: str) -> str:
     """The refusal for a name that no desktop has, and for one that the user may not know of: both look the same."""
     return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
@@ -147,3 +169,12 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     allowed = ", ".join(sorted(ACTIONS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
     return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
+
+
+def refuse_to_drive(actor: Actor, session: VDISession | None, name: str, now: datetime) -> tuple[str, str] | None:
+    """Code and reason why the actor may not drive this session; None: they may. Being an administrator is no right."""
+    user = User(actor.user)
+    if session is None or actor.session_uid not in ("", session.metadata.uid) or not knows_of(session, user, now):
+        return "NotFound", no_desktop(name)
+    why = refusal(user, Action.DRIVE, session, now)
+    return ("Forbidden", why) if why else None

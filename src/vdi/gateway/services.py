@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Subscriptions
 from vdi.gateway.component import GatewayContext
+from vdi.gateway.computer import Computer
 from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests
 from vdi.gateway.doctor import DoctorRunner
@@ -36,6 +37,7 @@ class Services:
     homes_ahead: HomesAhead
     audit: Audit
     agents: AgentRequests
+    computer: Computer
     doctor: DoctorRunner
     recordings: Recordings
     gpu_slots: GpuSlots

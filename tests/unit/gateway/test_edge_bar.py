@@ -25,9 +25,10 @@ from unit.gateway.edge_stage import (
 from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
-from vdi.api.template import Protocol, TemplateResources, TemplateSpec, VDITemplate
+from vdi.api.template import Agents, Protocol, TemplateResources, TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.bar import Connection, describe_guests
+from vdi.gateway.rights import Actor
 from vdi.gateway.store.logins import Grant
 
 BAR = address(path="/.vdi/bar")
@@ -204,3 +205,18 @@ def test_guests_are_described_by_their_connections(
     ]
     connections = [Connection("controller", 1), *(Connection(role) for role in connected if role != "owner")]
     assert [*describe_guests(grants, connections)] == described
+
+
+@pytest.mark.parametrize(("role", "drives"), [("collaborator", True), ("viewer", False)])
+async def test_bar_shows_who_drives_to_all_and_buttons_to_some(stage: EdgeStage, role: str, drives: bool) -> None:
+    browser = await entered(stage, GUEST, **shared_with(GUEST, role))
+    assert (await browser.get(BAR)).json()["driver"] is None
+    spec = TemplateSpec(image="registry.example.com/desktop:1", agents=Agents(enabled=True))
+    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+    await stage.edge.computer.switch(Actor(OWNER), "alice-desktop", human=True)
+    state = (await browser.get(BAR)).json()
+    assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}
+    assert ("drive" in state["actions"]) is drives
+    answer = await browser.post(address(path="/.vdi/drive?human=0"), headers=OURS)
+    assert answer.status_code == (204 if drives else 403)
+    assert ((await browser.get(BAR)).json()["driver"] is None) is drives

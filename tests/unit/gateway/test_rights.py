@@ -69,9 +69,9 @@ def test_who_may_do_what(action: Action) -> None:
     }
     assert may == {
         "owner": action not in ("plan-end", "request-access"),
-        "collaborator": action in ("see", "open", "browse", "resume"),
+        "collaborator": action in ("see", "open", "browse", "resume", "drive"),
         "viewer": action in ("see", "open"),
-        "admin": action not in ("open", "browse", "share", "record", "answer-access"),
+        "admin": action not in ("open", "browse", "drive", "share", "record", "answer-access"),
         "stranger": False,
     }
 

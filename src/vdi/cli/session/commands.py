@@ -3,11 +3,13 @@
 import os
 import re
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -37,12 +39,14 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
+from vdi.cli.session.computer import ACTIONS, parse_action
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
 from vdi.kube.errors import ApiError
+from vdi.printable import escape
 from vdi.session.actions import PlanEnd, Request, Resize, Restart, SetSchedule, Share, Unshare
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
@@ -672,6 +676,43 @@ def request_access(
     raw = target.run(lambda backend: backend.request_access(name, role, length))
     owner = operations.as_session(raw).spec.user
     _tell(raw, f"{owner} is asked. Without an answer, the request lapses after a minute", output)
+
+
+@app.command(
+    epilog=examples(
+        "session computer alice-desktop screenshot -f screen.png",
+        "session computer alice-desktop click 640 360",
+        "session computer alice-desktop scroll 640 360 down 3",
+        "session computer alice-desktop type 'ls -l'",
+        "session computer alice-desktop key Return",
+    )
+)
+@with_backend
+def computer(
+    target: Target,
+    name: Name,
+    words: Annotated[list[str], typer.Argument(metavar="ACTION...", help=f"One of: {ACTIONS}.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="Where the picture goes.")] = Path("screenshot.png"),
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """See the screen of a desktop and send it keys and clicks, as agents do. Through the gateway only.
+
+    The template must enable agents.
+    """
+    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+
+    if not isinstance(target, GatewayTarget):
+        raise CliError(f"actions go through a gateway, but this would use a cluster: {target.why}", USAGE)
+    body = parse_action(words)
+    found = target.run(lambda backend: backend.computer(name, body))
+    lines = [text] if (text := found.get("text")) else []
+    if output is Output.TABLE and (picture := found.get("png")):
+        try:
+            file.write_bytes(b64decode(picture))
+        except (OSError, ValueError) as error:
+            raise CliError(f"{file} cannot be written: {error}", COULD_NOT_LOOK) from error
+        lines.append(f"{file} is written")
+    print_object(found, output, lambda: map(escape, lines))
 
 
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))

@@ -204,6 +204,9 @@ class GatewayBackend:
     async def request_access(self, name: str, role: str, length: str) -> Raw:
         return await self._send("POST", f"/sessions/{quote(name)}/access-request", {"role": role, "length": length})
 
+    async def computer(self, name: str, body: dict[str, Any]) -> Raw:
+        return await self._send("POST", f"/sessions/{quote(name)}/computer", body)
+
     async def remove(self, session: VDISession, claim: str | None) -> None:
         query = {"deleteHome": "true"} if claim else {}
         with suppress(NoSuchThingError):

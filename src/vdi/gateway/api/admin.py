@@ -207,7 +207,8 @@ async def list_transfers(call: Call[TransferQuery, None]) -> ListPage[Entry]:
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
     """Audit log, newest entry first.
 
-    Transfers are at `/admin/transfers`, and here with their `action`.
+    Transfers are at `/admin/transfers`, and here with their `action`. Actions of agents (`computer.left_click`) need
+    `action` or `target`.
     """
     query = call.query
     return await queries.read_audit(

@@ -18,6 +18,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
+from vdi.gateway.computer import Computer
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
@@ -26,7 +27,7 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.recordings import Recordings
-from vdi.gateway.rights import Action, User
+from vdi.gateway.rights import Action, Actor, User, enables_agents
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
@@ -36,7 +37,7 @@ from vdi.session.streaming import takes_tokens
 
 CHANGES = (
     *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
-    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.EXTEND),
+    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.DRIVE, Action.EXTEND),
 )
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
@@ -67,6 +68,7 @@ class DesktopBar:
     handoff: TicketHandoff
     tables: TokenTablePublisher
     recordings: Recordings
+    computer: Computer
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -99,6 +101,9 @@ class DesktopBar:
             case Action.ANSWER_ACCESS:
                 allow = query.get("allow") == "true"
                 await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
+            case Action.DRIVE:
+                by = Actor(user.email, login_id=user.login_id)
+                await self.computer.switch(by, name, human=query.get("human") == "1")
             case Action.RESIZE:
                 await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
             case _:  # the last one of CHANGES
@@ -120,6 +125,7 @@ class DesktopBar:
         session, role = admitted.session, admitted.claims.role
         settings, now = self.context.settings, self.context.clock()
         view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
+        driver = await self.computer.driver(session) if enables_agents(template) else None
         lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),
@@ -137,6 +143,8 @@ class DesktopBar:
                 *filter(None, [view.files_note]),
             ],
             "actions": sorted(view.actions),
+            # null: no program may drive it, or none has lately.
+            "driver": driver and {"line": driver.line, "state": driver.state},
             "recorded": is_recorded(session),
             "recording": recording_note(template),
             "extensions": lengths,

@@ -14,6 +14,7 @@ from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Kind, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.computer import Computer
 from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.bar import CHANGES, DesktopBar
@@ -28,6 +29,7 @@ from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
+from vdi.gateway.notices import Notices
 from vdi.gateway.recordings import Recordings
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -63,6 +65,7 @@ class Edge(Component):
         subscriptions: Subscriptions,
         history: History,
         audit: Audit,
+        notices: Notices,
         agent: DesktopAgent | None = None,
         address: Callable[[VDISession], str] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class Edge(Component):
         self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
         self.agent = agent or DesktopAgent(self.desktop_key)
         self.recordings = Recordings(context, self.agent, audit)
+        self.computer = Computer(context=context, agent=self.agent, audit=audit, logins=logins, notices=notices)
         self.ring = KeyRing(context.client, settings, context.clock)
         self.tables = TokenTablePublisher(
             context=context,
@@ -127,6 +131,7 @@ class Edge(Component):
             handoff=self.handoff,
             tables=self.tables,
             recordings=self.recordings,
+            computer=self.computer,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection, Request
 
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.rights import User
+from vdi.gateway.rights import Actor, User
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import LOGIN_COOKIE, bearer, cookie_of
@@ -49,6 +49,13 @@ class Guard:
         if request.headers.get("authorization") is not None:
             return await self._logins.person_by_token(bearer(request))
         return await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE))
+
+    async def actor_of(self, request: HTTPConnection) -> Actor | None:
+        """`user_of` to drive a desktop, with a token of one session too."""
+        if request.headers.get("authorization") is not None:
+            return await self._logins.actor_by_token(bearer(request))
+        user = await self.user_of(request)
+        return Actor(user.email, login_id=user.login_id) if user else None
 
     async def require(self, request: HTTPConnection) -> User:
         """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""

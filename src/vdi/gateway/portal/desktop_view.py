@@ -15,7 +15,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
+from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left
 from vdi.session.actions import pending_request
@@ -234,6 +234,8 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
     sensible = set(_ACTIONS.get(phase, ()))
     if not file_transfers(template):
         sensible.discard(Action.BROWSE)
+    if phase == Phase.RUNNING and enables_agents(template):
+        sensible.add(Action.DRIVE)
     film = session.status.recording
     if film and film.mode == RecordingMode.ON_DEMAND:
         sensible.add(Action.RECORD)

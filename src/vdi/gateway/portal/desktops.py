@@ -24,7 +24,7 @@ from vdi.gateway.portal.catalogue import size_choices
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
-from vdi.gateway.rights import Action, User, role_in
+from vdi.gateway.rights import Action, Actor, User, enables_agents, role_in
 from vdi.gateway.web.template_filters import duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
@@ -110,6 +110,7 @@ class DesktopPages(PortalPages):
             self._post("/desktops/{name}/unshare", self.unshare),
             self._post("/desktops/{name}/request-access", self.request_access),
             self._post("/desktops/{name}/answer-access", self.answer_access),
+            self._post("/desktops/{name}/drive", self.drive),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
             # After the others, since these take any word: for an unknown one, the desktop's page is shown.
@@ -232,6 +233,12 @@ class DesktopPages(PortalPages):
         action = self._services.actions.answer_access(user, _name(request), asked, allow=allow)
         return await self._do(request, user, "allow-access" if allow else "refuse-access", action)
 
+    async def drive(self, request: Request, user: User, form: Form) -> Response:
+        """Take over from agents, or give back."""
+        human, by = form.get("human") == "yes", Actor(user.email, login_id=user.login_id)
+        action = self._services.computer.switch(by, _name(request), human=human)
+        return await self._do(request, user, "take-over" if human else "give-back", action)
+
     async def unshare(self, request: Request, user: User, form: Form) -> Response:
         """End the access of a guest."""
         name, email = _name(request), form.get("user", "")
@@ -307,6 +314,7 @@ class DesktopPages(PortalPages):
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
             sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
             memory=await ask_memory(self._services.agents.agent, session, template) if found.mine else None,
+            driver=await self._services.computer.driver(session) if enables_agents(template) else None,
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,

@@ -46,6 +46,8 @@ DONE = {
     "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
     "allow-access": "{name} is shared. End it under Sharing at any time.",
     "refuse-access": "The request for access to {name} is refused.",
+    "take-over": "You have taken over {name}. Agents wait until you give back.",
+    "give-back": "Agents may drive {name} again.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "

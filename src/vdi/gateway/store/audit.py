@@ -171,7 +171,8 @@ class Audit:
     ) -> list[Entry]:
         """Acts, newest first; `before` is the number of the last one read. Raises DatabaseUnavailableError.
 
-        `transfers`: these alone; else they are left out, unless `action` names one.
+        `transfers`: these alone; else they are left out, unless `action` names one. Actions of agents, which can be
+        ten a second, are left out unless `action` or `target` is named.
         """
         later = audit.alias()
         is_last = ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
@@ -180,6 +181,8 @@ class Audit:
             query = query.where(audit.c.id < before)
         if transfers or not action:
             query = query.where(audit.c.action.in_(TRANSFERS) == transfers)
+        if not (action or target):
+            query = query.where(audit.c.action.not_like("computer.%"))
         wanted = {audit.c.actor: actor, audit.c.action: action, audit.c.target: target, audit.c.target_owner: owner}
         for column, value in wanted.items():
             if value:

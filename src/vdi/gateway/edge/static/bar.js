@@ -1,6 +1,7 @@
 /* The bar over a desktop, in Selkies' page. It steers Selkies with the messages of Selkies' own side menu. */
 
 const ASK_MS = 30000;
+const AGENT_MS = 5000; /* While an agent drives: its line is about now. */
 const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
 const LOST_SECONDS = 10;
 const HIDE_MS = 3000;
@@ -36,6 +37,7 @@ let busy = "";
 let declined; /* The size in the memory offer that the owner does not want. */
 let font;
 let lastInput = Date.now();
+let lastAsk = Date.now();
 const known = { audio: true, microphone: false, text: "" };
 
 const make = (tag, { on, ...attributes } = {}, ...children) => {
@@ -139,6 +141,9 @@ const PANELS = {
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
     ...(state.watching ?? []).map((guest) => text(guest)),
     ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
+  Agent: [() => may("drive"), () => [text(state.driver?.line ?? "No agent drives this desktop now"), row(
+    state.driver && state.driver.state !== "Agent"
+      ? button("Give back", () => change("drive", "?human=0")) : button("Take over", () => change("drive", "?human=1")))]],
   Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
     () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
@@ -185,8 +190,9 @@ const draw = () => {
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
   const film = state.recorded ? "\u25cf Recorded \u00b7 " : "";
-  handle.textContent = film + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
-  handle.classList.toggle("warn", !state.owner && state.notices.length > 0);
+  const agent = state.driver ? `${state.driver.line} \u00b7 ` : "";
+  handle.textContent = film + agent + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
+  handle.classList.toggle("warn", (!state.owner && state.notices.length > 0) || state.driver?.state === "Parked");
   left.textContent = timeLeft();
   document.title = state.name;
   bar.setAttribute("aria-label", `Desktop ${state.name}`);
@@ -219,6 +225,7 @@ const toggle = (wanted = bar.hidden) => {
 };
 
 const ask = async () => {
+  lastAsk = Date.now();
   const answer = await fetch("/.vdi/bar", { cache: "no-store" }).catch(() => null);
   if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
   else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
@@ -282,6 +289,9 @@ export const start = (first) => {
       if (name === "pointerdown" && event.target !== host && !bar.hidden) toggle(false);
     }, { capture: true, passive: true });
   }
-  setInterval(() => { if (!document.hidden && Date.now() - lastInput < IDLE_MS) ask(); }, ASK_MS);
+  setInterval(() => {
+    const isDue = Date.now() - lastAsk >= (state.driver ? AGENT_MS : ASK_MS) - 500;
+    if (isDue && !document.hidden && Date.now() - lastInput < IDLE_MS) ask();
+  }, AGENT_MS);
   setInterval(watchStream, 1000);
 };

@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("admin", sa.Boolean(), nullable=False),
         sa.Column("source", sa.String(length=16), nullable=False),
         sa.Column("label", sa.String(length=100), nullable=False),
+        sa.Column("session_uid", sa.String(length=64), nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.Column("seen", sa.DateTime(timezone=True), nullable=True),
         sa.Column("expires", sa.DateTime(timezone=True), nullable=False),
