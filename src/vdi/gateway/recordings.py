@@ -160,16 +160,20 @@ class Recordings:
             for film, filmed in await self._store.newest(limit, owner, before)
         ]
 
-    async def watch(self, user: User, name: str) -> tuple[Recording, Path]:
-        """A film and its file; the audit has one row for each view. Raises ActionDenied."""
-        film = await self._store.get(name) if self._folder else None
-        may = film is not None and (user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email)))
-        if film is None or not may or self._folder is None:
+    async def find(self, user: User, name: str) -> Recording:
+        """A film that the user may watch now. Raises ActionDenied."""
+        film = await self._store.get(name)
+        if film is None or not (user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email))):
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
         if self._context.clock() - film.ended < ENDED_AFTER:
             raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")
-        file = self._folder / f"{film.id}.mp4"
-        if not file.is_file():
+        return film
+
+    async def watch(self, user: User, name: str) -> Path:
+        """The file of a film; the audit has one row for each view. Raises ActionDenied."""
+        film = await self.find(user, name)
+        file = self._folder / f"{film.id}.mp4" if self._folder else None
+        if not file or not file.is_file():
             raise ActionDenied("NotFound", f"The file of recording {name!r} is no longer in the volume of the films.")
         view = f"film-view/{name}/{user.email}"
         if await self._context.shared.count(view, VIEW_SECONDS) == 1:
@@ -188,7 +192,7 @@ class Recordings:
             except NotAuditedError as error:
                 await self._context.shared.uncount(view)
                 raise ActionDenied("Unavailable", str(error)) from error
-        return film, file
+        return file
 
     async def _delete_expired(self) -> None:
         while True:

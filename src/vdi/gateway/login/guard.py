@@ -86,14 +86,18 @@ class Guard:
             raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
+    def check_origin(self, request: HTTPConnection) -> None:
+        """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in the audit."""
+        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
+        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
+        if why and not bearer(request):
+            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
+
     async def check_csrf(self, request: Request) -> None:
         """Refuse (403) a change that no page of the portal has sent."""
-        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
         if request.method in SAFE or bearer(request):
             return
-        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
-        if why:
-            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
+        self.check_origin(request)
         token = request.headers.get(credentials.CSRF_HEADER, "")
         if not token and _is_form(request):
             field = (await request.form(max_files=0, max_fields=100)).get(credentials.CSRF_FIELD, "")
