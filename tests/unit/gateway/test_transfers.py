@@ -219,11 +219,11 @@ async def test_transfers_are_for_auditors_and_a_users_own_file(stage: ApiStage, 
         report(agent, UPLOAD | {"filename": "=cmd"})
         await written(stage, 2)
     root, alice = await stage.program(ROOT), await stage.program()
-    listed: httpx.Response = await root.get("/api/v1/admin/transfers", params={"action": "files.upload"})
+    listed: httpx.Response = await root.get("/api/v1/admin/audit", params={"action": "files.upload"})
     (item,) = listed.json()["items"]
     assert datetime.fromisoformat(item["at"]) <= stage.clock.now()
-    assert (await root.get("/api/v1/admin/transfers?user=bob@example.com")).json()["items"] == []
-    assert (await root.get("/api/v1/admin/transfers?action=login.begin")).json()["items"] == []
-    assert (await alice.get("/api/v1/admin/transfers")).status_code == 403
+    assert (await root.get("/api/v1/admin/audit?transfers=true&owner=bob@example.com")).json()["items"] == []
+    assert (await root.get("/api/v1/admin/audit?transfers=true&action=login.begin")).json()["items"] == []
+    assert (await alice.get("/api/v1/admin/audit?transfers=true")).status_code == 403
     own = (await alice.get("/api/v1/export?what=transfers")).text.splitlines()
     assert len(own) == 3 and "files.upload" in own[2]

@@ -346,15 +346,16 @@ class AdminPages(PortalPages):
 
     async def audit(self, request: Request, user: User) -> Response:
         """GET /admin/audit: entries of the audit log, newest first."""
-        return await self._entries(request, user, "audit", "actor")
+        return await self._entries(request, user, "audit", "actor", "Who")
 
     async def transfers(self, request: Request, user: User) -> Response:
         """GET /admin/transfers: what went into desktops and left them, newest first."""
-        kinds = [Choice("", "any"), *(Choice(action, words) for action, words in TRANSFERS.items())]
-        return await self._entries(request, user, "transfers", "owner", kinds=kinds, words=TRANSFERS)
+        return await self._entries(request, user, "transfers", "owner", "Owner", words=TRANSFERS)
 
-    async def _entries(self, request: Request, user: User, tab: str, who: str, **context: Any) -> Response:
-        query = request.query_params
+    async def _entries(
+        self, request: Request, user: User, tab: str, who: str, title: str, words: Mapping[str, str] = {}
+    ) -> Response:
+        query, kinds = request.query_params, [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
         filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
         given = {**filters, who: normal_user(filters[who])}
         cursor, transfers = query.get("before"), tab == "transfers"
@@ -364,7 +365,8 @@ class AdminPages(PortalPages):
             )
         except DatabaseUnavailableError:
             entries = None
-        return self._tab(request, user, tab, entries=entries, filters=filters, **context)
+        shown = {"entries": entries, "filters": filters, "who": who, "title": title, "words": words, "kinds": kinds}
+        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, **shown)
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:
         return self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)
