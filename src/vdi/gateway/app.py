@@ -196,8 +196,6 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
-    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
-    edge.verify.on_handshake = transfers.follow
     services = Services(
         context=context,
         guard=guard,
@@ -238,7 +236,7 @@ def build_gateway(
             homes_ahead,
             diagnosis,
             Notices(context),
-            transfers,
+            TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit),
             ExpiredAccess(context, audit),
         ),
     )

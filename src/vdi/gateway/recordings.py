@@ -23,9 +23,8 @@ from vdi.api.session import VDISession
 from vdi.cluster.units import parse_duration, parse_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent, is_running
+from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
 from vdi.gateway.rights import Action, User, refusal
-from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.recordings import Recording, RecordingStore
@@ -66,40 +65,30 @@ class Recordings:
         self._folder = context.settings.recordings
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
-        self._trouble: dict[str, str] = {}
 
     async def run(self) -> None:
-        if self._folder is None:
-            return
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._delete_expired(), name="retention of films")
-            fetching: dict[str, asyncio.Task[None]] = {}
-            while True:
-                fetching = {uid: task for uid, task in fetching.items() if not task.done()}
-                for session in self._context.cluster.sessions.values():
-                    uid = session.metadata.uid
-                    if session.status.recording and is_running(session) and uid not in fetching:
-                        fetching[uid] = group.create_task(self.fetch(session, self._folder), name=f"film of {uid}")
-                await asyncio.sleep(ROUND_SECONDS)
+        if self._folder:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._delete_expired(), name="retention of films")
+                # Without progress the desktop says after some minutes that it is not recorded, which everyone can see.
+                group.create_task(poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS), name="films")
 
-    async def fetch(self, session: VDISession, folder: Path) -> None:
-        """Store what the desktop has filmed since the last time. Raises nothing that another round may not fix."""
+    def _recorded(self) -> list[VDISession]:
+        sessions = self._context.cluster.sessions.values()
+        return [session for session in sessions if session.status.recording and is_running(session)]
+
+    async def fetch(self, session: VDISession) -> None:
+        """Store what the desktop has filmed since the last time. Raises what `poll_agents` allows."""
         uid, shared = session.metadata.uid, self._context.shared
-        try:
-            if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
-                return  # another replica is at it
-            while await self._fetch_piece(session, folder):
-                pass
-            if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
-                await self._store.see_run(uid, _run(session), self._context.clock())
-        except (ActionDenied, DatabaseUnavailableError, SharedUnavailableError, OSError, ValueError) as error:
-            # After some minutes without progress the desktop says that it is not recorded, which everyone can see.
-            level = logging.DEBUG if self._trouble.get(uid) == str(error) else logging.WARNING
-            log.log(level, "the film of session %s is not stored: %s", session.metadata.name, error)
-            self._trouble[uid] = str(error)
+        if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
+            return  # another replica is at it
+        while await self._fetch_piece(session):
+            pass
+        if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
+            await self._store.see_run(uid, _run(session), self._context.clock())
 
-    async def _fetch_piece(self, session: VDISession, folder: Path) -> bool:
-        """Whether there was one. Raises ValueError for a response that is not allowed."""
+    async def _fetch_piece(self, session: VDISession) -> bool:
+        """Whether there was one."""
         uid, now = session.metadata.uid, self._context.clock()
         number, stored = self._stored.get(uid, (0, 0))
         address = f"/film?{number}&{stored}"
@@ -111,7 +100,7 @@ class Recordings:
         headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
         piece = msgspec.convert(headers, _Piece, strict=False)
         name = f"{uid}-{piece.film}"
-        await asyncio.to_thread(_write, folder / f"{name}.mp4", piece.offset, answer.body)
+        await asyncio.to_thread(_write, self._file(name), piece.offset, answer.body)
         size = piece.offset + len(answer.body)
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
@@ -133,6 +122,11 @@ class Recordings:
         await self._store.save(film)
         self._stored[uid] = piece.film, size
         return True
+
+    def _file(self, name: str) -> Path:
+        if self._folder is None:
+            raise ActionDenied("NotFound", "This gateway keeps no films (VDI_RECORDINGS).")
+        return self._folder / f"{name}.mp4"
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
@@ -172,8 +166,8 @@ class Recordings:
     async def watch(self, user: User, name: str) -> Path:
         """The file of a film; the audit has one row for each view. Raises ActionDenied."""
         film = await self.find(user, name)
-        file = self._folder / f"{film.id}.mp4" if self._folder else None
-        if not file or not file.is_file():
+        file = self._file(film.id)
+        if not file.is_file():
             raise ActionDenied("NotFound", f"The file of recording {name!r} is no longer in the volume of the films.")
         view = f"film-view/{name}/{user.email}"
         if await self._context.shared.count(view, VIEW_SECONDS) == 1:
@@ -197,7 +191,6 @@ class Recordings:
     async def _delete_expired(self) -> None:
         while True:
             self._stored.clear()  # of sessions that are gone, too; a desktop knows by itself where to go on
-            self._trouble.clear()
             try:
                 while await self.delete_expired(self._context.clock()):
                     pass
@@ -209,8 +202,7 @@ class Recordings:
         """Delete some films past their retention; returns how many. Raises DatabaseUnavailableError, OSError."""
         expired = await self._store.expired(now, _DELETE_BATCH)
         for film in expired:
-            if self._folder:
-                (self._folder / f"{film.id}.mp4").unlink(missing_ok=True)
+            self._file(film.id).unlink(missing_ok=True)
             await self._store.drop(film.id)
             act = Act(actor="retention", action="recording.delete", target=film.name, uid=film.uid, owner=film.owner)
             await self._audit.record(act)

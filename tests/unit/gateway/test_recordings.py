@@ -43,7 +43,7 @@ class RecordedStage(PortalStage):
             self.desktop.recorder.film(content)
             self.desktop.look()
         self.clock.wall += timedelta(seconds=2)
-        await self.edge.recordings.fetch(self.session, self.folder)
+        await self.edge.recordings.fetch(self.session)
 
     async def ended(self, content: bytes = b"film") -> str:
         """A film that has ended; returns its id."""
@@ -81,7 +81,8 @@ async def test_film_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStag
 
 async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: RecordedStage) -> None:
     stage.folder.rmdir()
-    await stage.fetch(b"begin")
+    with pytest.raises(OSError, match="No such file"):
+        await stage.fetch(b"begin")
     assert stage.rows.rows(recordings) == []
     assert stage.desktop.look()["state"] == "Failed"
 
@@ -91,8 +92,9 @@ async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: Recorded
 )
 async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
     headers = {"X-VDI-Film": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
-    stage.desktop.films.fetch = lambda _number, _stored: (headers, b"x")
-    await stage.fetch()
+    stage.desktop.films.fetch = lambda _number, _stored: (b"x", headers)
+    with pytest.raises(ValueError, match="Expected|Invalid"):
+        await stage.fetch()
     assert list(stage.folder.iterdir()) == []
 
 

@@ -201,13 +201,6 @@ class Audit:
                 for row in await connection.execute(query)
             ]
 
-    async def last_event(self, log: str) -> int:
-        """Number of the last event that was written of a desktop's log; 0: none. Raises DatabaseUnavailableError."""
-        query = select(func.max(audit.c.act)).where(audit.c.act.between(event_act(log, 0), f"{log}g"))
-        async with self._database.connect() as connection:
-            found = (await connection.execute(query)).scalar()
-        return int(found.removeprefix(log), 16) if found else 0
-
     async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
         """Add what desktops report, by `event_act`, in this order. Returns those that were not there yet.
 

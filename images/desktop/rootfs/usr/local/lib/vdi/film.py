@@ -108,8 +108,8 @@ class Films:
         self.number = max(int(time.time() * 1000), self.number + 1)
         self.films.append(Film(self.number, file, screen))
 
-    def fetch(self, number: int, stored: int) -> tuple[dict[str, str], bytes]:
-        """The next piece for a gateway that has stored so much of this film: headers and content; none of neither."""
+    def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:
+        """The next piece, and its headers, for a gateway that has stored so much of this film; or neither."""
         with self.lock:
             for film in list(self.films):
                 if film.number == number and film.stored < stored <= film.size:
@@ -120,10 +120,9 @@ class Films:
                     os.close(film.file)
             film = self.films[0] if self.films else None
             if film is None:
-                return {}, b""
+                return b"", {}
             headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
-            piece = os.pread(film.file, MAX_PIECE, film.stored)
-            return {name: str(value) for name, value in headers.items()}, piece
+            return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
 
     def switch(self, *, wanted: bool) -> None:
         """Start or end the film of a desktop that is recorded on demand. Raises ValueError for any other."""
