@@ -151,7 +151,6 @@ async def test_events_of_a_desktop_are_kept_once_by_replicas_at_once(database: D
     added = await asyncio.gather(*(trail.add_events(events(0, 50 + 50 * n)) for n, trail in enumerate(trails)))
     assert sorted(act for each in added for act in each) == sorted(events(0, 200))
     await trails[0].add_events(events(0, 1, others))
-    assert [await trails[0].last_event(one) for one in (log, others, "0" * 16)] == [200, 1, 0]
     await trails[1].add_events(events(200, 300))
     found = [entry.detail["bytes"] for entry in await trails[2].entries(limit=500, transfers=True)]
     assert found[::-1] == [str(number) for number in (*range(200), 0, *range(200, 300))]

@@ -29,7 +29,6 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
-from vdi.gateway.expired_access import ExpiredAccess
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, LimitsError, read_limits
@@ -237,7 +236,6 @@ def build_gateway(
             diagnosis,
             Notices(context),
             TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit),
-            ExpiredAccess(context, audit),
         ),
     )
 

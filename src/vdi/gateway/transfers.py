@@ -22,8 +22,7 @@ from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
 from vdi.gateway.edge.revocation import ActiveGrants
-from vdi.gateway.settings import TransferAudit
-from vdi.gateway.store.audit import Act, Audit, event_act, show_name
+from vdi.gateway.store.audit import Act, Audit, act_on, event_act, show_name
 from vdi.printable import escape
 from vdi.session.streaming import takes_tokens
 
@@ -71,14 +70,14 @@ class Report(msgspec.Struct):
     events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=100)]
 
 
-def describe(event: Event, mode: TransferAudit) -> dict[str, str]:
-    """The details of an event for the audit."""
+def describe(event: Event, *, is_hashed: bool) -> dict[str, str]:
+    """The details of an event for the audit. `is_hashed`: names of files."""
     detail = {
-        "path": show_name(event.filename, mode) if event.filename else "",
+        "path": show_name(event.filename, is_hashed=is_hashed) if event.filename else "",
         "bytes": "" if event.size_bytes is None else str(event.size_bytes),
         "type": escape(event.mime_type)[:100],
         # The message of a refused upload names the file, too.
-        "error": escape(event.error)[:200] if mode is not TransferAudit.HASHED else "",
+        "error": escape(event.error)[:200] if not is_hashed else "",
         "role": escape(event.role)[:20],
         "count": "" if event.count is None else str(event.count),
     }
@@ -98,8 +97,7 @@ class TransferCollector(Component):
     _written: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
-        if self.context.settings.transfer_audit is not TransferAudit.NONE:
-            await poll_agents("transfers", self._opened, self.read, self.pause)
+        await poll_agents("transfers", self._opened, self.read, self.pause)
 
     def _opened(self) -> Iterator[VDISession]:
         for uid in {grant.session_uid for grant in self.active.find()} | self._written.keys():
@@ -118,9 +116,9 @@ class TransferCollector(Component):
         answer = await self.agent.ask(session, "GET", path, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
         if answer.status != HTTPStatus.OK:
             raise ActionDenied("Unavailable", f"its agent responds with {answer.status}")
-        report, mode, now = answer.json(Report), self.context.settings.transfer_audit, self.context.clock()
+        report, now = answer.json(Report), self.context.clock()
         acts = {
-            event_act(report.log, event.number): (self._act(session, event, mode), now - timedelta(seconds=event.age))
+            event_act(report.log, event.number): (self._act(session, event), now - timedelta(seconds=event.age))
             for event in report.events
             if event.event in ACTIONS
         }
@@ -134,14 +132,13 @@ class TransferCollector(Component):
         elif not self.active.find(session_uid=uid):  # a connection that was ended has been reported by now
             self._written.pop(uid, None)
 
-    def _act(self, session: VDISession, event: Event, mode: TransferAudit) -> Act:
-        meta, owner = session.metadata, session.spec.user
+    def _act(self, session: VDISession, event: Event) -> Act:
+        grants = self.active.find(session_uid=session.metadata.uid)
         # Selkies names no one. A transfer takes full control; of several who have it, one did it.
         controls = event.role != "viewer"
-        users = sorted({g.user for g in self.active.find(session_uid=meta.uid) if (g.role in FULL_CONTROL) == controls})
-        action, detail = ACTIONS[event.event], describe(event, mode)
+        users = sorted({grant.user for grant in grants if (grant.role in FULL_CONTROL) == controls})
+        action, detail = ACTIONS[event.event], describe(event, is_hashed=self.context.settings.hash_file_names)
         if len(users) > 1:
             detail["users"] = ", ".join(users)
-        is_of_desktop = action.startswith("transfers.")
-        actor = "" if len(users) != 1 or is_of_desktop else users[0]
-        return Act(actor=actor, action=action, target=meta.name, uid=meta.uid, owner=owner, detail=detail)
+        actor = "" if len(users) != 1 or action.startswith("transfers.") else users[0]
+        return act_on(session, actor, action, detail)

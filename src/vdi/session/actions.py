@@ -233,17 +233,17 @@ def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
     return found if ends and ends > now else None
 
 
-def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, tuple[Access, ...], AccessRequest | None] | None:
-    """A patch without ended shares and a lapsed request, and these; None: there are none."""
-    ended = tuple(access for access in session.spec.access if is_expired(access, now))
-    lapsed = None if pending_request(session, now) else session.spec.access_request
-    if session.metadata.deletion_timestamp or not (ended or lapsed):
-        return None
-    patch = _guests(session, tuple(access for access in session.spec.access if access not in ended))
-    if lapsed:
+def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, list[tuple[str, dict[str, str]]]]:
+    """A patch without ended shares and a lapsed request, and these as acts with their details."""
+    kept = tuple(access for access in session.spec.access if not is_expired(access, now))
+    gone = [access.user for access in session.spec.access if access not in kept]
+    ended = [("unshare", {"user": user[:254], "reason": "expired"}) for user in gone]
+    patch, lapsed = _guests(session, kept), session.spec.access_request
+    if lapsed and not pending_request(session, now):
         patch["spec"]["accessRequest"] = None
+        ended.append(("answer-access", {"user": lapsed.user[:254], "answer": "lapsed"}))
     patch["metadata"]["uid"] = session.metadata.uid
-    return patch, ended, lapsed
+    return patch, [] if session.metadata.deletion_timestamp else ended
 
 
 def _request_access(

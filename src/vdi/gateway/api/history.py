@@ -16,8 +16,8 @@ from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import ExportFormat
 from vdi.gateway.history.usage import UsageReport
 from vdi.gateway.queries import ListPage
-from vdi.gateway.recordings import WatchedRecording
 from vdi.gateway.store.history import PastRun, SessionFacts
+from vdi.gateway.store.recordings import WatchedRecording
 from vdi.session.users import same_user
 
 operation = OperationTable("History")

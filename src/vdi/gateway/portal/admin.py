@@ -365,7 +365,14 @@ class AdminPages(PortalPages):
             )
         except DatabaseUnavailableError:
             entries = None
-        shown = {"entries": entries, "filters": filters, "who": who, "title": title, "words": words, "kinds": kinds}
+        shown: dict[str, Any] = {
+            "entries": entries,
+            "filters": filters,
+            "who": who,
+            "title": title,
+            "words": words,
+            "kinds": kinds,
+        }
         return self._page(request, user, "admin_audit.html", here="admin", tab=tab, **shown)
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:

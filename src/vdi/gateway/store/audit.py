@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.api.constraints import doc
+from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.settings import TransferAudit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError, table_of
 from vdi.printable import escape
 
@@ -102,6 +102,12 @@ class Act:
     owner: str = ""
     # Parameters of the action; nothing secret.
     detail: Mapping[str, str] = field(default_factory=dict)
+
+
+def act_on(session: VDISession, actor: str, action: str, detail: Mapping[str, str]) -> Act:
+    """An action on a session."""
+    meta = session.metadata
+    return Act(actor=actor, action=action, target=meta.name, uid=meta.uid, owner=session.spec.user, detail=detail)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,13 +208,11 @@ class Audit:
             ]
 
     async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
-        """Add what desktops report, by `event_act`, in this order. Returns those that were not there yet.
+        """Add what has happened, by a key of 32 characters, in this order. Returns the keys that were not there yet.
 
         Raises DatabaseUnavailableError.
         """
-        rows = [
-            self._row(act) | {"act": key, "at": at, "address": "", "outcome": DONE} for key, (act, at) in events.items()
-        ]
+        rows = [self._row(act) | {"act": key, "at": at, "outcome": DONE} for key, (act, at) in events.items()]
         add = self._database.insert(audit).values(rows).on_conflict_do_nothing().returning(audit.c.act)
         async with self._database.begin() as connection:
             return set((await connection.execute(add)).scalars())
@@ -237,9 +241,9 @@ class Audit:
             _log_row(row, error)
 
 
-def show_name(name: str, mode: TransferAudit) -> str:
+def show_name(name: str, *, is_hashed: bool) -> str:
     """A file's name as the audit may have it."""
-    if mode is TransferAudit.HASHED:
+    if is_hashed:
         return f"sha256:{sha256(name.encode(errors='surrogateescape')).hexdigest()}"
     return escape(name)[:300]
 
