@@ -279,8 +279,9 @@ async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
         await store.save(film)
     await store.see_run("u", NOW, NOW + timedelta(minutes=1))
     listed = await store.newest(2, "a", (NOW, "v-3"))
-    assert [(film.id, film.seconds, filmed) for film, filmed in listed] == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
-    assert {(film.started, film.run_seen) for film, _ in listed} == {(NOW, NOW + timedelta(minutes=1))}
+    found = [(film.id, film.seconds, film.run_recorded_seconds) for film in listed]
+    assert found == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
+    assert {(film.started, film.run_seen) for film in listed} == {(NOW, NOW + timedelta(minutes=1))}
     assert [film.id for film in await store.expired(NOW + timedelta(days=2, hours=1), 9)] == ["u-1", "u-2"]
     await store.drop("u-1")
     assert await store.get("u-1") is None

@@ -93,7 +93,7 @@ async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: Recorded
 async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
     headers = {"X-VDI-Film": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
     stage.desktop.films.fetch = lambda _number, _stored: (b"x", headers)
-    with pytest.raises(ValueError, match="Expected|Invalid"):
+    with pytest.raises(ValueError, match=r"Expected|Invalid"):
         await stage.fetch()
     assert list(stage.folder.iterdir()) == []
 

@@ -365,15 +365,8 @@ class AdminPages(PortalPages):
             )
         except DatabaseUnavailableError:
             entries = None
-        shown: dict[str, Any] = {
-            "entries": entries,
-            "filters": filters,
-            "who": who,
-            "title": title,
-            "words": words,
-            "kinds": kinds,
-        }
-        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, **shown)
+        shown: dict[str, Any] = {"entries": entries, "filters": filters, "words": words, "kinds": kinds}
+        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown)
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:
         return self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)
