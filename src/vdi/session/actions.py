@@ -259,14 +259,13 @@ def _request_access(
     if not timedelta(minutes=1) <= length <= _LONGEST_HELP:
         allowed, shown = f"1m to {format_duration(_LONGEST_HELP)}", request.length[:_SHOWN_CHARACTERS]
         return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
-    share = _share(session, template, Share(request.user, request.role, now + length), now)
-    if isinstance(share, Refusal):
-        return share
-    expires = format_time(now + REQUEST_LAPSES)
-    asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
-    # With the resource version: of two requests at once, the later one must not replace what the owner reads.
-    version = session.metadata.resource_version
-    return {"metadata": {"resourceVersion": version}, "spec": {"accessRequest": msgspec.to_builtins(asked)}}
+    patch = _share(session, template, Share(request.user, request.role, now + length), now)
+    if not isinstance(patch, Refusal):
+        expires = format_time(now + REQUEST_LAPSES)
+        asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
+        # With the resource version: of two requests at once, the later one must not replace what the owner reads.
+        patch = _guests(session, session.spec.access) | {"spec": {"accessRequest": msgspec.to_builtins(asked)}}
+    return patch
 
 
 def _answer_access(
@@ -369,7 +368,7 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
         return Refusal(
             "Invalid", f"expires: {expires} is in the past; allowed: {allowed}.", "expires", allowed, expires or ""
         )
-    # Ended shares are dropped here: nothing else removes them, and they would count in the maximum.
+    # Ended shares would count in the maximum.
     others = tuple(
         access for access in session.spec.access if not same_user(access.user, guest) and not is_expired(access, now)
     )
