@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.api.constraints import PRINTABLE, Rule, doc, duration
+from vdi.api.constraints import PRINTABLE, doc, duration
 
 # Values of `watermark.position`, as Selkies counts them from 1.
 POSITIONS = ("TopLeft", "TopRight", "BottomLeft", "BottomRight", "Middle", "Moving")
@@ -52,14 +52,3 @@ class TemplateWatermark(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ]
     position: Annotated[str, doc("Where it is; Moving: it wanders.", enum=list(POSITIONS))] = "Moving"
-
-
-_RECORDS = "has(self.recording) && has(self.recording.mode) && self.recording.mode != 'Off'"
-RECORDING_RULES = (
-    Rule(
-        f"!({_RECORDS} && has(self.streaming) && has(self.streaming.display)) || self.streaming.display == 'X11'",
-        "only a desktop on X11 can be recorded",
-        '"\'" + self.streaming.display + "\' cannot be recorded; allowed with recording: X11"',
-        ".streaming.display",
-    ),
-)

@@ -195,6 +195,7 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
+    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
     services = Services(
         context=context,
         guard=guard,
@@ -225,18 +226,7 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(
-            health,
-            login,
-            edge,
-            api,
-            history,
-            portal,
-            homes_ahead,
-            diagnosis,
-            Notices(context),
-            TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit),
-        ),
+        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context), transfers),
     )
 
 

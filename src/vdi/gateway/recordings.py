@@ -1,10 +1,10 @@
 """Films of recorded desktops: fetched from the agents while they are made, kept in one folder, watched, and deleted.
 
 The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas share the folder and
-may fetch the same part: each part is written at its place in the film, so writing it twice changes nothing. A part is
-acknowledged with the next request, after it was written; the desktop keeps it until then.
+may fetch the same part: it is written once, at its place. It is acknowledged with the next request; the desktop keeps
+it until then.
 
-An agent's response is untrusted input: the worst that a desktop can do is a film of its own that shows nothing.
+An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on.
 """
 
 import asyncio
@@ -75,8 +75,7 @@ class Recordings:
     async def _fetch_piece(self, session: VDISession) -> bool:
         """Whether there was one."""
         uid, now = session.metadata.uid, self._context.clock()
-        number, stored = self._stored.get(uid, (0, 0))
-        address = f"/film?{number}&{stored}"
+        address = "/film?{}&{}".format(*self._stored.get(uid, (0, 0)))
         answer = await self._agent.ask(session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE)
         if answer.status != HTTPStatus.OK:
             raise ValueError(f"its agent responds with {answer.status}")
@@ -143,10 +142,8 @@ class Recordings:
         file = self._file(film.id)
         if not file.is_file():
             raise ActionDenied("NotFound", f"The file of recording {name!r} is no longer in the volume of the films.")
-        now, detail = self._context.clock(), {"recording": film.id}
-        act = Act(
-            actor=user.email, action="recording.view", target=film.name, uid=film.uid, owner=film.owner, detail=detail
-        )
+        now = self._context.clock()
+        act = _act(film, user.email, "view")
         # One row an hour: a player sends a request for each place that is sought.
         key = sha256(f"{film.id} {user.email} {now:%Y-%m-%d %H}".encode()).hexdigest()[:32]
         await self._audit.add_events({key: (act, now)})
@@ -159,10 +156,12 @@ class Recordings:
             for film in expired:
                 self._file(film.id).unlink(missing_ok=True)
                 await self._store.drop(film.id)
-                act = Act(
-                    actor="retention", action="recording.delete", target=film.name, uid=film.uid, owner=film.owner
-                )
-                await self._audit.record(act)
+                await self._audit.record(_act(film, "retention", "delete"))
+
+
+def _act(film: Recording, actor: str, verb: str) -> Act:
+    names, detail = {"target": film.name, "uid": film.uid, "owner": film.owner}, {"recording": film.id}
+    return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)
 
 
 def _run(session: VDISession) -> datetime:
@@ -171,5 +170,7 @@ def _run(session: VDISession) -> datetime:
 
 def _write(path: Path, offset: int, piece: bytes) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.seek(offset)
-        file.write(piece)
+        # Never into what is stored: a program in the agent's place could change the film of what its user did before.
+        start = max(file.seek(0, os.SEEK_END), offset)
+        file.seek(start)
+        file.write(piece[start - offset :])

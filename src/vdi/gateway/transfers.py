@@ -26,20 +26,15 @@ from vdi.gateway.store.audit import Act, Audit, act_on, event_act, show_name
 from vdi.printable import escape
 from vdi.session.streaming import takes_tokens
 
-# A request waits in the agent for 20 s.
-ANSWER_SECONDS = 25.0
-# Between two requests to one desktop: events in between are one transaction.
-PAUSE_SECONDS = 1.0
+# A request waits in the agent for 20 s. Between two of them events become one transaction.
+ANSWER_SECONDS, PAUSE_SECONDS = 25.0, 1.0
 EVENTS_PER_SECOND = 5
 MAX_BYTES = 1 << 20
 # Actions of the audit by the names of Selkies' events (`selkies/audit.py`, 2.1.0). Others are no transfers.
-ACTIONS = {
-    "clipboard.receive": "clipboard.receive",
-    "clipboard.send": "clipboard.send",
+ACTIONS = {kind: kind for kind in ("clipboard.receive", "clipboard.send", "print.document")} | {
     "file.upload.end": "files.upload",
     "file.upload.error": "files.upload-error",
     "file.download": "files.download",
-    "print.document": "print.document",
     "session.connect": "viewer.connect",
     "session.disconnect": "viewer.disconnect",
     "log.begin": "transfers.begin",

@@ -87,6 +87,16 @@ async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: Recorded
     assert stage.desktop.look()["state"] == "Failed"
 
 
+async def test_program_in_the_agents_place_changes_nothing_that_is_stored(stage: RecordedStage) -> None:
+    await stage.fetch(b"what alice did")
+    (file,) = stage.folder.iterdir()
+    headers = {"X-VDI-Film": file.stem.rpartition("-")[2], "X-VDI-Offset": "0", "X-VDI-Seconds": "1"}
+    answers = [(b"what she did not", headers), (b"", {})]
+    stage.desktop.films.fetch = lambda _number, _stored: answers.pop(0)
+    await stage.fetch()
+    assert file.read_bytes() == b"what alice didot"
+
+
 @pytest.mark.parametrize(
     "wrong", [{"X-VDI-Film": "../x"}, {"X-VDI-Film": "-1"}, {"X-VDI-Offset": str(1 << 40)}, {"X-VDI-Seconds": "nan"}]
 )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import FailureStatus, IsolationStatus, QueueStatus, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import FailureStatus, IsolationStatus, QueueStatus, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
@@ -155,7 +155,7 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
             "Isolation": _isolation(status.isolation) if status.isolation else "",
-            "Recording": _recording(status),
+            "Recording": f"{film.state} ({film.mode}) {film.message}".strip() if (film := status.recording) else "",
             "Node": status.node_name,
             "Pod": status.pod_name,
         }
@@ -164,11 +164,6 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
 
 def _isolation(isolation: IsolationStatus) -> str:
     return "user namespace" if isolation.user_namespace else isolation.message or "turned off by the template"
-
-
-def _recording(status: SessionStatus) -> str:
-    film = status.recording
-    return f"{film.state} ({film.mode})" + (f": {film.message}" if film.message else "") if film else ""
 
 
 def _queue(queue: QueueStatus, now: datetime) -> str:

@@ -72,10 +72,10 @@ class Guard:
             raise HTTPException(401, _LOGGED_OUT)
         return user
 
-    async def require_admin(self, request: HTTPConnection, *, or_auditor: bool = False) -> User:
+    async def require_admin(self, request: HTTPConnection) -> User:
         """The user, if an administrator; else 403."""
         user = await self.require(request)
-        if not (user.admin or (or_auditor and user.auditor)):
+        if not user.admin:
             raise HTTPException(403, f"Only administrators can do this; {user.email} is not an administrator.")
         return user
 

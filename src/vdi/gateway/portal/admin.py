@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -221,8 +222,8 @@ class AdminPages(PortalPages):
             self._get("/admin/limits", self.limits, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
             self._post("/admin/doctor", self.run_doctor, admin=True),
-            self._get("/admin/audit", self.audit, admin=True, or_auditor=True),
-            self._get("/admin/transfers", self.transfers, admin=True, or_auditor=True),
+            self._get("/admin/audit", self.audit),
+            self._get("/admin/transfers", self.transfers),
         ]
 
     async def overview(self, request: Request, user: User) -> Response:
@@ -355,6 +356,8 @@ class AdminPages(PortalPages):
     async def _entries(
         self, request: Request, user: User, tab: str, who: str, title: str, words: Mapping[str, str] = {}
     ) -> Response:
+        if not user.may_audit:
+            raise HTTPException(403, f"Only administrators and auditors can do this; {user.email} is neither.")
         query, kinds = request.query_params, [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
         filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
         given = {**filters, who: normal_user(filters[who])}

@@ -36,8 +36,7 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
 
-# Data that went into a desktop or left it, by connections too, with the words for them. The page of transfers has them,
-# and the log of actions only on request. All but copies in the portal are reported by desktops (`gateway.transfers`).
+# Data that went into a desktop or left it, by connections too, with the words for them.
 TRANSFERS = {
     "clipboard.receive": "Clipboard in",
     "clipboard.send": "Clipboard out",
@@ -115,10 +114,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     number: Annotated[int, doc("Increases with each entry.")]
     at: Annotated[datetime, doc("When the result was known.")]
-    actor: Annotated[
-        str,
-        doc("E-mail address of the user who acted. Empty for a transfer by one of several: see `users` in `detail`."),
-    ]
+    actor: Annotated[str, doc("E-mail address of the user who acted. Empty: one of `users` in `detail` did.")]
     address: Annotated[str, doc("Client address.")]
     action: Annotated[str, doc("Action, such as session.end.")]
     target: Annotated[str, doc("Name of the target.")]
