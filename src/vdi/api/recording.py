@@ -20,7 +20,7 @@ class RecordingMode(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> "RecordingMode":
-        """A value of a later version: the one that shows nothing without a film."""
+        # A value of a later version: the one that shows nothing without a film.
         return cls.ALWAYS
 
 
@@ -29,10 +29,7 @@ class TemplateRecording(msgspec.Struct, rename="camel", omit_defaults=True):
 
     mode: Annotated[
         RecordingMode,
-        doc(
-            "OnDemand: the owner starts and stops the film. Always: no one sees the desktop while no film is being "
-            "made and kept."
-        ),
+        doc("OnDemand: the owner starts and stops the film. Always: no one sees the desktop without one."),
     ] = RecordingMode.OFF
     retention: Annotated[str, duration("How long a film is kept after its end.")] = "720h"
     owner_may_watch: Annotated[bool, doc("true: owners may watch the films of their own desktops.")] = False

@@ -136,10 +136,8 @@ class Actions:
 
     async def answer_access(self, user: User, name: str, request: str, *, allow: bool) -> VDISession:
         """The owner's answer to the request with this `expires`."""
-        detail = {"answer": "allowed" if allow else "refused", "request": request[:40]}
-        seen = self.context.cluster.session(name)
-        if seen and seen.spec.access_request and same_user(seen.spec.user, user.email):
-            asked = seen.spec.access_request
+        detail, seen = {"answer": "allowed" if allow else "refused"}, self.context.cluster.session(name)
+        if seen and (asked := seen.spec.access_request) and same_user(seen.spec.user, user.email):
             detail |= {"user": asked.user[:254], "role": asked.role[:20], "length": asked.length[:20]}
         return await self._act(user, Action.ANSWER_ACCESS, name, AnswerAccess(request, allow), detail)
 

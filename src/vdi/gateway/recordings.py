@@ -88,20 +88,12 @@ class Recordings:
         size = piece.offset + len(answer.body)
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
+        times = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
+        facts = {"uid": uid, "name": session.metadata.name, "template": session.spec.template}
+        facts |= {"id": name, "owner": normal_user(session.spec.user)}
+        keep_until, may_watch = now + parse_duration(policy.retention), policy.owner_may_watch
         film = Recording(
-            id=name,
-            uid=uid,
-            name=session.metadata.name,
-            owner=normal_user(session.spec.user),
-            template=session.spec.template,
-            run=_run(session),
-            run_seen=now,
-            started=now,
-            ended=now,
-            seconds=piece.seconds,
-            size_bytes=size,
-            keep_until=now + parse_duration(policy.retention),
-            owner_may_watch=policy.owner_may_watch,
+            **facts, **times, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
         )
         await self._store.save(film)
         self._stored[uid] = piece.film, size

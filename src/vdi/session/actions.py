@@ -5,6 +5,7 @@ The gateway (which adds rights, limits and audit) and the session commands at th
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -39,9 +40,8 @@ _LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
-# An administrator's request lapses after this, and asks for no more than that.
+# An administrator's request for access lapses after this.
 REQUEST_LAPSES = timedelta(minutes=1)
-_LONGEST_HELP = timedelta(hours=8)
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -249,15 +249,13 @@ def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, list[tuple[
 def _request_access(
     session: VDISession, template: VDITemplate | None, request: RequestAccess, now: datetime
 ) -> Patch | Refusal:
-    name, pending = session.metadata.name, pending_request(session, now)
-    if pending:
-        return Refusal("Conflict", f"{pending.user} is asking for access to the desktop {name!r}. Wait for the answer.")
-    try:
+    length = timedelta()
+    if pending := pending_request(session, now):
+        return Refusal("Conflict", f"{pending.user} is asking for access to this desktop. Wait for the answer.")
+    with suppress(ValueError):
         length = parse_duration(request.length)
-    except ValueError:
-        length = timedelta()
-    if not timedelta(minutes=1) <= length <= _LONGEST_HELP:
-        allowed, shown = f"1m to {format_duration(_LONGEST_HELP)}", request.length[:_SHOWN_CHARACTERS]
+    if not timedelta(minutes=1) <= length <= timedelta(hours=8):
+        allowed, shown = "1m to 8h", request.length[:_SHOWN_CHARACTERS]
         return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
     patch = _share(session, template, Share(request.user, request.role, now + length), now)
     if not isinstance(patch, Refusal):

@@ -55,7 +55,6 @@ class Films:
         self.port, self.headers = int(env.get("SELKIES_PORT", "8080")), headers
         self.path = Path(env["XDG_RUNTIME_DIR"]) / FILE
         self.films: list[Film] = []
-        self.number = 0  # of the newest
         self.problem = "it is starting"
         self.stored_at = 0.0  # monotonic: when the gateway last had stored more; 0: never
         self.lock = threading.Lock()
@@ -103,8 +102,7 @@ class Films:
         self._ask("POST", {"path": FILE})
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self.path.unlink()
-        self.number = max(int(time.time() * 1000), self.number + 1)
-        self.films.append(Film(self.number, file, screen))
+        self.films.append(Film(int(time.time() * 1000), file, screen))
 
     def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:
         """The next piece, and its headers, for a gateway that has stored so much of this film; or neither."""
