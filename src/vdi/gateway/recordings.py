@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -88,12 +88,12 @@ class Recordings:
         size = piece.offset + len(answer.body)
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
-        times = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
-        facts = {"uid": uid, "name": session.metadata.name, "template": session.spec.template}
-        facts |= {"id": name, "owner": normal_user(session.spec.user)}
+        facts: dict[str, Any] = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
+        facts |= {"id": name, "uid": uid, "name": session.metadata.name, "template": session.spec.template}
+        facts |= {"owner": normal_user(session.spec.user)}
         keep_until, may_watch = now + parse_duration(policy.retention), policy.owner_may_watch
         film = Recording(
-            **facts, **times, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
+            **facts, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
         )
         await self._store.save(film)
         self._stored[uid] = piece.film, size

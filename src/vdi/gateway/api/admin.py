@@ -181,7 +181,10 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
 
 @audit_operation("GET /admin/audit")
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
-    """Audit log, newest entry first. Of a transfer, `bytes` in `detail` is the size; no entry has content."""
+    """Audit log, newest entry first.
+
+    Of a transfer, `bytes` in `detail` is the size; no entry has content.
+    """
     query = call.query
     return await queries.read_audit(
         call.api,
