@@ -86,12 +86,14 @@ class Guard:
             raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
-    def check_origin(self, request: HTTPConnection) -> None:
+    def check_origin(self, request: Request) -> None:
         """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in the audit."""
         # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
         why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
         if why and not bearer(request):
-            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
+            # The answer to a GET, which a cache may see, repeats nothing of its headers.
+            more = "" if request.method in SAFE else f": {why}"
+            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}{more}.")
 
     async def check_csrf(self, request: Request) -> None:
         """Refuse (403) a change that no page of the portal has sent."""
