@@ -151,7 +151,6 @@ async def test_events_of_a_desktop_are_kept_once_by_replicas_at_once(database: D
     added = await asyncio.gather(*(trail.add_events(events(0, 50 + 50 * n)) for n, trail in enumerate(trails)))
     assert sorted(act for each in added for act in each) == sorted(events(0, 200))
     await trails[0].add_events(events(0, 1, others))
-    assert [await trails[0].last_event(one) for one in (log, others, "0" * 16)] == [200, 1, 0]
     await trails[1].add_events(events(200, 300))
     found = [entry.detail["bytes"] for entry in await trails[2].entries(limit=500, transfers=True)]
     assert found[::-1] == [str(number) for number in (*range(200), 0, *range(200, 300))]
@@ -280,8 +279,9 @@ async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
         await store.save(film)
     await store.see_run("u", NOW, NOW + timedelta(minutes=1))
     listed = await store.newest(2, "a", (NOW, "v-3"))
-    assert [(film.id, film.seconds, filmed) for film, filmed in listed] == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
-    assert {(film.started, film.run_seen) for film, _ in listed} == {(NOW, NOW + timedelta(minutes=1))}
+    found = [(film.id, film.seconds, film.run_recorded_seconds) for film in listed]
+    assert found == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
+    assert {(film.started, film.run_seen) for film in listed} == {(NOW, NOW + timedelta(minutes=1))}
     assert [film.id for film in await store.expired(NOW + timedelta(days=2, hours=1), 9)] == ["u-1", "u-2"]
     await store.drop("u-1")
     assert await store.get("u-1") is None

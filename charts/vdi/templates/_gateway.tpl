@@ -231,8 +231,8 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- end }}
 - name: VDI_RETENTION_DAYS
   value: {{ .retentionDays | int | quote }}
-- name: VDI_TRANSFER_AUDIT
-  value: {{ .transferAudit | quote }}
+- name: VDI_HASH_FILE_NAMES
+  value: {{ .hashFileNames | quote }}
 - name: VDI_TOKEN_SECONDS
   value: {{ .login.tokenSeconds | int | quote }}
 - name: VDI_LOGIN_IDLE

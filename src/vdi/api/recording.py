@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from vdi.api.constraints import PRINTABLE, Rule, doc, duration
+from vdi.api.constraints import PRINTABLE, doc, duration
 
 # Values of `watermark.position`, as Selkies counts them from 1.
 POSITIONS = ("TopLeft", "TopRight", "BottomLeft", "BottomRight", "Middle", "Moving")
@@ -20,7 +20,7 @@ class RecordingMode(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> "RecordingMode":
-        """A value of a later version: the one that shows nothing without a film."""
+        # A value of a later version: the one that shows nothing without a film.
         return cls.ALWAYS
 
 
@@ -29,10 +29,7 @@ class TemplateRecording(msgspec.Struct, rename="camel", omit_defaults=True):
 
     mode: Annotated[
         RecordingMode,
-        doc(
-            "OnDemand: the owner starts and stops the film. Always: no one sees the desktop while no film is being "
-            "made and kept."
-        ),
+        doc("OnDemand: the owner starts and stops the film. Always: no one sees the desktop without one."),
     ] = RecordingMode.OFF
     retention: Annotated[str, duration("How long a film is kept after its end.")] = "720h"
     owner_may_watch: Annotated[bool, doc("true: owners may watch the films of their own desktops.")] = False
@@ -52,14 +49,3 @@ class TemplateWatermark(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ]
     position: Annotated[str, doc("Where it is; Moving: it wanders.", enum=list(POSITIONS))] = "Moving"
-
-
-_RECORDS = "has(self.recording) && has(self.recording.mode) && self.recording.mode != 'Off'"
-RECORDING_RULES = (
-    Rule(
-        f"!({_RECORDS} && has(self.streaming) && has(self.streaming.display)) || self.streaming.display == 'X11'",
-        "only a desktop on X11 can be recorded",
-        '"\'" + self.streaming.display + "\' cannot be recorded; allowed with recording: X11"',
-        ".streaming.display",
-    ),
-)

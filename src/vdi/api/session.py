@@ -337,8 +337,7 @@ class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
     state: Annotated[
         str,
         doc(
-            "Starting: the agent has not reported yet. On: a film is made, and the gateway fetches it. Off: none is "
-            "made. Failed: one should be made.",
+            "Starting: not reported yet. On: it is made and fetched. Off: none is made. Failed: one should be made.",
             pattern="^[A-Za-z]{1,32}$",
             maxLength=32,
         ),

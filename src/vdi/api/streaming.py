@@ -269,6 +269,13 @@ RULES = (
         field_path=".streaming",
     ),
     Rule(
+        "!(has(self.recording) && has(self.recording.mode) && self.recording.mode != 'Off' && has(self.streaming) && "
+        "has(self.streaming.display)) || self.streaming.display == 'X11'",
+        "only a desktop on X11 can be recorded",
+        '"\'" + self.streaming.display + "\' cannot be recorded; allowed with recording: X11"',
+        ".streaming.display",
+    ),
+    Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "
         "self.streaming.transport == 'WebRTC'",
         "'WebSocket' is not a transport of Selkies 1, the generation of the image (streaming.selkies, or by its "

@@ -32,7 +32,7 @@ from vdi.api.constraints import (
     quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
-from vdi.api.recording import RECORDING_RULES, TemplateRecording, TemplateWatermark
+from vdi.api.recording import TemplateRecording, TemplateWatermark
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
@@ -552,7 +552,6 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
             ".volumes",
         ),
         *RULES,
-        *RECORDING_RULES,
     )
 
     image: Annotated[

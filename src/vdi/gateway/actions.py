@@ -23,7 +23,7 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
 from vdi.gateway.starting import Starter
-from vdi.gateway.store.audit import Act, Audit, NotAuditedError
+from vdi.gateway.store.audit import Act, Audit, NotAuditedError, act_on
 from vdi.gateway.store.banner import MAX_CHARACTERS, save_banner
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
@@ -45,6 +45,7 @@ from vdi.session.actions import (
     Unshare,
     check_schedule,
     decide,
+    drop_expired,
     find_home_to_delete,
 )
 from vdi.session.homes import HomeSummary, why_not_deleted
@@ -139,12 +140,27 @@ class Actions:
 
     async def answer_access(self, user: User, name: str, request: str, *, allow: bool) -> VDISession:
         """The owner's answer to the request with this `expires`."""
-        detail = {"answer": "allowed" if allow else "refused", "request": request[:40]}
-        seen = self.context.cluster.session(name)
-        if seen and seen.spec.access_request and same_user(seen.spec.user, user.email):
-            asked = seen.spec.access_request
+        detail, seen = {"answer": "allowed" if allow else "refused"}, self.context.cluster.session(name)
+        if seen and (asked := seen.spec.access_request) and same_user(seen.spec.user, user.email):
             detail |= {"user": asked.user[:254], "role": asked.role[:20], "length": asked.length[:20]}
         return await self._act(user, Action.ANSWER_ACCESS, name, AnswerAccess(request, allow), detail)
+
+    async def drop_expired_access(self) -> None:
+        """Remove shares whose time is over, and requests that no one has answered. Rights do not depend on it.
+
+        Of several replicas, the one whose patch is taken writes the audit.
+        """
+        for session in list(self.context.cluster.sessions.values()):
+            patch, ended = drop_expired(session, self.context.clock())
+            if not ended or self.context.stopping.is_set():
+                continue
+            try:
+                await self._send(session, patch)
+            except (ActionDenied, KubeError) as error:  # another replica was first, or the next sweep tries again
+                log.debug("expired access to session %s is not removed: %s", session.metadata.name, error)
+                continue
+            for action, detail in ended:
+                await self.audit.record(act_on(session, "vdi-gateway", f"session.{action}", detail))
 
     async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
         """Announce the end of the desktop in it, and end it at that time; None: take the announcement back."""
@@ -305,14 +321,7 @@ class Actions:
         with self._counted(str(action), name):
             async with self._refusal_written(user, str(action), name, detail):
                 session = await self._allowed(user, action, name)
-            act = Act(
-                actor=user.email,
-                action=f"session.{action}",
-                target=name,
-                uid=session.metadata.uid,
-                owner=session.spec.user,
-                detail=detail,
-            )
+            act = act_on(session, user.email, f"session.{action}", detail)
             template, settings = self.context.cluster.template(session.spec.template), self.context.settings.cluster
             is_done = request and decide(session, template, request, self.context.clock(), settings) == {}
             async with nullcontext() if is_done else self._written(user, act):

@@ -29,7 +29,6 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
-from vdi.gateway.expired_access import ExpiredAccess
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits, LimitsError, read_limits
@@ -199,7 +198,6 @@ def build_gateway(
     )
     homes_ahead = HomesAhead(context, starter)
     transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
-    edge.verify.on_handshake = transfers.follow
     services = Services(
         context=context,
         guard=guard,
@@ -231,19 +229,7 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(
-            health,
-            login,
-            edge,
-            api,
-            history,
-            portal,
-            homes_ahead,
-            diagnosis,
-            notices,
-            transfers,
-            ExpiredAccess(context, audit),
-        ),
+        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, notices, transfers),
     )
 
 

@@ -19,10 +19,10 @@ from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Month
-from vdi.gateway.recordings import WatchedRecording
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.recordings import WatchedRecording
 
 T = TypeVar("T")
 Key = tuple[str, ...]

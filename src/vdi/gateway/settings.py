@@ -8,7 +8,6 @@ from base64 import b64decode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
-from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -93,14 +92,6 @@ class OIDCSettings:
     require_verified: bool = True
 
 
-class TransferAudit(StrEnum):
-    """Whether the audit has transfers, and how the names of files."""
-
-    PLAIN = "Plain"
-    HASHED = "Hashed"
-    NONE = "None"
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of a gateway process."""
@@ -152,8 +143,8 @@ class Settings:
     icon_origins: tuple[str, ...] = ()
     # VDI_RETENTION_DAYS: how long history and audit are kept.
     retention_days: int = 365
-    # VDI_TRANSFER_AUDIT: Plain, Hashed (SHA-256 of names of files), or None (desktops are not asked).
-    transfer_audit: TransferAudit = TransferAudit.PLAIN
+    # VDI_HASH_FILE_NAMES: the audit has the names of files as SHA-256.
+    hash_file_names: bool = False
     # VDI_TOKEN_SECONDS: life of a desktop's token; it is renewed while in use.
     token_seconds: int = 300
     # VDI_LOGIN_IDLE: a login that is not used for so long has ended.
@@ -340,10 +331,7 @@ _VARIABLES: Variables = {
     "VDI_BRAND_SUPPORT_URL": ("brand_support_url", matching(r"(https://|mailto:)\S+", "an https:// or mailto: URL")),
     "VDI_ICON_ORIGINS": ("icon_origins", _origins),
     "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
-    "VDI_TRANSFER_AUDIT": (
-        "transfer_audit",
-        lambda text: TransferAudit(matching("|".join(TransferAudit), ", ".join(TransferAudit))(text)),
-    ),
+    "VDI_HASH_FILE_NAMES": ("hash_file_names", truth),
     "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),
     "VDI_LOGIN_IDLE": ("login_idle", parse_duration),
     "VDI_LOGIN_MAX": ("login_max", parse_duration),

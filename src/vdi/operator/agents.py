@@ -63,7 +63,15 @@ NoticeKey = tuple[str, str, str]  # (namespace, session, id of the notice)
 _Text = Annotated[str, msgspec.Meta(max_length=256)]
 
 
-class GraphicsReport(msgspec.Struct, rename="camel"):
+class _Printable(msgspec.Struct, rename="camel"):
+    def __post_init__(self) -> None:
+        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a newline at the end, too.
+        for name in self.__struct_fields__:
+            if not is_printable(str(getattr(self, name))):
+                raise ValueError(f"{name} has characters that are not printable")
+
+
+class GraphicsReport(_Printable, rename="camel"):
     """The renderer and encoder that the image chose when it started; limits as in `status.graphics`."""
 
     renderer: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
@@ -75,22 +83,12 @@ class GraphicsReport(msgspec.Struct, rename="camel"):
     encoder_message: _Text = ""
     display: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]{0,32}$")] = ""
 
-    def __post_init__(self) -> None:
-        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a newline at the end, too.
-        for name in self.__struct_fields__:
-            if not is_printable(str(getattr(self, name))):
-                raise ValueError(f"{name} has characters that are not printable")
 
-
-class RecordingReport(msgspec.Struct):
+class RecordingReport(_Printable):
     """The film that the agent has Selkies make; limits as in `status.recording`."""
 
     state: Annotated[str, msgspec.Meta(pattern="^(On|Off|Failed)$")]
     message: _Text = ""
-
-    def __post_init__(self) -> None:
-        if not is_printable(self.state + self.message):
-            raise ValueError("it has characters that are not printable")
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -223,10 +221,10 @@ class Agents:
         try:
             report = await self._fetch(session, pod)
         except AnswerError as error:
-            if is_closing:  # input would cancel the end, which is only minutes away
-                return Result(requeue_after=interval.total_seconds())
             if recording:
                 return self._without_film(session, state, error)
+            if is_closing:  # input would cancel the end, which is only minutes away
+                return Result(requeue_after=interval.total_seconds())
             return self._not_answered(session, state, error, interval=interval, has_timeout=timeout is not None)
         now = self._clock.now()
         state.failures = 0
@@ -334,9 +332,9 @@ class Agents:
 
 
 def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:
-    """Whether the agent says something else of the film than the status."""
-    film = activity.recording
-    return film is not None and known is not None and (film.state, film.message) != (known.state, known.message)
+    """Whether the agent says something else of the film than the status. One that says nothing makes none."""
+    film = activity.recording or RecordingStatus("")
+    return known is not None and (film.state, film.message) != (known.state, known.message)
 
 
 def _polled_state(session: VDISession) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ The gateway (which adds rights, limits and audit) and the session commands at th
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -30,9 +31,8 @@ _LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
-# An administrator's request lapses after this, and asks for no more than that.
+# An administrator's request for access lapses after this.
 REQUEST_LAPSES = timedelta(minutes=1)
-_LONGEST_HELP = timedelta(hours=8)
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -225,40 +225,37 @@ def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
     return found if ends and ends > now else None
 
 
-def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, tuple[Access, ...], AccessRequest | None] | None:
-    """A patch without ended shares and a lapsed request, and these; None: there are none."""
-    ended = tuple(access for access in session.spec.access if is_expired(access, now))
-    lapsed = None if pending_request(session, now) else session.spec.access_request
-    if session.metadata.deletion_timestamp or not (ended or lapsed):
-        return None
-    patch = _guests(session, tuple(access for access in session.spec.access if access not in ended))
-    if lapsed:
+def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, list[tuple[str, dict[str, str]]]]:
+    """A patch without ended shares and a lapsed request, and these as acts with their details."""
+    kept = tuple(access for access in session.spec.access if not is_expired(access, now))
+    gone = [access.user for access in session.spec.access if access not in kept]
+    ended = [("unshare", {"user": user[:254], "reason": "expired"}) for user in gone]
+    patch, lapsed = _guests(session, kept), session.spec.access_request
+    if lapsed and not pending_request(session, now):
         patch["spec"]["accessRequest"] = None
+        ended.append(("answer-access", {"user": lapsed.user[:254], "answer": "lapsed"}))
     patch["metadata"]["uid"] = session.metadata.uid
-    return patch, ended, lapsed
+    return patch, [] if session.metadata.deletion_timestamp else ended
 
 
 def _request_access(
     session: VDISession, template: VDITemplate | None, request: RequestAccess, now: datetime
 ) -> Patch | Refusal:
-    name, pending = session.metadata.name, pending_request(session, now)
-    if pending:
-        return Refusal("Conflict", f"{pending.user} is asking for access to the desktop {name!r}. Wait for the answer.")
-    try:
+    length = timedelta()
+    if pending := pending_request(session, now):
+        return Refusal("Conflict", f"{pending.user} is asking for access to this desktop. Wait for the answer.")
+    with suppress(ValueError):
         length = parse_duration(request.length)
-    except ValueError:
-        length = timedelta()
-    if not timedelta(minutes=1) <= length <= _LONGEST_HELP:
-        allowed, shown = f"1m to {format_duration(_LONGEST_HELP)}", request.length[:_SHOWN_CHARACTERS]
+    if not timedelta(minutes=1) <= length <= timedelta(hours=8):
+        allowed, shown = "1m to 8h", request.length[:_SHOWN_CHARACTERS]
         return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
-    share = _share(session, template, Share(request.user, request.role, now + length), now)
-    if isinstance(share, Refusal):
-        return share
-    expires = format_time(now + REQUEST_LAPSES)
-    asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
-    # With the resource version: of two requests at once, the later one must not replace what the owner reads.
-    version = session.metadata.resource_version
-    return {"metadata": {"resourceVersion": version}, "spec": {"accessRequest": msgspec.to_builtins(asked)}}
+    patch = _share(session, template, Share(request.user, request.role, now + length), now)
+    if not isinstance(patch, Refusal):
+        expires = format_time(now + REQUEST_LAPSES)
+        asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
+        # With the resource version: of two requests at once, the later one must not replace what the owner reads.
+        patch = _guests(session, session.spec.access) | {"spec": {"accessRequest": msgspec.to_builtins(asked)}}
+    return patch
 
 
 def _answer_access(
@@ -366,7 +363,7 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
         return Refusal(
             "Invalid", f"expires: {expires} is in the past; allowed: {allowed}.", "expires", allowed, expires or ""
         )
-    # Ended shares are dropped here: nothing else removes them, and they would count in the maximum.
+    # Ended shares would count in the maximum.
     others = tuple(
         access for access in session.spec.access if not same_user(access.user, guest) and not is_expired(access, now)
     )

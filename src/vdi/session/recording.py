@@ -8,11 +8,6 @@ from vdi.cluster.units import parse_duration
 ON, FAILED = "On", "Failed"
 
 
-def is_recorded(session: VDISession) -> bool:
-    """Whether a film of it is being made now."""
-    return session.status.recording is not None and session.status.recording.state == ON
-
-
 def recording_note(template: VDITemplate | None) -> str:
     """Notice to everyone who is about to see a desktop of this template; empty: it is not recorded."""
     recording = template.spec.recording if template else None

@@ -149,13 +149,6 @@ def test_a_missing_session_is_reported(vdi: Vdi, words: list[str]) -> None:
     assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace vdi-sessions\n")
 
 
-def test_access_is_requested_through_a_gateway_only(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    ran = vdi("session", "request-access", "alice-desktop", "--as", "viewer", "--for", "30m")
-    assert (ran.code, "through a gateway" in ran.err) == (2, True), ran
-    assert fake.bodies == []
-
-
 def test_share_and_unshare_edit_the_guests(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(status=running(), access=[{"user": "eve@example.com"}]))
     words = ["--role", "collaborator", "--expires-in", "2h"]

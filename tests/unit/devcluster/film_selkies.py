@@ -1,6 +1,7 @@
 """Selkies' recorder, as vdi-agent finds it: a film at the path that run-selkies has set. A server on loopback."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from unit.devcluster.image_scripts import load_script
 
@@ -51,9 +54,12 @@ class FilmedDesktop:
 
     def __init__(self, folder: Path, port: int, recorder: Recorder, mode: str) -> None:
         self.screen, self.recorder = (1920, 1080), recorder
-        self.module: Any = load_script(FILM)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [*sys.path, str(FILM.parent)])
+            self.module: Any = load_script(FILM)
         env = {"VDI_RECORDING": mode, "SELKIES_PORT": str(port), "XDG_RUNTIME_DIR": str(folder)}
-        self.films = self.module.Films(env, {"Authorization": "Bearer master"}, lambda: self.screen)
+        self.films = self.module.Films(env, {"Authorization": "Bearer master"})
+        self.films._screen_size = lambda: self.screen
 
     def look(self) -> dict[str, str]:
         """One look, and what the operator is told then."""

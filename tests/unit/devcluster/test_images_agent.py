@@ -276,20 +276,29 @@ def test_transfers_are_reported_by_selkies_and_read_by_the_gateway(port: int) ->
     for wrong in ("", "[]", '{"event": 1}', "x" * 20_000):
         assert ask(port, "POST", "/transfers", token="selkies", body=wrong)[0] == 400
     assert ask(port, "POST", "/transfers", token="selkies", body=json.dumps(event))[0] == 200
-    first = json.loads(ask(port, "GET", "/transfers?log=&after=0&wait=0")[1])
+    first = json.loads(ask(port, "GET", "/transfers?&0")[1])
     assert [(one["number"], one["event"]) for one in first["events"]] == [(1, "log.begin"), (2, "file.download")]
     assert set(first["events"][1]) == {"number", "at", "age", "event", "filename"}
     assert first["events"][1]["filename"] == "a" * 512
-    rest = json.loads(ask(port, "GET", f"/transfers?log={first['log']}&after=2&wait=0.01")[1])
-    assert rest == {"log": first["log"], "connected": 0, "events": []}
+    assert json.loads(ask(port, "GET", "/transfers?other&2")[1])["events"][0]["number"] == 1
+    rest = json.loads(ask(port, "GET", f"/transfers?{first['log']}&1")[1])
+    assert [one["number"] for one in rest["events"]] == [2], "the first is written, and gone"
     assert ask(port, "GET", "/transfers?wait=long")[0] == 400
 
 
 def test_transfers_wait_for_the_next_event(agent: Any) -> None:
     transfers = agent.Transfers()
     threading.Timer(0.05, transfers.add, [b'{"event": "session.connect"}']).start()
-    found = transfers.read(f"log={transfers.log}&after=1&wait=20")
-    assert (found["connected"], [event["number"] for event in found["events"]]) == (1, [2])
+    assert [event["number"] for event in transfers.read(f"{transfers.log}&1")["events"]] == [2]
+
+
+def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "MAX_EVENTS", 2)
+    transfers = agent.Transfers()
+    for _ in range(5):
+        transfers.add(b'{"event": "file.download", "filename": "x"}')
+    found = [(event["number"], event["event"], event.get("count")) for event in transfers.read("&0")["events"]]
+    assert found == [(5, "audit.dropped", 5), (6, "file.download", None)]
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])

@@ -18,7 +18,7 @@ def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
 
 def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int, int, bytes]:
     """What a gateway gets that has stored so much: number and place of a piece, and the piece."""
-    headers, piece = desktop.films.fetch(number, stored)
+    piece, headers = desktop.films.fetch(number, stored)
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
 

@@ -1,5 +1,6 @@
 """Help with consent: administrators see no desktop until its owner allows it, and no longer than that."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -15,7 +16,6 @@ from unit.gateway.portal_stage import running as running_desktop
 from unit.gateway.test_edge_bar import BAR, OURS
 from vdi.api.session import AccessRequest, GuestRole
 from vdi.cluster.units import format_time
-from vdi.gateway.expired_access import ExpiredAccess
 from vdi.gateway.rights import role_in
 from vdi.session.actions import AnswerAccess, Refusal, RequestAccess, decide
 
@@ -95,23 +95,17 @@ async def test_answer_is_to_a_pending_request(
 
 async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
     root, alice = await stage.program(ROOT), await stage.program(ALICE)
-    replicas = [ExpiredAccess(stage.context, stage.audit) for _ in range(2)]
-
-    async def sweep() -> None:
-        for replica in replicas:
-            await replica.sweep()
-
     await root.post(f"{ONE}/access-request", json={"length": "1m"})
-    await sweep()
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     stage.clock.forward(minutes=1)
-    await sweep()
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert "accessRequest" not in (await alice.get(ONE)).json()["spec"]
     await root.post(f"{ONE}/access-request", json={"length": "1m"})
     await alice.post(f"{ONE}/access-request/answer", json={"request": "2026-11-20T12:02:00Z", "allow": True})
     stage.clock.forward(minutes=1)
     session = stage.world.session("alice-desktop")
     assert session and role_in(session, ROOT.user, stage.clock.now()) is None  # whatever the sweep does
-    await sweep()
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
     assert [act for act in await acts(stage) if act[0] == "vdi-gateway"] == [
         ("vdi-gateway", "session.answer-access", "done", "lapsed"),

@@ -156,7 +156,7 @@ async def _snapshot(*_: object) -> Snapshot:
     return cluster.snapshot()
 
 
-ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "transfers", "history", "usage", "gpus")
+ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "history", "usage", "gpus")
 
 
 async def _past(stage: ApiStage) -> None:

@@ -51,7 +51,7 @@ STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 NO_PAGES = {
     "/desktops/{name}/thumbnail", "/desktops/{name}/files/content",
     "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
-    "/api/{rest:path}", "/desktops/{name}/open", "/recordings/{id}/film.mp4",
+    "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/static/{name:path}",
 }  # fmt: skip
 # Answered with a page only to who is not logged in, or for a name of ours, or comes with what is wrong.

@@ -144,7 +144,8 @@ async def test_transfers_are_listed_apart_from_actions() -> None:
     admin = stage.browser(ADMIN)
     page = (await admin.get("/admin/transfers?owner=Alice@example.com")).text
     assert "&lt;i&gt;plan" in page and "Desktop begins to report</td>" not in page
-    assert "File out one of a@x.y, b@x.y &lt;i&gt;plan 2.0 kB type: text/plain" in text_of(page)
+    row = "one of a@x.y, b@x.y File out alice-desktop of alice@example.com done"
+    assert f"{row} bytes: 2.0 kB, path: &lt;i&gt;plan, type: text/plain" in text_of(page)
     assert 'href="/history/transfers.csv?of=everyone&amp;user=Alice%40example.com"' in page
     assert "plan" not in (await admin.get("/admin/audit")).text
     assert (await stage.browser(ALICE).get("/admin/transfers")).status_code == 403

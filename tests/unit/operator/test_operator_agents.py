@@ -237,12 +237,14 @@ async def test_failing_agent_is_not_idle_and_polled_ever_less(running: ActivityW
     assert ("its agent does not respond" in note) is (not status)
 
 
+HOURS = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
+CLOSING = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
+
+
 @pytest.mark.parametrize("idle", [None, "1h"])
 async def test_failing_agent_is_polled_often_while_its_hours_end(running: ActivityWorld, idle: str | None) -> None:
-    schedule = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
-    running.put_template("t", schedule=schedule)
-    condition = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
-    running.session(idle=idle, graphics=GRAPHICS, conditions=[condition])
+    running.put_template("t", schedule=HOURS)
+    running.session(idle=idle, graphics=GRAPHICS, conditions=[CLOSING])
     running.agent.status = 503
     assert [await running.poll() for _ in range(4)] == [5.0] * 4
     running.agent.status = 200
@@ -316,8 +318,10 @@ async def test_recorded_desktop_is_polled_often_until_it_is_recorded(running: Ac
     assert not running.was_woken()
 
 
-async def test_recorded_desktop_without_an_agent_is_not_recorded(running: ActivityWorld) -> None:
-    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+@pytest.mark.parametrize("closing", [{}, {"conditions": [CLOSING]}], ids=["any time", "before working hours end"])
+async def test_recorded_desktop_without_an_agent_is_not_recorded(running: ActivityWorld, closing: Any) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"}, **closing)
+    running.put_template("t", schedule=HOURS)
     running.agent.status = 503
     assert [await running.poll() for _ in range(2)] == [1.0, 1.0]
     assert not running.was_woken()
@@ -325,6 +329,12 @@ async def test_recorded_desktop_without_an_agent_is_not_recorded(running: Activi
     assert running.was_woken()
     activity = running.agents.report("uid-alice")
     assert activity and activity.recording and activity.recording.state == "Failed"
+
+
+async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+    await running.poll()
+    assert running.was_woken()
 
 
 @pytest.mark.parametrize("wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}])

@@ -656,28 +656,6 @@ def share(
     _tell(raw, f"{said}; send them its address: {url}" if url else said, output)
 
 
-@app.command(epilog=examples("session request-access alice-desktop --as viewer --for 30m"))
-@with_backend
-def request_access(
-    target: Target,
-    name: Name,
-    role: Annotated[GuestRole, typer.Option("--as", help=GUEST_ROLES)] = GuestRole.VIEWER,
-    length: Annotated[str, typer.Option("--for", help="Duration, 1m to 8h.")] = "30m",
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Ask the owner of a desktop for access, to help. For administrators of the portal; through the gateway only.
-
-    The owner allows or refuses it within a minute, over the desktop or in the portal.
-    """
-    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
-
-    if not isinstance(target, GatewayTarget):
-        raise CliError(f"the owner is asked through a gateway, but this would use a cluster: {target.why}", USAGE)
-    raw = target.run(lambda backend: backend.request_access(name, role, length))
-    owner = operations.as_session(raw).spec.user
-    _tell(raw, f"{owner} is asked. Without an answer, the request lapses after a minute", output)
-
-
 @app.command(
     epilog=examples(
         "session computer alice-desktop screenshot -f screen.png",

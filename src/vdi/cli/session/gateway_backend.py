@@ -201,9 +201,6 @@ class GatewayBackend:
             case PlanEnd(end):
                 return await self._send("PUT", f"{path}/planned-end", msgspec.to_builtins(end))
 
-    async def request_access(self, name: str, role: str, length: str) -> Raw:
-        return await self._send("POST", f"/sessions/{quote(name)}/access-request", {"role": role, "length": length})
-
     async def computer(self, name: str, body: dict[str, Any]) -> Raw:
         return await self._send("POST", f"/sessions/{quote(name)}/computer", body)
 

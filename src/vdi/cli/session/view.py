@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
@@ -155,16 +155,13 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
             "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
-            "Recording": _recording(status),
+            "Recording": f"{film.state} ({film.mode}) {film.message}".strip() if (film := status.recording) else "",
             "Node": status.node_name,
             "Pod": status.pod_name,
         }
     )
 
 
-def _recording(status: SessionStatus) -> str:
-    film = status.recording
-    return f"{film.state} ({film.mode})" + (f": {film.message}" if film.message else "") if film else ""
 
 
 def _queue(queue: QueueStatus, now: datetime) -> str:

@@ -31,7 +31,7 @@ from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limits
 from vdi.gateway.queries import ListPage
 from vdi.gateway.rights import User
-from vdi.gateway.store.audit import TRANSFERS, Act, Entry
+from vdi.gateway.store.audit import Act, Entry
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 admin_operation = OperationTable("Administration", admin=True)
@@ -72,6 +72,10 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only actions on this target.")] = (
         None
     )
+    owner: Annotated[Address | None, Meta(description="Only actions on targets of this user.")] = None
+    transfers: Annotated[
+        bool, Meta(description="true: transfers alone. false: without them, unless `action` names one.")
+    ] = False
 
 
 @admin_operation("GET /admin/sessions")
@@ -175,39 +179,11 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
     return ReleasedUsers(tuple(users))
 
 
-class TransferQuery(Page, rename="camel", forbid_unknown_fields=True):
-    """Filters of the transfers."""
-
-    user: Annotated[Address | None, Meta(description="Only desktops of this user.")] = None
-    target: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Only this desktop.")] = None
-    action: Annotated[
-        Annotated[str, Meta(max_length=64)] | None, Meta(description=f"Only this kind: {', '.join(TRANSFERS)}.")
-    ] = None
-
-
-@audit_operation("GET /admin/transfers")
-async def list_transfers(call: Call[TransferQuery, None]) -> ListPage[Entry]:
-    """Transfers in and out of desktops, newest first: clipboard, files, prints, connections.
-
-    `bytes` in `detail` is the size; no entry has content. `transfers.dropped` stands for events that were lost.
-    """
-    query = call.query
-    return await queries.read_audit(
-        call.api,
-        limit=query.limit,
-        cursor=query.cursor,
-        transfers=True,
-        owner=query.user,
-        target=query.target,
-        action=query.action,
-    )
-
-
 @audit_operation("GET /admin/audit")
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
     """Audit log, newest entry first.
 
-    Transfers are at `/admin/transfers`, and here with their `action`. Actions of agents (`computer.left_click`) need
+    Of a transfer, `bytes` in `detail` is the size; no entry has content. Actions of agents (`computer.left_click`) need
     `action` or `target`.
     """
     query = call.query
@@ -215,9 +191,11 @@ async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
         call.api,
         limit=query.limit,
         cursor=query.cursor,
+        transfers=query.transfers,
         actor=query.actor,
         action=query.action,
         target=query.target,
+        owner=query.owner,
     )
 
 

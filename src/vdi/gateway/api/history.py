@@ -16,8 +16,8 @@ from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import ExportFormat
 from vdi.gateway.history.usage import UsageReport
 from vdi.gateway.queries import ListPage
-from vdi.gateway.recordings import WatchedRecording
 from vdi.gateway.store.history import PastRun, SessionFacts
+from vdi.gateway.store.recordings import WatchedRecording
 from vdi.session.users import same_user
 
 operation = OperationTable("History")
@@ -177,5 +177,5 @@ async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
 @operation("GET /recordings/{id}", media="video/mp4", problems=("not-found", "conflict"))
 async def get_recording(call: Call[Empty, None]) -> Response:
     """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
-    _, file = await call.api.recordings.watch(call.user, call.path("id"))
-    return FileResponse(file, media_type="video/mp4")
+    call.api.guard.check_origin(call.request)
+    return FileResponse(await call.api.recordings.watch(call.user, call.path("id")), media_type="video/mp4")

@@ -32,12 +32,11 @@ from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
 from vdi.session.actions import is_expired, pending_request
-from vdi.session.recording import is_recorded, recording_note
+from vdi.session.recording import ON, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = (
-    *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
-    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.DRIVE, Action.EXTEND),
+CHANGES = tuple(
+    map(Action, ("suspend", "restart", "record", "resize", "unshare", "answer-access", "drive", "extend"))
 )
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
@@ -145,16 +144,14 @@ class DesktopBar:
             "actions": sorted(view.actions),
             # null: no program may drive it, or none has lately.
             "driver": driver and {"line": driver.line, "state": driver.state},
-            "recorded": is_recorded(session),
+            "recorded": session.status.recording is not None and session.status.recording.state == ON,
             "recording": recording_note(template),
             "extensions": lengths,
             "memory": await ask_memory(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,
-            "guests": [access.user for access in session.spec.access if not is_expired(access, now)]
-            if view.mine
-            else [],
+            "guests": [access.user for access in view.spec.access if view.mine and not is_expired(access, now)],
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
 # An open connection whose share runs out ends at most so much later; a new one is refused at once.
+EXPIRED_SECONDS, OLD_FILMS_SECONDS = 5.0, 3600.0
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 # Pause after background work has failed.
@@ -135,7 +136,7 @@ class Edge(Component):
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
-        self.active = active
+        self.active, self._actions = active, actions
         # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
@@ -179,6 +180,8 @@ class Edge(Component):
                 tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
                 tasks.create_task(self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen))
                 tasks.create_task(self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep))
+                tasks.create_task(self._repeat("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access))
+                tasks.create_task(self._repeat("old films", OLD_FILMS_SECONDS, self.recordings.delete_expired))
                 tasks.create_task(self.recordings.run())
                 tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
         finally:

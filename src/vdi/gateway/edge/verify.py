@@ -181,8 +181,6 @@ class Verify:
     tables: TokenTablePublisher
     ready: Callable[[], bool]
     handshake_seconds: float = HANDSHAKE_SECONDS
-    # Called with the session at each WebSocket handshake that passes.
-    on_handshake: Callable[[VDISession], None] = lambda _: None
     disconnects: DisconnectDetector = field(default_factory=DisconnectDetector, init=False)
 
     def __post_init__(self) -> None:
@@ -281,7 +279,6 @@ class Verify:
         token = grant_token(master, claims.gid)
         passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
-            self.on_handshake(session)
             self.disconnects.opened(session.metadata.name, claims.gid, request.path, time.monotonic())
             if not request.path.startswith(SIGNALLING):
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))

@@ -79,10 +79,10 @@ class Guard:
             raise HTTPException(401, _LOGGED_OUT)
         return user
 
-    async def require_admin(self, request: HTTPConnection, *, or_auditor: bool = False) -> User:
+    async def require_admin(self, request: HTTPConnection) -> User:
         """The user, if an administrator; else 403."""
         user = await self.require(request)
-        if not (user.admin or (or_auditor and user.auditor)):
+        if not user.admin:
             raise HTTPException(403, f"Only administrators can do this; {user.email} is not an administrator.")
         return user
 
@@ -93,14 +93,20 @@ class Guard:
             raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
+    def check_origin(self, request: Request) -> None:
+        """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in the audit."""
+        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
+        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
+        if why and not bearer(request):
+            # The answer to a GET, which a cache may see, repeats nothing of its headers.
+            more = "" if request.method in SAFE else f": {why}"
+            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}{more}.")
+
     async def check_csrf(self, request: Request) -> None:
         """Refuse (403) a change that no page of the portal has sent."""
-        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
         if request.method in SAFE or bearer(request):
             return
-        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
-        if why:
-            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
+        self.check_origin(request)
         token = request.headers.get(credentials.CSRF_HEADER, "")
         if not token and _is_form(request):
             field = (await request.form(max_files=0, max_fields=100)).get(credentials.CSRF_FIELD, "")

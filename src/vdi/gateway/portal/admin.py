@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -221,8 +222,8 @@ class AdminPages(PortalPages):
             self._get("/admin/limits", self.limits, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
             self._post("/admin/doctor", self.run_doctor, admin=True),
-            self._get("/admin/audit", self.audit, admin=True, or_auditor=True),
-            self._get("/admin/transfers", self.transfers, admin=True, or_auditor=True),
+            self._get("/admin/audit", self.audit),
+            self._get("/admin/transfers", self.transfers),
         ]
 
     async def overview(self, request: Request, user: User) -> Response:
@@ -346,15 +347,18 @@ class AdminPages(PortalPages):
 
     async def audit(self, request: Request, user: User) -> Response:
         """GET /admin/audit: entries of the audit log, newest first."""
-        return await self._entries(request, user, "audit", "actor")
+        return await self._entries(request, user, "audit", "actor", "Who")
 
     async def transfers(self, request: Request, user: User) -> Response:
         """GET /admin/transfers: what went into desktops and left them, newest first."""
-        kinds = [Choice("", "any"), *(Choice(action, words) for action, words in TRANSFERS.items())]
-        return await self._entries(request, user, "transfers", "owner", kinds=kinds, words=TRANSFERS)
+        return await self._entries(request, user, "transfers", "owner", "Owner", words=TRANSFERS)
 
-    async def _entries(self, request: Request, user: User, tab: str, who: str, **context: Any) -> Response:
-        query = request.query_params
+    async def _entries(
+        self, request: Request, user: User, tab: str, who: str, title: str, words: Mapping[str, str] = {}
+    ) -> Response:
+        if not user.may_audit:
+            raise HTTPException(403, f"Only administrators and auditors can do this; {user.email} is neither.")
+        query, kinds = request.query_params, [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
         filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
         given = {**filters, who: normal_user(filters[who])}
         cursor, transfers = query.get("before"), tab == "transfers"
@@ -364,7 +368,8 @@ class AdminPages(PortalPages):
             )
         except DatabaseUnavailableError:
             entries = None
-        return self._tab(request, user, tab, entries=entries, filters=filters, **context)
+        shown: dict[str, Any] = {"entries": entries, "filters": filters, "words": words, "kinds": kinds}
+        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown)
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:
         return self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)

@@ -7,12 +7,11 @@ from urllib.parse import urlencode
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import queries
-from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat
 from vdi.gateway.history.usage import By, Month
@@ -23,7 +22,6 @@ from vdi.gateway.services import Services
 from vdi.gateway.store.audit import DONE, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
-from vdi.gateway.web.credentials import find_foreign_origin
 from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
 from vdi.session.users import normal_user
 
@@ -117,7 +115,6 @@ class HistoryPages(PortalPages):
             self._get("/history/{what}.{form}", self.export),
             self._get("/recordings", self.recordings),
             self._get("/recordings/{id}", self.player),
-            self._get("/recordings/{id}/film.mp4", self.film),
         ]
 
     async def history(self, request: Request, user: User) -> Response:
@@ -200,17 +197,8 @@ class HistoryPages(PortalPages):
 
     async def player(self, request: Request, user: User) -> Response:
         """GET /recordings/ID: the film with its controls."""
-        film, _ = await self._services.recordings.watch(user, request.path_params["id"])
+        film = await self._services.recordings.find(user, request.path_params["id"])
         return self._page(request, user, "recording.html", here="history", film=film)
-
-    async def film(self, request: Request, user: User) -> Response:
-        """GET /recordings/ID/film.mp4: the film, in the ranges that the player asks for."""
-        if find_foreign_origin(request.headers, self._settings.portal_url):  # it leaves a trace in the audit
-            raise CrossSiteError(f"Films are shown on a page of {self._settings.portal_url}.")
-        film, file = await self._services.recordings.watch(user, request.path_params["id"])
-        name = f"{film.name}-{film.started:%Y%m%d-%H%M%S}.mp4"
-        kind = "attachment" if "download" in request.query_params else "inline"
-        return FileResponse(file, media_type="video/mp4", filename=name, content_disposition_type=kind)
 
 
 def _months(now: datetime, shown: Month) -> list[Choice]:

@@ -120,18 +120,11 @@ class PortalPages:
         self._settings = services.context.settings
         self._renderer = Renderer(services.context.settings)
 
-    def _get(
-        self,
-        path: str,
-        page: Callable[[Request, User], Awaitable[Response]],
-        *,
-        admin: bool = False,
-        or_auditor: bool = False,
-    ) -> Route:
+    def _get(self, path: str, page: Callable[[Request, User], Awaitable[Response]], *, admin: bool = False) -> Route:
         """A page for users who are logged in; anyone else is sent to the login and back."""
 
         async def answer(request: Request) -> Response:
-            return await page(request, await self._user(request, admin, or_auditor))
+            return await page(request, await self._user(request, admin))
 
         return Route(path, answer, methods=["GET"])
 
@@ -149,9 +142,9 @@ class PortalPages:
 
         return Route(path, answer, methods=["POST"])
 
-    async def _user(self, request: Request, admin: bool, or_auditor: bool = False) -> User:
+    async def _user(self, request: Request, admin: bool) -> User:
         guard = self._services.guard
-        user = await (guard.require_admin(request, or_auditor=or_auditor) if admin else guard.require(request))
+        user = await (guard.require_admin(request) if admin else guard.require(request))
         request.state.banner = await read_banner(self._services.context.database)
         return user
 

@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.api.constraints import doc
+from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.settings import TransferAudit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError, table_of
 from vdi.printable import escape
 
@@ -36,8 +36,7 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
 
-# Data that went into a desktop or left it, by connections too, with the words for them. The page of transfers has them,
-# and the log of actions only on request. All but copies in the portal are reported by desktops (`gateway.transfers`).
+# Data that went into a desktop or left it, by connections too, with the words for them.
 TRANSFERS = {
     "clipboard.receive": "Clipboard in",
     "clipboard.send": "Clipboard out",
@@ -104,15 +103,18 @@ class Act:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
+def act_on(session: VDISession, actor: str, action: str, detail: Mapping[str, str]) -> Act:
+    """An action on a session."""
+    meta = session.metadata
+    return Act(actor=actor, action=action, target=meta.name, uid=meta.uid, owner=session.spec.user, detail=detail)
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the audit log: the last row of an act."""
 
     number: Annotated[int, doc("Increases with each entry.")]
     at: Annotated[datetime, doc("When the result was known.")]
-    actor: Annotated[
-        str,
-        doc("E-mail address of the user who acted. Empty for a transfer by one of several: see `users` in `detail`."),
-    ]
+    actor: Annotated[str, doc("E-mail address of the user who acted. Empty: one of `users` in `detail` did.")]
     address: Annotated[str, doc("Client address.")]
     action: Annotated[str, doc("Action, such as session.end.")]
     target: Annotated[str, doc("Name of the target.")]
@@ -204,21 +206,12 @@ class Audit:
                 for row in await connection.execute(query)
             ]
 
-    async def last_event(self, log: str) -> int:
-        """Number of the last event that was written of a desktop's log; 0: none. Raises DatabaseUnavailableError."""
-        query = select(func.max(audit.c.act)).where(audit.c.act.between(event_act(log, 0), f"{log}g"))
-        async with self._database.connect() as connection:
-            found = (await connection.execute(query)).scalar()
-        return int(found.removeprefix(log), 16) if found else 0
-
     async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
-        """Add what desktops report, by `event_act`, in this order. Returns those that were not there yet.
+        """Add what has happened, by a key of 32 characters, in this order. Returns the keys that were not there yet.
 
         Raises DatabaseUnavailableError.
         """
-        rows = [
-            self._row(act) | {"act": key, "at": at, "address": "", "outcome": DONE} for key, (act, at) in events.items()
-        ]
+        rows = [self._row(act) | {"act": key, "at": at, "outcome": DONE} for key, (act, at) in events.items()]
         add = self._database.insert(audit).values(rows).on_conflict_do_nothing().returning(audit.c.act)
         async with self._database.begin() as connection:
             return set((await connection.execute(add)).scalars())
@@ -247,9 +240,9 @@ class Audit:
             _log_row(row, error)
 
 
-def show_name(name: str, mode: TransferAudit) -> str:
+def show_name(name: str, *, is_hashed: bool) -> str:
     """A file's name as the audit may have it."""
-    if mode is TransferAudit.HASHED:
+    if is_hashed:
         return f"sha256:{sha256(name.encode(errors='surrogateescape')).hexdigest()}"
     return escape(name)[:300]
 

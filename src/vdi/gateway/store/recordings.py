@@ -30,6 +30,12 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     owner_may_watch: Annotated[bool, doc("Whether the owner of the desktop may watch it.")]
 
 
+class WatchedRecording(Recording, frozen=True, kw_only=True, rename="camel"):
+    """A film, with how much of the desktop's run was filmed."""
+
+    run_recorded_seconds: Annotated[float, doc("Length of all films of the run together.")]
+
+
 recordings = table_of(
     "recordings", Recording, Index(None, "started"), Index(None, "uid"), Index(None, "keep_until"), key=("id",)
 )
@@ -62,20 +68,18 @@ class RecordingStore:
 
     async def newest(
         self, limit: int, owner: str | None, before: tuple[datetime, str] | None
-    ) -> list[tuple[Recording, float]]:
-        """Films, newest first, each with the seconds of all films of its run. `owner`: those that this user may see."""
-        query = select(recordings).order_by(recordings.c.started.desc(), recordings.c.id.desc()).limit(limit)
+    ) -> list[WatchedRecording]:
+        """Films, newest first. `owner`: those that this user may see."""
+        same = recordings.alias()
+        of_run = select(func.sum(same.c.seconds)).where(same.c.uid == recordings.c.uid, same.c.run == recordings.c.run)
+        query = select(recordings, of_run.scalar_subquery().label("run_recorded_seconds")).limit(limit)
         if owner is not None:
             query = query.where(recordings.c.owner == owner, recordings.c.owner_may_watch)
         if before is not None:
             query = query.where(tuple_(recordings.c.started, recordings.c.id) < before)
-        run = recordings.c.uid, recordings.c.run
         async with self._database.connect() as connection:
-            films = [read_row(row, Recording) for row in await connection.execute(query)]
-            of_these = recordings.c.uid.in_({film.uid for film in films})
-            sums = select(*run, func.sum(recordings.c.seconds).label("total")).where(of_these).group_by(*run)
-            filmed = {(row.uid, row.run): row.total for row in await connection.execute(sums)}
-        return [(film, filmed[film.uid, film.run]) for film in films]
+            found = await connection.execute(query.order_by(recordings.c.started.desc(), recordings.c.id.desc()))
+            return [read_row(row, WatchedRecording) for row in found]
 
     async def expired(self, now: datetime, limit: int) -> Sequence[Recording]:
         query = select(recordings).where(recordings.c.keep_until < now).order_by(recordings.c.keep_until).limit(limit)

@@ -1,8 +1,7 @@
 """The films of a desktop: Selkies makes them, the gateway fetches them while they grow. For vdi-agent.
 
-A film is a fragmented MP4 in a file that loses its name as soon as Selkies has opened it: programs of the desktop's
-user have the same uid, and could delete or change a file with a name. It is in /tmp, and what the gateway has stored is
-taken out of it. A pod that is killed loses what the gateway has not fetched, a second or two.
+A film is a fragmented MP4 in a file without a name: programs of the desktop's user have the same uid, and could change
+a file with one. It is in /tmp, and what the gateway has stored is taken out of it.
 """
 
 import ctypes
@@ -11,10 +10,12 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from x11 import connect, screen_size
 
 FILE = "film"
 """Name in XDG_RUNTIME_DIR under which run-selkies has Selkies open the file."""
@@ -46,18 +47,14 @@ class Film:
 
 
 class Films:
-    """Starts, replaces and ends films. `screen_size`: width and height of the screen now; raises UnknownError."""
+    """Starts, replaces and ends films."""
 
-    def __init__(
-        self, env: Mapping[str, str], headers: dict[str, str], screen_size: Callable[[], tuple[int, int]]
-    ) -> None:
-        self.mode = env.get("VDI_RECORDING", "")
+    def __init__(self, env: Mapping[str, str], headers: dict[str, str]) -> None:
+        self.mode, self.env = env.get("VDI_RECORDING", ""), env
         self.wanted = self.mode not in ("", "OnDemand")
         self.port, self.headers = int(env.get("SELKIES_PORT", "8080")), headers
         self.path = Path(env["XDG_RUNTIME_DIR"]) / FILE
-        self.screen_size = screen_size
         self.films: list[Film] = []
-        self.number = 0  # of the newest
         self.problem = "it is starting"
         self.stored_at = 0.0  # monotonic: when the gateway last had stored more; 0: never
         self.lock = threading.Lock()
@@ -85,7 +82,7 @@ class Films:
         if film and not film.ended:
             film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
         waiting = sum(film.size - film.stored for film in self.films)
-        is_full, screen = waiting > MAX_WAITING, self.screen_size()
+        is_full, screen = waiting > MAX_WAITING, self._screen_size()
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
         if is_active and (not self.wanted or is_full or not is_current):
@@ -105,11 +102,10 @@ class Films:
         self._ask("POST", {"path": FILE})
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self.path.unlink()
-        self.number = max(int(time.time() * 1000), self.number + 1)
-        self.films.append(Film(self.number, file, screen))
+        self.films.append(Film(int(time.time() * 1000), file, screen))
 
-    def fetch(self, number: int, stored: int) -> tuple[dict[str, str], bytes]:
-        """The next piece for a gateway that has stored so much of this film: headers and content; none of neither."""
+    def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:
+        """The next piece, and its headers, for a gateway that has stored so much of this film; or neither."""
         with self.lock:
             for film in list(self.films):
                 if film.number == number and film.stored < stored <= film.size:
@@ -120,10 +116,9 @@ class Films:
                     os.close(film.file)
             film = self.films[0] if self.films else None
             if film is None:
-                return {}, b""
+                return b"", {}
             headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
-            piece = os.pread(film.file, MAX_PIECE, film.stored)
-            return {name: str(value) for name, value in headers.items()}, piece
+            return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
 
     def switch(self, *, wanted: bool) -> None:
         """Start or end the film of a desktop that is recorded on demand. Raises ValueError for any other."""
@@ -131,6 +126,11 @@ class Films:
             raise ValueError(f"VDI_RECORDING is {self.mode!r}; a film starts and ends on demand with OnDemand")
         with self.lock:
             self.wanted, self.problem = wanted, "it is starting"
+
+    def _screen_size(self) -> tuple[int, int]:
+        connection, setup = connect(self.env["DISPLAY"], Path(self.env["XAUTHORITY"]))
+        with connection:
+            return screen_size(connection, setup.root)
 
     def _ask(self, method: str, body: object = None) -> dict[str, Any]:
         """Selkies' answer about its recorder. Raises OSError, ValueError, HTTPException."""
@@ -142,7 +142,6 @@ class Films:
             text = answer.read().decode(errors="replace")
             if answer.status != 200:
                 raise ValueError(f"Selkies answered {method} /api/recording with {answer.status}: {text[:150]}")
-            found: dict[str, Any] = json.loads(text)
-            return found
+            return dict(json.loads(text))
         finally:
             connection.close()
