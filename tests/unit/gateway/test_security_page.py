@@ -1,4 +1,4 @@
-"""docs/design/attacks-and-faults.md is true: each test that it names exists, and each attack that has to be tried has a row."""
+"""docs/design/attacks-and-faults.md is true: each test that it names exists, each attack to be tried has a row."""
 
 import ast
 import re

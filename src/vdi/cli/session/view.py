@@ -162,8 +162,6 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
     )
 
 
-
-
 def _queue(queue: QueueStatus, now: datetime) -> str:
     place = place_in_line(queue.position)
     slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""

@@ -35,9 +35,7 @@ from vdi.session.actions import is_expired, pending_request
 from vdi.session.recording import ON, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = tuple(
-    map(Action, ("suspend", "restart", "record", "resize", "unshare", "answer-access", "drive", "extend"))
-)
+CHANGES = tuple(map(Action, ("suspend", "restart", "record", "resize", "unshare", "answer-access", "drive", "extend")))
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
