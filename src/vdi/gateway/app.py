@@ -40,6 +40,7 @@ from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import LoginServices
 from vdi.gateway.login.throttle import Throttle
+from vdi.gateway.mcp import Mcp
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
@@ -233,6 +234,7 @@ def build_gateway(
             login,
             edge,
             api,
+            Mcp(services),
             history,
             portal,
             homes_ahead,
