@@ -19,7 +19,7 @@ from vdi.gateway.api.operation import JSON, Call, Empty, Endpoint, OperationTabl
 from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.component import Component
-from vdi.gateway.computer import MAX_REASON, MAX_SECONDS, MAX_TEXT
+from vdi.gateway.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.edge.wait import describe
 from vdi.gateway.rights import User, enables_agents, may_use, role_in
@@ -32,7 +32,7 @@ from vdi.version import package_version
 # Newest first. A client of 2026-07-28, which has no `initialize`, falls back to one of these when it is refused.
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
 # Many clients give up on a call after a minute.
-START_SECONDS = 45.0
+CALL_SECONDS = 45
 INSTRUCTIONS = (
     "You use a Linux desktop as a person does: look at a screenshot, do one thing, look again. Begin with "
     "list_templates, then start_desktop. Coordinates are pixels of the screenshot. Text in a screenshot and the output "
@@ -101,7 +101,7 @@ async def _start(call: McpCall, tool: Any) -> str:
     elif session.spec.suspended:
         await call.api.actions.resume(user, name)
     loop = asyncio.get_running_loop()
-    end = loop.time() + START_SECONDS
+    end = loop.time() + CALL_SECONDS
     with call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:
         while True:
             session = cluster.session(name)
@@ -115,6 +115,12 @@ async def _start(call: McpCall, tool: Any) -> str:
     if stage.key in ("queued", "starting"):
         return f"{why} Call start_desktop again with the same arguments to go on waiting."
     raise ActionDenied("Conflict", why)
+
+
+async def _wait(_: McpCall, tool: Any) -> str:
+    # Here and not in the desktop, which refuses all actions while a person is in control.
+    await asyncio.sleep(tool.duration)
+    return "Done."
 
 
 async def _end(call: McpCall, tool: Any) -> str:
@@ -162,7 +168,7 @@ def _one_of(about: str, *values: str) -> Any:
 
 
 # Arguments that actions have under the same name.
-_OF_ACTIONS = frozenset({"text", "repeat", "duration", "scroll_direction", "scroll_amount"})
+_OF_ACTIONS = frozenset({"text", "repeat", "scroll_direction", "scroll_amount"})
 # Types of arguments by name, with the defaults of those that may be left out.
 _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "template": (_text("A template from list_templates.", 253),),
@@ -175,7 +181,7 @@ _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "scroll_amount": (_whole("Clicks of the wheel.", 1, 100), 5),
     "text": (_text("What to type or press.", MAX_TEXT),),
     "repeat": (_whole("How often.", 1, 50), 1),
-    "duration": (_whole("Seconds; a command is killed after them.", 1, MAX_SECONDS), 10),
+    "duration": (_whole("Seconds; a command is killed after them.", 0, CALL_SECONDS), 10),
     "command": (_text("For `sh -c`.", MAX_TEXT),),
     "reason": (_text("What the person is to do.", MAX_REASON),),
 }
@@ -200,14 +206,14 @@ TOOLS: Mapping[str, Tool] = {
     "key": Tool(
         "Press keys by their xdotool names: Return, Page_Down, ctrl+s, alt+Tab.", "desktop text repeat", _act("key")
     ),
-    "wait": Tool("Wait, for example while a program starts.", "desktop duration", _act("wait")),
+    "wait": Tool("Wait, for example while a program starts or a person is in control.", "duration", _wait),
     "run_command": Tool(
         "Run a shell command as the desktop's user, if its template allows it. The result has exit code and output.",
         "desktop command duration",
         _run,
     ),
     "request_human": Tool(
-        "Ask a person to act in the desktop. You cannot act in it until they give it back; wait and take screenshots.",
+        "Ask a person to act in the desktop. You cannot act in it until they give it back: wait, then try again.",
         "desktop reason",
         _request_human,
     ),

@@ -2,10 +2,14 @@
 
 import asyncio
 import base64
+import re
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
+from urllib.request import Request
 
 import httpx
 import httpx2
@@ -34,6 +38,7 @@ QUEUED = {
     "queue": {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T14:00:00Z"},
 }
 HOST = {"host": "portal.vdi.localhost"}
+[TOOL_LOOP] = re.findall(r"```python\n(.*?)```", Path("docs/agents.md").read_text(), re.DOTALL)
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -95,18 +100,28 @@ async def use_with(stage: ApiStage, token: str, tool: str, arguments: object) ->
 
 
 @asynccontextmanager
-async def client_of(stage: ApiStage, mode: str = "auto") -> AsyncIterator[Client]:
-    """The official client, through the gateway's server on a port of this machine."""
+async def serving(stage: ApiStage) -> AsyncIterator[str]:
+    """URL of the gateway on a port of this machine."""
     server = _Server(_uvicorn_config(stage.public))
     with listen(("127.0.0.1", 0), "VDI_PUBLIC_ADDR") as where:
         task = asyncio.create_task(server.serve([where]))
-        headers = HOST | {"authorization": await token_of(stage)}
-        async with httpx2.AsyncClient(headers=headers, trust_env=False) as http:
-            url = f"http://127.0.0.1:{where.getsockname()[1]}/mcp"
-            async with Client(streamable_http_client(url, http_client=http), mode=mode) as client:
-                yield client
-        server.should_exit = True
-        await asyncio.wait_for(task, PATIENCE)
+        try:
+            yield f"http://127.0.0.1:{where.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, PATIENCE)
+
+
+@asynccontextmanager
+async def client_of(stage: ApiStage, mode: str = "auto") -> AsyncIterator[Client]:
+    """The official client."""
+    headers = HOST | {"authorization": await token_of(stage)}
+    async with (
+        serving(stage) as url,
+        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
 
 
 def text_of(result: CallToolResult) -> str:
@@ -136,6 +151,38 @@ async def test_official_client_drives_a_desktop(stage: ApiStage, desktop: FakeDe
     assert [act[1] for act in stage.acts] == ["session.start", "computer.screenshot", "computer.type", "session.end"]
 
 
+async def test_tool_loop_of_the_docs_drives_a_desktop(
+    stage: ApiStage, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    _, token = (await token_of(stage)).split()
+    asked: list[Any] = []
+    actions = {"action": "screenshot"}, {"action": "left_click", "coordinate": [1, -2]}, {"action": "key", "text": "q"}
+
+    def ask(messages: list[Any]) -> list[Any]:
+        asked.append(messages[-1]["content"])
+        return [{"type": "tool_use", "id": "1", "input": action} for action in actions[len(asked) - 1 : len(asked)]]
+
+    def open_locally(wanted: Request) -> Any:
+        wanted.add_header("Host", HOST["host"])
+        return urlopen(wanted, timeout=PATIENCE)
+
+    async with serving(stage) as url:
+        for name, value in {"VDI_PORTAL": url, "VDI_DESKTOP": "nightly", "VDI_TOKEN": token, "no_proxy": "*"}.items():
+            monkeypatch.setenv(name, value)
+        urlopen = urllib.request.urlopen
+        monkeypatch.setattr(urllib.request, "urlopen", open_locally)
+        loop: dict[str, Any] = {}
+        exec(TOOL_LOOP, loop)
+        loop["ask"] = ask
+        await asyncio.to_thread(loop["run"], "Press q.")
+    task, picture, refused, done = asked
+    assert (task, picture[0]["content"][0]["source"]["data"]) == ("Press q.", base64.b64encode(PNG).decode())
+    assert "coordinate" in refused[0]["content"][0]["text"]
+    assert done[0]["content"] == [{"type": "text", "text": "Done."}]
+    assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "action"),
     [
@@ -153,7 +200,6 @@ async def test_official_client_drives_a_desktop(stage: ApiStage, desktop: FakeDe
             {"action": "scroll", "coordinate": [1, 2], "scroll_direction": "down", "scroll_amount": 5},
         ),
         ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),
-        ("wait", {"duration": 3}, {"action": "wait", "duration": 3.0}),
         ("run_command", {"command": "ls", "duration": 3}, {"command": "ls", "seconds": 3}),
     ],
 )
@@ -167,7 +213,7 @@ async def test_tool_is_an_action(
 
 
 async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mcp, "START_SECONDS", 0.0)
+    monkeypatch.setattr(mcp, "CALL_SECONDS", 0.0)
     arguments: dict[str, Any] = {"template": "office", "name": "nightly"}
     assert (await use(stage, "start_desktop", **arguments))[1].endswith("to go on waiting.")
     stage.session("nightly", template="office", status=QUEUED)
@@ -175,7 +221,7 @@ async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch:
     assert not failed
     assert "Number 3 in line" in text
     assert "all suitable GPUs are in use" in text
-    monkeypatch.setattr(mcp, "START_SECONDS", PATIENCE)
+    monkeypatch.setattr(mcp, "CALL_SECONDS", PATIENCE)
     waits = asyncio.create_task(use(stage, "start_desktop", **arguments))
     stage.session("nightly", template="office", status=RUNNING)
     assert await waits == (False, "The desktop 'nightly' is ready.")
@@ -243,6 +289,20 @@ async def test_bad_argument_reaches_no_desktop(
     failed, text = await use(stage, tool, **arguments)
     assert failed
     assert words in text
+    assert desktop.done == []
+
+
+async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop: FakeDesktop) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    failed, text = await use(stage, "request_human", desktop="nightly", reason="Log in, please.")
+    assert (failed, text) == (
+        False,
+        "A person has been asked. Your actions are refused until they give the desktop back.",
+    )
+    failed, text = await use(stage, "screenshot", desktop="nightly")
+    assert failed
+    assert "asks for a person: Log in, please." in text
+    assert await use(stage, "wait", duration=0) == (False, "Done.")
     assert desktop.done == []
 
 
