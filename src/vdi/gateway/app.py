@@ -39,6 +39,7 @@ from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import LoginServices
 from vdi.gateway.login.throttle import Throttle
+from vdi.gateway.mcp import Mcp
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
@@ -229,7 +230,19 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, notices, transfers),
+        components=(
+            health,
+            login,
+            edge,
+            api,
+            Mcp(services),
+            history,
+            portal,
+            homes_ahead,
+            diagnosis,
+            notices,
+            transfers,
+        ),
     )
 
 
