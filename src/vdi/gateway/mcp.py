@@ -294,4 +294,4 @@ class Mcp(Component):
     services: Services
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        return [Route("/mcp", Endpoint(self.services, operation.operations))]
+        return [Route("/mcp", Endpoint(self.services, operation.operations), methods=["POST"])]

@@ -96,8 +96,6 @@ def _ways(route: BaseRoute) -> Iterator[Way]:
     assert isinstance(route, Route), f"{route}: of no kind that is known here"
     if route.methods is not None:
         methods = set(route.methods)
-    elif route.path == "/mcp":
-        methods = {"POST"}
     else:  # an address of the API, which knows its methods itself
         methods = {operation.method for operation in OPERATIONS if PREFIX + operation.path == route.path}
         assert methods, f"{route.path}: which methods does it answer?"

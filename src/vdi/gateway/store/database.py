@@ -181,8 +181,8 @@ class Database:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """One writer of this process after the other on SQLite, which has no queue: of twenty that write all the
-        time, one has no luck within its seconds.
+        """One writer of this process after the other on SQLite, which has no queue: of twenty that write all the time,
+        one has no luck within its seconds.
         """
         if not self.is_sqlite:
             yield
