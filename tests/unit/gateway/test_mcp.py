@@ -220,7 +220,7 @@ async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch:
     failed, text = await use(stage, "start_desktop", **arguments)
     assert not failed
     assert "Number 3 in line" in text
-    assert "all suitable GPUs are in use" in text
+    assert "not enough suitable GPUs are free" in text
     monkeypatch.setattr(mcp, "CALL_SECONDS", PATIENCE)
     waits = asyncio.create_task(use(stage, "start_desktop", **arguments))
     stage.session("nightly", template="office", status=RUNNING)

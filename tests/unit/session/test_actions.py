@@ -81,7 +81,7 @@ def test_patch_changes_only_what_was_requested(
     session: dict[str, Any], request_: Request, change: dict[str, Any]
 ) -> None:
     before = a_session(**session)
-    patch = decide(before, a_template(), request_, NOW)
+    patch = decide(before, a_template(resources={"maxGPU": 4}), request_, NOW)
     assert not isinstance(patch, Refusal)
     if change:
         metadata = patch.pop("metadata")
