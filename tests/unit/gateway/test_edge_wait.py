@@ -246,7 +246,7 @@ async def test_the_button_resumes_from_our_page_only(stage: EdgeStage) -> None:
 
 
 async def test_the_owner_alone_starts_with_the_gpus_that_are_free(stage: EdgeStage) -> None:
-    stage.world.templates.observe(a_template("office", resources={"maxGPU": 4}))
+    stage.put(a_template("office", resources={"maxGPU": 4}))
     queue = QueueStatus(position=1, reason="GPUsBusy", available_gpu=2)
     large = {**shared_with(GUEST, "collaborator"), "resources": SessionResources(gpu=3)}
     now(stage, spec=large, status=in_line() | {"queue": queue})
