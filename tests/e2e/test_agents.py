@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 # In the panel of our image: the terminal, as `DesktopBrowser.open_terminal` clicks it.
 TERMINAL_X, TERMINAL_FROM_BOTTOM = 194, 18
 # Prints nothing but red ground, so its output differs from what was typed.
-PRINT_RED = "printf '\\e[41m%6000s\\e[0m'\n"
+PRINT_RED = "printf '\\e[48;2;200;0;0m%6000s\\e[0m'\n"
 # Pixels.
 A_RED_BLOCK, A_WINDOW = 20_000, 50_000
 
