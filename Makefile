@@ -134,6 +134,8 @@ bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queu
 	@$(PY) -m bench.portal
 	@$(PY) -m bench.history
 	@$(PY) -m bench.doctor
+	@$(PY) -m bench.agent
+	@$(PY) -m bench.agent --demo || { [ $$? -eq 3 ] && echo "action to screenshot: not measured, see above"; }
 	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
 	@$(PY) -m bench.move || { [ $$? -eq 3 ] && echo "drain -> runs elsewhere: not measured, see above"; }
 	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }

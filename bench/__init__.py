@@ -1,1 +1,1 @@
-"""The benchmarks: `python -m bench` (API load) and `python -m bench.first_picture` (a real desktop); docs/bench.md."""
+"""The benchmarks: `python -m bench` (API load), `python -m bench.first_picture` (a desktop); docs/benchmarks.md."""

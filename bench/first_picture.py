@@ -1,6 +1,6 @@
 """`python -m bench.first_picture`: from a session applied to the first picture in a real browser, on the demo's
-cluster, beside the same objects applied raw; with `--wayland`, beside the same desktop on Wayland. It needs `make demo`
-first, and removes what it made.
+cluster, beside the same objects applied raw; with `--wayland`, beside the same desktop on Wayland; with
+`--user-namespaces`, with and without one. It needs `make demo` first, and removes what it made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bench.pooled import FromPool, a_pool
 from bench.processes import cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
 from bench.report import render
 from bench.stats import percentile, ratio
-from bench.template_copy import OnWayland
+from bench.template_copy import OnWayland, WithIsolation
 from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
 from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
 from vdi.demo.run import PeopleError, add_user, portal_url, remove_user
@@ -41,6 +41,8 @@ PICTURE_SECONDS = 60.0
 FIRST, FIRST_WITH_FORM = "first start", "first start, form open"
 # Of the turns with Wayland.
 X11 = "vdi, X11"
+ISOLATIONS = ("Required", "Off")
+ISOLATED = tuple(map(WithIsolation.NAME.format, ISOLATIONS))
 # From applied to the first picture, with the image on the node, and from a pool.
 GOAL_S, POOL_GOAL_S = 4.0, 1.0
 
@@ -63,6 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
     parser.add_argument("--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too")
+    parser.add_argument("--user-namespaces", action="store_true", help="as many starts with and without one, too")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
     if options.starts < 1:
@@ -139,13 +142,13 @@ async def start(
     return {"way": way.name, "ready_s": ready_s, "picture_s": figures.pop("picture") - begin, **figures}
 
 
-async def measure(
-    client: Client, template: str, starts: int, login: Login, progress: Progress, *, wayland: bool = False
-) -> list[Figures]:
+async def measure(client: Client, options: argparse.Namespace, login: Login, progress: Progress) -> list[Figures]:
     """Two first starts, of which the first makes the home, and the second finds the one that its form has made; as many
     of each way, taking turns in who goes first; as many from a pool.
-    With `wayland`, as many on Wayland and on X11, taking turns.
+    With `--wayland`, as many on Wayland and on X11, taking turns; with `--user-namespaces`, as many in one and in none.
     """
+    isolated = [WithIsolation(client, login, mode) for mode in ISOLATIONS if options.user_namespaces]
+    template, starts = options.template, options.starts
     operator, other = ThroughOperator(client, template, login), OnWayland(client, login)
     made: list[tuple[Way, str]] = []
     home = home_claim_name(session_name="picture-0", user=USER, template=template, retain=True)
@@ -184,7 +187,7 @@ async def measure(
                         await pool.filled()
                     figures.append(await once(pool, f"picture-pool-{number}"))
                     await clear()
-            if wayland:
+            if options.wayland:
                 await other.prepare(template)
                 await once(other, "picture-wayland-0")  # makes the home
                 await clear()
@@ -193,10 +196,17 @@ async def measure(
                     await clear()
                     figures.append(await once(operator, f"picture-x11-{number}") | {"way": X11})
                     await clear()
+            for copy in isolated:
+                await copy.prepare(template)
+            for number in range(starts + 1):
+                for copy in isolated if number % 2 else reversed(isolated):
+                    taken = await once(copy, f"picture-isolated-{number}")
+                    figures += [taken] if number else []  # the first makes the home
+                    await clear()
             return figures
         finally:
             await clear()
-            await other.clear()
+            await asyncio.gather(other.clear(), *(copy.clear() for copy in isolated))
             await remove(client, CLAIMS, home)
 
 
@@ -222,18 +232,21 @@ def table(figures: Sequence[Figures]) -> str:
     for way, home in ((FIRST, "the home is made"), (FIRST_WITH_FORM, "the open form had it made")):
         first = f"first picture of a user's first start ({home}), s"
         rows += ([first, f"{taken:.2f}", "", "", ""] for taken in seconds(way, "picture_s"))
-    if not seconds(X11, "picture_s"):
-        return render(rows)
-    beside = [["applied ->", "Wayland", "X11", "Wayland / X11"]]
-    for which, percent in (("p50", 50.0), ("slowest", 100.0)):
-        wayland, x11 = (percentile(seconds(way, "picture_s"), percent) or 0.0 for way in (OnWayland.name, X11))
-        title = f"first picture in the browser, {which}, s"
-        beside.append([title, f"{wayland:.2f}", f"{x11:.2f}", ratio([wayland], [x11])])
-    return f"{render(rows)}\n\n{render(beside)}"
+    tables = [render(rows)]
+    for ways, names in (((OnWayland.name, X11), ("Wayland", "X11")), (ISOLATED, ("user namespace", "none"))):
+        if not seconds(ways[1], "picture_s"):
+            continue
+        beside = [["applied ->", *names, " / ".join(names)]]
+        for title, key in (("ready to be opened", "ready_s"), ("first picture in the browser", "picture_s")):
+            for which, percent in (("p50", 50.0), ("slowest", 100.0)):
+                one, other = (percentile(seconds(way, key), percent) or 0.0 for way in ways)
+                beside.append([f"{title}, {which}, s", f"{one:.2f}", f"{other:.2f}", ratio([one], [other])])
+        tables.append(render(beside))
+    return "\n\n".join(tables)
 
 
 def verdicts(figures: Sequence[Figures]) -> list[str]:
-    """Each goal (docs/design/requirements.md, F1), and whether the median reaches it."""
+    """Each goal, and whether the median reaches it."""
     lines = []
     for way, goal, what in (
         (ThroughOperator.name, GOAL_S, "image present"),
@@ -273,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
 
     async def run(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
         async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
-            return await measure(client, options.template, options.starts, login, progress, wayland=options.wayland)
+            return await measure(client, options, login, progress)
 
     try:
         kubeconfig, portal = where(options.cluster)

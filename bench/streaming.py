@@ -1,6 +1,7 @@
 """`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS, beside the same
 desktop without them; then what one session costs in CPU and memory. With `--wayland`, beside the same desktop on
-Wayland too. On the demo's cluster (`make demo`), as root; what it made is removed.
+Wayland too; with `--recording`, beside the same desktop while it is recorded, with the size of its films. On the demo's
+cluster (`make demo`), as root; what it made is removed.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
 from bench.first_picture import CouldNotLookError, a_user, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
-from bench.streaming_report import OURS, PLAIN, WAYLAND, Figures, table
-from bench.template_copy import OnWayland
-from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove
+from bench.streaming_report import OURS, PLAIN, RECORDED, WAYLAND, Figures, table
+from bench.template_copy import OnWayland, Recorded
+from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove, until
 from vdi.demo.browser import Login, NoPictureError
 from vdi.demo.run import PeopleError
 from vdi.devcluster import cluster, probe
@@ -34,6 +35,7 @@ from vdi.devcluster.binaries import BinaryUnavailable, ensure
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError, layout_of
 from vdi.devcluster.progress import Progress, StepFailed
+from vdi.kinds import SESSIONS
 from vdi.kube.config import load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.kube.resource import CLAIMS, PODS
@@ -42,7 +44,7 @@ from vdi.session.children import CONTAINER
 from vdi.session.naming import SESSION_LABEL, home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))
-SESSION, DIRECT, ON_WAYLAND = "stream", "stream-plain", "stream-wayland"
+SESSION, DIRECT, ON_WAYLAND, FILMED = "stream", "stream-plain", "stream-wayland", "stream-recorded"
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 # Of images/desktop.
@@ -95,6 +97,7 @@ class Desktops:
     pod: str
     # Of the session's pod.
     uid: str
+    recorded: Desktops | None = None
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -114,6 +117,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
     parser.add_argument("--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too")
+    parser.add_argument("--recording", action="store_true", help="as many on the same desktop recorded, and its costs")
     parser.add_argument(
         "--crowd",
         type=positive,
@@ -140,8 +144,8 @@ def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
     return Place(name, kubeconfig, kubectl, settings.networks.node_address, traefik[0])
 
 
-async def start(place: Place, template: str, login: Login, *, wayland: bool) -> Desktops:
-    """A session, the same desktop without our way in, and with `wayland` the same on Wayland.
+async def start(place: Place, template: str, login: Login, *, wayland: bool, recording: bool) -> Desktops:
+    """A session, the same desktop without our way in, and with `wayland` and `recording` the same in that way.
 
     Raises KubeError, RuntimeError, TimeoutError.
     """
@@ -162,7 +166,21 @@ async def start(place: Place, template: str, login: Login, *, wayland: bool) -> 
             await other.apply(ON_WAYLAND)
             await other.ready(ON_WAYLAND)
             doors.append(Door(WAYLAND, await other.url(ON_WAYLAND), login, "127.0.0.1"))
-    return Desktops(tuple(doors), pod["metadata"]["name"], pod["metadata"]["uid"])
+        recorded = None
+        if recording:
+            filmed = Recorded(client, login)
+            await filmed.prepare(template)
+            await filmed.apply(FILMED)
+            # Without gateway.recordings.claim in the chart's values that is never so.
+            await until(
+                client, SESSIONS, FILMED, lambda one: '"On"' in json.dumps(one.get("status", {}).get("recording"))
+            )
+            [own] = await client.list(
+                PODS, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={FILMED}", into=Object
+            )
+            doors.append(Door(RECORDED, await filmed.url(FILMED), login, "127.0.0.1"))
+            recorded = Desktops((doors[-1],), own["metadata"]["name"], own["metadata"]["uid"])
+    return Desktops(tuple(doors), pod["metadata"]["name"], pod["metadata"]["uid"], recorded)
 
 
 async def stop_others(place: Place, login: Login) -> None:
@@ -179,6 +197,9 @@ async def stop(place: Place, template: str, login: Login) -> None:
     await stop_others(place, login)
     async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
         await ThroughOperator(client, template, login).remove(SESSION)
+        filmed = Recorded(client, login)
+        await filmed.remove(FILMED)
+        await filmed.clear()
         home = home_claim_name(session_name=SESSION, user=USER, template=template, retain=True)
         await remove(client, CLAIMS, home)
 
@@ -265,17 +286,31 @@ def measure_load(place: Place, uid: str, what: str, seconds: float, window: Wind
     }
 
 
-def loads(place: Place, desktops: Desktops, seconds: float, progress: Progress) -> list[Figures]:
-    """A session without a viewer, watched at rest, and with a moving picture."""
+def film_bytes(window: Window, portal: str) -> int:
+    """Size of all films of the recorded desktop, as its user can read it."""
+    page = window.page.context.new_page()
+    page.goto(portal)
+    films = page.evaluate("() => fetch('/api/v1/recordings').then((answer) => answer.json())")["items"]
+    page.close()
+    return sum(film["sizeBytes"] for film in films if film["name"] == FILMED)
+
+
+def loads(place: Place, desktops: Desktops, seconds: float, progress: Progress, kind: str = "") -> list[Figures]:
+    """A session without a viewer, watched at rest, and with a moving picture. `kind`: of a recorded one."""
     measured = []
 
     def measure(what: str, window: Window | None) -> None:
+        login = desktops.doors[0].login if kind else None
         with progress.step(what):
+            begun, size = time.monotonic(), film_bytes(window, login.portal) if window and login else 0
             measured.append(measure_load(place, desktops.uid, what, seconds, window))
+            if window and login:
+                grown, hours = film_bytes(window, login.portal) - size, (time.monotonic() - begun) / 3600
+                measured[-1]["film_mb_per_hour"] = grown / 1e6 / hours
 
-    measure("nobody connected", None)
+    measure(f"{kind}nobody connected", None)
     for size in SIZES:
-        named = f"{size[0]}x{size[1]}"
+        named = f"{kind}{size[0]}x{size[1]}"
         with desktops.doors[0].window(size) as window:
             enter(window)
             measure(f"{named}, watched, at rest", window)
@@ -296,12 +331,15 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
     machine: dict[str, Any] = {"cpus": os.cpu_count(), "kernel": platform.release(), "busy_percent": busy_percent()}
     try:
         with progress.step("Start the desktops"):
-            desktops = asyncio.run(start(place, options.template, login, wayland=options.wayland))
+            ways = {"wayland": options.wayland, "recording": options.recording}
+            desktops = asyncio.run(start(place, options.template, login, **ways))
         seen = photons(desktops.doors, options.keys, options.rounds, progress)
         with progress.step(f"{options.pings} round trips of each way"):
             trips = asyncio.run(roundtrip.measure([socket_of(door) for door in desktops.doors[:2]], options.pings))
         asyncio.run(stop_others(place, login))
         costs = loads(place, desktops, options.seconds, progress)
+        if desktops.recorded:
+            costs += loads(place, desktops.recorded, options.seconds, progress, "recorded, ")
     finally:
         asyncio.run(stop(place, options.template, login))
     return {"machine": machine, "photons": seen, "round_trips": trips, "loads": costs}

@@ -33,6 +33,13 @@ class OfTemplateCopy(ThroughOperator):
         await remove(self._client, CLAIMS, home)
 
 
+class Recorded(OfTemplateCopy):
+    """The same desktop while it is recorded; its user may read the size of its films."""
+
+    def __init__(self, client: Client, login: Login) -> None:
+        super().__init__(client, login, "bench-recorded", {"recording": {"mode": "Always", "ownerMayWatch": True}})
+
+
 class OnWayland(OfTemplateCopy):
     """The same desktop on Wayland."""
 
@@ -40,3 +47,13 @@ class OnWayland(OfTemplateCopy):
 
     def __init__(self, client: Client, login: Login) -> None:
         super().__init__(client, login, "bench-wayland", {"streaming": {"display": "Wayland"}})
+
+
+class WithIsolation(OfTemplateCopy):
+    """The same desktop with this value of `isolation.userNamespaces`."""
+
+    NAME = "vdi, user namespaces {}"
+
+    def __init__(self, client: Client, login: Login, mode: str) -> None:
+        self.name = self.NAME.format(mode)
+        super().__init__(client, login, f"bench-isolation-{mode.lower()}", {"isolation": {"userNamespaces": mode}})

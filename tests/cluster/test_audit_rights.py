@@ -47,6 +47,7 @@ APPLIED = (
 NOT_ASKED_FOR = {
     "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
     " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
+    "Role/vdi-operator: patch pods/resize": "asked for where a kubelet runs the desktop: test_operator_resize",
     "ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list jobs": "asked for where Kasm Workspaces is: not here",
 }
 RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"

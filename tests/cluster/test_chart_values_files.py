@@ -135,7 +135,7 @@ def test_two_renders_are_equal(tools: Tools, name: str) -> None:
 
 @pytest.mark.long
 def test_one_apply_is_enough_after_the_crds(tools: Tools) -> None:
-    """The steps of docs/gitops.md. The CRDs are there already, as its second step makes them."""
+    """The steps of docs/install-variants.md. The CRDs are there already, as its second step makes them."""
     others = "crds.install=false,sessions.createNamespace=false"
     words = ("--namespace", "vdi-system", "--set", f"crds.assumeInstalled=true,pools.warm.template=small,{others}")
     rendered = tools.helm("template", "vdi", str(CHART), *words, "--skip-tests")
@@ -147,8 +147,8 @@ def test_one_apply_is_enough_after_the_crds(tools: Tools) -> None:
 
 
 def test_documented_image_list_is_complete(tools: Tools) -> None:
-    """The pipe that docs/air-gap.md tells people to use, against what is in the objects."""
-    page = (ROOT / "docs/air-gap.md").read_text()
+    """The pipe that docs/install-variants.md tells people to use, against what is in the objects."""
+    page = (ROOT / "docs/install-variants.md").read_text()
     (pipe,) = [part.split("```")[0] for part in page.split("```sh\n") if part.startswith("helm template")]
     script = pipe.replace("helm ", f"{tools.helm_binary} ", 1)
     for name in VALUES_FILES:

@@ -24,6 +24,7 @@ CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
 TIME = "is not a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
 HOST = "is not a host label: lower-case letters, digits and inner hyphens, such as alice-2"
 OBJECT = "is not the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04"
+X11 = "cannot be recorded; allowed with recording: X11"
 SUB_PATH = "is not a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .. and no braces"
 PATH = "is not an absolute path below / without colons, such as /home/user"
 REQUIRED, UNKNOWN, LEAST, MOST = "Required value", "unknown field", "greater than or equal to", "less than or equal to"
@@ -83,6 +84,7 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDITemplate", "persistence.maxSize", "much", "an amount of at least"),
     ("VDITemplate", "startupScript.configMapKeyRef", LEFT_OUT, REQUIRED),
     ("VDITemplate", "podTemplate.spec.priorityClassName", "High Priority", OBJECT),
+    ("VDITemplate", "isolation.userNamespaces", "On", 'supported values: "Auto", "Required", "Off"'),
     ("VDITemplate", "podTemplate.spec.hostNetwork", True, UNKNOWN),
     ("VDITemplate", "lifecycle.maxTimeout", "1d", TIME),
     ("VDITemplate", "lifecycle.onTimeout", "Delete", 'supported values: "Terminate", "Suspend"'),
@@ -179,6 +181,23 @@ def with_field(kind: str, path: str, value: object) -> dict[str, Any]:
 # Rules over several fields and over lists: fields of a template, field and value that the refusal names, what it says.
 TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ({"protocol": "Web", "streaming": {"framerate": 30}}, "protocol", "", "are settings of Selkies"),
+    ({"protocol": "Web", "recording": {"mode": "Always"}}, "protocol", "", "are settings of Selkies"),
+    ({"recording": {"mode": "Never"}}, "recording.mode", "Never", '"Off", "OnDemand", "Always"'),
+    ({"recording": {"retention": "30 days"}}, "recording.retention", "30 days", TIME),
+    ({"recording": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    ({"watermark": {"text": "x"}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    *(
+        ({"agents": {field: True}}, "agents.enabled", "", "countsAsUse, run and recordText need enabled: true")
+        for field in ("countsAsUse", "run", "recordText")
+    ),
+    ({"agents": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    ({"agents": {}, "protocol": "Web"}, "protocol", "", "are settings of Selkies"),
+    ({"watermark": {"text": "x", "position": "Left"}}, "watermark.position", "Left", '"Moving"'),
+    ({"watermark": {"text": "a\u202eb"}}, "watermark.text", "", "must have only printable characters"),
+    *(
+        ({"recording": {"mode": "OnDemand"}, "streaming": {"display": display}}, "streaming.display", display, X11)
+        for display in ("Wayland", "Auto")
+    ),
     (WEB, "basicAuthSecret.name", "KasmVNC", "is not the name of an object"),
     ({"resources": {"defaultGPU": 3, "maxGPU": 2}}, "resources.defaultGPU", "3", "more than maxGPU '2'"),
     ({"resources": {"maxCPU": "1500m"}}, "resources.defaultCPU", "2", "more than maxCPU '1500m'"),
@@ -209,6 +228,19 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     (volume(**FILES, mountPath="data"), "volumes[0].mountPath", "data", PATH),
     (volume(**FILES, mountPath="/dev/shm"), "volumes[0].mountPath", "", "must not be /dev/shm"),
     (volume(**FILES, mountPath="/home/user"), "volumes", "/home/user", "the mount path of the home"),
+    *(
+        (
+            {"isolation": {"rootInDesktop": True} | mode},
+            "isolation.rootInDesktop",
+            "true",
+            "needs userNamespaces: Requir",
+        )
+        for mode in ({}, {"userNamespaces": "Off"})
+    ),
+    *(
+        ({"programs": [{"image": "i", "mountPath": path}]}, "programs[0].mountPath", path, words)
+        for path, words in (("opt/x", PATH), ("/a:b", PATH), ("/dev/shm", "must not be /dev/shm"))
+    ),
     (volume(nfs={"server": "files", "path": "export"}), "volumes[0].nfs.path", "export", PATH),
     (
         {"volumes": [{"name": n, "mountPath": "/a", **FILES} for n in "ab"]},
@@ -384,6 +416,7 @@ def test_template_defaults(server: Server) -> None:
             "accessMode": "ReadWriteOnce",
         },
         "shmSize": "1Gi",
+        "isolation": {"userNamespaces": "Auto", "rootInDesktop": False},
         "lifecycle": {"onTimeout": "Terminate", "onIdle": "Suspend"},
         "serviceWorkers": False,
         "thumbnails": True,

@@ -68,6 +68,35 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
     assert {one["user"] for one in session["spec"]["access"]} == set(guests)
 
 
+async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path) -> None:
+    """Two replicas, and the API server's own rules for the fields."""
+    await stage.session("mine", await stage.template())
+    async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
+        ask = [one.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h") for one in (first, second)]
+        results = await asyncio.gather(*ask, return_exceptions=True)
+        (asked,) = [one for one in results if not isinstance(one, BaseException)]
+        (refused,) = [one for one in results if isinstance(one, ActionDenied)]
+        assert (refused.code, asked.spec.access) == ("Conflict", ())
+        request = asked.spec.access_request
+        assert request
+        with pytest.raises(ActionDenied, match="Only alice"):
+            await second.actions.answer_access(ROOT, "mine", request.expires, allow=True)
+        allowed = await second.actions.answer_access(ALICE, "mine", request.expires, allow=True)
+        (access,) = allowed.spec.access
+        assert (access.user, access.role, allowed.spec.access_request) == (ROOT.email, "collaborator", None)
+        over = {"user": BOB.email, "role": "viewer", "expires": "2026-01-01T00:00:00Z"}
+        await stage.patch(SESSIONS, "mine", {"spec": {"access": [{"user": ROOT.email, "role": "viewer"}, over]}})
+
+        async def rows() -> list[str]:
+            found = [*await first.audit.entries(limit=50), *await second.audit.entries(limit=50)]
+            return [row.detail["user"] for row in found if row.actor == "vdi-gateway"]
+
+        await eventually(rows, "the end in the audit")
+        session = await stage.get(SESSIONS, "mine")
+        assert session and [one["user"] for one in session["spec"]["access"]] == [ROOT.email]
+        assert set(await rows()) == {BOB.email}
+
+
 async def test_action_does_not_reach_a_recreated_session(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

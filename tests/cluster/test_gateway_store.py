@@ -19,11 +19,12 @@ from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
 from vdi.gateway.history.export import Dataset, ExportFormat, export
-from vdi.gateway.store.audit import END, Act, Audit
+from vdi.gateway.store.audit import END, Act, Audit, event_act
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 from vdi.gateway.store.migrations import UnknownRevisionError, upgrade
 from vdi.gateway.store.notices import NoticeSubscriptions
+from vdi.gateway.store.recordings import Recording, RecordingStore
 
 __all__ = ["postgres_server", "postgres_url"]
 NOW = at(10_000)
@@ -133,7 +134,27 @@ async def test_the_audit_the_export_and_the_end_of_a_session(database: Database)
     assert (entry.outcome, entry.at) == ("done", at(1))
     for what in Dataset:
         text = b"".join([piece async for piece in export(database, what, ExportFormat.CSV, since=at(-1))]).decode()
-        assert len(text.splitlines()) == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3}[what]
+        assert (
+            len(text.splitlines())
+            == {Dataset.SESSIONS: 2, Dataset.RUNS: 1, Dataset.AUDIT: 3, Dataset.TRANSFERS: 1}[what]
+        )
+
+
+async def test_events_of_a_desktop_are_kept_once_by_replicas_at_once(database: Database) -> None:
+    trails = [Audit(database, lambda: at(1)) for _ in range(4)]
+    log, others = "0123456789abcdef", "fedcba9876543210"
+    acts = [Act(actor="", action="files.download", target="alice", detail={"bytes": str(n)}) for n in range(300)]
+
+    def events(first: int, last: int, of: str = log) -> dict[str, tuple[Act, datetime]]:
+        return {event_act(of, number + 1): (acts[number], at(2)) for number in range(first, last)}
+
+    added = await asyncio.gather(*(trail.add_events(events(0, 50 + 50 * n)) for n, trail in enumerate(trails)))
+    assert sorted(act for each in added for act in each) == sorted(events(0, 200))
+    await trails[0].add_events(events(0, 1, others))
+    await trails[1].add_events(events(200, 300))
+    found = [entry.detail["bytes"] for entry in await trails[2].entries(limit=500, transfers=True)]
+    assert found[::-1] == [str(number) for number in (*range(200), 0, *range(200, 300))]
+    assert await trails[2].entries(limit=5) == []
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
@@ -244,3 +265,24 @@ async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: st
         assert await stores[1].release("a@example.com") and not await stores[2].release("a@example.com")
         free = await stores[3].add_bound_login("https://id", bound[0][1], *login("b", 13))
         assert free == {"b@example.com": bound[0][1]}
+
+
+async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
+    store = RecordingStore(database)
+    fields: dict[str, Any] = dict.fromkeys(("run", "run_seen", "started", "ended"), NOW)
+    fields |= dict.fromkeys(("name", "owner", "template"), "a") | {"size_bytes": 1 << 40, "owner_may_watch": True}
+    films = [
+        Recording(id=f"{uid}-{number}", uid=uid, seconds=seconds, keep_until=NOW + timedelta(days=number), **fields)
+        for uid, number, seconds in (("u", 1, 10.0), ("u", 2, 20.0), ("v", 3, 5.0))
+    ]
+    for film in (*films, msgspec.structs.replace(films[0], seconds=15.0, started=NOW + timedelta(hours=1))):
+        await store.save(film)
+    await store.see_run("u", NOW, NOW + timedelta(minutes=1))
+    listed = await store.newest(2, "a", (NOW, "v-3"))
+    found = [(film.id, film.seconds, film.run_recorded_seconds) for film in listed]
+    assert found == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
+    assert {(film.started, film.run_seen) for film in listed} == {(NOW, NOW + timedelta(minutes=1))}
+    assert [film.id for film in await store.expired(NOW + timedelta(days=2, hours=1), 9)] == ["u-1", "u-2"]
+    await store.drop("u-1")
+    assert await store.get("u-1") is None
+    assert len(await store.newest(9, None, None)) == 2

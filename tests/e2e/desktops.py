@@ -163,7 +163,7 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
     """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
 
     The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and was seen to
-    stay for 41 s after the screen had become smaller (docs/known-limits.md).
+    stay for 41 s after the screen had become smaller (docs/compatibility.md).
     """
     last = browser.picture()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
 from e2e.streaming_page import printed, raw, settings
@@ -173,6 +174,52 @@ def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streame
         (name,) = wait_until("the document in the page", lambda: printed(browser))
         assert name.endswith(".pdf")
         wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
+
+
+def test_each_transfer_is_in_the_audit_once_in_order(desktops: dict[str, Streamed], tmp_path: Path) -> None:
+    desktop = desktops["both"]
+    inwards, outwards = "in: 23 characters long.", "out: 29 characters, all of it"
+    (letter := tmp_path / "audited.bin").write_bytes(b"x" * 4321)
+    with desktop.opened() as browser:
+        portal = browser.page.context.new_page()
+        portal.goto(desktop.world.portal)
+        known = len(transfers(portal, desktop))
+        browser.page.bring_to_front()
+        browser.page.evaluate("text => navigator.clipboard.writeText(text)", inwards)
+        browser.page.keyboard.press("Control+V")
+        wait_until("the browser's text in the desktop", lambda: desktop.clipboard() == inwards)
+        desktop.copy(outwards)
+        wait_until("the desktop's text in the browser", lambda: clipboard(browser) == outwards)
+        assert choose(browser, letter) == 200
+        download(browser, desktop, letter.name, tmp_path / "back.bin")
+        written = base64.b64encode(PAGE).decode()
+        desktop.run(f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies")
+        wait_until("the document in the page", lambda: printed(browser))
+        made = [
+            ("clipboard.receive", str(len(inwards))),
+            ("clipboard.send", str(len(outwards))),
+            ("files.upload", "4321"),
+            ("files.download", "4321"),
+        ]
+
+        def rows() -> list[dict[str, Any]]:
+            return transfers(portal, desktop)[known:]
+
+        wait_until("the print in the audit", lambda: any(row["action"] == "print.document" for row in rows()), 5)
+        found = [(row["action"], row["detail"].get("bytes", "")) for row in rows()]
+        assert [one for one in found if one in made] == made
+        assert [action for action, _ in found].count("print.document") == 1
+        assert {row["actor"] for row in rows()} == {"both@example.com"}
+        assert {row["detail"].get("path") for row in rows() if row["action"].startswith("files.")} == {letter.name}
+        kinds = {"clipboard.receive", "clipboard.send", "files.upload", "files.download", "print.document"}
+        assert {action for action, _ in found} - {"viewer.connect", "viewer.disconnect"} == kinds
+
+
+def transfers(portal: Page, desktop: Streamed) -> list[dict[str, Any]]:
+    """The transfers of the owner's desktop, oldest first."""
+    text = portal.evaluate("() => fetch('/api/v1/export?what=transfers&format=jsonl').then((answer) => answer.text())")
+    rows = [json.loads(line) for line in text.splitlines()]
+    return [row for row in rows if row["target"] == desktop.name]
 
 
 def test_disabled_printing_sends_nothing(desktops: dict[str, Streamed]) -> None:

@@ -57,6 +57,7 @@ OF_ADMIN = (
     "/admin/doctor",
     "/admin/audit",
     "/history?of=everyone",
+    "/recordings",
     "/history/usage?of=everyone",
     "/desktops/alice-ubuntu",
 )
@@ -88,6 +89,7 @@ def other_pages(server: Server) -> dict[str, str]:
         stage = describe(session, Role.OWNER)
         note = "Files here are deleted when this desktop ends." if stage.key == "starting" else ""
         shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note}
+        shown["recording_note"] = "This desktop is recorded." if stage.key == "starting" else ""
         page = {"next": "/", "opens": "/", "health": "/", "why": "", "name": session.metadata.name}
         return fill("wait.html", **shown, **page, owner="")
 
@@ -115,7 +117,15 @@ def other_pages(server: Server) -> dict[str, str]:
         mine = {"user": ALICE, "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")]}
         empty = {"error": "", "done": "", "new_token": "", "new_label": ""}
         mine |= {"notices": KINDS, "subscribed": {"session.ready"}}
-        given = {**mine, "tokens": [token], "lifetimes": LIFETIMES, "now": now, **empty, **context}
+        given = {
+            **mine,
+            "tokens": [token],
+            "lifetimes": LIFETIMES,
+            "drivable": {"u": "alice-ubuntu"},
+            "now": now,
+            **empty,
+            **context,
+        }
         return fill("account.html", **given)
 
     queued = server.stage.world.session("alice-training")

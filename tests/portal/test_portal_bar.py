@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
@@ -13,7 +14,8 @@ from portal.portal_server import Server
 from portal.test_portal_accessibility import grave_violations
 from unit.gateway.edge_stage import changed, publish
 from unit.gateway.portal_stage import ALICE
-from vdi.gateway.rights import User
+from vdi.api.template import Agents
+from vdi.gateway.rights import Actor, User
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -209,3 +211,49 @@ def test_page_without_a_gateway_has_no_bar(browser: Browser, server: Server) -> 
         expect(guest.page.locator("#vdi-cover")).to_have_count(0)
         assert guest.page.locator("#vdi-bar").count() == 0
         expect(guest.page.locator(".toggle-handle")).to_be_visible()
+
+
+@pytest.fixture
+def agent_drives(server: Server) -> Iterator[Actor]:
+    """A program with the token `nightly` has just acted in alice-ubuntu."""
+    world, by = server.stage.world, Actor(ALICE.email, "nightly")
+    session, template = world.session("alice-ubuntu"), world.template("ubuntu-desktop")
+    assert session and template
+    spec = msgspec.structs.replace(template.spec, agents=Agents(enabled=True))
+    server.do(lambda: server.stage.put(msgspec.structs.replace(template, spec=spec)))
+    server.run(server.stage.edge.computer._drive(by, session))
+    yield by
+    server.run(server.stage.shared.pop(f"taken/{session.metadata.uid}"))
+    server.do(lambda: server.stage.put(template))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_person_takes_over_from_an_agent_and_gives_back(
+    browser: Browser, server: Server, agent_drives: Actor, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    computer = server.stage.edge.computer
+    with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
+        page = guest.page
+        expect(handle(page)).to_contain_text(
+            "An agent drives this desktop, started by alice@example.com's token nightly"
+        )
+        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-drives.png")
+        opened(page, "Agent").get_by_role("button", name="Take over").click()
+        expect(handle(page)).to_contain_text("alice@example.com has taken over from the agent", timeout=15_000)
+        opened(page, "Agent").get_by_role("button", name="Give back").wait_for()
+        assert grave_violations(page) == []
+        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-taken.png")
+        page.get_by_role("button", name="Give back").click()
+        expect(handle(page)).not_to_contain_text("has taken over")
+        server.run(computer.request_human(agent_drives, "alice-ubuntu", "Solve the captcha, <b>please</b>"))
+        expect(handle(page)).to_contain_text("asks for a person: Solve the captcha, <b>please</b>", timeout=15_000)
+        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-parked.png")
+        portal = server.stage.settings.portal_url
+        page.goto(f"{portal}/desktops/alice-ubuntu")
+        expect(page.get_by_role("alert").filter(has_text="Solve the captcha")).to_be_visible()
+        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-portal.png", full_page=True)
+        page.get_by_role("button", name="Give back").click()
+        expect(page.get_by_role("status").filter(has_text="Agents may drive")).to_be_visible()
+        page.goto(f"{portal}/account")
+        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-account.png", full_page=True)

@@ -230,6 +230,56 @@ def test_extend_link_works_on_a_page_opened_before_the_run(browser: Browser, ser
         expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
 
 
+def test_free_gpus_are_offered_live_and_start_the_desktop(browser: Browser, server: Server) -> None:
+    queue = {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}
+    status = {"phase": "Pending", "queue": queue, "url": "https://alice-training.vdi.localhost"}
+    large = a_session("alice-training", template="pytorch", resources={"gpu": 3}, status=status)
+    with visitor(browser, server) as guest:
+        guest.go("/desktops/alice-training")
+        expect(guest.page.get_by_text("free now")).to_have_count(0)
+        server.do(lambda: server.stage.put(large))
+        expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
+        guest.page.get_by_role("button", name="Start with 2").click()
+        expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
+        assert server.stage.cluster.objects["alice-training"]["spec"]["resources"]["gpu"] == 2
+        assert quiet(guest) == []
+
+
+def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server) -> None:
+    with visitor(browser, server, permissions=["clipboard-read", "clipboard-write"]) as guest:
+        said = []
+        for address in (BOB.email, "nobody-knows@example.com"):
+            guest.go("/desktops/alice-ubuntu")
+            guest.page.get_by_label("E-mail address").fill(address)
+            guest.page.get_by_role("button", name="Share").click()
+            said.append(guest.page.locator(".notice.good").inner_text())
+        assert said[0] == said[1], "whether there is such an account is not told"
+        assert "your guest needs a login here" in said[0]
+        guest.page.get_by_role("button", name="Copy invitation").click()
+        expect(guest.page.get_by_role("button", name="Copied")).to_be_visible()
+        invitation = guest.page.evaluate("navigator.clipboard.readText()")
+        address = server.stage.settings.url(server.stage.settings.host("alice-ubuntu"))
+        assert f"alice@example.com shares the desktop alice-ubuntu with you: {address}/\n" in invitation
+        assert invitation.endswith(f": {server.url}/shared")
+        assert quiet(guest) == []
+
+
+def test_the_start_button_says_that_it_starts_as_last_time(browser: Browser, server: Server) -> None:
+    with visitor(browser, server) as guest:
+        guest.go("/catalogue")
+        expect(guest.page.get_by_text("As last time: 2 GPUs", exact=True)).to_be_visible()
+        guest.page.get_by_role("link", name="Options of PyTorch workbench").click()
+        expect(guest.page.get_by_label("GPUs")).to_have_value("2")
+        guest.go("/catalogue/office")
+        guest.page.get_by_label("Time limit").select_option("4h")
+        guest.page.get_by_label("Name").fill("letters")
+        guest.page.get_by_role("button", name="Start without opening").click()
+        expect(guest.page.get_by_text("letters is being started.")).to_be_visible()
+        guest.go("/catalogue")
+        expect(guest.page.get_by_text("As last time: time limit 4 hours", exact=True)).to_be_visible()
+        assert quiet(guest) == []
+
+
 def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server: Server) -> None:
     page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}

@@ -4,7 +4,7 @@
 - `definitions.postgresql`, `.redis` and `.coturn`, and the values that they are for: the charts in charts/vdi/charts;
 - the table of values in docs/values.md: defaults from values.yaml, descriptions from values.schema.json;
 - with a helm binary: manifests/vdi.yaml, the chart rendered for people without Helm; the summaries in
-  tests/unit/chart/golden; the tables in docs/sizing.md and docs/air-gap.md.
+  tests/unit/chart/golden; the tables in docs/sizing.md and docs/install-variants.md.
 """
 
 import json
@@ -133,5 +133,7 @@ def rendered_files(helm: Path) -> dict[Path, str]:
     }
     made[MANIFEST] = manifest_text(helm)
     made[chart_pages.SIZING] = replace_generated(chart_pages.SIZING.read_text(), node_fit.table(chart_pages.rows(helm)))
-    made[chart_pages.AIR_GAP] = replace_generated(chart_pages.AIR_GAP.read_text(), chart_pages.image_table(helm))
+    made[chart_pages.INSTALL_VARIANTS] = replace_generated(
+        chart_pages.INSTALL_VARIANTS.read_text(), chart_pages.image_table(helm)
+    )
     return made

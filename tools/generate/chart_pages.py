@@ -1,4 +1,4 @@
-"""What pages of docs say that only a render of the chart knows: docs/sizing.md's table and docs/air-gap.md's images."""
+"""Blocks of docs that need a render of the chart: the table of docs/sizing.md, the images of install-variants.md."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tools.generate.chart_render import ROOT, VALUES_FILES, Object, images_of, r
 from vdi.cluster.units import amounts, smaller_quantity
 
 SIZING = ROOT / "docs/sizing.md"
-AIR_GAP = ROOT / "docs/air-gap.md"
+INSTALL_VARIANTS = ROOT / "docs/install-variants.md"
 SMALL, PRODUCTION = "values-k3s-small.yaml", "values-production.yaml"
 WITHOUT_SERVERS = ("--set", "postgresql.enabled=false", "--set", "redis.enabled=false")
 GPU_TEMPLATE = ROOT / "docs/examples/template-gpu.yaml"

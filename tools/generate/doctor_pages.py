@@ -36,7 +36,7 @@ _INDEX_HEAD = """# The doctor: what each code means
 `vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
 what fixes it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
 [design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`. `vdi doctor --explain CODE` prints the
-text of one code."""
+text of one code. By symptom: [troubleshooting](troubleshooting.md)."""
 
 
 def render() -> dict[Path, str]:
@@ -55,11 +55,8 @@ def _index_lines() -> Iterator[str]:
     for layer, (title, scope) in LAYERS.items():
         page = _page(layer).relative_to(INDEX.parent)
         yield f"\n## {title}\n- [{title}]({page}): {scope}.\n"
-        yield "| code | severity |"
-        yield "|---|---|"
-        for code in CODES.values():
-            if code.layer == layer:
-                yield f"| [{code.code}]({page}#{code.code}) | {code.severity.value} |"
+        codes = [f"[{code.code}]({page}#{code.code})" for code in CODES.values() if code.layer == layer]
+        yield ",\n".join(codes) + "."
 
 
 def _layer_lines(layer: str) -> Iterator[str]:

@@ -13,9 +13,9 @@ from vdi.cluster.objects import PodResources
 from vdi.cluster.units import Amounts, amounts
 
 MEBI = 2**20
-# docs/k3s.md: eviction-hard. What is below it is not given to pods.
+# docs/install.md: eviction-hard. What is below it is not given to pods.
 EVICTION = amounts({"memory": "200Mi"})
-# docs/k3s.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has it with a workload.
+# docs/install.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has it with a workload.
 SERVER = amounts({"cpu": "200m", "memory": "1536Mi"})
 # The same of an agent, of which K3s' profiling says 275 MB.
 AGENT = amounts({"cpu": "100m", "memory": "768Mi"})

@@ -7,7 +7,7 @@ from support.permissions import GATEWAY, OPERATOR, Role, Rule
 from tools.generate.page import replace_generated
 
 DESIGN = Path(__file__).parents[2] / "docs/design"
-PAGES = {DESIGN / "operator.md": OPERATOR, DESIGN / "gateway-rights.md": GATEWAY}
+PAGES = {DESIGN / "operator.md": OPERATOR, DESIGN / "gateway.md": GATEWAY}
 
 
 def page_text(page: str, roles: Sequence[Role]) -> str:

@@ -107,6 +107,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_PROBE_ACCOUNT
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.probe.name" .) | quote }}
 {{- end }}
+{{- if .Values.gateway.recordings.claim }}
+- name: VDI_RECORDINGS
+  value: /recordings
+{{- end }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
 {{- with include "vdi.gateway.databaseSecret" . }}
@@ -161,6 +165,14 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- end }}
 {{- with .adminGroups }}
 - name: VDI_ADMIN_GROUPS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .auditorUsers }}
+- name: VDI_AUDITOR_USERS
+  value: {{ join "," . | quote }}
+{{- end }}
+{{- with .auditorGroups }}
+- name: VDI_AUDITOR_GROUPS
   value: {{ join "," . | quote }}
 {{- end }}
 {{- with $.Values.sessions.maxTimeout }}
@@ -219,6 +231,8 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- end }}
 - name: VDI_RETENTION_DAYS
   value: {{ .retentionDays | int | quote }}
+- name: VDI_HASH_FILE_NAMES
+  value: {{ .hashFileNames | quote }}
 - name: VDI_TOKEN_SECONDS
   value: {{ .login.tokenSeconds | int | quote }}
 - name: VDI_LOGIN_IDLE

@@ -146,6 +146,15 @@ class Access(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     ] = None
 
 
+class AccessRequest(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
+    """A request of an administrator for access, which the owner of the desktop allows or refuses."""
+
+    user: Annotated[str, doc("E-mail address of the administrator.", EMAIL, VISIBLE, maxLength=254)]
+    role: Annotated[str, doc(GUEST_ROLES, enum=[role.value for role in GuestRole])]
+    length: Annotated[str, duration("How long the access lasts, if it is allowed.")]
+    expires: Annotated[str, doc("When the request lapses without an answer.", format="date-time", maxLength=40)]
+
+
 class PlannedEnd(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     """An end of the desktop that its users are told in advance."""
 
@@ -179,7 +188,7 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
         SessionResources | None,
         doc(
             "Resources of this desktop. Default: the template's defaults. If set, omitted fields have the defaults "
-            "listed here."
+            "listed here. Changes of memory and cpu apply to a running desktop, others at the next start."
         ),
     ] = None
     persistence: Annotated[SessionPersistence | None, doc("The home volume. Default: the template's value.")] = None
@@ -253,6 +262,9 @@ class SessionSpec(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     priority: Annotated[
         int, doc("A waiting session with a higher priority starts first.", minimum=-1000, maximum=1000)
     ] = 0
+    access_request: Annotated[
+        AccessRequest | None, doc("An administrator's request for access. The gateway writes and removes it.")
+    ] = None
     access: Annotated[
         tuple[Access, ...], doc("Guests of this desktop and their roles.", list_key="user", maxItems=MAX_GUESTS)
     ] = ()
@@ -268,6 +280,9 @@ class QueueStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     earliest_slot: Annotated[
         str, instant("When capacity is expected, unless another session ends earlier, is extended, or has priority.")
     ] = ""
+    available_gpu: Annotated[
+        int, doc("GPUs, fewer than requested, with which the session would start at once. Absent: not even with one.")
+    ] = 0
     node_request_time: Annotated[
         str,
         instant(
@@ -304,6 +319,30 @@ class GraphicsStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fals
     display: Annotated[
         str, doc("Display of the desktop: X11 or Wayland.", pattern="^[A-Za-z0-9]{0,32}$", maxLength=32)
     ] = ""
+
+
+class IsolationStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
+    """Isolation of the desktop's pod."""
+
+    user_namespace: Annotated[bool, doc("true: the pod's user ids are none of the node's.")] = False
+    message: Annotated[str, explanation("Why the pod has no user namespace; empty: it has one.")] = ""
+
+
+class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
+    """The film of a desktop that is recorded."""
+
+    mode: Annotated[
+        str, doc("OnDemand or Always, as the template had it at the start.", pattern="^[A-Za-z]{1,32}$", maxLength=32)
+    ]
+    state: Annotated[
+        str,
+        doc(
+            "Starting: not reported yet. On: it is made and fetched. Off: none is made. Failed: one should be made.",
+            pattern="^[A-Za-z]{1,32}$",
+            maxLength=32,
+        ),
+    ] = "Starting"
+    message: Annotated[str, doc("Why no film is made.", PRINTABLE, maxLength=256)] = ""
 
 
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -358,6 +397,13 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
             "Renderer and encoder of the picture, as reported by the agent in the desktop; absent before, and "
             "without an agent."
         ),
+    ] = None
+    isolation: Annotated[
+        IsolationStatus | None, doc("Whether the desktop has a user namespace, and why not; absent without a pod.")
+    ] = None
+    recording: Annotated[
+        RecordingStatus | None,
+        doc("The film of this desktop while it runs; absent without `recording` in its template."),
     ] = None
     template_revision: Annotated[str, doc("Generation of the template that this run was started with.")] = ""
     pod_name: Annotated[str, doc("The desktop's pod.")] = ""

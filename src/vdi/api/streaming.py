@@ -230,7 +230,7 @@ def _encoder_of(generation: str, encoders: tuple[str, ...], remedy: str) -> Rule
 
 
 _SERVES_WEB = "has(self.protocol) && self.protocol == 'Web'"
-_OF_SELKIES = ("streaming", "app", "keyboard")
+_OF_SELKIES = ("streaming", "app", "keyboard", "recording", "watermark", "agents")
 
 # Rules of a template's spec: across `protocol`, `basicAuthSecret`, `streaming`, `image`, `app`, `keyboard`, `env`.
 RULES = (
@@ -261,6 +261,19 @@ RULES = (
         + "".join(f" + ({_GIVEN[field]} ? ' {field}' : '')" for field in ONLY_SELKIES_2)
         + " + '; leave it out'",
         ".streaming",
+    ),
+    Rule(
+        f"!(has(self.recording) || has(self.watermark) || has(self.agents)) || {_GENERATION} != '1'",
+        "recording, watermark and agents are not possible with Selkies 1, the generation of the image "
+        "(streaming.selkies, or by its name); remove them",
+        field_path=".streaming",
+    ),
+    Rule(
+        "!(has(self.recording) && has(self.recording.mode) && self.recording.mode != 'Off' && has(self.streaming) && "
+        "has(self.streaming.display)) || self.streaming.display == 'X11'",
+        "only a desktop on X11 can be recorded",
+        '"\'" + self.streaming.display + "\' cannot be recorded; allowed with recording: X11"',
+        ".streaming.display",
     ),
     Rule(
         f"!(has(self.streaming) && {_GIVEN['transport']}) || {_GENERATION} != '1' || "

@@ -32,6 +32,7 @@ from vdi.api.constraints import (
     quantity,
 )
 from vdi.api.meta import Condition, ObjectMeta
+from vdi.api.recording import TemplateRecording, TemplateWatermark
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
@@ -294,6 +295,50 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = None
 
 
+class TemplateProgram(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Programs from an image, mounted read-only beside the desktop's own."""
+
+    image: Annotated[str, doc("Image whose files are mounted.", IMAGE, minLength=1, maxLength=512)]
+    mount_path: Annotated[str, doc("Where its files are mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
+
+
+class UserNamespaces(StrEnum):
+    """Values of `isolation.userNamespaces`."""
+
+    AUTO = "Auto"
+    REQUIRED = "Required"
+    OFF = "Off"
+
+    @classmethod
+    def _missing_(cls, _value: object) -> "UserNamespaces":
+        """A value of a later version: the one that protects the node."""
+        return cls.REQUIRED
+
+
+class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
+    """How desktops are kept apart from their node."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            # The field's own default, {}, is checked before those in it are there.
+            "!has(self.rootInDesktop) || !self.rootInDesktop || self.userNamespaces == 'Required'",
+            "'true' needs userNamespaces: Required, because without a user namespace root would be the node's root",
+            field_path=".rootInDesktop",
+        ),
+    )
+
+    user_namespaces: Annotated[
+        UserNamespaces,
+        doc(
+            "Whether the pod has a user namespace, in which its user ids are none of the node's. Auto: if all nodes "
+            "and volumes for the desktop allow it. Required: else the session waits. Off: never."
+        ),
+    ] = UserNamespaces.AUTO
+    root_in_desktop: Annotated[
+        bool, doc("true: the user is root inside, without a capability, and can install packages. Ignores runAsUser.")
+    ] = False
+
+
 class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     """A toleration, as in a pod's spec."""
 
@@ -469,6 +514,27 @@ class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
     groups: Annotated[tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)] = ()
 
 
+class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Software agents that use the mouse and the keyboard of desktops, through the gateway."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.enabled || !(self.countsAsUse || self.run || self.recordText)",
+            "countsAsUse, run and recordText need enabled: true",
+            field_path=".enabled",
+        ),
+    )
+
+    enabled: Annotated[bool, doc("true: owners and collaborators may have agents act in their desktops.")] = False
+    counts_as_use: Annotated[
+        bool, doc("Whether an agent's actions count as input for the idle timeout. false: only people's input does.")
+    ] = False
+    run: Annotated[bool, doc("true: agents may also run commands in the desktop, as its user.")] = False
+    record_text: Annotated[bool, doc("true: the audit log has the text that agents type; false: only its length.")] = (
+        False
+    )
+
+
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """Definition of the desktops of this template."""
 
@@ -512,6 +578,11 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = msgspec.field(default_factory=TemplateStreaming)
     app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
     keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
+    recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
+    watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = None
+    agents: Annotated[
+        Agents | None, doc("Software agents in desktops of this template. The image must be ours. Default: none.")
+    ] = None
     protocol: Annotated[
         Protocol,
         doc(
@@ -552,6 +623,12 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         tuple[TemplateVolume, ...],
         doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),
     ] = ()
+    programs: Annotated[
+        tuple[TemplateProgram, ...], doc("Images with programs, mounted read-only.", list_key="mountPath", maxItems=8)
+    ] = ()
+    isolation: Annotated[TemplateIsolation, doc("User namespaces, and root inside the desktop.")] = msgspec.field(
+        default_factory=TemplateIsolation
+    )
     startup_script: Annotated[
         StartupScript | None,
         doc(
@@ -604,6 +681,11 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "shm_size")
+
+    @property
+    def user_id(self) -> int:
+        """User and group id of the desktop's processes, inside it."""
+        return 0 if self.isolation.root_in_desktop else self.run_as_user
 
 
 class PrePullFailure(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -291,7 +291,7 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Disk": _local_disk(ask),
         "Home": _home(home) if home.enabled else "none",
         "Port": f"{spec.port}, {spec.scheme}, health {health_path(spec)}",
-        "Runs as": f"user {spec.run_as_user}",
+        "Runs as": f"user {spec.user_id}",
         "Runs": _runs(spec.lifecycle),
         "Streaming": _streams(spec.streaming),
         "App": shlex.join(spec.app.command) if spec.app else "",

@@ -4,11 +4,14 @@ Used by the queue, the pre-pull, the doctor and the preflight of kasm. Taints th
 are not part of the placement: they close the node (`NodeCapacity.closed`).
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from vdi.api.template import Toleration
-from vdi.cluster.objects import Node, NodeSelectorTerm, Taint
+from vdi.cluster.objects import Node, NodeSelectorTerm, NodeStatus, Taint
 from vdi.cluster.units import Amounts, amounts
 
 # Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk).
@@ -22,6 +25,19 @@ _STATES = {
     "out-of-service": "out of service",
 }
 _KEEPS_AWAY = frozenset({"NoSchedule", "NoExecute"})
+USER_NAMESPACES, IMAGE_VOLUMES = "user namespaces", "image volumes"
+# The oldest versions whose default has the feature. Kernel: idmapped tmpfs, for /dev/shm and Secrets.
+_OLDEST = {
+    USER_NAMESPACES: {"kubelet": "1.33", "kernel": "6.3"},
+    IMAGE_VOLUMES: {"kubelet": "1.35", "containerd": "2.1"},
+}
+
+
+class Need(NamedTuple):
+    """A feature that a node must have, of one handler of its container runtime (a RuntimeClass; empty: the default)."""
+
+    feature: str
+    handler: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Demand:
     tolerances: tuple[Tolerance, ...] = ()
     # Terms that select the nodes that can reach its volume; empty: all.
     pin: tuple[NodeSelectorTerm, ...] = ()
+    needs: tuple[Need, ...] = ()
 
 
 def demand_of(
@@ -64,6 +81,7 @@ def demand_of(
     selector: Iterable[tuple[str, str]] = (),
     tolerations: Iterable[Toleration] = (),
     pin: tuple[NodeSelectorTerm, ...] = (),
+    needs: tuple[Need, ...] = (),
 ) -> Demand:
     """A demand in its canonical form."""
     return Demand(
@@ -71,6 +89,7 @@ def demand_of(
         selector=tuple(sorted(selector)),
         tolerances=tuple(Tolerance.of(toleration) for toleration in tolerations),
         pin=pin,
+        needs=needs,
     )
 
 
@@ -88,6 +107,25 @@ class NodeCapacity:
     free: dict[str, int]
     # Used by other pods than desktops: no one knows when they end.
     foreign: dict[str, int] = field(default_factory=dict)
+    status: NodeStatus = field(default_factory=NodeStatus)
+
+    def lacks(self, need: Need) -> str:
+        """What it lacks for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
+        # Fails closed: what a node does not report, it does not have. containerd before 2.0 runs a pod with
+        # `hostUsers: false` as any other, without an error, so the runtime's own report decides, and not its version.
+        info = self.status.node_info
+        runtime, _, version = info.container_runtime_version.partition("://")
+        found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
+        lacks = [
+            f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
+            for program, oldest in _OLDEST[need.feature].items()
+            if program in found and _numbers(found[program]) < _numbers(oldest)
+        ]
+        able = [one.name for one in self.status.runtime_handlers if one.features.get("userNamespaces")]
+        if need.feature == USER_NAMESPACES and need.handler not in able:
+            of_handler = f" for the runtime class {need.handler}" if need.handler else ""
+            lacks.append(f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}")
+        return " and ".join(lacks)
 
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether this much is free."""
@@ -108,6 +146,11 @@ class NodeCapacity:
             free[name] = free.get(name, 0) - sign * number
 
 
+@lru_cache(maxsize=1024)  # for each node, at each start
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall("[0-9]{1,9}", version)[:2]))
+
+
 def read_capacity(node: Node) -> NodeCapacity:
     """The capacity of the empty node. Raises ValueError if an allocatable resource is no quantity."""
     allocatable = amounts(node.status.allocatable)
@@ -119,6 +162,7 @@ def read_capacity(node: Node) -> NodeCapacity:
         closed=_why_closed(node, [one.key for one in keeping if one.key.startswith(_OF_CONDITION)]),
         allocatable=allocatable,
         free=dict(allocatable),
+        status=node.status,
     )
 
 
@@ -134,9 +178,9 @@ def _why_closed(node: Node, taints: list[str]) -> str:
 
 
 def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
-    """Whether labels and taints of this node fit, whatever its state."""
+    """Whether labels, taints and features of this node fit, whatever its state."""
     labels = capacity.labels
-    if any(labels.get(key) != value for key, value in demand.selector):
+    if any(labels.get(key) != value for key, value in demand.selector) or any(map(capacity.lacks, demand.needs)):
         return False
     return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
 

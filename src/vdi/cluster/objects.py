@@ -13,7 +13,7 @@ from vdi.api.template import Toleration
 from vdi.cluster.units import PODS, Amounts, amounts
 
 
-class ResourceRequirements(msgspec.Struct, gc=False):
+class ResourceRequirements(msgspec.Struct, gc=False, frozen=True):
     """`resources` of a container or of a pod."""
 
     requests: dict[str, str] = {}
@@ -180,10 +180,21 @@ class VolumeAffinity(msgspec.Struct, gc=False):
     required: NodeSelector | None = None
 
 
+class VolumeSource(msgspec.Struct, rename="camel", gc=False):
+    """`spec.csi`, `spec.local` or `spec.hostPath` of a PersistentVolume."""
+
+    fs_type: str = ""
+
+
 class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
     """`spec` of a PersistentVolume."""
 
     node_affinity: VolumeAffinity | None = None
+    storage_class_name: str = ""
+    access_modes: tuple[str, ...] = ()
+    csi: VolumeSource | None = None
+    local: VolumeSource | None = None
+    host_path: VolumeSource | None = None
 
 
 class PersistentVolume(msgspec.Struct, gc=False):
@@ -293,7 +304,7 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
         return self.transitioned or ""
 
 
-READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget")
+READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "PodResizePending")
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
@@ -331,8 +342,13 @@ class PodSpec(PodResources, rename="camel", gc=False):
     volumes: tuple[PodVolume, ...] = ()
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
+    # False: the pod has a user namespace of its own.
+    host_users: bool = True
+    # Not a field of Kubernetes: those of the main container.
+    limits: dict[str, str] = {}
 
     def __post_init__(self) -> None:
+        self.limits = self.containers[0].resources.limits if self.containers else self.limits
         super().__post_init__()
         self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
         if self.node_name:
@@ -426,9 +442,26 @@ class NodeImage(msgspec.Struct, gc=False):
     names: tuple[str, ...] | None = None
 
 
-class NodeStatus(msgspec.Struct, gc=False):
+class NodeInfo(msgspec.Struct, rename="camel", gc=False):
+    """`status.nodeInfo` of a Node."""
+
+    kubelet_version: str = ""
+    container_runtime_version: str = ""
+    kernel_version: str = ""
+
+
+class RuntimeHandler(msgspec.Struct, gc=False):
+    """`status.runtimeHandlers[]` of a Node: the features of one handler of its runtime; an empty name: the default."""
+
+    name: str = ""
+    features: dict[str, bool] = {}
+
+
+class NodeStatus(msgspec.Struct, rename="camel", gc=False):
     """`status` of a Node."""
 
+    node_info: NodeInfo = msgspec.field(default_factory=NodeInfo)
+    runtime_handlers: tuple[RuntimeHandler, ...] = ()
     conditions: tuple[NodeCondition, ...] = ()
     allocatable: dict[str, str] = {}
     # The 50 largest (nodeStatusMaxImages of the kubelet).

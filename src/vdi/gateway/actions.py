@@ -23,17 +23,20 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
 from vdi.gateway.starting import Starter
-from vdi.gateway.store.audit import Act, Audit, NotAuditedError
+from vdi.gateway.store.audit import Act, Audit, NotAuditedError, act_on
 from vdi.gateway.store.banner import MAX_CHARACTERS, save_banner
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict, Invalid, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS
 from vdi.printable import is_printable
 from vdi.session.actions import (
+    AnswerAccess,
     Extend,
     PlanEnd,
     Refusal,
     Request,
+    RequestAccess,
+    Resize,
     Restart,
     Resume,
     SetSchedule,
@@ -42,6 +45,7 @@ from vdi.session.actions import (
     Unshare,
     check_schedule,
     decide,
+    drop_expired,
     find_home_to_delete,
 )
 from vdi.session.homes import HomeSummary, why_not_deleted
@@ -52,6 +56,7 @@ from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
+AnyRequest = Request | RequestAccess | AnswerAccess
 # Checked before a name is put into a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_ATTEMPTS = 20
@@ -80,7 +85,7 @@ class Actions:
                 action="session.start",
                 target=new.metadata.name,
                 owner=new.spec.user,
-                detail={"template": request.template},
+                detail={"template": request.template} | request.options,
             )
             async with self._written(user, act):
                 return await self.starter.carry_out(user, start)
@@ -88,6 +93,15 @@ class Actions:
     async def extend(self, user: User, name: str, length: str) -> VDISession:
         """Set the length of the whole run, such as `10h`."""
         return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
+
+    async def resize(
+        self, user: User, name: str, memory: str | None = None, cpu: str | None = None, gpu: str = ""
+    ) -> VDISession:
+        """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None: as it is."""
+        if not re.fullmatch(r"[0-9]{0,4}", gpu):
+            raise invalid("gpu", gpu[:20], "a whole number")
+        detail = {field: value for field, value in (("memory", memory), ("cpu", cpu), ("gpu", gpu)) if value}
+        return await self._act(user, Action.RESIZE, name, Resize(memory, cpu, int(gpu or 0)), detail)
 
     async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
         """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
@@ -118,6 +132,35 @@ class Actions:
     async def unshare(self, user: User, name: str, email: str) -> VDISession:
         """End the access of a guest."""
         return await self._act(user, Action.UNSHARE, name, Unshare(email), {"user": normal_user(email)})
+
+    async def request_access(self, user: User, name: str, role: GuestRole, length: str) -> VDISession:
+        """Ask the owner of a desktop to share it with this administrator."""
+        detail = {"role": str(role), "length": length[:20]}
+        return await self._act(user, Action.REQUEST_ACCESS, name, RequestAccess(user.email, role, length), detail)
+
+    async def answer_access(self, user: User, name: str, request: str, *, allow: bool) -> VDISession:
+        """The owner's answer to the request with this `expires`."""
+        detail, seen = {"answer": "allowed" if allow else "refused"}, self.context.cluster.session(name)
+        if seen and (asked := seen.spec.access_request) and same_user(seen.spec.user, user.email):
+            detail |= {"user": asked.user[:254], "role": asked.role[:20], "length": asked.length[:20]}
+        return await self._act(user, Action.ANSWER_ACCESS, name, AnswerAccess(request, allow), detail)
+
+    async def drop_expired_access(self) -> None:
+        """Remove shares whose time is over, and requests that no one has answered. Rights do not depend on it.
+
+        Of several replicas, the one whose patch is taken writes the audit.
+        """
+        for session in list(self.context.cluster.sessions.values()):
+            patch, ended = drop_expired(session, self.context.clock())
+            if not ended or self.context.stopping.is_set():
+                continue
+            try:
+                await self._send(session, patch)
+            except (ActionDenied, KubeError) as error:  # another replica was first, or the next sweep tries again
+                log.debug("expired access to session %s is not removed: %s", session.metadata.name, error)
+                continue
+            for action, detail in ended:
+                await self.audit.record(act_on(session, "vdi-gateway", f"session.{action}", detail))
 
     async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
         """Announce the end of the desktop in it, and end it at that time; None: take the announcement back."""
@@ -184,7 +227,7 @@ class Actions:
         return home
 
     async def _act(
-        self, user: User, action: Action, name: str, request: Request, detail: Mapping[str, str]
+        self, user: User, action: Action, name: str, request: AnyRequest, detail: Mapping[str, str]
     ) -> VDISession:
         """Decide and write; after a conflict with another writer, read the session and decide again."""
         async with self._authorized(user, action, name, detail, request) as session:
@@ -206,7 +249,7 @@ class Actions:
                         raise
             raise ActionDenied("Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment.")
 
-    def _decide(self, user: User, session: VDISession, request: Request) -> dict[str, Any]:
+    def _decide(self, user: User, session: VDISession, request: AnyRequest) -> dict[str, Any]:
         template = self.context.cluster.template(session.spec.template)
         patch = decide(session, template, request, self.context.clock(), self.context.settings.cluster)
         if isinstance(patch, Refusal):
@@ -219,7 +262,7 @@ class Actions:
                 patch["metadata"]["annotations"] = {**patch["metadata"].get("annotations", {}), GROUPS: groups}
         return patch
 
-    def _within_limits(self, user: User, session: VDISession, request: Request) -> AbstractAsyncContextManager[None]:
+    def _within_limits(self, user: User, session: VDISession, request: AnyRequest) -> AbstractAsyncContextManager[None]:
         is_own = same_user(user.email, session.spec.user)
         if user.admin and not is_own:
             return nullcontext()
@@ -269,7 +312,7 @@ class Actions:
 
     @asynccontextmanager
     async def _authorized(
-        self, user: User, action: Action, name: str, detail: Mapping[str, str], request: Request | None = None
+        self, user: User, action: Action, name: str, detail: Mapping[str, str], request: AnyRequest | None = None
     ) -> AsyncIterator[VDISession]:
         """Yield the session, if the user has the right to this action; the body is counted and audited.
 
@@ -278,14 +321,7 @@ class Actions:
         with self._counted(str(action), name):
             async with self._refusal_written(user, str(action), name, detail):
                 session = await self._allowed(user, action, name)
-            act = Act(
-                actor=user.email,
-                action=f"session.{action}",
-                target=name,
-                uid=session.metadata.uid,
-                owner=session.spec.user,
-                detail=detail,
-            )
+            act = act_on(session, user.email, f"session.{action}", detail)
             template, settings = self.context.cluster.template(session.spec.template), self.context.settings.cluster
             is_done = request and decide(session, template, request, self.context.clock(), settings) == {}
             async with nullcontext() if is_done else self._written(user, act):

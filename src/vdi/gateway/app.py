@@ -39,6 +39,7 @@ from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import LoginServices
 from vdi.gateway.login.throttle import Throttle
+from vdi.gateway.mcp import Mcp
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
@@ -49,6 +50,7 @@ from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
+from vdi.gateway.transfers import TransferCollector
 from vdi.gateway.web.connection import Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
@@ -169,8 +171,12 @@ def build_gateway(
     starter = Starter(context, QuotaGuard(context, limits, history))
     actions = Actions(context, starter, audit)
     subscriptions = Subscriptions(context.cluster)
+    notices = Notices(context)
     edge = Edge(
         context,
+        agent=agent,
+        audit=audit,
+        notices=notices,
         logins=logins,
         guard=guard,
         actions=actions,
@@ -192,7 +198,7 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
-    agent = agent or DesktopAgent(edge.desktop_key)
+    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
     services = Services(
         context=context,
         guard=guard,
@@ -203,8 +209,10 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        agents=AgentRequests(context=context, agent=agent, issue_ticket=edge.handoff.issue_ticket),
+        agents=AgentRequests(context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket),
+        computer=edge.computer,
         doctor=DoctorRunner(context),
+        recordings=edge.recordings,
         gpu_slots=GpuSlots(context),
         subscriptions=subscriptions,
         problems=edge.problems,
@@ -222,7 +230,19 @@ def build_gateway(
         history=history,
         portal=portal,
         health=health,
-        components=(health, login, edge, api, history, portal, homes_ahead, diagnosis, Notices(context)),
+        components=(
+            health,
+            login,
+            edge,
+            api,
+            Mcp(services),
+            history,
+            portal,
+            homes_ahead,
+            diagnosis,
+            notices,
+            transfers,
+        ),
     )
 
 

@@ -21,7 +21,10 @@ STATUS = {
     "Conflict": 409,
     "OverLimit": 409,
     "ViewOnlyUnavailable": 409,
+    "HumanInControl": 409,
+    "Parked": 409,
     "Invalid": 422,
+    "TooManyRequests": 429,
     "Unavailable": 503,
 }
 # `spec`, `access`, `0` and `user` of the path `spec.access[0].user`.

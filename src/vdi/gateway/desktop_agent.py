@@ -15,13 +15,14 @@ import logging
 import re
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Literal, Unpack
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
@@ -30,6 +31,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User, no_desktop, role_in
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, RequestOptions, Response, ResponseStream, open_client
 from vdi.kube.errors import KubeError
@@ -39,6 +41,8 @@ from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
+from vdi.session.recording import refuse_picture
+from vdi.session.resize import MemoryAlert, find_memory_alert
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,8 @@ SCRIPTS_SECONDS = 2.0
 SCRIPTS_MAX_BYTES = 64 * 1024
 MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
+# After a poll that failed.
+POLL_AGAIN_SECONDS = 5.0
 THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
 THUMBNAIL_MAX_BYTES = 16 * 1024
 # Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
@@ -79,6 +85,11 @@ def desktop_url(session: VDISession, port: int) -> str:
     address, meta = session.status.pod_ip, session.metadata
     host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
     return f"http://{url_host(host)}:{port}"
+
+
+class _Memory(msgspec.Struct):
+    used: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(gt=0)]
 
 
 class DesktopKeyError(Exception):
@@ -177,6 +188,49 @@ class DesktopAgent:
             raise ActionDenied("Conflict", why) from error
         except HTTP_ERRORS as error:
             raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
+
+
+async def poll_agents(
+    what: str, sessions: Callable[[], Iterable[VDISession]], poll: Callable[[VDISession], Awaitable[None]], pause: float
+) -> None:
+    """Poll the agents of these sessions again and again, side by side, until cancelled.
+
+    `poll` may raise ActionDenied, ValueError, OSError and errors of the database: it is tried again.
+    """
+    running: dict[str, asyncio.Task[None]] = {}
+    failing: dict[str, str] = {}
+
+    async def take_turn(session: VDISession) -> None:
+        uid, meta = session.metadata.uid, session.metadata
+        try:
+            await poll(session)
+            failing.pop(uid, None)
+        except (ActionDenied, ValueError, OSError, DatabaseUnavailableError, SQLAlchemyError) as error:
+            why = type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)
+            level = logging.DEBUG if failing.get(uid) == why else logging.WARNING
+            log.log(level, "%s of session %s cannot be stored: %s", what, meta.name, why)
+            failing[uid] = why
+            await asyncio.sleep(POLL_AGAIN_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        while True:
+            running = {uid: task for uid, task in running.items() if not task.done()}
+            found = {session.metadata.uid: session for session in sessions()}
+            failing = {uid: why for uid, why in failing.items() if uid in found}
+            for uid in found.keys() - running.keys():
+                running[uid] = group.create_task(take_turn(found[uid]), name=f"{what} of {uid}")
+            await asyncio.sleep(pause)
+
+
+async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemplate | None) -> MemoryAlert | None:
+    """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
+    if template is None or not is_running(session):
+        return None
+    try:
+        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(_Memory)
+    except (ActionDenied, BadResponseError):
+        return None
+    return find_memory_alert(session, template, memory.used, memory.limit)
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
@@ -353,7 +407,8 @@ def is_running(session: VDISession) -> bool:
 
 def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
     """Whether a user with this role gets a picture of the session: only the owner does."""
-    return role is Role.OWNER and template is not None and template.spec.thumbnails and is_running(session)
+    shows = template is not None and template.spec.thumbnails and is_running(session) and not refuse_picture(session)
+    return role is Role.OWNER and shows
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -57,6 +57,10 @@ class Metrics:
             ["sink", "outcome"],
             registry=registry,
         )
+        words = "Transfers and connections that desktops report, by kind; transfers.dropped: events that were lost."
+        self.transfers = Counter("vdi_gateway_transfers", words, ["kind"], registry=registry)
+        words = "Size of the transfers that desktops report, by kind."
+        self.transfer_bytes = Counter("vdi_gateway_transfer_bytes", words, ["kind"], registry=registry)
         self.sse_streams = Gauge("vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry)
         self.recorder_lag = Gauge(
             "vdi_gateway_recorder_lag_seconds",

@@ -1,8 +1,8 @@
 """Notices outside the desktop: a signed JSON webhook for all of them, and e-mail to users who have subscribed.
 
 A component of the gateway. Notices follow from the changes of sessions that the cluster cache sees while the gateway
-runs. Every replica sees them; the shared state gives each delivery to one. Webhooks are signed as
-https://www.standardwebhooks.com asks.
+runs, and from agents that ask for a person. Every replica sees them; the shared state gives each delivery to one.
+Webhooks are signed as https://www.standardwebhooks.com asks.
 """
 
 import asyncio
@@ -19,7 +19,6 @@ from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 from functools import partial
-from itertools import product
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +34,7 @@ from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.notices import NoticeSubscriptions
 from vdi.http_client import HTTP_ERRORS, is_local, open_client, reason_of
-from vdi.session.conditions import ADMITTED, WARNING_TYPES
+from vdi.session.conditions import ADMITTED, END_TYPES
 from vdi.session.failures import find_failure
 from vdi.session.users import normal_user
 
@@ -52,12 +51,14 @@ _PARALLEL = 8
 can_mail = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+").fullmatch
 
 # Kinds of notices, with the labels of their checkboxes, which are the subjects of e-mails.
+HUMAN_REQUESTED = "session.human_requested"
 KINDS = {
     "session.ready": "Desktop is ready",
     "session.first_in_line": "Desktop is first in line",
     "session.ends_soon": "Desktop ends soon",
     "session.failed": "Desktop has failed",
     "session.shared": "Desktop is shared with you",
+    HUMAN_REQUESTED: "Agent asks for a person",
 }
 
 
@@ -87,7 +88,7 @@ def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
     if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
         admitted = find_condition(status.conditions, ADMITTED)
         yield notice("session.first_in_line", queue_message(new), admitted.last_transition_time if admitted else "")
-    for kind in WARNING_TYPES:
+    for kind in END_TYPES:
         alert, before = find_condition(status.conditions, kind), find_condition(was.conditions, kind)
         if alert and not (before and before.last_transition_time == alert.last_transition_time):
             yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")
@@ -130,7 +131,11 @@ class Notices(Component):
     def _changed(self, kind: Kind, old: Any, new: Any) -> None:
         if kind != "session" or new is None:
             return
-        for notice, sink in product(find_notices(old, new), self._sinks):
+        for notice in find_notices(old, new):
+            self.send(notice)
+
+    def send(self, notice: Notice) -> None:
+        for sink in self._sinks:
             if len(self._tasks) >= MAX_OPEN:
                 self._count(sink, "dropped").inc()
                 log.error("%s: %s is dropped: %d notices are being sent", sink, notice.id, MAX_OPEN)

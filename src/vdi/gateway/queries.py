@@ -22,6 +22,7 @@ from vdi.gateway.history.usage import By, Month
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.recordings import WatchedRecording
 
 T = TypeVar("T")
 Key = tuple[str, ...]
@@ -67,30 +68,41 @@ def _bad_cursor(cursor: str | None) -> ActionDenied:
     return invalid("cursor", cursor, "`next` of the previous page")
 
 
+def _read_place(cursor: str | None) -> tuple[datetime, str] | None:
+    """The time and the name of the last item of the page before."""
+    try:
+        at, name = _read_cursor(cursor) or ("", "")
+        return (datetime.fromisoformat(at), name) if at else None
+    except ValueError as error:
+        raise _bad_cursor(cursor) from error
+
+
 async def read_past_sessions(
     services: Services, *, user: str | None, name: str | None = None, limit: int, cursor: str | None
 ) -> ListPage[SessionHistory]:
     """Sessions with their runs, newest first. `user` None: of all users."""
-    before = None
-    if key := _read_cursor(cursor):
-        try:
-            created, uid = key
-            before = datetime.fromisoformat(created), uid
-        except ValueError as error:
-            raise _bad_cursor(cursor) from error
+    before = _read_place(cursor)
     found = await services.history.past(limit=limit + 1, user=user, name=name, before=before)
     # With fractions of a second: two sessions of one second are told apart by them.
     return _first(found, limit, lambda past: (past.session.created.isoformat(), past.session.uid))
 
 
+async def read_recordings(
+    services: Services, user: User, *, limit: int, cursor: str | None
+) -> ListPage[WatchedRecording]:
+    """Films that the user may watch, newest first."""
+    found = await services.recordings.newest(user, limit + 1, _read_place(cursor))
+    return _first(found, limit, lambda film: (film.started.isoformat(), film.id))
+
+
 async def read_audit(
-    services: Services, *, limit: int, cursor: str | None, actor: str | None, action: str | None, target: str | None
+    services: Services, *, limit: int, cursor: str | None, transfers: bool = False, **filters: str | None
 ) -> ListPage[Entry]:
-    """Entries of the audit log, newest first; the cursor is the number of an entry."""
+    """Entries of the audit log, newest first; the cursor is the number of an entry. For `filters` see `Audit`."""
     if cursor and not (cursor.isdecimal() and len(cursor) < 19):
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
-    found = await services.audit.entries(limit=limit + 1, before=before, actor=actor, action=action, target=target)
+    found = await services.audit.entries(limit=limit + 1, before=before, transfers=transfers, **filters)
     return ListPage(tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else "")
 
 

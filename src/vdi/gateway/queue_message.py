@@ -12,7 +12,7 @@ from vdi.session.queueing.messages import waiting_message
 _ASK = "Ask your administrator"
 # Each of `QUEUE_REASONS` as the end of a sentence.
 REASONS: Mapping[str, str] = {
-    Reason.GPUS_BUSY: "all suitable GPUs are in use",
+    Reason.GPUS_BUSY: "not enough suitable GPUs are free",
     Reason.CPU_BUSY: "not enough CPU is free",
     Reason.MEMORY_BUSY: "not enough memory is free",
     Reason.EPHEMERAL_STORAGE_BUSY: "not enough local disk is free",
@@ -20,6 +20,7 @@ REASONS: Mapping[str, str] = {
     Reason.NO_GPUS: f"no node has a GPU of this kind. {_ASK}, or choose another template",
     Reason.TOO_LARGE: f"it is larger than any node. Choose a smaller size, or {_ASK.lower()}",
     Reason.NO_MATCHING_NODE: f"no node is set up for this template. {_ASK}",
+    Reason.NODE_FEATURE_MISSING: f"no node can run it in the way that its template requires. {_ASK}",
     Reason.NODES_UNAVAILABLE: "the nodes for it are not available, for example during maintenance",
     Reason.HOME_NODE_FULL: "the node with your files has no capacity left",
     Reason.HOME_NODE_GONE: f"the node with your files no longer exists. {_ASK}",

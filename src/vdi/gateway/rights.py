@@ -28,7 +28,28 @@ class User:
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
+    # Reads everyone's history, audit, transfers and films; has no right to others' desktops.
+    auditor: bool = False
     # The login or API token of the request; empty for background work.
+    login_id: str = ""
+
+    @property
+    def may_audit(self) -> bool:
+        return self.admin or self.auditor
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Someone who drives desktops: a user, or a program with one of their API tokens.
+
+    No `User`, so a token of one session can do nothing else.
+    """
+
+    user: str
+    # Label of the API token; empty for a user in a browser.
+    token: str = ""
+    # The one session that the token is for; empty: each of the user's.
+    session_uid: str = ""
     login_id: str = ""
 
 
@@ -48,20 +69,28 @@ class Action(StrEnum):
     SUSPEND = "suspend"
     RESTART = "restart"
     EXTEND = "extend"
+    RESIZE = "resize"
     SCHEDULE = "schedule"
     END = "end"
     SHARE = "share"
     UNSHARE = "unshare"
     PLAN_END = "plan-end"
+    # Send keys and clicks from a program, take over from one and give back.
+    DRIVE = "drive"
+    # Start and end a film of a desktop that is recorded on demand.
+    RECORD = "record"
+    # An administrator asks the owner for access; the owner alone answers.
+    REQUEST_ACCESS = "request-access"
+    ANSWER_ACCESS = "answer-access"
 
 
 # Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action) - {Action.PLAN_END}
+            return frozenset(Action) - {Action.PLAN_END, Action.REQUEST_ACCESS}
         case Role.COLLABORATOR:
-            return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME})
+            return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME, Action.DRIVE})
         case Role.VIEWER:
             return frozenset({Action.SEE, Action.OPEN})
     return frozenset()
@@ -70,11 +99,11 @@ def _allowed(role: Role) -> frozenset[Action]:
 def _is_for_admins(action: Action) -> bool:
     """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
     match action:
-        case Action.OPEN | Action.BROWSE | Action.SHARE:
+        case Action.OPEN | Action.BROWSE | Action.DRIVE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END:
+        case Action.EXTEND | Action.RESIZE | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
             return True
     return False
 
@@ -112,6 +141,11 @@ def may_use(template: VDITemplate, user: User) -> bool:
     )
 
 
+def enables_agents(template: VDITemplate | None) -> bool:
+    """Whether programs may drive the desktops of this template."""
+    return template is not None and template.spec.agents is not None and template.spec.agents.enabled
+
+
 def no_desktop(name: str) -> str:
     """The refusal for a name that no desktop has, and for one that the user may not know of: both look the same."""
     return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
@@ -135,3 +169,12 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> s
     allowed = ", ".join(sorted(ACTIONS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
     return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
+
+
+def refuse_to_drive(actor: Actor, session: VDISession | None, name: str, now: datetime) -> tuple[str, str] | None:
+    """Code and reason why the actor may not drive this session; None: they may. Being an administrator is no right."""
+    user = User(actor.user)
+    if session is None or actor.session_uid not in ("", session.metadata.uid) or not knows_of(session, user, now):
+        return "NotFound", no_desktop(name)
+    why = refusal(user, Action.DRIVE, session, now)
+    return ("Forbidden", why) if why else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Subscriptions
 from vdi.gateway.component import GatewayContext
+from vdi.gateway.computer import Computer
 from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests
 from vdi.gateway.doctor import DoctorRunner
@@ -16,6 +17,7 @@ from vdi.gateway.history.component import History
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
+from vdi.gateway.recordings import Recordings
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.web.streams import StreamLimit
@@ -35,7 +37,9 @@ class Services:
     homes_ahead: HomesAhead
     audit: Audit
     agents: AgentRequests
+    computer: Computer
     doctor: DoctorRunner
+    recordings: Recordings
     gpu_slots: GpuSlots
     subscriptions: Subscriptions
     # Why this process is not ready, one line each; administrators see them on the overview.

@@ -128,6 +128,9 @@ class Settings:
     admin_users: frozenset[str] = frozenset()
     # VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators.
     admin_groups: frozenset[str] = frozenset()
+    # VDI_AUDITOR_USERS and VDI_AUDITOR_GROUPS, likewise: who reads everyone's history, audit and transfers, no more.
+    auditor_users: frozenset[str] = frozenset()
+    auditor_groups: frozenset[str] = frozenset()
     # VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
     # it; None: there is no limit.
     max_timeout: str | None = None
@@ -140,6 +143,8 @@ class Settings:
     icon_origins: tuple[str, ...] = ()
     # VDI_RETENTION_DAYS: how long history and audit are kept.
     retention_days: int = 365
+    # VDI_HASH_FILE_NAMES: the audit has the names of files as SHA-256.
+    hash_file_names: bool = False
     # VDI_TOKEN_SECONDS: life of a desktop's token; it is renewed while in use.
     token_seconds: int = 300
     # VDI_LOGIN_IDLE: a login that is not used for so long has ended.
@@ -165,6 +170,8 @@ class Settings:
     smtp_url: str = field(default="", repr=False)
     # VDI_SMTP_FROM: sender of the e-mail.
     smtp_from: str = ""
+    # VDI_RECORDINGS: folder of the films of recorded desktops, which all replicas share; None: none is kept.
+    recordings: Path | None = None
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
     # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
@@ -309,6 +316,8 @@ _VARIABLES: Variables = {
     "VDI_OIDC_REQUIRE_VERIFIED": ("oidc_require_verified", truth),
     "VDI_ADMIN_USERS": ("admin_users", _users),
     "VDI_ADMIN_GROUPS": ("admin_groups", lambda text: normal_groups(text.split(","))),
+    "VDI_AUDITOR_USERS": ("auditor_users", _users),
+    "VDI_AUDITOR_GROUPS": ("auditor_groups", lambda text: normal_groups(text.split(","))),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
     "VDI_BRAND_NAME": ("brand_name", matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters")),
@@ -322,6 +331,7 @@ _VARIABLES: Variables = {
     "VDI_BRAND_SUPPORT_URL": ("brand_support_url", matching(r"(https://|mailto:)\S+", "an https:// or mailto: URL")),
     "VDI_ICON_ORIGINS": ("icon_origins", _origins),
     "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
+    "VDI_HASH_FILE_NAMES": ("hash_file_names", truth),
     "VDI_TOKEN_SECONDS": ("token_seconds", number(30, 3600)),
     "VDI_LOGIN_IDLE": ("login_idle", parse_duration),
     "VDI_LOGIN_MAX": ("login_max", parse_duration),
@@ -337,6 +347,7 @@ _VARIABLES: Variables = {
         matching(_SMTP_URL, "smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)"),
     ),
     "VDI_SMTP_FROM": ("smtp_from", check_address),
+    "VDI_RECORDINGS": ("recordings", Path),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),

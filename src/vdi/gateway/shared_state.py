@@ -39,6 +39,13 @@ return number
 """
 # DECR alone would make a counter without an end.
 _UNCOUNT = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('DECR', KEYS[1]) end"
+# One step for all replicas: of two holders at once, one wins.
+_HOLD = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return held end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]
+"""
 # Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time.
 _SWEEP = 10.0
 
@@ -92,6 +99,18 @@ class MemorySharedState:
         """Store a value for so long, in place of an existing one."""
         self._alive(key)
         self._entries[key] = _Entry(self._now() + seconds, value)
+
+    async def get(self, key: str) -> str | None:
+        """The value, while it lasts."""
+        entry = self._alive(key)
+        return entry.value if entry else None
+
+    async def hold(self, key: str, value: str, seconds: float) -> str:
+        """Store a value for so long, unless another one is there; returns the one that is there then."""
+        entry = self._alive(key)
+        if entry is None or entry.value == value:
+            entry = self._entries[key] = _Entry(self._now() + seconds, value)
+        return entry.value
 
     async def pop(self, key: str) -> str | None:
         """Take the value: one of all callers gets it, while it lasts."""
@@ -162,6 +181,7 @@ class RedisSharedState:
         self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
         self._count = self._redis.register_script(_COUNT)
         self._uncount = self._redis.register_script(_UNCOUNT)
+        self._hold = self._redis.register_script(_HOLD)
 
     async def take_once(self, key: str, seconds: float) -> bool:
         return bool(await _ask(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
@@ -174,6 +194,13 @@ class RedisSharedState:
 
     async def put(self, key: str, value: str, seconds: float) -> None:
         await _ask(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
+
+    async def get(self, key: str) -> str | None:
+        value = await _ask(self._redis.get(_key(key)))
+        return None if value is None else str(value)
+
+    async def hold(self, key: str, value: str, seconds: float) -> str:
+        return str(await _ask(self._hold(keys=[_key(key)], args=[value, _milliseconds(seconds)])))
 
     async def pop(self, key: str) -> str | None:
         value = await _ask(self._redis.getdel(_key(key)))

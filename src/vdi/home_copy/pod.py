@@ -23,7 +23,7 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import AlreadyExists, KubeError, NotFound, Replaced
 from vdi.kube.resource import CLAIMS, EVENTS, PODS
 from vdi.kube.transport import Client
-from vdi.session.children import restricted_container, restricted_pod
+from vdi.session.children import bound_to, restricted_container, restricted_pod
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ def build_copy_pod(
         "nodeSelector": dict(spec.placement.node_selector),
         "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
         "imagePullSecrets": [msgspec.to_builtins(secret) for secret in spec.image_pull_secrets],
-        **restricted_pod(spec.run_as_user, owns_volumes=True),
+        **restricted_pod(spec.user_id, owns_volumes=True),
         "containers": [
             {
                 "name": CONTAINER,
@@ -139,10 +139,7 @@ def build_copy_pod(
         ],
     }
     if nodes:
-        # `matchFields` takes one name; of several terms, one must hold.
-        terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
-        pod["affinity"] = {"nodeAffinity": required}
+        pod["affinity"] = bound_to(nodes)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

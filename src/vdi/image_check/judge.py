@@ -86,7 +86,7 @@ def _judge_contract(seen: Observation) -> Iterator[Finding]:
         yield _found(seen, START, error, f"The desktop does not start: {seen.message}")
         yield _not_checked(seen, "all else: the desktop does not run")
         return
-    yield _found(seen, START, ok, f"Runs as user {seen.spec.run_as_user}")
+    yield _found(seen, START, ok, f"Runs as user {seen.spec.user_id}")
     slow = seen.ready_seconds > _SLOW_START_SECONDS
     words = f"Ready {seen.ready_seconds:.0f} s after its start"
     yield _found(seen, START_UP, Severity.WARNING if slow else ok, words)

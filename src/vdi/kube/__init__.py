@@ -1,1 +1,1 @@
-"""A Kubernetes client runtime on asyncio and msgspec, which knows nothing of desktops. Design: docs/design/kube.md."""
+"""A Kubernetes client runtime on asyncio and msgspec that knows nothing of desktops: docs/design/operator.md."""

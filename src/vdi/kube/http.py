@@ -1,7 +1,7 @@
 """HTTP/1.1 as API servers speak it: one request at a time on a connection, responses whole or streamed.
 
-Own code, because a general HTTP library was measured to cost the operator a third of its CPU time and 13 MiB of memory
-(docs/bench.md). It leaves out what no API server does: redirects, cookies, compression, pipelining, HTTP/2.
+Own code, because a general HTTP library was measured to cost the operator a third of its CPU time and 13 MiB of memory.
+It leaves out what no API server does: redirects, cookies, compression, pipelining, HTTP/2.
 https://www.rfc-editor.org/rfc/rfc9112
 """
 

@@ -32,6 +32,7 @@ _LONGEST_EVENT = 64 * 2**20
 _LONGEST_LOG_LINE = 2**20
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
@@ -182,11 +183,12 @@ class Client:
         *,
         namespace: str | None = None,
         subresource: str | None = None,
+        content_type: str = MERGE_PATCH,
         into: type[T],
     ) -> T:
-        """Merge patch. A `metadata.resourceVersion` or `.uid` in it is a precondition: Conflict when it fails."""
+        """Merge patch by default. A `resourceVersion` or `uid` in its metadata is a precondition, else Conflict."""
         path = resource.path(namespace, name, subresource)
-        response = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=MERGE_PATCH)
+        response = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=content_type)
         return wire.decode(response, into, f"PATCH {path}")
 
     async def delete(

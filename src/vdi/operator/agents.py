@@ -9,14 +9,14 @@ redirects are not followed, and the worst effect of a lie is that the user's own
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated
 
 import msgspec
 
 from vdi.api.meta import find_condition
-from vdi.api.session import GraphicsStatus, Phase, VDISession
+from vdi.api.session import GraphicsStatus, Phase, RecordingStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import parse_time
@@ -26,11 +26,12 @@ from vdi.kube.events import EventRecorder
 from vdi.kube.http import url_host
 from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, ClusterContext, SessionKey
-from vdi.printable import is_printable
+from vdi.printable import escape, is_printable
 from vdi.session.alerts import Notice, schedules_of
 from vdi.session.conditions import CLOSING, IDLE
 from vdi.session.lifetime import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval, started_at
 from vdi.session.naming import secret_name
+from vdi.session.recording import FAILED, ON
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ ANSWER_BYTES = 4096
 LONGEST_PAUSE = timedelta(minutes=5)
 # Between two polls while the end of working hours is announced and input would cancel it.
 CLOSING_INTERVAL = timedelta(seconds=5)
+# Between two polls of a desktop that is recorded, and of one whose film does not run.
+RECORDED_INTERVAL, UNRECORDED_INTERVAL = timedelta(seconds=5), timedelta(seconds=1)
 # Activity that is later than the published one by so much is published: administrators look for idle desktops.
 PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
@@ -60,7 +63,15 @@ NoticeKey = tuple[str, str, str]  # (namespace, session, id of the notice)
 _Text = Annotated[str, msgspec.Meta(max_length=256)]
 
 
-class GraphicsReport(msgspec.Struct, rename="camel"):
+class _Printable(msgspec.Struct, rename="camel"):
+    def __post_init__(self) -> None:
+        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a newline at the end, too.
+        for name in self.__struct_fields__:
+            if not is_printable(str(getattr(self, name))):
+                raise ValueError(f"{name} has characters that are not printable")
+
+
+class GraphicsReport(_Printable, rename="camel"):
     """The renderer and encoder that the image chose when it started; limits as in `status.graphics`."""
 
     renderer: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
@@ -72,11 +83,12 @@ class GraphicsReport(msgspec.Struct, rename="camel"):
     encoder_message: _Text = ""
     display: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]{0,32}$")] = ""
 
-    def __post_init__(self) -> None:
-        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a newline at the end, too.
-        for name in self.__struct_fields__:
-            if not is_printable(str(getattr(self, name))):
-                raise ValueError(f"{name} has characters that are not printable")
+
+class RecordingReport(_Printable):
+    """The film that the agent has Selkies make; limits as in `status.recording`."""
+
+    state: Annotated[str, msgspec.Meta(pattern="^(On|Off|Failed)$")]
+    message: _Text = ""
 
 
 class Report(msgspec.Struct, rename="camel"):
@@ -86,6 +98,7 @@ class Report(msgspec.Struct, rename="camel"):
     viewers: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
     connected_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     graphics: GraphicsReport | None = None
+    recording: RecordingReport | None = None
 
     def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
         """The report as points in time. Unchanged ones are those of `before`, so that a delay is no input."""
@@ -96,7 +109,9 @@ class Report(msgspec.Struct, rename="camel"):
         graphics = before.graphics if before else None
         if self.graphics:
             graphics = GraphicsStatus(**msgspec.structs.asdict(self.graphics))
-        return Activity(last_input, seen, connect, graphics)
+        film = self.recording
+        recording = RecordingStatus("", film.state, film.message) if film else None
+        return Activity(last_input, seen, connect, graphics, recording)
 
 
 @dataclass(slots=True)
@@ -187,12 +202,15 @@ class Agents:
         template = self._caches.templates.get("", session.spec.template)
         timeout = idle_timeout(session, template)
         is_closing = _can_cancel_closing(session, template)
-        if timeout is None and not is_closing and session.status.graphics is not None:
+        recording = session.status.recording
+        if timeout is None and not is_closing and session.status.graphics is not None and recording is None:
             self._states.pop(session.metadata.uid, None)
             return Result()
         interval = poll_interval(timeout) if timeout else timedelta(seconds=GRAPHICS_PAUSE)
         if is_closing:
             interval = min(interval, CLOSING_INTERVAL)
+        if recording:
+            interval = min(interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL)
         pods = self._caches.pods.by_owner(session.metadata.uid)
         pod = next((pod for pod in pods if pod.ready and pod.status.pod_ip), None)
         if pod is None:  # between two pods
@@ -203,15 +221,17 @@ class Agents:
         try:
             report = await self._fetch(session, pod)
         except AnswerError as error:
+            if recording:
+                return self._without_film(session, state, error)
             if is_closing:  # input would cancel the end, which is only minutes away
                 return Result(requeue_after=interval.total_seconds())
             return self._not_answered(session, state, error, interval=interval, has_timeout=timeout is not None)
         now = self._clock.now()
         state.failures = 0
         state.activity = report.as_activity(now, state.activity)
-        if is_closing or state.activity.graphics != session.status.graphics:
+        if is_closing or state.activity.graphics != session.status.graphics or _is_news(state.activity, recording):
             self._enqueue_session(key)
-        if is_closing and timeout is None:
+        if (is_closing or recording) and timeout is None:
             return Result(requeue_after=interval.total_seconds())
         if timeout is None:  # polled once more, to forget the report when the status has it
             return Result(requeue_after=GRAPHICS_PAUSE if state.activity.graphics else None)
@@ -228,7 +248,7 @@ class Agents:
         if idle.warned(now) or _warned_at(session) or is_outdated:
             self._enqueue_session(key)
         pause = next_poll(idle, timeout, now)
-        return Result(requeue_after=min(pause, interval if is_closing else pause).total_seconds())
+        return Result(requeue_after=min(pause, interval if is_closing or recording else pause).total_seconds())
 
     def _not_answered(
         self, session: VDISession, state: _AgentState, error: AnswerError, *, interval: timedelta, has_timeout: bool
@@ -251,6 +271,17 @@ class Agents:
             self._enqueue_session((session.metadata.namespace, session.metadata.name))
         pause = min(interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
         return Result(requeue_after=pause.total_seconds())
+
+    def _without_film(self, session: VDISession, state: _AgentState, error: AnswerError) -> Result:
+        """After some polls without an answer the film has failed: no one knows whether it is made."""
+        state.failures += 1
+        if state.failures >= FAILURES_UNTIL_EVENT:
+            now = self._clock.now()
+            failed = RecordingStatus("", FAILED, escape(str(error))[:256])
+            state.activity = replace(state.activity or Activity(now, now), recording=failed)
+            if _is_news(state.activity, session.status.recording):
+                self._enqueue_session((session.metadata.namespace, session.metadata.name))
+        return Result(requeue_after=UNRECORDED_INTERVAL.total_seconds())
 
     async def deliver(self, key: NoticeKey) -> Result:
         """Send the last notice of that id, again and again until it is shown or out of date."""
@@ -300,10 +331,17 @@ class Agents:
         return secret.agent_token if secret else ""
 
 
+def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:
+    """Whether the agent says something else of the film than the status. One that says nothing makes none."""
+    film = activity.recording or RecordingStatus("")
+    return known is not None and (film.state, film.message) != (known.state, known.message)
+
+
 def _polled_state(session: VDISession) -> tuple[object, ...]:
     """The fields of a session that decide whether and when its desktop is polled."""
     status = session.status
-    return status.phase, status.pod_name, session.spec.idle_timeout, _warned_at(session), _warned_at(session, CLOSING)
+    warnings = _warned_at(session), _warned_at(session, CLOSING)
+    return status.phase, status.pod_name, session.spec.idle_timeout, bool(status.recording), *warnings
 
 
 def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bool:

@@ -33,6 +33,7 @@ SessionKey = tuple[str, str]  # (namespace, name)
 
 # Names of indices.
 BY_TEMPLATE = "template"
+BY_CLASS = "class"
 BY_HOME = "home"
 BY_HOST = "host"
 BY_SUBJECT = "subject"
@@ -76,6 +77,7 @@ class Caches:
         # By the claim's name alone, which needs less memory: readers leave out other namespaces.
         self.sessions.add_index(BY_HOME, lambda session: home_names(session)[:2])
         self.sessions.add_index(BY_HOST, labels_of)
+        self.volumes.add_index(BY_CLASS, lambda volume: [volume.spec.storage_class_name])
         self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
         self.routes.add_index(BY_HOST, lambda route: [route.host])
         self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])

@@ -19,17 +19,21 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, BadRequest, Forbidden, Invalid, KubeError, NotFound, ServerError
 from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
+from vdi.kube.transport import STRATEGIC_MERGE_PATCH
 from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, UncertainCreates, is_uncertain, owner_uid
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
+from vdi.session.alerts import Alert
 from vdi.session.children import Secret, build_home, build_pod, build_route, build_secret, build_service, scheme_of
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.credentials import DesktopTokens, derive_tokens
 from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, is_from_webhook, leftover, name_taken
 from vdi.session.effective import Blocked
 from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import HOLD, Identity, has_label, pod_name
+from vdi.session.resize import find_resize
 
 log = logging.getLogger(__name__)
 _KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
@@ -83,6 +87,28 @@ class Builder:
         if owner == session.spec.user:
             return observed
         return replace(observed, host="", host_blocked=host_taken(label))
+
+    async def resize(self, observed: Observed) -> Alert | None:
+        """Give the running pod the size of the session's spec; or why it does not get that. Raises KubeError."""
+        if (pod := observed.pod) is None:
+            return None
+        change = find_resize(observed, self._settings)
+        if not isinstance(change, dict):
+            return change
+        try:
+            # Strategic, since a merge patch would drop the containers that an admission webhook has added. The cache
+            # counts the new requests from the response on, so the queue gives them to no other session.
+            await self._owned.pods.patch(pod, change, subresource="resize", content_type=STRATEGIC_MERGE_PATCH)
+        except ApiError as failure:
+            # The second is of an API server with older nodes.
+            if failure.api_missing or "without support for resize" in failure.message:
+                words = "A restart applies the new size, and closes all programs: save your work first."
+                return Alert(RESIZE_PENDING, Reason.NEEDS_RESTART, f"This cluster resizes no running desktop. {words}")
+            if (refusal := explain_refusal(failure, PODS.kind)) is None:
+                raise
+            reason = Reason.INFEASIBLE if refusal.needs_change else Reason.DEFERRED
+            return Alert(RESIZE_PENDING, reason, refusal.message)
+        return None
 
     async def build(self, observed: Observed, decision: Decision, *, evictable: bool = False) -> Built:
         """Send what is missing or has drifted, side by side. A session that may not start gets nothing.

@@ -102,8 +102,11 @@ class Metrics:
                 return
             phases: Tally[str] = Tally()
             drawn: Tally[tuple[str, str]] = Tally()
+            isolated: Tally[bool] = Tally()
             for session in sessions():
                 phases[session.status.phase or Phase.PENDING] += 1
+                if session.status.isolation:
+                    isolated[session.status.isolation.user_namespace] += 1
                 if graphics := session.status.graphics:
                     on_gpu = (renders_on_gpu(graphics), graphics.hardware_encoder)
                     drawn["gpu" if on_gpu[0] else "software", "gpu" if on_gpu[1] else "software"] += 1
@@ -116,6 +119,8 @@ class Metrics:
                 for encoder in ("gpu", "software"):
                     by_graphics.add_metric([renderer, encoder], drawn[renderer, encoder])
             yield by_graphics
+            counts = {"true": isolated[True], "false": isolated[False]}
+            yield _gauge("vdi_session_user_namespaces", "Sessions with a pod, by user namespace.", "used", counts)
 
         self._measures["sessions"] = measure
 

@@ -57,9 +57,15 @@ class OwnedResource(Applier[T]):
 
     async def patch_metadata(self, present: T, **change: Any) -> T:
         """Change these fields of this incarnation's metadata, such as `labels`; returns the object as it then is."""
+        return await self.patch(present, {"metadata": change})
+
+    async def patch(self, present: T, change: Mapping[str, Any], **options: str) -> T:
+        """Change this incarnation, with `options` of `Client.patch`; returns the object as it then is."""
         meta = present.metadata
-        patch = {"metadata": {**change, "uid": meta.uid}}
-        response = await self._client.patch(self.resource, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+        patch = {**change, "metadata": {**change.get("metadata", {}), "uid": meta.uid}}
+        response = await self._client.patch(
+            self.resource, meta.name, patch, namespace=meta.namespace, **options, into=msgspec.Raw
+        )
         obj, ownership = wire.decode(response, self._into, self.resource.kind), self.store.ownership
         self.store.remember(obj, ownership.read(response) if ownership else None)
         return obj

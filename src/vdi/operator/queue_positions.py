@@ -5,7 +5,7 @@ the front every step is published, further back only a change of a tenth.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from heapq import merge
@@ -32,8 +32,9 @@ from vdi.session.queueing.queue import Queue
 _SHORT_QUEUE = 64
 # Until then, a session that has joined a long queue has the last position.
 _RECOUNT_MS = 4_500
-# Only the first sessions in line publish what the autoscaler says: each of its answers is a write per session.
-_NODE_REQUEST_POSITIONS = 100
+# Only the first sessions in line publish what the autoscaler says, and GPUs that are free: each change of these is a
+# write per session.
+_DETAILED_POSITIONS = 100
 # An expected start is published again when it has moved by at least this.
 _SLOT_MOVED_MS = 60_000
 # From this distance on, a message names the date, too: the portal takes a time of day for the nearest one.
@@ -88,14 +89,16 @@ class QueuePositions:
         hopeless = known.shortage.hopeless and not (self._can_grow and can_use_new_node(pending.demand))
         position = 0 if hopeless else self._places.get(pending.uid, len(self._queue))
         slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
-        node_request = self._node_requests.get(pending.demand) if position <= _NODE_REQUEST_POSITIONS else None
+        is_detailed = position <= _DETAILED_POSITIONS
+        node_request = self._node_requests.get(pending.demand) if is_detailed else None
+        gpu = self._queue.find_fewer_gpus(pending, now) if is_detailed else 0
         if (
             published
-            and published.node_request == node_request
+            and (published.node_request, published.queue.available_gpu) == (node_request, gpu)
             and not _differs(published, known.shortage.reason, position, slot, now)
         ):
             return published
-        return _publish(known.shortage, position, slot, node_request, now)
+        return _publish(known.shortage, position, slot, gpu, node_request, now)
 
     def count(self, now: int) -> None:
         """Put all waiting sessions in order, and number them."""
@@ -127,7 +130,7 @@ class QueuePositions:
         if self._fitting_of != self._queue.changes:
             self._fitting.clear()
             self._fitting_of = self._queue.changes
-        anywhere = Demand(demand.takes, demand.selector, demand.tolerances)
+        anywhere = replace(demand, pin=())
         if anywhere not in self._fitting:
             self._fitting[anywhere] = find_fitting(anywhere, self._queue.capacities.values())
         return self._fitting[anywhere]
@@ -169,7 +172,7 @@ def _differs(published: PublishedPosition, reason: str, position: int, slot: int
 
 
 def _publish(
-    shortage: Shortage, position: int, slot: int, node_request: NodeRequest | None, now: int
+    shortage: Shortage, position: int, slot: int, gpu: int, node_request: NodeRequest | None, now: int
 ) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     words = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
@@ -179,6 +182,7 @@ def _publish(
         position=position,
         reason=shortage.reason,
         earliest_slot=moment,
+        available_gpu=gpu,
         node_request_time=node_request.time if node_request else "",
     )
     return PublishedPosition(Blocked(shortage.reason, words, queue=queue), queue, slot, node_request)

@@ -7,20 +7,22 @@ process: the sessions' statuses say since when each waits.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
-from vdi.cluster.capacity import Demand, demand_of, read_capacity
-from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolumeClaim, Pod
+from vdi.cluster.capacity import Demand, allows_placement, demand_of, reaches_home, read_capacity
+from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod
 from vdi.kube.clock import Clock
-from vdi.operator.caches import Caches, ClusterContext, SessionKey
+from vdi.operator.caches import BY_CLASS, Caches, ClusterContext, SessionKey
 from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.queue_positions import PublishedPosition, QueuePositions, milliseconds
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.failures import is_short_of_room
+from vdi.session.homes import Home
+from vdi.session.isolation import isolate
 from vdi.session.naming import USER_ANNOTATION
 from vdi.session.pool import is_waiting
 from vdi.session.queueing.groups import Group, PendingSession
@@ -76,8 +78,14 @@ class ResourceAccounting:
 
     def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
         """The nodes from which a home can be mounted; empty: all, or unknown because there is no volume yet."""
+        return next((volume.pin for volume in self.volumes_of(None, claim)), ())
+
+    def volumes_of(self, home: Home | None, claim: PersistentVolumeClaim | None) -> list[PersistentVolume]:
+        """The volume of a home; before there is one, those of its StorageClass, which are of the same kind."""
         volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
-        return volume.pin if volume else ()
+        if volume or home is None:
+            return [volume] if volume else []
+        return self._caches.volumes.by_index(BY_CLASS, home.storage_class)
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if new is None:
@@ -157,7 +165,8 @@ def _use_of(pod: Pod) -> tuple[object, ...]:
 def _capacity(node: Node) -> tuple[object, ...]:
     """The fields of a node that decide its capacity; others change with every heartbeat."""
     meta, spec = node.metadata, node.spec
-    return meta.deletion_timestamp, meta.labels, spec.unschedulable, spec.taints, node.ready, node.status.allocatable
+    state = meta.deletion_timestamp, spec.unschedulable, spec.taints, node.ready
+    return *state, meta.labels, node.status.allocatable, node.status.node_info, node.status.runtime_handlers
 
 
 @dataclass(slots=True)
@@ -255,6 +264,15 @@ class QueueManager:
         if shortage.reason == Reason.RESERVED:
             return Blocked(Reason.RESERVED, "The free capacity is reserved for sessions that wait.")
         return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
+
+    def isolate(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Desktop:
+        """The desktop with its isolation decided, for a pod that is created now."""
+        demand = desktop.demand(self._accounting.pin_of(home))
+        # Of all nodes: `group_of` would keep a group for each home.
+        large = (node for node in self._queue.capacities.values() if node.could_fit(demand.takes))
+        nodes = [node for node in large if allows_placement(demand, node) and reaches_home(demand, node)]
+        volumes = self._accounting.volumes_of(desktop.home, home)
+        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes))
 
     def withdraw(self, uid: str) -> None:
         """Take a session, or the pool's pod of this name, out of the queue, and free its capacity."""

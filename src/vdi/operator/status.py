@@ -169,7 +169,8 @@ def _escaped(part: T) -> T:
 def _is_significant(before: SessionStatus, now: SessionStatus) -> bool:
     """Whether people or programs wait for this change; anything else is progress."""
     # The gateway finds by `status.url` whose rights count at a host, so the address must not lag behind the route.
-    return (before.phase, before.url) != (now.phase, now.url) or any(
+    told = before.phase, before.url, before.recording
+    return told != (now.phase, now.url, now.recording) or any(
         _state(before, kind) != _state(now, kind) for kind in (READY, ADMITTED, TEMPLATE_FOUND, *WARNING_TYPES)
     )
 

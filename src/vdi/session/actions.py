@@ -1,10 +1,11 @@
-"""Decisions about actions on a session: suspend, resume, restart, extend, schedule, share, unshare, plan its end. Pure.
+"""Decisions about actions on a session, such as suspend, extend, resize, share and plan its end. Pure.
 
 The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
 `decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,11 +14,12 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, GuestRole, PlannedEnd, VDISession
+from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, AccessRequest, GuestRole, PlannedEnd, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
+from vdi.session.effective import Blocked, resized, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
@@ -29,6 +31,8 @@ _LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
 # The command line does not know the operator's settings. The operator applies its own maximum in any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
+# An administrator's request for access lapses after this.
+REQUEST_LAPSES = timedelta(minutes=1)
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -67,6 +71,15 @@ class Extend:
 
 
 @dataclass(frozen=True, slots=True)
+class Resize:
+    """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None or 0: as it is."""
+
+    memory: str | None = None
+    cpu: str | None = None
+    gpu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SetSchedule:
     """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
 
@@ -96,13 +109,30 @@ class PlanEnd:
     end: PlannedEnd | None
 
 
-Request = Suspend | Resume | Restart | Extend | SetSchedule | Share | Unshare | PlanEnd
+@dataclass(frozen=True, slots=True)
+class RequestAccess:
+    """Ask the owner for a share that lasts for `length`, such as `30m`."""
+
+    user: str
+    role: GuestRole
+    length: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerAccess:
+    """The owner's answer. `request`: `expires` of the request that they have read."""
+
+    request: str
+    allow: bool
+
+
+Request = Suspend | Resume | Restart | Extend | Resize | SetSchedule | Share | Unshare | PlanEnd
 
 
 def decide(
     session: VDISession,
     template: VDITemplate | None,
-    request: Request,
+    request: Request | RequestAccess | AnswerAccess,
     now: datetime,
     settings: ClusterSettings = _UNKNOWN_SETTINGS,
 ) -> Patch | Refusal:
@@ -122,6 +152,8 @@ def decide(
             change = _restart(session, now)
         case Extend(timeout):
             change = _extend(session, template, timeout, now, settings)
+        case Resize():
+            change = _resize(session, template, request, settings)
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
             same = schedule == session.spec.schedule
@@ -130,6 +162,10 @@ def decide(
             change = _share(session, template, request, now)
         case Unshare(user):
             change = _unshare(session, user)
+        case RequestAccess():
+            change = _request_access(session, template, request, now)
+        case AnswerAccess():
+            change = _answer_access(session, template, request, now)
         case PlanEnd(end):
             change = _plan_end(session, end, now)
     if isinstance(change, Refusal) or not change:
@@ -182,6 +218,61 @@ def is_expired(access: Access, now: datetime) -> bool:
         return True
 
 
+def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
+    """The request that the owner can answer now."""
+    found = session.spec.access_request
+    ends = as_time(found.expires) if found else None
+    return found if ends and ends > now else None
+
+
+def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, list[tuple[str, dict[str, str]]]]:
+    """A patch without ended shares and a lapsed request, and these as acts with their details."""
+    kept = tuple(access for access in session.spec.access if not is_expired(access, now))
+    gone = [access.user for access in session.spec.access if access not in kept]
+    ended = [("unshare", {"user": user[:254], "reason": "expired"}) for user in gone]
+    patch, lapsed = _guests(session, kept), session.spec.access_request
+    if lapsed and not pending_request(session, now):
+        patch["spec"]["accessRequest"] = None
+        ended.append(("answer-access", {"user": lapsed.user[:254], "answer": "lapsed"}))
+    patch["metadata"]["uid"] = session.metadata.uid
+    return patch, [] if session.metadata.deletion_timestamp else ended
+
+
+def _request_access(
+    session: VDISession, template: VDITemplate | None, request: RequestAccess, now: datetime
+) -> Patch | Refusal:
+    length = timedelta()
+    if pending := pending_request(session, now):
+        return Refusal("Conflict", f"{pending.user} is asking for access to this desktop. Wait for the answer.")
+    with suppress(ValueError):
+        length = parse_duration(request.length)
+    if not timedelta(minutes=1) <= length <= timedelta(hours=8):
+        allowed, shown = "1m to 8h", request.length[:_SHOWN_CHARACTERS]
+        return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
+    patch = _share(session, template, Share(request.user, request.role, now + length), now)
+    if not isinstance(patch, Refusal):
+        expires = format_time(now + REQUEST_LAPSES)
+        asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
+        # With the resource version: of two requests at once, the later one must not replace what the owner reads.
+        patch = _guests(session, session.spec.access) | {"spec": {"accessRequest": msgspec.to_builtins(asked)}}
+    return patch
+
+
+def _answer_access(
+    session: VDISession, template: VDITemplate | None, answer: AnswerAccess, now: datetime
+) -> Patch | Refusal:
+    pending = pending_request(session, now)
+    if pending is None or pending.expires != answer.request:
+        return Refusal("Conflict", "This request for access has lapsed or was answered already.")
+    patch: Patch | Refusal = _guests(session, session.spec.access)
+    if answer.allow:
+        ends = now + parse_duration(pending.length)
+        patch = _share(session, template, Share(pending.user, GuestRole(pending.role), ends), now)
+    if not isinstance(patch, Refusal):
+        patch["spec"]["accessRequest"] = None
+    return patch
+
+
 def _restart(session: VDISession, now: datetime) -> Patch | Refusal:
     if session.spec.suspended:
         name = session.metadata.name
@@ -220,6 +311,30 @@ def _extend(
     return {"spec": {"timeout": timeout}}
 
 
+def _resize(
+    session: VDISession, template: VDITemplate | None, request: Resize, settings: ClusterSettings
+) -> Patch | Refusal:
+    if template is None:
+        return Refusal("Conflict", f"The template {session.spec.template!r} cannot be read, so its limits are unknown.")
+    # The API server sets defaults of its own beside a resource that is named; the template's are kept.
+    present, queue = size_of(session.spec, template.spec.resources), session.status.queue
+    if request.gpu and not (queue and request.gpu <= queue.available_gpu and request.gpu < present.gpu):
+        why = f"no longer starts at once with fewer GPUs ({request.gpu}): they are taken, or it has started."
+        return Refusal("Conflict", f"The desktop {session.metadata.name!r} {why}")
+    size = {"gpu": request.gpu or present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
+    size = {name: value for name, value in size.items() if value}
+    changed = resized(session, size)
+    problem = resolve(changed, template, settings)
+    if isinstance(problem, Blocked) and problem.errors:
+        error, is_over = problem.errors[0], problem.reason == Reason.OVER_LIMIT
+        field = error.field.removeprefix("spec.resources.")
+        return Refusal("OverLimit" if is_over else "Invalid", problem.message, field, error.allowed, str(error.value))
+    if changed.spec.resources == session.spec.resources:
+        return {}
+    # Memory is named that may not be asked for. So of two requests at once, the later one is decided again.
+    return {"metadata": {"resourceVersion": session.metadata.resource_version}, "spec": {"resources": size}}
+
+
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
     if end is None:
         return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
@@ -248,7 +363,7 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
         return Refusal(
             "Invalid", f"expires: {expires} is in the past; allowed: {allowed}.", "expires", allowed, expires or ""
         )
-    # Ended shares are dropped here: nothing else removes them, and they would count in the maximum.
+    # Ended shares would count in the maximum.
     others = tuple(
         access for access in session.spec.access if not same_user(access.user, guest) and not is_expired(access, now)
     )

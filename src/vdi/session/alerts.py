@@ -14,7 +14,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.cluster.units import format_duration, format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES, Reason
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, RESIZE_PENDING, WARNING_TYPES, Reason
 from vdi.session.decide import Observed
 from vdi.session.lifetime import (
     Idle,
@@ -37,6 +37,7 @@ WARNING_TITLES = {
     CLOSING: "Working hours end soon",
     IDLE: "This desktop is idle",
     DRAINING: "This desktop will move",
+    RESIZE_PENDING: "The new size is not applied yet",
 }
 
 

@@ -5,7 +5,7 @@ its user can read its whole environment.
 """
 
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,8 +22,10 @@ from vdi.session.homes import Home
 from vdi.session.naming import (
     HOLD,
     HOST,
+    ISOLATION,
     MANAGED_BY,
     PROTOCOL,
+    RECORDING,
     SCHEME,
     SESSION_LABEL,
     TEMPLATE_ANNOTATION,
@@ -74,14 +76,23 @@ def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any
     `owns_volumes`: its volumes belong to that group, so that the user can write to them.
     """
     security: dict[str, Any] = {
-        "runAsNonRoot": True,
+        "runAsNonRoot": user_id != 0,
         "runAsUser": user_id,
         "runAsGroup": user_id,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
     if owns_volumes:
         security |= {"fsGroup": user_id, "fsGroupChangePolicy": "OnRootMismatch"}
-    return {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+    spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+    # `restricted` admits root in a user namespace alone.
+    return spec if user_id else spec | {"hostUsers": False}
+
+
+def bound_to(nodes: Iterable[str]) -> dict[str, Any]:
+    """The `affinity` of a pod that may run on these nodes only."""
+    # `matchFields` takes one name; of several terms, one must hold.
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
@@ -218,8 +229,12 @@ def _build_desktop(
     annotations = {**theirs.annotations, **metadata["annotations"], TEMPLATE_REVISION: desktop.template_revision}
     if desktop.scheme is not Scheme.HTTP:
         annotations[SCHEME] = desktop.scheme.value
+    if mode := next((variable.value for variable in desktop.env if variable.name == "VDI_RECORDING"), ""):
+        annotations[RECORDING] = mode
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
+    if desktop.isolation.obstacle:
+        annotations[ISOLATION] = desktop.isolation.obstacle
     metadata |= {"labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": build_spec(desktop, secret, agent_port)}
 
@@ -235,6 +250,10 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
     }
     if folders := _folders_in_home(desktop):
         spec["initContainers"] = [_folder_maker(desktop, folders)]
+    if desktop.isolation.user_namespace:
+        spec["hostUsers"] = False
+    if desktop.isolation.nodes:
+        spec["affinity"] = bound_to(desktop.isolation.nodes)
     placement = desktop.placement
     if placement.node_selector:
         spec["nodeSelector"] = dict(placement.node_selector)
@@ -319,6 +338,11 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         {"name": "VDI_AGENT_PORT", "value": str(agent_port)},
         {"name": "VDI_AGENT_TOKEN_SHA256", "valueFrom": token},
     ]
+    given = {variable.name for variable in desktop.env}
+    if "VDI_WATERMARK" in given:  # a pod of a pool has no user yet: its desktop does not start
+        ours.append(
+            {"name": "VDI_USER", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{USER_ANNOTATION}']"}}}
+        )
     if desktop.time_zone:
         ours.append({"name": "TZ", "value": desktop.time_zone})
     if desktop.startup_script:
@@ -327,7 +351,6 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         # Images built for GPUs request all of them. Without this, a desktop without a GPU would see every GPU of the
         # node.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
-    given = {variable.name for variable in desktop.env}
     # With Selkies 1, nginx serves the port, and Selkies has one of its own behind it.
     name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
     port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]
@@ -338,7 +361,11 @@ def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
     if desktop.home:
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
+    elif not desktop.run_as_user:
+        volumes.append({"name": "home", "emptyDir": {}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
+    images = {mount.volume: {"reference": mount.image} for mount in desktop.mounts if mount.image}
+    volumes.extend({"name": name, "image": {**image, "pullPolicy": "IfNotPresent"}} for name, image in images.items())
     if desktop.startup_script:
         script = desktop.startup_script.config_map_key_ref
         items = [{"key": script.key, "path": _SCRIPT_FILE}]

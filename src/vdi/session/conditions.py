@@ -26,8 +26,10 @@ IDLE = "Idle"
 DRAINING = "Draining"
 CLOSING = "Closing"
 PLANNED_END = "PlannedEnd"
+RESIZE_PENDING = "ResizePending"
+END_TYPES = (PLANNED_END, EXPIRING, CLOSING, IDLE, DRAINING)
 # Warnings. They are present, and True, only while they hold.
-WARNING_TYPES = (PLANNED_END, EXPIRING, CLOSING, IDLE, DRAINING)
+WARNING_TYPES = (*END_TYPES, RESIZE_PENDING)
 
 
 class ReasonKind(Enum):
@@ -114,6 +116,12 @@ class Reason(StrEnum):
         "No node has the labels and taints that the template requires.",
         ReasonKind.NO_NODE,
     )
+    NODE_FEATURE_MISSING = (
+        "NodeFeatureMissing",
+        "Admitted: in the queue",
+        "No suitable node has the user namespaces or image volumes that the template requires.",
+        ReasonKind.NO_NODE,
+    )
     NODES_UNAVAILABLE = (
         "NodesUnavailable",
         "Admitted: in the queue",
@@ -157,6 +165,9 @@ class Reason(StrEnum):
     CLOSING_SOON = "ClosingSoon", "Closing", "The working hours of the template end soon."
     EXPIRING_SOON = "ExpiringSoon", "Expiring", "The run ends soon."
     IDLE = "Idle", "Idle", "The desktop is idle and will be suspended or ended soon."
+    DEFERRED = "Deferred", "ResizePending", "The new size waits for capacity, which no other desktop gets."
+    INFEASIBLE = "Infeasible", "ResizePending", "The new size is refused; the message has the reason."
+    NEEDS_RESTART = "NeedsRestart", "ResizePending", "The cluster resizes no running pod: the new size needs a restart."
     NODE_CORDONED = "NodeCordoned", "Draining", "The node of the desktop is being drained."
 
 

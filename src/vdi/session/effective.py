@@ -6,7 +6,9 @@ with a message that names field, value and maximum.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 from vdi.api.crd import allowed_in_session
 from vdi.api.session import QueueStatus, SessionResources, SessionSpec, VDISession
@@ -27,6 +29,7 @@ from vdi.session import streaming
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
+from vdi.session.isolation import Isolation, plan_isolation
 from vdi.session.naming import is_operators_key, refuse_hostname
 from vdi.session.schedule import find_problems, find_session_problem, is_time_zone
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
@@ -43,6 +46,14 @@ _GUARDED_ENV = frozenset(
         "VDI_AGENT_TOKEN",
         "VDI_AGENT_TOKEN_SHA256",
         "VDI_AGENT_PORT",
+        "VDI_AGENTS",
+        "SELKIES_COMPUTER_USE_BIND",
+        "SELKIES_COMPUTER_USE_TOKEN",
+        "PIXELFLUX_CU",
+        "PIXELFLUX_CU_TOKEN",
+        "VDI_RECORDING",
+        "VDI_USER",
+        "VDI_WATERMARK",
     }
 )
 
@@ -116,6 +127,7 @@ class Desktop:
     image_pull_secrets: tuple[str, ...]
     # The gateway controls access, and the desktop asks for no password.
     behind_gateway: bool
+    isolation: Isolation
 
     def demand(self, pin: tuple[NodeSelectorTerm, ...] = ()) -> Demand:
         """The capacity that its pod needs. `pin`: the nodes that can reach its home; empty: all."""
@@ -127,7 +139,8 @@ class Desktop:
         }
         if self.ephemeral_storage is not None:
             takes[EPHEMERAL_STORAGE] = amount(EPHEMERAL_STORAGE, self.ephemeral_storage)
-        return demand_of(takes, self.placement.node_selector.items(), self.placement.tolerations, pin)
+        placement = self.placement
+        return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin, self.isolation.needs)
 
 
 class Size(NamedTuple):
@@ -155,6 +168,12 @@ def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
     )
 
 
+def resized(session: VDISession, size: Mapping[str, Any]) -> VDISession:
+    """The session with these `resources` changed."""
+    resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
+    return msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
+
+
 def resolve(
     session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
@@ -167,11 +186,12 @@ def resolve(
     gpu, memory, cpu, disk = size_of(session.spec, offer)
     home = resolve_home(session, template, homes)
     behind_gateway = settings.edge_middleware is not None
+    isolation = plan_isolation(spec, gpu, settings.gpu_resource)
 
     # Only the worst kind of problem is reported, but all problems of that kind at once, so that one edit can fix them.
     if of_session := [*_invalid_hostname(session, settings), *_invalid_session(session.spec)]:
         return _refuse(Reason.INVALID_SESSION, of_session)
-    if of_template := list(_invalid_template(template, gpu=gpu, home=home, behind_gateway=behind_gateway)):
+    if of_template := list(_invalid_template(template, isolation, gpu=gpu, home=home, behind_gateway=behind_gateway)):
         message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     new_home = home.size if home and home.claim not in homes else None
@@ -179,6 +199,8 @@ def resolve(
         return _refuse(Reason.OVER_LIMIT, over)
 
     mounts = resolve_mounts(spec, session.spec.user, groups_of(session))
+    # The image's own home belongs to another user than root.
+    root_home = () if home or spec.user_id else (Mount("home", spec.persistence.mount_path, "", read_only=False),)
     return Desktop(
         image=spec.image,
         template_revision=str(template.metadata.generation),
@@ -195,16 +217,17 @@ def resolve(
         scheme=spec.scheme,
         probe_path=streaming.probe_path(spec, behind_gateway=behind_gateway),
         selkies=streaming.generation(spec),
-        run_as_user=spec.run_as_user,
+        run_as_user=spec.user_id,
         shm_size=spec.shm_size,
         home=home,
         volumes=mounts.volumes,
-        mounts=mounts.mounts,
+        mounts=(*mounts.mounts, *root_home),
         startup_script=spec.startup_script,
         placement=spec.placement,
         pod_template=spec.pod_template,
         image_pull_secrets=tuple(secret.name for secret in spec.image_pull_secrets),
         behind_gateway=behind_gateway,
+        isolation=isolation,
     )
 
 
@@ -242,7 +265,9 @@ def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
     return FieldError(field, value, allowed_in_session(field), f"{field}: {why}")
 
 
-def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, behind_gateway: bool) -> Iterator[str]:
+def _invalid_template(
+    template: VDITemplate, isolation: Isolation, *, gpu: int, home: Home | None, behind_gateway: bool
+) -> Iterator[str]:
     spec, offer = template.spec, template.spec.resources
     quantities = {
         "spec.resources.defaultCPU": offer.default_cpu,
@@ -266,6 +291,8 @@ def _invalid_template(template: VDITemplate, *, gpu: int, home: Home | None, beh
             if is_operators_key(key):
                 yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
     yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
+    if isolation.user_namespace and isolation.obstacle:
+        yield f"spec.isolation.userNamespaces: 'Required' is not possible: {isolation.obstacle}; allowed: Auto, Off"
     if spec.schedule:
         yield from find_problems(spec.schedule)
     yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)

@@ -11,7 +11,7 @@ one another in it. Time in the queue, time spent waiting for a home or a host, a
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from vdi.api.session import GraphicsStatus, Phase, VDISession
+from vdi.api.session import GraphicsStatus, Phase, RecordingStatus, VDISession
 from vdi.api.template import IdleAction, Lifecycle, TimeoutAction, VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time, parse_duration, parse_time
@@ -142,6 +142,8 @@ class Activity:
     last_connect: datetime | None = None
     # None: the image does not report its renderer, or has not chosen one yet.
     graphics: GraphicsStatus | None = None
+    # None: the desktop is not recorded.
+    recording: RecordingStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ FINALIZER = "vdi.kasm.io/session-cleanup"
 HOLD = "vdi.kasm.io/hold"
 # On the IngressRoute: its host. On a ConfigMap: the host label that it records.
 HOST = "vdi.kasm.io/host"
+# On the Pod: why it has no user namespace, as a clause.
+ISOLATION = "vdi.kasm.io/isolation"
 # On the Pod: `status.failures.time` when it was created. Another time in the status: this pod has been given up.
 LAST_FAILURE = "vdi.kasm.io/last-failure"
 # On everything that the operator creates.
@@ -42,6 +44,8 @@ PROTOCOL = "vdi.kasm.io/protocol"
 RESTARTED_AT = "vdi.kasm.io/restartedAt"
 # On the Pod: the start of the run, where that was not the pod's creation.
 RUN_STARTED = "vdi.kasm.io/run-started"
+# On the Pod: its `recording.mode`; without it, Off.
+RECORDING = "vdi.kasm.io/recording"
 # On the Pod: the scheme HTTPS of its port; without it, HTTP.
 SCHEME = "vdi.kasm.io/scheme"
 # On all children; the value is `derive_base` of the session's name.

@@ -112,6 +112,14 @@ class SessionRequest(
         """Whether any of the resources is given."""
         return self.resources not in (None, RequestedResources())
 
+    @property
+    def options(self) -> dict[str, str]:
+        """Size, times and home, as far as they are given."""
+        is_without_home = self.persistence is not None and self.persistence.enabled is False
+        size = msgspec.structs.asdict(self.resources or RequestedResources())
+        given = size | {"timeout": self.timeout, "idle": self.idle_timeout, "home": "no" if is_without_home else None}
+        return {name: str(value)[:32] for name, value in given.items() if value}
+
 
 def generate_name(user: str, template: str) -> str:
     """A readable object name: `alice-ubuntu-desktop` for alice@example.com; always the same for the same two."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import GraphicsStatus, Phase, SessionStatus, VDISession
+from vdi.api.session import GraphicsStatus, IsolationStatus, Phase, RecordingStatus, SessionStatus, VDISession
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import PodReason
@@ -40,7 +40,7 @@ from vdi.session.effective import Blocked
 from vdi.session.ending import Ending
 from vdi.session.failures import reset_failures
 from vdi.session.lifetime import expires_at, last_activity, planned_at, started_at
-from vdi.session.naming import POOL, TEMPLATE_REVISION
+from vdi.session.naming import ISOLATION, POOL, RECORDING, TEMPLATE_REVISION
 from vdi.session.schedule import next_start
 
 
@@ -176,6 +176,8 @@ def derive(
         queue=blocked.queue if blocked and pod is None else None,
         failures=reset_failures(session, pod, now),
         graphics=_graphics(observed) if phase == Phase.RUNNING else None,
+        isolation=_isolation(pod) if pod else None,
+        recording=_recording(observed) if phase == Phase.RUNNING else None,
         template_revision=_revision(observed, in_run=in_run),
         pod_name=_pod_name(observed),
         pod_ip=pod.status.pod_ip if pod and phase == Phase.RUNNING else "",
@@ -330,6 +332,22 @@ def _graphics(observed: Observed) -> GraphicsStatus | None:
     if observed.activity and observed.activity.graphics:
         return observed.activity.graphics
     return observed.session.status.graphics
+
+
+def _isolation(pod: Pod) -> IsolationStatus:
+    """As the API server has stored the pod: one without the feature would have dropped the request."""
+    obstacle = pod.metadata.annotations.get(ISOLATION, "the template turns it off")
+    has = not pod.spec.host_users
+    return IsolationStatus(has, "" if has else f"There is no user namespace: {obstacle}.")
+
+
+def _recording(observed: Observed) -> RecordingStatus | None:
+    """The mode of the pod, whatever its template says by now, with the agent's report or the last one of this run."""
+    mode = observed.pod.metadata.annotations.get(RECORDING, "") if observed.pod else ""
+    if not mode:
+        return None
+    reported = observed.activity.recording if observed.activity else observed.session.status.recording
+    return msgspec.structs.replace(reported, mode=mode) if reported else RecordingStatus(mode)
 
 
 def _pod_name(observed: Observed) -> str:

@@ -15,6 +15,7 @@ from datetime import datetime
 import msgspec
 
 from vdi.api.meta import Condition
+from vdi.api.recording import POSITIONS, RecordingMode
 from vdi.api.session import GraphicsStatus
 from vdi.api.streaming import (
     ENCODER_ALIASES,
@@ -114,6 +115,14 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
     if spec.app:
         # The kubelet would replace $(NAME) by a variable; $$ prevents that.
         sent.append(("VDI_APP", msgspec.json.encode(spec.app.command).decode().replace("$", "$$")))
+    if spec.recording and spec.recording.mode is not RecordingMode.OFF:
+        sent.append(("VDI_RECORDING", spec.recording.mode.value))
+    if spec.agents and spec.agents.enabled:
+        # The names of the fields that are true.
+        sent.append(("VDI_AGENTS", ",".join(msgspec.to_builtins(spec.agents))))
+    if spec.watermark:
+        sent.append(("VDI_WATERMARK", spec.watermark.text.replace("$", "$$")))
+        sent.append(("SELKIES_WATERMARK_LOCATION", str(POSITIONS.index(spec.watermark.position) + 1)))
     if spec.keyboard:
         sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))
         if spec.keyboard.variant:
@@ -294,6 +303,10 @@ def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator
             )
         return
     yield from _find_streaming_problems(spec)
+    if spec.recording and not behind_gateway:
+        yield "spec.recording needs the gateway, which keeps the films (gateway.enabled in the chart's values)"
+    if spec.agents and spec.agents.enabled and not behind_gateway:
+        yield "spec.agents needs the gateway, through which agents act (gateway.enabled in the chart's values)"
 
 
 def renders_on_gpu(graphics: GraphicsStatus) -> bool:

@@ -21,6 +21,7 @@ GROUPS = "vdi.kasm.io/groups"
 # The start-up script of the template: name of the volume, and where it is mounted.
 SCRIPT_VOLUME, SCRIPT_FOLDER = "vdi-startup", "/etc/vdi-startup"
 _USER, _GROUP = "{user}", "{group}"
+_PROGRAMS = "vdi-program-"
 # Characters of a folder's name before it is shortened; file systems allow 255 bytes.
 _LONGEST_FOLDER = 200
 
@@ -35,6 +36,7 @@ class Mount:
     # Empty: the whole volume.
     sub_path: str
     read_only: bool
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
         if first is not volume:
             volumes[key] = msgspec.structs.replace(first, read_only=False)  # the mounts say what may be written
         mounts.extend(replace(mount, volume=first.name) for mount in found)
+    for number, program in enumerate(spec.programs):
+        mounts.append(Mount(f"{_PROGRAMS}{number}", program.mount_path, "", read_only=True, image=program.image))
     return Mounts(tuple(volumes.values()), tuple(mounts))
 
 
@@ -95,7 +99,7 @@ def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway
         names.add(SCRIPT_VOLUME)
         paths.add(SCRIPT_FOLDER)
     for volume in spec.volumes:
-        if volume.name in names:
+        if volume.name in names or volume.name.startswith(_PROGRAMS):
             yield f"spec.volumes: the name {volume.name!r} is taken; choose another"
         names.add(volume.name)
         if volume.groups and not behind_gateway:
@@ -108,6 +112,10 @@ def find_volume_problems(spec: TemplateSpec, home: str | None, *, behind_gateway
             if path in paths:
                 yield f"spec.volumes: something is already mounted at {path}; choose another mountPath"
             paths.add(path)
+    for path in (_normal(program.mount_path) for program in spec.programs):
+        # Also not above: what is mounted inside it would need a folder in an image that is read-only.
+        if above := [other for other in sorted(paths) if f"{other}/".startswith(f"{path}/")]:
+            yield f"spec.programs: something is already mounted at {above[0]}; choose another mountPath than {path}"
 
 
 def folder_name(name: str) -> str:

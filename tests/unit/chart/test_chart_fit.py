@@ -26,7 +26,7 @@ def test_the_scarcest_resource_limits_the_desktops() -> None:
 
 @pytest.mark.parametrize("name", ["server", "agent"])
 def test_guide_and_calculation_reserve_the_same(name: str) -> None:
-    page = (ROOT / "docs/k3s.md").read_text()
+    page = (ROOT / "docs/install.md").read_text()
     whole = {"server": node_fit.SERVER, "agent": node_fit.AGENT}[name]
     kube = whole["memory"] // node_fit.MEBI - 512
     assert f"system-reserved=memory=512Mi\n  - kube-reserved=cpu={whole['cpu']}m,memory={kube}Mi\n" in page

@@ -16,7 +16,7 @@ from vdi.cli.main import NOUNS, load_noun
 DOCS = ROOT / "docs"
 GUIDES = [
     DOCS / f"{name}.md"
-    for name in ("k3s", "clouds", "sizing", "upgrading", "backup", "air-gap", "growing", "install", "values")
+    for name in ("sizing", "upgrading", "backup", "growing", "install", "install-variants", "values")
 ]
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 VALUE = re.compile(r"`([a-z][A-Za-z]*(?:\.[a-z][A-Za-z]*)+)(?:: [^`]*)?`")

@@ -19,7 +19,9 @@ CHART = ROOT / "charts/vdi"
 # Variables of the gateway that take any text: test_crd_chart.py follows them into the settings.
 FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
     "VDI_ADMIN_GROUPS",
+    "VDI_AUDITOR_GROUPS",
     "VDI_LIMITS_FILE",
+    "VDI_RECORDINGS",
     "VDI_BRAND_NAME",
     "VDI_BRAND_BANNER",
     "VDI_BRAND_TERMS",

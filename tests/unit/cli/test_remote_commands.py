@@ -2,8 +2,10 @@
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -60,6 +62,10 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
     assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
     end = format_time(began + timedelta(hours=10))
     assert f"session {name} ends at {end}" in remote("session", "extend", name, "2h").out
+    assert (
+        f"session {name} has a new size; see"
+        in remote("session", "resize", name, "--memory", "2Gi", "--cpu", "500m").out
+    )
     at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")
     assert at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
     assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"
@@ -265,3 +271,42 @@ def test_an_administrator_releases_addresses(remote: Vdi, gateway: RemoteGateway
 def test_releasing_an_address_needs_a_login(vdi: Vdi) -> None:
     refused = vdi("gateway", "user", "release", "carol@example.com")
     assert refused.code == 2 and "vdi login https://portal.DOMAIN" in refused.err
+
+
+def test_shell_drives_a_desktop(remote: Vdi, gateway: RemoteGateway, tmp_path: Path) -> None:
+    gateway.call(lambda stage: stage.session(status=RUNNING))
+    gateway.call(lambda stage: stage.template(agents={"enabled": True}))
+    context, command = agent(gateway.there), ("session", "computer", "alice-desktop")
+
+    async def begin() -> Agent:
+        return await context.__aenter__()
+
+    async def end() -> None:
+        await context.__aexit__(None, None, None)
+
+    desktop = gateway.do(begin())
+    try:
+        picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (9).to_bytes(4) * 2
+        desktop.body = {"data": b64encode(picture).decode()}
+        file = tmp_path / "screen.png"
+        assert remote(*command, "screenshot", "-f", str(file)).out == f"{file} is written\n"
+        assert file.read_bytes() == picture
+        assert json.loads(remote(*command, "screenshot", "-o", "json").out) == {
+            "text": None,
+            "png": desktop.body["data"],
+        }
+        desktop.body = {"result": "ok"}
+        for words in ("move 1 2", "scroll 5 6 down 3", "key ctrl+s"):
+            assert remote(*command, *words.split()).code == 0
+        assert [sent for *_, sent in desktop.asked[2:]] == [
+            {"action": "mouse_move", "coordinate": [1, 2]},
+            {"action": "scroll", "coordinate": [5, 6], "scroll_direction": "down", "scroll_amount": 3},
+            {"action": "key", "text": "ctrl+s"},
+        ]
+        desktop.status, desktop.body = 409, {"seconds": 3}
+        refused = remote(*command, "click", "1", "2")
+        assert (refused.code, "A person uses keyboard or mouse" in refused.err) == (1, True)
+    finally:
+        gateway.do(end())
+    for wrong in ("click 1", "click -- -1 2", "click 1 x", "jump", "type", "screenshot now"):
+        assert remote(*command, *wrong.split()).code == 2, wrong

@@ -1,6 +1,8 @@
 """`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a notice is."""
 
+import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
@@ -43,9 +45,10 @@ def screen(agent: Any) -> Screen:
 @pytest.fixture
 def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
     agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
-    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"), lambda: 0.0)
+    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"))
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     agent.Handler.script_reports = tmp_path
+    agent.Handler.transfers, agent.Handler.transfers_digest = agent.Transfers(), sha256(b"selkies").hexdigest()
     agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -89,13 +92,13 @@ def test_graphics_are_reported_once_all_is_decided(agent: Any, tmp_path: Path) -
 
 def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
     def no_one_knows() -> dict[str, Any]:
-        agent.idle_seconds(":77777", tmp_path / "Xauthority")
-        raise AssertionError("there is no such X server")
+        agent.input_question(tmp_path)()
+        raise AssertionError("there is no such file")
 
     agent.Handler.activity = staticmethod(no_one_knows)
     status, why = ask(port, "GET", "/activity")
     assert status == 503
-    assert "the X server can't be asked" in why
+    assert "the time of the last input can't be read" in why
 
 
 @pytest.mark.parametrize(
@@ -158,23 +161,58 @@ def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:
     assert (status, "the X server can't be asked" in words) == (503, True)
 
 
-def test_keys_of_a_probe_are_no_activity(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    photon = agent.Photon(":1", Path("/nowhere"), lambda: 0.0)
-    assert photon.real_idle(300.0) == 300.0, "never armed"
-
-    photon.thread, photon.touched, photon.since = threading.Thread(), 700.0, 50.0
+def test_a_browser_of_a_probe_is_no_visit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    photon = agent.Photon(":1", Path("/nowhere"))
+    photon.thread, photon.since = threading.Thread(), 50.0
+    assert not photon.covers(51.0), "none is under way"
     monkeypatch.setattr(photon.thread, "is_alive", lambda: True)
-    assert photon.real_idle(0.1) == 300.0, "the probe's key was 0.1 s ago, a person's 300 s"
     assert photon.covers(51.0)
     assert not photon.covers(49.0), "who was there before is no probe"
 
-    monkeypatch.setattr(photon.thread, "is_alive", lambda: False)
-    photon.ended, now[0] = 1010.0, 1100.0
-    assert photon.real_idle(95.0) == 400.0, "the last key of all was the probe's"
-    assert photon.real_idle(60.0) == 60.0, "somebody came after it"
-    assert not photon.covers(51.0)
+
+class Selkies:
+    """The class of Selkies that takes what browsers send."""
+
+    def __init__(self) -> None:
+        self.taken: list[object] = []
+
+    async def on_message(self, message: str, *args: object, **kwargs: object) -> None:
+        self.taken.append((message, args, kwargs))
+
+
+@pytest.mark.parametrize(
+    ("message", "is_input"),
+    [
+        *((message, True) for message in ("kd,97", "kh,97", "m,10,20,0,0", "m2,1,0,0,0", "sf,0,9", "co,end,é")),
+        *((message, False) for message in ("kd,269025097", "ku,97", "js,b,0,1,1", "SETTINGS,{}", "cw,YQ==", "pong")),
+    ],
+)
+def test_input_of_people_ends_the_idle_time(
+    agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, is_input: bool
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    class Handler(Selkies):
+        pass
+
+    sys.modules["last_input"].note_input(Handler, tmp_path / "input")
+    ask, handler = agent.input_question(tmp_path), Handler()
+    now[0] = 1060.0
+    assert ask() == (60.0, False), "untouched since its start"
+    asyncio.run(handler.on_message(message, "primary", conn_id=1))
+    now[0] = 1062.0
+    assert ask() == ((2.0, True) if is_input else (62.0, False))
+    assert handler.taken == [(message, ("primary",), {"conn_id": 1})]
+
+
+def test_idle_time_is_unknown_without_the_last_input(agent: Any, tmp_path: Path) -> None:
+    ask = agent.input_question(tmp_path)
+    with pytest.raises(agent.UnknownError, match="the time of the last input can't be read"):
+        ask()
+    (tmp_path / "input").write_bytes(b"short")
+    with pytest.raises(agent.UnknownError, match="5 bytes"):
+        ask()
 
 
 def program(tmp_path: Path, script: str) -> str:
@@ -228,3 +266,50 @@ def test_start_up_scripts_are_reported_in_their_order(port: int, tmp_path: Path)
     (tmp_path / "1").write_text("{")
     assert ask(port, "GET", "/startup-scripts")[0] == 503
     assert ask(port, "GET", "/startup-scripts", token="wrong")[0] == 401
+
+
+def test_transfers_are_reported_by_selkies_and_read_by_the_gateway(port: int) -> None:
+    event = {"event": "file.download", "filename": "a" * 600 + "\ud800", "size_bytes": True, "content": "x"}
+    assert ask(port, "POST", "/transfers", body=json.dumps(event))[0] == 404  # the gateway's token
+    assert ask(port, "GET", "/transfers", token="selkies")[0] == 401
+    assert ask(port, "POST", "/notice", token="selkies", body='{"id": "a", "text": "b"}')[0] == 401
+    for wrong in ("", "[]", '{"event": 1}', "x" * 20_000):
+        assert ask(port, "POST", "/transfers", token="selkies", body=wrong)[0] == 400
+    assert ask(port, "POST", "/transfers", token="selkies", body=json.dumps(event))[0] == 200
+    first = json.loads(ask(port, "GET", "/transfers?&0")[1])
+    assert [(one["number"], one["event"]) for one in first["events"]] == [(1, "log.begin"), (2, "file.download")]
+    assert set(first["events"][1]) == {"number", "at", "age", "event", "filename"}
+    assert first["events"][1]["filename"] == "a" * 512
+    assert json.loads(ask(port, "GET", "/transfers?other&2")[1])["events"][0]["number"] == 1
+    rest = json.loads(ask(port, "GET", f"/transfers?{first['log']}&1")[1])
+    assert [one["number"] for one in rest["events"]] == [2], "the first is written, and gone"
+    assert ask(port, "GET", "/transfers?wait=long")[0] == 400
+
+
+def test_transfers_wait_for_the_next_event(agent: Any) -> None:
+    transfers = agent.Transfers()
+    threading.Timer(0.05, transfers.add, [b'{"event": "session.connect"}']).start()
+    assert [event["number"] for event in transfers.read(f"{transfers.log}&1")["events"]] == [2]
+
+
+def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "MAX_EVENTS", 2)
+    transfers = agent.Transfers()
+    for _ in range(5):
+        transfers.add(b'{"event": "file.download", "filename": "x"}')
+    found = [(event["number"], event["event"], event.get("count")) for event in transfers.read("&0")["events"]]
+    assert found == [(5, "audit.dropped", 5), (6, "file.download", None)]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_memory_counts_no_page_cache(agent: Any, tmp_path: Path, version: str) -> None:
+    folder = tmp_path / "memory" if version == "v1" else tmp_path
+    names = ("memory.usage_in_bytes", "memory.limit_in_bytes") if version == "v1" else ("memory.current", "memory.max")
+    folder.mkdir(exist_ok=True)
+    (folder / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n")
+    (folder / names[0]).write_text("1190\n")
+    (folder / names[1]).write_text("1000\n")
+    assert agent.read_memory(tmp_path) == {"used": 890, "limit": 1000}
+    (folder / names[1]).write_text("max\n")
+    with pytest.raises(agent.UnknownError, match="can't be read"):
+        agent.read_memory(tmp_path)

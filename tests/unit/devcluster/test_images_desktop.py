@@ -58,9 +58,19 @@ def test_each_container_has_an_agent_token_of_its_own(
     env = {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
     first, second = desktop.take_secrets(env), desktop.take_secrets(env)
 
-    assert list(first) == ["SELKIES_MASTER_TOKEN"] and len(first["SELKIES_MASTER_TOKEN"]) >= 32
+    assert (
+        list(first) == ["SELKIES_MASTER_TOKEN", "SELKIES_AUDIT_WEBHOOK_TOKEN", "SELKIES_COMPUTER_USE_TOKEN"]
+        and len(first["SELKIES_MASTER_TOKEN"]) >= 32
+    )
     assert first != second
     assert env == {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
+
+
+def test_selkies_listens_for_agents_only_where_the_template_says_so(
+    environment: Callable[[dict[str, str]], dict[str, str]],
+) -> None:
+    assert "SELKIES_COMPUTER_USE_BIND" not in environment({"VDI_AGENT_TOKEN_SHA256": "e"})
+    assert environment({"VDI_AGENTS": "enabled"})["SELKIES_COMPUTER_USE_BIND"] == "127.0.0.1:9500"
 
 
 def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleType) -> None:

@@ -1,5 +1,5 @@
-"""The desktop on Wayland: which display is chosen for each answer of Selkies' probe, what draws, what each part is
-given, and since when the desktop was not touched."""
+"""The desktop on Wayland: which display is chosen for each answer of Selkies' probe, what draws, and what each part is
+given."""
 
 import json
 import os
@@ -238,6 +238,9 @@ def test_one_application_needs_no_labwc_and_a_desktop_does(desktop: ModuleType) 
         assert parts.env["WAYLAND_DISPLAY"] == "wayland-1" and parts.env["XDG_SESSION_TYPE"] == "wayland"
         assert not {"DISPLAY", "XAUTHORITY"} & parts.stream_env.keys()
     assert whole._environment("xfdesktop")["GDK_BACKEND"] == "x11"
+    whole.env |= {"WAYLAND_DISPLAY": "wayland-2", "DISPLAY": ":3"}
+    found = whole._environment("vdi-agent")
+    assert (found["WAYLAND_DISPLAY"], found["DISPLAY"]) == ("wayland-2", ":3"), "labwc's, as applications have"
     assert "GDK_BACKEND" not in whole._environment("xfce4-panel")
     assert "labwc" in whole.VITAL
 
@@ -344,55 +347,9 @@ def test_a_silent_compositor_is_late_and_a_gone_one_fails(tmp_path: Path) -> Non
     assert status == 1 and "the compositor cannot be reached" in said
 
 
-class Capture:
-    """pixelflux', as far as Selkies injects through it."""
-
-    def __init__(self) -> None:
-        self.seen: list[object] = []
-
-    def inject_key(self, code: int, state: int) -> str:
-        self.seen.append((code, state))
-        return "done"
-
-    def get_keyboard_state(self) -> str:
-        return "up"
-
-
-def test_what_is_injected_is_input_and_what_is_asked_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    last_input = load_script(LOCAL / "lib/vdi/last_input.py")
-    now = [1000.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    capture, file = Capture(), tmp_path / "input"
-    recorder = last_input.InputRecorder(capture, file)
-    now[0] = 1010.0
-    assert last_input.seconds_since_input(file) == 10.0, "untouched since it came"
-
-    assert recorder.get_keyboard_state() == "up" and not hasattr(recorder, "set_keymap_string")
-    assert last_input.seconds_since_input(file) == 10.0
-    assert recorder.inject_key(30, 1) == "done" and capture.seen == [(30, 1)]
-    assert last_input.seconds_since_input(file) == 0.0
-    now[0] = 1073.5
-    assert last_input.seconds_since_input(file) == 63.5
-
-
 @pytest.fixture
 def agent() -> ModuleType:
     return load_script(LOCAL / "bin/vdi-agent")
-
-
-def test_idle_time_is_unknown_without_the_last_input(
-    agent: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    last_input = load_script(LOCAL / "lib/vdi/last_input.py")
-    ask = agent.idle_question({"WAYLAND_DISPLAY": "wayland-1"}, tmp_path)
-    with pytest.raises(agent.UnknownError, match="the time of the last input can't be read"):
-        ask()
-
-    last_input.InputRecorder(Capture(), tmp_path / "input")
-    assert 0.0 <= ask() < 60.0
-    (tmp_path / "input").write_bytes(b"short")
-    with pytest.raises(agent.UnknownError, match="5 bytes"):
-        ask()
 
 
 @pytest.fixture

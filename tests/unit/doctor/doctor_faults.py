@@ -159,6 +159,12 @@ def no_memory(cluster: Cluster) -> None:
     cluster.one("nodes")["status"]["allocatable"]["memory"] = "512Mi"
 
 
+@fault("user_namespace_unavailable")
+def node_without_user_namespaces(cluster: Cluster) -> None:
+    cluster.without_pod()
+    cluster.one("vditemplates")["spec"]["isolation"] = {"userNamespaces": "Required"}
+
+
 @fault("desktop_unschedulable")
 def no_node_fits(cluster: Cluster) -> None:
     cluster.not_ready()

@@ -58,7 +58,8 @@ class FakeSelkies:
             self.refused += 1
             return web.Response(status=self.refuse)
         table = await request.json()
-        del table[direct_token(self.master)]  # each table has it, so tests speak of the grants alone
+        if table:  # all but an empty one have it, so tests speak of the grants alone
+            del table[direct_token(self.master)]
         self.tables.append(table)
         self.news.set()
         for socket, (token, role) in list(self.sockets.items()):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from support.desktop_key import tokens_of
 from unit.devcluster.image_scripts import load_script
@@ -19,12 +20,12 @@ def point(stage: PortalStage, port: int) -> None:
 
 
 @contextmanager
-def files_agent(stage: PortalStage, home: Path, name: str = "alice-desktop") -> Iterator[None]:
-    """Serve this home while the context lasts."""
+def files_agent(stage: PortalStage, home: Path, name: str = "alice-desktop") -> Iterator[Any]:
+    """Serve this home while the context lasts; yields the handler."""
     agent = load_script(AGENT)
     agent.Handler.digest, agent.Handler.home = sha256(tokens_of(name).agent.encode()).hexdigest(), home
     with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         point(stage, server.server_address[1])
-        yield
+        yield agent.Handler
         server.shutdown()

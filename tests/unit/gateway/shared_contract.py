@@ -51,6 +51,18 @@ async def pops_for_one_only(shared: SharedState) -> None:
     assert await shared.pop("never") is None
 
 
+async def is_held_by_one(shared: SharedState) -> None:
+    answers = await asyncio.gather(*(shared.hold("wheel", name, 30) for name in "abab"))
+    assert len(set(answers)) == 1
+    assert await shared.get("wheel") == answers[0]
+    assert (await shared.get("never"), await shared.hold("short", "a", 0.05)) == (None, "a")
+
+    async def is_free() -> bool:
+        return await shared.hold("short", "b", 30) == "b"
+
+    await eventually(is_free, "the value has expired")
+
+
 async def forgets_values(shared: SharedState) -> None:
     await shared.put("short", "x", 0.05)
     await shared.take_once("short/marker", 0.05)
@@ -77,6 +89,7 @@ CONTRACT = (
     takes_a_count_back,
     begins_a_window_again,
     pops_for_one_only,
+    is_held_by_one,
     forgets_values,
     tells_all_listeners_what_comes_after,
 )

@@ -285,6 +285,16 @@ async def test_shares_through_two_replicas_at_once_all_count() -> None:
         assert {entry["user"] for entry in stage.spec("a")["access"]} == set(guests)
 
 
+async def test_resizes_through_two_replicas_at_once_all_count() -> None:
+    async with a_stage() as stage:
+        stage.put_template("desktop", resources={"maxMemory": "16Gi", "maxCPU": "8"})
+        stage.put_session("a", resources={"memory": "4Gi"})
+        async with stage.replica() as one, stage.replica() as two:
+            cpus = [one.actions.resize(ALICE, "a", None, str(number)) for number in range(2, 6)]
+            await asyncio.gather(*cpus, two.actions.resize(ALICE, "a", "6Gi", None))
+        assert stage.spec("a")["resources"]["memory"] == "6Gi"
+
+
 async def test_actions_send_what_is_decided() -> None:
     async with a_stage() as stage, stage.replica() as one:
         stage.put_session("a")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import events_of
+from unit.gateway.ended_film import save_film
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
@@ -61,7 +63,9 @@ async def test_every_operation_has_words_and_one_name(stage: ApiStage) -> None:
             assert inner.get("description") or name in ("Limits", "Limit", "Problem"), f"{name}.{field}"
 
 
-async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_operation_answers_as_documented(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Each of them once, with success; the contract checks each answer (here, and in every other test of the API)."""
     stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
@@ -69,6 +73,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
     stage.home("home-alice")
     monkeypatch.setattr("vdi.gateway.doctor.collect", _snapshot)
     await _past(stage)
+    film = await save_film(stage.gateway, tmp_path)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     await stage.logins.begin(Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device())
     assert (await root.post("/api/v1/admin/users/old@example.com/release")).is_success
@@ -80,6 +85,11 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         script = {"source": "template", "state": "Ended", "exitCode": 0, "output": "licence found"}
         asked.body = {"scripts": [script]}
         assert (await program.get(f"{one}/startup-scripts")).is_success
+        asked.body = {"text": "X=1,Y=2"}
+        stage.template(agents={"enabled": True})
+        assert (await program.post(f"{one}/computer", json={"action": "cursor_position"})).is_success
+        assert (await program.post(f"{one}/computer/driver", json={"human": True})).is_success
+        assert (await program.get(f"{one}/computer/driver")).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),
@@ -87,6 +97,7 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.post("/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}),
         await program.get(one),
         await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
+        await program.post(f"{one}/resize", json={"memory": "2Gi"}),
         await program.put(f"{one}/access/carol@example.com", json={"role": "viewer"}),
         await program.delete(f"{one}/access/carol@example.com"),
         await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),
@@ -95,6 +106,8 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
             f"{one}/planned-end", json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"}
         ),
         await root.delete(f"{one}/planned-end"),
+        await root.post(f"{one}/access-request", json={"role": "collaborator", "length": "10m"}),
+        await program.post(f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),
@@ -109,6 +122,8 @@ async def test_every_operation_answers_as_documented(stage: ApiStage, monkeypatc
         await program.get("/api/v1/history"),
         await program.get("/api/v1/usage", params={"month": "2026-11"}),
         await program.get("/api/v1/export", params={"what": "runs", "format": "jsonl"}),
+        await program.get("/api/v1/recordings"),
+        await root.get(f"/api/v1/recordings/{film}"),
         *[await root.get(f"/api/v1/admin/{what}") for what in ADMIN],
         await root.get("/api/v1/admin/export", params={"what": "audit"}),
         await root.post("/api/v1/admin/doctor"),

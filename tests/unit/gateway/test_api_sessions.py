@@ -114,6 +114,9 @@ async def test_actions_change_the_session(stage: ApiStage) -> None:
         return done
 
     assert (await do("extend", timeout="10h"))["spec"]["timeout"] == "10h"
+    assert (await do("resize", memory="2Gi", cpu="500m"))["spec"]["resources"] == {"memory": "2Gi", "cpu": "500m"}
+    over = await alice.post("/api/v1/sessions/alice-desktop/resize", json={"memory": "500Gi"})
+    assert problem(over, 409, "over-limit")["errors"][0]["field"] == "memory"
     assert (await do("suspend"))["spec"]["suspended"] is True
     assert "suspended" not in (await do("resume"))["spec"]
     await do("restart")

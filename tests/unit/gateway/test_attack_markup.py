@@ -16,6 +16,7 @@ import pytest
 
 from support.waiting import eventually
 from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
+from unit.gateway.ended_film import save_film
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT
@@ -180,6 +181,7 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         fill_in(api, bad)
         async with open_attack_stage(api, tmp_path) as stage:
             await eventually(lambda: stage.gateway.context.cluster.session("shared") is not None, "all is seen")
+            await save_film(stage.gateway, tmp_path, bad, bad)
             yield stage, await somebody(stage, bad), bad
 
 
@@ -187,6 +189,7 @@ async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 SHOWN = {
     "/", "/shared", "/desktops/{name}", "/desktops/{name}/files", "/catalogue", "/catalogue/{template}", "/history",
     "/account", "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
+    "/recordings", "/recordings/{id}",
 }  # fmt: skip
 
 
@@ -199,7 +202,7 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Bro
         for name in ("runs", "waits", "fails", "shared", bad.replace("/", "%2F")):
             template = "evil" if name == "runs" else name
             for query in ({}, dict.fromkeys(FIELDS, bad)):
-                path = way.filled(name=name, template=template, action="end")
+                path = way.filled(name=name, template=template, action="end", id="film")
                 answer = await browser.get(path, params=query)
                 what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
                 assert answer.status_code < 500 or (answer.status_code == 503 and way.path in OF_THE_AGENT), what

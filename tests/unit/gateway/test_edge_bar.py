@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from support.clock import FakeClock
+from support.web_server import serve_app
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -24,9 +25,10 @@ from unit.gateway.edge_stage import (
 from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
-from vdi.api.template import Protocol, TemplateSpec, VDITemplate
+from vdi.api.template import Agents, Protocol, TemplateResources, TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.bar import Connection, describe_guests
+from vdi.gateway.rights import Actor
 from vdi.gateway.store.logins import Grant
 
 BAR = address(path="/.vdi/bar")
@@ -58,7 +60,7 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
             "",
             "",
             False,
-            ["browse", "end", "extend", "open", "restart", "schedule", "share", "suspend", "unshare"],
+            ["browse", "end", "extend", "open", "resize", "restart", "schedule", "share", "suspend", "unshare"],
         ),
         (GUEST, "collaborator", OWNER, False, ["browse", "open"]),
         (GUEST, "viewer", OWNER, True, ["open"]),
@@ -90,7 +92,7 @@ async def test_each_role_gets_its_own_bar(
 async def test_no_one_else_gets_a_bar(stage: EdgeStage, access: dict[str, Any], user: str) -> None:
     browser = await entered(stage, user, **access)
     assert (await browser.get(BAR)).status_code == 401
-    for change in ("suspend", "restart", "extend"):
+    for change in ("suspend", "restart", "resize", "extend"):
         assert (await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)).status_code == 401
     assert stage.acts == []
 
@@ -116,20 +118,38 @@ async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
 async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
     browser = await entered(stage)
     length = (await browser.get(BAR)).json()["extensions"][0]["value"]
-    for change in (f"extend?length={length}", "restart", "suspend"):
+    for change in (f"extend?length={length}", "resize?memory=2Gi", "restart", "suspend"):
         answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
         assert answer.status_code == 204, (change, answer.text)
     assert [(actor, action, outcome) for actor, action, _, outcome in stage.acts] == [
-        (OWNER, f"session.{action}", "done") for action in ("extend", "restart", "suspend")
+        (OWNER, f"session.{action}", "done") for action in ("extend", "resize", "restart", "suspend")
     ]
     refused = await browser.post(address(path="/.vdi/extend?length=x"), headers=OURS)
     assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
 
 
+async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = TemplateSpec(image="registry.example.com/desktop:1", resources=TemplateResources(max_memory="16Gi"))
+    app = web.Application()
+
+    async def memory(_request: web.Request) -> web.Response:
+        return web.json_response({"used": 3960000000, "limit": 4294967296})
+
+    app.router.add_get("/memory", memory)
+    async with serve_app(app) as port:
+        monkeypatch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
+        browser = await entered(stage)
+        stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
+        assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
+        guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
+        assert (await guest.get(BAR)).json()["memory"] is None
+
+
 @pytest.mark.parametrize("role", ["collaborator", "viewer"])
 async def test_guest_changes_nothing(stage: EdgeStage, role: str) -> None:
     browser = await entered(stage, GUEST, **shared_with(GUEST, role))
-    for change in ("suspend", "restart", "extend?length=99h"):
+    for change in ("suspend", "restart", "resize?memory=2Gi", "extend?length=99h"):
         answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
         assert (answer.status_code, role in answer.text) == (403, True)
     assert {outcome for *_, outcome in stage.acts} == {"Forbidden"}
@@ -185,3 +205,18 @@ def test_guests_are_described_by_their_connections(
     ]
     connections = [Connection("controller", 1), *(Connection(role) for role in connected if role != "owner")]
     assert [*describe_guests(grants, connections)] == described
+
+
+@pytest.mark.parametrize(("role", "drives"), [("collaborator", True), ("viewer", False)])
+async def test_bar_shows_who_drives_to_all_and_buttons_to_some(stage: EdgeStage, role: str, drives: bool) -> None:
+    browser = await entered(stage, GUEST, **shared_with(GUEST, role))
+    assert (await browser.get(BAR)).json()["driver"] is None
+    spec = TemplateSpec(image="registry.example.com/desktop:1", agents=Agents(enabled=True))
+    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+    await stage.edge.computer.switch(Actor(OWNER), "alice-desktop", human=True)
+    state = (await browser.get(BAR)).json()
+    assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}
+    assert ("drive" in state["actions"]) is drives
+    answer = await browser.post(address(path="/.vdi/drive?human=0"), headers=OURS)
+    assert answer.status_code == (204 if drives else 403)
+    assert ((await browser.get(BAR)).json()["driver"] is None) is drives

@@ -26,7 +26,7 @@ from unit.gateway.edge_stage import (
 )
 from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import Condition
-from vdi.api.session import Phase, QueueStatus, Role, VDISession
+from vdi.api.session import Phase, QueueStatus, Role, SessionResources, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.wait import GONE, describe
@@ -64,7 +64,7 @@ async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -
     assert page.status_code == 200
     for words in (
         "Number 3 in line",
-        "all suitable GPUs are in use.",
+        "not enough suitable GPUs are free.",
         "You can close this page",
         'datetime="2026-11-20T14:30:00Z"',
         "aria-live",
@@ -243,6 +243,20 @@ async def test_the_button_resumes_from_our_page_only(stage: EdgeStage) -> None:
     answer = await browser.post(address(path="/.vdi/resume?next=/files"), headers={"Origin": HERE})
     assert (answer.status_code, answer.headers["location"]) == (303, "/.vdi/wait?next=/files")
     assert len(stage.resumed) == 1
+
+
+async def test_the_owner_alone_starts_with_the_gpus_that_are_free(stage: EdgeStage) -> None:
+    stage.put(a_template("office", resources={"maxGPU": 4}))
+    queue = QueueStatus(position=1, reason="GPUsBusy", available_gpu=2)
+    large = {**shared_with(GUEST, "collaborator"), "resources": SessionResources(gpu=3)}
+    now(stage, spec=large, status=in_line() | {"queue": queue})
+    guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
+    assert "free now" not in (await guest.open(address())).text
+    assert (await guest.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})).status_code == 409
+    assert 'action="/.vdi/resume?next=/&amp;gpu=2"' in (await owner.open(address())).text
+    assert (await owner.post(address(path="/.vdi/resume?gpu=2"))).status_code == 403
+    assert (await owner.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})).status_code == 303
+    assert stage.cluster.objects["alice-desktop"]["spec"]["resources"]["gpu"] == 2
 
 
 async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:

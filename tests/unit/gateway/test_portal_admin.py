@@ -17,6 +17,7 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.portal.admin import PAGE_SIZE, Filter, limit_rows, read_filter, sessions_page
 from vdi.gateway.portal.pages import paged
+from vdi.gateway.store.audit import Act
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed, Forbidden, KubeError
 
@@ -132,6 +133,22 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
         assert (await browser.post(path, at=path, **(form | wrong))).status_code == 422
     assert (await stage.browser(ALICE).post(path, at="/", **form)).status_code == 403
     assert plans() == [None, None, end]
+
+
+async def test_transfers_are_listed_apart_from_actions() -> None:
+    stage = PortalStage()
+    event = {"action": "files.download", "target": "alice-desktop", "owner": ALICE.email}
+    detail = {"path": "<i>plan", "bytes": "2048", "type": "text/plain", "users": "a@x.y, b@x.y"}
+    await stage.services.audit.record(Act(actor="", detail=detail, **event))
+    await stage.services.audit.record(Act(actor=ADMIN.email, action="transfers.begin", target="other", owner="o@x.y"))
+    admin = stage.browser(ADMIN)
+    page = (await admin.get("/admin/transfers?owner=Alice@example.com")).text
+    assert "&lt;i&gt;plan" in page and "Desktop begins to report</td>" not in page
+    row = "one of a@x.y, b@x.y File out alice-desktop of alice@example.com done"
+    assert f"{row} bytes: 2.0 kB, path: &lt;i&gt;plan, type: text/plain" in text_of(page)
+    assert 'href="/history/transfers.csv?of=everyone&amp;user=Alice%40example.com"' in page
+    assert "plan" not in (await admin.get("/admin/audit")).text
+    assert (await stage.browser(ALICE).get("/admin/transfers")).status_code == 403
 
 
 async def test_banner_is_shown_to_all_escaped_and_audited() -> None:

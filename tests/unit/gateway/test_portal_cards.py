@@ -109,7 +109,7 @@ async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
             "2026-11-20T11:59:00Z",
             "by 11:59 UTC . That is any moment , unless a desktop ends earlier or another session has priority.",
         ),
-        ("", "all suitable GPUs are in use."),
+        ("", "not enough suitable GPUs are free."),
     ],
 )
 async def test_a_waiting_desktop_says_when_capacity_is_expected(earliest: str, words: str) -> None:

@@ -69,8 +69,8 @@ async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
         ("/history/sessions.csv?of=everyone", 200, "uid-0,desk-0,n,alice@example.com"),
         ("/history/audit.csv", 403, "The audit is for administrators."),
         ("/history/audit.csv?of=everyone", 403, "The audit is for administrators."),
-        ("/history/sessions.xls", 404, "Available: sessions, runs and usage"),
-        ("/history/secrets.csv", 404, "Available: sessions, runs and usage"),
+        ("/history/sessions.xls", 404, "Available: sessions, runs, transfers and usage"),
+        ("/history/secrets.csv", 404, "Available: sessions, runs, transfers and usage"),
     ],
 )
 async def test_a_file_holds_ones_own_only(stage: PortalStage, path: str, status: int, body: str) -> None:

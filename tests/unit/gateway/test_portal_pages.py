@@ -157,6 +157,7 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
         ("end", "/end", {}, None, "/"),
         ("end", "/end", {"delete_home": "yes"}, None, "/"),
         ("extend", "", {"length": "9h"}, {"timeout": "9h"}, "/desktops/alice-desktop"),
+        ("resize", "", {"memory": "2Gi"}, {"resources": {"memory": "2Gi"}}, "/desktops/alice-desktop"),
         (
             "share",
             "",
@@ -189,6 +190,39 @@ async def test_an_action_is_done_and_said(
     after = await alice.get(answer.headers["location"])
     assert after.status_code == 200
     assert 'class="notice good"' in after.text
+
+
+async def test_full_memory_is_said_to_the_owner_with_one_click(stage: PortalStage) -> None:
+    stage.put(a_template(resources={"maxMemory": "16Gi"}), running(access=SHARED))
+    stage.agent.memory = full = b'{"used": 3960000000, "limit": 4294967296}'
+    offered = '<button class="second" name="memory" value="6Gi">Give it 2 GiB more</button>'
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "Your desktop uses 92 % of its memory. Give it 2 GiB more?" in page
+    assert offered in page
+    for wrong in (
+        b'{"used": -1, "limit": 4294967296}',
+        b'{"used": 1, "limit": 0}',
+        b'{"used": 3800000000, "limit": 4294967296}',
+    ):
+        stage.agent.memory = wrong
+        assert "of its memory" not in (await stage.browser().get("/desktops/alice-desktop")).text
+    stage.agent.memory = full
+    assert "of its memory" not in (await stage.browser(BOB).get("/desktops/alice-desktop")).text
+
+
+async def test_fewer_free_gpus_are_offered_and_started_with() -> None:
+    stage, page = PortalStage(), "/desktops/alice-desktop"
+    status = {"phase": "Pending", "queue": {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}}
+    stage.put(a_template(resources={"maxGPU": 4}), a_session(resources={"gpu": 3}, status=status, access=SHARED))
+    alice = stage.browser()
+    assert "2 GPUs are free now: Start with 2" in text_of((await alice.get(page)).text)
+    assert "free now" not in (await stage.browser(BOB).get(page)).text
+    assert (await stage.browser(BOB).post(f"{page}/resize", at="/", gpu="2")).status_code == 403
+    assert (await alice.post(f"{page}/resize", at=page, gpu="3")).status_code == 409
+    assert (await alice.post(f"{page}/resize", at=page, gpu="-2")).status_code == 422
+    answer = await alice.post(f"{page}/resize", at=page, gpu="2")
+    assert answer.headers["location"] == f"{page}?done=start&name=alice-desktop"
+    assert stage.cluster.objects["alice-desktop"]["spec"]["resources"]["gpu"] == 2
 
 
 async def test_ending_says_when_files_are_deleted() -> None:
@@ -417,7 +451,7 @@ async def test_users_and_administrators_read_their_own_queue_message() -> None:
     message = "Waiting for capacity, number 2 in line: all 8 nvidia.com/gpu on nodes a and b are in use."
     queue = {"position": 2, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T19:58:00Z"}
     stage.put(a_template(), a_session("alice-desktop", status={"phase": "Pending", "queue": queue, "message": message}))
-    said = "Waiting for capacity, number 2 in line: all suitable GPUs are in use. Capacity is expected by"
+    said = "Waiting for capacity, number 2 in line: not enough suitable GPUs are free. Capacity is expected by"
     for path in ("/", "/desktops/alice-desktop"):
         page = text_of((await stage.browser().get(path)).text)
         assert said in page

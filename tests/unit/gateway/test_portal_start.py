@@ -105,6 +105,30 @@ async def test_start_button_asks_for_what_the_template_offers(stage: PortalStage
     assert (again.status_code, again.headers["location"]) == (303, at), "its files are in use: the form says it"
 
 
+async def test_start_button_starts_as_last_time() -> None:
+    stage, at = PortalStage(), "/catalogue/ubuntu"
+    home = {"size": "10Gi", "maxSize": "10Gi"}
+    stage.put(a_template("ubuntu", resources={"maxGPU": 4, "maxMemory": "16Gi"}, persistence=home))
+    browser = stage.browser()
+    assert "As last time" not in (await browser.get("/catalogue")).text
+    first = {"name": "first", "gpu": "2", "memory": "16Gi", "timeout": "4h", "idle": "30m", "time_zone": "Asia/Tokyo"}
+    await browser.post(at, at=at, then="stay", **first)
+    await stage.browser(BOB).post(at, at=at, gpu="3", name="bobs", home="yes")
+    said = "As last time: 2 GPUs, 16 GiB, time limit 4 hours, idle timeout after 30 minutes, without your files"
+    assert said in text_of((await browser.get("/catalogue")).text)
+    assert '<option value="16Gi" selected>' in (await browser.get(at)).text
+    await browser.post(at, at="/catalogue")
+    spec = stage.cluster.objects["alice-ubuntu"]["spec"]
+    assert (spec["resources"]["gpu"], spec["resources"]["memory"]) == (2, "16Gi")
+    assert (spec["timeout"], spec["idleTimeout"], spec["persistence"]) == ("4h", "30m", {"enabled": False})
+    assert "timeZone" not in spec
+    stage.put(a_template("ubuntu", resources={"maxGPU": 1, "maxMemory": "16Gi"}, persistence={"enabled": False}))
+    said = "As last time: 16 GiB, time limit 4 hours, idle timeout after 30 minutes Start"
+    assert said in text_of((await browser.get("/catalogue")).text), "what it no longer offers is gone"
+    stage.lose_audit()
+    assert "As last time" not in (await browser.get("/catalogue")).text
+
+
 async def test_opening_waits_for_the_address_and_leads_there(
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,13 +265,13 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     template = a_template(resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest})
     offer, first = offer_of(template, ClusterSettings()), first_choice(template, ClusterSettings(), ALICE, [])
     assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
-    assert all(parse_duration(timeout.value) <= parse_duration(longest) for timeout in offer.timeouts)
+    assert all(parse_duration(timeout.value) <= parse_duration(longest) for timeout in offer.timeout)
     assert first["memory"] in [each.value for each in offer.memory]
-    assert first["timeout"] in [timeout.value for timeout in offer.timeouts]
+    assert first["timeout"] in [timeout.value for timeout in offer.timeout]
     open_ended, policy = a_template(), ClusterSettings(max_timeout=longest)
     offer, chosen = offer_of(open_ended, policy), first_choice(open_ended, policy, ALICE, [])["timeout"]
-    assert chosen in [timeout.value for timeout in offer.timeouts]
-    assert max(parse_duration(timeout.value) for timeout in offer.timeouts) == parse_duration(longest)
+    assert chosen in [timeout.value for timeout in offer.timeout]
+    assert max(parse_duration(timeout.value) for timeout in offer.timeout) == parse_duration(longest)
     requested = session_request(first, template, ALICE)
     assert not requested.names_resources
     assert requested.persistence is None

@@ -25,7 +25,8 @@ def test_each_reason_of_the_queue_has_words() -> None:
         ({"position": 2, "reason": "MemoryBusy"}, "Waiting for capacity, number 2 in line: not enough memory is free."),
         (
             {"position": 1, "reason": "GPUsBusy", "nodeRequestTime": "2026-11-20T10:00:05Z"},
-            "Waiting for capacity, number 1 in line: all suitable GPUs are in use. A node was requested at 10:00 UTC.",
+            "Waiting for capacity, number 1 in line: not enough suitable GPUs are free. "
+            "A node was requested at 10:00 UTC.",
         ),
         (
             {"reason": "HomeNodeGone"},

@@ -68,10 +68,10 @@ def test_who_may_do_what(action: Action) -> None:
         "stranger": refusal(User(EVE), action, shared(), NOW) is None,
     }
     assert may == {
-        "owner": action != "plan-end",
-        "collaborator": action in ("see", "open", "browse", "resume"),
+        "owner": action not in ("plan-end", "request-access"),
+        "collaborator": action in ("see", "open", "browse", "resume", "drive"),
         "viewer": action in ("see", "open"),
-        "admin": action not in ("open", "browse", "share"),
+        "admin": action not in ("open", "browse", "drive", "share", "record", "answer-access"),
         "stranger": False,
     }
 

@@ -1,4 +1,4 @@
-"""docs/design/attacks.md is true: each test that it names exists, and each attack that has to be tried has a row."""
+"""docs/design/attacks-and-faults.md is true: each test that it names exists, each attack to be tried has a row."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "design" / "attacks.md"
+PAGE = ROOT / "docs" / "design" / "attacks-and-faults.md"
 # What has to be refused before this way in may be shown to anybody.
 ATTACKS = (
     "token of another session", "other host", "expired", "not yet valid", "wrong algorithm", "none", "tampered",

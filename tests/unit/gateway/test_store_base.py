@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Integer, MetaData, String, Table, event, insert, select
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 
@@ -90,6 +90,20 @@ async def test_writers_that_read_first_take_turns(database: Database) -> None:
     await asyncio.gather(*(add_one() for _ in range(20)))
     async with database.connect() as connection:
         assert (await connection.execute(select(things.c.name))).scalar_one() == "20"
+
+
+async def test_writers_of_one_process_do_not_compete(database: Database) -> None:
+    @event.listens_for(database.engine.sync_engine, "connect")
+    def wait_for_no_lock(connection: Any, _record: object) -> None:
+        connection.cursor().execute("PRAGMA busy_timeout=0")
+
+    async def write(number: int) -> None:
+        async with database.begin() as connection:
+            await connection.execute(insert(things).values(id=number, name="a"))
+
+    await asyncio.gather(*map(write, range(12)))
+    async with database.connect() as connection:
+        assert len((await connection.execute(select(things))).all()) == 12
 
 
 async def test_readers_do_not_wait_for_a_writer(database: Database) -> None:

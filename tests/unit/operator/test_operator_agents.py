@@ -237,12 +237,14 @@ async def test_failing_agent_is_not_idle_and_polled_ever_less(running: ActivityW
     assert ("its agent does not respond" in note) is (not status)
 
 
+HOURS = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
+CLOSING = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
+
+
 @pytest.mark.parametrize("idle", [None, "1h"])
 async def test_failing_agent_is_polled_often_while_its_hours_end(running: ActivityWorld, idle: str | None) -> None:
-    schedule = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
-    running.put_template("t", schedule=schedule)
-    condition = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
-    running.session(idle=idle, graphics=GRAPHICS, conditions=[condition])
+    running.put_template("t", schedule=HOURS)
+    running.session(idle=idle, graphics=GRAPHICS, conditions=[CLOSING])
     running.agent.status = 503
     assert [await running.poll() for _ in range(4)] == [5.0] * 4
     running.agent.status = 200
@@ -296,3 +298,49 @@ async def test_notice_is_retried_until_it_is_outdated(world: ActivityWorld) -> N
     await deliver(world, session, pod, Notice("Expiring", "Soon", "At 10", "2026-11-20T10:00:00Z"))
     world.clock.wall = START + timedelta(hours=2)
     assert (await world.agents.deliver(key)).requeue_after is None
+
+
+STARTING = {"mode": "Always", "state": "Starting"}
+
+
+async def test_recorded_desktop_is_polled_often_until_it_is_recorded(running: ActivityWorld) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
+    running.agent.answer |= {"recording": {"state": "Failed", "message": "disk full"}, "graphics": GRAPHICS}
+    assert await running.poll() == 1.0
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.message == "disk full"
+    running.agent.answer["recording"] = {"state": "On"}
+    await running.poll()
+    assert running.was_woken()
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+    assert await running.poll() == 5.0
+    assert not running.was_woken()
+
+
+@pytest.mark.parametrize("closing", [{}, {"conditions": [CLOSING]}], ids=["any time", "before working hours end"])
+async def test_recorded_desktop_without_an_agent_is_not_recorded(running: ActivityWorld, closing: Any) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"}, **closing)
+    running.put_template("t", schedule=HOURS)
+    running.agent.status = 503
+    assert [await running.poll() for _ in range(2)] == [1.0, 1.0]
+    assert not running.was_woken()
+    await running.poll()
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.state == "Failed"
+
+
+async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
+    await running.poll()
+    assert running.was_woken()
+
+
+@pytest.mark.parametrize("wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}])
+async def test_hostile_report_of_a_film_is_no_film(running: ActivityWorld, wrong: Any) -> None:
+    running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
+    running.agent.answer["recording"] = wrong
+    assert [await running.poll() for _ in range(3)] == [1.0, 1.0, 1.0]
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.recording and activity.recording.state == "Failed"

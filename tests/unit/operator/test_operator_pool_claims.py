@@ -63,6 +63,9 @@ class PoolWorld(OperatorWorld):
         self.asked.append(pod)
         return self.room.pop(0) if self.room else None
 
+    def isolate(self, desktop: Desktop) -> Desktop:
+        return desktop
+
     def withdraw(self, uid: str) -> None:
         self.withdrawn.append(uid)
 

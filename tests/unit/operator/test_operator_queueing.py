@@ -24,6 +24,12 @@ from vdi.session.naming import USER_ANNOTATION
 GPU = "nvidia.com/gpu"
 
 
+ABLE: dict[str, Any] = {
+    "nodeInfo": {"kubeletVersion": "1.36", "kernelVersion": "6.8", "containerRuntimeVersion": "containerd://2.4"},
+    "runtimeHandlers": [{"name": "", "features": {"userNamespaces": True}}],
+}
+
+
 class QueueWorld(OperatorWorld):
     """One node with GPUs, and the queue in front of it: its first look is at the first ask."""
 
@@ -47,8 +53,8 @@ class QueueWorld(OperatorWorld):
     def _yield(self, pods: Iterable[Pod]) -> None:
         self.yielded += [pod.metadata.name for pod in pods]
 
-    def node(self, name: str, gpus: int = 2, **spec: Any) -> Node:
-        status = {
+    def node(self, name: str, gpus: int = 2, *, features: dict[str, Any] | None = None, **spec: Any) -> Node:
+        status = (features or {}) | {
             "allocatable": {GPU: str(gpus), "cpu": "8", "memory": "64Gi", "pods": "110"},
             "conditions": [{"type": "Ready", "status": "True"}],
         }
@@ -255,7 +261,7 @@ def test_expected_time_of_another_day_has_its_date(hours: int, by: str) -> None:
     assert waiting.blocked.message.endswith(f" Capacity is expected by {by}.")
     status = {"message": waiting.blocked.message, "queue": msgspec.to_builtins(waiting.queue)}
     said = queue_message(world.session("alice", status=status))
-    assert said.endswith(f"all suitable GPUs are in use. Capacity is expected by {by}.")
+    assert said.endswith(f"not enough suitable GPUs are free. Capacity is expected by {by}.")
     assert f'<time datetime="{format_time(slot)}"' in local_times(said, world.clock.now())
 
 
@@ -301,6 +307,19 @@ def test_far_positions_are_published_again_only_when_they_matter() -> None:
     world.admission.withdraw("uid-s02")
     assert world.reported(sessions[30])[0] == 28
     assert pods
+
+
+async def test_gpus_that_are_free_are_published_as_they_change() -> None:
+    world = QueueWorld(gpus=4)
+    world.template = world.put_template(resources={"defaultGPU": 1, "maxGPU": 4})
+    pods = world.fill(3)
+    session = world.session("large", resources={"gpu": 4})
+    assert (waiting := world.request(session)) and waiting.queue.available_gpu == 1
+    world.remove(world.caches.pods, pods[0])
+    await world.admission._enqueue_outdated(int(world.clock.now().timestamp() * 1000))
+    assert world.woken == ["large"]
+    assert (waiting := world.request(session)) and waiting.queue.available_gpu == 2
+    assert world.request(world.session("large", resources={"gpu": 2})) is None
 
 
 async def test_sessions_with_a_changed_position_are_woken() -> None:
@@ -384,3 +403,33 @@ def test_session_with_a_desktop_of_a_pool_leaves_the_queue() -> None:
     world.pod(pod.metadata.name, owner="alice")
     assert world.admission.waits() == []
     assert world.admission._queue._running == {"alice@x.yz": 1}
+
+
+def test_isolation_follows_the_nodes_and_the_volumes_of_the_class() -> None:
+    world = QueueWorld()
+    session = world.session("alice")
+
+    def obstacle() -> str:
+        desktop = resolve(session, world.template, ClusterSettings())
+        assert isinstance(desktop, Desktop)
+        isolation = world.admission.isolate(desktop).isolation
+        assert isolation.user_namespace == (not isolation.obstacle)
+        return isolation.obstacle
+
+    assert "node n1 has kubelet of unknown version" in obstacle()
+    world.node("n1", features=ABLE)
+    assert "StorageClass 'local-path' is not known" in obstacle()
+    world.put(world.caches.volumes, PersistentVolume, "pv", spec={"storageClassName": "local-path", "hostPath": {}})
+    assert obstacle() == ""
+    world.node("too-small", gpus=0)
+    assert obstacle() == ""
+
+
+def test_required_waits_until_a_node_is_updated() -> None:
+    world = QueueWorld()
+    world.template = world.put_template(isolation={"userNamespaces": "Required"})
+    session = world.session("alice")
+    waiting = world.request(session)
+    assert waiting and waiting.queue.reason == "NodeFeatureMissing" and waiting.queue.position == 0
+    world.node("n1", features=ABLE)
+    assert world.woken == ["alice"] and world.request(session) is None

@@ -289,6 +289,14 @@ def sample_of(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"vdi_{name}", labels)
 
 
+def test_sessions_are_counted_by_user_namespace() -> None:
+    metrics = Metrics()
+    sessions = [session_with(phase="Running", isolation=one) for one in ({"userNamespace": True}, {}, {})]
+    metrics.watch_sessions(lambda: [*sessions, session_with()])
+    assert sample_of(metrics, "session_user_namespaces", used="true") == 1
+    assert sample_of(metrics, "session_user_namespaces", used="false") == 2
+
+
 def test_sessions_are_counted_by_phase_and_graphics() -> None:
     zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
     software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}

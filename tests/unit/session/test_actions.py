@@ -16,6 +16,7 @@ from vdi.session.actions import (
     Extend,
     Refusal,
     Request,
+    Resize,
     Restart,
     Resume,
     SetSchedule,
@@ -35,6 +36,7 @@ VIEWER, COLLABORATOR = GuestRole.VIEWER, GuestRole.COLLABORATOR
 EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
 SUSPENDED = {"suspended": True}
 TWO_HOURS_AGO: dict[str, Any] = {"status": {"startTime": "2026-11-20T10:00:00Z"}}
+TWO_ARE_FREE: dict[str, Any] = {"resources": {"gpu": 3}, "status": {"queue": {"position": 2, "availableGpu": 2}}}
 GUESTS: dict[str, Any] = {"access": [{"user": "Bob@example.com", "role": "viewer"}, {"user": EVE, "role": "viewer"}]}
 
 BOB_FOR_AN_HOUR = {"user": BOB, "role": "collaborator", "expires": "2026-11-20T13:00:00Z"}
@@ -55,6 +57,10 @@ def refused(session: VDISession, request: Request, **template: Any) -> Refusal:
         ({}, Resume(), {}),
         ({}, Restart(), {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}}}),
         (TWO_HOURS_AGO, Extend("3h"), {"spec": {"timeout": "3h"}}),
+        ({}, Resize("4Gi"), {"spec": {"resources": {"memory": "4Gi", "gpu": 1}}}),
+        ({}, Resize(cpu="2"), {"spec": {"resources": {"memory": "4Gi", "gpu": 1, "cpu": "2"}}}),
+        ({"resources": {"memory": "2Gi"}}, Resize("2Gi"), {}),
+        (TWO_ARE_FREE, Resize(gpu=2), {"spec": {"resources": {"memory": "4Gi", "gpu": 2}}}),
         ({}, SetSchedule(EIGHT_THIRTY), {"spec": {"schedule": {"start": "08:30", "timeZone": "Europe/Berlin"}}}),
         ({"schedule": EIGHT_THIRTY}, SetSchedule(None), {"spec": {"schedule": None}}),
         ({"schedule": EIGHT_THIRTY}, SetSchedule(EIGHT_THIRTY), {}),
@@ -75,12 +81,12 @@ def test_patch_changes_only_what_was_requested(
     session: dict[str, Any], request_: Request, change: dict[str, Any]
 ) -> None:
     before = a_session(**session)
-    patch = decide(before, a_template(), request_, NOW)
+    patch = decide(before, a_template(resources={"maxGPU": 4}), request_, NOW)
     assert not isinstance(patch, Refusal)
     if change:
         metadata = patch.pop("metadata")
         assert metadata.pop("uid") == before.metadata.uid
-        if isinstance(request_, Share | Unshare):  # a list is replaced as a whole: nobody else's guest is lost
+        if isinstance(request_, Resize | Share | Unshare):  # nothing that another request has set is lost
             assert metadata.pop("resourceVersion") == before.metadata.resource_version
         patch |= {"metadata": metadata} if metadata else {}
     assert msgspec.json.decode(msgspec.json.encode(patch)) == change
@@ -131,6 +137,16 @@ def test_unusable_schedule_is_refused_by_field(fields: dict[str, Any], message: 
 def test_an_ending_session_cannot_be_changed(request_: Request) -> None:
     session = a_session(deleting=True, **GUESTS)
     assert refused(session, request_).message == "The desktop 'alice-desktop' is ending and can no longer be changed."
+
+
+def test_gpus_that_are_not_free_are_refused() -> None:
+    for asked, session in (
+        (3, TWO_ARE_FREE),
+        (2, TWO_ARE_FREE | {"status": {}}),
+        (2, TWO_ARE_FREE | {"resources": {}}),
+    ):
+        refusal = refused(a_session(**session), Resize(gpu=asked), resources={"defaultGPU": 1, "maxGPU": 4})
+        assert (refusal.code, f"fewer GPUs ({asked})" in refusal.message) == ("Conflict", True)
 
 
 def test_the_cluster_maximum_counts_without_the_template_s() -> None:

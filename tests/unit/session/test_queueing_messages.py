@@ -4,7 +4,7 @@ import pytest
 
 from support.builders import GPU, a_node
 from unit.session.queueing_world import MINUTE, a_demand, pinned_to
-from vdi.cluster.capacity import Demand, read_capacity
+from vdi.cluster.capacity import IMAGE_VOLUMES, Demand, Need, read_capacity
 from vdi.cluster.objects import Node
 from vdi.session.conditions import QUEUE_REASONS
 from vdi.session.queueing.messages import ExpectedEnd, Shortage, expect_slots, explain_shortage, find_fitting
@@ -70,6 +70,13 @@ ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
         (a_demand(pin=ON_N1), TWO, full("n1", "n2"), "GPUsBusy", f"all 8 {GPU} on node n1 are in use"),
         (a_demand(pin=ON_N9), ONE, {}, "HomeNodeGone", "the home is on node n9, which is not in the"),
         (a_demand(pin=ON_N1, selector=OF_GPU), LABELLED, {}, "NoMatchingNode", "placement does not allow this desktop"),
+        (
+            a_demand(needs=(Need(IMAGE_VOLUMES),)),
+            ONE,
+            {},
+            "NodeFeatureMissing",
+            "the template needs image volumes, but node n1 has kubelet of unknown version",
+        ),
         (a_demand(memory=60 * 2**30), TWO, USED, "MemoryBusy", "but the most that is free is 54Gi, on node n1"),
         (a_demand(gpu=0, cpu=2000), ONE, {"n1": {"cpu": 15500}}, "CPUBusy", "but node n1 has 500m of 16 free"),
         (a_demand(gpu=0), ONE, {"n1": {"pods": 110}}, "PodsBusy", "node n1: the maximum number of pods (110)"),

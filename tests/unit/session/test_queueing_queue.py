@@ -1,5 +1,7 @@
 """Never over capacity, never starving, in the order that was promised."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
@@ -87,6 +89,35 @@ def test_large_demand_is_not_starved_by_small_ones() -> None:
         world.arrive(a_waiter(f"late{number}", world.now))
         assert world.end(f"r{number + 1}") == [], "what the large one needs is kept for it"
     assert granted(world.end("r4")) == ["large"]
+
+
+def test_offered_gpus_are_those_that_start_at_once() -> None:
+    """The number says for each smaller request what the queue then decides."""
+    offered = []
+    for taken, cpu, patient in ((5, 250, 0), (8, 250, 0), (5, 40_000, 0), (5, 250, 6), (5, 250, 3)):
+        for gpu in (4, 3, 2, 1):
+            world = a_world(gpu="8", cpu="32", memory="64Gi", pods="99")
+            world.arrive(a_waiter("filler", demand=a_demand(gpu=taken)))
+            if patient:  # what it lacks is kept for it
+                world.arrive(a_waiter("patient", 0, user="filler", priority=1, demand=a_demand(gpu=patient)))
+                world.pass_time(BACKFILL_TIMEOUT)
+            asks = a_waiter("asks", world.now, demand=a_demand(gpu=4, cpu=cpu))
+            world.arrive(asks)
+            number = world.queue.find_fewer_gpus(asks, world.now)
+            starts = granted(world.arrive(replace(asks, demand=a_demand(gpu=gpu, cpu=cpu))))
+            assert (starts == ["asks"]) == (gpu <= number), (taken, cpu, patient, gpu, number)
+        offered.append(number)
+    assert offered == [3, 0, 0, 0, 0]
+
+
+def test_a_session_takes_less_of_what_is_kept_for_it() -> None:
+    world = a_world(gpu="8")
+    world.arrive(a_waiter("filler", demand=a_demand(gpu=6)))
+    first, second = (a_waiter(uid, place, demand=a_demand(gpu=4)) for place, uid in enumerate(("first", "second")))
+    world.arrive(first)
+    world.arrive(second)
+    world.pass_time(BACKFILL_TIMEOUT)
+    assert [world.queue.find_fewer_gpus(each, world.now) for each in (first, second)] == [2, 0]
 
 
 def test_reservation_leaves_other_resources_free() -> None:

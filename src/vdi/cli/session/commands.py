@@ -3,11 +3,13 @@
 import os
 import re
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -37,13 +39,15 @@ from vdi.cli.output import (
 from vdi.cli.progress import ProgressView
 from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
+from vdi.cli.session.computer import ACTIONS, parse_action
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
 from vdi.cli.session.target import with_backend
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
 from vdi.kube.errors import ApiError
-from vdi.session.actions import PlanEnd, Request, Restart, SetSchedule, Share, Unshare
+from vdi.printable import escape
+from vdi.session.actions import PlanEnd, Request, Resize, Restart, SetSchedule, Share, Unshare
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
 from vdi.session.users import same_user
@@ -522,6 +526,22 @@ def extend(
     _tell(raw, said, output)
 
 
+@app.command(epilog=examples("session resize alice-desktop --memory 6Gi", "session resize alice-desktop --cpu 2"))
+@with_backend
+def resize(
+    target: Target,
+    name: Name,
+    memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
+    cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Give a desktop more or less memory or CPU; a running one without a restart, up to the template's maximum."""
+    if memory is None and cpu is None:
+        raise CliError("name the new size: --memory 6Gi, --cpu 2, or both", USAGE)
+    raw = target.run(_action(name, Resize(memory, cpu)))
+    _tell(raw, f"session {name} has a new size; see {PROGRAM} session show {name}{target.flags}", output)
+
+
 @app.command(
     epilog=examples(
         "session schedule alice-desktop --at 08:30",
@@ -634,6 +654,43 @@ def share(
     url = session.status.url
     said = f"session {name} is shared with {found.user} as {found.role}{until}"
     _tell(raw, f"{said}; send them its address: {url}" if url else said, output)
+
+
+@app.command(
+    epilog=examples(
+        "session computer alice-desktop screenshot -f screen.png",
+        "session computer alice-desktop click 640 360",
+        "session computer alice-desktop scroll 640 360 down 3",
+        "session computer alice-desktop type 'ls -l'",
+        "session computer alice-desktop key Return",
+    )
+)
+@with_backend
+def computer(
+    target: Target,
+    name: Name,
+    words: Annotated[list[str], typer.Argument(metavar="ACTION...", help=f"One of: {ACTIONS}.")],
+    file: Annotated[Path, typer.Option("--file", "-f", help="Where the picture goes.")] = Path("screenshot.png"),
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """See the screen of a desktop and send it keys and clicks, as agents do. Through the gateway only.
+
+    The template must enable agents.
+    """
+    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+
+    if not isinstance(target, GatewayTarget):
+        raise CliError(f"actions go through a gateway, but this would use a cluster: {target.why}", USAGE)
+    body = parse_action(words)
+    found = target.run(lambda backend: backend.computer(name, body))
+    lines = [text] if (text := found.get("text")) else []
+    if output is Output.TABLE and (picture := found.get("png")):
+        try:
+            file.write_bytes(b64decode(picture))
+        except (OSError, ValueError) as error:
+            raise CliError(f"{file} cannot be written: {error}", COULD_NOT_LOOK) from error
+        lines.append(f"{file} is written")
+    print_object(found, output, lambda: map(escape, lines))
 
 
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))

@@ -21,7 +21,7 @@ from vdi.cli.output import Raw
 from vdi.cli.session.backend import Opening, Watch
 from vdi.cluster.units import format_time
 from vdi.http_client import decode_json
-from vdi.session.actions import Extend, PlanEnd, Request, Restart, Resume, SetSchedule, Share, Suspend, Unshare
+from vdi.session.actions import Extend, PlanEnd, Request, Resize, Restart, Resume, SetSchedule, Share, Suspend, Unshare
 from vdi.session.request import SessionRequest
 
 R = TypeVar("R")
@@ -185,6 +185,8 @@ class GatewayBackend:
                 return await self._send("POST", f"{path}/restart")
             case Extend(timeout):
                 return await self._send("POST", f"{path}/extend", {"timeout": timeout})
+            case Resize(memory, cpu):
+                return await self._send("POST", f"{path}/resize", {"memory": memory, "cpu": cpu})
             case SetSchedule(None):
                 return await self._send("DELETE", f"{path}/schedule")
             case SetSchedule(schedule):
@@ -198,6 +200,9 @@ class GatewayBackend:
                 return await self._send("DELETE", f"{path}/planned-end")
             case PlanEnd(end):
                 return await self._send("PUT", f"{path}/planned-end", msgspec.to_builtins(end))
+
+    async def computer(self, name: str, body: dict[str, Any]) -> Raw:
+        return await self._send("POST", f"/sessions/{quote(name)}/computer", body)
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
         query = {"deleteHome": "true"} if claim else {}

@@ -26,7 +26,7 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.actions import Extend, Refusal, Request, Share, decide
+from vdi.session.actions import Extend, Refusal, Request, Resize, Share, decide
 from vdi.session.children import MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.homes import own_claim, retained_claim
@@ -142,7 +142,7 @@ class KubeBackend:
 
     async def _template_for(self, session: VDISession, request: Request) -> VDITemplate | None:
         """The template, where the decision needs it; None: it does not exist."""
-        if not isinstance(request, Extend | Share):
+        if not isinstance(request, Extend | Resize | Share):
             return None
         try:
             return await self.client.get(TEMPLATES, session.spec.template, into=VDITemplate)

@@ -9,7 +9,7 @@ from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, WARNING_TYPES
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, RESIZE_PENDING, WARNING_TYPES
 from vdi.session.effective import size_of
 from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
@@ -73,6 +73,7 @@ def _notes(session: VDISession, now: datetime) -> str:
         CLOSING: "working hours end",
         IDLE: "idle",
         DRAINING: "node drains",
+        RESIZE_PENDING: "resize pending",
     }
     notes += [note for kind, note in warnings.items() if holds(session, kind)]
     if status.failures and status.failures.count:
@@ -153,6 +154,8 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "Display": status.graphics.display if status.graphics else "",
             "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
+            "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
+            "Recording": f"{film.state} ({film.mode}) {film.message}".strip() if (film := status.recording) else "",
             "Node": status.node_name,
             "Pod": status.pod_name,
         }

@@ -109,7 +109,7 @@ async def wait_until_running(
         view.say(f"No longer waiting; session {name} is unchanged.\n{what_now}")
         raise
     took = time.monotonic() - start.begun
-    view.say(f"Running after {took:.1f}s. Open it: {PROGRAM} session open {name}{target.flags}")
+    view.say(f"Running after {took:.1f} s. Open it: {PROGRAM} session open {name}{target.flags}")
     return await backend.get(name)
 
 

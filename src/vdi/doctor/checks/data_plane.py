@@ -220,7 +220,7 @@ def _websocket_cut(snapshot: Snapshot, gateway: Gateway, session: str, reason: s
         option, _, value = argument.removeprefix("--").partition("=")
         cause = f"Traefik ends them: {option} is {value}."
         remedy = Remedy(
-            "Remove this argument of Traefik, or set it to 0. On K3s: in the HelmChartConfig (docs/k3s.md).",
+            "Remove this argument of Traefik, or set it to 0. On K3s: in the HelmChartConfig (docs/install.md).",
             (f"{traefik.kubectl} edit {traefik.kind} {traefik.name}",),
         )
     else:

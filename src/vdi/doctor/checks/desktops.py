@@ -131,7 +131,7 @@ def _give_home(diagnosis: SessionDiagnosis, pod: Pod) -> Remedy:
     path = _home_path(diagnosis)
     if not path or diagnosis.template is None:
         return Remedy.run(f"kubectl get pv {volume} --output yaml" if volume else "kubectl get pv")
-    user = diagnosis.template.spec.run_as_user
+    user = diagnosis.template.spec.user_id
     return Remedy(
         f"On the node {pod.spec.node_name}, make the desktop's user the owner of the folder.",
         (f"chown -R {user}:{user} {shlex.quote(path)}", diagnosis.restart_command),

@@ -94,6 +94,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "desktop_hung": ("{restart}",),
     "desktop_cannot_start": ("kubectl get nodes --label-columns kubernetes.io/arch", "{edit_template}", "{restart}"),
     "desktop_out_of_disk": ("{edit_template}", "{restart}"),
+    "user_namespace_unavailable": ("kubectl get nodes --output wide", "{edit_template}"),
     **dict.fromkeys(("desktop_evicted", "node_refused"), ("kubectl describe node {node}",)),
     **dict.fromkeys(("desktop_on_lost_node", "node_network_broken"), ("kubectl describe node {node}",)),
 }
@@ -186,6 +187,8 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     # error.
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
+        if reason == Reason.NODE_FEATURE_MISSING and isinstance(diagnosis.desktop, Desktop):
+            code = "user_namespace_unavailable" if diagnosis.desktop.isolation.user_namespace else code
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
     elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # the operator tries again

@@ -195,6 +195,12 @@ INFRASTRUCTURE = (
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
     ),
     _code(
+        "user_namespace_unavailable",
+        "A template requires user namespaces, and no node has them. With Auto, `vdi session show` has the reason.",
+        "The versions and runtime handlers in the nodes' status.",
+        "Update kernel (6.3), Kubernetes (1.33) and containerd (2.0) of a node, or set isolation.userNamespaces: Auto.",
+    ),
+    _code(
         "desktop_unschedulable",
         "The scheduler finds no node for the desktop's pod.",
         "The pod's condition PodScheduled.",

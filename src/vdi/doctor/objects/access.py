@@ -137,6 +137,7 @@ IN_NAMESPACE = _rights(
         (_OURS, "vdisessions"): "list watch patch delete",
         (_OURS, "vdisessions/status"): "patch",
         ("", "pods"): "get list watch create patch delete",
+        ("", "pods/resize"): "patch",
         ("", "services secrets"): "get list watch create patch delete",
         ("", "persistentvolumeclaims"): "get list watch create patch",
         ("traefik.io", "ingressroutes"): "get list watch create patch delete",

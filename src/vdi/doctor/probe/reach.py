@@ -249,7 +249,7 @@ def build_probe(
             "nodeSelector": dict(spec.placement.node_selector),
             "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
             "imagePullSecrets": [msgspec.to_builtins(secret) for secret in spec.image_pull_secrets],
-            **restricted_pod(spec.run_as_user, owns_volumes=True),
+            **restricted_pod(spec.user_id, owns_volumes=True),
             "containers": [
                 {
                     "name": "desktop",

@@ -33,6 +33,7 @@ class Me(msgspec.Struct, rename="camel"):
     name: Annotated[str, doc("Display name; may be empty.")]
     groups: Annotated[tuple[str, ...], doc("Groups as reported by the login.")]
     admin: Annotated[bool, doc("Whether this user may open `/admin`.")]
+    auditor: Annotated[bool, doc("Whether this user may read everyone's history, audit log and transfers.")]
     namespace: Annotated[str, doc("Kubernetes namespace of your new desktops.")]
     portal: Annotated[str, doc("Address of the portal.")]
     use: Annotated[Use, doc("Limits and current usage of this user.")]
@@ -48,6 +49,7 @@ class Token(msgspec.Struct, rename="camel"):
     expires: Annotated[datetime, doc("When it expires.")]
     seen: Annotated[datetime | None, doc("When it was last used, to the minute; null if never.")]
     current: Annotated[bool, doc("Whether this request was sent with this token.")]
+    session: Annotated[str, doc("Name of the desktop that it drives, and does nothing else; empty: all you may do.")]
 
 
 class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -57,6 +59,10 @@ class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
         Annotated[str, Meta(min_length=1, max_length=60)], Meta(description="A name for the token, such as ci.")
     ]
     days: Annotated[Annotated[int, Meta(ge=1, le=365)], Meta(description="How long the token is valid.")] = 90
+    session: Annotated[
+        Annotated[str, Meta(max_length=253)],
+        Meta(description="Name of the one desktop that it drives, until that ends. Default: all that you may do."),
+    ] = ""
 
 
 class MadeToken(msgspec.Struct, rename="camel"):
@@ -75,6 +81,7 @@ async def me(call: Call[Empty, None]) -> Me:
         name=user.name,
         groups=tuple(sorted(user.groups)),
         admin=user.admin,
+        auditor=user.auditor,
         namespace=settings.namespace_for(user.groups),
         portal=settings.portal_url,
         use=await queries.read_use(call.api, user),
@@ -89,7 +96,7 @@ async def list_tokens(call: Call[Empty, None]) -> ListPage[Token]:
     return ListPage(tuple(_token(call, token) for token in mine))
 
 
-@operation("POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit"))
+@operation("POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit", "not-found"))
 async def create_token(call: Call[Empty, NewToken]) -> Response:
     """Create an API token.
 
@@ -103,7 +110,8 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
         label = checked_label(call.body.label.strip())
     except ValueError as error:
         raise invalid("label", call.body.label, "1 to 60 letters, digits and symbols") from error
-    secret, made = await call.api.sign_out.make_token(call.user, label, timedelta(days=call.body.days))
+    lifetime = timedelta(days=call.body.days)
+    secret, made = await call.api.sign_out.make_token(call.user, label, lifetime, call.body.session)
     # The response has the secret: no cache may keep it.
     return created(f"/tokens/{made.id}", MadeToken(secret, _token(call, made)), **{"Cache-Control": "no-store"})
 
@@ -132,7 +140,9 @@ def _is_by_token(call: Call[object, object]) -> bool:
 
 def _token(call: Call[object, object], token: ApiToken) -> Token:
     current = call.user.login_id == f"{TOKEN_ID}{token.id}"
-    return Token(token.id, token.label, token.created, token.expires, token.seen, current)
+    session = call.cluster.by_uid(token.session_uid) if token.session_uid else None
+    name = session.metadata.name if session else ""
+    return Token(token.id, token.label, token.created, token.expires, token.seen, current, name)
 
 
 class LoginEntry(msgspec.Struct, rename="camel"):

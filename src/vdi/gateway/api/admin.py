@@ -35,6 +35,7 @@ from vdi.gateway.store.audit import Act, Entry
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 admin_operation = OperationTable("Administration", admin=True)
+audit_operation = OperationTable("Administration", admin=True, auditor=True)
 
 
 class Pool(msgspec.Struct, rename="camel"):
@@ -71,6 +72,10 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only actions on this target.")] = (
         None
     )
+    owner: Annotated[Address | None, Meta(description="Only actions on targets of this user.")] = None
+    transfers: Annotated[
+        bool, Meta(description="true: transfers alone. false: without them, unless `action` names one.")
+    ] = False
 
 
 @admin_operation("GET /admin/sessions")
@@ -174,17 +179,23 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
     return ReleasedUsers(tuple(users))
 
 
-@admin_operation("GET /admin/audit")
+@audit_operation("GET /admin/audit")
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
-    """Audit log, newest entry first."""
+    """Audit log, newest entry first.
+
+    Of a transfer, `bytes` in `detail` is the size; no entry has content. Actions of agents (`computer.left_click`) need
+    `action` or `target`.
+    """
     query = call.query
     return await queries.read_audit(
         call.api,
         limit=query.limit,
         cursor=query.cursor,
+        transfers=query.transfers,
         actor=query.actor,
         action=query.action,
         target=query.target,
+        owner=query.owner,
     )
 
 

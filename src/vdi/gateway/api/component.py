@@ -29,6 +29,7 @@ _TABLES = (
     account.operation,
     account.home_operation,
     admin.admin_operation,
+    admin.audit_operation,
 )
 # The whole API.
 OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)
@@ -46,11 +47,11 @@ A refusal is `application/problem+json` (RFC 9457): `code` for programs, `detail
 with what was sent and what is allowed. More than 600 requests in a minute are answered 429 with `Retry-After`.
 Times are RFC 3339 in UTC. Lists that can be long come in pages: send `next` back as `cursor`.
 """
-_ALWAYS = ("unauthenticated", "too-many-requests", "unexpected", "unavailable")
+_ALWAYS = ("unauthenticated", "forbidden", "too-many-requests", "unexpected", "unavailable")
 _TAGS = {
     "Desktops": "Start, follow, share and end desktops.",
     "Templates": "The kinds of desktop that you can start.",
-    "History": "Past sessions and usage.",
+    "History": "Past sessions, films and usage.",
     "Homes": "The volumes that hold your files.",
     "Account": "Who you are, your limits, and your API tokens.",
     "Administration": "For administrators: desktops of all users and shared resources.",
@@ -205,8 +206,6 @@ def _problems(operation: Operation) -> dict[str, list[str]]:
         codes.append("csrf")
     if operation.body is not None:
         codes += ["malformed", "unsupported-media-type", "too-large"]
-    if operation.admin:
-        codes.append("forbidden")
     found: dict[str, list[str]] = {}
     for code in sorted(set(codes)):
         found.setdefault(str(TITLES[code][0]), []).append(code)

@@ -1,11 +1,11 @@
-"""Operations below `/history`, `/usage` and `/export`: past sessions and usage; of all users below `/admin`."""
+"""Operations below `/history`, `/usage`, `/export` and `/recordings`: past sessions; of all users below `/admin`."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 
 from vdi.api.constraints import doc
 from vdi.gateway import queries
@@ -17,10 +17,11 @@ from vdi.gateway.history.export import ExportFormat
 from vdi.gateway.history.usage import UsageReport
 from vdi.gateway.queries import ListPage
 from vdi.gateway.store.history import PastRun, SessionFacts
+from vdi.gateway.store.recordings import WatchedRecording
 from vdi.session.users import same_user
 
 operation = OperationTable("History")
-admin_operation = OperationTable("Administration", admin=True)
+admin_operation = OperationTable("Administration", admin=True, auditor=True)
 
 _MonthText = Annotated[
     Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")] | None,
@@ -70,14 +71,14 @@ class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_onl
 class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of one's own records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage"], Meta(description="Which table.")]
+    what: Annotated[Literal["sessions", "runs", "usage", "transfers"], Meta(description="Which table.")]
     by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
 
 
 class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of all users' records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage", "audit"], Meta(description="Which table.")]
+    what: Annotated[Literal["sessions", "runs", "usage", "audit", "transfers"], Meta(description="Which table.")]
     by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
     user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
@@ -112,7 +113,7 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
     """One of these sessions."""
     past = await call.api.history.session(call.path("uid"))
     # The same refusal for an unknown session and for another user's: nobody learns that it was there.
-    if past is None or not (call.user.admin or same_user(past.session.owner, call.user.email)):
+    if past is None or not (call.user.may_audit or same_user(past.session.owner, call.user.email)):
         raise ActionDenied("NotFound", f"You have never had a session with the uid {call.path('uid')!r}.")
     return _session(past)
 
@@ -135,7 +136,7 @@ async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
 
 @operation("GET /export", media="text/csv, application/jsonl")
 async def export_mine(call: Call[ExportQuery, None]) -> Response:
-    """Your sessions, runs or usage as a file.
+    """Your sessions, runs, usage or transfers as a file.
 
     Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
     length.
@@ -145,7 +146,7 @@ async def export_mine(call: Call[ExportQuery, None]) -> Response:
 
 @admin_operation("GET /admin/export", media="text/csv, application/jsonl")
 async def export_all(call: Call[AllExportQuery, None]) -> Response:
-    """Sessions, runs or usage of all users, or the audit log, as a file.
+    """Sessions, runs, usage or transfers of all users, or the audit log, as a file.
 
     Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
     length.
@@ -165,3 +166,16 @@ async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | No
         since=query.since,
         until=query.until,
     )
+
+
+@operation("GET /recordings")
+async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
+    """Films of desktops, newest first: all for administrators, else your own where their template allows it."""
+    return await queries.read_recordings(call.api, call.user, limit=call.query.limit, cursor=call.query.cursor)
+
+
+@operation("GET /recordings/{id}", media="video/mp4", problems=("not-found", "conflict"))
+async def get_recording(call: Call[Empty, None]) -> Response:
+    """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
+    call.api.guard.check_origin(call.request)
+    return FileResponse(await call.api.recordings.watch(call.user, call.path("id")), media_type="video/mp4")

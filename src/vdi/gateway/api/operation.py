@@ -22,7 +22,8 @@ from starlette.types import Receive, Scope, Send
 from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import invalid
-from vdi.gateway.rights import User
+from vdi.gateway.login.logins import ScopedTokenError
+from vdi.gateway.rights import Actor, User
 from vdi.gateway.services import Services
 
 log = logging.getLogger(__name__)
@@ -48,9 +49,20 @@ class Call(Generic[Q_co, B_co]):
 
     request: Request
     api: Services
-    user: User
+    who: User | Actor
     query: Q_co
     body: B_co
+
+    @property
+    def user(self) -> User:
+        if isinstance(self.who, Actor):
+            raise ScopedTokenError
+        return self.who
+
+    @property
+    def actor(self) -> Actor:
+        """For an operation with `drives`."""
+        return self.who if isinstance(self.who, Actor) else Actor(self.who.email, login_id=self.who.login_id)
 
     @property
     def cluster(self) -> ClusterCache:
@@ -86,6 +98,10 @@ class Operation:
     # Media types of a response that is not one JSON object, such as `text/event-stream`.
     media: str
     admin: bool
+    # Whether auditors may, beside administrators.
+    auditor: bool
+    # Whether API tokens of one session may, too; no other operation is for them.
+    drives: bool
     # Problem codes that this operation has beyond those that all have.
     problems: Sequence[str]
 
@@ -103,9 +119,9 @@ class OperationTable:
     is the handler's name in camel case.
     """
 
-    def __init__(self, tag: str, *, admin: bool = False) -> None:
+    def __init__(self, tag: str, *, admin: bool = False, auditor: bool = False) -> None:
         self.operations: list[Operation] = []
-        self._tag, self._admin = tag, admin
+        self._tag, self._admin, self._auditor = tag, admin, auditor
 
     def __call__(
         self,
@@ -115,6 +131,7 @@ class OperationTable:
         status: int = 200,
         media: str = "",
         problems: Sequence[str] = (),
+        drives: bool = False,
     ) -> Callable[[Handler], Handler]:
         """`address`: such as `GET /sessions`. `answer`: for a handler that returns a Response, its struct."""
         method, path = address.split()
@@ -138,6 +155,8 @@ class OperationTable:
                 status=status,
                 media=media,
                 admin=self._admin,
+                auditor=self._auditor,
+                drives=drives,
                 problems=problems,
             )
             self.operations.append(operation)
@@ -151,17 +170,20 @@ def created(path: str, made: msgspec.Struct, **headers: str) -> Response:
     return Response(msgspec.json.encode(made), 201, headers={"Location": PREFIX + path, **headers}, media_type=JSON)
 
 
-async def admit(request: Request, api: Services, *, admin: bool) -> User:
+async def admit(request: Request, api: Services, operation: Operation) -> User | Actor:
     """The authenticated user of a request within their rate. Raises ProblemError, or an error of the guard."""
-    user = await api.guard.user_of(request)
-    if user is None:
+    guard = api.guard
+    who: User | Actor | None = await (guard.actor_of(request) if operation.drives else guard.user_of(request))
+    if who is None:
         raise unauthenticated(request)
+    # Agents have a limit for each of their tokens: they must not use up what their user's own requests need.
+    email, key = (who.user, who.login_id) if isinstance(who, Actor) else (who.email, who.email)
     # Before CSRF and rights: a script that is refused again and again costs as much as one that is answered.
-    await _limit_rate(api, user)
-    await api.guard.check_csrf(request)
-    if admin and not user.admin:
-        raise ProblemError("forbidden", f"Only administrators can do this; {user.email} is not an administrator.")
-    return user
+    await _limit_rate(api, key, email)
+    await guard.check_csrf(request)
+    if operation.admin and not (isinstance(who, User) and (who.admin or (operation.auditor and who.auditor))):
+        raise ProblemError("forbidden", f"Only administrators can do this; {email} is not an administrator.")
+    return who
 
 
 def unauthenticated(request: HTTPConnection) -> ProblemError:
@@ -173,13 +195,13 @@ def unauthenticated(request: HTTPConnection) -> ProblemError:
     return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
 
 
-async def _limit_rate(api: Services, user: User) -> None:
+async def _limit_rate(api: Services, key: str, email: str) -> None:
     window, passed = divmod(int(api.context.clock().timestamp()), RATE_WINDOW_SECONDS)
-    if await api.context.shared.count(f"api/{user.email}/{window}", RATE_WINDOW_SECONDS) <= MAX_REQUESTS:
+    if await api.context.shared.count(f"api/{key}/{window}", RATE_WINDOW_SECONDS) <= MAX_REQUESTS:
         return
     wait = RATE_WINDOW_SECONDS - passed
     limit = f"{MAX_REQUESTS} requests in {RATE_WINDOW_SECONDS} s"
-    detail = f"{user.email} has sent more than {limit}. Try again in {wait} s."
+    detail = f"{email} has sent more than {limit}. Try again in {wait} s."
     raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(wait)})
 
 
@@ -208,8 +230,8 @@ class Endpoint:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
-        user = await admit(request, self._api, admin=operation.admin)
-        call = Call(request, self._api, user, _query(request, operation.query), await _body(request, operation.body))
+        who = await admit(request, self._api, operation)
+        call = Call(request, self._api, who, _query(request, operation.query), await _body(request, operation.body))
         result = await operation.handler(call)
         if isinstance(result, Response):
             return result

@@ -33,6 +33,8 @@ TITLES = {
     "conflict": (409, "Conflicts with the current state"),
     "over-limit": (409, "It would exceed this user's limits"),
     "view-only-unavailable": (409, "The image of this desktop does not support view only"),
+    "human-in-control": (409, "A person has control of the desktop"),
+    "parked": (409, "The agent waits for a person"),
     "too-large": (413, "The request is too large"),
     "unsupported-media-type": (415, "The body is not valid JSON"),
     "invalid": (422, "A field has an invalid value"),

@@ -23,7 +23,7 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.gateway.rights import User, role_in
-from vdi.session.request import Length
+from vdi.session.request import Amount, Length
 from vdi.session.users import same_user
 
 PAGE = 100
@@ -88,6 +88,13 @@ class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     timeout: Annotated[Length, Meta(description="Length of the whole run, such as 10h.")]
 
 
+class Resize(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The new size of a desktop; what is omitted stays as it is."""
+
+    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
+    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
+
+
 class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
     """Times at which the desktop is resumed and suspended by itself."""
 
@@ -110,6 +117,20 @@ class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session ends."),
     ] = None
+
+
+class AccessRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """A request for access to another user's desktop."""
+
+    role: Annotated[GuestRole, Meta(description=GUEST_ROLES)] = GuestRole.VIEWER
+    length: Annotated[str, Meta(description="How long the access lasts if it is allowed: 1m to 8h.")] = "30m"
+
+
+class AccessAnswer(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """The owner's answer."""
+
+    request: Annotated[str, Meta(description="`expires` of the request, as in `spec.accessRequest`.")]
+    allow: Annotated[bool, Meta(description="true: share the desktop as requested. false: refuse.")]
 
 
 class TemplateOffer(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -165,7 +186,7 @@ def session_of(session: VDISession, user: User, now: datetime) -> Session:
     spec = session.spec
     if role is not Role.OWNER and not user.admin:
         mine = tuple(access for access in spec.access if same_user(access.user, user.email))
-        spec = msgspec.structs.replace(spec, access=mine)
+        spec = msgspec.structs.replace(spec, access=mine, access_request=None)
     return Session(
         role=role.value if role else "administrator",
         metadata=metadata_of(session.metadata),

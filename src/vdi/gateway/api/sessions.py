@@ -1,6 +1,7 @@
 """Operations below `/sessions`, `/templates` and `/events`: a user's desktops, their event stream, latency probes."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -8,12 +9,16 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
+from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
+    AccessAnswer,
+    AccessRequest,
     EndQuery,
     Extend,
     PlanEnd,
+    Resize,
     Schedule,
     Session,
     SessionQuery,
@@ -23,6 +28,7 @@ from vdi.gateway.api.schemas import (
     template_of,
 )
 from vdi.gateway.cluster_cache import session_topic, user_topic
+from vdi.gateway.computer import ComputerAction, Driver
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptResult, find_session
 from vdi.gateway.queries import Key, ListPage, cut
@@ -94,6 +100,12 @@ async def extend_session(call: Call[Empty, Extend]) -> Session:
     return _shown(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
 
 
+@operation("POST /sessions/{name}/resize", problems=_CHANGE)
+async def resize_session(call: Call[Empty, Resize]) -> Session:
+    """Set memory and CPU without a restart. Until that is done, condition ResizePending says why."""
+    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), call.body.memory, call.body.cpu))
+
+
 @operation("POST /sessions/{name}/suspend", problems=_CHANGE)
 async def suspend_session(call: Call[Empty, None]) -> Session:
     """Stop the desktop and free its GPU; home and address are kept."""
@@ -153,6 +165,23 @@ async def unshare_session(call: Call[Empty, None]) -> Session:
     return _shown(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
 
 
+@operation("POST /sessions/{name}/access-request", problems=(*_CHANGE, "view-only-unavailable"))
+async def request_access(call: Call[Empty, AccessRequest]) -> Session:
+    """Ask the owner of a desktop to share it with you, for a time. For administrators.
+
+    The owner answers over the desktop, in the portal or with this API, within a minute; then the request lapses.
+    """
+    body = call.body
+    return _shown(call, await call.api.actions.request_access(call.user, call.path("name"), body.role, body.length))
+
+
+@operation("POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable"))
+async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
+    """Allow or refuse an administrator's request for access to your desktop."""
+    name, body = call.path("name"), call.body
+    return _shown(call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow))
+
+
 @operation("GET /sessions/{name}/startup-scripts", problems=("not-found", "forbidden", "conflict", "unavailable"))
 async def list_startup_scripts(call: Call[Empty, None]) -> ListPage[StartupScriptResult]:
     """The result and the last lines of the start-up scripts of your running desktop.
@@ -180,6 +209,51 @@ async def get_template(call: Call[Empty, None]) -> Template:
         known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you can use. Available: {known}.")
     return template_of(template)
+
+
+class ActionResult(msgspec.Struct):
+    """The result of an action."""
+
+    png: Annotated[str | None, doc("A picture of the screen, as base64.")] = None
+    text: Annotated[str | None, doc("A text, such as the position of the pointer.")] = None
+
+
+class DriverChange(msgspec.Struct, forbid_unknown_fields=True):
+    """A person takes over, or gives back."""
+
+    human: Annotated[bool, Meta(description="true: take over from all agents. false: give back.")]
+
+
+class CurrentDriver(msgspec.Struct):
+    """Who drives a desktop now."""
+
+    driver: Annotated[Driver | None, doc("null: no one has lately.")] = None
+
+
+_DRIVE = ("not-found", "forbidden", "conflict", "human-in-control", "parked")
+
+
+@operation("POST /sessions/{name}/computer", problems=_DRIVE, drives=True)
+async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
+    """See the screen of a desktop, or send it keys and clicks.
+
+    For its owner, guests with full control, and API tokens of this session. One program drives at a time, at most
+    600 actions in a minute, and none while a person does.
+    """
+    done = await call.api.computer.act(call.actor, call.path("name"), call.body)
+    return ActionResult(b64encode(done.picture).decode() if done.picture else None, done.text)
+
+
+@operation("GET /sessions/{name}/computer/driver", problems=_DRIVE)
+async def get_driver(call: Call[Empty, None]) -> CurrentDriver:
+    """The program or person that drives a desktop."""
+    return CurrentDriver(await call.api.computer.find_driver(call.actor, call.path("name")))
+
+
+@operation("POST /sessions/{name}/computer/driver", problems=_DRIVE)
+async def set_driver(call: Call[Empty, DriverChange]) -> None:
+    """Take over from the programs that drive a desktop, or give back."""
+    await call.api.computer.switch(call.actor, call.path("name"), human=call.body.human)
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

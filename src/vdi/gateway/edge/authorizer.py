@@ -100,7 +100,7 @@ class Authorizer:
         except (DatabaseUnavailableError, TimeoutError) as error:
             # The token still holds: it must not wait for a database that has just not responded.
             self._database_failed = now
-            log.warning("tokens are not renewed, and hold until they are over: %s", error or "no answer in time")
+            log.warning("tokens are not renewed, and hold until they are over: %s", str(error) or "no answer in time")
             return Admitted(session, claims)
 
     def still_holds(self, session: VDISession, claims: Claims) -> bool:

@@ -18,20 +18,24 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
+from vdi.gateway.computer import Computer
 from vdi.gateway.denied import CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
-from vdi.gateway.rights import Action, User
+from vdi.gateway.recordings import Recordings
+from vdi.gateway.rights import Action, Actor, User, enables_agents
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
+from vdi.session.actions import is_expired, pending_request
+from vdi.session.recording import ON, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = (Action.SUSPEND, Action.RESTART, Action.EXTEND)
+CHANGES = tuple(map(Action, ("suspend", "restart", "record", "resize", "unshare", "answer-access", "drive", "extend")))
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
@@ -60,6 +64,8 @@ class DesktopBar:
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
+    recordings: Recordings
+    computer: Computer
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -70,7 +76,7 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/restart` and `/.vdi/extend?length=10h`."""
+        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?request=EXPIRES&allow=true` and the like."""
         self.handoff.check_own_page(request)
         if request.headers.get(HEADER) != "1":
             raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
@@ -78,14 +84,27 @@ class DesktopBar:
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             raise HTTPException(401, _NOT_ENTERED, OURS)
+        query = request.query_params
         user, name = User(grant.user, groups=grant.groups, login_id=grant.login_id), admitted.session.metadata.name
         match request.url.path.rpartition("/")[2]:
             case Action.SUSPEND:
                 await self.actions.suspend(user, name)
             case Action.RESTART:
                 await self.actions.restart(user, name)
+            case Action.RECORD:
+                await self.recordings.switch(user, admitted.session, wanted=query.get("on") == "1")
+            case Action.UNSHARE:
+                await self.actions.unshare(user, name, query.get("user", ""))
+            case Action.ANSWER_ACCESS:
+                allow = query.get("allow") == "true"
+                await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
+            case Action.DRIVE:
+                by = Actor(user.email, login_id=user.login_id)
+                await self.computer.switch(by, name, human=query.get("human") == "1")
+            case Action.RESIZE:
+                await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
             case _:  # the last one of CHANGES
-                await self.actions.extend(user, name, request.query_params.get("length", ""))
+                await self.actions.extend(user, name, query.get("length", ""))
         return Response(status_code=204, headers=OURS)
 
     async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
@@ -103,6 +122,7 @@ class DesktopBar:
         session, role = admitted.session, admitted.claims.role
         settings, now = self.context.settings, self.context.clock()
         view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
+        driver = await self.computer.driver(session) if enables_agents(template) else None
         lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),
@@ -120,9 +140,16 @@ class DesktopBar:
                 *filter(None, [view.files_note]),
             ],
             "actions": sorted(view.actions),
+            # null: no program may drive it, or none has lately.
+            "driver": driver and {"line": driver.line, "state": driver.state},
+            "recorded": session.status.recording is not None and session.status.recording.state == ON,
+            "recording": recording_note(template),
             "extensions": lengths,
+            "memory": await ask_memory(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
+            "request": pending_request(session, now) if view.mine else None,
+            "guests": [access.user for access in view.spec.access if view.mine and not is_expired(access, now)],
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }

@@ -14,7 +14,8 @@ from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Kind, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.desktop_agent import DesktopKey
+from vdi.gateway.computer import Computer
+from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.bar import CHANGES, DesktopBar
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
@@ -28,16 +29,21 @@ from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
+from vdi.gateway.notices import Notices
+from vdi.gateway.recordings import Recordings
+from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
 from vdi.gateway.web.assets import asset_routes
 from vdi.kube.errors import KubeError
+from vdi.session.recording import refuse_picture
 
 log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
 # An open connection whose share runs out ends at most so much later; a new one is refused at once.
+EXPIRED_SECONDS, OLD_FILMS_SECONDS = 5.0, 3600.0
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 # Pause after background work has failed.
@@ -59,6 +65,9 @@ class Edge(Component):
         actions: Actions,
         subscriptions: Subscriptions,
         history: History,
+        audit: Audit,
+        notices: Notices,
+        agent: DesktopAgent | None = None,
         address: Callable[[VDISession], str] | None = None,
     ) -> None:
         settings = context.settings
@@ -67,6 +76,9 @@ class Edge(Component):
         active = ActiveGrants()
         revocations = Revocations(settings.token_seconds, context.clock)
         self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
+        self.agent = agent or DesktopAgent(self.desktop_key)
+        self.recordings = Recordings(context, self.agent, audit)
+        self.computer = Computer(context=context, agent=self.agent, audit=audit, logins=logins, notices=notices)
         self.ring = KeyRing(context.client, settings, context.clock)
         self.tables = TokenTablePublisher(
             context=context,
@@ -114,11 +126,17 @@ class Edge(Component):
             subscriptions=subscriptions,
         )
         self._bar = DesktopBar(
-            context=context, actions=actions, authorizer=authorizer, handoff=self.handoff, tables=self.tables
+            context=context,
+            actions=actions,
+            authorizer=authorizer,
+            handoff=self.handoff,
+            tables=self.tables,
+            recordings=self.recordings,
+            computer=self.computer,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
-        self._active = active
+        self.active, self._actions = active, actions
         # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
@@ -162,6 +180,9 @@ class Edge(Component):
                 tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
                 tasks.create_task(self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen))
                 tasks.create_task(self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep))
+                tasks.create_task(self._repeat("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access))
+                tasks.create_task(self._repeat("old films", OLD_FILMS_SECONDS, self.recordings.delete_expired))
+                tasks.create_task(self.recordings.run())
                 tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
         finally:
             await self.tables.close()
@@ -229,10 +250,13 @@ class Edge(Component):
             self.tables.touch(uid)
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
-        """Whether a desktop has just become ready that needs a token table."""
-        if new.status.phase != Phase.RUNNING or not self._active.find(session_uid=new.metadata.uid):
+        """Whether a desktop has just become ready that needs a token table, or may be seen again, or no longer."""
+        if new.status.phase != Phase.RUNNING or not self.active.find(session_uid=new.metadata.uid):
             return False
-        return old is None or desktop_of(old) != desktop_of(new)
+        if old is None or desktop_of(old) != desktop_of(new):
+            return True
+        # The table of a desktop without its film names no one, so that every picture ends.
+        return bool(refuse_picture(old)) != bool(refuse_picture(new))
 
     async def _jwks(self, _request: Request) -> Response:
         return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={_JWKS_AGE_SECONDS}"})

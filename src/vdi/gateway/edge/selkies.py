@@ -21,6 +21,7 @@ from vdi.gateway.edge.headers import quoted
 from vdi.gateway.rights import ACTIONS, Action
 from vdi.gateway.store.logins import Grant
 from vdi.session.credentials import grant_token
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import takes_tokens, uses_webrtc
 
 TRANSPORT_PATH = "/.vdi/transport"
@@ -82,7 +83,7 @@ def find_first_page(
     """The address that a page load of `uri` is redirected to; empty: the desktop itself responds."""
     page = page_of(uri)
     status = session.status
-    if session.spec.suspended or status.phase != Phase.RUNNING:
+    if session.spec.suspended or status.phase != Phase.RUNNING or refuse_picture(session):
         return f"/.vdi/wait?next={quoted(page)}"
     if uri.partition("?")[0] != "/":
         return ""

@@ -23,6 +23,7 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.session.credentials import direct_table
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ class TokenTablePublisher:
         except DesktopKeyError as error:
             raise PostError(str(error)) from error
         grants = await self.holding(session)
-        table = token_table(master, grants) | direct_table(master)
+        table = token_table(master, grants) | ({} if refuse_picture(session) else direct_table(master))
         url, headers = (
             f"{self.selkies_url(session)}/api/tokens",
             {"Authorization": f"Bearer {master}"},
@@ -210,8 +211,13 @@ class TokenTablePublisher:
         return frozenset(grant.id for grant in grants)
 
     async def holding(self, session: VDISession) -> list[Grant]:
-        """The grants that hold now, from the database of all replicas, or from memory where it does not respond."""
+        """The grants that hold now, from the database of all replicas, or from memory where it does not respond.
+
+        None while no one may see the desktop.
+        """
         uid = session.metadata.uid
+        if refuse_picture(session):
+            return []
         try:
             async with asyncio.timeout(DATABASE_SECONDS):
                 grants = await self.store.open(session_uid=uid)

@@ -41,6 +41,7 @@ from vdi.kube.errors import Forbidden, KubeError, NotFound
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import grant_token, read_basic_auth, subprotocols
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
@@ -251,8 +252,8 @@ class Verify:
             where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock())
         ):
             return self._sent(request, where, renewed)
-        if session.spec.suspended:
-            return _later("This desktop is suspended.")
+        if why := "This desktop is suspended." if session.spec.suspended else refuse_picture(session):
+            return _later(why)
         cookies = that_fit(without_ours(request.cookies))
         passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
         outcome = "renewed" if renewed else "allowed"

@@ -36,6 +36,7 @@ from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY,
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
 from vdi.session.queueing.messages import place_in_line
+from vdi.session.recording import recording_note, refuse_picture
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
@@ -71,6 +72,8 @@ class Stage:
     steps: tuple[Step, ...] = ()
     # Position in the queue; 0: unknown.
     position: int = 0
+    # GPUs, fewer than requested, with which this user may start it now; 0: none.
+    gpu: int = 0
     # When capacity is expected, RFC 3339; empty: unknown.
     earliest: str = ""
     may_resume: bool = False
@@ -103,13 +106,16 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
         return Stage("starting", "Waking up", "The desktop is being resumed.")
     if status.phase == Phase.RUNNING and denied:
         return Stage("denied", "You cannot view this desktop", denied)
+    if status.phase == Phase.RUNNING and (why := refuse_picture(session)):
+        return Stage("denied", "Waiting for the recording", why)
     if status.phase == Phase.RUNNING:
         return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
+    gpu = status.queue.available_gpu if status.queue and mine else 0
     if failure := find_failure(session):
         may = status.phase != Phase.PENDING and Action.RESTART in ACTIONS[role]
         restart = f"/desktops/{session.metadata.name}/restart" if may else ""
         message = failure.what or queue_message(session)
-        return Stage("failed", failure.title, message, manage=mine, failure=failure, restart=restart)
+        return Stage("failed", failure.title, message, gpu=gpu, manage=mine, failure=failure, restart=restart)
     if status.queue is not None:
         place = status.queue.position
         return Stage(
@@ -118,6 +124,7 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
             queue_message(session),
             _steps(session),
             position=place,
+            gpu=gpu,
             earliest=status.queue.earliest_slot,
             manage=mine,
         )
@@ -209,13 +216,13 @@ class WaitingPage:
             return PlainTextResponse(f"{error.detail}\n", error.status_code, {**OURS, **(error.headers or {})})
 
     async def resume(self, request: Request) -> Response:
-        """`/.vdi/resume`: resume the session, from the button of the page."""
+        """`/.vdi/resume`: the buttons: resume the session, or let a waiting one start with fewer GPUs (`gpu`)."""
         self.handoff.check_own_page(request)
         admitted = await self.authorizer.admit_request(request)
         if admitted is None:
             return RedirectResponse("/.vdi/start", 303, OURS)
         next_path = local_path(request.query_params.get("next"))
-        why = await self._resume(request, admitted)
+        why = await self._resume(request, admitted, request.query_params.get("gpu", ""))
         if why:
             return self._show(request, admitted, next_path, why, 409)
         return RedirectResponse(f"/.vdi/wait?next={quoted(next_path)}", 303, OURS)
@@ -260,14 +267,15 @@ class WaitingPage:
         self.authorizer.renew_cookie(response, admitted.token)
         return response
 
-    async def _resume(self, request: Request, admitted: Admitted) -> str:
-        """Resume the session; returns why not, or an empty text."""
+    async def _resume(self, request: Request, admitted: Admitted, gpu: str = "") -> str:
+        """Resume the session, or start it with fewer GPUs; returns why not, or an empty text."""
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             return "Your connection to this desktop has ended. Open it again from the portal."
         user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
-            await self.actions.resume(user, admitted.session.metadata.name)
+            name = admitted.session.metadata.name
+            await (self.actions.resize(user, name, gpu=gpu) if gpu else self.actions.resume(user, name))
         except ActionDenied as error:
             return error.sentence
         return ""
@@ -338,6 +346,7 @@ class WaitingPage:
             "name": name,
             "stage": stage,
             "files_note": files_note(session, template) if session and stage.key in ("queued", "starting") else "",
+            "recording_note": recording_note(template),
             "now": self.context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",
         }

@@ -3,7 +3,7 @@
 Selkies' own page shows nothing for a minute when the browser cannot reach the TURN server. So a page of the gateway
 asks for a relay first; without one it switches the desktop to WebSocket and says so. It also gives Selkies' page the
 grant's token, which over WebRTC must come from the page itself. `GET /api/turn` is answered here and not in the pod, so
-the secret of the TURN server stays with the gateway. Design: docs/design/turn.md.
+the secret of the TURN server stays with the gateway. Design: docs/design/edge.md#turn.
 """
 
 import logging

@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, FromClause, Table, select, tuple_
+from sqlalchemy import Column, ColumnElement, FromClause, Table, select, tuple_
 
 from vdi.gateway.history.usage import By, Usage, UsageReport
-from vdi.gateway.store.audit import AuditRow, audit
+from vdi.gateway.store.audit import TRANSFERS, AuditRow, audit
 from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import PastRun, SessionFacts, runs, sessions
 from vdi.session.users import normal_user
@@ -33,6 +33,7 @@ class Dataset(StrEnum):
     SESSIONS = "sessions"
     RUNS = "runs"
     AUDIT = "audit"
+    TRANSFERS = "transfers"
 
 
 class ExportFormat(StrEnum):
@@ -54,6 +55,7 @@ class _Source:
     # Order of the pages. Its first column is the time that `since` and `until` are compared with.
     key: tuple[Column[Any], ...]
     user: Column[Any]
+    only: ColumnElement[bool] | None = None
 
 
 def _columns_of(table: Table, row: type[msgspec.Struct]) -> dict[str, Column[Any]]:
@@ -70,6 +72,9 @@ _SOURCES = {
         _S.owner,
     ),
     Dataset.AUDIT: _Source(_columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.actor),
+    Dataset.TRANSFERS: _Source(
+        _columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.target_owner, _A.action.in_(TRANSFERS)
+    ),
 }
 
 
@@ -82,12 +87,14 @@ async def export(
     until: datetime | None = None,
     user: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """Rows, oldest first, in pieces: sessions by creation, runs by start, the audit by time; `until` is exclusive.
+    """Rows, oldest first, in pieces: sessions by creation, runs by start, others by time; `until` is exclusive.
 
     Raises DatabaseUnavailableError, also half-way.
     """
     source = _SOURCES[what]
     at, query = source.key[0], select(*source.columns.values(), *source.key).select_from(source.tables)
+    if source.only is not None:
+        query = query.where(source.only)
     if since is not None:
         query = query.where(at >= since)
     if until is not None:

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection, Request
 
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.rights import User
+from vdi.gateway.rights import Actor, User
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import LOGIN_COOKIE, bearer, cookie_of
@@ -49,6 +49,13 @@ class Guard:
         if request.headers.get("authorization") is not None:
             return await self._logins.person_by_token(bearer(request))
         return await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE))
+
+    async def actor_of(self, request: HTTPConnection) -> Actor | None:
+        """`user_of` to drive a desktop, with a token of one session too."""
+        if request.headers.get("authorization") is not None:
+            return await self._logins.actor_by_token(bearer(request))
+        user = await self.user_of(request)
+        return Actor(user.email, login_id=user.login_id) if user else None
 
     async def require(self, request: HTTPConnection) -> User:
         """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""
@@ -86,14 +93,20 @@ class Guard:
             raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
         return user
 
+    def check_origin(self, request: Request) -> None:
+        """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in the audit."""
+        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
+        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
+        if why and not bearer(request):
+            # The answer to a GET, which a cache may see, repeats nothing of its headers.
+            more = "" if request.method in SAFE else f": {why}"
+            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}{more}.")
+
     async def check_csrf(self, request: Request) -> None:
         """Refuse (403) a change that no page of the portal has sent."""
-        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
         if request.method in SAFE or bearer(request):
             return
-        why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
-        if why:
-            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}: {why}.")
+        self.check_origin(request)
         token = request.headers.get(credentials.CSRF_HEADER, "")
         if not token and _is_form(request):
             field = (await request.form(max_files=0, max_fields=100)).get(credentials.CSRF_FIELD, "")

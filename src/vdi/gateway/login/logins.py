@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.local_users import LocalUser
-from vdi.gateway.rights import User, normal_groups
+from vdi.gateway.rights import Actor, User, normal_groups, refuse_to_drive
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
@@ -61,6 +61,13 @@ class LoginEndedError(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(403, "Your sign-in has ended. Sign in again.")
+
+
+class ScopedTokenError(HTTPException):
+    """Raised where a token of one session is used for anything else."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "This API token can only drive its desktop. Use a token with your permissions.")
 
 
 class AnotherAccountError(Exception):
@@ -106,9 +113,11 @@ class Logins:
 
     def __init__(self, context: GatewayContext) -> None:
         self._store = LoginStore(context.database)
+        self._settings = context.settings
         self._idle = context.settings.login_idle
         self._longest = context.settings.login_max
         self._clock = context.clock
+        self._cluster = context.cluster
 
     async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
         """A new login, and its secret for the cookie. Updates the user's API tokens. Raises AnotherAccountError."""
@@ -170,17 +179,26 @@ class Logins:
             return None
         if in_use:
             await self._see(login)
-        return _person(login)
+        return self._person(login)
 
     async def person_by_token(self, token: str) -> User | None:
-        """The user of an API token, while it holds."""
+        """The user of an API token, while it holds. Raises ScopedTokenError."""
+        found = await self._by_token(token)
+        return self._person(found) if found else None
+
+    async def actor_by_token(self, token: str) -> Actor | None:
+        """The actor of an API token of any scope, while it holds."""
+        found = await self._by_token(token)
+        return Actor(found.user, found.label, found.session_uid, f"{TOKEN_ID}{found.id}") if found else None
+
+    async def _by_token(self, token: str) -> ApiToken | None:
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
             return None
         found = await self._store.by_hash(ApiToken, hash_of(token))
         if found is None or not self._holds(found):
             return None
         await self._see(found)
-        return _person(found)
+        return found
 
     async def is_live(self, login_id: str) -> bool:
         """Whether this login or API token holds now."""
@@ -196,7 +214,7 @@ class Logins:
     async def person_by_id(self, login_id: str) -> User | None:
         """The user of a login or API token, while it holds. Only for ids that the gateway itself has kept."""
         credential = await self._holding(login_id)
-        return _person(credential) if credential is not None else None
+        return self._person(credential) if credential is not None else None
 
     async def source_of(self, login_id: str) -> str:
         """`local` or `oidc`; empty for an unknown login."""
@@ -217,12 +235,17 @@ class Logins:
         await self._store.end(Login, ids, now)
         return ids
 
-    async def new_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+    async def new_token(self, user: User, label: str, lifetime: timedelta, session: str = "") -> tuple[str, ApiToken]:
         """A new API token with the rights of this user. The database has only its hash: it is readable only now.
 
-        Raises LoginEndedError, and ActionDenied for more than MOST_TOKENS.
+        `session`: name of the one that it may drive. Raises LoginEndedError, and ActionDenied for more than
+        MOST_TOKENS, and for a session that the user may not drive.
         """
-        now = self._clock()
+        now, target = self._clock(), self._cluster.session(session) if session else None
+        if session and (refused := refuse_to_drive(Actor(user.email), target, session, now)):
+            raise ActionDenied(*refused)
+        gone = [token.id for token in await self._store.open_of(ApiToken, user.email, now) if not self._holds(token)]
+        await self._store.end(ApiToken, gone, now)  # of sessions that have ended: they do not count
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = ApiToken(
             id=secrets.token_urlsafe(16),
@@ -232,6 +255,7 @@ class Logins:
             admin=user.admin,
             source=await self.source_of(user.login_id),
             label=label,
+            session_uid=target.metadata.uid if target else "",
             created=now,
             expires=now + lifetime,
         )
@@ -246,7 +270,7 @@ class Logins:
 
     async def tokens(self, user: str) -> list[ApiToken]:
         """The user's API tokens that hold now, the newest first."""
-        return await self._store.open_of(ApiToken, user, self._clock())
+        return [token for token in await self._store.open_of(ApiToken, user, self._clock()) if self._holds(token)]
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
         """Revoke an API token of this user; None: the id is unknown, or the token has ended."""
@@ -314,20 +338,30 @@ class Logins:
 
     def _holds(self, credential: Login | ApiToken) -> bool:
         now = self._clock()
-        in_use = not isinstance(credential, Login) or now - credential.seen < self._idle
+        if isinstance(credential, Login):
+            in_use = now - credential.seen < self._idle
+        else:
+            in_use = not credential.session_uid or self._cluster.by_uid(credential.session_uid) is not None
         return credential.ended is None and now < credential.expires and in_use
+
+    def _person(self, credential: Login | ApiToken) -> User:
+        # Every way to a User leads here, so a token of one session never becomes one.
+        if isinstance(credential, ApiToken) and credential.session_uid:
+            raise ScopedTokenError
+        user, groups, settings = credential.user, credential.groups, self._settings
+        return User(
+            email=user,
+            name=credential.name,
+            groups=groups,
+            admin=credential.admin,
+            auditor=user in settings.auditor_users or not groups.isdisjoint(settings.auditor_groups),
+            login_id=credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}",
+        )
 
 
 def hash_of(secret: str) -> str:
     """The SHA-256 of a random secret: the database has only this."""
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _person(credential: Login | ApiToken) -> User:
-    login_id = credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}"
-    return User(
-        email=credential.user, name=credential.name, groups=credential.groups, admin=credential.admin, login_id=login_id
-    )
 
 
 def local_identity(user: str, entry: LocalUser, settings: Settings) -> Identity:
@@ -389,10 +423,11 @@ class SignOut:
         await self.end_everything(user.email, tokens=tokens)
         await self._record(user, "login.end_all", tokens=str(tokens).lower())
 
-    async def make_token(self, user: User, label: str, lifetime: timedelta) -> tuple[str, ApiToken]:
+    async def make_token(self, user: User, label: str, lifetime: timedelta, session: str = "") -> tuple[str, ApiToken]:
         """A new API token, as `Logins.new_token` makes it."""
-        secret, token = await self._logins.new_token(user, label, lifetime)
-        await self._record(user, "token.create", label=label, days=str(lifetime.days))
+        secret, token = await self._logins.new_token(user, label, lifetime, session)
+        scope = {"session": session} if session else {}
+        await self._record(user, "token.create", label=label, days=str(lifetime.days), **scope)
         return secret, token
 
     async def revoke_token(self, user: User, token_id: str) -> bool:

@@ -35,7 +35,7 @@ from vdi.gateway.login.logins import (
 from vdi.gateway.login.oidc import ClaimsError, OIDCProvider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
 from vdi.gateway.notices import KINDS, can_mail
-from vdi.gateway.rights import User
+from vdi.gateway.rights import Actor, User, enables_agents, refuse_to_drive
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.notices import NoticeSubscriptions
@@ -438,7 +438,8 @@ class AccountPages(Pages):
             if days not in {str(lifetime) for lifetime in LIFETIMES}:
                 allowed = ", ".join(map(str, LIFETIMES))
                 raise ValueError(f"The token's days are {days[:20]!r}; allowed: {allowed}.")
-            secret, _ = await self._login.sign_out.make_token(user, label, timedelta(days=int(days)))
+            session, lifetime = str(form.get("session", "")), timedelta(days=int(days))
+            secret, _ = await self._login.sign_out.make_token(user, label, lifetime, session)
         except (ValueError, ActionDenied) as why:
             return await self._page(request, user, status=422, error=str(why))
         return await self._page(request, user, new_token=secret, new_label=label)
@@ -452,6 +453,13 @@ class AccountPages(Pages):
     async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
         logins = self._login.logins
         context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
+        cluster, now, actor = self._login.context.cluster, self._login.context.clock(), Actor(user.email)
+        drivable = {
+            session.metadata.uid: session.metadata.name
+            for session in cluster.sessions.values()
+            if enables_agents(cluster.template(session.spec.template))
+            and not refuse_to_drive(actor, session, session.metadata.name, now)
+        }
         return self._renderer.render(
             request,
             "account.html",
@@ -462,6 +470,7 @@ class AccountPages(Pages):
             lifetimes=LIFETIMES,
             notices=(notices := KINDS if self._settings.smtp_url and can_mail(user.email) else {}),
             subscribed=await self._subscriptions.of(user.email) if notices else (),
-            now=self._login.context.clock(),
+            drivable=drivable,
+            now=now,
             **context,
         )

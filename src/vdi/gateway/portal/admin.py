@@ -1,4 +1,4 @@
-"""Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit log."""
+"""Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit log, transfers."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -35,6 +36,7 @@ from vdi.gateway.portal.pages import (
 )
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
+from vdi.gateway.store.audit import TRANSFERS
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count
@@ -220,7 +222,8 @@ class AdminPages(PortalPages):
             self._get("/admin/limits", self.limits, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
             self._post("/admin/doctor", self.run_doctor, admin=True),
-            self._get("/admin/audit", self.audit, admin=True),
+            self._get("/admin/audit", self.audit),
+            self._get("/admin/transfers", self.transfers),
         ]
 
     async def overview(self, request: Request, user: User) -> Response:
@@ -344,20 +347,29 @@ class AdminPages(PortalPages):
 
     async def audit(self, request: Request, user: User) -> Response:
         """GET /admin/audit: entries of the audit log, newest first."""
-        query = request.query_params
-        filters = {name: query.get(name, "").strip()[:254] for name in ("actor", "action", "target")}
+        return await self._entries(request, user, "audit", "actor", "Who")
+
+    async def transfers(self, request: Request, user: User) -> Response:
+        """GET /admin/transfers: what went into desktops and left them, newest first."""
+        return await self._entries(request, user, "transfers", "owner", "Owner", words=TRANSFERS)
+
+    async def _entries(
+        self, request: Request, user: User, tab: str, who: str, title: str, words: Mapping[str, str] = {}
+    ) -> Response:
+        if not user.may_audit:
+            raise HTTPException(403, f"Only administrators and auditors can do this; {user.email} is neither.")
+        query, kinds = request.query_params, [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
+        filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
+        given = {**filters, who: normal_user(filters[who])}
+        cursor, transfers = query.get("before"), tab == "transfers"
         try:
             entries = await queries.read_audit(
-                self._services,
-                limit=AUDIT_SIZE,
-                cursor=query.get("before"),
-                actor=normal_user(filters["actor"]),
-                action=filters["action"],
-                target=filters["target"],
+                self._services, limit=AUDIT_SIZE, cursor=cursor, transfers=transfers, **given
             )
         except DatabaseUnavailableError:
             entries = None
-        return self._tab(request, user, "audit", entries=entries, filters=filters)
+        shown: dict[str, Any] = {"entries": entries, "filters": filters, "words": words, "kinds": kinds}
+        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown)
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:
         return self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)

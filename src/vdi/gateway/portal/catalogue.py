@@ -5,6 +5,7 @@ The form's lists come from the template; the filled form becomes a SessionReques
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.background import BackgroundTask
@@ -13,18 +14,21 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.session import SessionSpec, VDISession
-from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
+from vdi.api.template import AccessMode, HomeScope, TemplateResources, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import Choice, template_title
 from vdi.gateway.portal.pages import Form, PortalPages, done, templates_for
 from vdi.gateway.rights import User, may_use
+from vdi.gateway.store.audit import DONE
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import byte_size, cpus, in_words, memory
 from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
+from vdi.session.recording import recording_note
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
@@ -43,6 +47,8 @@ _HOME_NOTES = {
     ),
     HomeScope.SESSION: "This desktop gets a home folder of its own: kept when it is restarted, deleted when it ends.",
 }
+# Starts of a user, of all templates, among which the last one of each is looked for.
+_LAST_STARTS = 100
 # Names that are tried until one is free.
 _TAKEN = 100
 
@@ -51,22 +57,29 @@ DEFAULT_TIMEOUT: str = SessionSpec(user="", template="").timeout
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """The form's lists; one that is empty is not shown."""
+    """The form's lists, by its fields; one that is empty is not shown."""
 
-    gpus: list[Choice]
+    gpu: list[Choice]
     memory: list[Choice]
-    cpus: list[Choice]
+    cpu: list[Choice]
     ephemeral_storage: list[Choice]
-    timeouts: list[Choice]
+    timeout: list[Choice]
     # What the desktop does at the end of its time.
     timeout_hint: str
     idle: list[Choice]
     # What the desktop does after the idle timeout.
     idle_hint: str
-    # Whether the template has a home that can be done without.
-    home: bool
+    # What can be chosen instead of the template's home.
+    home: list[Choice]
     # Who finds the files in it again.
     home_note: str
+
+
+def size_choices(resources: TemplateResources, chosen: str, cpu: str) -> tuple[list[Choice], list[Choice]]:
+    """Memory and CPUs up to the template's maximum, with these two among them."""
+    memory_steps = _up_to(_MEMORY, chosen, resources.max_memory or resources.default_memory)
+    cpu_steps = _up_to(_CPU, cpu, resources.max_cpu or resources.default_cpu)
+    return [Choice(step, memory(step)) for step in memory_steps], [Choice(step, cpus(step)) for step in cpu_steps]
 
 
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
@@ -74,23 +87,22 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
-    memory_steps = _up_to(_MEMORY, resources.default_memory, resources.max_memory)
-    cpu_steps = _up_to(_CPU, resources.default_cpu, resources.max_cpu)
+    memory_steps, cpu_steps = size_choices(resources, resources.default_memory, resources.default_cpu)
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
     idle_default = (
         f"after {_time_words(life.idle_timeout)} (default)" if life.idle_timeout else "never: keep it running"
     )
     return Offer(
-        gpus=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
-        memory=[Choice(step, memory(step)) for step in memory_steps],
-        cpus=[Choice(step, cpus(step)) for step in cpu_steps],
+        gpu=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
+        memory=memory_steps,
+        cpu=cpu_steps,
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
-        timeouts=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
+        timeout=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
         timeout_hint=_timeout_hint(life.on_timeout),
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         idle_hint=f"After this long without mouse or keyboard input, the desktop {describe_end(life.on_idle)}.",
-        home=template.spec.persistence.enabled,
+        home=[Choice("no", "without your files")] if template.spec.persistence.enabled else [],
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
 
@@ -119,6 +131,19 @@ def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, na
         "timeout": DEFAULT_TIMEOUT if DEFAULT_TIMEOUT in timeouts else timeouts[-1],
         "idle": "",
         "home": "yes",
+    }
+
+
+def last_choice(
+    template: VDITemplate, cluster: ClusterSettings, user: User, last: Mapping[str, str]
+) -> dict[str, Choice]:
+    """Options of the last start that are no defaults of the template, as far as it still offers them."""
+    offer, usual = offer_of(template, cluster), first_choice(template, cluster, user, ())
+    return {
+        field: choice
+        for field, value in usual.items()
+        for choice in getattr(offer, field, ())
+        if choice.value == last.get(field, value) != value
     }
 
 
@@ -255,13 +280,14 @@ class CataloguePages(PortalPages):
         mine = templates_for(self._services, user)
         cards = [template_card(template, self._settings.icon_origins) for template in mine]
         shown = [card for card in cards if _matches(card, words)]
+        last = await self._last_choices(user, mine)
         return self._page(
-            request, user, "catalogue.html", here="catalogue", cards=shown, asked=asked, there_are_any=bool(mine)
+            request, user, "catalogue.html", here="catalogue", cards=shown, last=last, asked=asked, startable=mine
         )
 
     async def start_form(self, request: Request, user: User) -> Response:
         """GET /catalogue/{template}: the form for a desktop of one template."""
-        response = self._form(request, user)
+        response = await self._form(request, user)
         if template := self._template(request, user):
             # Creating a volume takes seconds, which the user spends with the form.
             response.background = BackgroundTask(self._services.homes_ahead.make, user, template.metadata.name)
@@ -270,28 +296,28 @@ class CataloguePages(PortalPages):
     async def start(self, request: Request, user: User, form: Form) -> Response:
         """POST /catalogue/{template}: start a desktop, then open it, or its page here.
 
-        Without a name it comes from a button *Start*, and is what the empty form would start. A desktop that would
-        have to wait for files in use is not started so: the form says it.
+        Without a name it comes from a button *Start*, and is what the form offers to start. A desktop that would have
+        to wait for files in use is not started so: the form says it.
         """
         template = self._template(request, user)
         if template is None:
-            return self._form(request, user)
+            return await self._form(request, user)
         if "name" not in form:
-            if self._home_used_by(template, user):
+            form = await self._first_choice(template, user) | form
+            if form["home"] == "yes" and self._home_used_by(template, user):
                 return RedirectResponse(f"/catalogue/{template.metadata.name}", 303)
-            form = self._first_choice(template, user) | form
         try:
             session = await self._services.actions.start(user, session_request(form, template, user))
         except ActionDenied as why:
-            return self._form(request, user, form, why.sentence, why.status)
+            return await self._form(request, user, form, why.sentence, why.status)
         except ValueError as why:
-            return self._form(request, user, form, str(why), 422)
+            return await self._form(request, user, form, str(why), 422)
         name = session.metadata.name
         if form.get("then") == "stay":
             return done(f"/desktops/{name}", "start", name)
         return RedirectResponse(f"/desktops/{name}/open", 303)
 
-    def _form(
+    async def _form(
         self, request: Request, user: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
     ) -> Response:
         template = self._template(request, user)
@@ -306,7 +332,7 @@ class CataloguePages(PortalPages):
                 back="/catalogue",
                 back_label="New desktop",
             )
-        first = self._first_choice(template, user)
+        first = await self._first_choice(template, user)
         return self._page(
             request,
             user,
@@ -319,11 +345,25 @@ class CataloguePages(PortalPages):
             typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
             home_used_by=self._home_used_by(template, user),
+            recording_note=recording_note(template),
         )
 
-    def _first_choice(self, template: VDITemplate, user: User) -> dict[str, str]:
+    async def _first_choice(self, template: VDITemplate, user: User) -> dict[str, str]:
         names = (session.metadata.name for session in self._cluster.sessions.values())
-        return first_choice(template, self._settings.cluster, user, names)
+        last = (await self._last_choices(user, [template]))[template.metadata.name]
+        usual = first_choice(template, self._settings.cluster, user, names)
+        return usual | {field: choice.value for field, choice in last.items()}
+
+    async def _last_choices(self, user: User, templates: Iterable[VDITemplate]) -> dict[str, dict[str, Choice]]:
+        """`last_choice` of each template, by its name. Without the database there are none."""
+        last: dict[str, dict[str, str]] = {}
+        with suppress(DatabaseUnavailableError):
+            acts = await self._services.audit.entries(
+                limit=_LAST_STARTS, action="session.start", actor=user.email, owner=user.email
+            )
+            last = {act.detail["template"]: act.detail for act in reversed(acts) if act.outcome == DONE}
+        names, cluster = {template.metadata.name: template for template in templates}, self._settings.cluster
+        return {name: last_choice(template, cluster, user, last.get(name, {})) for name, template in names.items()}
 
     def _home_used_by(self, template: VDITemplate, user: User) -> list[str]:
         return sharing_home(self._services.subscriptions.sessions_with(user), template, user)

@@ -9,14 +9,16 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from vdi.api.recording import RecordingMode
 from vdi.api.session import Phase, QueueStatus, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, User, access_ends, refusal, role_in
+from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words, left
+from vdi.session.actions import pending_request
 from vdi.session.alerts import WARNING_TITLES
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import EXPIRING, TEMPLATE_FOUND, Reason
@@ -36,7 +38,7 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
-# Actions that make sense in each phase; sharing and scheduling always do, until the end.
+# Actions that make sense in each phase; sharing, scheduling and a new size always do, until the end.
 _ACTIONS = {
     Phase.RUNNING: {Action.OPEN, Action.BROWSE, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
@@ -165,7 +167,7 @@ def desktop_view(
         name=meta.name,
         uid=meta.uid,
         created=meta.creation_timestamp,
-        spec=spec if sees_guests else msgspec.structs.replace(spec, access=()),
+        spec=spec if sees_guests else msgspec.structs.replace(spec, access=(), access_request=None),
         status=status,
         title=template_title(template, spec.template),
         icon=shown_icon(template.spec.icon if template else "", icon_origins),
@@ -232,8 +234,17 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
     sensible = set(_ACTIONS.get(phase, ()))
     if not file_transfers(template):
         sensible.discard(Action.BROWSE)
+    if phase == Phase.RUNNING and enables_agents(template):
+        sensible.add(Action.DRIVE)
+    film = session.status.recording
+    if film and film.mode == RecordingMode.ON_DEMAND:
+        sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
-        sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE}
+        sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE, Action.RESIZE}
+    if pending_request(session, now):
+        sensible.add(Action.ANSWER_ACCESS)
+    elif phase == Phase.RUNNING and role_in(session, user.email, now) is not Role.OWNER:
+        sensible.add(Action.REQUEST_ACCESS)
     return {action for action in sensible if refusal(user, action, session, now) is None}
 
 

@@ -17,13 +17,14 @@ from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, de
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import StartupScriptResult, is_running
+from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, is_running
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
+from vdi.gateway.portal.catalogue import size_choices
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
-from vdi.gateway.rights import Action, User, role_in
+from vdi.gateway.rights import Action, Actor, User, enables_agents, role_in
 from vdi.gateway.web.template_filters import duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
@@ -103,9 +104,13 @@ class DesktopPages(PortalPages):
             self._get("/desktops/{name}", self.desktop),
             self._post("/desktops/{name}/resume", self.resume),
             self._post("/desktops/{name}/extend", self.extend),
+            self._post("/desktops/{name}/resize", self.resize),
             self._post("/desktops/{name}/schedule", self.schedule),
             self._post("/desktops/{name}/share", self.share),
             self._post("/desktops/{name}/unshare", self.unshare),
+            self._post("/desktops/{name}/request-access", self.request_access),
+            self._post("/desktops/{name}/answer-access", self.answer_access),
+            self._post("/desktops/{name}/drive", self.drive),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
             # After the others, since these take any word: for an unknown one, the desktop's page is shown.
@@ -179,6 +184,13 @@ class DesktopPages(PortalPages):
         action = self._services.actions.extend(user, name, length)
         return await self._do(request, user, "extend", action, place="extend_error", typed=form)
 
+    async def resize(self, request: Request, user: User, form: Form) -> Response:
+        """More or less memory and CPU, or fewer GPUs for a desktop that waits; what the form leaves out stays."""
+        memory, cpu, gpu = form.get("memory", "")[:32], form.get("cpu", "")[:32], form.get("gpu", "")
+        action = self._services.actions.resize(user, _name(request), memory or None, cpu or None, gpu)
+        what, place = ("start", "error") if gpu else ("resize", "resize_error")
+        return await self._do(request, user, what, action, place)
+
     async def schedule(self, request: Request, user: User, form: Form) -> Response:
         """Set or remove the desktop's schedule."""
         set_schedule = self._services.actions.schedule
@@ -207,6 +219,25 @@ class DesktopPages(PortalPages):
         _, span = _SHARE_TIMES[duration]
         expires = self._clock() + span if span else None
         await self._services.actions.share(user, name, form.get("user", ""), GuestRole(role), expires)
+
+    async def request_access(self, request: Request, user: User, form: Form) -> Response:
+        role, length = form.get("role", ""), form.get("for", "")
+        if role not in [*GuestRole]:
+            raise invalid("role", role, f"one of {', '.join(GuestRole)}")
+        action = self._services.actions.request_access(user, _name(request), GuestRole(role), length)
+        return await self._do(request, user, "request-access", action)
+
+    async def answer_access(self, request: Request, user: User, form: Form) -> Response:
+        """The owner's answer: `allow` or `refuse` has `expires` of the request."""
+        allow, asked = "allow" in form, form.get("allow") or form.get("refuse", "")
+        action = self._services.actions.answer_access(user, _name(request), asked, allow=allow)
+        return await self._do(request, user, "allow-access" if allow else "refuse-access", action)
+
+    async def drive(self, request: Request, user: User, form: Form) -> Response:
+        """Take over from agents, or give back."""
+        human, by = form.get("human") == "yes", Actor(user.email, login_id=user.login_id)
+        action = self._services.computer.switch(by, _name(request), human=human)
+        return await self._do(request, user, "take-over" if human else "give-back", action)
 
     async def unshare(self, request: Request, user: User, form: Form) -> Response:
         """End the access of a guest."""
@@ -281,6 +312,9 @@ class DesktopPages(PortalPages):
             pieces=pieces,
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
+            sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
+            memory=await ask_memory(self._services.agents.agent, session, template) if found.mine else None,
+            driver=await self._services.computer.driver(session) if enables_agents(template) else None,
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
@@ -293,7 +327,7 @@ class DesktopPages(PortalPages):
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),
             done=done_message(request, duration(session.spec.timeout)),
-            **({"error": "", "share_error": "", "extend_error": "", "schedule_error": ""} | errors),
+            **({"error": "", "share_error": "", "extend_error": "", "resize_error": "", "schedule_error": ""} | errors),
         )
 
     async def _read_scripts(

@@ -14,13 +14,12 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from vdi.api.session import VDISession
-from vdi.gateway.denied import ActionDenied, CrossSiteError
+from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import find_session, is_running
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
 from vdi.gateway.rights import Action, User, refusal
-from vdi.gateway.store.audit import Act
-from vdi.gateway.web.credentials import find_foreign_origin
+from vdi.gateway.store.audit import act_on, show_name
 from vdi.gateway.web.middleware import STREAMED
 from vdi.http_client import RequestOptions, ResponseStream, decode_json
 from vdi.printable import escape
@@ -80,8 +79,7 @@ class FilePages(PortalPages):
     async def download(self, request: Request, user: User) -> Response:
         """A file, or a folder as zip: never shown by the browser, whatever is in it."""
         # It leaves a trace in the audit and works in the desktop: no picture or frame of another page starts one.
-        if find_foreign_origin(request.headers, self._settings.portal_url):
-            raise CrossSiteError(f"Downloads start on a page of {self._settings.portal_url}.")
+        self._services.guard.check_origin(request)
         content = self._content(request, user)
         length = (await anext(content)).decode()
         # Else a copy would go on for a moment after its browser has left.
@@ -124,9 +122,9 @@ class FilePages(PortalPages):
                 raise ActionDenied(code, f"{escape(path) or 'The home'}: {why}.")
             if way == "upload" or where != "/files":
                 length = (request if way == "upload" else answer).headers.get("Content-Length", "")
-                meta, detail = session.metadata, {"path": escape(path)[:300], "bytes": length}
-                act = {"actor": user.email, "action": f"files.{way}", "target": meta.name, "owner": session.spec.user}
-                await self._services.audit.record(Act(**act, uid=meta.uid, detail=detail))
+                shown = show_name(path, is_hashed=self._settings.hash_file_names)
+                act = act_on(session, user.email, f"files.{way}", {"path": shown, "bytes": length})
+                await self._services.audit.record(act)
             yield answer
 
     def _find(self, request: Request, user: User, direction: Direction) -> VDISession:

@@ -1,4 +1,4 @@
-"""Pages below `/history`: past sessions, usage by month and exports; the timeline of a desktop's page."""
+"""Pages below `/history`: past sessions, films, usage by month and exports; the timeline of a desktop's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def run_time(past: SessionHistory, now: datetime) -> timedelta:
 
 def _whose(request: Request, user: User) -> tuple[str | None, bool]:
     """Whose history is requested (None: everybody's), and whether the page is the administrators' one."""
-    if request.query_params.get("of") == "everyone" and user.admin:
+    if request.query_params.get("of") == "everyone" and user.may_audit:
         return normal_user(request.query_params.get("user", "").strip()[:254]) or None, True
     return user.email, False
 
@@ -113,6 +113,8 @@ class HistoryPages(PortalPages):
             self._get("/history", self.history),
             self._get("/history/usage", self.usage),
             self._get("/history/{what}.{form}", self.export),
+            self._get("/recordings", self.recordings),
+            self._get("/recordings/{id}", self.player),
         ]
 
     async def history(self, request: Request, user: User) -> Response:
@@ -173,15 +175,30 @@ class HistoryPages(PortalPages):
         )
 
     async def export(self, request: Request, user: User) -> Response:
-        """GET /history/sessions.csv, runs.jsonl, usage.csv of a month; for administrators audit.csv too."""
+        """GET /history/sessions.csv, runs.jsonl, transfers.csv, usage.csv of a month; audit.csv for administrators."""
         email, everyone = _whose(request, user)
         what, form = request.path_params["what"], request.path_params["form"]
         if what not in (*Dataset, queries.USAGE) or form not in [*ExportFormat]:
-            raise HTTPException(404, "Available: sessions, runs and usage, each as .csv and .jsonl.")
+            raise HTTPException(404, "Available: sessions, runs, transfers and usage, each as .csv and .jsonl.")
         if what == Dataset.AUDIT and not everyone:
             raise HTTPException(403, "The audit is for administrators.")
         month, by = request.query_params.get("month"), request.query_params.get("by")
         return await queries.download(self._services, what, ExportFormat(form), user=email, month=month, by=by)
+
+    async def recordings(self, request: Request, user: User) -> Response:
+        """GET /recordings: films, newest first, each with how much of its run was filmed."""
+        cursor = request.query_params.get("cursor")
+        try:
+            films = await queries.read_recordings(self._services, user, limit=PAGE_SIZE, cursor=cursor)
+        except DatabaseUnavailableError:
+            films = None
+        everyone = user.may_audit
+        return self._page(request, user, "recordings.html", here="history", films=films, everyone=everyone)
+
+    async def player(self, request: Request, user: User) -> Response:
+        """GET /recordings/ID: the film with its controls."""
+        film = await self._services.recordings.find(user, request.path_params["id"])
+        return self._page(request, user, "recording.html", here="history", film=film)
 
 
 def _months(now: datetime, shown: Month) -> list[Choice]:

@@ -32,6 +32,7 @@ DONE = {
     "plan-end": "The end is announced in {name}.",
     "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
+    "resize": "{name} has a new size. While it runs, it gets that without a restart.",
     "suspend": "{name} is being suspended. Its address is kept.",
     "resume": "{name} is being resumed.",
     "restart": "{name} is being restarted.",
@@ -41,7 +42,12 @@ DONE = {
     "upload": "{name} uploaded.",
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
-    "share": "{name} is shared. Send your guest its address. To open it, they sign in here with a login of their own.",
+    "share": "{name} is shared. To open it, your guest needs a login here. Send them the invitation.",
+    "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
+    "allow-access": "{name} is shared. End it under Sharing at any time.",
+    "refuse-access": "The request for access to {name} is refused.",
+    "take-over": "You have taken over {name}. Agents wait until you give back.",
+    "give-back": "Agents may drive {name} again.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
         "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "

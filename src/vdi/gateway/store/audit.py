@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Any
 from uuid import uuid4
 
@@ -22,8 +23,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from vdi.api.constraints import doc
+from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.database import Database, DatabaseUnavailableError, table_of
+from vdi.printable import escape
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,20 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
+
+# Data that went into a desktop or left it, by connections too, with the words for them.
+TRANSFERS = {
+    "clipboard.receive": "Clipboard in",
+    "clipboard.send": "Clipboard out",
+    "files.upload": "File in",
+    "files.upload-error": "File refused",
+    "files.download": "File out",
+    "print.document": "Printed",
+    "viewer.connect": "Connected",
+    "viewer.disconnect": "Disconnected",
+    "transfers.begin": "Desktop begins to report",
+    "transfers.dropped": "Lost",
+}
 
 # The address of the browser whose request is being answered; the app sets it for each request.
 came_from: ContextVar[str] = ContextVar("came_from", default="")
@@ -57,7 +74,12 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 audit = table_of(
-    "audit", AuditRow, *(Index(None, column) for column in ("act", "at", "actor", "target_uid")), key=("id",)
+    "audit",
+    AuditRow,
+    # No act has two rows with the same outcome: an event that two replicas have read from a desktop is one row.
+    Index(None, "act", "outcome", unique=True),
+    *(Index(None, column) for column in ("at", "actor", "target_uid")),
+    key=("id",),
 )
 
 
@@ -81,12 +103,18 @@ class Act:
     detail: Mapping[str, str] = field(default_factory=dict)
 
 
+def act_on(session: VDISession, actor: str, action: str, detail: Mapping[str, str]) -> Act:
+    """An action on a session."""
+    meta = session.metadata
+    return Act(actor=actor, action=action, target=meta.name, uid=meta.uid, owner=session.spec.user, detail=detail)
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the audit log: the last row of an act."""
 
     number: Annotated[int, doc("Increases with each entry.")]
     at: Annotated[datetime, doc("When the result was known.")]
-    actor: Annotated[str, doc("E-mail address of the user who acted.")]
+    actor: Annotated[str, doc("E-mail address of the user who acted. Empty: one of `users` in `detail` did.")]
     address: Annotated[str, doc("Client address.")]
     action: Annotated[str, doc("Action, such as session.end.")]
     target: Annotated[str, doc("Name of the target.")]
@@ -140,13 +168,25 @@ class Audit:
         actor: str | None = None,
         action: str | None = None,
         target: str | None = None,
+        owner: str | None = None,
+        transfers: bool = False,
     ) -> list[Entry]:
-        """Acts, newest first; `before` is the number of the last one read. Raises DatabaseUnavailableError."""
-        last = select(func.max(audit.c.id)).group_by(audit.c.act)
-        query = select(audit).where(audit.c.id.in_(last)).order_by(audit.c.id.desc()).limit(limit)
+        """Acts, newest first; `before` is the number of the last one read. Raises DatabaseUnavailableError.
+
+        `transfers`: these alone; else they are left out, unless `action` names one. Actions of agents, which can be
+        ten a second, are left out unless `action` or `target` is named.
+        """
+        later = audit.alias()
+        is_last = ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
+        query = select(audit).where(is_last).order_by(audit.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(audit.c.id < before)
-        for column, value in ((audit.c.actor, actor), (audit.c.action, action), (audit.c.target, target)):
+        if transfers or not action:
+            query = query.where(audit.c.action.in_(TRANSFERS) == transfers)
+        if not (action or target):
+            query = query.where(audit.c.action.not_like("computer.%"))
+        wanted = {audit.c.actor: actor, audit.c.action: action, audit.c.target: target, audit.c.target_owner: owner}
+        for column, value in wanted.items():
             if value:
                 query = query.where(column == value)
         async with self._database.connect() as connection:
@@ -165,6 +205,16 @@ class Audit:
                 )
                 for row in await connection.execute(query)
             ]
+
+    async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
+        """Add what has happened, by a key of 32 characters, in this order. Returns the keys that were not there yet.
+
+        Raises DatabaseUnavailableError.
+        """
+        rows = [self._row(act) | {"act": key, "at": at, "outcome": DONE} for key, (act, at) in events.items()]
+        add = self._database.insert(audit).values(rows).on_conflict_do_nothing().returning(audit.c.act)
+        async with self._database.begin() as connection:
+            return set((await connection.execute(add)).scalars())
 
     def _row(self, act: Act) -> dict[str, Any]:
         return {
@@ -188,6 +238,18 @@ class Audit:
             await self._add(row)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             _log_row(row, error)
+
+
+def show_name(name: str, *, is_hashed: bool) -> str:
+    """A file's name as the audit may have it."""
+    if is_hashed:
+        return f"sha256:{sha256(name.encode(errors='surrogateescape')).hexdigest()}"
+    return escape(name)[:300]
+
+
+def event_act(log: str, number: int) -> str:
+    """The act of an event in a desktop's log: 16 hexadecimal digits each."""
+    return f"{log}{number:016x}"
 
 
 async def enders(connection: AsyncConnection, uids: list[str]) -> dict[str, str]:

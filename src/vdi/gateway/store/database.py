@@ -166,6 +166,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
         self._writer = self.engine.execution_options(**{_WRITES: True})
+        self._writes = asyncio.Lock()
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -175,8 +176,23 @@ class Database:
         """
         # On SQLite this takes the write lock at once (BEGIN IMMEDIATE). A transaction that reads first and writes later
         # would fail, not wait, when another one has written in between.
-        async with _translated(self._writer) as connection, connection.begin():
+        async with _translated(self._writer) as connection, self._turn(), connection.begin():
             yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One writer of this process after the other on SQLite, which has no queue: of twenty that write all the time,
+        one has no luck within its seconds.
+        """
+        if not self.is_sqlite:
+            yield
+            return
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await self._writes.acquire()
+        try:
+            yield
+        finally:
+            self._writes.release()
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[AsyncConnection]:

@@ -63,6 +63,8 @@ class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool
     source: Annotated[str, String(16)]
     label: Annotated[str, String(100)]
+    # The one session that it may drive, and do nothing else; empty: all that its user may do.
+    session_uid: Annotated[str, String(64)] = ""
     created: datetime
     seen: datetime | None = None
     expires: datetime

@@ -188,6 +188,7 @@ def content_security_policy(settings: Settings, script: str = "") -> str:
             "font-src 'self'",
             " ".join(("img-src 'self' data:", *settings.icon_origins)),
             "connect-src 'self'",
+            "media-src 'self'",
             f"form-action 'self' {desktops}",
             "base-uri 'none'",
             "frame-ancestors 'none'",

@@ -128,6 +128,7 @@ class PoolDesktops:
 
     async def _make_one(self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str) -> Blocked | None:
         port = self._settings.agent_port
+        desktop = self._queue.isolate(desktop)
         desired = build_pool_pod(identity=pool, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port)
         try:
             pod = await self._pods.ensure(desired)

@@ -34,7 +34,7 @@ from vdi.session.naming import FINALIZER
 from vdi.session.schedule import start_due_at
 from vdi.session.status import derive, derive_ending, derive_suspended
 
-# Until a refused child is tried again: no event reports that a quota or a label of the namespace has changed.
+# Until a refused child or size is tried again: no event reports that a quota or a label of the namespace has changed.
 _REFUSED_AGAIN_SECONDS = 30.0
 
 
@@ -125,7 +125,8 @@ class SessionController:
         # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as Running.
         if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
             return Result(requeue_after=note_due)
-        alerts = find_alerts(built.observed, self._settings, now)
+        unresized = await self._builder.resize(built.observed)
+        alerts = (*find_alerts(built.observed, self._settings, now), *filter(None, [unresized]))
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
         written, note_due = await self._write_status(session, status, now)
         if built.observed.pod:
@@ -135,7 +136,7 @@ class SessionController:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
         due = [] if note_due is None else [note_due]
-        if built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN):
+        if unresized or built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN):
             due.append(_REFUSED_AGAIN_SECONDS)
         if requeue_at := next_requeue(observed, self._settings, now):
             due.append((requeue_at - now).total_seconds())
@@ -154,7 +155,7 @@ class SessionController:
             return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
         if waiting := self._queue.request(session, desktop, observed.home):
             return observed, Decision(blocked=waiting.blocked)
-        return observed, decision
+        return observed, replace(decision, desktop=self._queue.isolate(desktop, observed.home))
 
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
         # The status first, then the pod. Killed in between, the next start counts the loss once, and between two pods

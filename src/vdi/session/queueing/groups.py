@@ -139,7 +139,7 @@ class GroupQueue:
                 heappop(self._heap)
                 continue
             pending = self._pending[self._rows[row][0][1]]
-            actual = self._key(pending, now)
+            actual = self.key(pending, now)
             if actual == key:
                 return key, pending
             heappop(self._heap)
@@ -157,12 +157,13 @@ class GroupQueue:
         pending = self._pending.get(uid)
         return pending is not None and pending.since == since
 
-    def _key(self, pending: PendingSession, now: int) -> Key:
+    def key(self, pending: PendingSession, now: int) -> Key:
+        """The place of a session in the order, also of one that is not in this queue."""
         return -pending.points(now), self._share(pending.user), pending.since, pending.uid
 
     def _push(self, row: _Row, now: int) -> None:
         pending = self._pending[self._rows[row][0][1]]
-        key = self._key(pending, now)
+        key = self.key(pending, now)
         if self._pushed.get(row) == key:
             return
         self._pushed[row] = key

@@ -4,7 +4,7 @@ The operator publishes them in `status.queue` and the condition Admitted; the do
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.cluster.objects import NodeSelectorRequirement, NodeSelectorTerm
@@ -73,11 +73,9 @@ def explain_shortage(
     if not group.capacities:
         return _explain_placement(demand, list(capacities.values()))
     here = list(group.capacities.values())
-    offering = [
-        capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in _extended(demand))
-    ]
+    offering = [capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand))]
     if not offering:
-        names = _join(name for name, _ in _extended(demand))
+        names = _join(name for name, _ in extended(demand))
         return Shortage(Reason.NO_GPUS, f"{_none_of(here)} offers {names}", hopeless=True)
     large = [capacity for capacity in offering if capacity.could_fit(demand.takes)]
     if not large:
@@ -133,6 +131,13 @@ def _places(free: Amounts, takes: Amounts) -> int:
 
 
 def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Shortage:
+    plain = replace(demand, needs=())
+    suitable = [node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)]
+    if suitable:
+        lacking = [f"node {one.name} has {_join(filter(None, map(one.lacks, demand.needs)))}" for one in suitable]
+        words = f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}"
+        more = f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
+        return Shortage(Reason.NODE_FEATURE_MISSING, words + more, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:
@@ -161,7 +166,7 @@ def _explain_busy(
     if fitting:
         words = f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
         return Shortage(Reason.RESERVED, words)
-    order = [name for name, _ in _extended(demand)] + list(_USUAL)
+    order = [name for name, _ in extended(demand)] + list(_USUAL)
     desired = dict(demand.takes)
     short = {name: [r for r in capacities if r.free.get(name, 0) < desired[name]] for name in order if name in desired}
     name = max(short, key=lambda one: len(short[one])) if any(short.values()) else order[0]
@@ -216,7 +221,8 @@ def _too_large(demand: Demand, capacities: Sequence[NodeCapacity]) -> str:
     return f"no single node has everything that is needed ({_join(needed)})"
 
 
-def _extended(demand: Demand) -> list[tuple[str, int]]:
+def extended(demand: Demand) -> list[tuple[str, int]]:
+    """The demand for extended resources: GPUs."""
     return [(name, number) for name, number in demand.takes if name not in _USUAL]
 
 

@@ -29,6 +29,7 @@ from vdi.session.queueing.groups import (
     share_of,
     sort_pending,
 )
+from vdi.session.queueing.messages import extended
 
 # Milliseconds of waiting after which a node is reserved for a session.
 BACKFILL_TIMEOUT = 600_000
@@ -255,6 +256,20 @@ class Queue:
                 heappush(heads, (following[0], group))
         return granted
 
+    def find_fewer_gpus(self, pending: PendingSession, now: int) -> int:
+        """The most GPUs, fewer than requested, with which this session would start now; 0: not even with one."""
+        group = self.group_of(pending.demand)
+        key = group.queue.key(pending, now)
+        nodes = [capacity for capacity in group.capacities.values() if not capacity.closed]
+        for resource, requested in extended(pending.demand):
+            most = max((capacity.free.get(resource, 0) for capacity in nodes), default=0)
+            for number in range(min(requested - 1, most), 0, -1):
+                takes = tuple((name, number if name == resource else amount) for name, amount in pending.demand.takes)
+                fewer = replace(group, demand=replace(pending.demand, takes=takes))
+                if any(node.fits(takes) and not self._is_kept(node, fewer, key, now) for node in nodes):
+                    return number
+        return 0
+
     def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
         """Capacity for a pod of a pool: only what is free, and what no pending session lacks or would lack.
 
@@ -329,7 +344,7 @@ class Queue:
         """Whether it would take what an earlier session needs there, for which this node is reserved."""
         for holder in self.holders(capacity.name, group):
             first = holder.queue.first(now)
-            if first is None or first[0] > key:
+            if first is None or first[0] >= key:  # equal: its own, with another demand
                 continue
             if leaves_too_little(group.demand.takes, capacity, holder.demand):
                 return True

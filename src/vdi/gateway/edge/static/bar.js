@@ -1,6 +1,7 @@
 /* The bar over a desktop, in Selkies' page. It steers Selkies with the messages of Selkies' own side menu. */
 
 const ASK_MS = 30000;
+const AGENT_MS = 5000; /* While an agent drives: its line is about now. */
 const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
 const LOST_SECONDS = 10;
 const HIDE_MS = 3000;
@@ -33,8 +34,10 @@ textarea { box-sizing: border-box; width: 100%; height: 6rem; font: inherit; col
 let state;
 let open = ""; /* Name of the panel that is open. */
 let busy = "";
+let declined; /* The size in the memory offer that the owner does not want. */
 let font;
 let lastInput = Date.now();
+let lastAsk = Date.now();
 const known = { audio: true, microphone: false, text: "" };
 
 const make = (tag, { on, ...attributes } = {}, ...children) => {
@@ -58,7 +61,9 @@ const handle = button("Menu", () => toggle(), { class: "handle", "aria-expanded"
 const bar = make("div", { id: "bar", class: "bar", role: "toolbar", hidden: true });
 const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
+const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
+const memory = make("div", { class: "lost", role: "status", hidden: true });
 
 const selkies = (message) => window.postMessage(message, location.origin);
 const input = () => window.webrtcInput; /* Selkies' keyboard and pointer, over either transport. */
@@ -78,18 +83,18 @@ const timeLeft = () => {
 };
 
 const change = async (action, query = "") => {
-  busy = { suspend: "Suspending.", restart: "Restarting.", extend: "" }[action];
+  busy = { suspend: "Suspending.", restart: "Restarting." }[action] ?? "";
   try {
     const answer = await fetch(`/.vdi/${action}${query}`, { method: "POST", headers: { "X-VDI-Bar": "1" } });
     if (!answer.ok) throw new Error((await answer.text()).trim());
   } catch (error) {
     busy = "";
-    panel.append(text(error.message, "warn"));
+    (action === "resize" ? memory : panel).append(text(error.message, "warn"));
     return;
   }
   show("");
   await ask();
-  if (action === "extend") setTimeout(ask, 2000); /* The operator has written the new end by then. */
+  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or film by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
@@ -134,7 +139,13 @@ const PANELS = {
   ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
-    ...(state.watching ?? []).map((guest) => text(guest)), row(link("Share, or end a share", page("#share")))]],
+    ...(state.watching ?? []).map((guest) => text(guest)),
+    ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
+  Agent: [() => may("drive"), () => [text(state.driver?.line ?? "No agent drives this desktop now"), row(
+    state.driver && state.driver.state !== "Agent"
+      ? button("Give back", () => change("drive", "?human=0")) : button("Take over", () => change("drive", "?human=1")))]],
+  Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
+    () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
@@ -149,12 +160,39 @@ const show = (name) => {
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
 };
 
+const drawRequest = () => {
+  const { request } = state;
+  if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
+  asked.dataset.request = request?.expires ?? "";
+  asked.hidden = !request;
+  const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
+  asked.replaceChildren(...(request ? [
+    text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
+    row(button("Allow", answer(true)), button("Refuse", answer(false))),
+  ] : []));
+};
+
+const offerMemory = () => {
+  const [words, size, label] = state.memory ?? [];
+  const isOffered = Boolean(words) && size !== declined;
+  if (isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
+  memory.hidden = !isOffered;
+  memory.replaceChildren(...(isOffered ? [text(words, "warn"), row(
+    size && button(label, () => change("resize", `?memory=${size}`)),
+    button("Not now", () => { declined = size; offerMemory(); }),
+  )] : []));
+};
+
 const draw = () => {
+  drawRequest();
+  offerMemory();
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
-  handle.textContent = state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`;
-  handle.classList.toggle("warn", !state.owner && state.notices.length > 0);
+  const film = state.recorded ? "\u25cf Recorded \u00b7 " : "";
+  const agent = state.driver ? `${state.driver.line} \u00b7 ` : "";
+  handle.textContent = film + agent + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
+  handle.classList.toggle("warn", (!state.owner && state.notices.length > 0) || state.driver?.state === "Parked");
   left.textContent = timeLeft();
   document.title = state.name;
   bar.setAttribute("aria-label", `Desktop ${state.name}`);
@@ -187,6 +225,7 @@ const toggle = (wanted = bar.hidden) => {
 };
 
 const ask = async () => {
+  lastAsk = Date.now();
   const answer = await fetch("/.vdi/bar", { cache: "no-store" }).catch(() => null);
   if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
   else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
@@ -230,7 +269,7 @@ const onMessage = (event) => {
 
 export const start = (first) => {
   state = first;
-  root.append(make("style", {}, STYLE + state.colours), bar, handle, panel, lost);
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost, memory);
   document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
   document.body.append(host);
   draw();
@@ -250,6 +289,9 @@ export const start = (first) => {
       if (name === "pointerdown" && event.target !== host && !bar.hidden) toggle(false);
     }, { capture: true, passive: true });
   }
-  setInterval(() => { if (!document.hidden && Date.now() - lastInput < IDLE_MS) ask(); }, ASK_MS);
+  setInterval(() => {
+    const isDue = Date.now() - lastAsk >= (state.driver ? AGENT_MS : ASK_MS) - 500;
+    if (isDue && !document.hidden && Date.now() - lastInput < IDLE_MS) ask();
+  }, AGENT_MS);
   setInterval(watchStream, 1000);
 };

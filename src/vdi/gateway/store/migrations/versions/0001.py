@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("admin", sa.Boolean(), nullable=False),
         sa.Column("source", sa.String(length=16), nullable=False),
         sa.Column("label", sa.String(length=100), nullable=False),
+        sa.Column("session_uid", sa.String(length=64), nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.Column("seen", sa.DateTime(timezone=True), nullable=True),
         sa.Column("expires", sa.DateTime(timezone=True), nullable=False),
@@ -41,7 +42,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
     )
-    op.create_index(op.f("ix_audit_act"), "audit", ["act"], unique=False)
+    op.create_index(op.f("ix_audit_act_outcome"), "audit", ["act", "outcome"], unique=True)
     op.create_index(op.f("ix_audit_actor"), "audit", ["actor"], unique=False)
     op.create_index(op.f("ix_audit_at"), "audit", ["at"], unique=False)
     op.create_index(op.f("ix_audit_target_uid"), "audit", ["target_uid"], unique=False)
@@ -125,6 +126,25 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("issuer", "user", name=op.f("pk_oidc_subjects")),
         sa.UniqueConstraint("issuer", "subject", name=op.f("uq_oidc_subjects_issuer_subject")),
     )
+    op.create_table(
+        "recordings",
+        sa.Column("id", sa.String(length=96), nullable=False),
+        sa.Column("uid", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=253), nullable=False),
+        sa.Column("owner", sa.String(length=254), nullable=False),
+        sa.Column("template", sa.String(length=253), nullable=False),
+        sa.Column("run", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("run_seen", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("started", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("ended", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("seconds", sa.Float(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("keep_until", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("owner_may_watch", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_recordings")),
+    )
+    for column in ("started", "uid", "keep_until"):
+        op.create_index(op.f(f"ix_recordings_{column}"), "recordings", [column], unique=False)
     op.create_table(
         "history_runs",
         sa.Column("uid", sa.String(length=64), nullable=False),

@@ -1,7 +1,8 @@
-"""When a desktop on Wayland was last touched. Selkies' compositor has no device but the browsers, and no idle protocol:
-the process that injects their input notes the time, and vdi-agent reads it.
+"""Time of the last input by a person. A pod has no keyboard and no mouse: what people do comes from browsers, through
+Selkies, which notes the time here, for vdi-agent. Input that programs of the desktop make, and that of software agents,
+passes Selkies by.
 
-The file holds one number: seconds of CLOCK_MONOTONIC, which all processes of a machine share.
+The file holds seconds of CLOCK_MONOTONIC, which all processes of a machine share, and whether there was an input.
 """
 
 import mmap
@@ -11,32 +12,32 @@ import time
 from pathlib import Path
 from typing import Any
 
-_FORMAT = "=d"
+FILE = "input"
+"""Its name in XDG_RUNTIME_DIR."""
+FLIP, PLAY = 0x1008FF49, 0x1008FF48
+"""XF86Launch9 and XF86Launch8, the keys of a probe (photon.py): in every layout's map, on no keyboard that is sold."""
+INPUT = ("kd,", "kh,", "m,", "m2,", "sf,", "co,")
+"""What a page sends for keys, pointer, touchpad and composed text; not for gamepads, which are never quite still."""
+_PROBE = {f"kd,{key}" for key in (FLIP, PLAY)}
+_FORMAT = "=d?"
 
 
-class InputRecorder:
-    """Stands in for pixelflux' ScreenCapture in Selkies' input handler, and notes each input that passes."""
+def note_input(handler: Any, file: Path) -> None:
+    """Have Selkies' class that takes what browsers send note the time of each input in this file."""
+    take, memory = handler.on_message, _mapped(file)
 
-    def __init__(self, target: Any, file: Path) -> None:
-        self._target = target
-        self._memory = _mapped(file)
+    async def taken(self: Any, message: str, *args: Any, **kwargs: Any) -> None:
+        if message.startswith(INPUT) and message not in _PROBE:
+            struct.pack_into(_FORMAT, memory, 0, time.monotonic(), True)
+        await take(self, message, *args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._target, name)
-        if not name.startswith(("inject_", "type_")):
-            return found
-
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            struct.pack_into(_FORMAT, self._memory, 0, time.monotonic())
-            return found(*args, **kwargs)
-
-        return noted
+    handler.on_message = taken
 
 
 def _mapped(file: Path) -> mmap.mmap:
     """The file, made again with the time of now: a desktop that no one has touched is idle since its start."""
     part = file.with_name(file.name + ".part")
-    part.write_bytes(struct.pack(_FORMAT, time.monotonic()))
+    part.write_bytes(struct.pack(_FORMAT, time.monotonic(), False))
     part.rename(file)
     descriptor = os.open(file, os.O_RDWR)
     try:
@@ -45,9 +46,10 @@ def _mapped(file: Path) -> mmap.mmap:
         os.close(descriptor)
 
 
-def seconds_since_input(file: Path) -> float:
-    """Seconds since the last input. Raises OSError, ValueError."""
+def read_input(file: Path) -> tuple[float, bool]:
+    """Seconds since the last input, and whether there was one; else since the start. Raises OSError, ValueError."""
     data = file.read_bytes()
     if len(data) != struct.calcsize(_FORMAT):
         raise ValueError(f"{file} has {len(data)} bytes")
-    return max(0.0, time.monotonic() - float(struct.unpack(_FORMAT, data)[0]))
+    last, is_human = struct.unpack(_FORMAT, data)
+    return max(0.0, time.monotonic() - float(last)), bool(is_human)

@@ -4,8 +4,7 @@ two keys that no keyboard has and no application gets.
     XF86Launch9   black becomes white, white becomes black: how long until the picture shows it?
     XF86Launch8   it changes as fast as it can for a while: how many frames a second arrive?
 
-The keys are grabbed while it is armed. What a probe presses is no activity: `real_idle` says since when *somebody else*
-has touched the desktop, by the server's raw events, which say so for every key, button and movement.
+The keys are grabbed while it is armed. What a probe presses is no input of a person's (last_input.py).
 """
 
 import contextlib
@@ -14,34 +13,28 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import x11
+from last_input import FLIP, PLAY
 from x11 import UnknownError
 
 SIZE = 48
-FLIP, PLAY = 0x1008FF49, 0x1008FF48
-"""XF86Launch9 and XF86Launch8: in every layout's map (evdev), on no keyboard that is sold."""
 SHOWN_SECONDS, PLAY_SECONDS, PLAY_EVERY = 1.5, 2.0, 1 / 120
 LONGEST_SECONDS = 60
-LATE_SECONDS = 0.2
 BLACK, WHITE = 0x000000, 0xFFFFFF
-_ANY_MODIFIER, _MASTERS = 0x8000, 1
-_RAW_KEY, _RAW_BUTTON, _RAW_MOTION = 13, 15, 17
+_ANY_MODIFIER = 0x8000
 
 
 class Photon:
-    """Arms the mark. Its memory (who touched the desktop last) ends with the agent: then a probe was activity."""
+    """Arms the mark."""
 
-    def __init__(self, display: str, authority: Path, idle: Callable[[], float]) -> None:
-        self.display, self.authority, self.idle = display, authority, idle
+    def __init__(self, display: str, authority: Path) -> None:
+        self.display, self.authority = display, authority
         self.lock = threading.Lock()
         self.thread: threading.Thread | None = None
-        self.until = 0.0  # these three in time.monotonic()
-        self.ended = 0.0
-        self.touched: float | None = None
+        self.until = 0.0  # in time.monotonic()
         self.screen = (0, 0)
         self.since = 0.0  # in time.time(): connections have that
 
@@ -59,29 +52,17 @@ class Photon:
         """Whether a browser that came then may be the probe that is under way."""
         return bool(self.thread and self.thread.is_alive()) and came >= self.since
 
-    def real_idle(self, idle: float) -> float:
-        """Seconds since somebody else than a probe has touched the desktop, given those since anybody has."""
-        now = time.monotonic()
-        with self.lock:
-            if self.touched is None:
-                return idle
-            probing = bool(self.thread and self.thread.is_alive())
-            return now - self.touched if probing or now - idle <= self.ended + LATE_SECONDS else idle
-
     def _begin(self) -> None:
         try:
             connection, setup = x11.connect(self.display, self.authority)
             try:
                 self.screen = x11.screen_size(connection, setup.root)
                 mark = Mark(connection, setup)
-                now, idle = time.monotonic(), self.idle()
             except BaseException:
                 connection.close()
                 raise
         except OSError as error:
             raise UnknownError(f"the X server can't be asked: {error}") from error
-        if self.touched is None or now - idle > self.ended + LATE_SECONDS:
-            self.touched = now - idle
         self.since = time.time()
         self.thread = threading.Thread(target=self._run, args=(mark,), name="photon", daemon=True)
         self.thread.start()
@@ -89,9 +70,7 @@ class Photon:
     def _run(self, mark: "Mark") -> None:
         with mark.connection, contextlib.suppress(OSError, UnknownError):
             while (left := self.until - time.monotonic()) > 0:
-                if mark.step(left):
-                    self.touched = time.monotonic()
-        self.ended = time.monotonic()
+                mark.step(left)
 
 
 class Mark:
@@ -107,11 +86,6 @@ class Mark:
         if missing:
             raise UnknownError(f"the keyboard's map has no {' and no '.join(missing)}")
         self.flip, self.play = codes[FLIP], codes[PLAY]
-        opcode = x11.extension(connection, b"XInputExtension")
-        self._send(struct.pack("<BBHHH", opcode, 47, 2, 2, 2))
-        x11.reply(connection)
-        raw = 1 << _RAW_KEY | 1 << _RAW_BUTTON | 1 << _RAW_MOTION
-        self._send(struct.pack("<BBHIHxxHHI", opcode, 46, 5, self.root, 1, _MASTERS, 1, raw))
         for code in (self.flip, self.play):
             self._send(struct.pack("<BBHIHBBBxxx", 33, 0, 4, self.root, _ANY_MODIFIER, code, 1, 1))
         head = struct.pack("<BBHII", 1, 0, 10, self.window, self.root)
@@ -119,8 +93,8 @@ class Mark:
         self._send(struct.pack("<BxH", 43, 1))  # asks for the focus: errors of earlier requests come before its reply
         x11.reply(connection)
 
-    def step(self, left: float) -> bool:
-        """Wait for what happens next, not longer than this; whether somebody else touched the desktop."""
+    def step(self, left: float) -> None:
+        """Wait for what happens next, not longer than this."""
         now = time.monotonic()
         playing = now < self.play_until
         if playing:
@@ -130,14 +104,10 @@ class Mark:
             self.shown = False
         pause = PLAY_EVERY if playing else max(0.0, self.hide_at - now) if self.shown else left
         if not select.select([self.connection], [], [], min(pause, left))[0]:
-            return False
+            return
         event = x11.packet(self.connection)
-        if event[0] & 0x7F == 35:
-            kind, key = struct.unpack_from("<H", event, 8)[0], struct.unpack_from("<I", event, 16)[0]
-            return not (kind == _RAW_KEY and key in (self.flip, self.play))
         if event[0] & 0x7F == 2:
             self._pressed(event[1])
-        return False
 
     def _pressed(self, code: int) -> None:
         now = time.monotonic()

@@ -116,15 +116,3 @@ def extension(connection: socket.socket, name: bytes) -> int:
     if not present:
         raise UnknownError(f"the X server lacks {name.decode()}")
     return int(opcode)
-
-
-def idle_seconds(display: str, authority: Path) -> float:
-    """Seconds since the last input of any device, the one that Selkies types with among them. Raises UnknownError."""
-    try:
-        connection, setup = connect(display, authority)
-        with connection:
-            opcode = extension(connection, b"MIT-SCREEN-SAVER")
-            connection.sendall(struct.pack("<BBHI", opcode, 1, 2, setup.root))
-            return float(struct.unpack_from("<I", reply(connection), 16)[0] / 1000)
-    except OSError as error:
-        raise UnknownError(f"the X server can't be asked: {error}") from error

@@ -1,0 +1,139 @@
+"""Software agents at the desktop: their mouse and keyboard, pictures of the screen, and commands. For vdi-agent.
+
+pixelflux' server in Selkies carries the actions out: it listens on loopback and requires a token that only Selkies and
+vdi-agent have. People come first: while a person uses mouse or keyboard, and a moment longer, agents make no input.
+"""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from x11 import UnknownError
+
+HUMAN_SECONDS = 5.0
+WITHOUT_INPUT = ("screenshot", "cursor_position", "zoom", "wait")
+ACTION_SECONDS = 110.0
+"""More than pixelflux waits at most, which is 100 s."""
+MAX_ACTION, MAX_ANSWER, MAX_OUTPUT = 64 << 10, 8 << 20, 16_000
+LONGEST_RUN = 600
+LATE_OUTPUT_SECONDS = 0.5
+TYPED_AT_ONCE = 50
+"""Characters, about a second: what pixelflux types no one can interrupt."""
+
+
+class Computer:
+    """What agents may do here, as VDI_AGENTS says: the names of the template's fields `agents` that are true.
+
+    Args:
+        last_input: seconds since the last input of people, and whether there has been one; raises UnknownError.
+    """
+
+    def __init__(self, env: Mapping[str, str], last_input: Callable[[], tuple[float, bool]]) -> None:
+        fields = env.get("VDI_AGENTS", "").split(",")
+        self.paths = ("/computer-use", *(("/run",) if "run" in fields else ())) if "enabled" in fields else ()
+        self.counts_as_use = "countsAsUse" in fields
+        self.address = env.get("SELKIES_COMPUTER_USE_BIND", "")
+        self.headers = {"Authorization": f"Bearer {env.get('SELKIES_COMPUTER_USE_TOKEN', '')}"}
+        unused = ("SELKIES_", "KUBERNETES_", "VDI_")
+        self.env = {name: value for name, value in env.items() if not name.startswith(unused)}
+        self.last_input = last_input
+        self.acted: float | None = None
+
+    def idle(self) -> float:
+        """Seconds since the last input that counts as use. Raises UnknownError."""
+        seconds, _ = self.last_input()
+        if self.acted is None or not self.counts_as_use:
+            return seconds
+        return min(seconds, time.monotonic() - self.acted)
+
+    def act(self, body: bytes) -> tuple[int, bytes]:
+        """Status and JSON for one action, in pixelflux' shape. Raises TypeError, ValueError, UnknownError."""
+        action = json.loads(body)
+        if not isinstance(action, dict) or not isinstance(action.get("action"), str):
+            raise TypeError('an action is an object such as {"action": "left_click", "coordinate": [10, 20]}')
+        if action["action"] in WITHOUT_INPUT:
+            return 200, self._ask(action)
+        answer = b""
+        for part in split_text(action):
+            seconds, is_human = self.last_input()
+            if is_human and seconds < HUMAN_SECONDS:
+                left = round(HUMAN_SECONDS - seconds, 1)
+                return 409, json.dumps({"reason": "HumanInControl", "seconds": left}).encode()
+            answer = self._ask(part)
+            self.acted = time.monotonic()
+        return 200, answer
+
+    def _ask(self, action: Mapping[str, Any]) -> bytes:
+        connection = http.client.HTTPConnection(self.address, timeout=ACTION_SECONDS)
+        try:
+            connection.request("POST", "/computer-use", json.dumps(action), self.headers)
+            answer = connection.getresponse()
+            body = answer.read(MAX_ANSWER + 1)
+            if len(body) > MAX_ANSWER or answer.status not in (200, 400):
+                raise UnknownError(f"Selkies answered the action with {answer.status} and {len(body)} bytes")
+            error = json.loads(body).get("error")
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+            raise UnknownError(f"Selkies can't be asked to act: {error!r}") from error
+        finally:
+            connection.close()
+        if error is not None:
+            raise ValueError(str(error)[:500])
+        return body
+
+    def run(self, body: bytes) -> tuple[int, bytes]:
+        """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
+        given = json.loads(body)
+        command, seconds = (given.get("command"), given.get("seconds")) if isinstance(given, dict) else (None, None)
+        if not isinstance(command, str):
+            raise TypeError(f"command: {command!r} is not allowed; it is a text")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= LONGEST_RUN:
+            raise ValueError(f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}")
+        # As all that a person starts (vdi-desktop): picture and keys stay fast while it computes.
+        words = ["nice", "-n", "10", "sh", "-c", command]
+        try:
+            process = subprocess.Popen(
+                words,
+                env=self.env,
+                cwd=self.env["HOME"],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            raise UnknownError(f"the command can't be started: {error}") from error
+        output = b""
+
+        def drain() -> None:
+            nonlocal output
+            with process.stdout as pipe:
+                while chunk := pipe.read1(1 << 16):
+                    output = (output + chunk)[-MAX_OUTPUT:]
+
+        # Programs that the command leaves behind may keep the pipe: it is read, and not closed before they end.
+        reader = threading.Thread(target=drain, daemon=True)
+        reader.start()
+        try:
+            code = process.wait(seconds)
+            code = code if code >= 0 else 128 - code  # as a shell reports a signal
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            code = None
+        reader.join(LATE_OUTPUT_SECONDS)
+        self.acted = time.monotonic()
+        return 200, json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode()
+
+
+def split_text(action: dict[str, Any]) -> list[dict[str, Any]]:
+    """The action; of a long text to type one for each part."""
+    text = action.get("text")
+    if action["action"] != "type" or not isinstance(text, str):
+        return [action]
+    return [{**action, "text": text[at : at + TYPED_AT_ONCE]} for at in range(0, len(text) or 1, TYPED_AT_ONCE)]

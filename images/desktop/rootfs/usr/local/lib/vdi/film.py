@@ -1,0 +1,147 @@
+"""The films of a desktop: Selkies makes them, the gateway fetches them while they grow. For vdi-agent.
+
+A film is a fragmented MP4 in a file without a name: programs of the desktop's user have the same uid, and could change
+a file with one. It is in /tmp, and what the gateway has stored is taken out of it.
+"""
+
+import ctypes
+import http.client
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from x11 import connect, screen_size
+
+FILE = "film"
+"""Name in XDG_RUNTIME_DIR under which run-selkies has Selkies open the file."""
+LOOK_SECONDS, SELKIES_SECONDS = 1.0, 5.0
+MAX_PIECE, MAX_WAITING, MAX_FILM = 4 << 20, 256 << 20, 4 << 30
+"""Bytes of one answer; those that may wait for the gateway in all films together; and after which a new film begins."""
+STORED_SECONDS = 300.0
+"""A desktop of whose film the gateway has stored nothing for so long counts as not recorded."""
+_PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+@dataclass
+class Film:
+    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has."""
+
+    number: int
+    file: int
+    # Size of the screen at its start, which the film keeps: of a larger one it would show a corner.
+    screen: tuple[int, int]
+    stored: int = 0
+    seconds: float = 0.0
+    ended: bool = False
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.file).st_size
+
+
+class Films:
+    """Starts, replaces and ends films."""
+
+    def __init__(self, env: Mapping[str, str], headers: dict[str, str]) -> None:
+        self.mode, self.env = env.get("VDI_RECORDING", ""), env
+        self.wanted = self.mode not in ("", "OnDemand")
+        self.port, self.headers = int(env.get("SELKIES_PORT", "8080")), headers
+        self.path = Path(env["XDG_RUNTIME_DIR"]) / FILE
+        self.films: list[Film] = []
+        self.problem = "it is starting"
+        self.stored_at = 0.0  # monotonic: when the gateway last had stored more; 0: never
+        self.lock = threading.Lock()
+
+    def report(self) -> dict[str, str]:
+        """For the operator."""
+        with self.lock:
+            problem = self.problem[:256] if self.wanted else ""
+            return {"state": "Failed" if problem else "On" if self.wanted else "Off", "message": problem}
+
+    def watch(self) -> None:
+        """Look after the films as long as the agent lives."""
+        while True:
+            with self.lock:
+                try:
+                    self.problem = self.look()
+                except Exception as error:  # whatever it is, the desktop is not recorded
+                    self.problem = f"{error or type(error).__name__}"
+            time.sleep(LOOK_SECONDS)
+
+    def look(self) -> str:
+        """One step towards what is wanted. Returns why no film is being made and kept; empty: one is."""
+        status = self._ask("GET")
+        is_active, film = bool(status.get("active")), self.films[-1] if self.films else None
+        if film and not film.ended:
+            film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
+        waiting = sum(film.size - film.stored for film in self.films)
+        is_full, screen = waiting > MAX_WAITING, self._screen_size()
+        # Without a film here, the recorder runs for an agent before this one.
+        is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
+        if is_active and (not self.wanted or is_full or not is_current):
+            self._ask("DELETE")
+            if film:
+                film.ended = True
+        if is_full:
+            return f"{waiting >> 20} MiB of film wait for the gateway"
+        if self.wanted and not (is_active and is_current):
+            self._start(screen)
+        if not self.stored_at or time.monotonic() - self.stored_at > STORED_SECONDS:
+            return "the gateway does not store the film (gateway.recordings in the chart's values)"
+        return "" if is_active else str(status.get("error") or "it is starting")
+
+    def _start(self, screen: tuple[int, int]) -> None:
+        self.path.unlink(missing_ok=True)
+        self._ask("POST", {"path": FILE})
+        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self.path.unlink()
+        self.films.append(Film(int(time.time() * 1000), file, screen))
+
+    def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:
+        """The next piece, and its headers, for a gateway that has stored so much of this film; or neither."""
+        with self.lock:
+            for film in list(self.films):
+                if film.number == number and film.stored < stored <= film.size:
+                    _fallocate(film.file, _PUNCH_HOLE, 0, stored)
+                    film.stored, self.stored_at = stored, time.monotonic()
+                if film.ended and film.stored == film.size:
+                    self.films.remove(film)
+                    os.close(film.file)
+            film = self.films[0] if self.films else None
+            if film is None:
+                return b"", {}
+            headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
+            return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
+
+    def switch(self, *, wanted: bool) -> None:
+        """Start or end the film of a desktop that is recorded on demand. Raises ValueError for any other."""
+        if self.mode != "OnDemand":
+            raise ValueError(f"VDI_RECORDING is {self.mode!r}; a film starts and ends on demand with OnDemand")
+        with self.lock:
+            self.wanted, self.problem = wanted, "it is starting"
+
+    def _screen_size(self) -> tuple[int, int]:
+        connection, setup = connect(self.env["DISPLAY"], Path(self.env["XAUTHORITY"]))
+        with connection:
+            return screen_size(connection, setup.root)
+
+    def _ask(self, method: str, body: object = None) -> dict[str, Any]:
+        """Selkies' answer about its recorder. Raises OSError, ValueError, HTTPException."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SELKIES_SECONDS)
+        try:
+            content = json.dumps(body) if body else None
+            connection.request(method, "/api/recording", content, {**self.headers, "Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read().decode(errors="replace")
+            if answer.status != 200:
+                raise ValueError(f"Selkies answered {method} /api/recording with {answer.status}: {text[:150]}")
+            return dict(json.loads(text))
+        finally:
+            connection.close()

@@ -1,0 +1,338 @@
+"""Programs that drive desktops ("computer use"), and the people who take over from them and give back.
+
+REST API and MCP call `Computer.act`. An action goes to the agent in the desktop, which hands it to pixelflux. The
+shared state has who drives, so all replicas see it: one actor at a time, and none while a person has taken over, or
+is asked to.
+
+The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its header, never decoded.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from http import HTTPStatus
+from math import ceil
+from typing import Annotated, Literal, TypeVar
+from uuid import uuid4
+
+import msgspec
+from msgspec import Meta
+
+from vdi.api.constraints import doc
+from vdi.api.session import VDISession
+from vdi.api.template import Agents
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.desktop_agent import DesktopAgent, is_running
+from vdi.gateway.login.logins import Logins
+from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
+from vdi.gateway.rights import Actor, refuse_to_drive
+from vdi.gateway.shared_state import SharedUnavailableError
+from vdi.gateway.store.audit import DONE, FAILED, Act, Audit
+from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.http_client import BadResponseError, Response
+from vdi.printable import escape, shorten
+from vdi.session.users import normal_user
+
+T = TypeVar("T")
+# Actions of one session in a window, over all replicas and actors.
+MAX_ACTIONS, WINDOW_SECONDS = 600, 60
+# An actor drives for so long after each action; another one is refused meanwhile.
+DRIVES_SECONDS = 30.0
+# Longer than sessions last: a person gives back.
+_TAKEN_SECONDS = 90 * 86_400.0
+MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
+MAX_SIDE = 4096
+# Time beside that of the action itself.
+_ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
+_ANSWER_BYTES, _OUTPUT = 8 << 20, 16 << 10
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+
+_Pixel = Annotated[int, Meta(ge=0, le=16384)]
+_Point = Annotated[tuple[_Pixel, ...], Meta(min_length=2, max_length=2)]
+# fmt: off
+_Kind = Literal[
+    "screenshot", "zoom", "cursor_position", "wait", "key", "hold_key", "type", "scroll", "mouse_move",
+    "left_click", "right_click", "middle_click", "double_click", "triple_click",
+    "left_click_drag", "left_mouse_down", "left_mouse_up",
+]
+# fmt: on
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "zoom": ("region",),
+    "wait": ("duration",),
+    "key": ("text",),
+    "hold_key": ("text", "duration"),
+    "type": ("text",),
+    "scroll": ("scroll_direction", "scroll_amount"),
+    "mouse_move": ("coordinate",),
+    "left_click_drag": ("coordinate",),
+}
+
+
+class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One action, in the shape of Anthropic's tool `computer_20251124`."""
+
+    action: Annotated[_Kind, doc("Kind of action.")]
+    coordinate: Annotated[_Point | None, doc("`[x, y]` from the upper left corner, in pixels.")] = None
+    start_coordinate: Annotated[_Point | None, doc("Where `left_click_drag` begins.")] = None
+    region: Annotated[
+        Annotated[tuple[_Pixel, ...], Meta(min_length=4, max_length=4)] | None,
+        doc("For `zoom`: `[left, top, right, bottom]`."),
+    ] = None
+    text: Annotated[
+        Annotated[str, Meta(max_length=MAX_TEXT)] | None,
+        doc("Text to type; keys such as `ctrl+s` for `key` and `hold_key`; keys held during a click or scroll."),
+    ] = None
+    duration: Annotated[
+        Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None, doc("Seconds for `wait` and `hold_key`.")
+    ] = None
+    scroll_direction: Annotated[Literal["up", "down", "left", "right"] | None, doc("Direction of `scroll`.")] = None
+    scroll_amount: Annotated[Annotated[int, Meta(ge=0, le=100)] | None, doc("Clicks of the wheel.")] = None
+    repeat: Annotated[Annotated[int, Meta(ge=1, le=50)], doc("How often; each one counts as an action.")] = 1
+
+    def __post_init__(self) -> None:
+        if missing := [name for name in _REQUIRED.get(self.action, ()) if getattr(self, name) is None]:
+            raise ValueError(f"{self.action} requires {' and '.join(missing)}")
+        if self.repeat * (self.duration or 0) > MAX_SECONDS:
+            raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of an action: a PNG, a text, or neither."""
+
+    picture: bytes | None = None
+    text: str | None = None
+
+
+class Driver(msgspec.Struct, rename="camel"):
+    """Who drives a desktop now."""
+
+    state: Annotated[
+        Literal["Agent", "Human", "Parked"],
+        doc("Agent: a program. Human: a person has taken over. Parked: the program waits for a person."),
+    ]
+    user: Annotated[str, doc("The person who has taken over; else the user whose program it is.")]
+    token: Annotated[str, doc("Label of the program's API token; may be empty.")] = ""
+    reason: Annotated[str, doc("Parked: why the program asks for a person.")] = ""
+
+    @property
+    def line(self) -> str:
+        """The line that people at the desktop read."""
+        agent = f"started by {self.user}" + (f"'s token {self.token}" if self.token else "")
+        if self.state == "Agent":
+            return f"An agent drives this desktop, {agent}"
+        if self.state == "Human":
+            return f"{self.user} has taken over from the agent"
+        return f"The agent, {agent}, asks for a person: {self.reason}"
+
+
+class _Answer(msgspec.Struct):
+    """pixelflux's response, and that of the agent in the desktop. `data`: a PNG, decoded from base64."""
+
+    data: bytes | None = None
+    text: str | None = None
+    error: str = ""
+    seconds: Annotated[float, Meta(ge=0, le=600)] = 0
+
+
+class _Ran(msgspec.Struct, rename="camel"):
+    exit_code: int | None
+    output: str
+
+
+@dataclass(eq=False, kw_only=True)
+class Computer:
+    """Actions of programs in desktops, and who drives. Every method raises ActionDenied."""
+
+    context: GatewayContext
+    agent: DesktopAgent
+    audit: Audit
+    logins: Logins
+    notices: Notices
+
+    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> Outcome:
+        """Do one action, as often as its `repeat` says."""
+        try:
+            wanted = msgspec.convert(action, ComputerAction, from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise ActionDenied("Invalid", f"The action is not valid: {_clean(str(error))}.") from error
+        body = msgspec.to_builtins(wanted)
+        body.pop("repeat", None)
+        seconds = _ANSWER_SECONDS + (wanted.duration or 0) + len(wanted.text or "") / _CHARACTERS_PER_SECOND
+        found = _Answer()
+        async with self._audited(by, name, wanted.action) as (session, agents, detail):
+            detail |= _describe(body, record_text=agents.record_text)
+            if wanted.repeat > 1:
+                detail["repeat"] = str(wanted.repeat)
+            for _ in range(wanted.repeat):
+                found = await self._ask(by, session, "/computer-use", body, seconds, _Answer)
+            if found.data is not None:
+                _check_png(found.data, name)
+                detail["sha256"] = sha256(found.data).hexdigest()
+        return Outcome(found.data, None if found.text is None else _clean(found.text))
+
+    async def run(self, by: Actor, name: str, command: str, seconds: int) -> tuple[int | None, str]:
+        """Run a command as the desktop's user; exit code (None: killed at its time) and the end of its output."""
+        if not 0 < len(command) <= MAX_TEXT:
+            raise invalid("command", command[:100], f"1 to {MAX_TEXT} characters")
+        if not 1 <= seconds <= MAX_SECONDS:
+            raise invalid("seconds", seconds, f"1 to {MAX_SECONDS}")
+        async with self._audited(by, name, "run") as (session, agents, detail):
+            if not agents.run:
+                words = f"No commands are run in {name!r}: its template does not have spec.agents.run."
+                raise ActionDenied("Conflict", words)
+            detail |= _describe({"text": command}, record_text=agents.record_text)
+            body = {"command": command, "seconds": seconds}
+            ran = await self._ask(by, session, "/run", body, _ANSWER_SECONDS + seconds, _Ran)
+        return ran.exit_code, escape(ran.output[-_OUTPUT:], keep="\n\t")
+
+    async def request_human(self, by: Actor, name: str, reason: str) -> None:
+        """Park the agent until a person gives back, and call the owner."""
+        reason = _clean(reason, MAX_REASON)
+        async with self._audited(by, name, "request_human") as (session, _, detail):
+            detail["reason"] = reason
+            await self._drive(by, session)
+            parked = Driver("Parked", by.user, by.token, reason)
+            await self._take(session, parked)
+            owner = normal_user(session.spec.user)
+            self.notices.send(Notice(f"msg_{uuid4().hex}", HUMAN_REQUESTED, owner, f"{parked.line}", session))
+
+    async def switch(self, by: Actor, name: str, *, human: bool) -> None:
+        """Take over: refuse all agents until someone gives back. Or give back."""
+        async with self._audited(by, name, "take_over" if human else "give_back") as (session, _, _):
+            if by.session_uid:
+                raise ActionDenied("Forbidden", "A token of one session cannot take over or give back.")
+            if human:
+                await self._take(session, Driver("Human", by.user))
+            else:
+                await self.context.shared.pop(_taken(session))
+
+    async def driver(self, session: VDISession) -> Driver | None:
+        """Who drives; None: no one. Raises SharedUnavailableError."""
+        if taken := await self.context.shared.get(_taken(session)):
+            return msgspec.json.decode(taken, type=Driver)
+        if held := await self.context.shared.get(_wheel(session)):
+            actor = msgspec.json.decode(held, type=Actor)
+            return Driver("Agent", actor.user, actor.token)
+        return None
+
+    async def find_driver(self, by: Actor, name: str) -> Driver | None:
+        """`driver` for an actor who may drive."""
+        session, _ = self._find(by, name)
+        return await self.driver(session)
+
+    def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
+        """The session, if the actor may drive it and its template lets programs do so."""
+        session = self.context.cluster.session(name)
+        refused = refuse_to_drive(by, session, name, self.context.clock())
+        if session is None or refused:
+            raise ActionDenied(*refused or ("NotFound", name))
+        template = self.context.cluster.template(session.spec.template)
+        agents = template.spec.agents if template else None
+        if agents is None or not agents.enabled:
+            words = f"No program may drive {name!r}: its template {session.spec.template!r} does not enable agents."
+            raise ActionDenied("Conflict", words)
+        if not is_running(session):
+            raise ActionDenied("Conflict", f"The desktop {name!r} is not running.")
+        return session, agents
+
+    async def _drive(self, by: Actor, session: VDISession) -> None:
+        """Make the actor the driver, if their token and right hold now and no one else drives."""
+        name = session.metadata.name
+        if by.login_id and not await self.logins.is_live(by.login_id):
+            raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
+        if self._find(by, name)[0].metadata.uid != session.metadata.uid:
+            raise ActionDenied("NotFound", f"The desktop {name!r} has ended.")
+        if (driver := await self.driver(session)) and driver.state != "Agent":
+            code = "Parked" if driver.state == "Parked" else "HumanInControl"
+            raise ActionDenied(code, f"{driver.line}. Agents wait until someone gives back.")
+        mine = msgspec.json.encode(by).decode()
+        if await self.context.shared.hold(_wheel(session), mine, DRIVES_SECONDS) != mine:
+            words = f"{driver.line if driver else 'Another agent drives'}. Try again in {DRIVES_SECONDS:g} s."
+            raise ActionDenied("Conflict", words)
+
+    async def _ask(
+        self, by: Actor, session: VDISession, path: str, body: Mapping[str, object], seconds: float, into: type[T]
+    ) -> T:
+        """The response of the agent in the desktop, if the actor may drive before the request and after it."""
+        name, window = session.metadata.name, int(self.context.clock().timestamp()) // WINDOW_SECONDS
+        key = f"computer/{session.metadata.uid}/{window}"
+        if await self.context.shared.count(key, WINDOW_SECONDS) > MAX_ACTIONS:
+            words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
+            raise ActionDenied("TooManyRequests", words)
+        await self._drive(by, session)
+        answer = await self.agent.ask(session, "POST", path, json=body, seconds=seconds, max_bytes=_ANSWER_BYTES)
+        await self._drive(by, session)
+        return _read(answer, name, into)
+
+    async def _take(self, session: VDISession, driver: Driver) -> None:
+        await self.context.shared.put(_taken(session), msgspec.json.encode(driver).decode(), _TAKEN_SECONDS)
+
+    @asynccontextmanager
+    async def _audited(
+        self, by: Actor, name: str, kind: str
+    ) -> AsyncIterator[tuple[VDISession, Agents, dict[str, str]]]:
+        """Yield the session that the actor may drive, and details for its one row in the audit."""
+        detail = {"token": by.token} if by.token else {}
+        outcome, seen = FAILED, self.context.cluster.session(name)
+        try:
+            yield *self._find(by, name), detail
+            outcome = DONE
+        except ActionDenied as why:
+            outcome = why.code
+            raise
+        except (SharedUnavailableError, DatabaseUnavailableError) as error:
+            outcome = "Unavailable"
+            raise ActionDenied(outcome, "A service that the gateway needs does not respond.") from error
+        finally:
+            self.context.metrics.actions.labels("computer", outcome).inc()
+            if seen and outcome != "NotFound":
+                uid, owner = seen.metadata.uid, seen.spec.user
+                act = Act(actor=by.user, action=f"computer.{kind}", target=name, uid=uid, owner=owner, detail=detail)
+                await self.audit.record(act, outcome)
+
+
+def _read(answer: Response, name: str, into: type[T]) -> T:
+    try:
+        if answer.status == HTTPStatus.OK:
+            return answer.json(into)
+        problem = answer.json(_Answer) if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT) else _Answer()
+    except BadResponseError as error:
+        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a valid response.") from error
+    if answer.status == HTTPStatus.BAD_REQUEST:
+        raise ActionDenied("Invalid", f"The desktop {name!r} refuses this action: {_clean(problem.error)}.")
+    if answer.status == HTTPStatus.CONFLICT:
+        words = f"A person uses keyboard or mouse of {name!r}. Try again in {ceil(problem.seconds)} s."
+        raise ActionDenied("HumanInControl", words)
+    if answer.status == HTTPStatus.NOT_FOUND:
+        raise ActionDenied("Conflict", f"The desktop {name!r} was started without agents. Restart it.")
+    raise ActionDenied("Unavailable", f"The agent in {name!r} responds with {answer.status}.")
+
+
+def _check_png(data: bytes, name: str) -> None:
+    width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    if not (data.startswith(_PNG) and 0 < min(width, height) <= max(width, height) <= MAX_SIDE):
+        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a PNG of at most {MAX_SIDE} pixels.")
+
+
+def _describe(body: Mapping[str, object], *, record_text: bool) -> dict[str, str]:
+    """The fields of an action for the audit: of texts only the length, unless the template allows more."""
+    detail = {key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+              for key, value in body.items() if key not in ("action", "text")}  # fmt: skip
+    if isinstance(text := body.get("text"), str):
+        detail |= {"characters": str(len(text))} | ({"text": _clean(text, MAX_TEXT)} if record_text else {})
+    return detail
+
+
+def _clean(text: str, longest: int = 300) -> str:
+    return shorten(escape(shorten(text, longest)), longest)
+
+
+def _wheel(session: VDISession) -> str:
+    return f"wheel/{session.metadata.uid}"
+
+
+def _taken(session: VDISession) -> str:
+    return f"taken/{session.metadata.uid}"

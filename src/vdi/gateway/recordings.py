@@ -1,0 +1,168 @@
+"""Films of recorded desktops: fetched from the agents while they are made, kept in one folder, watched, and deleted.
+
+The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas share the folder and
+may fetch the same part: it is written once, at its place. It is acknowledged with the next request; the desktop keeps
+it until then.
+
+An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on.
+"""
+
+import asyncio
+import os
+from datetime import datetime, timedelta
+from hashlib import sha256
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from vdi.api.recording import TemplateRecording
+from vdi.api.session import VDISession
+from vdi.cluster.units import parse_duration, parse_time
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
+from vdi.gateway.rights import Action, User, refusal
+from vdi.gateway.store.audit import Act, Audit, act_on
+from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
+from vdi.session.users import normal_user, same_user
+
+ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
+MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
+# A film that has not grown for so long has ended. Before, no one can watch it: that would be to look over a shoulder.
+ENDED_AFTER = timedelta(minutes=1)
+_DELETE_BATCH = 100
+
+
+class _Piece(msgspec.Struct, frozen=True):
+    """Headers of a piece: number of the film, place of the piece in it, seconds of the film so far."""
+
+    film: Annotated[int, msgspec.Meta(ge=0, lt=10**13)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILM)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)]
+
+
+class Recordings:
+    """Films in the folder `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop that needs one."""
+
+    def __init__(self, context: GatewayContext, agent: DesktopAgent, audit: Audit) -> None:
+        self._context, self._agent, self._audit = context, agent, audit
+        self._store = RecordingStore(context.database)
+        self._folder = context.settings.recordings
+        # By session uid: the film, and how much of it is stored.
+        self._stored: dict[str, tuple[int, int]] = {}
+
+    async def run(self) -> None:
+        # Without progress the desktop says after some minutes that it is not recorded, which everyone can see.
+        if self._folder:
+            await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
+
+    def _recorded(self) -> list[VDISession]:
+        sessions = self._context.cluster.sessions.values()
+        return [session for session in sessions if session.status.recording and is_running(session)]
+
+    async def fetch(self, session: VDISession) -> None:
+        """Store what the desktop has filmed since the last time. Raises what `poll_agents` allows."""
+        uid, shared = session.metadata.uid, self._context.shared
+        if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
+            return  # another replica is at it
+        while await self._fetch_piece(session):
+            pass
+        if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
+            await self._store.see_run(uid, _run(session), self._context.clock())
+
+    async def _fetch_piece(self, session: VDISession) -> bool:
+        """Whether there was one."""
+        uid, now = session.metadata.uid, self._context.clock()
+        address = "/film?{}&{}".format(*self._stored.get(uid, (0, 0)))
+        answer = await self._agent.ask(session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE)
+        if answer.status != HTTPStatus.OK:
+            raise ValueError(f"its agent responds with {answer.status}")
+        if not answer.body:
+            return False
+        headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
+        piece = msgspec.convert(headers, _Piece, strict=False)
+        name = f"{uid}-{piece.film}"
+        await asyncio.to_thread(_write, self._file(name), piece.offset, answer.body)
+        size = piece.offset + len(answer.body)
+        template = self._context.cluster.template(session.spec.template)
+        policy = (template.spec.recording if template else None) or TemplateRecording()
+        facts: dict[str, Any] = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
+        facts |= {"id": name, "uid": uid, "name": session.metadata.name, "template": session.spec.template}
+        facts |= {"owner": normal_user(session.spec.user)}
+        keep_until, may_watch = now + parse_duration(policy.retention), policy.owner_may_watch
+        film = Recording(
+            **facts, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
+        )
+        await self._store.save(film)
+        self._stored[uid] = piece.film, size
+        return True
+
+    def _file(self, name: str) -> Path:
+        if self._folder is None:
+            raise ActionDenied("NotFound", "This gateway keeps no films (VDI_RECORDINGS).")
+        return self._folder / f"{name}.mp4"
+
+    async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
+        """Start or end a film on demand. Raises ActionDenied."""
+        if why := refusal(user, Action.RECORD, session, self._context.clock()):
+            raise ActionDenied("Forbidden", why)
+        act = act_on(session, user.email, "session.record", {"film": "on" if wanted else "off"})
+        async with self._audit.act(act, closed=False):
+            sent = {"on": wanted}
+            answer = await self._agent.ask(session, "POST", "/film", json=sent, seconds=ANSWER_SECONDS, max_bytes=4096)
+            if answer.status != HTTPStatus.OK:
+                raise ActionDenied("Conflict", f"The desktop {act.target!r} is not recorded on demand.")
+
+    async def newest(self, user: User, limit: int, before: tuple[datetime, str] | None) -> list[WatchedRecording]:
+        """Films that the user may watch, newest first."""
+        return await self._store.newest(limit, None if user.may_audit else user.email, before)
+
+    async def find(self, user: User, name: str) -> Recording:
+        """A film that the user may watch now. Raises ActionDenied."""
+        film = await self._store.get(name)
+        if film is None or not (user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email))):
+            raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
+        if self._context.clock() - film.ended < ENDED_AFTER:
+            raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")
+        return film
+
+    async def watch(self, user: User, name: str) -> Path:
+        """The file of a film; the audit has one row for each view. Raises ActionDenied."""
+        film = await self.find(user, name)
+        file = self._file(film.id)
+        if not file.is_file():
+            raise ActionDenied("NotFound", f"The file of recording {name!r} is no longer in the volume of the films.")
+        now = self._context.clock()
+        act = _act(film, user.email, "view")
+        # One row an hour: a player sends a request for each place that is sought.
+        key = sha256(f"{film.id} {user.email} {now:%Y-%m-%d %H}".encode()).hexdigest()[:32]
+        await self._audit.add_events({key: (act, now)})
+        return file
+
+    async def delete_expired(self) -> None:
+        """Delete films past their retention. Raises DatabaseUnavailableError, OSError."""
+        self._stored.clear()  # of sessions that are gone, too; a desktop knows by itself where to go on
+        while self._folder and (expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)):
+            for film in expired:
+                self._file(film.id).unlink(missing_ok=True)
+                await self._store.drop(film.id)
+                await self._audit.record(_act(film, "retention", "delete"))
+
+
+def _act(film: Recording, actor: str, verb: str) -> Act:
+    names, detail = {"target": film.name, "uid": film.uid, "owner": film.owner}, {"recording": film.id}
+    return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)
+
+
+def _run(session: VDISession) -> datetime:
+    return parse_time(session.status.ready_time or session.metadata.creation_timestamp)
+
+
+def _write(path: Path, offset: int, piece: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+        # Never into what is stored: a program in the agent's place could change the film of what its user did before.
+        start = max(file.seek(0, os.SEEK_END), offset)
+        file.seek(start)
+        file.write(piece[start - offset :])

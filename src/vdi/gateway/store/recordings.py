@@ -1,0 +1,91 @@
+"""Films of desktops: one row each, and every statement about them. The films themselves are files (`recordings`)."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from sqlalchemy import BigInteger, Index, String, delete, func, select, tuple_, update
+
+from vdi.api.constraints import doc
+from vdi.gateway.store.database import Database, read_row, table_of
+
+
+class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One film."""
+
+    id: Annotated[str, doc("Identifies the film."), String(96)]
+    uid: Annotated[str, doc("The session's uid."), String(64)]
+    name: Annotated[str, doc("The session's name."), String(253)]
+    owner: Annotated[str, doc("Owner of the desktop."), String(254)] = msgspec.field(name="user")
+    template: Annotated[str, doc("The session's template."), String(253)]
+    # Films of one run have the same.
+    run: Annotated[datetime, doc("When the desktop of this run first responded.")]
+    run_seen: Annotated[datetime, doc("When this run was last seen to go on; of its newest film.")]
+    started: Annotated[datetime, doc("When the first part was stored.")]
+    ended: Annotated[datetime, doc("When the last part was stored.")]
+    seconds: Annotated[float, doc("Length of the film, as the desktop reports it.")]
+    size_bytes: Annotated[int, doc("Size of the film."), BigInteger()]
+    keep_until: Annotated[datetime, doc("When it is deleted.")]
+    owner_may_watch: Annotated[bool, doc("Whether the owner of the desktop may watch it.")]
+
+
+class WatchedRecording(Recording, frozen=True, kw_only=True, rename="camel"):
+    """A film, with how much of the desktop's run was filmed."""
+
+    run_recorded_seconds: Annotated[float, doc("Length of all films of the run together.")]
+
+
+recordings = table_of(
+    "recordings", Recording, Index(None, "started"), Index(None, "uid"), Index(None, "keep_until"), key=("id",)
+)
+
+
+class RecordingStore:
+    """The rows in the database. Every method raises DatabaseUnavailableError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def save(self, film: Recording) -> None:
+        """Add a row, or update it to how far the film is now."""
+        row = msgspec.structs.asdict(film)
+        new = {name: row[name] for name in ("ended", "seconds", "size_bytes", "run_seen", "keep_until")}
+        insert = self._database.insert(recordings).values(row)
+        async with self._database.begin() as connection:
+            await connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=new))
+
+    async def see_run(self, uid: str, run: datetime, now: datetime) -> None:
+        """Note that a run goes on, whether it is filmed or not."""
+        of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
+        async with self._database.begin() as connection:
+            await connection.execute(update(recordings).where(of_run).values(run_seen=now))
+
+    async def get(self, name: str) -> Recording | None:
+        async with self._database.connect() as connection:
+            row = (await connection.execute(select(recordings).where(recordings.c.id == name))).first()
+            return read_row(row, Recording) if row else None
+
+    async def newest(
+        self, limit: int, owner: str | None, before: tuple[datetime, str] | None
+    ) -> list[WatchedRecording]:
+        """Films, newest first. `owner`: those that this user may see."""
+        same = recordings.alias()
+        of_run = select(func.sum(same.c.seconds)).where(same.c.uid == recordings.c.uid, same.c.run == recordings.c.run)
+        query = select(recordings, of_run.scalar_subquery().label("run_recorded_seconds")).limit(limit)
+        if owner is not None:
+            query = query.where(recordings.c.owner == owner, recordings.c.owner_may_watch)
+        if before is not None:
+            query = query.where(tuple_(recordings.c.started, recordings.c.id) < before)
+        async with self._database.connect() as connection:
+            found = await connection.execute(query.order_by(recordings.c.started.desc(), recordings.c.id.desc()))
+            return [read_row(row, WatchedRecording) for row in found]
+
+    async def expired(self, now: datetime, limit: int) -> Sequence[Recording]:
+        query = select(recordings).where(recordings.c.keep_until < now).order_by(recordings.c.keep_until).limit(limit)
+        async with self._database.connect() as connection:
+            return [read_row(row, Recording) for row in await connection.execute(query)]
+
+    async def drop(self, name: str) -> None:
+        async with self._database.begin() as connection:
+            await connection.execute(delete(recordings).where(recordings.c.id == name))

@@ -1,0 +1,139 @@
+"""Transfers in the audit: clipboard, files, prints and connections, as the agents in the desktops report them.
+
+Selkies reports to the agent beside it, which keeps up to 2,048 events until they are written here. This module reads
+them with the session's own credential, so a desktop needs no way out. A request waits in the agent for the next event.
+Replicas read the same events: the database keeps each once.
+
+A report is untrusted input: bounded, typed, printable, and at most EVENTS_PER_SECOND of one desktop on average. Whose
+desktop it is comes from the session whose agent was asked.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+
+from vdi.api.session import FULL_CONTROL, VDISession
+from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
+from vdi.gateway.edge.revocation import ActiveGrants
+from vdi.gateway.store.audit import Act, Audit, act_on, event_act, show_name
+from vdi.printable import escape
+from vdi.session.streaming import takes_tokens
+
+# A request waits in the agent for 20 s. Between two of them events become one transaction.
+ANSWER_SECONDS, PAUSE_SECONDS = 25.0, 1.0
+EVENTS_PER_SECOND = 5
+MAX_BYTES = 1 << 20
+# Actions of the audit by the names of Selkies' events (`selkies/audit.py`, 2.1.0). Others are no transfers.
+ACTIONS = {kind: kind for kind in ("clipboard.receive", "clipboard.send", "print.document")} | {
+    "file.upload.end": "files.upload",
+    "file.upload.error": "files.upload-error",
+    "file.download": "files.download",
+    "session.connect": "viewer.connect",
+    "session.disconnect": "viewer.disconnect",
+    "log.begin": "transfers.begin",
+    "audit.dropped": "transfers.dropped",
+}
+_Text = Annotated[str, msgspec.Meta(max_length=512)]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class Event(msgspec.Struct):
+    """One event in an agent's report. `age`: seconds since it happened."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+    age: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+    event: _Text
+    filename: _Text = ""
+    mime_type: _Text = ""
+    error: _Text = ""
+    role: _Text = ""
+    size_bytes: _Number | None = None
+    count: _Number | None = None
+
+
+class Report(msgspec.Struct):
+    """An agent's response: events in ascending order."""
+
+    log: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$", max_length=16)]
+    events: Annotated[tuple[Event, ...], msgspec.Meta(max_length=100)]
+
+
+def describe(event: Event, *, is_hashed: bool) -> dict[str, str]:
+    """The details of an event for the audit. `is_hashed`: names of files."""
+    detail = {
+        "path": show_name(event.filename, is_hashed=is_hashed) if event.filename else "",
+        "bytes": "" if event.size_bytes is None else str(event.size_bytes),
+        "type": escape(event.mime_type)[:100],
+        # The message of a refused upload names the file, too.
+        "error": escape(event.error)[:200] if not is_hashed else "",
+        "role": escape(event.role)[:20],
+        "count": "" if event.count is None else str(event.count),
+    }
+    return {name: text for name, text in detail.items() if text}
+
+
+@dataclass(eq=False, kw_only=True)
+class TransferCollector(Component):
+    """Reads events of the desktops that somebody has opened into the audit. `pause`: seconds, for tests."""
+
+    context: GatewayContext
+    agent: DesktopAgent
+    active: ActiveGrants
+    audit: Audit
+    pause: float = PAUSE_SECONDS
+    # By session uid, while it is read: log and number of the last event that is written.
+    _written: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)
+
+    async def run(self) -> None:
+        await poll_agents("transfers", self._opened, self.read, self.pause)
+
+    def _opened(self) -> Iterator[VDISession]:
+        for uid in {grant.session_uid for grant in self.active.find()} | self._written.keys():
+            if (session := self.context.cluster.by_uid(uid)) and is_running(session):
+                template = self.context.cluster.template(session.spec.template)
+                if template is None or takes_tokens(template.spec):
+                    yield session
+            else:
+                self._written.pop(uid, None)
+
+    async def read(self, session: VDISession) -> None:
+        """Write what is new. Raises what `poll_agents` allows."""
+        uid = session.metadata.uid
+        log, number = self._written.get(uid, ("", 0))
+        path = f"/transfers?{log}&{number}"
+        answer = await self.agent.ask(session, "GET", path, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
+        if answer.status != HTTPStatus.OK:
+            raise ActionDenied("Unavailable", f"its agent responds with {answer.status}")
+        report, now = answer.json(Report), self.context.clock()
+        acts = {
+            event_act(report.log, event.number): (self._act(session, event), now - timedelta(seconds=event.age))
+            for event in report.events
+            if event.event in ACTIONS
+        }
+        for key in await self.audit.add_events(acts) if acts else ():
+            act = acts[key][0]
+            self.context.metrics.transfers.labels(act.action).inc()
+            self.context.metrics.transfer_bytes.labels(act.action).inc(int(act.detail.get("bytes", 0)))
+        if report.events:
+            self._written[uid] = report.log, report.events[-1].number
+            await asyncio.sleep(len(report.events) / EVENTS_PER_SECOND)
+        elif not self.active.find(session_uid=uid):  # a connection that was ended has been reported by now
+            self._written.pop(uid, None)
+
+    def _act(self, session: VDISession, event: Event) -> Act:
+        grants = self.active.find(session_uid=session.metadata.uid)
+        # Selkies names no one. A transfer takes full control; of several who have it, one did it.
+        controls = event.role != "viewer"
+        users = sorted({grant.user for grant in grants if (grant.role in FULL_CONTROL) == controls})
+        action, detail = ACTIONS[event.event], describe(event, is_hashed=self.context.settings.hash_file_names)
+        if len(users) > 1:
+            detail["users"] = ", ".join(users)
+        actor = "" if len(users) != 1 or action.startswith("transfers.") else users[0]
+        return act_on(session, actor, action, detail)

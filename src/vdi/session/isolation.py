@@ -1,0 +1,77 @@
+"""Isolation of a desktop: whether its pod gets a user namespace, and the reason why not. Pure; the operator decides.
+
+The operator decides before the scheduler chooses a node. So Auto uses a user namespace only if every node that could
+run the desktop has them. Required binds the pod to the nodes that have them now, and so do programs from images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vdi.api.streaming import Display
+from vdi.api.template import AccessMode, TemplateSpec, UserNamespaces
+from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity
+from vdi.cluster.objects import PersistentVolume
+from vdi.session.homes import Home
+
+# Filesystems that a CSI driver names, and that can be mounted with other user ids (idmapped).
+_IDMAPPED = frozenset({"ext4", "xfs", "btrfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """The isolation of one desktop."""
+
+    needs: tuple[Need, ...] = ()
+    # Auto: used where all nodes have it.
+    option: Need | None = None
+    user_namespace: bool = False
+    # Why it cannot have a user namespace: a clause.
+    obstacle: str = ""
+    # The only nodes that the pod may run on; empty: all.
+    nodes: tuple[str, ...] = ()
+
+
+def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation:
+    """The isolation of a template's desktops, before `isolate`. With a user namespace, an obstacle refuses it."""
+    mode, namespaces = spec.isolation.user_namespaces, Need(USER_NAMESPACES, spec.placement.runtime_class_name or "")
+    images = (Need(IMAGE_VOLUMES),) if spec.programs else ()
+    if mode is UserNamespaces.OFF:
+        return Isolation(images)
+    obstacle, is_nvidia = "", gpu_resource.startswith("nvidia.com/")
+    if gpu and (not is_nvidia or spec.streaming.display == Display.WAYLAND):
+        what = "streaming.display: Wayland" if is_nvidia else f"a GPU of {gpu_resource}"
+        obstacle = f"{what} needs /dev/dri, which cannot be opened in a user namespace"
+    if mode is UserNamespaces.REQUIRED:
+        return Isolation((namespaces, *images), user_namespace=True, obstacle=obstacle)
+    for volume in spec.volumes:
+        if volume.persistent_volume_claim or volume.nfs:
+            obstacle = obstacle or f"the filesystem of the volume {volume.name!r} is not known"
+    return Isolation(images, namespaces, obstacle=obstacle)
+
+
+def isolate(
+    planned: Isolation, nodes: Sequence[NodeCapacity], home: Home | None, volumes: Sequence[PersistentVolume]
+) -> Isolation:
+    """The isolation of a pod that is created now.
+
+    `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its StorageClass.
+    """
+    if planned.needs:
+        planned = replace(planned, nodes=tuple(sorted(node.name for node in nodes)))
+    if planned.option is None or planned.obstacle:
+        return planned
+    # Also of nodes that are closed now: they may open before the scheduler looks.
+    obstacle = next((f"node {node.name} has {lacks}" for node in nodes if (lacks := node.lacks(planned.option))), "")
+    if home and not obstacle:
+        if not volumes:
+            obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"
+        elif home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
+            obstacle = f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
+    return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
+
+
+def _is_idmapped(volume: PersistentVolume) -> bool:
+    spec = volume.spec
+    is_known = spec.local or spec.host_path or (spec.csi and spec.csi.fs_type in _IDMAPPED)
+    # ReadWriteMany: a network filesystem, also behind a driver that names ext4.
+    return bool(is_known) and "ReadWriteMany" not in spec.access_modes

@@ -1,0 +1,71 @@
+"""Size of a running desktop: the change of its pod, and the offer of more memory. Pure.
+
+The session's spec is the desired state, the pod the observed one, and nothing else is remembered: an operator that is
+killed at any write goes on.
+"""
+
+from typing import Any, NamedTuple
+
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
+from vdi.cluster.units import amounts, parse_quantity
+from vdi.session.alerts import Alert
+from vdi.session.children import CONTAINER
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.conditions import RESIZE_PENDING, Reason
+from vdi.session.decide import Observed
+from vdi.session.effective import Blocked, resolve, size_of
+
+_OFFER_FROM = 0.9  # of the limit
+_MIB = 1 << 20
+
+
+def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any] | Alert | None:
+    """The change of the running pod (a strategic merge patch); or why it does not have the session's size; or None.
+
+    Only for a size of the session itself: an edit of its template resizes no running desktop.
+    """
+    session, template, pod, node = observed.session, observed.template, observed.pod, observed.node
+    requested = session.spec.resources
+    if not (pod and template and node and requested) or pod.terminating or pod.status.phase != "Running":
+        return None
+    limits = {"memory": requested.memory} | ({"cpu": requested.cpu} if requested.cpu else {})
+    if amounts(limits).items() <= amounts(pod.spec.limits).items():
+        pending = pod.condition("PodResizePending")
+        if pending is None or pending.status != "True":
+            return None
+        reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
+        return Alert(RESIZE_PENDING, reason, f"Node {node.metadata.name} does not apply it: {pending.message}")
+    desktop = resolve(session, template, settings, observed.homes)
+    if isinstance(desktop, Blocked):
+        return Alert(RESIZE_PENDING, Reason.INFEASIBLE, desktop.message)
+    for name, quantity in limits.items():
+        most = node.status.allocatable.get(name, quantity)
+        if parse_quantity(quantity) > parse_quantity(most):
+            words = f"spec.resources.{name}: {quantity} is more than node {node.metadata.name} has in total ({most})."
+            return Alert(RESIZE_PENDING, Reason.INFEASIBLE, words)
+    requests = {"memory": desktop.request_memory} | ({"cpu": desktop.request_cpu} if requested.cpu else {})
+    return {"spec": {"containers": [{"name": CONTAINER, "resources": {"limits": limits, "requests": requests}}]}}
+
+
+class MemoryAlert(NamedTuple):
+    """A desktop that has almost used up its memory; `memory`: what to resize it to, empty where there is no more."""
+
+    words: str
+    memory: str = ""
+    label: str = ""
+
+
+def find_memory_alert(session: VDISession, template: VDITemplate, used: int, limit: int) -> MemoryAlert | None:
+    """The alert, with the offer of more memory; None while the desktop does not have the memory of its spec yet."""
+    offer = template.spec.resources
+    present = parse_quantity(size_of(session.spec, offer).memory)
+    if used < _OFFER_FROM * limit or limit < present - _MIB:
+        return None
+    words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
+    total = int(min(present + 2048 * _MIB, parse_quantity(offer.max_memory or offer.default_memory))) // _MIB
+    more = total - int(present) // _MIB
+    if more <= 0:
+        return MemoryAlert(f"{words} Close programs that you do not need.")
+    label = f"Give it {more / 1024:.3g} GiB more"
+    return MemoryAlert(f"{words} {label}?", f"{total}Mi" if total % 1024 else f"{total // 1024}Gi", label)

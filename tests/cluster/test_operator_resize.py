@@ -1,0 +1,132 @@
+"""A running desktop is resized, against a real API server. The test is the kubelet and the scheduler."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from cluster.operator_stage import Object, Stage
+from cluster.test_operator_crash import MOMENTS, Moment, cut_and_kill
+from support.waiting import eventually
+from vdi.kinds import SESSIONS
+from vdi.kube.errors import Conflict
+from vdi.kube.resource import PODS
+from vdi.session.cluster_settings import ClusterSettings
+
+pytestmark = pytest.mark.timeout(180)
+NAME = "alice-desktop"
+OFFER = {"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "100Gi", "defaultCPU": "1", "maxCPU": "8"}
+
+
+async def a_running_desktop(stage: Stage, template: str, name: str = NAME) -> Object:
+    session = await stage.session(name, template)
+    pod = await stage.pod_of(session)
+    await bind(stage, pod)
+    await stage.run(name)
+    await report_resources(stage, pod)
+    return session
+
+
+async def bind(stage: Stage, pod: Object) -> None:
+    with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
+        await stage.bind(pod, f"{stage.namespace}-one")
+
+
+async def report_resources(stage: Stage, pod: Object) -> None:
+    """As a kubelet does that can resize pods: the API server refuses the others."""
+    live = await stage.get(PODS, pod["metadata"]["name"])
+    assert live
+    (status,) = live["status"]["containerStatuses"]
+    statuses = [{**status, "resources": live["spec"]["containers"][0]["resources"]}]
+    await stage.patch(PODS, pod["metadata"]["name"], {"status": {"containerStatuses": statuses}}, subresource="status")
+
+
+async def ask(stage: Stage, name: str = NAME, **resources: str) -> None:
+    await stage.patch(SESSIONS, name, {"spec": {"resources": {"gpu": 1, **resources}}})
+
+
+async def resized(stage: Stage, session: Object, **limits: str) -> Object:
+    """The pod, when it requests these limits."""
+
+    async def look() -> Object | None:
+        (pod,) = await stage.owned(PODS, session)
+        found = pod["spec"]["containers"][0]["resources"]["limits"]
+        return pod if limits.items() <= found.items() else None
+
+    try:
+        return await eventually(look, f"the pod's limits are {limits}", 10)
+    except AssertionError as error:
+        found = await stage.get(SESSIONS, session["metadata"]["name"])
+        raise AssertionError(f"{error}; the session is {found}") from None
+
+
+async def test_running_desktop_grows_and_shrinks(stage: Stage) -> None:
+    await stage.node("one", has={"memory": "32Gi", "cpu": "8"})
+    template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        session = await a_running_desktop(stage, template)
+        before = await stage.pod_of(session)
+        await ask(stage, memory="6Gi", cpu="2")
+        pod = await resized(stage, session, memory="6Gi", cpu="2")
+        assert pod["metadata"]["uid"] == before["metadata"]["uid"]
+        policies = pod["spec"]["containers"][0].get("resizePolicy", [])
+        assert all(policy["restartPolicy"] == "NotRequired" for policy in policies), "the default of Kubernetes"
+        assert pod["status"]["qosClass"] == before["status"]["qosClass"]
+        await ask(stage, memory="8Gi")
+        await ask(stage, memory="3Gi")
+        await resized(stage, session, memory="3Gi", cpu="2")
+
+        await ask(stage, memory="64Gi")
+        warned = await stage.warned(NAME, "ResizePending")
+        (why,) = [one for one in warned["status"]["conditions"] if one["type"] == "ResizePending"]
+        assert why["reason"] == "Infeasible"
+        assert "64Gi is more than node" in why["message"]
+        await ask(stage, memory="4Gi")
+        await resized(stage, session, memory="4Gi")
+        await stage.warned(NAME, "ResizePending", expected=False)
+
+
+async def test_node_that_cannot_resize_needs_a_restart(stage: Stage) -> None:
+    await stage.node("one")
+    template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        session = await stage.session(NAME, template)
+        await bind(stage, await stage.pod_of(session))
+        await stage.run(NAME)
+        await ask(stage, memory="6Gi")
+        warned = await stage.warned(NAME, "ResizePending")
+        (why,) = [one for one in warned["status"]["conditions"] if one["type"] == "ResizePending"]
+        assert (why["reason"], "closes all programs" in why["message"]) == ("NeedsRestart", True)
+
+
+async def test_size_that_waits_is_said_and_counted_by_the_queue(stage: Stage) -> None:
+    await stage.node("one", has={"memory": "10Gi"})
+    placement = {"nodeSelector": stage.here}
+    template = await stage.template(resources=OFFER, placement=placement, persistence={"enabled": False})
+    async with stage.operator(cluster=ClusterSettings(requests_memory="100Gi")):
+        session = await a_running_desktop(stage, template)
+        await ask(stage, memory="9Gi")
+        pod = await resized(stage, session, memory="9Gi")
+        await stage.session("next", template)
+        await stage.reach("next", "Pending", "memory")
+        deferred = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "not now"}
+        conditions = [*pod["status"]["conditions"], deferred]
+        await stage.patch(PODS, NAME, {"status": {"conditions": conditions}}, subresource="status")
+        warned: dict[str, Any] = await stage.warned(NAME, "ResizePending")
+        assert any("not now" in one.get("message", "") for one in warned["status"]["conditions"])
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_resize_survives_a_kill_at_its_write(stage: Stage, moment: Moment) -> None:
+    await stage.node("one")
+    template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        session = await a_running_desktop(stage, template)
+    await ask(stage, memory="5Gi")
+    stage.proxy.cut_at(1, moment)
+    assert await cut_and_kill(stage, asyncio.create_task(asyncio.Event().wait()))
+    await ask(stage, memory="6Gi")
+    async with stage.operator():
+        await resized(stage, session, memory="6Gi")
+        await stage.warned(NAME, "ResizePending", expected=False)

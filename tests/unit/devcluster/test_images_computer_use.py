@@ -1,0 +1,190 @@
+"""Software agents at a desktop: what vdi-agent passes on to Selkies, when a person comes first, and commands."""
+
+import json
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from unit.devcluster.image_scripts import load_script
+from unit.devcluster.test_images_agent import AGENT, ask
+
+CLICK = '{"action": "left_click", "coordinate": [10, 20]}'
+
+
+class Desktop:
+    """pixelflux' server, which answers as it is told, and the agent's `Computer` before it."""
+
+    def __init__(self, agent: ModuleType, server: str, home: Path) -> None:
+        self.agent, self.server, self.home = agent, server, home
+        self.answer: tuple[int, bytes] = (200, b'{"result":"ok"}')
+        self.asked: list[tuple[str, str | None, Any]] = []
+        self.last_input = (0.5, False)
+        self.port = 0
+
+    def allow(self, fields: str, server: str | None = None) -> Any:
+        env = {"VDI_AGENTS": fields, "SELKIES_COMPUTER_USE_BIND": server or self.server, "HOME": str(self.home)}
+        env |= {"SELKIES_COMPUTER_USE_TOKEN": "hidden", "PATH": "/usr/bin:/bin"}
+        self.agent.Handler.computer = self.agent.Computer(env, lambda: self.last_input)
+        return self.agent.Handler.computer
+
+    def post(self, path: str, body: str) -> tuple[int, str]:
+        return ask(self.port, "POST", path, body=body)
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Iterator[Desktop]:
+    agent = load_script(AGENT)
+
+    class Pixelflux(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            made.asked.append((self.path, self.headers["Authorization"], json.loads(body)))
+            self.send_response(made.answer[0])
+            self.end_headers()
+            self.wfile.write(made.answer[1])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    agent.Handler.digest = sha256(b"secret").hexdigest()
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Pixelflux), agent.Server(("127.0.0.1", 0), agent.Handler)]
+    made = Desktop(agent, f"127.0.0.1:{servers[0].server_address[1]}", tmp_path)
+    made.port = servers[1].server_address[1]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    made.allow("enabled,run")
+    yield made
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_action_is_passed_on_with_selkies_token(desktop: Desktop) -> None:
+    assert desktop.post("/computer-use", CLICK) == (200, '{"result":"ok"}')
+    assert desktop.asked == [("/computer-use", "Bearer hidden", json.loads(CLICK))]
+    assert ask(desktop.port, "POST", "/computer-use", token="hidden", body=CLICK)[0] == 401
+    assert len(desktop.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"), [("", [404, 404]), ("run", [404, 404]), ("enabled", [200, 404]), ("enabled,run", [200, 200])]
+)
+def test_agents_may_do_what_the_template_allows(desktop: Desktop, fields: str, found: list[int]) -> None:
+    desktop.allow(fields)
+    bodies = {"/computer-use": CLICK, "/run": '{"command": "true", "seconds": 5}'}
+    assert [desktop.post(path, body)[0] for path, body in bodies.items()] == found
+
+
+@pytest.mark.parametrize(
+    ("action", "last_input", "status"),
+    [
+        ("left_click", (0.5, True), 409),
+        ("key", (4.9, True), 409),
+        ("an action of a later version", (0.5, True), 409),
+        ("left_click", (5.0, True), 200),
+        ("left_click", (0.5, False), 200),
+        *((passive, (0.5, True), 200) for passive in ("screenshot", "cursor_position", "zoom", "wait")),
+    ],
+)
+def test_a_persons_input_pauses_that_of_agents(
+    desktop: Desktop, action: str, last_input: tuple[float, bool], status: int
+) -> None:
+    desktop.last_input = last_input
+    found, body = desktop.post("/computer-use", json.dumps({"action": action}))
+    assert (found, len(desktop.asked)) == (status, int(status == 200))
+    if status == 409:
+        assert json.loads(body) == {"reason": "HumanInControl", "seconds": round(5.0 - last_input[0], 1)}
+
+
+@pytest.mark.parametrize(("comes_after", "status", "typed"), [(9, 200, "é" * 120), (2, 409, "é" * 100)])
+def test_a_person_interrupts_a_long_text(desktop: Desktop, comes_after: int, status: int, typed: str) -> None:
+    computer = desktop.allow("enabled")
+    computer.last_input = lambda: (0.1, len(desktop.asked) >= comes_after)
+    assert desktop.post("/computer-use", json.dumps({"action": "type", "text": "é" * 120}))[0] == status
+    assert "".join(action["text"] for _, _, action in desktop.asked) == typed
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        ((200, b'{"error": "Unknown action: fly"}'), 400, "Unknown action: fly"),
+        ((400, b'{"error": "Invalid JSON"}'), 400, "Invalid JSON"),
+        ((401, b'{"error": "unauthorized"}'), 503, "answered the action with 401"),
+        ((200, b"<html>"), 503, "can't be asked to act"),
+        ((200, b"[]"), 503, "can't be asked to act"),
+        ((200, b'{"data": "' + b"a" * (8 << 20) + b'"}'), 503, "with 200 and 8388609 bytes"),
+    ],
+)
+def test_an_answer_of_selkies_is_not_trusted(
+    desktop: Desktop, answer: tuple[int, bytes], status: int, words: str
+) -> None:
+    desktop.answer = answer
+    found, said = desktop.post("/computer-use", CLICK)
+    assert (found, words in said) == (status, True), said
+    assert found == 503 or json.loads(said) == {"error": words}
+
+
+def test_a_server_that_is_gone_is_said_in_words(desktop: Desktop) -> None:
+    desktop.allow("enabled", server="127.0.0.1:1")
+    status, said = desktop.post("/computer-use", CLICK)
+    assert (status, "Selkies can't be asked to act" in said) == (503, True)
+
+
+@pytest.mark.parametrize("body", ["", "[]", '{"action": 3}', "x", json.dumps({"action": "type", "text": "a" * 65_536})])
+def test_a_body_that_is_no_action_is_refused(desktop: Desktop, body: str) -> None:
+    assert desktop.post("/computer-use", body)[0] == 400
+    assert desktop.asked == []
+
+
+@pytest.mark.parametrize(("fields", "idle"), [("enabled", 300.0), ("enabled,countsAsUse", 7.0)])
+def test_actions_count_as_use_where_the_template_says_so(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch, fields: str, idle: float
+) -> None:
+    computer = desktop.allow(fields)
+    desktop.last_input, now = (300.0, True), [1000.0]
+    monkeypatch.setattr("computer_use.time.monotonic", lambda: now[0])
+    assert computer.idle() == 300.0, "no one has acted yet"
+    for action in ("screenshot", "left_click"):
+        computer.act(json.dumps({"action": action}).encode())
+        now[0] += 7.0
+    assert computer.idle() == idle
+
+
+@pytest.mark.parametrize(
+    ("command", "seconds", "code", "output"),
+    [
+        ("echo out; echo err >&2; pwd; exit 3", 20, 3, "out\nerr\n{home}\n"),
+        ("env | grep -c -e SELKIES -e VDI_", 20, 1, "0\n"),
+        ("echo begun; sleep 60", 1, None, "begun\n"),
+        ("sleep 2 & echo left behind", 20, 0, "left behind\n"),
+        ("kill -TERM $$", 20, 143, ""),
+        ("head -c 20000 /dev/zero | tr '\\0' a; printf b", 20, 0, "a" * 15_999 + "b"),
+    ],
+    ids=["status", "no secrets", "killed at its time", "left behind", "signal", "last output"],
+)
+def test_commands_run_as_the_user(desktop: Desktop, command: str, seconds: int, code: int | None, output: str) -> None:
+    status, body = desktop.post("/run", json.dumps({"command": command, "seconds": seconds}))
+    assert status == 200
+    assert json.loads(body) == {"exitCode": code, "output": output.replace("{home}", str(desktop.home))}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("{}", "command: None is not allowed"),
+        ("[]", "command: None is not allowed"),
+        ('{"command": "true"}', "seconds: None is not allowed; it is a number from 1 to 600"),
+        ('{"command": "true", "seconds": 601}', "seconds: 601 is not allowed"),
+        ('{"command": "true", "seconds": true}', "seconds: True is not allowed"),
+        ('{"command": "\\u0000", "seconds": 5}', "embedded null byte"),
+    ],
+)
+def test_a_command_that_cannot_run_is_refused_in_words(desktop: Desktop, body: str, words: str) -> None:
+    status, said = desktop.post("/run", body)
+    assert (status, words in said) == (400, True), said

@@ -1,0 +1,117 @@
+"""Films of the desktop image's agent: when one is made, what the gateway gets of it, and what is reported."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
+
+STARTING, UNSTORED = "it is starting", "the gateway does not store the film (gateway.recordings in the chart's values)"
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
+    with filmed_desktop(tmp_path) as desktop:
+        yield desktop
+
+
+def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int, int, bytes]:
+    """What a gateway gets that has stored so much: number and place of a piece, and the piece."""
+    piece, headers = desktop.films.fetch(number, stored)
+    return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
+
+
+def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop, tmp_path: Path) -> None:
+    assert desktop.look() == {"state": "Failed", "message": UNSTORED}
+    desktop.recorder.film(b"begin")
+    assert list(tmp_path.iterdir()) == [], "a program of the user could delete a film that has a name"
+    number, offset, piece = store(desktop)
+    assert (offset, piece) == (0, b"begin")
+    assert desktop.look()["state"] == "Failed"
+    desktop.recorder.film(b", more")
+    assert store(desktop, number, 5) == (number, 5, b", more")
+    assert desktop.look() == {"state": "On", "message": ""}
+    assert store(desktop, 0, 0) == (number, 5, b", more"), "another replica goes on where the first one was"
+
+
+def test_stored_parts_take_no_space(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"x" * (1 << 20))
+    number, _, piece = store(desktop)
+    store(desktop, number, len(piece))
+    (film,) = desktop.films.films
+    assert Path(f"/proc/self/fd/{film.file}").stat().st_blocks * 512 < 1 << 20
+
+
+def test_another_size_of_the_screen_begins_another_film(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"small")
+    number, _, _ = store(desktop)
+    store(desktop, number, 3)
+    desktop.screen = (2560, 1440)
+    assert desktop.look() == {"state": "On", "message": ""}, "no one is cut off for it"
+    assert desktop.recorder.began == 2
+    desktop.recorder.film(b"large")
+    assert store(desktop, number, 3) == (number, 3, b"ll"), "the end of the first film comes before the second"
+    later, offset, piece = store(desktop, number, 5)
+    assert (later > number, offset, piece) == (True, 0, b"large")
+
+
+def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
+    desktop.recorder.end()
+    assert desktop.look() == {"state": "Failed", "message": STARTING}
+    assert desktop.look() == {"state": "On", "message": ""}
+    desktop.recorder.end()
+    desktop.recorder.problem = "no space left on device"
+    with pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409"):
+        desktop.look()
+
+
+def test_full_spool_ends_the_film_until_it_is_fetched(desktop: FilmedDesktop) -> None:
+    desktop.module.MAX_WAITING = 8
+    desktop.look()
+    desktop.recorder.film(b"123456789")
+    assert desktop.look() == {"state": "Failed", "message": "0 MiB of film wait for the gateway"}
+    assert desktop.recorder.file is None
+    number, _, piece = store(desktop)
+    store(desktop, number, len(piece))
+    desktop.look()
+    assert desktop.look()["state"] == "On"
+
+
+def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
+    desktop.films.stored_at -= desktop.module.STORED_SECONDS + 1
+    store(desktop, number, 5)
+    assert desktop.look() == {"state": "Failed", "message": UNSTORED}
+
+
+def test_film_of_an_agent_before_this_one_is_replaced(desktop: FilmedDesktop) -> None:
+    desktop.recorder.answer("POST")
+    desktop.look()
+    assert desktop.recorder.began == 2
+
+
+def test_film_on_demand_begins_and_ends(tmp_path: Path) -> None:
+    with filmed_desktop(tmp_path, "OnDemand") as desktop:
+        assert desktop.look() == {"state": "Off", "message": ""}
+        assert desktop.recorder.began == 0
+        desktop.films.switch(wanted=True)
+        desktop.look()
+        assert desktop.recorder.file is not None
+        desktop.films.switch(wanted=False)
+        assert desktop.look() == {"state": "Off", "message": ""}
+        assert desktop.recorder.file is None
+
+
+def test_film_that_must_be_made_cannot_be_switched_off(desktop: FilmedDesktop) -> None:
+    with pytest.raises(ValueError, match="VDI_RECORDING is 'Always'"):
+        desktop.films.switch(wanted=False)

@@ -1,0 +1,179 @@
+"""Help with consent: administrators see no desktop until its owner allows it, and no longer than that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from support.builders import a_session, a_template
+from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
+from unit.gateway.edge_stage import OWNER, EdgeStage, address, changed
+from unit.gateway.gateway_stage import NOW, Browser
+from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
+from unit.gateway.portal_stage import running as running_desktop
+from unit.gateway.test_edge_bar import BAR, OURS
+from vdi.api.session import AccessRequest, GuestRole
+from vdi.cluster.units import format_time
+from vdi.gateway.rights import role_in
+from vdi.session.actions import AnswerAccess, Refusal, RequestAccess, decide
+
+ONE = "/api/v1/sessions/alice-desktop"
+LAPSES = "2026-11-20T12:01:00Z"
+REQUEST = AccessRequest(ROOT.user, "collaborator", "30m", LAPSES)
+
+
+@pytest.fixture
+async def stage() -> ApiStage:
+    stage = ApiStage()
+    stage.session(status=RUNNING, access=[{"user": BOB.user, "role": "collaborator"}])
+    return stage
+
+
+async def acts(stage: ApiStage) -> list[tuple[str, str, str, str]]:
+    found = await stage.audit.entries(limit=50)
+    return [(one.actor, one.action, one.outcome, one.detail.get("answer", "")) for one in found[::-1]]
+
+
+async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
+    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    asked = await root.post(f"{ONE}/access-request", json={"role": "viewer", "length": "30m"})
+    request = {"user": ROOT.user, "role": "viewer", "length": "30m", "expires": LAPSES}
+    assert asked.json()["spec"]["accessRequest"] == request
+    assert (await root.post(f"{ONE}/access-request", json={})).status_code == 409  # one at a time
+    bob = await stage.program(BOB)
+    assert "accessRequest" not in (await bob.get(ONE)).json()["spec"]
+    allowed = await alice.post(f"{ONE}/access-request/answer", json={"request": LAPSES, "allow": True})
+    guest = {"user": ROOT.user, "role": "viewer", "expires": "2026-11-20T12:30:00Z"}
+    assert allowed.json()["spec"]["access"][1:] == [guest]
+    assert "accessRequest" not in allowed.json()["spec"]
+    assert (await alice.delete(f"{ONE}/access/{ROOT.user}")).is_success
+    assert await acts(stage) == [
+        (ROOT.user, "session.request-access", "done", ""),
+        (ROOT.user, "session.request-access", "Conflict", ""),
+        (ALICE.user, "session.answer-access", "done", "allowed"),
+        (ALICE.user, "session.unshare", "done", ""),
+    ]
+
+
+async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
+    root, bob = await stage.program(ROOT), await stage.program(BOB)
+    await root.post(f"{ONE}/access-request", json={"role": "viewer"})
+    answer = {"request": LAPSES, "allow": True}
+    for tried in (
+        await root.post(f"{ONE}/access-request/answer", json=answer),
+        await bob.post(f"{ONE}/access-request/answer", json=answer),
+        await bob.post(f"{ONE}/access-request", json={}),
+        await root.put(f"{ONE}/access/{ROOT.user}", json={"role": "viewer"}),
+        await root.post(f"{ONE}/probe", json={"state": "0" * 64}),
+    ):
+        assert tried.status_code == 403, tried.text
+    assert [one["user"] for one in (await root.get(ONE)).json()["spec"]["access"]] == [BOB.user]
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "after"),
+    [
+        ({}, {"request": LAPSES, "allow": False}, 60),
+        ({}, {"request": "2026-11-20T12:00:59Z", "allow": True}, 0),
+        ({}, {"request": LAPSES, "allow": True}, 60),
+        (None, {"request": LAPSES, "allow": True}, 0),
+    ],
+    ids=["refused late", "of another request", "allowed late", "not asked"],
+)
+async def test_answer_is_to_a_pending_request(
+    stage: ApiStage, request_: dict[str, Any] | None, answer: dict[str, Any], after: int
+) -> None:
+    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    if request_ is not None:
+        await root.post(f"{ONE}/access-request", json=request_)
+    stage.clock.forward(seconds=after)
+    assert (await alice.post(f"{ONE}/access-request/answer", json=answer)).status_code == 409
+    assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
+
+
+async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
+    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    await root.post(f"{ONE}/access-request", json={"length": "1m"})
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
+    stage.clock.forward(minutes=1)
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
+    assert "accessRequest" not in (await alice.get(ONE)).json()["spec"]
+    await root.post(f"{ONE}/access-request", json={"length": "1m"})
+    await alice.post(f"{ONE}/access-request/answer", json={"request": "2026-11-20T12:02:00Z", "allow": True})
+    stage.clock.forward(minutes=1)
+    session = stage.world.session("alice-desktop")
+    assert session and role_in(session, ROOT.user, stage.clock.now()) is None  # whatever the sweep does
+    await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
+    assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
+    assert [act for act in await acts(stage) if act[0] == "vdi-gateway"] == [
+        ("vdi-gateway", "session.answer-access", "done", "lapsed"),
+        ("vdi-gateway", "session.unshare", "done", ""),
+    ]
+
+
+@pytest.mark.parametrize("length", ["", "59s", "481m", "soon", "x" * 999])
+def test_length_has_limits(length: str) -> None:
+    refusal = decide(a_session(), None, RequestAccess(ROOT.user, GuestRole.VIEWER, length), NOW)
+    assert isinstance(refusal, Refusal) and refusal.field == "length" and len(refusal.value) <= 100
+
+
+def test_later_request_does_not_replace_what_the_owner_reads() -> None:
+    """Both writes have the resource version that they decided on."""
+    for request in (RequestAccess(ROOT.user, GuestRole.COLLABORATOR, "8h"), AnswerAccess(LAPSES, allow=True)):
+        session = changed(a_session(), spec={} if isinstance(request, RequestAccess) else {"access_request": REQUEST})
+        patch = decide(session, None, request, NOW)
+        assert not isinstance(patch, Refusal)
+        assert patch["metadata"]["resourceVersion"] == session.metadata.resource_version
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[EdgeStage]:
+    async with EdgeStage() as stage:
+        session = stage.world.session("alice-desktop")
+        assert session
+        stage.add(changed(session, spec={"access_request": REQUEST}))
+        yield stage
+
+
+async def opened(edge: EdgeStage, user: str, **who: Any) -> Browser:
+    browser = await edge.logged_in(user, **who)
+    await browser.open(address())
+    return browser
+
+
+async def test_edge_lets_an_administrator_in_by_consent_only(edge: EdgeStage) -> None:
+    root = await opened(edge, ROOT.user, admin=True)
+    assert (await root.get(BAR)).status_code == 401
+    answer = address(path=f"/.vdi/answer-access?request={LAPSES}&allow=true")
+    assert (await root.post(answer, headers=OURS)).status_code == 401
+    owner = await opened(edge, OWNER)
+    assert (await owner.get(BAR)).json()["request"]["user"] == ROOT.user
+    assert (await owner.post(answer, headers=OURS)).status_code == 204
+    state = (await owner.get(BAR)).json()
+    assert (state["request"], state["guests"]) == (None, [ROOT.user])
+    root = await opened(edge, ROOT.user, admin=True)
+    seen = (await root.get(BAR)).json()
+    assert (seen["viewOnly"], seen["request"], seen["guests"]) == (False, None, [])
+    unshare = address(path=f"/.vdi/unshare?user={ROOT.user}")
+    assert (await root.post(unshare, headers=OURS)).status_code == 403
+    assert (await owner.post(unshare, headers=OURS)).status_code == 204
+    assert (await root.get(BAR)).status_code == 401
+
+
+async def test_portal_asks_and_answers() -> None:
+    stage, page = PortalStage(), "/desktops/alice-desktop"
+    stage.put(a_template("ubuntu"), running_desktop("alice-desktop"))
+    admin, owner = stage.browser(ADMIN), stage.browser()
+    assert "Ask for access" in (await admin.get(page)).text and "Ask for access" not in (await owner.get(page)).text
+    asked = await admin.post(f"{page}/request-access", at=page, **{"role": "viewer", "for": "30m"})
+    assert "done=request-access" in asked.headers["location"]
+    shown = (await owner.get(page)).text
+    assert "root@example.com asks for access: view only, for 30m" in text_of(shown)
+    assert "asks for access" not in (await admin.get(page)).text
+    refused = await owner.post(f"{page}/answer-access", at=page, refuse=format_time(NOW + timedelta(minutes=1)))
+    assert "done=refuse-access" in refused.headers["location"]
+    assert "asks for access" not in (await owner.get(page)).text
+    session = stage.world.session("alice-desktop")
+    assert session and role_in(session, ADMIN.email, NOW) is None

@@ -1,0 +1,100 @@
+"""A desktop that is shown only while it is recorded: no page, no connection and no table without its film."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from support import builders
+from support.waiting import eventually
+from unit.gateway.edge_selkies import FakeSelkies
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    OWNER,
+    SETTINGS,
+    EdgeStage,
+    a_session,
+    address,
+    browser_events,
+    changed,
+    shared_with,
+)
+from unit.gateway.gateway_stage import NAVIGATION, Browser
+from vdi.api.meta import ObjectMeta
+from vdi.api.session import RecordingStatus, Role, VDISession
+from vdi.api.template import VDITemplate
+from vdi.gateway.desktop_agent import has_thumbnail
+from vdi.gateway.edge import token_tables
+from vdi.gateway.store.logins import GrantStore
+
+HOST = SETTINGS.host("alice-desktop")
+WHY = "it is not recorded now: disk full."
+
+
+@pytest.fixture
+async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
+    monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
+        spec = builders.a_template(recording={"mode": "Always"}).spec
+        stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        film(stage, "On")
+        yield stage
+
+
+def film(stage: EdgeStage, state: str, mode: str = "Always", message: str = "") -> VDISession:
+    session = stage.world.session("alice-desktop") or a_session()
+    status = {"recording": RecordingStatus(mode, state, message)}
+    return stage.add(changed(session, status=status, spec=shared_with(GUEST, "viewer")))
+
+
+async def entered(stage: EdgeStage, user: str) -> Browser:
+    browser = await stage.logged_in(user)
+    await browser.open(address())
+    return browser
+
+
+@pytest.mark.parametrize("user", [OWNER, GUEST])
+async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: str) -> None:
+    browser = await entered(stage, user)
+    film(stage, "Failed", message="disk full")
+    page = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
+    assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
+    for path, more in (("/api/websockets", HANDSHAKE), ("/api/status", {}), ("/assets/x.js", {})):
+        answer = await stage.verify(HOST, path, Cookie=browser.stolen(HOST), **more)
+        assert (answer.status_code, WHY in answer.text) == (503, True), path
+
+
+async def test_film_that_ends_ends_every_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
+    await entered(stage, OWNER)
+    await eventually(lambda: len(desktop.table) == 1)
+    film(stage, "Failed")
+    await eventually(lambda: desktop.tables[-1:] == [{}])
+    film(stage, "On")
+    await eventually(lambda: len(desktop.table) == 1)
+    assert len(await GrantStore(stage.database).open()) == 1, "access has not ended, only the picture"
+
+
+async def test_waiting_page_says_why_and_opens_with_the_film(stage: EdgeStage) -> None:
+    browser = await entered(stage, OWNER)
+    film(stage, "Failed", message="disk full")
+    page = (await browser.open(address())).text
+    assert WHY in page
+    assert "This desktop is recorded, picture and sound, as long as it runs." in page
+    events = await browser_events(stage, browser, lambda: film(stage, "On"), most=2)
+    assert [event["stage"] for event in events] == ["denied", "opening"]
+
+
+async def test_bar_says_that_the_desktop_is_recorded(stage: EdgeStage) -> None:
+    for user in (OWNER, GUEST):
+        browser = await entered(stage, user)
+        state = (await browser.get(address(path="/.vdi/bar"))).json()
+        assert (state["recorded"], "record" in state["actions"]) == (True, False)
+    film(stage, "Off", mode="OnDemand")
+    state = (await (await entered(stage, OWNER)).get(address(path="/.vdi/bar"))).json()
+    assert (state["recorded"], "record" in state["actions"]) == (False, True)
+
+
+async def test_no_small_picture_without_the_film(stage: EdgeStage) -> None:
+    template = stage.world.template("office")
+    assert has_thumbnail(film(stage, "On"), template, Role.OWNER)
+    assert not has_thumbnail(film(stage, "Failed"), template, Role.OWNER)

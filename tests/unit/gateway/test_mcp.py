@@ -1,0 +1,409 @@
+"""`/mcp`: the official client over loopback, and requests that no client sends."""
+
+import asyncio
+import base64
+import re
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+from urllib.request import Request
+
+import httpx
+import httpx2
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.types import CallToolResult, ImageContent, TextContent
+
+from support.waiting import PATIENCE
+from unit.gateway.api_stage import ALICE, BOB, RUNNING, ApiStage
+from unit.gateway.gateway_stage import PORTAL
+from vdi.api.session import VDISession
+from vdi.gateway import mcp
+from vdi.gateway.app import _Server, _uvicorn_config, listen
+from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.login.logins import Device, Identity
+from vdi.gateway.mcp import TOOLS, VERSIONS
+from vdi.http_client import Response
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (1280).to_bytes(4) + (720).to_bytes(4) + b"\x08\x02\0\0\0"
+QUEUED = {
+    "phase": "Pending",
+    "message": "Waiting.",
+    "queue": {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T14:00:00Z"},
+}
+HOST = {"host": "portal.vdi.localhost"}
+[TOOL_LOOP] = re.findall(r"```python\n(.*?)```", Path("docs/agents.md").read_text(), re.DOTALL)
+PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+
+
+class FakeDesktop:
+    """The agents of all desktops: what they were asked to do, and what they answer."""
+
+    def __init__(self) -> None:
+        self.done: list[dict[str, Any]] = []
+        self.refuses: tuple[int, object] | None = None
+
+    async def ask(self, session: VDISession, method: str, path: str, *, json: Mapping[str, Any], **_: Any) -> Response:
+        self.done.append(dict(json))
+        if self.refuses:
+            return Response(self.refuses[0], msgspec.json.encode(self.refuses[1]))
+        answer: dict[str, Any] = {"result": "ok"}
+        if path == "/run":
+            answer = {"exitCode": 3, "output": "no such file\n"}
+        elif json["action"] == "screenshot":
+            answer = {"data": base64.b64encode(PNG).decode()}
+        return Response(200, msgspec.json.encode(answer))
+
+
+@pytest.fixture
+def desktop() -> FakeDesktop:
+    return FakeDesktop()
+
+
+@pytest.fixture
+def stage(desktop: FakeDesktop) -> ApiStage:
+    stage = ApiStage()
+    stage.agent.real = cast(DesktopAgent, desktop)
+    stage.template("office", displayName="Office", description="Letters.", agents={"enabled": True, "run": True})
+    return stage
+
+
+async def token_of(stage: ApiStage, who: Identity = ALICE) -> str:
+    return str((await stage.program(who)).headers["authorization"])
+
+
+async def post(stage: ApiStage, body: object, token: str = "", **headers: str) -> httpx.Response:
+    """One message, with these headers beside those of a client."""
+    given = HOST | {"authorization": token or await token_of(stage), "content-type": "application/json"} | headers
+    async with httpx.AsyncClient(transport=stage.transport(), base_url=PORTAL) as http:
+        return await http.post("/mcp", content=msgspec.json.encode(body), headers={k: v for k, v in given.items() if v})
+
+
+async def use(stage: ApiStage, tool: str, who: Identity = ALICE, **arguments: Any) -> tuple[bool, str]:
+    """Whether a tool had an error, and its text."""
+    return await use_with(stage, await token_of(stage, who), tool, arguments)
+
+
+async def use_with(stage: ApiStage, token: str, tool: str, arguments: object) -> tuple[bool, str]:
+    """The same with this token."""
+    body = PING | {"method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    answer = await post(stage, body, token)
+    assert answer.status_code == 200, answer.text
+    result = answer.json()["result"]
+    return result.get("isError", False), result["content"][0].get("text", "")
+
+
+@asynccontextmanager
+async def serving(stage: ApiStage) -> AsyncIterator[str]:
+    """URL of the gateway on a port of this machine."""
+    server = _Server(_uvicorn_config(stage.public))
+    with listen(("127.0.0.1", 0), "VDI_PUBLIC_ADDR") as where:
+        task = asyncio.create_task(server.serve([where]))
+        try:
+            yield f"http://127.0.0.1:{where.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, PATIENCE)
+
+
+@asynccontextmanager
+async def client_of(stage: ApiStage, mode: str = "auto") -> AsyncIterator[Client]:
+    """The official client."""
+    headers = HOST | {"authorization": await token_of(stage)}
+    async with (
+        serving(stage) as url,
+        httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
+def text_of(result: CallToolResult) -> str:
+    (content,) = result.content
+    assert isinstance(content, TextContent)
+    return content.text
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_official_client_drives_a_desktop(stage: ApiStage, desktop: FakeDesktop, mode: str) -> None:
+    stage.cluster.then = [QUEUED, RUNNING]
+    async with client_of(stage, mode) as client:
+        assert client.instructions == mcp.INSTRUCTIONS
+        assert [tool.name for tool in (await client.list_tools()).tools] == list(TOOLS)
+        assert text_of(await client.call_tool("list_templates", {})) == "office: Office Letters."
+        started = await client.call_tool("start_desktop", {"template": "office", "name": "nightly"})
+        assert text_of(started) == "The desktop 'nightly' is ready."
+        picture = (await client.call_tool("screenshot", {"desktop": "nightly"})).content[0]
+        assert isinstance(picture, ImageContent)
+        assert (picture.mime_type, base64.b64decode(picture.data)) == ("image/png", PNG)
+        typed = await client.call_tool("type", {"desktop": "nightly", "text": "ls\n"})
+        assert (typed.is_error, text_of(typed)) == (False, "Done.")
+        ended = await client.call_tool("end_desktop", {"desktop": "nightly"})
+        assert text_of(ended) == "The desktop 'nightly' is ending."
+    assert desktop.done == [{"action": "screenshot"}, {"action": "type", "text": "ls\n"}]
+    assert stage.cluster.objects == {}
+    assert [act[1] for act in stage.acts] == ["session.start", "computer.screenshot", "computer.type", "session.end"]
+
+
+async def test_tool_loop_of_the_docs_drives_a_desktop(
+    stage: ApiStage, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    _, token = (await token_of(stage)).split()
+    asked: list[Any] = []
+    actions = {"action": "screenshot"}, {"action": "left_click", "coordinate": [1, -2]}, {"action": "key", "text": "q"}
+
+    def ask(messages: list[Any]) -> list[Any]:
+        asked.append(messages[-1]["content"])
+        return [{"type": "tool_use", "id": "1", "input": action} for action in actions[len(asked) - 1 : len(asked)]]
+
+    def open_locally(wanted: Request) -> Any:
+        wanted.add_header("Host", HOST["host"])
+        return urlopen(wanted, timeout=PATIENCE)
+
+    async with serving(stage) as url:
+        for name, value in {"VDI_PORTAL": url, "VDI_DESKTOP": "nightly", "VDI_TOKEN": token, "no_proxy": "*"}.items():
+            monkeypatch.setenv(name, value)
+        urlopen = urllib.request.urlopen
+        monkeypatch.setattr(urllib.request, "urlopen", open_locally)
+        loop: dict[str, Any] = {}
+        exec(TOOL_LOOP, loop)
+        loop["ask"] = ask
+        await asyncio.to_thread(loop["run"], "Press q.")
+    task, picture, refused, done = asked
+    assert (task, picture[0]["content"][0]["source"]["data"]) == ("Press q.", base64.b64encode(PNG).decode())
+    assert "coordinate" in refused[0]["content"][0]["text"]
+    assert done[0]["content"] == [{"type": "text", "text": "Done."}]
+    assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "action"),
+    [
+        ("click", {"x": 1, "y": 2}, {"action": "left_click", "coordinate": [1, 2]}),
+        ("click", {"x": 1, "y": 2, "kind": "double"}, {"action": "double_click", "coordinate": [1, 2]}),
+        ("move", {"x": 1, "y": 2}, {"action": "mouse_move", "coordinate": [1, 2]}),
+        (
+            "drag",
+            {"x": 1, "y": 2, "to_x": 3, "to_y": 4},
+            {"action": "left_click_drag", "start_coordinate": [1, 2], "coordinate": [3, 4]},
+        ),
+        (
+            "scroll",
+            {"x": 1, "y": 2, "scroll_direction": "down"},
+            {"action": "scroll", "coordinate": [1, 2], "scroll_direction": "down", "scroll_amount": 5},
+        ),
+        ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),
+        ("run_command", {"command": "ls", "duration": 3}, {"command": "ls", "seconds": 3}),
+    ],
+)
+async def test_tool_is_an_action(
+    stage: ApiStage, desktop: FakeDesktop, tool: str, arguments: dict[str, Any], action: dict[str, Any]
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    failed, text = await use(stage, tool, desktop="nightly", **arguments)
+    assert (failed, text) == (False, "Exit code 3.\nno such file\n" if tool == "run_command" else "Done.")
+    assert msgspec.json.decode(msgspec.json.encode(desktop.done)) == [action]
+
+
+async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp, "CALL_SECONDS", 0.0)
+    arguments: dict[str, Any] = {"template": "office", "name": "nightly"}
+    assert (await use(stage, "start_desktop", **arguments))[1].endswith("to go on waiting.")
+    stage.session("nightly", template="office", status=QUEUED)
+    failed, text = await use(stage, "start_desktop", **arguments)
+    assert not failed
+    assert "Number 3 in line" in text
+    assert "not enough suitable GPUs are free" in text
+    monkeypatch.setattr(mcp, "CALL_SECONDS", PATIENCE)
+    waits = asyncio.create_task(use(stage, "start_desktop", **arguments))
+    stage.session("nightly", template="office", status=RUNNING)
+    assert await waits == (False, "The desktop 'nightly' is ready.")
+
+
+async def test_start_resumes_a_suspended_desktop(stage: ApiStage) -> None:
+    stage.session("nightly", template="office", suspended=True, status={"phase": "Suspended"})
+    stage.cluster.then = [RUNNING]
+    assert await use(stage, "start_desktop", template="office", name="nightly") == (
+        False,
+        "The desktop 'nightly' is ready.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "there", "words"),
+    [
+        ("ubuntu", None, "is not one of: office"),
+        ("office", {"user": BOB.user}, "is not available"),
+        ("office", {"template": "ubuntu"}, "You already have the desktop 'nightly'"),
+        ("office", {"status": {"phase": "Failed", "message": "No image."}}, "is not ready"),
+    ],
+)
+async def test_start_is_refused_in_words(stage: ApiStage, template: str, there: Any, words: str) -> None:
+    if there:
+        stage.session("nightly", **{"template": "office", "status": RUNNING} | there)
+    failed, text = await use(stage, "start_desktop", template=template, name="nightly")
+    assert failed
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((409, {"reason": "HumanInControl", "seconds": 4.2}), "Try again in 5 s."),
+        ((503, {}), "responds with 503"),
+        ((404, {}), "was started without agents"),
+    ],
+)
+async def test_refusal_is_a_result_for_the_model(
+    stage: ApiStage, desktop: FakeDesktop, answer: tuple[int, object], words: str
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    desktop.refuses = answer
+    failed, text = await use(stage, "click", desktop="nightly", x=1, y=1)
+    assert failed
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("click", {"desktop": "nightly", "x": -1, "y": 1}, "x: -1 is not"),
+        ("click", {"desktop": "nightly", "x": 1, "y": 1, "kind": "up"}, "kind: "),
+        ("click", {"desktop": "nightly", "x": 1}, "y: allowed: Pixels from the top edge"),
+        ("type", {"desktop": "nightly", "text": "x" * 4001}, "text: "),
+        ("type", {"desktop": "nightly", "text": "x", "action": "left_click"}, "action: "),
+        ("screenshot", {"desktop": "../secrets"}, "You have no desktop"),
+    ],
+)
+async def test_bad_argument_reaches_no_desktop(
+    stage: ApiStage, desktop: FakeDesktop, tool: str, arguments: dict[str, Any], words: str
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    failed, text = await use(stage, tool, **arguments)
+    assert failed
+    assert words in text
+    assert desktop.done == []
+
+
+async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop: FakeDesktop) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    failed, text = await use(stage, "request_human", desktop="nightly", reason="Log in, please.")
+    assert (failed, text) == (
+        False,
+        "A person has been asked. Your actions are refused until they give the desktop back.",
+    )
+    failed, text = await use(stage, "screenshot", desktop="nightly")
+    assert failed
+    assert "asks for a person: Log in, please." in text
+    assert await use(stage, "wait", duration=0) == (False, "Done.")
+    assert desktop.done == []
+
+
+async def test_viewer_and_stranger_cannot_drive(stage: ApiStage, desktop: FakeDesktop) -> None:
+    viewer = {"user": BOB.user, "role": "viewer"}
+    stage.session("nightly", template="office", status=RUNNING, access=[viewer])
+    stage.session("other", template="office", status=RUNNING)
+    for name, words in (("nightly", "As viewer of"), ("other", "You have no desktop")):
+        for tool in ("screenshot", "end_desktop"):
+            failed, text = await use(stage, tool, BOB, desktop=name)
+            assert failed
+            assert words in text
+    assert desktop.done == []
+    assert sorted(stage.cluster.objects) == ["nightly", "other"]
+
+
+async def test_token_of_one_session_only_acts_in_it(stage: ApiStage) -> None:
+    for name in ("nightly", "other"):
+        stage.session(name, template="office", status=RUNNING)
+    person = await stage.logins.person_by_cookie((await stage.logins.begin(ALICE, Device()))[0])
+    assert person
+    token, _ = await stage.logins.new_token(person, "bot", timedelta(days=1), "nightly")
+    calls: list[tuple[str, dict[str, str], str]] = [
+        ("screenshot", {"desktop": "nightly"}, ""),
+        ("screenshot", {"desktop": "other"}, "You have no desktop"),
+        ("list_templates", {}, "can only drive its desktop"),
+        ("start_desktop", {"template": "office", "name": "third"}, "can only drive its desktop"),
+        ("end_desktop", {"desktop": "nightly"}, "can only drive its desktop"),
+    ]
+    for tool, arguments, words in calls:
+        failed, text = await use_with(stage, f"Bearer {token}", tool, arguments)
+        assert failed is bool(words), tool
+        assert words in text
+    assert sorted(stage.cluster.objects) == ["nightly", "other"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (PING, {}, 200),
+        (PING, {"origin": PORTAL}, 200),
+        (PING, {"mcp-protocol-version": VERSIONS[0]}, 200),
+        ({"jsonrpc": "2.0", "method": "notifications/initialized"}, {}, 202),
+        ({"jsonrpc": "2.0", "id": 1, "result": {}}, {}, 202),
+        (PING, {"mcp-protocol-version": "2026-07-28"}, 400),
+        (PING, {"authorization": "Bearer vdi_nothing"}, 401),
+        (PING, {"authorization": "Basic YWxpY2U6eA=="}, 401),
+        (PING, {"origin": "https://alice-desktop.vdi.localhost"}, 403),
+        (PING, {"origin": "null"}, 403),
+        (PING, {"content-type": "text/plain"}, 415),
+        ([PING], {}, 422),
+        ({**PING, "jsonrpc": "1.0"}, {}, 422),
+        ({**PING, "id": None}, {}, 422),
+        ({**PING, "params": {"text": "x" * 70_000}}, {}, 413),
+    ],
+)
+async def test_message_is_admitted_or_refused(
+    stage: ApiStage, body: object, headers: dict[str, str], status: int
+) -> None:
+    answer = await post(stage, body, **headers)
+    assert answer.status_code == status, answer.text
+    assert (answer.content == b"") is (status == 202)
+    assert ("www-authenticate" in answer.headers) is (status == 401)
+
+
+async def test_cookie_of_a_login_is_not_enough(stage: ApiStage) -> None:
+    page = await stage.page()
+    page.event_hooks = {}  # the OpenAPI document does not have /mcp
+    answer = await page.post("/mcp", json=PING)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
+async def test_only_posts_are_served(stage: ApiStage, method: str) -> None:
+    async with httpx.AsyncClient(transport=stage.transport(), base_url=PORTAL) as http:
+        answer = await http.request(method, "/mcp", headers={"authorization": await token_of(stage)})
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "code", "words"),
+    [("resources/list", {}, -32601, "not a method"), ("tools/call", {"name": "rm"}, -32602, "allowed: list_templates")],
+)
+async def test_unknown_name_is_an_error(stage: ApiStage, method: str, params: object, code: int, words: str) -> None:
+    answer = (await post(stage, {**PING, "method": method, "params": params})).json()
+    assert answer["error"]["code"] == code
+    assert words in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(("asked", "answered"), [*((version, version) for version in VERSIONS), ("1.0", VERSIONS[0])])
+async def test_version_is_negotiated(stage: ApiStage, asked: str, answered: str) -> None:
+    answer = await post(stage, {**PING, "method": "initialize", "params": {"protocolVersion": asked}})
+    assert answer.json()["result"]["protocolVersion"] == answered
+
+
+def test_each_tool_and_argument_is_described() -> None:
+    for name, tool in TOOLS.items():
+        schema = tool.describe(name)["inputSchema"]
+        Draft202012Validator.check_schema(schema)
+        assert (schema["type"], schema["additionalProperties"]) == ("object", False)
+        for argument, rules in schema["properties"].items():
+            assert rules["description"].endswith("."), (name, argument)
+            assert rules["type"] in ("string", "integer"), (name, argument)

@@ -1,0 +1,201 @@
+"""Films in the gateway: fetched from the image's own agent, kept, listed, watched, audited and deleted."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
+from unit.gateway.files_agent import files_agent
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running, text_of
+from vdi.api.session import VDISession
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.rights import User
+from vdi.gateway.settings import Settings
+from vdi.gateway.store.audit import audit
+from vdi.gateway.store.recordings import recordings
+
+FROM_PAGE = {"Sec-Fetch-Site": "same-origin", "Accept": "*/*"}
+RUN = {"readyTime": "2026-11-20T11:00:00Z", "recording": {"mode": "Always", "state": "On"}}
+
+
+class RecordedStage(PortalStage):
+    """alice-desktop is recorded; films are in `folder`."""
+
+    def __init__(self, folder: Path, desktop: FilmedDesktop) -> None:
+        super().__init__(settings=replace(Settings(), recordings=folder))
+        self.folder, self.desktop = folder, desktop
+        self.put(a_template(recording={"mode": "Always", "retention": "1h"}), running(status=RUN))
+
+    @property
+    def session(self) -> VDISession:
+        session = self.world.session("alice-desktop")
+        assert session is not None
+        return session
+
+    async def fetch(self, content: bytes = b"") -> None:
+        """The desktop films some more, and the gateway has its turn."""
+        self.desktop.look()
+        if content:
+            self.desktop.recorder.film(content)
+            self.desktop.look()
+        self.clock.wall += timedelta(seconds=2)
+        await self.edge.recordings.fetch(self.session)
+
+    async def ended(self, content: bytes = b"film") -> str:
+        """A film that has ended; returns its id."""
+        await self.fetch(content)
+        self.clock.wall += timedelta(minutes=2)
+        return str(self.rows.rows(recordings)[-1].id)
+
+    def audited(self, action: str) -> list[tuple[str, str, str]]:
+        last = {row.act: row for row in self.rows.rows(audit) if row.action == action}
+        return [(row.actor, row.target, row.outcome) for row in last.values()]
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[RecordedStage]:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "run").mkdir()
+    with filmed_desktop(tmp_path / "run") as desktop:
+        stage = RecordedStage(tmp_path / "films", desktop)
+        with files_agent(stage, tmp_path) as handler:
+            handler.films = desktop.films
+            yield stage
+
+
+async def test_film_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")
+    await stage.fetch(b", middle")
+    stage.edge.recordings._stored.clear()  # another process goes on
+    await stage.fetch(b", end")
+    (file,) = stage.folder.iterdir()
+    (row,) = stage.rows.rows(recordings)
+    assert (file.name, file.read_bytes()) == (f"{row.id}.mp4", b"begin, middle, end")
+    assert (row.size_bytes, row.seconds, row.keep_until - row.ended) == (18, 3.0, timedelta(hours=1))
+    assert stage.desktop.look() == {"state": "On", "message": ""}
+
+
+async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: RecordedStage) -> None:
+    stage.folder.rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        await stage.fetch(b"begin")
+    assert stage.rows.rows(recordings) == []
+    assert stage.desktop.look()["state"] == "Failed"
+
+
+async def test_program_in_the_agents_place_changes_nothing_that_is_stored(stage: RecordedStage) -> None:
+    await stage.fetch(b"what alice did")
+    (file,) = stage.folder.iterdir()
+    headers = {"X-VDI-Film": file.stem.rpartition("-")[2], "X-VDI-Offset": "0", "X-VDI-Seconds": "1"}
+    answers = [(b"what she did not", headers), (b"", {})]
+    stage.desktop.films.fetch = lambda _number, _stored: answers.pop(0)
+    await stage.fetch()
+    assert file.read_bytes() == b"what alice didot"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"X-VDI-Film": "../x"}, {"X-VDI-Film": "-1"}, {"X-VDI-Offset": str(1 << 40)}, {"X-VDI-Seconds": "nan"}]
+)
+async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
+    headers = {"X-VDI-Film": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
+    stage.desktop.films.fetch = lambda _number, _stored: (b"x", headers)
+    with pytest.raises(ValueError, match=r"Expected|Invalid"):
+        await stage.fetch()
+    assert list(stage.folder.iterdir()) == []
+
+
+async def test_page_says_how_much_of_a_run_was_recorded(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")  # 1 s of a run of an hour
+    page = text_of((await stage.browser(ADMIN).get("/recordings")).text)
+    assert "alice@example.com Ubuntu".lower() in page.lower()
+    assert page.count("1.0 s") == 2, page
+
+
+async def test_film_is_watched_in_ranges_and_each_view_is_one_row(stage: RecordedStage) -> None:
+    film = await stage.ended(b"0123456789")
+    browser = stage.browser(ADMIN)
+    page = await browser.get(f"/recordings/{film}")
+    assert stage.audited("recording.view") == []  # a link of another page leads here, too
+    assert f'src="/api/v1/recordings/{film}"' in page.text
+    assert "media-src 'self'" in page.headers["content-security-policy"]
+    part = await browser.get(f"/api/v1/recordings/{film}", Range="bytes=2-4", **FROM_PAGE)
+    assert (part.status_code, part.content, part.headers["content-type"]) == (206, b"234", "video/mp4")
+    assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).content == b"0123456789"
+    assert stage.audited("recording.view") == [(ADMIN.email, "alice-desktop", "done")]
+    for site in ("cross-site", "same-site"):  # of another page the row in the audit would be a lie
+        address = f"/api/v1/recordings/{film}"
+        assert (await stage.browser(ADMIN).get(address, **{"Sec-Fetch-Site": site})).status_code == 403
+
+
+async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")
+    (row,) = stage.rows.rows(recordings)
+    with pytest.raises(ActionDenied, match="still being made"):
+        await stage.edge.recordings.watch(ADMIN, row.id)
+    assert stage.audited("recording.view") == []
+
+
+@pytest.mark.parametrize(
+    ("person", "owner_may", "sees"),
+    [(ADMIN, False, True), (ALICE, False, False), (ALICE, True, True), (BOB, True, False)],
+)
+async def test_owners_see_their_films_if_the_template_allows(
+    stage: RecordedStage, person: User, owner_may: bool, sees: bool
+) -> None:
+    stage.put(a_template(recording={"mode": "Always", "ownerMayWatch": owner_may}))
+    film = await stage.ended()
+    browser = stage.browser(person)
+    items = (await browser.get("/api/v1/recordings", Accept="application/json")).json()["items"]
+    assert [item["id"] for item in items] == [film] * sees
+    assert (f"/recordings/{film}" in (await browser.get("/recordings")).text) is sees
+    for path in (f"/recordings/{film}", f"/api/v1/recordings/{film}"):
+        assert (await browser.get(path, **FROM_PAGE)).status_code == (200 if sees else 404), path
+
+
+async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:
+    first = await stage.ended()
+    stage.desktop.screen = (800, 600)
+    second = await stage.ended()
+    seen: list[Any] = []
+    cursor = ""
+    for _ in range(2):
+        address = f"/api/v1/recordings?limit=1{cursor and '&cursor=' + cursor}"
+        page = (await stage.browser(ADMIN).get(address, Accept="application/json")).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page.get("next", "")
+    assert (seen, cursor) == ([second, first], "")
+
+
+async def test_retention_deletes_film_and_row_and_says_so(stage: RecordedStage) -> None:
+    film = await stage.ended()
+    kept = stage.edge.recordings
+    await kept.delete_expired()
+    assert (stage.folder / f"{film}.mp4").exists()
+    stage.clock.wall += timedelta(hours=1)
+    await kept.delete_expired()
+    assert not list(stage.folder.iterdir()) and not stage.rows.rows(recordings)
+    assert stage.audited("recording.delete") == [("retention", "alice-desktop", "done")]
+    with pytest.raises(ActionDenied, match="There is no recording"):
+        await kept.watch(ADMIN, film)
+
+
+@pytest.mark.parametrize(("person", "may"), [(ALICE, True), (BOB, False), (ADMIN, False)])
+async def test_only_the_owner_switches_a_film_on_demand(stage: RecordedStage, person: User, may: bool) -> None:
+    stage.desktop.films.mode, stage.desktop.films.wanted = "OnDemand", False
+    stage.put(running(access=[{"user": BOB.email, "role": "collaborator"}], status=RUN))
+    if may:
+        await stage.edge.recordings.switch(person, stage.session, wanted=True)
+    else:
+        with pytest.raises(ActionDenied):
+            await stage.edge.recordings.switch(person, stage.session, wanted=True)
+    assert stage.desktop.films.wanted is may
+    assert stage.audited("session.record") == [(ALICE.email, "alice-desktop", "done")] * may
+
+
+async def test_film_that_must_be_made_is_not_switched(stage: RecordedStage) -> None:
+    with pytest.raises(ActionDenied, match="not recorded on demand"):
+        await stage.edge.recordings.switch(ALICE, stage.session, wanted=False)

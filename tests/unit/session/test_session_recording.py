@@ -1,0 +1,91 @@
+"""Recording of a session: its pod, its status, the notice before it, and whether its picture may be seen."""
+
+from typing import Any
+
+import pytest
+
+from support.builders import a_session, a_template
+from vdi.api.recording import RecordingMode
+from vdi.session.children import build_pod, build_spec
+from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.effective import Desktop, resolve
+from vdi.session.naming import Identity
+from vdi.session.recording import recording_note, refuse_picture
+from vdi.session.streaming import find_image_problems, settings
+
+KEPT = "Films are kept for 30 days, and administrators can watch them."
+
+
+@pytest.mark.parametrize(
+    ("film", "refusal"),
+    [
+        (None, ""),
+        ({"mode": "Always", "state": "On"}, ""),
+        ({"mode": "Always", "state": "Starting"}, "it is not recorded now."),
+        ({"mode": "Always", "state": "Off"}, "it is not recorded now."),
+        ({"mode": "Always", "state": "Failed", "message": "disk full"}, "it is not recorded now: disk full."),
+        ({"mode": "Later", "state": "Failed"}, "it is not recorded now."),
+        ({"mode": "OnDemand", "state": "Off"}, ""),
+        ({"mode": "OnDemand", "state": "Failed"}, ""),
+    ],
+)
+def test_only_a_film_that_must_be_made_hides_the_picture(film: Any, refusal: str) -> None:
+    session = a_session("alice", status={"phase": "Running"} | ({"recording": film} if film else {}))
+    assert refuse_picture(session).endswith(refusal)
+    assert bool(refuse_picture(session)) is bool(refusal)
+
+
+@pytest.mark.parametrize(
+    ("recording", "note"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"mode": "Always"}, f"This desktop is recorded, picture and sound, as long as it runs. {KEPT}"),
+        (
+            {"mode": "OnDemand", "retention": "24h"},
+            "The owner can record this desktop, picture and sound. Films are kept for 1 day, and administrators can "
+            "watch them.",
+        ),
+    ],
+)
+def test_note_says_what_is_kept_and_who_sees_it(recording: Any, note: str) -> None:
+    assert recording_note(a_template("t", recording=recording) if recording is not None else None) == note
+
+
+@pytest.mark.parametrize(("mode", "sent"), [("Off", []), ("OnDemand", ["OnDemand"]), ("Always", ["Always"])])
+def test_mode_reaches_the_desktop(mode: str, sent: list[str]) -> None:
+    spec = a_template("t", recording={"mode": mode}).spec
+    assert [variable.value for variable in settings(spec) if variable.name == "VDI_RECORDING"] == sent
+
+
+def test_mode_of_a_later_version_is_always() -> None:
+    assert RecordingMode("Sometimes") is RecordingMode.ALWAYS
+
+
+def test_template_records_only_behind_the_gateway() -> None:
+    spec = a_template("t", recording={"mode": "Always"}).spec
+    assert not list(find_image_problems(spec, behind_gateway=True))
+    assert list(find_image_problems(spec, behind_gateway=False)) == [
+        "spec.recording needs the gateway, which keeps the films (gateway.enabled in the chart's values)"
+    ]
+
+
+def test_watermark_names_the_user_of_the_pod() -> None:
+    template = a_template("t", watermark={"text": "{user} $(HOME)", "position": "Middle"})
+    sent = {variable.name: variable.value for variable in settings(template.spec)}
+    assert sent["VDI_WATERMARK"] == "{user} $$(HOME)"
+    assert sent["SELKIES_WATERMARK_LOCATION"] == "5"
+    desktop = resolve(a_session("alice", template="t"), template, ClusterSettings(edge_middleware="vdi-edge"))
+    assert isinstance(desktop, Desktop)
+    env = {variable["name"]: variable for variable in build_spec(desktop, "s", 8082)["containers"][0]["env"]}
+    path = env["VDI_USER"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.annotations['vdi.kasm.io/user']"
+
+
+def test_pod_says_how_it_is_recorded() -> None:
+    template = a_template("t", recording={"mode": "OnDemand"})
+    session = a_session("alice", template="t")
+    desktop = resolve(session, template, ClusterSettings(edge_middleware="vdi-edge"))
+    assert isinstance(desktop, Desktop)
+    pod = build_pod(identity=Identity.of(session), desktop=desktop)
+    assert pod["metadata"]["annotations"]["vdi.kasm.io/recording"] == "OnDemand"
