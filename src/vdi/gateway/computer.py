@@ -33,6 +33,7 @@ from vdi.gateway.store.audit import DONE, FAILED, Act, Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.http_client import BadResponseError, Response
 from vdi.printable import escape, shorten
+from vdi.session.recording import refuse_picture
 from vdi.session.users import normal_user
 
 T = TypeVar("T")
@@ -236,6 +237,8 @@ class Computer:
             raise ActionDenied("Conflict", words)
         if not is_running(session):
             raise ActionDenied("Conflict", f"The desktop {name!r} is not running.")
+        if why := refuse_picture(session):
+            raise ActionDenied("Conflict", why)
         return session, agents
 
     async def _drive(self, by: Actor, session: VDISession) -> None:

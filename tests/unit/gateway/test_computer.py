@@ -161,6 +161,15 @@ async def test_template_without_agents_has_no_programs(stage: ApiStage, desktop:
     assert desktop.asked == []
 
 
+async def test_agent_sees_no_desktop_that_must_be_recorded_and_is_not(stage: ApiStage, desktop: Agent) -> None:
+    program = await stage.program()
+    stage.session(status=RUNNING | {"recording": {"mode": "Always", "state": "Failed"}})
+    assert "not recorded now" in problem(await program.post(ONE, json=SHOT), 409, "conflict")["detail"]
+    assert desktop.asked == []
+    stage.session(status=RUNNING | {"recording": {"mode": "Always", "state": "On"}})
+    assert (await program.post(ONE, json=SHOT)).is_success
+
+
 async def test_one_actor_drives_until_another_may(stage: ApiStage, desktop: Agent) -> None:
     first, second = await scoped(stage), await scoped(stage, "other")
     assert (await first.post(ONE, json=SHOT)).is_success
