@@ -316,7 +316,7 @@ class UserNamespaces(StrEnum):
 
 
 class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
-    """How desktops are kept apart from their node."""
+    """Isolation of desktops from their node."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

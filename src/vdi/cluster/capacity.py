@@ -110,7 +110,7 @@ class NodeCapacity:
     status: NodeStatus = field(default_factory=NodeStatus)
 
     def lacks(self, need: Need) -> str:
-        """What it lacks for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
+        """Its lack for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
         # Fails closed: what a node does not report, it does not have. containerd before 2.0 runs a pod with
         # `hostUsers: false` as any other, without an error, so the runtime's own report decides, and not its version.
         info = self.status.node_info

@@ -108,7 +108,7 @@ class Outcome:
 
 
 class Driver(msgspec.Struct, rename="camel"):
-    """Who drives a desktop now."""
+    """The driver of a desktop now."""
 
     state: Annotated[
         Literal["Agent", "Human", "Parked"],
@@ -211,7 +211,7 @@ class Computer:
                 await self.context.shared.pop(_taken(session))
 
     async def driver(self, session: VDISession) -> Driver | None:
-        """Who drives; None: no one. Raises SharedUnavailableError."""
+        """The driver; None: no one drives. Raises SharedUnavailableError."""
         if taken := await self.context.shared.get(_taken(session)):
             return msgspec.json.decode(taken, type=Driver)
         if held := await self.context.shared.get(_wheel(session)):

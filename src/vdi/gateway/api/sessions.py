@@ -225,7 +225,7 @@ class DriverChange(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class CurrentDriver(msgspec.Struct):
-    """Who drives a desktop now."""
+    """The driver of a desktop now."""
 
     driver: Annotated[Driver | None, doc("null: no one has lately.")] = None
 
