@@ -29,21 +29,18 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
+from bench.command import positive
 from bench.crowd import MAKE_TOKEN
-from bench.first_picture import CouldNotLookError, a_user, where
+from bench.first_picture import a_user, exit_status, where
 from bench.photon import Window
-from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals
+from bench.processes import MACHINE_CPUS, cpu_seconds
 from bench.report import goal, render
 from bench.stats import percentile
 from bench.template_copy import OfTemplateCopy
-from vdi.demo.browser import Login, NoPictureError
-from vdi.demo.run import PeopleError
+from vdi.demo.browser import Login
 from vdi.devcluster.build_cache import default_cache
-from vdi.devcluster.layout import ClusterError
-from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.progress import Progress
 from vdi.kube.config import load_config
-from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.kube.transport import Client
 
 SIZE = (1280, 720)
@@ -331,8 +328,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: the run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
     options = parse(arguments)
-    end_cleanly_on_signals()
-    try:
+
+    def run() -> int:
         if options.demo:
             kubeconfig, portal = where(options.cluster)
             with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
@@ -340,16 +337,10 @@ def main(arguments: Sequence[str]) -> int:
                 figures = asyncio.run(wanted)
         else:
             figures = uvloop.run(measure_gateway(options.turns))
-    except (CouldNotLookError, ClusterError, ConnectionFailed, StepFailed) as error:
-        sys.stderr.write(f"{error}\n")
-        return COULD_NOT_LOOK
-    except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return FINDINGS
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
-    return 0
+        print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+        return 0
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

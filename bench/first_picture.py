@@ -28,9 +28,10 @@ from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
 from vdi.demo.browser import CHROMIUM_NAMES, DesktopBrowser, Login, NoPictureError, find_chromium
 from vdi.demo.run import PeopleError, add_user, portal_url, remove_user
 from vdi.devcluster import cluster
+from vdi.devcluster.binaries import BinaryUnavailable
 from vdi.devcluster.build_cache import default_cache
 from vdi.devcluster.layout import ClusterError
-from vdi.devcluster.progress import Progress
+from vdi.devcluster.progress import Progress, StepFailed
 from vdi.kube.config import load_config
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.kube.resource import CLAIMS
@@ -279,20 +280,12 @@ def a_user(kubeconfig: Path, portal: str) -> Iterator[Login]:
         remove_user(kubeconfig, login.user)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
-    options = parse(arguments)
+def exit_status(run: Callable[[], int]) -> int:
+    """The status of a run on an embedded cluster: its own; 3: no cluster or browser; 1: it failed; 130: interrupted."""
     end_cleanly_on_signals()
-
-    async def run(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
-        async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
-            return await measure(client, options, login, progress)
-
     try:
-        kubeconfig, portal = where(options.cluster)
-        with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
-            figures = asyncio.run(run(kubeconfig, login, progress))
-    except (CouldNotLookError, ClusterError, ConnectionFailed) as error:
+        return run()
+    except (CouldNotLookError, ClusterError, BinaryUnavailable, ConnectionFailed, StepFailed) as error:
         sys.stderr.write(f"{error}\n")
         return COULD_NOT_LOOK
     except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
@@ -300,15 +293,30 @@ def main(arguments: Sequence[str]) -> int:
         return FINDINGS
     except KeyboardInterrupt:
         return INTERRUPTED
-    if options.output == "json":
-        print(json.dumps(figures, indent=1))
-    else:
+
+
+def main(arguments: Sequence[str]) -> int:
+    """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
+    options = parse(arguments)
+
+    async def ask(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
+        async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
+            return await measure(client, options, login, progress)
+
+    def run() -> int:
+        kubeconfig, portal = where(options.cluster)
+        with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
+            figures = asyncio.run(ask(kubeconfig, login, progress))
+        if options.output == "json":
+            print(json.dumps(figures, indent=1))
+            return 0
         refused = sum(figure["refused"] for figure in figures)
-        print(
-            f"{options.starts} starts each way, image present, home volume present, one node of {os.cpu_count()} CPUs\n"
-        )
+        cpus = os.cpu_count()
+        print(f"{options.starts} starts each way, image present, home volume present, one node of {cpus} CPUs\n")
         print(table(figures), f"pages refused before the first that worked: {refused}", *verdicts(figures), sep="\n")
-    return 0
+        return 0
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

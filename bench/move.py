@@ -14,18 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
-from bench.processes import end_cleanly_on_signals
+from bench.command import FINDINGS, positive
+from bench.first_picture import CouldNotLookError, exit_status
 from bench.report import goal, render
 from bench.stats import percentile
 from bench.ways import NAMESPACE, USER, Object, remove, status, until
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cluster.units import parse_duration, parse_time
 from vdi.devcluster import cluster
-from vdi.devcluster.layout import ClusterError
 from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.config import load_config
-from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.kube.transport import Client
 from vdi.session.conditions import DRAINING
 
@@ -36,10 +34,6 @@ GOAL_S = 20.0
 _NOTICE = "jsonpath={.spec.template.spec.containers[0].env[?(@.name=='VDI_DRAIN_NOTICE')].value}"
 
 Figures = dict[str, float]
-
-
-class CouldNotLookError(Exception):
-    """Raised when there is no cluster of several nodes to measure on; says how to get one."""
 
 
 class Kubectl:
@@ -166,33 +160,26 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
     options = parser.parse_args(arguments)
-    end_cleanly_on_signals()
 
-    async def run(kubeconfig: Path, kubectl: Path) -> dict[str, Any]:
+    async def ask(kubeconfig: Path, kubectl: Path) -> dict[str, Any]:
         async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
             return await measure(client, Kubectl(kubectl, kubeconfig), options.template, options.moves)
 
-    try:
-        figures = asyncio.run(run(*where(options.cluster)))
-    except (CouldNotLookError, ClusterError, ConnectionFailed) as error:
-        sys.stderr.write(f"{error}\n")
-        return COULD_NOT_LOOK
-    except (KubeError, RuntimeError, TimeoutError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return FINDINGS
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    slowest = max(each["notice_over_to_running_s"] for each in figures["moves"])
-    if options.output == "json":
-        print(json.dumps(figures, indent=1))
-    else:
-        print(f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n")
-        print(
-            table(figures),
-            goal(slowest < GOAL_S, f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted"),
-            sep="\n",
-        )
-    return 0 if slowest < GOAL_S else FINDINGS
+    def run() -> int:
+        figures = asyncio.run(ask(*where(options.cluster)))
+        slowest = max(each["notice_over_to_running_s"] for each in figures["moves"])
+        if options.output == "json":
+            print(json.dumps(figures, indent=1))
+        else:
+            print(f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n")
+            print(
+                table(figures),
+                goal(slowest < GOAL_S, f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted"),
+                sep="\n",
+            )
+        return 0 if slowest < GOAL_S else FINDINGS
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -21,23 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from bench import crowd, plain, podload, roundtrip, testcard
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, positive
-from bench.first_picture import CouldNotLookError, a_user, where
+from bench.command import positive
+from bench.first_picture import CouldNotLookError, a_user, exit_status, where
 from bench.photon import Window
-from bench.processes import MACHINE_CPUS, cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
+from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds
 from bench.streaming_report import OURS, PLAIN, RECORDED, WAYLAND, Figures, table
 from bench.template_copy import OnWayland, Recorded
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove, until
-from vdi.demo.browser import Login, NoPictureError
-from vdi.demo.run import PeopleError
+from vdi.demo.browser import Login
 from vdi.devcluster import cluster, probe
-from vdi.devcluster.binaries import BinaryUnavailable, ensure
+from vdi.devcluster.binaries import ensure
 from vdi.devcluster.build_cache import default_cache
-from vdi.devcluster.layout import ClusterError, layout_of
-from vdi.devcluster.progress import Progress, StepFailed
+from vdi.devcluster.layout import layout_of
+from vdi.devcluster.progress import Progress
 from vdi.kinds import SESSIONS
 from vdi.kube.config import load_config
-from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.kube.resource import CLAIMS, PODS
 from vdi.kube.transport import Client
 from vdi.session.children import CONTAINER
@@ -358,8 +356,8 @@ def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progr
 def main(arguments: Sequence[str]) -> int:
     """0: measured; 1: a run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
     options = parse(arguments)
-    end_cleanly_on_signals()
-    try:
+
+    def run() -> int:
         kubeconfig, portal = where(options.cluster)
         with Progress(default_cache(os.environ) / "logs") as progress:
             place = look(options.cluster, kubeconfig, progress)
@@ -367,16 +365,10 @@ def main(arguments: Sequence[str]) -> int:
                 if options.crowd:
                     return measure_crowd(place, login, options, progress)
                 figures = measure(place, login, options, progress)
-    except (CouldNotLookError, ClusterError, BinaryUnavailable, ConnectionFailed, StepFailed) as error:
-        sys.stderr.write(f"{error}\n")
-        return COULD_NOT_LOOK
-    except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        return FINDINGS
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
-    return 0
+        print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+        return 0
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from vdi.api.session import VDISession
 from vdi.api.template import Agents
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import DesktopAgent, is_running
+from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
 from vdi.gateway.rights import Actor, refuse_to_drive
 from vdi.gateway.shared_state import SharedUnavailableError
-from vdi.gateway.store.audit import DONE, FAILED, Act, Audit
+from vdi.gateway.store.audit import DONE, FAILED, Audit, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.http_client import BadResponseError, Response
 from vdi.printable import escape, shorten
@@ -38,7 +38,7 @@ from vdi.session.users import normal_user
 
 T = TypeVar("T")
 # Actions of one session in a window, over all replicas and actors.
-MAX_ACTIONS, WINDOW_SECONDS = 600, 60
+MAX_ACTIONS = 600
 # An actor drives for so long after each action; another one is refused meanwhile.
 DRIVES_SECONDS = 30.0
 # Longer than sessions last: a person gives back.
@@ -168,7 +168,7 @@ class Computer:
             if wanted.repeat > 1:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
-                found = await self._ask(by, session, "/computer-use", body, seconds, _Answer)
+                found = await self._ask(by, session, "/computer-use", body, seconds=seconds, into=_Answer)
             if found.data is not None:
                 _check_png(found.data, name)
                 detail["sha256"] = sha256(found.data).hexdigest()
@@ -186,7 +186,7 @@ class Computer:
                 raise ActionDenied("Conflict", words)
             detail |= _describe({"text": command}, record_text=agents.record_text)
             body = {"command": command, "seconds": seconds}
-            ran = await self._ask(by, session, "/run", body, _ANSWER_SECONDS + seconds, _Ran)
+            ran = await self._ask(by, session, "/run", body, seconds=_ANSWER_SECONDS + seconds, into=_Ran)
         return ran.exit_code, escape(ran.output[-_OUTPUT:], keep="\n\t")
 
     async def request_human(self, by: Actor, name: str, reason: str) -> None:
@@ -257,12 +257,11 @@ class Computer:
             raise ActionDenied("Conflict", words)
 
     async def _ask(
-        self, by: Actor, session: VDISession, path: str, body: Mapping[str, object], seconds: float, into: type[T]
+        self, by: Actor, session: VDISession, path: str, body: Mapping[str, object], *, seconds: float, into: type[T]
     ) -> T:
         """The response of the agent in the desktop, if the actor may drive before the request and after it."""
-        name, window = session.metadata.name, int(self.context.clock().timestamp()) // WINDOW_SECONDS
-        key = f"computer/{session.metadata.uid}/{window}"
-        if await self.context.shared.count(key, WINDOW_SECONDS) > MAX_ACTIONS:
+        name = session.metadata.name
+        if await count_in_window(self.context, "computer", session) > MAX_ACTIONS:
             words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
             raise ActionDenied("TooManyRequests", words)
         await self._drive(by, session)
@@ -292,9 +291,7 @@ class Computer:
         finally:
             self.context.metrics.actions.labels("computer", outcome).inc()
             if seen and outcome != "NotFound":
-                uid, owner = seen.metadata.uid, seen.spec.user
-                act = Act(actor=by.user, action=f"computer.{kind}", target=name, uid=uid, owner=owner, detail=detail)
-                await self.audit.record(act, outcome)
+                await self.audit.record(act_on(seen, by.user, f"computer.{kind}", detail), outcome)
 
 
 def _read(answer: Response, name: str, into: type[T]) -> T:

@@ -242,6 +242,12 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     return session, role
 
 
+async def count_in_window(context: GatewayContext, what: str, session: VDISession) -> int:
+    """Count one more request for this session, over all replicas; the number in this window of time."""
+    window = int(context.clock().timestamp()) // WINDOW_SECONDS
+    return await context.shared.count(f"{what}/{session.metadata.uid}/{window}", WINDOW_SECONDS)
+
+
 class StartupScriptResult(msgspec.Struct, rename="camel", omit_defaults=True):
     """One script and its result."""
 
@@ -367,8 +373,7 @@ class AgentRequests:
         return session
 
     async def limit(self, what: str, session: VDISession, most: int, words: str) -> None:
-        window = int(self.context.clock().timestamp()) // WINDOW_SECONDS
-        if await self.context.shared.count(f"{what}/{session.metadata.uid}/{window}", WINDOW_SECONDS) > most:
+        if await count_in_window(self.context, what, session) > most:
             raise HTTPException(429, words, {"Retry-After": str(WINDOW_SECONDS)})
 
     async def _arm(self, session: VDISession) -> Mark:

@@ -37,6 +37,11 @@ class User:
     def may_audit(self) -> bool:
         return self.admin or self.auditor
 
+    @property
+    def actor(self) -> "Actor":
+        """The user as one who drives desktops."""
+        return Actor(self.email, login_id=self.login_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:

@@ -62,7 +62,7 @@ class Call(Generic[Q_co, B_co]):
     @property
     def actor(self) -> Actor:
         """For an operation with `drives`."""
-        return self.who if isinstance(self.who, Actor) else Actor(self.who.email, login_id=self.who.login_id)
+        return self.who if isinstance(self.who, Actor) else self.who.actor
 
     @property
     def cluster(self) -> ClusterCache:

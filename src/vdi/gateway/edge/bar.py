@@ -27,7 +27,7 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.recordings import Recordings
-from vdi.gateway.rights import Action, Actor, User, enables_agents
+from vdi.gateway.rights import Action, User, enables_agents
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
@@ -35,7 +35,10 @@ from vdi.session.actions import is_expired, pending_request
 from vdi.session.recording import ON, recording_note
 from vdi.session.streaming import takes_tokens
 
-CHANGES = tuple(map(Action, ("suspend", "restart", "record", "resize", "unshare", "answer-access", "drive", "extend")))
+CHANGES = (
+    *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
+    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.DRIVE, Action.EXTEND),
+)
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
@@ -99,8 +102,7 @@ class DesktopBar:
                 allow = query.get("allow") == "true"
                 await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
             case Action.DRIVE:
-                by = Actor(user.email, login_id=user.login_id)
-                await self.computer.switch(by, name, human=query.get("human") == "1")
+                await self.computer.switch(user.actor, name, human=query.get("human") == "1")
             case Action.RESIZE:
                 await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
             case _:  # the last one of CHANGES

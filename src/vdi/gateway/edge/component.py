@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
-# An open connection whose share runs out ends at most so much later; a new one is refused at once.
 EXPIRED_SECONDS, OLD_FILMS_SECONDS = 5.0, 3600.0
+# An open connection whose share runs out ends at most so much later; a new one is refused at once.
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
 # Pause after background work has failed.

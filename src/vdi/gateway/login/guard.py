@@ -55,7 +55,7 @@ class Guard:
         if request.headers.get("authorization") is not None:
             return await self._logins.actor_by_token(bearer(request))
         user = await self.user_of(request)
-        return Actor(user.email, login_id=user.login_id) if user else None
+        return user.actor if user else None
 
     async def require(self, request: HTTPConnection) -> User:
         """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""

@@ -242,7 +242,7 @@ class Logins:
         MOST_TOKENS, and for a session that the user may not drive.
         """
         now, target = self._clock(), self._cluster.session(session) if session else None
-        if session and (refused := refuse_to_drive(Actor(user.email), target, session, now)):
+        if session and (refused := refuse_to_drive(user.actor, target, session, now)):
             raise ActionDenied(*refused)
         gone = [token.id for token in await self._store.open_of(ApiToken, user.email, now) if not self._holds(token)]
         await self._store.end(ApiToken, gone, now)  # of sessions that have ended: they do not count

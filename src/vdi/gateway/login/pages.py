@@ -35,7 +35,7 @@ from vdi.gateway.login.logins import (
 from vdi.gateway.login.oidc import ClaimsError, OIDCProvider, ProviderDownError, RefusedError
 from vdi.gateway.login.throttle import Throttle, TooManyError
 from vdi.gateway.notices import KINDS, can_mail
-from vdi.gateway.rights import Actor, User, enables_agents, refuse_to_drive
+from vdi.gateway.rights import User, enables_agents, refuse_to_drive
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.notices import NoticeSubscriptions
@@ -453,12 +453,12 @@ class AccountPages(Pages):
     async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
         logins = self._login.logins
         context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
-        cluster, now, actor = self._login.context.cluster, self._login.context.clock(), Actor(user.email)
+        cluster, now = self._login.context.cluster, self._login.context.clock()
         drivable = {
             session.metadata.uid: session.metadata.name
             for session in cluster.sessions.values()
             if enables_agents(cluster.template(session.spec.template))
-            and not refuse_to_drive(actor, session, session.metadata.name, now)
+            and not refuse_to_drive(user.actor, session, session.metadata.name, now)
         }
         return self._renderer.render(
             request,

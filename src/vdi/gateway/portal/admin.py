@@ -347,14 +347,14 @@ class AdminPages(PortalPages):
 
     async def audit(self, request: Request, user: User) -> Response:
         """GET /admin/audit: entries of the audit log, newest first."""
-        return await self._entries(request, user, "audit", "actor", "Who")
+        return await self._entries(request, user, "audit", who="actor", title="Who")
 
     async def transfers(self, request: Request, user: User) -> Response:
         """GET /admin/transfers: what went into desktops and left them, newest first."""
-        return await self._entries(request, user, "transfers", "owner", "Owner", words=TRANSFERS)
+        return await self._entries(request, user, "transfers", who="owner", title="Owner", words=TRANSFERS)
 
     async def _entries(
-        self, request: Request, user: User, tab: str, who: str, title: str, words: Mapping[str, str] = {}
+        self, request: Request, user: User, tab: str, *, who: str, title: str, words: Mapping[str, str] = {}
     ) -> Response:
         if not user.may_audit:
             raise HTTPException(403, f"Only administrators and auditors can do this; {user.email} is neither.")

@@ -24,7 +24,7 @@ from vdi.gateway.portal.catalogue import size_choices
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
-from vdi.gateway.rights import Action, Actor, User, enables_agents, role_in
+from vdi.gateway.rights import Action, User, enables_agents, role_in
 from vdi.gateway.web.template_filters import duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
@@ -235,8 +235,8 @@ class DesktopPages(PortalPages):
 
     async def drive(self, request: Request, user: User, form: Form) -> Response:
         """Take over from agents, or give back."""
-        human, by = form.get("human") == "yes", Actor(user.email, login_id=user.login_id)
-        action = self._services.computer.switch(by, _name(request), human=human)
+        human = form.get("human") == "yes"
+        action = self._services.computer.switch(user.actor, _name(request), human=human)
         return await self._do(request, user, "take-over" if human else "give-back", action)
 
     async def unshare(self, request: Request, user: User, form: Form) -> Response:
