@@ -32,8 +32,7 @@ def render() -> str:
     for title, files in PLACES.items():
         rows = [row for file in files for row in faults_of(ROOT / file)]
         lines += ["", f"## {title}", "", f"{len(rows)} faults, in {', '.join(f'`{file}`' for file in files)}.", ""]
-        lines += ["| what is broken | the doctor says |", "|---|---|"]
-        lines += [f"| {what} | {', '.join(f'`{code}`' for code in codes)} |" for what, codes in rows]
+        lines += [f"- {what}: {', '.join(f'`{code}`' for code in codes)}" for what, codes in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -33,10 +33,9 @@ _GENERATED = """<!-- Generated from the catalogue of codes by `make generate`.
 Edit src/vdi/doctor/codes and src/vdi/kasm/diagnosis/codes.py. -->"""
 _INDEX_HEAD = """# The doctor: what each code means
 
-`vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
-what fixes it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
-[design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`. `vdi doctor --explain CODE` prints the
-text of one code. By symptom: [troubleshooting](troubleshooting.md)."""
+[`vdi doctor`](cli.md#vdi-doctor) says what is broken, where, with the proof, and what fixes it;
+`vdi doctor --explain CODE` prints the text of one code. [How it works](design/doctor.md);
+[by symptom](troubleshooting.md)."""
 
 
 def render() -> dict[Path, str]:
@@ -63,7 +62,7 @@ def _layer_lines(layer: str) -> Iterator[str]:
     title, scope = LAYERS[layer]
     yield _GENERATED
     yield f"# {title}: what the doctor's codes mean\n"
-    yield f"Here: {scope}. All layers: [index](../{INDEX.name})."
+    yield f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from. [All](../{INDEX.name})."
     for code in CODES.values():
         if code.layer == layer:
             yield f"\n## {code.code}"
