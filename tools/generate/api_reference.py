@@ -30,8 +30,8 @@ _FORMATS = {
     "an absolute path": "path",
     "the name of a container image": "image",
 }
-# Said by the format of an e-mail address.
-_IMPLIED = ("must have only visible characters",)
+# Said by the format of an e-mail address, or by the field's description.
+_IMPLIED = ("must have only visible characters", "can't be changed", "create a new session")
 
 
 def render() -> str:

@@ -35,7 +35,8 @@ _INDEX_HEAD = """# The doctor: what each code means
 
 [`vdi doctor`](cli.md#vdi-doctor) says what is broken, where, with the proof, and what fixes it;
 `vdi doctor --explain CODE` prints the text of one code. [How it works](design/doctor.md);
-[by symptom](troubleshooting.md)."""
+[by symptom](troubleshooting.md). A finding names its page.
+"""
 
 
 def render() -> dict[Path, str]:
@@ -52,10 +53,8 @@ def _index_lines() -> Iterator[str]:
     yield _GENERATED
     yield _INDEX_HEAD
     for layer, (title, scope) in LAYERS.items():
-        page = _page(layer).relative_to(INDEX.parent)
-        yield f"\n## {title}\n- [{title}]({page}): {scope}.\n"
-        codes = [f"[{code.code}]({page}#{code.code})" for code in CODES.values() if code.layer == layer]
-        yield ",\n".join(codes) + "."
+        number = sum(code.layer == layer for code in CODES.values())
+        yield f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes."
 
 
 def _layer_lines(layer: str) -> Iterator[str]:

@@ -11,9 +11,7 @@ CronText = Annotated[
     str,
     doc("Five fields as in cron, such as 0 18 * * MON-FRI.", CRON, maxLength=64),
 ]
-TimeZoneText = Annotated[
-    str, doc("Time zone of the times, such as Europe/Berlin (IANA name).", TIME_ZONE, minLength=1, maxLength=64)
-]
+TimeZoneText = Annotated[str, doc("Time zone of the times (IANA name).", TIME_ZONE, minLength=1, maxLength=64)]
 
 
 class Window(msgspec.Struct, rename="camel", omit_defaults=True):
