@@ -44,7 +44,7 @@ def render() -> str:
 def _formats(used: dict[str, str]) -> Iterator[str]:
     yield from ("### Formats", "", "| format | allowed |", "|---|---|")
     yield from (f"| {name} | {_cell(rule)} |" for name, rule in used.items())
-    yield from ("", "A default is in brackets. A required field is **bold**.", "")
+    yield from ("", "A default is in parentheses. A required field is **bold**.", "")
 
 
 def _reasons() -> Iterator[str]:
