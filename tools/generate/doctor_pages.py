@@ -1,5 +1,6 @@
 """The doctor's catalogue as pages: docs/doctor.md is the index, docs/doctor/ has a page for each layer."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,15 +55,22 @@ def _index_lines() -> Iterator[str]:
     yield _INDEX_HEAD
     for layer, (title, scope) in LAYERS.items():
         number = sum(code.layer == layer for code in CODES.values())
-        yield f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes."
+        yield _wrapped(f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes.")
 
 
 def _layer_lines(layer: str) -> Iterator[str]:
     title, scope = LAYERS[layer]
     yield _GENERATED
     yield f"# {title}: what the doctor's codes mean\n"
-    yield f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from. [All](../{INDEX.name})."
+    yield _wrapped(
+        f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from. [All](../{INDEX.name})."
+    )
     for code in CODES.values():
         if code.layer == layer:
             yield f"\n## {code.code}"
-            yield from explain_code(code)
+            yield from map(_wrapped, explain_code(code))
+
+
+def _wrapped(line: str) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

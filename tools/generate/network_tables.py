@@ -1,5 +1,6 @@
 """The tables in docs/network.md, made from tests/network/matrix.yaml."""
 
+import textwrap
 from pathlib import Path
 
 from network.matrix import Variant, load
@@ -45,7 +46,7 @@ def tables() -> str:
     for each in (base, production):
         lines += [f"### {each.name.capitalize()}: {each.words}", "", *_values(each), *grid(each), ""]
     lines += ["Real packets test these too (`tests/network/matrix.yaml` has their tables):", ""]
-    lines += [f"- {other.name}: {other.words}" for other in others]
+    lines += [textwrap.fill(f"- {other.name}: {other.words}", 120, subsequent_indent="  ") for other in others]
     return "\n".join(lines)
 
 
