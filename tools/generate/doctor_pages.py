@@ -63,7 +63,8 @@ def _layer_lines(layer: str) -> Iterator[str]:
     yield _GENERATED
     yield f"# {title}: what the doctor's codes mean\n"
     yield _wrapped(
-        f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from. [All](../{INDEX.name})."
+        f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from."
+        f" [All layers](../{INDEX.name})."
     )
     for code in CODES.values():
         if code.layer == layer:

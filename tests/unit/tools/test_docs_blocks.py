@@ -18,12 +18,13 @@ from support.docs_blocks import ROOT, Block, all_blocks, commands, errors, readi
 from vdi.cli.main import app
 
 # Pages of which a test runs blocks as they are, and that test.
-RUN = {
-    "README.md": "tests/e2e/test_demo_scene.py",
-    "docs/agents.md": "tests/unit/gateway/test_mcp.py",
-    "docs/backup.md": "tests/cluster/test_backup_rehearsal.py",
-    "docs/install-variants.md": "tests/cluster/test_chart_values_files.py",
-}
+RUN = (
+    ("README.md", "tests/e2e/test_demo_scene.py"),
+    ("README.md", "tests/k3s/run"),
+    ("docs/agents.md", "tests/unit/gateway/test_mcp.py"),
+    ("docs/backup.md", "tests/cluster/test_backup_rehearsal.py"),
+    ("docs/install-variants.md", "tests/cluster/test_chart_values_files.py"),
+)
 # Why nothing runs them: programs, and keys by which a YAML document is known.
 NOT_RUN = {
     "age": "another project's program; encryption is the reader's choice",
@@ -120,7 +121,7 @@ def test_each_block_has_a_language_that_is_checked() -> None:
 
 
 def test_tables_of_this_file_are_true() -> None:
-    for page, test in RUN.items():
+    for page, test in RUN:
         assert page.rpartition("/")[2] in (ROOT / test).read_text(), f"{test} does not read {page}"
     started = {words[0] for block in BLOCKS if block.language in {"sh", "console"} for words in commands(block)}
     assert started >= NOT_RUN.keys() | SHELL_WORDS
