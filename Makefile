@@ -125,20 +125,22 @@ chaos: $(STAMP) ## faults at every call, kills at every write, restarts of the c
 machines: $(STAMP) ## virtual machines (QEMU) that do what a newcomer does: [MACHINES="debian-13 debian-12"] [CACHE=FOLDER] (needs root)
 	@$(PY) -m tools.machines $(MACHINES) $(if $(CACHE),--cache "$(CACHE)")
 
-bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; requests for nodes; with the demo up, first picture, streaming and the move of a drained desktop
-	@$(PY) -m bench
-	@$(PY) -m bench.queue
-	@$(PY) -m bench.pool_claim
-	@$(PY) -m bench.node_request
-	@$(PY) -m bench.edge
-	@$(PY) -m bench.portal
-	@$(PY) -m bench.history
-	@$(PY) -m bench.doctor
-	@$(PY) -m bench.agent
-	@$(PY) -m bench.agent --demo || { [ $$? -eq 3 ] && echo "action to screenshot: not measured, see above"; }
-	@$(PY) -m bench.first_picture || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
-	@$(PY) -m bench.move || { [ $$? -eq 3 ] && echo "drain -> runs elsewhere: not measured, see above"; }
-	@$(PY) -m bench.streaming || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
+rows = $(if $(RESULTS),--json $(RESULTS)/$(1).json)
+
+bench: $(STAMP) ## the operator beside the raw API and a tuned Go operator; queue; pools; requests for nodes; with the demo up, first picture, streaming and the move of a drained desktop; RESULTS=bench/results keeps the rows
+	@$(PY) -m bench $(call rows,operator)
+	@$(PY) -m bench.queue $(call rows,queue)
+	@$(PY) -m bench.pool_claim $(call rows,pool_claim)
+	@$(PY) -m bench.node_request $(call rows,node_request)
+	@$(PY) -m bench.edge $(call rows,edge)
+	@$(PY) -m bench.portal $(call rows,portal)
+	@$(PY) -m bench.history $(call rows,history)
+	@$(PY) -m bench.doctor $(call rows,doctor)
+	@$(PY) -m bench.agent $(call rows,agent)
+	@$(PY) -m bench.agent --demo $(call rows,agent_demo) || { [ $$? -eq 3 ] && echo "action to screenshot: not measured, see above"; }
+	@$(PY) -m bench.first_picture $(call rows,first_picture) || { [ $$? -eq 3 ] && echo "applied -> first picture: not measured, see above"; }
+	@$(PY) -m bench.move $(call rows,move) || { [ $$? -eq 3 ] && echo "drain -> runs elsewhere: not measured, see above"; }
+	@$(PY) -m bench.streaming $(call rows,streaming) || { [ $$? -eq 3 ] && echo "input to photon: not measured, see above"; }
 
 images: $(STAMP) ## the two images in build/images, with values that name them: [REGISTRY=registry.example.com/vdi, and push them] [GALLERY="kiosk office" or all, those of docs/gallery.md too]
 	@$(PY) -m tools.release images --registry "$(REGISTRY)" --gallery "$(GALLERY)"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import sys
@@ -24,6 +23,7 @@ from bench.measure import Plan, Run
 from bench.operator_python import operator_program
 from bench.processes import end_cleanly_on_signals
 from bench.reference import build_reference
+from bench.rows import add_json_option, write_rows
 from bench.timeline import Timeline
 from tools.binaries import ensure
 from vdi.api.crd import build_crds
@@ -37,7 +37,7 @@ examples:
   python -m bench -n 50 --repeat 1   a quick look
   python -m bench --image            the operator as its image has it, with Debian 13's Python
   python -m bench --full             1000 sessions, three runs of each, the Go reference also untuned: half an hour
-  python -m bench -o json > out.json every figure of every run
+  python -m bench --json FILE        every figure of every run, too
 """
 
 
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeat", type=positive, help="runs of each contender (3)")
     parser.add_argument("--full", action="store_true", help="larger, and the Go reference also untuned")
     add_image_option(parser)
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -117,21 +117,18 @@ def main(arguments: Sequence[str]) -> int:
         contenders = line_up(operator, reference, full=options.full)
         runs = run_all(contenders, binaries, plan, repeat, progress)
     if runs:
-        print_runs(runs, plan, repeat, python=operator.python, as_json=options.output == "json")
+        print_runs(runs, plan, repeat, python=operator.python, file=options.json)
     if len(runs) < repeat * len(contenders):
         return INTERRUPTED
     return FINDINGS if any("error" in run for run in runs) else 0
 
 
-def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, python: str, as_json: bool) -> None:
-    """Print the figures to standard output."""
-    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": python}
-    if as_json:
-        print(json.dumps({"machine": machine, "sessions": plan.sessions, "runs": runs}, indent=1))
-        return
+def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, python: str, file: Path | None) -> None:
+    """Print the table, and keep every figure."""
+    write_rows(file, {"python": python, "sessions": plan.sessions, "runs": runs})
     print(
         f"{plan.sessions} sessions in the burst by {plan.clients} clients; median [smallest..largest] of {repeat}"
-        f" interleaved runs; {machine['cpus']} CPUs, Linux {machine['kernel']}, Python {machine['python']}\n"
+        f" interleaved runs; {os.cpu_count()} CPUs, Linux {platform.release()}, Python {python}\n"
     )
     print(report.table(runs))
     print(*report.goals(runs), *report.remarks(runs), sep="\n")

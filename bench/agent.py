@@ -35,6 +35,7 @@ from bench.first_picture import a_user, exit_status, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds
 from bench.report import goal, render
+from bench.rows import add_json_option, write_rows
 from bench.stats import percentile
 from bench.template_copy import OfTemplateCopy
 from vdi.demo.browser import Login
@@ -61,7 +62,7 @@ EXAMPLE = """\
 examples:
   python -m bench.agent                        the gateway alone, about a minute
   make demo && python -m bench.agent --demo    a real desktop
-  python -m bench.agent -o json                every figure
+  python -m bench.agent --json FILE            every figure, too
 """
 
 Figures = dict[str, Any]
@@ -318,7 +319,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="instead: a real desktop on the demo's cluster")
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.turns > MOST_TURNS:
         parser.error(f"argument -n: {options.turns}: allowed: 1 to {MOST_TURNS}")
@@ -337,7 +338,8 @@ def main(arguments: Sequence[str]) -> int:
                 figures = asyncio.run(wanted)
         else:
             figures = uvloop.run(measure_gateway(options.turns))
-        print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+        print(table(figures))
+        write_rows(options.json, figures)
         return 0
 
     return exit_status(run)

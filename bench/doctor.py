@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,7 @@ from bench.measure import Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
+from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
@@ -40,7 +40,7 @@ EXAMPLE = """\
 examples:
   python -m bench.doctor                 1,000 sessions, about two minutes on two cores
   python -m bench.doctor -n 100          a quick look
-  python -m bench.doctor -o json         every figure
+  python -m bench.doctor --json FILE     every figure, too
 """
 
 
@@ -126,7 +126,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--sessions", type=positive, default=1000, help="how many (1000)")
     parser.add_argument("--repeat", type=positive, default=5, help="how many runs; the median is shown (5)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -156,7 +156,8 @@ def main(arguments: Sequence[str]) -> int:
     figures = run_measurement(
         f"{options.sessions} sessions, {options.repeat} runs of the doctor", partial(measure, options=options)
     )
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
+    print(table(figures, options.sessions))
+    write_rows(options.json, figures)
     return 0
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -29,6 +27,7 @@ import aiohttp
 import msgspec
 import uvloop
 
+from bench.rows import add_json_option, write_rows
 from bench.stats import percentile
 from vdi.session.credentials import KEY_ENTRY, KEY_SECRET
 
@@ -44,7 +43,7 @@ EXAMPLE = """\
 examples:
   python -m bench.edge                 about 30 seconds
   python -m bench.edge --seconds 30    longer per figure
-  python -m bench.edge -o json         every figure
+  python -m bench.edge --json FILE     every figure, too
 """
 
 
@@ -251,7 +250,7 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement (5)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     cores = sorted(os.sched_getaffinity(0))
     context = multiprocessing.get_context("spawn")
@@ -271,17 +270,14 @@ def main(arguments: Sequence[str]) -> int:
             if server.is_alive():
                 server.kill()
                 server.join()
-    return report(figures, as_json=options.output == "json")
+    write_rows(options.json, figures)
+    return report(figures)
 
 
-def report(figures: list[dict[str, Any]], *, as_json: bool) -> int:
+def report(figures: list[dict[str, Any]]) -> int:
     """Print the figures; whether the goals are reached."""
     alone, crowd = figures[0], max(figures[1:3], key=lambda figure: figure["per_second"])
     reached = alone["p50_ms"] < GOAL_P50_MS and crowd["per_core_second"] >= GOAL_PER_SECOND
-    if as_json:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        print(json.dumps({"machine": machine, "figures": figures}, indent=1))
-        return 0 if reached else 1
     print(f"{'':14}{'connections':>12}{'per second':>12}{'per core s':>12}{'p50 ms':>9}{'p99 ms':>9}")
     for figure in figures:
         rates = f"{figure['per_second']:>12}{figure['per_core_second']:>12}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import secrets
 import sys
@@ -22,6 +21,7 @@ from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
 from bench.pooled import FromPool, a_pool
 from bench.processes import cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
 from bench.report import render
+from bench.rows import add_json_option, write_rows
 from bench.stats import percentile, ratio
 from bench.template_copy import OnWayland, WithIsolation
 from bench.ways import USER, Raw, ThroughOperator, Way, remove, status, until
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
     parser.add_argument("--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too")
     parser.add_argument("--user-namespaces", action="store_true", help="as many starts with and without one, too")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.starts < 1:
         parser.error(f"argument -n: {options.starts}: allowed: 1 or more")
@@ -307,9 +307,7 @@ def main(arguments: Sequence[str]) -> int:
         kubeconfig, portal = where(options.cluster)
         with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
             figures = asyncio.run(ask(kubeconfig, login, progress))
-        if options.output == "json":
-            print(json.dumps(figures, indent=1))
-            return 0
+        write_rows(options.json, figures)
         refused = sum(figure["refused"] for figure in figures)
         cpus = os.cpu_count()
         print(f"{options.starts} starts each way, image present, home volume present, one node of {cpus} CPUs\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import uvloop
 
 from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.processes import MACHINE_CPUS, machine_cpu_seconds
+from bench.rows import add_json_option, write_rows
 from bench.stats import latency, spread
 from vdi.api.session import VDISession
 from vdi.cluster.units import format_time
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--sessions", type=positive, default=1000, help="sessions at once (1000)")
     parser.add_argument("--repeat", type=positive, default=3, help="runs (3)")
     parser.add_argument("--database", metavar="URL", help="its history is deleted (SQLite in a temporary folder)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     try:
         with (
@@ -199,7 +199,8 @@ def main(arguments: Sequence[str]) -> int:
         return FINDINGS
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+    print(table(figures))
+    write_rows(options.json, figures)
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import Program, operator_program
 from bench.processes import end_cleanly_on_signals
+from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
@@ -39,7 +39,7 @@ EXAMPLE = """\
 examples:
   python -m bench.holding                 10,000 sessions, about ten minutes on two cores
   python -m bench.holding -n 1000         a quick look
-  python -m bench.holding -o json         every figure
+  python -m bench.holding --json FILE     every figure, too
 """
 
 
@@ -150,7 +150,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("-n", "--sessions", type=positive, default=SESSIONS, help=f"how many ({SESSIONS})")
     parser.add_argument("--idle", type=positive, default=60, metavar="SECONDS", help="how long it is watched (60)")
     add_image_option(parser)
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -183,7 +183,8 @@ def main(arguments: Sequence[str]) -> int:
     with operator_program(from_image=options.image) as program:
         work = partial(measure, program=program, options=options)
         figures = {"python": program.python, **run_measurement(f"holding {options.sessions} sessions", work)}
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures, options.sessions))
+    print(table(figures, options.sessions))
+    write_rows(options.json, figures)
     return 0
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from bench.command import FINDINGS, positive
 from bench.first_picture import CouldNotLookError, exit_status
 from bench.report import goal, render
+from bench.rows import add_json_option, write_rows
 from bench.stats import percentile
 from bench.ways import NAMESPACE, USER, Object, remove, status, until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("-n", "--moves", type=positive, default=3, help="moves, one after the other (3)")
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
     parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
 
     async def ask(kubeconfig: Path, kubectl: Path) -> dict[str, Any]:
@@ -168,15 +168,13 @@ def main(arguments: Sequence[str]) -> int:
     def run() -> int:
         figures = asyncio.run(ask(*where(options.cluster)))
         slowest = max(each["notice_over_to_running_s"] for each in figures["moves"])
-        if options.output == "json":
-            print(json.dumps(figures, indent=1))
-        else:
-            print(f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n")
-            print(
-                table(figures),
-                goal(slowest < GOAL_S, f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted"),
-                sep="\n",
-            )
+        write_rows(options.json, figures)
+        print(f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n")
+        print(
+            table(figures),
+            goal(slowest < GOAL_S, f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted"),
+            sep="\n",
+        )
         return 0 if slowest < GOAL_S else FINDINGS
 
     return exit_status(run)

@@ -22,6 +22,7 @@ from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import foreign_percent
 from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
+from bench.rows import add_json_option, write_rows
 from bench.stats import latency
 from bench.subjects import Operator
 from vdi.api.crd import build_crds
@@ -39,7 +40,7 @@ EXAMPLE = """\
 examples:
   python -m bench.node_request            40 sessions; a minute
   python -m bench.node_request -n 5       a quick look
-  python -m bench.node_request -o json    every figure
+  python -m bench.node_request --json FILE  every figure, too
 """
 
 
@@ -154,11 +155,12 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-n", "--sessions", type=positive, default=40, help="sessions (40)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
     figures = run_measurement(f"requests for {options.sessions} nodes", partial(run, count=options.sessions))
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+    print(table(figures))
+    write_rows(options.json, figures)
     if figures["waiting_to_request"]["max_ms"] > AIM_SECONDS * 1000:
         print(f"the slowest request took longer than {AIM_SECONDS:g} s")
         return FINDINGS

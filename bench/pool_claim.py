@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
 from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
+from bench.rows import add_json_option, write_rows
 from bench.stats import latency
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -37,7 +37,7 @@ EXAMPLE = """\
 examples:
   python -m bench.pool_claim              a pool of 100, 200 claims one by one, 100 at once; about a minute on two cores
   python -m bench.pool_claim -n 20        a quick look
-  python -m bench.pool_claim -o json      every figure
+  python -m bench.pool_claim --json FILE  every figure, too
 """
 
 
@@ -174,11 +174,12 @@ def main(arguments: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-n", "--desktops", type=positive, default=100, help="desktops that the pool keeps ready (100)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
     figures = run_measurement(f"claims from a pool of {options.desktops}", partial(run, size=options.desktops))
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+    print(table(figures))
+    write_rows(options.json, figures)
     short = [name for name in ("one_by_one", "at_once") if figures[name]["from_pool"] < figures[name]["sessions"]]
     for name in short:
         one = figures[name]

@@ -22,6 +22,7 @@ from bench.command import FINDINGS, INTERRUPTED, positive
 from bench.measure import pooled
 from bench.portal_server import ADMIN, HOST, SESSIONS, USERS, user
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds, memory_mib
+from bench.rows import add_json_option, write_rows
 from bench.stats import latency
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
@@ -44,7 +45,7 @@ EXAMPLE = """\
 examples:
   python -m bench.portal               about two minutes on two cores
   python -m bench.portal -n 100        a quick look
-  python -m bench.portal -o json       every figure
+  python -m bench.portal --json FILE   every figure, too
 """
 
 
@@ -268,7 +269,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("-n", "--times", type=positive, default=500, help="how often each page is asked for (500)")
     parser.add_argument("-b", "--browsers", type=positive, default=500, help="browsers that listen (500)")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -278,7 +279,8 @@ def main(arguments: Sequence[str]) -> int:
         return FINDINGS
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+    print(table(figures))
+    write_rows(options.json, figures)
     return 0
 
 

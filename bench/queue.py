@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any, cast
 
 import msgspec
 
+from bench.rows import add_json_option, write_rows
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import Demand
@@ -241,19 +241,17 @@ def main() -> None:
     parser.add_argument(
         "--placeholders", type=int, default=200, help="pods that ask an autoscaler for nodes (default 200; 0: none)"
     )
-    parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    add_json_option(parser)
     options = parser.parse_args()
     results = measure(options.waiting, options.placeholders)
-    if options.output == "json":
-        given = {"waiting": options.waiting, "placeholders": options.placeholders}
-        print(json.dumps({**given, "aim_ms": AIM_MS, "results": results}, indent=1))
-    else:
-        print(
-            f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops, {options.placeholders} placeholders;"
-            f" Python {platform.python_version()}; ms"
-        )
-        for name, figures in results.items():
-            print(f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items()))
+    given = {"waiting": options.waiting, "placeholders": options.placeholders}
+    write_rows(options.json, {**given, "aim_ms": AIM_MS, "results": results})
+    print(
+        f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops, {options.placeholders} placeholders;"
+        f" Python {platform.python_version()}; ms"
+    )
+    for name, figures in results.items():
+        print(f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items()))
     if any(figures["max"] > AIM_MS for figures in results.values()):
         raise SystemExit(f"a decision takes longer than {AIM_MS} ms")
 

@@ -25,6 +25,7 @@ from bench.command import positive
 from bench.first_picture import CouldNotLookError, a_user, exit_status, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds
+from bench.rows import add_json_option, write_rows
 from bench.streaming_report import OURS, PLAIN, RECORDED, WAYLAND, Figures, table
 from bench.template_copy import OnWayland, Recorded
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove, until
@@ -52,7 +53,7 @@ EXAMPLE = """\
 examples:
   make demo && python -m bench.streaming     120 keys per size and way, about 6 minutes
   python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
-  python -m bench.streaming -o json          every figure
+  python -m bench.streaming --json FILE      every figure, too
   python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
 """
 
@@ -123,7 +124,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="N",
         help="instead: N people who type beside a desktop with a moving picture, all on this node (3)",
     )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.crowd == []:
         options.crowd = [3]
@@ -349,7 +350,8 @@ def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progr
         place.name, place.kubeconfig, login, progress, template=options.template, sizes=options.crowd,
         keys=options.keys, playing=lambda pod: playing(place, pod),
     )  # fmt: skip
-    print(json.dumps(taken, indent=1) if options.output == "json" else crowd.table(taken, os.cpu_count() or 1))
+    print(crowd.table(taken, os.cpu_count() or 1))
+    write_rows(options.json, taken)
     return 0
 
 
@@ -365,7 +367,8 @@ def main(arguments: Sequence[str]) -> int:
                 if options.crowd:
                     return measure_crowd(place, login, options, progress)
                 figures = measure(place, login, options, progress)
-        print(json.dumps(figures, indent=1) if options.output == "json" else table(figures))
+        print(table(figures))
+        write_rows(options.json, figures)
         return 0
 
     return exit_status(run)

@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from cluster.crd_server import CRDS, Server
+from support.docs_blocks import Given, objects
 from support.waiting import wait_until
 from unit.gateway.user_addresses import HIDDEN, ORDINARY
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("**/*.yaml"))
+DOCUMENTED = objects()
 
 MISSION_OBJECTS = "---".join((ROOT / "tests/e2e/mission-objects.yaml").read_text().split("---")[:2])
 LEFT_OUT = object()
@@ -478,6 +480,11 @@ def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
 def test_the_examples_of_the_documentation_are_accepted(server: Server, path: Path) -> None:
     for document in yaml.safe_load_all(path.read_text()):
         server.accepted(document["kind"], document["spec"])
+
+
+@pytest.mark.parametrize(("place", "given"), DOCUMENTED, ids=[place for place, _ in DOCUMENTED])
+def test_objects_in_blocks_of_the_docs_are_accepted(server: Server, place: str, given: Given) -> None:
+    server.accepted(given.kind, given.content)
 
 
 def test_new_session_shows_pending_before_its_first_status(server: Server) -> None:

@@ -16,7 +16,6 @@ from tools.generate import (
     api_reference,
     chart,
     dashboard,
-    doctor_faults,
     doctor_pages,
     network_tables,
     permissions,
@@ -41,7 +40,6 @@ def files_from_code() -> Files:
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made |= doctor_pages.render()
-    made[doctor_faults.PAGE] = doctor_faults.render()
     made |= {ROOT / "manifests" / name: text for name, text in plan.render_files().items()}
     return made
 

@@ -1,6 +1,7 @@
 """The reference tables of `docs/api.md`, made from the CRDs."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from vdi.api.crd import Schema, build_crds, describe_allowed
@@ -14,32 +15,54 @@ _CONDITIONS_OF_POD_REASONS = {
     PodReason.HOME_LEAVING: "HomeBound, PodReady",
     PodReason.STARTING: "PodReady, Ready",
 }
+# Rules that many fields share, by the first words of the rule: the tables have the name alone.
+_FORMATS = {
+    "the name of an object": "object name",
+    "an e-mail address": "e-mail address",
+    "must have only printable characters: no new line": "line",
+    "must have only printable characters, new lines": "text",
+    "an amount": "amount",
+    "a number of CPUs": "CPUs",
+    "a duration": "duration",
+    "a time zone": "time zone",
+    "a time of day": "time of day",
+    "five fields as in cron": "cron",
+    "an absolute path": "path",
+    "the name of a container image": "image",
+}
+# Said by the format of an e-mail address, or by the field's description.
+_IMPLIED = ("must have only visible characters", "can't be changed", "create a new session")
 
 
 def render() -> str:
     """The tables of all kinds as Markdown."""
-    return "\n".join([*(_kind(crd) for crd in build_crds()), *_reasons()])
+    used: dict[str, str] = {}
+    kinds = [_kind(crd, used) for crd in build_crds()]
+    return "\n".join([*_formats(used), *kinds, *_reasons()])
+
+
+def _formats(used: dict[str, str]) -> Iterator[str]:
+    yield from ("### Formats", "", "| format | allowed |", "|---|---|")
+    yield from (f"| {name} | {_cell(rule)} |" for name, rule in used.items())
+    yield from ("", "A default is in parentheses. A required field is **bold**.", "")
 
 
 def _reasons() -> Iterator[str]:
     yield "### Reasons of a VDISession's conditions"
     yield ""
     yield "A waiting container may also have a reason of the kubelet's own (PodReady)."
-    yield ""
-    yield "| reason | condition | meaning |"
-    yield "|---|---|---|"
     of_sessions = [(reason.condition, reason.value, reason.meaning) for reason in Reason]
     of_pods = [
         (_CONDITIONS_OF_POD_REASONS.get(reason, "PodReady"), reason.value, reason.meaning) for reason in PodReason
     ]
     order = (*CONDITION_TYPES, *WARNING_TYPES)
-    for condition, code, meaning in sorted(
-        of_sessions + of_pods, key=lambda row: order.index(row[0].replace(":", ",").split(",")[0])
-    ):
-        yield f"| `{code}` | {condition} | {meaning} |"
+    rows = sorted(of_sessions + of_pods, key=lambda row: (order.index(row[0].replace(":", ",").split(",")[0]), row[0]))
+    for condition, group in groupby(rows, key=lambda row: row[0]):
+        yield from ("", f"| {condition} | |", "|---|---|")
+        yield from (f"| `{code}` | {meaning} |" for _, code, meaning in group)
 
 
-def _kind(crd: dict[str, Any]) -> str:
+def _kind(crd: dict[str, Any], used: dict[str, str]) -> str:
     names, version = crd["spec"]["names"], crd["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]
     scope = "in a namespace" if crd["spec"]["scope"] == "Namespaced" else "for the whole cluster"
@@ -52,10 +75,8 @@ def _kind(crd: dict[str, Any]) -> str:
     if fields := [f"`{selectable_field['jsonPath'][1:]}`" for selectable_field in version.get("selectableFields", ())]:
         lines += [f"Selectable with `--field-selector` (Kubernetes 1.31 and later): {', '.join(fields)}.", ""]
     for part in ("spec", "status"):
-        if part not in schema["properties"]:
-            continue
-        lines += [f"| `{part}` | type | default | allowed | meaning |", "|---|---|---|---|---|"]
-        lines += [_row(*field) for field in _fields(schema["properties"][part])]
+        lines += [f"| `{part}` | allowed | meaning |", "|---|---|---|"]
+        lines += [_row(*field, used, limits=part == "spec") for field in _fields(schema["properties"][part])]
         lines.append("")
     return "\n".join(lines)
 
@@ -67,20 +88,46 @@ def _fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema, bool]
         yield f"{path}{name}", field, name in required
         if "properties" in field:
             yield from _fields(field, f"{path}{name}.")
-        if "properties" in field.get("items", ()):
+        if "properties" in field.get("items", ()) and name != "conditions":  # those are Kubernetes' own
             yield from _fields(field["items"], f"{path}{name}[].")
 
 
-def _row(path: str, field: Schema, required: bool) -> str:
+def _row(path: str, field: Schema, required: bool, used: dict[str, str], *, limits: bool) -> str:
     default = field.get("default", {})
-    cells = (
-        f"`{path}`" + (" **required**" if required else ""),
-        _type_name(field),
-        "" if default == {} else f"`{str(default).lower() if isinstance(default, bool) else default}`",
-        describe_allowed(field),
-        field.get("description", ""),
-    )
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    allowed = _allowed(field, used, limits=limits)
+    if default != {}:
+        allowed += f" (`{str(default).lower() if isinstance(default, bool) else _plain(default)}`)"
+    name = f"**`{path}`**" if required and limits else f"`{path}`"
+    return f"| {name} | {_cell(allowed)} | {_cell(field.get('description', ''))} |"
+
+
+def _plain(default: object) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _allowed(field: Schema, used: dict[str, str], *, limits: bool) -> str:
+    """Type or format, then what else the schema demands of those who write the field."""
+    rules = [rule for rule in describe_allowed(field).split("; ") if rule and not rule.startswith(_IMPLIED)]
+    kind = _type_name(field)
+    for start, name in _FORMATS.items():
+        if found := next((rule for rule in rules if rule.startswith(start)), ""):
+            used.setdefault(name, found)
+            rules.remove(found)
+            if name not in ("line", "text"):
+                rules = [rule for rule in rules if not rule.endswith(" characters")]
+            kind = kind.replace("string", name).replace("quantity", name)
+    if "enum" in field:
+        kind = ""
+    if kind == "date-time" or not limits:
+        rules = rules[:1] if "enum" in field else []
+    if {"minimum", "maximum"} <= field.keys():
+        rules = [rule for rule in rules if not rule.startswith(("at least ", "at most "))]
+        kind += f" from {field['minimum']} to {field['maximum']}"
+    return "; ".join(part for part in (kind, *rules) if part)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _type_name(field: Schema) -> str:

@@ -92,9 +92,14 @@ def value_rows(schema: dict[str, Any], values: dict[str, Any], path: str = "") -
 
 
 def table() -> str:
-    rows = value_rows(json.loads(SCHEMA.read_text()), yaml.safe_load(VALUES.read_text()))
+    """Values with the same default and meaning share a row."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for path, default, words in value_rows(json.loads(SCHEMA.read_text()), yaml.safe_load(VALUES.read_text())):
+        shown = f"`{json.dumps(default)}`" if default not in ("", [], {}) else ""
+        meaning = words.removesuffix(", for the gateway alone").removesuffix("; empty: none")
+        rows.setdefault((shown, meaning), []).append(f"`{path}`")
     lines = ["| value | default | meaning |", "|---|---|---|"]
-    lines += [f"| `{path}` | `{json.dumps(default)}` | {words} |" for path, default, words in rows]
+    lines += [f"| {', '.join(paths)} | {shown} | {meaning} |" for (shown, meaning), paths in rows.items()]
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """The doctor's catalogue as pages: docs/doctor.md is the index, docs/doctor/ has a page for each layer."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +34,10 @@ _GENERATED = """<!-- Generated from the catalogue of codes by `make generate`.
 Edit src/vdi/doctor/codes and src/vdi/kasm/diagnosis/codes.py. -->"""
 _INDEX_HEAD = """# The doctor: what each code means
 
-`vdi doctor` looks at control plane, infrastructure and data plane, and says what is broken, where, with the proof, and
-what fixes it. It changes nothing, unless `--fix` is given, which shows each change and asks. How it works is in
-[design/doctor.md](design/doctor.md), its options are in `vdi doctor --help`. `vdi doctor --explain CODE` prints the
-text of one code. By symptom: [troubleshooting](troubleshooting.md)."""
+[`vdi doctor`](cli.md#vdi-doctor) says what is broken, where, with the proof, and what fixes it;
+`vdi doctor --explain CODE` prints the text of one code. [How it works](design/doctor.md);
+[by symptom](troubleshooting.md). A finding names its page.
+"""
 
 
 def render() -> dict[Path, str]:
@@ -53,18 +54,24 @@ def _index_lines() -> Iterator[str]:
     yield _GENERATED
     yield _INDEX_HEAD
     for layer, (title, scope) in LAYERS.items():
-        page = _page(layer).relative_to(INDEX.parent)
-        yield f"\n## {title}\n- [{title}]({page}): {scope}.\n"
-        codes = [f"[{code.code}]({page}#{code.code})" for code in CODES.values() if code.layer == layer]
-        yield ",\n".join(codes) + "."
+        number = sum(code.layer == layer for code in CODES.values())
+        yield _wrapped(f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes.")
 
 
 def _layer_lines(layer: str) -> Iterator[str]:
     title, scope = LAYERS[layer]
     yield _GENERATED
     yield f"# {title}: what the doctor's codes mean\n"
-    yield f"Here: {scope}. All layers: [index](../{INDEX.name})."
+    yield _wrapped(
+        f"Here: {scope}. `--fix` asks first. *Causes*: codes that this one may follow from."
+        f" [All layers](../{INDEX.name})."
+    )
     for code in CODES.values():
         if code.layer == layer:
             yield f"\n## {code.code}"
-            yield from explain_code(code)
+            yield from map(_wrapped, explain_code(code))
+
+
+def _wrapped(line: str) -> str:
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

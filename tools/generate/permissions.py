@@ -16,11 +16,11 @@ def page_text(page: str, roles: Sequence[Role]) -> str:
 
 
 def _role(role: Role) -> str:
-    table = ["| apiGroup | resource | verbs | for |", "|---|---|---|---|", *map(_row, role.rules)]
+    table = ["| resource | verbs | for |", "|---|---|---|", *map(_row, role.rules)]
     return "\n\n".join(part for part in (role.title, "\n".join(table), role.note) if part)
 
 
 def _row(rule: Rule) -> str:
-    group = f"`{rule.group}`" if rule.group else "(core)"
+    group = f" (`{rule.group}`)" if rule.group else ""
     resources = ", ".join(f"`{resource}`" for resource in rule.resources)
-    return f"| {group} | {resources} | {', '.join(rule.verbs)} | {rule.why} |"
+    return f"| {resources}{group} | {', '.join(rule.verbs)} | {rule.why} |"

@@ -9,11 +9,9 @@ from vdi.api.constraints import CRON, TIME_OF_DAY, TIME_ZONE, doc
 
 CronText = Annotated[
     str,
-    doc("Minute, hour, day of the month, month and day of the week, as in cron: 0 18 * * MON-FRI.", CRON, maxLength=64),
+    doc("Five fields as in cron, such as 0 18 * * MON-FRI.", CRON, maxLength=64),
 ]
-TimeZoneText = Annotated[
-    str, doc("Time zone of the times, such as Europe/Berlin (IANA name).", TIME_ZONE, minLength=1, maxLength=64)
-]
+TimeZoneText = Annotated[str, doc("Time zone of the times (IANA name).", TIME_ZONE, minLength=1, maxLength=64)]
 
 
 class Window(msgspec.Struct, rename="camel", omit_defaults=True):

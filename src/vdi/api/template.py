@@ -281,7 +281,7 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
         tuple[VolumeGroup, ...],
         doc(
             "Who gets the volume. A user in several groups may write if one of them may. Only desktops that the "
-            "gateway starts have groups. Default: everybody, as readOnly says.",
+            "gateway starts have groups. Default: everyone, as readOnly says.",
             list_key="name",
             maxItems=64,
         ),

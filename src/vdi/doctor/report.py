@@ -25,15 +25,15 @@ KEY = "findings.json"
 def explain_code(code: Code) -> list[str]:
     """Lines of Markdown, for `vdi doctor --explain` and the pages in docs/doctor."""
     lines = [
-        f"{code.layer.capitalize()}, {code.severity.value}. {code.means}",
+        f"{code.severity.value.capitalize()}. {code.means}",
         "",
         f"- **Proof**: {code.proof}",
         f"- **Remedy**: {code.remedy}",
     ]
     if code.code in FIXES:
-        lines.append(f"- **`vdi doctor --fix`**, after asking: {FIXES[code.code].words}.")
+        lines.append(f"- **`--fix`**: {FIXES[code.code].words}.")
     if code.follows:
-        lines.append(f"- **May follow from**: {', '.join(code.follows)}")
+        lines.append(f"- **Causes**: {', '.join(code.follows)}")
     return lines
 
 

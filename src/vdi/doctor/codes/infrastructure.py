@@ -8,7 +8,7 @@ from vdi.findings.model import Severity
 
 _code = partial(Code, layer="infrastructure")
 _warning = partial(_code, severity=Severity.WARNING)
-_VERIFY = "`vdi gpu verify`: nodes, device plugin, ClusterPolicy and ConfigMap, by the rules of NVIDIA's plugin."
+_VERIFY = "`vdi gpu verify`."
 
 # Reasons why a desktop ends repeatedly, or does not respond.
 CRASH_CAUSES = (
