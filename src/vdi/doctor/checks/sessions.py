@@ -506,4 +506,28 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_overdue)
+@check("vdisessions", "nodes")
+def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
+    """Nodes whose lack leaves desktops without a user namespace, which their templates use where they can (Auto)."""
+    for name in snapshot.nodes:
+        without = [
+            (diagnosis, isolation.message)
+            for diagnosis in active_sessions(snapshot)
+            if (isolation := diagnosis.session.status.isolation) and f" node {name} has " in isolation.message
+        ]
+        if without:
+            first, message = without[0]
+            yield make_finding(
+                "user_namespace_unavailable",
+                f"node/{name}",
+                f"{message} Desktops: {len(without)}.",
+                evidence=[f"{diagnosis.object}: status.isolation: {words}" for diagnosis, words in without[:5]],
+                remedy=_remedy_of("user_namespace_unavailable", first, "") or Remedy(),
+                severity=Severity.WARNING,
+            )
+
+
+CHECKS = (
+    *(sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_overdue),
+    user_namespaces_missing,
+)
