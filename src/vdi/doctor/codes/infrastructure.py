@@ -198,8 +198,8 @@ INFRASTRUCTURE = (
         "user_namespace_unavailable",
         "A template requires user namespaces, and no node has them. With Auto (a warning): desktops run without them.",
         "The versions and runtime handlers in the node's status; `status.isolation` of the session.",
-        "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node and restart the desktops. Without: set "
-        "isolation.userNamespaces to Off, or from Required to Auto.",
+        "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node, then restart the desktops. Or set "
+        'isolation.userNamespaces: "Off", or Auto where it is Required.',
     ),
     _code(
         "desktop_unschedulable",
