@@ -509,22 +509,18 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
 @check("vdisessions", "nodes")
 def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose lack leaves desktops without a user namespace, which their templates use where they can (Auto)."""
-    for name in snapshot.nodes:
-        without = [
-            (diagnosis, isolation.message)
-            for diagnosis in active_sessions(snapshot)
-            if (isolation := diagnosis.session.status.isolation) and f" node {name} has " in isolation.message
-        ]
-        if without:
-            first, message = without[0]
-            yield make_finding(
-                "user_namespace_unavailable",
-                f"node/{name}",
-                f"{message} Desktops: {len(without)}.",
-                evidence=[f"{diagnosis.object}: status.isolation: {words}" for diagnosis, words in without[:5]],
-                remedy=_remedy_of("user_namespace_unavailable", first, "") or Remedy(),
-                severity=Severity.WARNING,
-            )
+    for diagnosis in active_sessions(snapshot):
+        message = isolation.message if (isolation := diagnosis.session.status.isolation) else ""
+        for name in snapshot.nodes:
+            if f" node {name} has " in message:
+                yield make_finding(
+                    "user_namespace_unavailable",
+                    f"node/{name}",  # `run_checks` keeps one finding of a node
+                    message,
+                    evidence=[f"{diagnosis.object}: status.isolation"],
+                    remedy=_remedy_of("user_namespace_unavailable", diagnosis, "") or Remedy(),
+                    severity=Severity.WARNING,
+                )
 
 
 CHECKS = (
