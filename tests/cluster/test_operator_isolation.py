@@ -1,10 +1,14 @@
 """Root in a user namespace, and programs from images, in a namespace with Pod Security `restricted`."""
 
+from contextlib import suppress
+
 import msgspec
 import pytest
 
-from cluster.operator_stage import Stage
-from vdi.kube.resource import NODES, Resource
+from cluster.operator_stage import Object, Stage
+from support.waiting import eventually
+from vdi.kube.errors import Conflict
+from vdi.kube.resource import NODES, PODS, Resource
 from vdi.session.conditions import Reason
 
 pytestmark = pytest.mark.timeout(90)
@@ -44,3 +48,31 @@ async def test_root_waits_for_an_able_node_and_passes_restricted(stage: Stage) -
         await stage.make_ready(pod)
         running = await stage.reach("root", "Running")
         assert running["status"]["isolation"] == {"userNamespace": True}
+
+
+async def test_pod_leaves_a_node_that_refuses_its_namespace(stage: Stage) -> None:
+    """For the operator's decision it makes no difference whether such a node joins, or an able one is set back."""
+    node = await stage.node("able")
+    await stage.api.patch(NODES, node, {"status": ABLE}, subresource="status", into=msgspec.Raw)
+    template = await stage.template(placement={"nodeSelector": stage.here}, persistence={"enabled": False})
+    async with stage.operator():
+        session = await stage.session("early", template)
+        first = await stage.pod_of(session)
+        assert first["spec"]["hostUsers"] is False
+        unable = {"status": {"runtimeHandlers": None}}
+        await stage.api.patch(NODES, node, unable, subresource="status", into=msgspec.Raw)
+        with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
+            await stage.bind(first, node)
+        waits = [{"type": "PodReadyToStartContainers", "status": "False"}]
+        await stage.patch(PODS, first["metadata"]["name"], {"status": {"conditions": waits}}, subresource="status")
+
+        async def look() -> Object | None:
+            pods = await stage.owned(PODS, session)
+            return next((pod for pod in pods if pod["metadata"]["uid"] != first["metadata"]["uid"]), None)
+
+        pod = await eventually(look, "the pod is replaced")
+        assert "hostUsers" not in pod["spec"]
+        await stage.make_ready(pod)
+        running = await stage.reach("early", "Running")
+        assert "containerd 2.4.2 without user namespaces" in running["status"]["isolation"]["message"]
+        assert "failures" not in running["status"]

@@ -1,6 +1,7 @@
 """The release on the cluster of the tests, with other values for a while, and with servers of the chart's own."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,12 @@ from vdi.devcluster import cluster, images
 from vdi.devcluster.progress import Progress
 
 _WAIT = ("--wait", "--timeout", "3m")
+_READ_METRICS = """
+import urllib.request as u
+token = open('/var/run/secrets/vdi-metrics/token').read()
+page = u.Request('http://127.0.0.1:8081/metrics', headers={'Authorization': 'Bearer ' + token})
+print(u.urlopen(page).read().decode())
+"""
 
 
 @contextmanager
@@ -30,6 +37,18 @@ def upgrade(world: World, *values: str) -> None:
     """Give the release these values too, as `--set` takes them."""
     words = [word for value in values for word in ("--set", value)]
     _helm(world, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *_WAIT, *words)
+
+
+def metric(world: World, pattern: str, component: str = "gateway") -> float:
+    """Sum over the component's replicas."""
+    words = ("get", "pod", "-n", RELEASE_NAMESPACE, "-l", f"app.kubernetes.io/component={component}", "-o", "name")
+    total = 0.0
+    for pod in world.kubectl(*words).split():
+        name = pod.removeprefix("pod/")
+        read = ("exec", "-n", RELEASE_NAMESPACE, name, "--", "python3", "-c", _READ_METRICS)
+        page = world.kubectl(*read)
+        total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
+    return total
 
 
 def load_servers(name: str, logs: Path) -> None:

@@ -4,7 +4,6 @@ By hand, and as the chart's CronJob runs it in a pod.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from bench.crowd import MAKE_TOKEN
 from e2e.desktops import ask_agent, picture_at_rest, reach, start, template, wait_for_scene
-from e2e.release import with_values
+from e2e.release import metric, with_values
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -21,14 +20,6 @@ from vdi.cli.logins import Login, Logins, write_logins
 from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
-
-_READ_METRICS = """
-import urllib.request as u
-token = open('/var/run/secrets/vdi-metrics/token').read()
-page = u.Request('http://127.0.0.1:8081/metrics', headers={'Authorization': 'Bearer ' + token})
-print(u.urlopen(page).read().decode())
-"""
-
 
 KEYS = r'session_glass_to_glass_seconds_count{template="probed"}'
 PROBES = r'vdi_probes_total{outcome="measured",template="probed"}'
@@ -68,18 +59,6 @@ def figures(world: World, name: str) -> dict[str, Any]:
     said = probe(world, name, "-o", "json")
     found: dict[str, Any] = json.JSONDecoder().raw_decode(said)[0]
     return found
-
-
-def metric(world: World, pattern: str) -> float:
-    """Sum over the gateway's replicas."""
-    words = ("get", "pod", "-n", RELEASE_NAMESPACE, "-l", "app.kubernetes.io/component=gateway", "-o", "name")
-    total = 0.0
-    for pod in world.kubectl(*words).split():
-        name = pod.removeprefix("pod/")
-        read = ("exec", "-n", RELEASE_NAMESPACE, name, "--", "python3", "-c", _READ_METRICS)
-        page = world.kubectl(*read)
-        total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
-    return total
 
 
 @pytest.mark.long

@@ -1,20 +1,25 @@
 """Desktops in user namespaces on a real node: other user ids outside, the same files, and root that may do little."""
 
-import platform
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from e2e.desktops import pod_of, reach, run_in, start, template
+from e2e.desktops import DESKTOP_IMAGE, pod_of, reach, run_in, start, template
+from e2e.release import metric
 from e2e.world import World
+from support.waiting import wait_until
+from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, find_lack
+from vdi.cluster.objects import NodeStatus
 
-_KERNEL = tuple(int(part) for part in platform.release().split(".")[:2])
-pytestmark = [
-    pytest.mark.platform,
-    pytest.mark.skipif(_KERNEL < (6, 3), reason="this kernel has no idmapped tmpfs, which the kubelet asks for"),
-]
+WITHOUT_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
+REQUIRED = {"isolation": {"userNamespaces": "Required"}}
+# The desktop's own image once more, as a bundle of programs.
+PROGRAMS = {"programs": [{"image": DESKTOP_IMAGE, "mountPath": "/opt/again"}]}
+_RUN_AND_WRITE = "/opt/again/usr/bin/id -u; touch /opt/again/x 2>&1 | grep -o Read-only.*"
 # A package of one file, without programs of its own.
 _INSTALL = """
 cd $(mktemp -d) && mkdir -p hello/DEBIAN hello/opt/hello && echo installed > hello/opt/hello/proof
@@ -48,6 +53,18 @@ def uid_outside(world: World, name: str) -> int:
         run_in(world, name, f"pkill -x -f 'sleep {mark}'")
 
 
+def lack_of(world: World, feature: str) -> str:
+    """The reason why this machine's node does not have the feature; empty: it does."""
+    (node,) = world.items("node")
+    return find_lack(msgspec.convert(node["status"], NodeStatus), Need(feature))
+
+
+@pytest.fixture
+def able(world: World) -> None:
+    if lack := lack_of(world, USER_NAMESPACES):
+        pytest.skip(f"the node has {lack}; the tests of both kinds of node say what follows")
+
+
 @pytest.fixture(scope="module")
 def root(world: World) -> Iterator[str]:
     isolation = {"userNamespaces": "Required", "rootInDesktop": True}
@@ -55,27 +72,65 @@ def root(world: World) -> Iterator[str]:
         yield name
 
 
+def test_auto_uses_what_the_node_has_and_says_so(sessions: World) -> None:
+    """On either kind of node, without a home, whose volume would count too."""
+    lack = lack_of(sessions, USER_NAMESPACES)
+    with template(sessions, "userns-auto", **WITHOUT_HOME) as auto:
+        start(sessions, "otto", auto)
+        (node,) = sessions.items("node")
+        message = f"There is no user namespace: node {node['metadata']['name']} has {lack}."
+        isolation = reach(sessions, "otto", "Running")["status"]["isolation"]
+        assert isolation == ({"message": message} if lack else {"userNamespace": True})
+        pod = pod_of(sessions, "otto")
+        assert pod and pod["spec"].get("hostUsers", True) == bool(lack)
+        assert (uid_outside(sessions, "otto") < 2**16) == bool(lack)
+        shown = " ".join(sessions.vdi("session", "show", "otto").split())
+        assert (message if lack else "Isolation: user namespace") in shown
+        assert ("user_namespace_unavailable" in sessions.vdi("doctor", check=False)) == bool(lack)
+        used = f'vdi_session_user_namespaces{{used="{"false" if lack else "true"}"}}'
+        wait_until("it is counted", lambda: metric(sessions, used, "operator") == 1)
+
+
+@pytest.mark.parametrize(
+    ("feature", "spec", "script", "said"),
+    [
+        (USER_NAMESPACES, REQUIRED, "id -u", "1000"),
+        (IMAGE_VOLUMES, PROGRAMS, _RUN_AND_WRITE, "1000 Read-only file system"),
+    ],
+)
+def test_template_that_needs_a_feature_runs_or_waits(
+    sessions: World, feature: str, spec: dict[str, Any], script: str, said: str
+) -> None:
+    """On either kind of node."""
+    lack = lack_of(sessions, feature)
+    with template(sessions, "needs", **WITHOUT_HOME | spec):
+        start(sessions, "nora", "needs", wait=not lack)
+        if lack:
+            waiting = reach(sessions, "nora", "Pending", lack)
+            assert waiting["status"]["queue"]["reason"] == "NodeFeatureMissing"
+            assert lack in " ".join(sessions.vdi("session", "show", "nora").split())
+        else:
+            assert " ".join(run_in(sessions, "nora", script).split()) == said
+
+
+@pytest.mark.platform
+@pytest.mark.usefixtures("able")
 def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:
     for number, mode in enumerate(("Required", "Off", "Required")):
         with template(sessions, "userns", isolation={"userNamespaces": mode}):
             start(sessions, "lena", "userns")
             assert (uid_outside(sessions, "lena") >= 2**16) == (mode == "Required")
             owners = run_in(sessions, "lena", f"id -u; touch ~/in-{number}; stat -c %u ~/in-*").split()
-            assert owners == ["1000"] * (number + 2)
+            # More of an earlier run: the home is kept.
+            assert set(owners) == {"1000"} and len(owners) >= number + 2
             isolation = reach(sessions, "lena", "Running")["status"]["isolation"]
             off = {"message": "There is no user namespace: the template turns it off."}
             assert isolation == ({"userNamespace": True} if mode == "Required" else off)
             sessions.kubectl("delete", "vdi", "lena", "--wait=true", "--timeout=60s")
 
 
-def test_auto_uses_a_user_namespace_without_a_home(sessions: World) -> None:
-    with template(sessions, "userns-auto", persistence={"enabled": False}) as auto:
-        start(sessions, "otto", auto)
-        pod = pod_of(sessions, "otto")
-        assert pod and pod["spec"]["hostUsers"] is False
-        assert uid_outside(sessions, "otto") >= 2**16
-
-
+@pytest.mark.platform
+@pytest.mark.usefixtures("able")
 @pytest.mark.parametrize("home", ["--home", "--no-home"])
 def test_root_installs_a_package_and_has_no_other_right(sessions: World, root: str, home: str) -> None:
     name = f"rita{home.strip('-')}"

@@ -109,24 +109,6 @@ class NodeCapacity:
     foreign: dict[str, int] = field(default_factory=dict)
     status: NodeStatus = field(default_factory=NodeStatus)
 
-    def lacks(self, need: Need) -> str:
-        """Its lack for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
-        # Fails closed: what a node does not report, it does not have. containerd before 2.0 runs a pod with
-        # `hostUsers: false` as any other, without an error, so the runtime's own report decides, and not its version.
-        info = self.status.node_info
-        runtime, _, version = info.container_runtime_version.partition("://")
-        found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
-        lacks = [
-            f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
-            for program, oldest in _OLDEST[need.feature].items()
-            if program in found and _numbers(found[program]) < _numbers(oldest)
-        ]
-        able = [one.name for one in self.status.runtime_handlers if one.features.get("userNamespaces")]
-        if need.feature == USER_NAMESPACES and need.handler not in able:
-            of_handler = f" for the runtime class {need.handler}" if need.handler else ""
-            lacks.append(f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}")
-        return " and ".join(lacks)
-
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether this much is free."""
         free = self.free
@@ -144,6 +126,25 @@ class NodeCapacity:
         free = self.free
         for name, number in takes.items():
             free[name] = free.get(name, 0) - sign * number
+
+
+def find_lack(status: NodeStatus, need: Need) -> str:
+    """A node's lack for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
+    # Fails closed: what a node does not report, it does not have. The kubelet refuses `hostUsers: false` by the same
+    # report of its runtime.
+    info = status.node_info
+    runtime, _, version = info.container_runtime_version.partition("://")
+    found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
+    lacks = [
+        f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
+        for program, oldest in _OLDEST[need.feature].items()
+        if program in found and _numbers(found[program]) < _numbers(oldest)
+    ]
+    able = [one.name for one in status.runtime_handlers if one.features.get("userNamespaces")]
+    if need.feature == USER_NAMESPACES and need.handler not in able:
+        of_handler = f" for the runtime class {need.handler}" if need.handler else ""
+        lacks.append(f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}")
+    return " and ".join(lacks)
 
 
 @lru_cache(maxsize=1024)  # for each node, at each start
@@ -180,7 +181,9 @@ def _why_closed(node: Node, taints: list[str]) -> str:
 def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
     """Whether labels, taints and features of this node fit, whatever its state."""
     labels = capacity.labels
-    if any(labels.get(key) != value for key, value in demand.selector) or any(map(capacity.lacks, demand.needs)):
+    if any(labels.get(key) != value for key, value in demand.selector):
+        return False
+    if any(find_lack(capacity.status, need) for need in demand.needs):
         return False
     return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
 

@@ -344,6 +344,7 @@ class PodSpec(PodResources, rename="camel", gc=False):
     tolerations: tuple[Toleration, ...] = ()
     # False: the pod has a user namespace of its own.
     host_users: bool = True
+    runtime_class_name: str = ""
     # Not a field of Kubernetes: those of the main container.
     limits: dict[str, str] = {}
 

@@ -12,6 +12,7 @@ import msgspec
 
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
+from vdi.cluster.capacity import USER_NAMESPACES, Need, find_lack
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
@@ -129,6 +130,12 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
     if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
         words = f"The desktop is being restarted, as requested at {desired}."
         return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
+    # A node that joined after the pod's isolation was decided: its kubelet refuses the pod again and again.
+    if not pod.spec.host_users and pod.status.phase == "Pending" and (node := observed.node):
+        need = Need(USER_NAMESPACES, pod.spec.runtime_class_name)
+        if lacks := find_lack(node.status, need):
+            words = f"Node {node.metadata.name} has {lacks}: the desktop starts again, on another node or without."
+            return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
     home, copying = observed.home, find_copying(observed.home)
     if copying and home and pod.home_claim == home.metadata.name and pod.status.phase == "Pending":
         # The command marked the home while the pod was being created, before the operator's caches had the mark.

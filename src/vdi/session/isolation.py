@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from vdi.api.streaming import Display
 from vdi.api.template import AccessMode, TemplateSpec, UserNamespaces
-from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity
+from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity, find_lack
 from vdi.cluster.objects import PersistentVolume
 from vdi.session.homes import Home
 
@@ -61,7 +61,8 @@ def isolate(
     if planned.option is None or planned.obstacle:
         return planned
     # Also of nodes that are closed now: they may open before the scheduler looks.
-    obstacle = next((f"node {node.name} has {lacks}" for node in nodes if (lacks := node.lacks(planned.option))), "")
+    lacks = ((node.name, find_lack(node.status, planned.option)) for node in nodes)
+    obstacle = next((f"node {name} has {lack}" for name, lack in lacks if lack), "")
     if home and not obstacle:
         if not volumes:
             obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from vdi.api.constraints import doc
 from vdi.api.meta import API_VERSION
 from vdi.api.template import VDITemplate
 from vdi.session.volumes import GROUPS, groups_annotation
@@ -25,38 +26,25 @@ Amount = Annotated[str, Meta(min_length=1, max_length=32)]
 class RequestedResources(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, frozen=True):
     """Resources of the desktop; omitted fields have the template's values."""
 
-    gpu: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="GPUs (shares of one, where they are time-sliced).")
-    ] = None
-    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
-    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
+    gpu: Annotated[Annotated[int, Meta(ge=1)] | None, doc("GPUs (shares of one, where they are time-sliced).")] = None
+    memory: Annotated[Amount | None, doc("An amount of memory, such as 8Gi.")] = None
+    cpu: Annotated[Amount | None, doc("A number of CPUs, such as 2 or 1500m.")] = None
     ephemeral_storage: Annotated[
         Amount | None,
-        Meta(
-            description="An amount of the node's local disk, such as 20Gi. "
-            "For templates that have `resources.defaultEphemeralStorage`."
-        ),
+        doc("Local disk of the node, such as 20Gi. For templates that have `resources.defaultEphemeralStorage`."),
     ] = None
 
 
 class RequestedHome(msgspec.Struct, rename="camel", omit_defaults=True, forbid_unknown_fields=True, frozen=True):
     """The home volume; omitted fields have the template's values."""
 
-    enabled: Annotated[
-        bool | None, Meta(description=("Whether files in the home directory are kept when the desktop ends."))
-    ] = None
+    enabled: Annotated[bool | None, doc("Whether files in the home directory are kept when the desktop ends.")] = None
     size: Annotated[
         Amount | None,
-        Meta(
-            description=(
-                "Size of a newly created home, such as 20Gi. The maximum is the template's `persistence.maxSize`, "
-                "or its `persistence.size`."
-            )
-        ),
+        doc("Size of a new home, such as 20Gi. At most the template's `persistence.maxSize`, or `persistence.size`."),
     ] = None
     retain: Annotated[
-        bool | None,
-        Meta(description="false: the home belongs to this session and is deleted with it. Default: true."),
+        bool | None, doc("false: the home belongs to this session and is deleted with it. Default: true.")
     ] = None
 
 
@@ -65,46 +53,35 @@ class SessionRequest(
 ):
     """A desktop to start."""
 
-    template: Annotated[
-        str, Meta(description="Name of a template, one of `GET /templates`.", min_length=1, max_length=253)
-    ]
+    template: Annotated[str, Meta(min_length=1, max_length=253), doc("Name of a template, one of `GET /templates`.")]
     name: Annotated[
         Name | None,
-        Meta(
-            description=(
-                "Name of the session: lower-case letters, digits and inner hyphens. Default: derived from user and "
-                "template."
-            ),
-        ),
+        doc("Name: lower-case letters, digits and inner hyphens. Default: derived from user and template."),
     ] = None
-    resources: Annotated[RequestedResources | None, Meta(description="Resources of the desktop.")] = None
-    persistence: Annotated[RequestedHome | None, Meta(description="The home volume.")] = None
-    timeout: Annotated[Length | None, Meta(description="Length of the run, such as 4h. Default: 8h.")] = None
+    resources: Annotated[RequestedResources | None, doc("Resources of the desktop.")] = None
+    persistence: Annotated[RequestedHome | None, doc("The home volume.")] = None
+    timeout: Annotated[Length | None, doc("Length of the run, such as 4h. Default: 8h.")] = None
     idle_timeout: Annotated[
-        Length | None, Meta(description="How long the desktop may be idle, such as 30m. Default: the template's value.")
+        Length | None, doc("How long the desktop may be idle, such as 30m. Default: the template's value.")
     ] = None
     time_zone: Annotated[
         Annotated[str, Meta(min_length=1, max_length=64)] | None,
-        Meta(description="Time zone of the desktop, such as Europe/Berlin (IANA name). Default: the template's value."),
+        doc("Time zone of the desktop, such as Europe/Berlin (IANA name). Default: the template's value."),
     ] = None
     hostname: Annotated[
         Name | None,
-        Meta(
-            description=(
-                "First label of the desktop's host name: lower-case letters, digits and inner hyphens. The first "
-                "user who gets it keeps it. Default: derived from the name and a hash."
-            ),
+        doc(
+            "First label of the desktop's host name: lower-case letters, digits and inner hyphens. The first "
+            "user who gets it keeps it. Default: derived from the name and a hash."
         ),
     ] = None
     user: Annotated[
         Annotated[str, Meta(max_length=254, pattern=r"^\S+@\S+\.\S+$")] | None,
-        Meta(description="Owner of the desktop: an e-mail address. For administrators. Default: you."),
+        doc("Owner of the desktop: an e-mail address. For administrators. Default: you."),
     ] = None
     priority: Annotated[
         Annotated[int, Meta(ge=-1000, le=1000)] | None,
-        Meta(
-            description="A waiting session with a higher priority starts first. Above 0 for administrators. Default: 0."
-        ),
+        doc("A waiting session with a higher priority starts first. Above 0 for administrators. Default: 0."),
     ] = None
 
     @property

@@ -165,6 +165,15 @@ def node_without_user_namespaces(cluster: Cluster) -> None:
     cluster.one("vditemplates")["spec"]["isolation"] = {"userNamespaces": "Required"}
 
 
+@fault("user_namespace_unavailable")
+def desktops_without_user_namespaces(cluster: Cluster) -> None:
+    """Auto. The reason of the other desktop is its volume, and no finding."""
+    cluster.add_session("bob", "bob@example.com")
+    for name, why in {"alice-0": "node node-1 has containerd 1.6", "bob": "the filesystem is not known"}.items():
+        status = cluster.one("vdisessions", name)["status"]
+        status["isolation"] = {"message": f"There is no user namespace: {why}."}
+
+
 @fault("desktop_unschedulable")
 def no_node_fits(cluster: Cluster) -> None:
     cluster.not_ready()

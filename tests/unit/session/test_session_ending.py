@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_node, a_pod, a_route, a_service, a_session, a_template
+from vdi.cluster.objects import NodeInfo, RuntimeHandler
 from vdi.cluster.units import parse_time
 from vdi.session.alerts import Notice, evictable_at, find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
@@ -178,6 +179,28 @@ def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, ex
         assert removal.blocked.reason == "Restarting"
         assert removal.session.status.failures is None, "no failure"
         assert removal.session.status.start_time == CREATED, "the run goes on"
+
+
+@pytest.mark.parametrize(
+    ("phase", "host_users", "able", "goes"),
+    [
+        ("Pending", False, "", True),
+        ("Pending", False, "gvisor", False),
+        ("Pending", True, "", False),
+        ("Running", False, "", False),
+    ],
+)
+def test_pod_leaves_a_node_that_refuses_its_namespace(phase: str, host_users: bool, able: str, goes: bool) -> None:
+    """A node that the operator did not know when it decided. The next pod is decided again."""
+    node, pod = a_node(), a_pod(status={"phase": phase})
+    node.status.node_info = NodeInfo("v1.36.0", "containerd://2.3.4", "6.8.0")
+    node.status.runtime_handlers = (RuntimeHandler("gvisor", {"userNamespaces": True}),)
+    pod.spec.host_users, pod.spec.runtime_class_name = host_users, able
+    removal = find_removal(replace(running(), node=node, pod=pod), NOW)
+    assert (removal is not None) == goes
+    if removal:
+        assert removal.blocked.message.startswith("Node node-1 has containerd 2.3.4 without user namespaces: ")
+        assert removal.session.status.failures is None
 
 
 @pytest.mark.parametrize(

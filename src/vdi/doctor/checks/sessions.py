@@ -506,4 +506,24 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-CHECKS = (sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_overdue)
+@check("vdisessions", "nodes")
+def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
+    """Nodes whose lack leaves desktops without a user namespace, which their templates use where they can (Auto)."""
+    for diagnosis in active_sessions(snapshot):
+        message = isolation.message if (isolation := diagnosis.session.status.isolation) else ""
+        for name in snapshot.nodes:
+            if f" node {name} has " in message:
+                yield make_finding(
+                    "user_namespace_unavailable",
+                    f"node/{name}",  # `run_checks` keeps one finding of a node
+                    message,
+                    evidence=[f"{diagnosis.object}: status.isolation"],
+                    remedy=_remedy_of("user_namespace_unavailable", diagnosis, "") or Remedy(),
+                    severity=Severity.WARNING,
+                )
+
+
+CHECKS = (
+    *(sessions_without_pod, operators_stuck, desktops_not_ready, starts_slow, sessions_overdue),
+    user_namespaces_missing,
+)

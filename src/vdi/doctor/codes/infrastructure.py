@@ -196,9 +196,10 @@ INFRASTRUCTURE = (
     ),
     _code(
         "user_namespace_unavailable",
-        "A template requires user namespaces, and no node has them. With Auto, `vdi session show` has the reason.",
-        "The versions and runtime handlers in the nodes' status.",
-        "Update kernel (6.3), Kubernetes (1.33) and containerd (2.0) of a node, or set isolation.userNamespaces: Auto.",
+        "A template requires user namespaces, and no node has them. With Auto (a warning): desktops run without them.",
+        "The versions and runtime handlers in the node's status; `status.isolation` of the session.",
+        "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node, then restart the desktops. Or set "
+        'isolation.userNamespaces: "Off", or Auto where it is Required.',
     ),
     _code(
         "desktop_unschedulable",
