@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from vdi.api.template import VDITemplate
 from vdi.gateway.api.operation import JSON, Call, Empty, Endpoint, OperationTable, unauthenticated
 from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
 from vdi.gateway.cluster_cache import session_topic
@@ -22,7 +23,7 @@ from vdi.gateway.component import Component
 from vdi.gateway.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.edge.wait import describe
-from vdi.gateway.rights import User, enables_agents, may_use, role_in
+from vdi.gateway.rights import User, enables_agents, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.web.credentials import bearer
 from vdi.session.request import Name, SessionRequest
@@ -76,24 +77,21 @@ class Tool:
         return {"name": name, "description": self.description, "inputSchema": schema}
 
 
-def _templates(call: McpCall, user: User) -> Mapping[str, str]:
-    """Descriptions of the templates that the user may start and agents may use, by name."""
-    return {
-        template.metadata.name: f"{template.spec.display_name} {template.spec.description}"
-        for template in call.cluster.templates.values()
-        if may_use(template, user) and enables_agents(template)
-    }
+def _templates(call: McpCall, user: User) -> Mapping[str, VDITemplate]:
+    """The templates that the user may start and agents may use, by name."""
+    return {name: template for name, template in call.cluster.templates_for(user).items() if enables_agents(template)}
 
 
 async def _list_templates(call: McpCall, _: Any) -> str:
     known = _templates(call, await call.api.guard.require(call.request))
-    return "\n".join(f"{name}: {about}" for name, about in sorted(known.items())) or "No template enables agents."
+    lines = [f"{name}: {found.spec.display_name} {found.spec.description}" for name, found in known.items()]
+    return "\n".join(lines) or "No template enables agents."
 
 
 async def _start(call: McpCall, tool: Any) -> str:
     name, user, cluster = tool.name, await call.api.guard.require(call.request), call.cluster
     if tool.template not in (known := _templates(call, user)):
-        raise invalid("template", tool.template, f"one of: {', '.join(sorted(known)) or 'none'}")
+        raise invalid("template", tool.template, f"one of: {', '.join(known) or 'none'}")
     session = cluster.session(name)
     # A second call goes on waiting. Another desktop of this name is refused by `start`.
     if session is None or not same_user(session.spec.user, user.email) or session.spec.template != tool.template:
