@@ -31,6 +31,7 @@ from vdi.gateway.rights import Actor, enables_agents, refuse_to_drive
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import DONE, FAILED, Audit, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.history import add_agent_minute
 from vdi.http_client import BadResponseError, Response
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
@@ -261,7 +262,10 @@ class Computer:
         if by.login_id and not await self.logins.is_live(by.login_id):
             raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
         await self._drive(by, session)
-        return _read(answer, name, into)
+        found = _read(answer, name, into)
+        if await self.context.shared.take_once(f"agent-minute/{session.metadata.uid}", 60):
+            await add_agent_minute(self.context.database, session.metadata.uid)
+        return found
 
     async def _take(self, session: VDISession, driver: Driver | None) -> None:
         """Write who has taken over, or was asked to; None: give back."""

@@ -8,9 +8,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.attack_stage import Way, _ways
+from unit.gateway.gateway_stage import a_past
+from unit.gateway.history_stage import at
 from unit.gateway.probe_agent import Agent, agent
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
@@ -19,6 +22,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.rights import Actor
 from vdi.gateway.store.audit import audit
+from vdi.gateway.store.history import RunRow, load, runs, save
 from vdi.kube.errors import ApiError
 from vdi.session.naming import DRIVER
 
@@ -284,6 +288,22 @@ async def test_actions_of_a_session_have_a_rate(
     assert len(desktop.asked) == 9
     stage.clock.forward(seconds=60)
     assert (await program.post(ONE, json=SHOT)).is_success
+
+
+async def test_minutes_of_agents_are_those_of_the_present_run(stage: ApiStage, desktop: Agent) -> None:
+    uid, program = stage.cluster.objects["alice-desktop"]["metadata"]["uid"], await scoped(stage)
+    begun = [RunRow(uid=uid, start=at(0), ended=at(9)), RunRow(uid=uid, start=at(10))]
+    stage.remember(a_past(uid), *begun)
+    for seconds in (0, 59, 2, 3600):
+        stage.clock.forward(seconds=seconds)
+        assert (await program.post(ONE, json=SHOT)).is_success
+    desktop.status = 503
+    stage.clock.forward(seconds=3600)
+    assert not (await program.post(ONE, json=SHOT)).is_success
+    async with stage.context.database.begin() as connection:  # the recorder's next state of the run
+        record = (await load(connection, [uid]))[uid]
+        await save(stage.context.database, connection, [record.session], [replace(begun[1], pod="another")])
+    assert [(row.pod, row.agent_minutes) for row in stage.rows.rows(runs)] == [("", 0), ("another", 3)]
 
 
 async def test_commands_run_only_where_the_template_says_so(stage: ApiStage, desktop: Agent) -> None:
