@@ -170,6 +170,15 @@ async def test_a_desktop_that_lies_is_bounded(
     assert len(answer.text) < 2000
 
 
+@pytest.mark.parametrize(("headers", "words"), [({}, "too large"), ({"Content-Encoding": "gzip"}, "allowed: identity")])
+async def test_endless_and_compressed_pictures_are_cut_off(
+    stage: ApiStage, desktop: Agent, headers: dict[str, str], words: str
+) -> None:
+    desktop.body, desktop.headers = b'{"data": "' + b"A" * 65_536, headers
+    answer = await (await stage.program()).post(ONE, json=SHOT)
+    assert words in problem(answer, 409, "conflict")["detail"]
+
+
 async def test_template_without_agents_has_no_programs(stage: ApiStage, desktop: Agent) -> None:
     for agents in (None, {"enabled": False, "run": True}):
         stage.template(agents=agents)
