@@ -101,14 +101,6 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of an action: a PNG, a text, or neither."""
-
-    picture: bytes | None = None
-    text: str | None = None
-
-
 class Driver(msgspec.Struct, omit_defaults=True):
     """The driver of a desktop now."""
 
@@ -133,8 +125,8 @@ class Driver(msgspec.Struct, omit_defaults=True):
 class _Answer(msgspec.Struct):
     """pixelflux's response, and that of the agent in the desktop. `data`: a PNG, decoded from base64."""
 
-    data: bytes | None = None
-    text: str | None = None
+    data: bytes = b""
+    text: str = ""
     error: str = ""
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0
 
@@ -154,8 +146,8 @@ class Computer:
     logins: Logins
     notices: Notices
 
-    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> Outcome:
-        """Do one action, as often as its `repeat` says."""
+    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> bytes | str:
+        """The PNG or the text, empty without one, of an action that is done as often as its `repeat` says."""
         try:
             wanted = msgspec.convert(action, ComputerAction, from_attributes=True)
         except msgspec.ValidationError as error:
@@ -170,10 +162,10 @@ class Computer:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
                 found = await self._ask(by, session, "/computer-use", body, seconds=seconds, into=_Answer)
-            if found.data is not None:
+            if found.data:
                 _check_png(found.data, name)
                 detail["sha256"] = sha256(found.data).hexdigest()
-        return Outcome(found.data, None if found.text is None else _clean(found.text))
+        return found.data or _clean(found.text)
 
     async def run(self, by: Actor, name: str, command: str, seconds: int) -> tuple[int | None, str]:
         """Run a command as the desktop's user; exit code (None: killed at its time) and the end of its output."""

@@ -227,7 +227,7 @@ async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
     600 actions in a minute, and none while a person does.
     """
     done = await call.api.computer.act(call.actor, call.path("name"), call.body)
-    return ActionResult(b64encode(done.picture).decode() if done.picture else None, done.text)
+    return ActionResult(text=done or None) if isinstance(done, str) else ActionResult(b64encode(done).decode())
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
