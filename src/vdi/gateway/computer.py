@@ -22,6 +22,7 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.api.template import Agents
+from vdi.gateway.cluster_cache import STALE
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, invalid, refused_by_cluster
 from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
@@ -213,8 +214,7 @@ class Computer:
         refused = refuse_to_drive(by, session, name, self.context.clock())
         if session is None or refused:
             raise ActionDenied(*refused or ("NotFound", name))
-        template = self.context.cluster.template(session.spec.template)
-        agents = enables_agents(template)
+        agents = enables_agents(self.context.cluster.template(session.spec.template))
         if agents is None:
             words = f"No program may drive {name!r}: its template {session.spec.template!r} does not enable agents."
             raise ActionDenied("Conflict", words)
@@ -261,14 +261,13 @@ class Computer:
 
     async def _take(self, session: VDISession, driver: Driver | None) -> None:
         """Write who has taken over, or was asked to; None: give back."""
-        meta, cluster = session.metadata, self.context.cluster.sessions
-        note = msgspec.json.encode(driver).decode() if driver else None
+        meta, note = session.metadata, msgspec.json.encode(driver).decode() if driver else None
         patch = {"metadata": {"uid": meta.uid, "annotations": {DRIVER: note}}}
         changed = await self.context.client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
-        cluster.remember(changed)
-        # Other replicas read it here until their watch has brought the annotation.
+        self.context.cluster.sessions.remember(changed)
+        # Other replicas read it here until their watch has brought the annotation, however late.
         if driver:
-            await self.context.shared.put(_wheel(session), _wheel_of(driver), DRIVES_SECONDS)
+            await self.context.shared.put(_wheel(session), _wheel_of(driver), 2 * STALE)
         else:
             await self.context.shared.pop(_wheel(session))
 
