@@ -449,8 +449,8 @@ def usage(
 
 def usage_table(rows: Sequence[Raw], by: By) -> list[str]:
     """The lines of users or templates."""
+    hours = ("hours", "gpuHours", "agentHours")
     cells = [
-        [row["name"], f"{row['hours']:.1f}", f"{row['gpuHours']:.1f}", str(row["sessions"]), str(row["runs"])]
-        for row in rows
+        [row["name"], *(f"{row[name]:.1f}" for name in hours), str(row["sessions"]), str(row["runs"])] for row in rows
     ]
-    return columns([by.upper(), "HOURS", "GPU HOURS", "DESKTOPS", "RUNS"], cells)
+    return columns([by.upper(), "HOURS", "GPU HOURS", "AGENT HOURS", "DESKTOPS", "RUNS"], cells)

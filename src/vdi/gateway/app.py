@@ -39,7 +39,6 @@ from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.login.oidc import OIDCProvider
 from vdi.gateway.login.pages import LoginServices
 from vdi.gateway.login.throttle import Throttle
-from vdi.gateway.mcp import Mcp
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
@@ -235,7 +234,6 @@ def build_gateway(
             login,
             edge,
             api,
-            Mcp(services),
             history,
             portal,
             homes_ahead,

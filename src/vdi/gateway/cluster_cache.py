@@ -12,7 +12,7 @@ from vdi.api.meta import find_condition
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.rights import User
+from vdi.gateway.rights import User, may_use
 from vdi.gateway.settings import Settings
 from vdi.kinds import POOLS, SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
@@ -114,6 +114,11 @@ class ClusterCache:
     def template(self, name: str) -> VDITemplate | None:
         """The template of this name."""
         return self.templates.get("", name)
+
+    def templates_for(self, user: User) -> dict[str, VDITemplate]:
+        """The templates that the user may start, by name and in its order."""
+        mine = {template.metadata.name: template for template in self.templates.values() if may_use(template, user)}
+        return dict(sorted(mine.items()))
 
     def all_homes(self) -> list[HomeSummary]:
         """The homes of all users."""

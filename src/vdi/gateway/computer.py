@@ -1,8 +1,8 @@
 """Programs that drive desktops ("computer use"), and the people who take over from them and give back.
 
-REST API and MCP call `Computer.act`. An action goes to the agent in the desktop, which hands it to pixelflux. The
-shared state has who drives, so all replicas see it: one actor at a time, and none while a person has taken over, or
-is asked to.
+REST API and MCP call `Computer.act`. An action goes to the agent in the desktop, which hands it to pixelflux. One actor
+drives at a time, as the shared state has it, and none while a person has taken over, or is asked to: an annotation of
+the session has that, which outlives the gateway.
 
 The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its header, never decoded.
 """
@@ -22,17 +22,22 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.api.template import Agents
+from vdi.gateway.cluster_cache import STALE
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.denied import ActionDenied, invalid, refused_by_cluster
 from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
-from vdi.gateway.login.logins import Logins
+from vdi.gateway.login.logins import TOKEN_ID, Logins
 from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
-from vdi.gateway.rights import Actor, refuse_to_drive
+from vdi.gateway.rights import Actor, enables_agents, refuse_to_drive
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import DONE, FAILED, Audit, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.history import add_agent_minute
 from vdi.http_client import BadResponseError, Response
+from vdi.kinds import SESSIONS
+from vdi.kube.errors import KubeError
 from vdi.printable import escape, shorten
+from vdi.session.naming import DRIVER
 from vdi.session.recording import refuse_picture
 from vdi.session.users import normal_user
 
@@ -41,8 +46,6 @@ T = TypeVar("T")
 MAX_ACTIONS = 600
 # An actor drives for so long after each action; another one is refused meanwhile.
 DRIVES_SECONDS = 30.0
-# Longer than sessions last: a person gives back.
-_TAKEN_SECONDS = 90 * 86_400.0
 MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
 MAX_SIDE = 4096
 # Time beside that of the action itself.
@@ -99,24 +102,15 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result of an action: a PNG, a text, or neither."""
-
-    picture: bytes | None = None
-    text: str | None = None
-
-
-class Driver(msgspec.Struct, rename="camel"):
+class Driver(msgspec.Struct, omit_defaults=True):
     """The driver of a desktop now."""
 
-    state: Annotated[
-        Literal["Agent", "Human", "Parked"],
-        doc("Agent: a program. Human: a person has taken over. Parked: the program waits for a person."),
-    ]
-    user: Annotated[str, doc("The person who has taken over; else the user whose program it is.")]
-    token: Annotated[str, doc("Label of the program's API token; may be empty.")] = ""
-    reason: Annotated[str, doc("Parked: why the program asks for a person.")] = ""
+    # Agent: a program. Human: a person has taken over. Parked: the program waits for a person.
+    state: Literal["Agent", "Human", "Parked"]
+    # The person who has taken over; else the user whose program it is, and the label of its API token.
+    user: str
+    token: str = ""
+    reason: str = ""
 
     @property
     def line(self) -> str:
@@ -132,8 +126,8 @@ class Driver(msgspec.Struct, rename="camel"):
 class _Answer(msgspec.Struct):
     """pixelflux's response, and that of the agent in the desktop. `data`: a PNG, decoded from base64."""
 
-    data: bytes | None = None
-    text: str | None = None
+    data: bytes = b""
+    text: str = ""
     error: str = ""
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0
 
@@ -153,8 +147,8 @@ class Computer:
     logins: Logins
     notices: Notices
 
-    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> Outcome:
-        """Do one action, as often as its `repeat` says."""
+    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> bytes | str:
+        """The PNG or the text, empty without one, of an action that is done as often as its `repeat` says."""
         try:
             wanted = msgspec.convert(action, ComputerAction, from_attributes=True)
         except msgspec.ValidationError as error:
@@ -169,10 +163,10 @@ class Computer:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
                 found = await self._ask(by, session, "/computer-use", body, seconds=seconds, into=_Answer)
-            if found.data is not None:
+            if found.data:
                 _check_png(found.data, name)
                 detail["sha256"] = sha256(found.data).hexdigest()
-        return Outcome(found.data, None if found.text is None else _clean(found.text))
+        return found.data or _clean(found.text)
 
     async def run(self, by: Actor, name: str, command: str, seconds: int) -> tuple[int | None, str]:
         """Run a command as the desktop's user; exit code (None: killed at its time) and the end of its output."""
@@ -203,26 +197,16 @@ class Computer:
     async def switch(self, by: Actor, name: str, *, human: bool) -> None:
         """Take over: refuse all agents until someone gives back. Or give back."""
         async with self._audited(by, name, "take_over" if human else "give_back") as (session, _, _):
-            if by.session_uid:
-                raise ActionDenied("Forbidden", "A token of one session cannot take over or give back.")
-            if human:
-                await self._take(session, Driver("Human", by.user))
-            else:
-                await self.context.shared.pop(_taken(session))
+            if by.login_id.startswith(TOKEN_ID):
+                raise ActionDenied("Forbidden", "Only people take over and give back: no API token does.")
+            await self._take(session, Driver("Human", by.user) if human else None)
 
     async def driver(self, session: VDISession) -> Driver | None:
         """The driver; None: no one drives. Raises SharedUnavailableError."""
-        if taken := await self.context.shared.get(_taken(session)):
-            return msgspec.json.decode(taken, type=Driver)
-        if held := await self.context.shared.get(_wheel(session)):
-            actor = msgspec.json.decode(held, type=Actor)
-            return Driver("Agent", actor.user, actor.token)
-        return None
-
-    async def find_driver(self, by: Actor, name: str) -> Driver | None:
-        """`driver` for an actor who may drive."""
-        session, _ = self._find(by, name)
-        return await self.driver(session)
+        if not enables_agents(self.context.cluster.template(session.spec.template)):
+            return None
+        held = await self.context.shared.get(_wheel(session))
+        return _taken(session) or (_read_wheel(held) if held else None)
 
     def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
         """The session, if the actor may drive it and its template lets programs do so."""
@@ -230,9 +214,8 @@ class Computer:
         refused = refuse_to_drive(by, session, name, self.context.clock())
         if session is None or refused:
             raise ActionDenied(*refused or ("NotFound", name))
-        template = self.context.cluster.template(session.spec.template)
-        agents = template.spec.agents if template else None
-        if agents is None or not agents.enabled:
+        agents = enables_agents(self.context.cluster.template(session.spec.template))
+        if agents is None:
             words = f"No program may drive {name!r}: its template {session.spec.template!r} does not enable agents."
             raise ActionDenied("Conflict", words)
         if not is_running(session):
@@ -242,35 +225,51 @@ class Computer:
         return session, agents
 
     async def _drive(self, by: Actor, session: VDISession) -> None:
-        """Make the actor the driver, if their token and right hold now and no one else drives."""
+        """Make the actor the driver, if their right holds now and no one else drives."""
         name = session.metadata.name
-        if by.login_id and not await self.logins.is_live(by.login_id):
-            raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
-        if self._find(by, name)[0].metadata.uid != session.metadata.uid:
+        if (seen := self._find(by, name)[0]).metadata.uid != session.metadata.uid:
             raise ActionDenied("NotFound", f"The desktop {name!r} has ended.")
-        if (driver := await self.driver(session)) and driver.state != "Agent":
+        mine = _wheel_of(Driver("Agent", by.user, by.token), by.login_id)
+        held = await self.context.shared.hold(_wheel(session), mine, DRIVES_SECONDS)
+        driver = _taken(seen) or _read_wheel(held)
+        if driver.state != "Agent":
             code = "Parked" if driver.state == "Parked" else "HumanInControl"
             raise ActionDenied(code, f"{driver.line}. Agents wait until someone gives back.")
-        mine = msgspec.json.encode(by).decode()
-        if await self.context.shared.hold(_wheel(session), mine, DRIVES_SECONDS) != mine:
-            words = f"{driver.line if driver else 'Another agent drives'}. Try again in {DRIVES_SECONDS:g} s."
-            raise ActionDenied("Conflict", words)
+        if held != mine:
+            raise ActionDenied("Conflict", f"{driver.line}. Try again in {DRIVES_SECONDS:g} s.")
 
     async def _ask(
         self, by: Actor, session: VDISession, path: str, body: Mapping[str, object], *, seconds: float, into: type[T]
     ) -> T:
-        """The response of the agent in the desktop, if the actor may drive before the request and after it."""
+        """The response of the agent in the desktop, if the actor may drive before the request and after it.
+
+        Whoever lets the actor in has just read their login or token: here it is read again after the request.
+        """
         name = session.metadata.name
         if await count_in_window(self.context, "computer", session) > MAX_ACTIONS:
             words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
             raise ActionDenied("TooManyRequests", words)
         await self._drive(by, session)
         answer = await self.agent.ask(session, "POST", path, json=body, seconds=seconds, max_bytes=_ANSWER_BYTES)
+        if by.login_id and not await self.logins.is_live(by.login_id):
+            raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
         await self._drive(by, session)
-        return _read(answer, name, into)
+        found = _read(answer, name, into)
+        if await self.context.shared.take_once(f"agent-minute/{session.metadata.uid}", 60):
+            await add_agent_minute(self.context.database, session.metadata.uid)
+        return found
 
-    async def _take(self, session: VDISession, driver: Driver) -> None:
-        await self.context.shared.put(_taken(session), msgspec.json.encode(driver).decode(), _TAKEN_SECONDS)
+    async def _take(self, session: VDISession, driver: Driver | None) -> None:
+        """Write who has taken over, or was asked to; None: give back."""
+        meta, note = session.metadata, msgspec.json.encode(driver).decode() if driver else None
+        patch = {"metadata": {"uid": meta.uid, "annotations": {DRIVER: note}}}
+        changed = await self.context.client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
+        self.context.cluster.sessions.remember(changed)
+        # Other replicas read it here until their watch has brought the annotation, however late.
+        if driver:
+            await self.context.shared.put(_wheel(session), _wheel_of(driver), 2 * STALE)
+        else:
+            await self.context.shared.pop(_wheel(session))
 
     @asynccontextmanager
     async def _audited(
@@ -288,6 +287,10 @@ class Computer:
         except (SharedUnavailableError, DatabaseUnavailableError) as error:
             outcome = "Unavailable"
             raise ActionDenied(outcome, "A service that the gateway needs does not respond.") from error
+        except KubeError as error:
+            refused = refused_by_cluster(error, name)
+            outcome = refused.code
+            raise refused from error
         finally:
             self.context.metrics.actions.labels("computer", outcome).inc()
             if seen and outcome != "NotFound":
@@ -334,5 +337,18 @@ def _wheel(session: VDISession) -> str:
     return f"wheel/{session.metadata.uid}"
 
 
-def _taken(session: VDISession) -> str:
-    return f"taken/{session.metadata.uid}"
+def _wheel_of(driver: Driver, login_id: str = "") -> str:
+    return msgspec.json.encode((driver, login_id)).decode()
+
+
+def _read_wheel(text: str) -> Driver:
+    return msgspec.json.decode(text, type=tuple[Driver, str])[0]
+
+
+def _taken(session: VDISession) -> Driver | None:
+    """The person who has taken over, or the agent that waits for one."""
+    note = session.metadata.annotations.get(DRIVER)
+    try:
+        return msgspec.json.decode(note, type=Driver) if note else None
+    except msgspec.DecodeError:  # not ours, so no agent drives until someone gives back
+        return Driver("Human", "Someone")

@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from vdi.api.session import Role, VDISession
-from vdi.api.template import VDITemplate
+from vdi.api.template import Agents, VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.session.actions import is_expired
 from vdi.session.naming import normal_name
@@ -146,9 +146,10 @@ def may_use(template: VDITemplate, user: User) -> bool:
     )
 
 
-def enables_agents(template: VDITemplate | None) -> bool:
-    """Whether programs may drive the desktops of this template."""
-    return template is not None and template.spec.agents is not None and template.spec.agents.enabled
+def enables_agents(template: VDITemplate | None) -> Agents | None:
+    """The rules for programs that drive the desktops of this template; None: none may."""
+    agents = template.spec.agents if template else None
+    return agents if agents and agents.enabled else None
 
 
 def no_desktop(name: str) -> str:

@@ -19,7 +19,7 @@ from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, r
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
-from vdi.gateway.rights import User, may_use
+from vdi.gateway.rights import User
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.kinds import SESSIONS
@@ -200,12 +200,9 @@ class Starter:
             return await self._create(start)
 
     def _template(self, user: User, name: str) -> VDITemplate:
-        template = self.context.cluster.template(name)
-        if template is not None and may_use(template, user):
-            return template
-        allowed = sorted(
-            template.metadata.name for template in self.context.cluster.templates.values() if may_use(template, user)
-        )
+        allowed = self.context.cluster.templates_for(user)
+        if name in allowed:
+            return allowed[name]
         words = f"you can start: {', '.join(allowed)}" if allowed else "there is no template that you can start"
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
 

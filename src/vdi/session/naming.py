@@ -22,6 +22,8 @@ from vdi.session.cluster_settings import ClusterSettings
 
 # Labels and annotations. They are the API of running pods, so they are never renamed.
 
+# On the session: JSON of the person who has taken over from agents, or of the agent that waits for one.
+DRIVER = "vdi.kasm.io/driver"
 # On Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
 APPLIED_HASH = "vdi.kasm.io/applied-hash"
 FINALIZER = "vdi.kasm.io/session-cleanup"

@@ -35,7 +35,7 @@ def test_without_a_gateway_it_says_where_to_log_in(vdi: Vdi) -> None:
 
 
 def test_a_template_is_a_row() -> None:
-    row = {"name": "cad", "hours": 10.0, "gpuHours": 20.0, "sessions": 2, "runs": 3}
+    row = {"name": "cad", "hours": 10.0, "gpuHours": 20.0, "agentHours": 1.25, "sessions": 2, "runs": 3}
     header, line = usage_table([row], By.TEMPLATE)
     assert header.split("   ")[0] == "TEMPLATE"
-    assert line.split() == ["cad", "10.0", "20.0", "2", "3"]
+    assert line.split() == ["cad", "10.0", "20.0", "1.2", "2", "3"]

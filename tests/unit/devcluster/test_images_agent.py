@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_graphics_are_reported_once_all_is_decided(agent: Any, tmp_path: Path) -
 
 def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
     def no_one_knows() -> dict[str, Any]:
-        agent.input_question(tmp_path)()
+        agent.read_input(tmp_path / "input")
         raise AssertionError("there is no such file")
 
     agent.Handler.activity = staticmethod(no_one_knows)
@@ -197,7 +198,7 @@ def test_input_of_people_ends_the_idle_time(
         pass
 
     sys.modules["last_input"].note_input(Handler, tmp_path / "input")
-    ask, handler = agent.input_question(tmp_path), Handler()
+    ask, handler = partial(agent.read_input, tmp_path / "input"), Handler()
     now[0] = 1060.0
     assert ask() == (60.0, False), "untouched since its start"
     asyncio.run(handler.on_message(message, "primary", conn_id=1))
@@ -207,11 +208,11 @@ def test_input_of_people_ends_the_idle_time(
 
 
 def test_idle_time_is_unknown_without_the_last_input(agent: Any, tmp_path: Path) -> None:
-    ask = agent.input_question(tmp_path)
+    ask = partial(agent.read_input, tmp_path / "input")
     with pytest.raises(agent.UnknownError, match="the time of the last input can't be read"):
         ask()
     (tmp_path / "input").write_bytes(b"short")
-    with pytest.raises(agent.UnknownError, match="5 bytes"):
+    with pytest.raises(agent.UnknownError, match="9 bytes"):
         ask()
 
 

@@ -14,7 +14,7 @@ import pytest
 from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_agent import AGENT, ask
 
-CLICK = '{"action": "left_click", "coordinate": [10, 20]}'
+CLICK = '{"action": "right_click", "coordinate": [10, 20]}'
 
 
 class Desktop:
@@ -100,6 +100,24 @@ def test_a_persons_input_pauses_that_of_agents(
     assert (found, len(desktop.asked)) == (status, int(status == 200))
     if status == 409:
         assert json.loads(body) == {"reason": "HumanInControl", "seconds": round(5.0 - last_input[0], 1)}
+
+
+@pytest.mark.parametrize(
+    ("comes_after", "status", "parts"), [(9, 200, 3), (2, 200, 3), (1, 409, 1), (0, 409, 0)], ids=str
+)
+def test_a_click_is_short_and_leaves_no_button_down(
+    desktop: Desktop, comes_after: int, status: int, parts: int
+) -> None:
+    computer = desktop.allow("enabled")
+    computer.last_input = lambda: (0.1, len(desktop.asked) >= comes_after)
+    body = {"action": "left_click", "coordinate": [10, 20]}
+    assert desktop.post("/computer-use", json.dumps(body))[0] == status
+    whole = [body | {"action": "mouse_move"}, {"action": "left_mouse_down"}, {"action": "left_mouse_up"}]
+    assert [action for *_, action in desktop.asked] == whole[:parts]
+    desktop.asked.clear()
+    computer.last_input = lambda: (0.1, False)
+    assert desktop.post("/computer-use", json.dumps(body | {"text": "ctrl"}))[0] == 200
+    assert [action for *_, action in desktop.asked] == [body | {"text": "ctrl"}], "with a key it is pixelflux' own"
 
 
 @pytest.mark.parametrize(("comes_after", "status", "typed"), [(9, 200, "é" * 120), (2, 409, "é" * 100)])

@@ -88,8 +88,6 @@ async def test_every_operation_answers_as_documented(
         asked.body = {"text": "X=1,Y=2"}
         stage.template(agents={"enabled": True})
         assert (await program.post(f"{one}/computer", json={"action": "cursor_position"})).is_success
-        assert (await program.post(f"{one}/computer/driver", json={"human": True})).is_success
-        assert (await program.get(f"{one}/computer/driver")).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),

@@ -8,9 +8,12 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.attack_stage import Way, _ways
+from unit.gateway.gateway_stage import a_past
+from unit.gateway.history_stage import at
 from unit.gateway.probe_agent import Agent, agent
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
@@ -19,6 +22,9 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.rights import Actor
 from vdi.gateway.store.audit import audit
+from vdi.gateway.store.history import RunRow, load, runs, save
+from vdi.kube.errors import ApiError
+from vdi.session.naming import DRIVER
 
 ONE = "/api/v1/sessions/alice-desktop/computer"
 SHOT = {"action": "screenshot"}
@@ -51,6 +57,15 @@ async def scoped(stage: ApiStage, label: str = "nightly", session: str = "alice-
     made = await (await stage.page()).post("/api/v1/tokens", json={"label": label, "session": session})
     assert made.json()["about"]["session"] == session
     return await stage.anybody(authorization=f"Bearer {made.json()['token']}")
+
+
+async def switch(stage: ApiStage, who: str = "alice@example.com", *, human: bool, login_id: str = "") -> str:
+    """The outcome of taking over or giving back."""
+    try:
+        await stage.edge.computer.switch(Actor(who, login_id=login_id), "alice-desktop", human=human)
+    except ActionDenied as denied:
+        return denied.code
+    return "done"
 
 
 def audited(stage: ApiStage) -> list[tuple[str, str, str, dict[str, str]]]:
@@ -93,9 +108,10 @@ async def test_an_action_is_sent_as_often_as_it_repeats(stage: ApiStage, desktop
 async def test_only_owner_and_collaborator_drive(stage: ApiStage, desktop: Agent, who: Identity, status: int) -> None:
     program = await stage.program(who)
     assert (await program.post(ONE, json=SHOT)).status_code == status
-    assert (await program.post(f"{ONE}/driver", json={"human": True})).status_code == (204 if status == 200 else status)
+    outcome = {200: "done", 403: "Forbidden", 404: "NotFound"}[status]
+    assert await switch(stage, who.user, human=True) == outcome
     assert len(desktop.asked) == (status == 200)
-    assert {row[2] for row in audited(stage)} == {200: {"done"}, 403: {"Forbidden"}, 404: set()}[status]
+    assert {row[2] for row in audited(stage)} == {outcome} - {"NotFound"}
 
 
 @pytest.mark.parametrize(
@@ -154,6 +170,15 @@ async def test_a_desktop_that_lies_is_bounded(
     assert len(answer.text) < 2000
 
 
+@pytest.mark.parametrize(("headers", "words"), [({}, "too large"), ({"Content-Encoding": "gzip"}, "allowed: identity")])
+async def test_endless_and_compressed_pictures_are_cut_off(
+    stage: ApiStage, desktop: Agent, headers: dict[str, str], words: str
+) -> None:
+    desktop.body, desktop.headers = b'{"data": "' + b"A" * 65_536, headers
+    answer = await (await stage.program()).post(ONE, json=SHOT)
+    assert words in problem(answer, 409, "conflict")["detail"]
+
+
 async def test_template_without_agents_has_no_programs(stage: ApiStage, desktop: Agent) -> None:
     for agents in (None, {"enabled": False, "run": True}):
         stage.template(agents=agents)
@@ -176,24 +201,36 @@ async def test_one_actor_drives_until_another_may(stage: ApiStage, desktop: Agen
     refused = problem(await second.post(ONE, json=SHOT), 409, "conflict")
     line = "An agent drives this desktop, started by alice@example.com's token nightly"
     assert refused["detail"] == f"{line}. Try again in 30 s."
-    driver = (await (await stage.program(BOB)).get(f"{ONE}/driver")).json()["driver"]
-    assert (driver["state"], driver["user"], driver["token"]) == ("Agent", "alice@example.com", "nightly")
     stage.clock.forward(seconds=31)
     assert (await second.post(ONE, json=SHOT)).is_success
 
 
-async def test_a_person_takes_over_and_gives_back(stage: ApiStage, desktop: Agent) -> None:
-    program, bob = await scoped(stage), await stage.program(BOB)
-    assert (await bob.post(f"{ONE}/driver", json={"human": True})).status_code == 204
+@pytest.mark.parametrize("lost", ["nothing", "shared state", "annotation", "its text"])
+async def test_a_person_takes_over_and_gives_back(stage: ApiStage, desktop: Agent, lost: str) -> None:
+    """The shared state goes with a restart; a replica's watch may not have brought the annotation yet."""
+    program, who = await scoped(stage), "bob@example.com"
+    assert await switch(stage, who, human=True) == "done"
+    if lost in ("shared state", "its text"):
+        stage.context.shared._entries.clear()  # type: ignore[union-attr]
+    if lost == "annotation":
+        stage.session(status=RUNNING, access=SHARES)
+    if lost == "its text":
+        found, who = stage.cluster.objects["alice-desktop"], "Someone"
+        stage.cluster.put({**found, "metadata": {**found["metadata"], "annotations": {DRIVER: '{"state": "Nobody"}'}}})
     refused = problem(await program.post(ONE, json=SHOT), 409, "human-in-control")
-    assert refused["detail"].startswith("bob@example.com has taken over from the agent.")
-    problem(await program.post(f"{ONE}/driver", json={"human": False}), 403, "forbidden")
-    with pytest.raises(ActionDenied, match="cannot take over or give back"):
-        by = Actor("alice@example.com", session_uid=stage.cluster.objects["alice-desktop"]["metadata"]["uid"])
-        await stage.edge.computer.switch(by, "alice-desktop", human=False)
+    assert refused["detail"].startswith(f"{who} has taken over from the agent.")
+    assert await switch(stage, human=False, login_id="token:of-alice") == "Forbidden", "only people give back"
     assert desktop.asked == []
-    assert (await bob.post(f"{ONE}/driver", json={"human": False})).status_code == 204
+    assert await switch(stage, human=False) == "done"
+    assert DRIVER not in stage.cluster.objects["alice-desktop"]["metadata"].get("annotations", {})
     assert (await program.post(ONE, json=SHOT)).is_success
+
+
+async def test_giving_back_that_is_not_written_changes_nothing(stage: ApiStage, desktop: Agent) -> None:
+    assert await switch(stage, human=True) == "done"
+    stage.cluster.refuses = ApiError(500, "InternalError", "etcd is gone")
+    assert await switch(stage, human=False) == "Unavailable"
+    problem(await (await scoped(stage)).post(ONE, json=SHOT), 409, "human-in-control")
 
 
 async def test_taking_over_in_the_middle_keeps_the_picture(
@@ -260,6 +297,22 @@ async def test_actions_of_a_session_have_a_rate(
     assert len(desktop.asked) == 9
     stage.clock.forward(seconds=60)
     assert (await program.post(ONE, json=SHOT)).is_success
+
+
+async def test_minutes_of_agents_are_those_of_the_present_run(stage: ApiStage, desktop: Agent) -> None:
+    uid, program = stage.cluster.objects["alice-desktop"]["metadata"]["uid"], await scoped(stage)
+    begun = [RunRow(uid=uid, start=at(0), ended=at(9)), RunRow(uid=uid, start=at(10))]
+    stage.remember(a_past(uid), *begun)
+    for seconds in (0, 59, 2, 3600):
+        stage.clock.forward(seconds=seconds)
+        assert (await program.post(ONE, json=SHOT)).is_success
+    desktop.status = 503
+    stage.clock.forward(seconds=3600)
+    assert not (await program.post(ONE, json=SHOT)).is_success
+    async with stage.context.database.begin() as connection:  # the recorder's next state of the run
+        record = (await load(connection, [uid]))[uid]
+        await save(stage.context.database, connection, [record.session], [replace(begun[1], pod="another")])
+    assert [(row.pod, row.agent_minutes) for row in stage.rows.rows(runs)] == [("", 0), ("another", 3)]
 
 
 async def test_commands_run_only_where_the_template_says_so(stage: ApiStage, desktop: Agent) -> None:

@@ -57,6 +57,7 @@ async def test_a_run_in_both_forms(database: Database) -> None:
         "ended": "2026-11-20T09:01:00Z",
         "endReason": "deleted",
         "endDetail": "",
+        "agentMinutes": "0",
     }
     lines, _ = await text_of(database, Dataset.RUNS, ExportFormat.JSON_LINES)
     objects = [json.loads(line) for line in lines.splitlines()]

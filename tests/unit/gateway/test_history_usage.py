@@ -1,6 +1,7 @@
 """Hours by user and calendar month: exact at the turn of a month, and the same however it is asked."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,8 +27,9 @@ NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
 NOW = datetime(2026, 12, 15, tzinfo=UTC)
 
 
-def run(start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1) -> RunRow:
-    return RunRow(uid=uid, start=start, ended=start + timedelta(hours=hours) if hours is not None else None, gpus=gpus)
+def run(start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1, **more: Any) -> RunRow:
+    ended = start + timedelta(hours=hours) if hours is not None else None
+    return RunRow(uid=uid, start=start, ended=ended, gpus=gpus, **more)
 
 
 @pytest.mark.parametrize("text", ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "2026/11", "0000-01", "٢٠٢٦-١١"])
@@ -70,8 +72,8 @@ def by_user(rows: list[tuple[str, RunRow]]) -> tuple[Usage, ...]:
 def test_the_report() -> None:
     rows = [
         ("bob@example.com", run(datetime(2026, 11, 3, tzinfo=UTC), 10, uid="b", gpus=None)),
-        ("alice@example.com", run(datetime(2026, 10, 31, 23, tzinfo=UTC), 2, uid="a1", gpus=2)),
-        ("alice@example.com", run(datetime(2026, 11, 4, tzinfo=UTC), 3, uid="a1", gpus=2)),
+        ("alice@example.com", run(datetime(2026, 10, 31, 23, tzinfo=UTC), 2, uid="a1", gpus=2, agent_minutes=9)),
+        ("alice@example.com", run(datetime(2026, 11, 4, tzinfo=UTC), 3, uid="a1", gpus=2, agent_minutes=45)),
         ("alice@example.com", run(datetime(2026, 11, 5, tzinfo=UTC), 8, uid="a2", gpus=0)),
     ]
     waits = [(None, 4.0), (30.0, 5.0), (10.0, 60.0), (20.0, None)]
@@ -81,14 +83,15 @@ def test_the_report() -> None:
     ]
     alice, bob = by_user(timed)
     assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == ("alice@example.com", 2, 2, 12, 8)
+    assert (alice.agent_hours, bob.agent_hours) == (0.75, 0), "of runs that started in this month"
     assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
     assert (bob.hours, bob.gpu_hours, bob.queued, bob.median_queue_seconds) == (10, 0, 0, None)
-    figures = "sessions,runs,hours,gpuHours,queued,medianQueueSeconds,medianStartupSeconds"
+    figures = "sessions,runs,hours,gpuHours,agentHours,queued,medianQueueSeconds,medianStartupSeconds"
     text = export_usage(UsageReport(month="2026-11", users=(alice, bob)), ExportFormat.CSV).decode().splitlines()
     assert text[0] == f"user,month,{figures}"
     assert text[1:] == [
-        "alice@example.com,2026-11,2,2,12.0,8.0,2,15.0,60.0",
-        "bob@example.com,2026-11,1,1,10.0,0.0,0,,4.0",
+        "alice@example.com,2026-11,2,2,12.0,8.0,0.75,2,15.0,60.0",
+        "bob@example.com,2026-11,1,1,10.0,0.0,0.0,0,,4.0",
     ]
     (first, *_) = (
         export_usage(UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES).decode().splitlines()

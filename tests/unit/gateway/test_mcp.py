@@ -24,11 +24,11 @@ from support.waiting import PATIENCE
 from unit.gateway.api_stage import ALICE, BOB, RUNNING, ApiStage
 from unit.gateway.gateway_stage import PORTAL
 from vdi.api.session import VDISession
-from vdi.gateway import mcp
+from vdi.gateway.api import mcp
+from vdi.gateway.api.mcp import TOOLS, VERSIONS
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.desktop_agent import DesktopAgent
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.mcp import TOOLS, VERSIONS
 from vdi.http_client import Response
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (1280).to_bytes(4) + (720).to_bytes(4) + b"\x08\x02\0\0\0"

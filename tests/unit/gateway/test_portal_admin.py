@@ -272,6 +272,7 @@ def a_usage(user: str, hours: float) -> Usage:
         runs=2,
         hours=hours,
         gpu_hours=hours,
+        agent_hours=0.0,
         queued=0,
         median_queue_seconds=None,
         median_startup_seconds=2.0,

@@ -106,7 +106,7 @@ async def test_usage_is_by_month_and_person() -> None:
     stage.use(ALICE.email, 2.5, end=october)
     stage.use("bob@example.com", 9.5)
     browser = stage.browser()
-    assert "alice@example.com 1.5 h 3.0 h 1 1 1 1 min 2.2 s" in text_of((await browser.get("/history/usage")).text)
+    assert "alice@example.com 1.5 h 3.0 h 0 1 1 1 1 min 2.2 s" in text_of((await browser.get("/history/usage")).text)
     assert "alice@example.com 2.5" in text_of((await browser.get("/history/usage?month=2026-10")).text)
     assert "bob" not in (await browser.get("/history/usage?of=everyone")).text
     assert "bob@example.com 9.5" in text_of((await stage.browser(ADMIN).get("/history/usage?of=everyone")).text)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vdi.gateway.api import account, admin, history, sessions
+from vdi.gateway.api import account, admin, history, mcp, sessions
 from vdi.gateway.api.operation import JSON, PREFIX, Endpoint, Operation, unknown_address
 from vdi.gateway.api.problems import MEDIA_TYPE, TITLES, Problem
 from vdi.gateway.component import Component
@@ -65,7 +65,7 @@ _PARTS = {
 
 
 class Api(Component):
-    """`/api/v1`, `/api/v1/openapi.json` and `/api/docs`, on the portal's host."""
+    """`/api/v1`, `/api/v1/openapi.json`, `/api/docs` and `/mcp`, on the portal's host."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -84,6 +84,7 @@ class Api(Component):
         return [
             Route(f"{PREFIX}/openapi.json", self._serve_document, methods=["GET"]),
             Route("/api/docs", self._serve_page, methods=["GET"]),
+            Route("/mcp", Endpoint(self.services, mcp.operation.operations), methods=["POST"]),
             *(Route(PREFIX + path, Endpoint(self.services, operations)) for path, operations in by_path.items()),
             Route("/api/{rest:path}", unknown_address, methods=_ALL_METHODS),
         ]

@@ -126,7 +126,7 @@ async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
 
 @admin_operation("GET /admin/usage")
 async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
-    """Usage of all users in a month by user, template and group, idle GPUs, and the cost."""
+    """Usage of all users in a month, by user and by template."""
     return await _usage(call, None)
 
 

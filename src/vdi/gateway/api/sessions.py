@@ -28,11 +28,11 @@ from vdi.gateway.api.schemas import (
     template_of,
 )
 from vdi.gateway.cluster_cache import session_topic, user_topic
-from vdi.gateway.computer import ComputerAction, Driver
+from vdi.gateway.computer import ComputerAction
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptResult, find_session
 from vdi.gateway.queries import Key, ListPage, cut
-from vdi.gateway.rights import knows_of, may_use, role_in
+from vdi.gateway.rights import knows_of, role_in
 from vdi.gateway.web.streams import sse_event
 from vdi.latency_probe.measurements import Measurements
 from vdi.session.request import SessionRequest
@@ -195,20 +195,17 @@ async def list_startup_scripts(call: Call[Empty, None]) -> ListPage[StartupScrip
 @template_operation("GET /templates")
 async def list_templates(call: Call[Empty, None]) -> ListPage[Template]:
     """The templates that you can start, by name."""
-    mine = [template for template in call.cluster.templates.values() if may_use(template, call.user)]
-    mine.sort(key=lambda template: template.metadata.name)
-    return ListPage(tuple(map(template_of, mine)))
+    return ListPage(tuple(map(template_of, call.cluster.templates_for(call.user).values())))
 
 
 @template_operation("GET /templates/{name}", problems=("not-found",))
 async def get_template(call: Call[Empty, None]) -> Template:
     """One of these templates."""
-    name = call.path("name")
-    template = call.cluster.template(name)
-    if template is None or not may_use(template, call.user):
-        known = ", ".join(offered.metadata.name for offered in (await list_templates(call)).items) or "none"
+    name, mine = call.path("name"), call.cluster.templates_for(call.user)
+    if name not in mine:
+        known = ", ".join(mine) or "none"
         raise ActionDenied("NotFound", f"There is no template {name!r} that you can use. Available: {known}.")
-    return template_of(template)
+    return template_of(mine[name])
 
 
 class ActionResult(msgspec.Struct):
@@ -218,22 +215,11 @@ class ActionResult(msgspec.Struct):
     text: Annotated[str | None, doc("A text, such as the position of the pointer.")] = None
 
 
-class DriverChange(msgspec.Struct, forbid_unknown_fields=True):
-    """A person takes over, or gives back."""
-
-    human: Annotated[bool, Meta(description="true: take over from all agents. false: give back.")]
-
-
-class CurrentDriver(msgspec.Struct):
-    """The driver of a desktop now."""
-
-    driver: Annotated[Driver | None, doc("null: no one has lately.")] = None
-
-
-_DRIVE = ("not-found", "forbidden", "conflict", "human-in-control", "parked")
-
-
-@operation("POST /sessions/{name}/computer", problems=_DRIVE, drives=True)
+@operation(
+    "POST /sessions/{name}/computer",
+    problems=("not-found", "forbidden", "conflict", "human-in-control", "parked"),
+    drives=True,
+)
 async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
     """See the screen of a desktop, or send it keys and clicks.
 
@@ -241,19 +227,7 @@ async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
     600 actions in a minute, and none while a person does.
     """
     done = await call.api.computer.act(call.actor, call.path("name"), call.body)
-    return ActionResult(b64encode(done.picture).decode() if done.picture else None, done.text)
-
-
-@operation("GET /sessions/{name}/computer/driver", problems=_DRIVE)
-async def get_driver(call: Call[Empty, None]) -> CurrentDriver:
-    """The program or person that drives a desktop."""
-    return CurrentDriver(await call.api.computer.find_driver(call.actor, call.path("name")))
-
-
-@operation("POST /sessions/{name}/computer/driver", problems=_DRIVE)
-async def set_driver(call: Call[Empty, DriverChange]) -> None:
-    """Take over from the programs that drive a desktop, or give back."""
-    await call.api.computer.switch(call.actor, call.path("name"), human=call.body.human)
+    return ActionResult(text=done or None) if isinstance(done, str) else ActionResult(b64encode(done).decode())
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -27,7 +27,7 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.recordings import Recordings
-from vdi.gateway.rights import Action, User, enables_agents
+from vdi.gateway.rights import Action, User
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
@@ -125,7 +125,7 @@ class DesktopBar:
         session, role = admitted.session, admitted.claims.role
         settings, now = self.context.settings, self.context.clock()
         view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
-        driver = await self.computer.driver(session) if enables_agents(template) else None
+        driver = await self.computer.driver(session)
         lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),

@@ -64,6 +64,7 @@ class Usage(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
     runs: Annotated[int, doc("Runs that started in this month.")]
     hours: Annotated[float, doc("Total running time in hours.")]
     gpu_hours: Annotated[float, doc("Running time in hours times GPUs (or shares of one), where the number is known.")]
+    agent_hours: Annotated[float, doc("Hours in which software agents drove, of the runs that started in this month.")]
     queued: Annotated[int, doc("Runs that had to wait for capacity.")]
     median_queue_seconds: Annotated[float | None, doc("Median wait of those, in seconds; null if no run waited.")]
     median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
@@ -106,6 +107,7 @@ class _Sum:
     runs: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    agent_minutes: int = 0
     queue: list[float] = field(default_factory=list)
     startup: list[float] = field(default_factory=list)
 
@@ -121,6 +123,7 @@ def sum_up(rows: Iterable[OwnedRun], by: By, month: Month, now: datetime) -> tup
         total.gpu_seconds += seconds * (run.gpus or 0)
         if month.begin <= run.start < month.end:
             total.runs += 1
+            total.agent_minutes += run.agent_minutes
             total.queue += [run.queue_seconds] if run.queue_seconds is not None else []
             total.startup += [run.startup_seconds] if run.startup_seconds is not None else []
     report = (
@@ -131,6 +134,7 @@ def sum_up(rows: Iterable[OwnedRun], by: By, month: Month, now: datetime) -> tup
             runs=total.runs,
             hours=round(total.seconds / HOUR_SECONDS, 3),
             gpu_hours=round(total.gpu_seconds / HOUR_SECONDS, 3),
+            agent_hours=round(total.agent_minutes / 60, 3),
             queued=len(total.queue),
             median_queue_seconds=median(total.queue) if total.queue else None,
             median_startup_seconds=median(total.startup) if total.startup else None,

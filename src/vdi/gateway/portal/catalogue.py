@@ -19,7 +19,7 @@ from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import Choice, template_title
 from vdi.gateway.portal.pages import Form, PortalPages, done, templates_for
-from vdi.gateway.rights import User, may_use
+from vdi.gateway.rights import User
 from vdi.gateway.store.audit import DONE
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.assets import shown_icon
@@ -369,5 +369,4 @@ class CataloguePages(PortalPages):
         return sharing_home(self._services.subscriptions.sessions_with(user), template, user)
 
     def _template(self, request: Request, user: User) -> VDITemplate | None:
-        found = self._cluster.template(request.path_params["template"])
-        return found if found is not None and may_use(found, user) else None
+        return self._cluster.templates_for(user).get(request.path_params["template"])

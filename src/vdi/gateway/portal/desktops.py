@@ -24,7 +24,7 @@ from vdi.gateway.portal.catalogue import size_choices
 from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
-from vdi.gateway.rights import Action, User, enables_agents, role_in
+from vdi.gateway.rights import Action, User, role_in
 from vdi.gateway.web.template_filters import duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
@@ -313,7 +313,7 @@ class DesktopPages(PortalPages):
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
             sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
-            driver=await self._services.computer.driver(session) if enables_agents(template) else None,
+            driver=await self._services.computer.driver(session),
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view, template_title
-from vdi.gateway.rights import User, knows_of, may_use, no_desktop, role_in
+from vdi.gateway.rights import User, knows_of, no_desktop, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.store.banner import read_banner
 from vdi.gateway.web.render import Renderer, macro
@@ -204,10 +204,8 @@ def desktop_of(services: Services, user: User, name: str) -> DesktopView | None:
 
 def templates_for(services: Services, user: User) -> list[VDITemplate]:
     """The templates that this user may start, by title."""
-    mine = [template for template in services.context.cluster.templates.values() if may_use(template, user)]
-    return sorted(
-        mine, key=lambda template: (template_title(template, template.metadata.name).casefold(), template.metadata.name)
-    )
+    mine = services.context.cluster.templates_for(user)
+    return sorted(mine.values(), key=lambda template: template_title(template, template.metadata.name).casefold())
 
 
 def list_pieces(services: Services, user: User, here: str, desktops: Sequence[DesktopView]) -> Pieces:

@@ -96,6 +96,7 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ended: Annotated[datetime | None, doc("When it ended; null if it has not ended.")] = None
     end_reason: _EndReason = None
     end_detail: Annotated[str, doc("More about why it ended.")] = ""
+    agent_minutes: Annotated[int, doc("Minutes in which software agents drove: each begins with an action of one.")] = 0
 
 
 class RunRow(PastRun, frozen=True, kw_only=True, rename="camel"):
@@ -114,6 +115,7 @@ class Record(msgspec.Struct, frozen=True):
     run: RunRow | None = None
 
 
+_NOT_OF_SNAPSHOTS = ("uid", "start", "agent_minutes")
 sessions = table_of(
     "history_sessions",
     SessionRow,
@@ -178,10 +180,17 @@ async def save(
     mine = [msgspec.structs.asdict(run) for run in of_runs if run.uid in written]
     if mine:
         of_run = database.insert(runs)
-        update = {name: of_run.excluded[name] for name in RunRow.__struct_fields__ if name not in ("uid", "start")}
+        update = {name: of_run.excluded[name] for name in RunRow.__struct_fields__ if name not in _NOT_OF_SNAPSHOTS}
         upsert = of_run.on_conflict_do_update(index_elements=[runs.c.uid, runs.c.start], set_=update)
         await connection.execute(upsert, mine)
     return written
+
+
+async def add_agent_minute(database: Database, uid: str) -> None:
+    """Count one more minute of an agent in the session's present run. Raises DatabaseUnavailableError."""
+    present = (runs.c.uid == uid) & runs.c.ended.is_(None)
+    async with database.begin() as connection:
+        await connection.execute(runs.update().where(present).values(agent_minutes=runs.c.agent_minutes + 1))
 
 
 async def drop_ended(connection: AsyncConnection, before: datetime, limit: int) -> int:

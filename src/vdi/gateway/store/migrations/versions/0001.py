@@ -163,6 +163,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.DateTime(timezone=True), nullable=True),
         sa.Column("end_reason", sa.String(length=16), nullable=True),
         sa.Column("end_detail", sa.Text(), nullable=False),
+        sa.Column("agent_minutes", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
             ["uid"], ["history_sessions.uid"], name=op.f("fk_history_runs_uid_history_sessions"), ondelete="CASCADE"
         ),

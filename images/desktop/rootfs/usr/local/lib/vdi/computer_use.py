@@ -60,9 +60,10 @@ class Computer:
         if action["action"] in WITHOUT_INPUT:
             return 200, self._ask(action)
         answer = b""
-        for part in split_text(action):
+        for part in split(action):
             seconds, is_human = self.last_input()
-            if is_human and seconds < HUMAN_SECONDS:
+            # Not between the two ends of a click: the button would stay down.
+            if is_human and seconds < HUMAN_SECONDS and part["action"] != "left_mouse_up":
                 left = round(HUMAN_SECONDS - seconds, 1)
                 return 409, json.dumps({"reason": "HumanInControl", "seconds": left}).encode()
             answer = self._ask(part)
@@ -131,9 +132,12 @@ class Computer:
         return 200, json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode()
 
 
-def split_text(action: dict[str, Any]) -> list[dict[str, Any]]:
-    """The action; of a long text to type one for each part."""
+def split(action: dict[str, Any]) -> list[dict[str, Any]]:
+    """The action; of a long text to type one for each part, and of a click its parts: pixelflux' own sleeps 50 ms."""
     text = action.get("text")
+    if action["action"] == "left_click" and not text and "coordinate" in action:
+        move = {**action, "action": "mouse_move"}
+        return [move, {"action": "left_mouse_down"}, {"action": "left_mouse_up"}]
     if action["action"] != "type" or not isinstance(text, str):
         return [action]
     return [{**action, "text": text[at : at + TYPED_AT_ONCE]} for at in range(0, len(text) or 1, TYPED_AT_ONCE)]

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from x11 import UnknownError
+
 FILE = "input"
 """Its name in XDG_RUNTIME_DIR."""
 FLIP, PLAY = 0x1008FF49, 0x1008FF48
@@ -47,9 +49,9 @@ def _mapped(file: Path) -> mmap.mmap:
 
 
 def read_input(file: Path) -> tuple[float, bool]:
-    """Seconds since the last input, and whether there was one; else since the start. Raises OSError, ValueError."""
-    data = file.read_bytes()
-    if len(data) != struct.calcsize(_FORMAT):
-        raise ValueError(f"{file} has {len(data)} bytes")
-    last, is_human = struct.unpack(_FORMAT, data)
+    """Seconds since the last input, and whether there was one; else since the start. Raises UnknownError."""
+    try:
+        last, is_human = struct.unpack(_FORMAT, file.read_bytes())
+    except (OSError, struct.error) as error:
+        raise UnknownError(f"the time of the last input can't be read: {error}") from error
     return max(0.0, time.monotonic() - float(last)), bool(is_human)
