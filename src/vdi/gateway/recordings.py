@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from starlette.responses import Response
@@ -90,24 +90,18 @@ class Recordings:
         known = await self._store.get(name)
         start = max(known.size_bytes if known else 0, piece.offset)
         rest = answer.body[start - piece.offset :]
-        size = await self._open().put(name, start, rest) if rest else start
+        size = await self._storage.put(name, start, rest) if rest and self._storage else start
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
-        facts: dict[str, Any] = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
-        facts |= {"id": name, "uid": uid, "name": session.metadata.name, "template": session.spec.template}
-        facts |= {"owner": normal_user(session.spec.user)}
-        keep_until, may_watch = now + parse_duration(policy.retention), policy.owner_may_watch
         film = Recording(
-            **facts, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
-        )
+            id=name, uid=uid, name=session.metadata.name, owner=normal_user(session.spec.user),
+            template=session.spec.template, run=_run(session), run_seen=now, started=now, ended=now,
+            seconds=piece.seconds, size_bytes=size, keep_until=now + parse_duration(policy.retention),
+            owner_may_watch=policy.owner_may_watch,
+        )  # fmt: skip
         await self._store.save(film)
         self._stored[uid] = piece.film, size
         return True
-
-    def _open(self) -> FilmFolder | FilmBucket:
-        if self._storage is None:
-            raise ActionDenied("NotFound", "This gateway keeps no films (VDI_RECORDINGS).")
-        return self._storage
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
@@ -137,7 +131,9 @@ class Recordings:
         """A film, or the range of it; the audit has one row for each view. Raises ActionDenied."""
         film = await self.find(user, name)
         try:
-            response = await self._open().play(film.id, ranges)
+            if self._storage is None:
+                raise FileNotFoundError
+            response = await self._storage.play(film.id, ranges)
         except FileNotFoundError:
             raise ActionDenied("NotFound", f"Recording {name!r} is no longer in the storage of the films.") from None
         except OSError as error:
