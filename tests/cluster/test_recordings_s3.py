@@ -118,9 +118,8 @@ async def test_pieces_that_are_stored_are_never_replaced(s3: S3) -> None:
     bucket = FilmBucket("s3://films")
     assert await bucket.put("film", 0, b"stored") == 6
     assert await bucket.put("film", 0, b"something else") == 6  # the place where the desktop goes on
-    assert await bucket.put("film", 4, b"edging") == 10  # of two replicas at the same moment
     response = await bucket.play("film", "")
-    assert b"".join([bytes(chunk) async for chunk in response.body_iterator]) == b"storedging"  # type: ignore[attr-defined]
+    assert b"".join([bytes(chunk) async for chunk in response.body_iterator]) == b"stored"  # type: ignore[attr-defined]
 
 
 async def test_film_goes_on_after_the_server_was_away(stage: RecordedStage, s3: S3) -> None:

@@ -29,7 +29,15 @@ class FilmFolder:
 
     async def put(self, film: str, offset: int, piece: bytes) -> int:
         """Store a piece, never over what is stored. Returns where the next one begins."""
-        return await asyncio.to_thread(self._write, film, offset, piece)
+
+        def write() -> int:
+            with os.fdopen(os.open(self._path(film), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+                start = max(file.seek(0, os.SEEK_END), offset)
+                file.seek(start)
+                file.write(piece[start - offset :])
+            return max(start, offset + len(piece))
+
+        return await asyncio.to_thread(write)
 
     async def play(self, film: str, _range: str) -> Response:
         """The film, or the range of it that the request names. Raises FileNotFoundError."""
@@ -41,13 +49,6 @@ class FilmFolder:
 
     def _path(self, film: str) -> Path:
         return self.folder / f"{film}.mp4"
-
-    def _write(self, film: str, offset: int, piece: bytes) -> int:
-        with os.fdopen(os.open(self._path(film), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
-            start = max(file.seek(0, os.SEEK_END), offset)
-            file.seek(start)
-            file.write(piece[start - offset :])
-        return max(start, offset + len(piece))
 
 
 class FilmBucket:
@@ -72,17 +73,10 @@ class FilmBucket:
         return offset + len(piece)
 
     async def play(self, film: str, range_: str) -> Response:
-        spans: list[tuple[str, int, int]] = []
-        end = 0
-        for key, size in await self._pieces(film):
-            offset = int(key.rpartition("/")[2])
-            # Pieces that two replicas store at the same moment can overlap.
-            if (first := max(end - offset, 0)) < size:
-                spans.append((key, first, size))
-                end = offset + size
-        if not spans:
+        pieces = await self._pieces(film)
+        total = sum(size for _, size in pieces)
+        if not total:
             raise FileNotFoundError
-        total = sum(last - first for _, first, last in spans)
         asked = _RANGE.fullmatch(range_)
         start = int(asked[1]) if asked else 0
         stop = min(int(asked[2]) + 1, total) if asked and asked[2] else total
@@ -91,7 +85,7 @@ class FilmBucket:
         headers = {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
         if asked:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
-        return StreamingResponse(self._read(spans, start, stop), 206 if asked else 200, headers, _MEDIA_TYPE)
+        return StreamingResponse(self._read(pieces, start, stop), 206 if asked else 200, headers, _MEDIA_TYPE)
 
     async def delete(self, film: str) -> None:
         keys = [key for key, _ in await self._pieces(film)]
@@ -103,13 +97,12 @@ class FilmBucket:
             pages = self._store.list_async(film, chunk_size=1000)
             return sorted([(piece["path"], piece["size"]) async for page in pages for piece in page])
 
-    async def _read(self, spans: list[tuple[str, int, int]], start: int, stop: int) -> AsyncIterator[bytes]:
-        for key, first, last in spans:
-            begin, end = first + max(start, 0), first + min(stop, last - first)
-            if begin < end:
+    async def _read(self, pieces: list[tuple[str, int]], start: int, stop: int) -> AsyncIterator[bytes]:
+        for key, size in pieces:
+            if (begin := max(start, 0)) < (end := min(stop, size)):
                 with _os_errors():
                     yield bytes(await self._store.get_range_async(key, start=begin, end=end))
-            start, stop = start - (last - first), stop - (last - first)
+            start, stop = start - size, stop - size
 
 
 @contextmanager

@@ -120,17 +120,13 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
 @operation("GET /usage")
 async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Your usage in a month."""
-    return await _usage(call, call.user.email)
+    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), call.user.email)
 
 
 @admin_operation("GET /admin/usage")
 async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Usage of all users in a month by user, template and group, idle GPUs, and the cost."""
-    return await _usage(call, None)
-
-
-async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
-    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), user)
+    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), None)
 
 
 @operation("GET /export", media="text/csv, application/jsonl")
