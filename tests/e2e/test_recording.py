@@ -35,6 +35,17 @@ _PLAY = """async () => {
   }
   return { seconds: video.duration, sums };
 }"""
+_LAST_PICTURE = """async () => {
+  const video = document.querySelector('video');
+  const done = (name) => new Promise((resolve) => video.addEventListener(name, resolve, { once: true }));
+  if (video.readyState < 1) await done('loadedmetadata');
+  video.currentTime = 0.95 * video.duration;
+  await done('seeked');
+  const canvas = document.createElement('canvas');
+  Object.assign(canvas, { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  return canvas.toDataURL('image/png').split(',')[1];
+}"""
 # Grey over the whole screen, so that nothing else has a shape there.
 _PLAIN = """
 import time
@@ -118,18 +129,32 @@ def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
             assert len(set(longest["sums"])) > 1, played
 
 
-def test_watermark_is_read_from_the_live_stream(sessions: World) -> None:
+def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
+    world = recording
     watermark = {"text": "seen by {user}", "position": "Middle"}
-    with template(sessions, "marked", watermark=watermark, persistence={"enabled": False}):
-        start(sessions, "nina", "marked")
-        encoded = run_in(sessions, "nina", "base64 -w0 /tmp/.vdi/watermark.png")
+    with template(world, "marked", watermark=watermark, **ALWAYS):
+        start(world, "nina", "marked")
+        wait_until("the film runs", lambda: film_state(world, "nina") == "On", seconds=30)
+        encoded = run_in(world, "nina", "base64 -w0 /tmp/.vdi/watermark.png")
         mark = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
-        with sessions.browser("nina") as browser:
+        with world.browser("nina") as browser:
             browser.open()
-            run_in(sessions, "nina", f"{PYTHON_ON_SCREEN} -c '{_PLAIN}' >/dev/null 2>&1 &")
+            run_in(world, "nina", f"{PYTHON_ON_SCREEN} -c '{_PLAIN}' >/dev/null 2>&1 &")
             wait_until("the mark is in the picture", lambda: likeness(browser.picture(), mark) > A_MARK, seconds=30)
             # Another text of the same pixels is not taken for it.
             assert likeness(browser.picture(), ImageOps.mirror(mark)) < A_MARK / 2
+            browser.page.wait_for_timeout(15_000)
+            world.vdi("session", "suspend", "nina")
+            reach(world, "nina", "Suspended")
+            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
+            page = browser.page
+            page.goto(f"{world.portal}/recordings")
+            if "/login" in page.url:
+                browser.log_in()
+                page.goto(f"{world.portal}/recordings")
+            page.locator("th a[href^='/recordings/']").first.click()  # the newest: its screen has the browser's size
+            last = base64.b64decode(page.evaluate(_LAST_PICTURE))
+            assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
 
 
 def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
