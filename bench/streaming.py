@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from bench.rows import add_json_option, write_rows
 from bench.streaming_report import OURS, PLAIN, RECORDED, WAYLAND, Figures, table
 from bench.template_copy import OnWayland, Recorded
 from bench.ways import NAMESPACE, USER, Object, ThroughOperator, remove, until
+from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.browser import Login
 from vdi.devcluster import cluster, probe
 from vdi.devcluster.binaries import ensure
@@ -46,6 +47,7 @@ SIZES = ((1280, 720), (1920, 1080))
 SESSION, DIRECT, ON_WAYLAND, FILMED = "stream", "stream-plain", "stream-wayland", "stream-recorded"
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
+GATEWAY = "deployment/vdi-gateway"
 # Of images/desktop.
 DISPLAY = ("DISPLAY=:0", "XAUTHORITY=/tmp/.vdi/Xauthority")
 
@@ -53,6 +55,7 @@ EXAMPLE = """\
 examples:
   make demo && python -m bench.streaming     120 keys per size and way, about 6 minutes
   python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
+  python -m bench.streaming --recording      a recorded desktop too; the gateway keeps films meanwhile
   python -m bench.streaming --json FILE      every figure, too
   python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
 """
@@ -170,7 +173,6 @@ async def start(place: Place, template: str, login: Login, *, wayland: bool, rec
             filmed = Recorded(client, login)
             await filmed.prepare(template)
             await filmed.apply(FILMED)
-            # Without gateway.recordings.claim in the chart's values that is never so.
             await until(
                 client, SESSIONS, FILMED, lambda one: '"On"' in json.dumps(one.get("status", {}).get("recording"))
             )
@@ -285,6 +287,36 @@ def measure_load(place: Place, uid: str, what: str, seconds: float, window: Wind
     }
 
 
+@contextmanager
+def films_kept(place: Place) -> Iterator[None]:
+    """A gateway that keeps films: in its database's volume meanwhile, unless its values have a place for them.
+
+    Raises RuntimeError.
+    """
+
+    def kubectl(*words: str) -> str:
+        argv: list[str | Path] = [place.kubectl, "--kubeconfig", place.kubeconfig, "-n", RELEASE_NAMESPACE, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"kubectl {' '.join(words)}: {done.stderr[-500:]}")
+        return done.stdout
+
+    def keep(value: str) -> None:
+        kubectl("set", "env", GATEWAY, value)
+        kubectl("rollout", "status", GATEWAY, "--timeout=120s")
+
+    if "VDI_RECORDINGS" in kubectl("get", GATEWAY, "-o", "jsonpath={..env[*].name}").split():
+        yield
+        return
+    made = "import pathlib; pathlib.Path('/data/films').mkdir(exist_ok=True)"
+    kubectl("exec", GATEWAY, "--", "python", "-c", made)
+    keep("VDI_RECORDINGS=/data/films")
+    try:
+        yield
+    finally:
+        keep("VDI_RECORDINGS-")
+
+
 def film_bytes(window: Window, portal: str) -> int:
     """Size of all films of the recorded desktop, as its user can read it."""
     page = window.page.context.new_page()
@@ -363,7 +395,8 @@ def main(arguments: Sequence[str]) -> int:
         kubeconfig, portal = where(options.cluster)
         with Progress(default_cache(os.environ) / "logs") as progress:
             place = look(options.cluster, kubeconfig, progress)
-            with a_user(kubeconfig, portal) as login:
+            films = films_kept(place) if options.recording else nullcontext()
+            with films, a_user(kubeconfig, portal) as login:
                 if options.crowd:
                     return measure_crowd(place, login, options, progress)
                 figures = measure(place, login, options, progress)

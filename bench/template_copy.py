@@ -37,7 +37,8 @@ class Recorded(OfTemplateCopy):
     """The same desktop while it is recorded; its user may read the size of its films."""
 
     def __init__(self, client: Client, login: Login) -> None:
-        super().__init__(client, login, "bench-recorded", {"recording": {"mode": "Always", "ownerMayWatch": True}})
+        recording = {"mode": "Always", "retention": "1h", "ownerMayWatch": True}
+        super().__init__(client, login, "bench-recorded", {"recording": recording})
 
 
 class OnWayland(OfTemplateCopy):

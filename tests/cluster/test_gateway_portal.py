@@ -107,7 +107,7 @@ async def test_desktop_is_started_used_and_ended_in_the_portal(stage: Stage, tmp
         await stage.gone(SESSIONS, "mine")
         await alice.sees("/", "No desktop yet")
         await alice.sees("/history", "Ended by its owner")
-        csv = await alice.client.get("/history/sessions.csv")
+        csv = await alice.client.get("/api/v1/export?what=sessions")
         head, row = csv.text.splitlines()
         reported = dict(zip(head.split(","), row.split(","), strict=True))
         assert (reported["name"], reported["user"], reported["endReason"]) == ("mine", "alice@example.com", "user")

@@ -1,17 +1,23 @@
 """Films of real desktops: made, stored, played in the portal; a pod that is killed, and a recorder that is stopped."""
 
+import base64
+import io
+import itertools
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
-from e2e.desktops import reach, run_in, start, template
+from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, template
 from e2e.world import World
 from support.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
 RELEASE, GATEWAY = ("-n", "vdi-system"), "deployment/vdi-gateway"
+A_MARK = 0.8
 ALWAYS = {"recording": {"mode": "Always", "ownerMayWatch": True}, "persistence": {"enabled": False}}
 # Plays a film, seeks its end and its middle; two pictures of it that differ are no still.
 _PLAY = """async () => {
@@ -29,6 +35,45 @@ _PLAY = """async () => {
   }
   return { seconds: video.duration, sums };
 }"""
+_LAST_PICTURE = """async () => {
+  const video = document.querySelector('video');
+  const done = (name) => new Promise((resolve) => video.addEventListener(name, resolve, { once: true }));
+  if (video.readyState < 1) await done('loadedmetadata');
+  video.currentTime = 0.95 * video.duration;
+  await done('seeked');
+  const canvas = document.createElement('canvas');
+  Object.assign(canvas, { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  return canvas.toDataURL('image/png').split(',')[1];
+}"""
+# Grey over the whole screen, so that nothing else has a shape there.
+_PLAIN = """
+import time
+from selkies.Xlib import X
+from selkies.Xlib.display import Display
+
+display = Display(":0")
+screen = display.screen()
+window = screen.root.create_window(
+    0, 0, 8000, 8000, 0, screen.root_depth, X.InputOutput, X.CopyFromParent, override_redirect=1,
+    background_pixel=0x808080,
+)
+window.map()
+display.sync()
+time.sleep(300)
+"""
+
+
+def likeness(picture: Image.Image, mark: Image.Image) -> float:
+    """Correlation of the picture's middle with this mark over grey, at the best of the places about it."""
+    grey = Image.new("RGBA", mark.size, (128, 128, 128, 255))
+    expected = list(Image.alpha_composite(grey, mark).convert("L").tobytes())
+    left, top = (picture.width - mark.width) // 2, (picture.height - mark.height) // 2
+    found = []
+    for x, y in itertools.product(range(left - 3, left + 4), range(top - 3, top + 4)):
+        part = picture.crop((x, y, x + mark.width, y + mark.height)).convert("L").tobytes()
+        found.append(statistics.correlation(expected, list(part)) if len(set(part)) > 1 else 0.0)
+    return max(found)
 
 
 @pytest.fixture
@@ -82,6 +127,34 @@ def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
             longest = max(played, key=lambda film: float(film["seconds"]))
             assert longest["seconds"] > 10
             assert len(set(longest["sums"])) > 1, played
+
+
+def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
+    world = recording
+    watermark = {"text": "seen by {user}", "position": "Middle"}
+    with template(world, "marked", watermark=watermark, **ALWAYS):
+        start(world, "nina", "marked")
+        wait_until("the film runs", lambda: film_state(world, "nina") == "On", seconds=30)
+        encoded = run_in(world, "nina", "base64 -w0 /tmp/.vdi/watermark.png")
+        mark = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
+        with world.browser("nina") as browser:
+            browser.open()
+            run_in(world, "nina", f"{PYTHON_ON_SCREEN} -c '{_PLAIN}' >/dev/null 2>&1 &")
+            wait_until("the mark is in the picture", lambda: likeness(browser.picture(), mark) > A_MARK, seconds=30)
+            # Another text of the same pixels is not taken for it.
+            assert likeness(browser.picture(), ImageOps.mirror(mark)) < A_MARK / 2
+            browser.page.wait_for_timeout(15_000)
+            world.vdi("session", "suspend", "nina")
+            reach(world, "nina", "Suspended")
+            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
+            page = browser.page
+            page.goto(f"{world.portal}/recordings")
+            if "/login" in page.url:
+                browser.log_in()
+                page.goto(f"{world.portal}/recordings")
+            page.locator("th a[href^='/recordings/']").first.click()  # the newest: its screen has the browser's size
+            last = base64.b64decode(page.evaluate(_LAST_PICTURE))
+            assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
 
 
 def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:

@@ -107,9 +107,28 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 - name: VDI_PROBE_ACCOUNT
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.probe.name" .) | quote }}
 {{- end }}
-{{- if .Values.gateway.recordings.claim }}
+{{- with .Values.gateway.recordings }}
+{{- if .claim }}
 - name: VDI_RECORDINGS
   value: /recordings
+{{- else if .s3.bucket }}
+- name: VDI_RECORDINGS
+  value: {{ printf "s3://%s/%s" .s3.bucket .s3.prefix | quote }}
+- name: AWS_REGION
+  value: {{ .s3.region | quote }}
+- name: AWS_ENDPOINT_URL_S3
+  value: {{ .s3.endpoint | quote }}
+- name: AWS_ACCESS_KEY_ID
+  valueFrom:
+    secretKeyRef:
+      name: {{ .s3.existingSecret }}
+      key: accessKeyId
+- name: AWS_SECRET_ACCESS_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ .s3.existingSecret }}
+      key: secretAccessKey
+{{- end }}
 {{- end }}
 - name: VDI_LIMITS_FILE
   value: /etc/vdi/limits.yaml
@@ -247,8 +266,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
   value: {{ include "vdi.doctor.name" . | quote }}
 {{- end }}
 {{- if .Values.gateway.caBundle.configMap }}
-- name: SSL_CERT_FILE # beside the system's, which OpenSSL reads from a folder
+- name: SSL_CERT_FILE
   value: /etc/vdi-ca/ca.crt
+- name: SSL_CERT_DIR # the system's, beside it; the client of S3 reads it only if it is named
+  value: /etc/ssl/certs
 {{- end }}
 {{- with .Values.gateway.proxy }}
 {{- with .https }}

@@ -1,4 +1,4 @@
-"""Reads that REST API and portal have in common: pages of long lists, past sessions, usage, the audit log, exports.
+"""Reads that REST API and portal have in common: pages of long lists, past sessions, usage, the audit log.
 
 Both translate a request into one of these calls and render its result. A parameter that cannot be read raises
 ActionDenied with its field, so both refuse it with the same message.
@@ -6,18 +6,16 @@ ActionDenied with its field, so both refuse it with the same message.
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Annotated, Generic, TypeVar
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
 
 from vdi.api.constraints import doc
 from vdi.gateway.current_use import Use, use_of
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.history.component import SessionHistory
-from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
 from vdi.gateway.history.usage import By, Month
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
@@ -26,7 +24,6 @@ from vdi.gateway.store.recordings import WatchedRecording
 
 T = TypeVar("T")
 Key = tuple[str, ...]
-USAGE = "usage"
 
 
 class ListPage(msgspec.Struct, Generic[T], omit_defaults=True):
@@ -127,42 +124,3 @@ def read_by(text: str | None) -> By:
         return By(text or By.USER)
     except ValueError as error:
         raise invalid("by", text, f"one of {', '.join(By)}") from error
-
-
-async def download(
-    services: Services,
-    what: str,
-    form: ExportFormat,
-    *,
-    user: str | None,
-    month: str | None = None,
-    by: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> Response:
-    """Records as a file. `what`: `usage` of a month, or a Dataset between two times; `user` None: of all users."""
-    now, name = services.context.clock(), what
-    if what == USAGE:
-        if since or until:
-            raise invalid("since" if since else "until", str(since or until), "given with usage")
-        chosen, rows_by = read_month(month, now), read_by(by)
-        report = await services.history.usage(chosen, now, user)
-        name, rows = f"{what}-{chosen}", _chain(export_usage(report, form, rows_by))
-    else:
-        if by:
-            raise invalid("by", by, f"given with {what}: only usage has it")
-        if month:
-            raise invalid("month", month, f"given with {what}: use since and until")
-        rest = services.history.export(Dataset(what), form, since=since, until=until, user=user)
-        # Read the first rows before the headers are sent: a database that is down is then an error response, not a
-        # file that breaks off.
-        rows = _chain(await anext(rest, b""), rest)
-    headers = {"Content-Disposition": f'attachment; filename="vdi-{name}.{form}"'}
-    return StreamingResponse(rows, headers=headers, media_type=form.media_type)
-
-
-async def _chain(first: bytes, rest: AsyncIterator[bytes] | None = None) -> AsyncIterator[bytes]:
-    yield first
-    if rest is not None:
-        async for piece in rest:
-            yield piece

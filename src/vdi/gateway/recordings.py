@@ -1,21 +1,20 @@
-"""Films of recorded desktops: fetched from the agents while they are made, kept in one folder, watched, and deleted.
+"""Films of recorded desktops: fetched from the agents while they are made, stored, watched, and deleted.
 
-The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas share the folder and
-may fetch the same part: it is written once, at its place. It is acknowledged with the next request; the desktop keeps
-it until then.
+The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas share the storage
+and may fetch the same part: it is stored once, at its place. It is acknowledged with the next request; the desktop
+keeps it until then.
 
 An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on.
 """
 
-import asyncio
-import os
 from datetime import datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
+from starlette.responses import Response
 
 from vdi.api.recording import TemplateRecording
 from vdi.api.session import VDISession
@@ -23,6 +22,7 @@ from vdi.cluster.units import parse_duration, parse_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
+from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
@@ -44,18 +44,20 @@ class _Piece(msgspec.Struct, frozen=True):
 
 
 class Recordings:
-    """Films in the folder `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop that needs one."""
+    """Films in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop that needs one."""
 
     def __init__(self, context: GatewayContext, agent: DesktopAgent, audit: Audit) -> None:
         self._context, self._agent, self._audit = context, agent, audit
         self._store = RecordingStore(context.database)
-        self._folder = context.settings.recordings
+        self._storage: FilmFolder | FilmBucket | None = None
+        if place := context.settings.recordings:
+            self._storage = FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
         # Without progress the desktop says after some minutes that it is not recorded, which everyone can see.
-        if self._folder:
+        if self._storage:
             await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
 
     def _recorded(self) -> list[VDISession]:
@@ -84,25 +86,22 @@ class Recordings:
         headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
         piece = msgspec.convert(headers, _Piece, strict=False)
         name = f"{uid}-{piece.film}"
-        await asyncio.to_thread(_write, self._file(name), piece.offset, answer.body)
-        size = piece.offset + len(answer.body)
+        # Never into what is stored: a program in the agent's place could change the film of what its user did before.
+        known = await self._store.get(name)
+        start = max(known.size_bytes if known else 0, piece.offset)
+        rest = answer.body[start - piece.offset :]
+        size = await self._storage.put(name, start, rest) if rest and self._storage else start
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
-        facts: dict[str, Any] = dict.fromkeys(("run_seen", "started", "ended"), now) | {"run": _run(session)}
-        facts |= {"id": name, "uid": uid, "name": session.metadata.name, "template": session.spec.template}
-        facts |= {"owner": normal_user(session.spec.user)}
-        keep_until, may_watch = now + parse_duration(policy.retention), policy.owner_may_watch
         film = Recording(
-            **facts, size_bytes=size, seconds=piece.seconds, keep_until=keep_until, owner_may_watch=may_watch
-        )
+            id=name, uid=uid, name=session.metadata.name, owner=normal_user(session.spec.user),
+            template=session.spec.template, run=_run(session), run_seen=now, started=now, ended=now,
+            seconds=piece.seconds, size_bytes=size, keep_until=now + parse_duration(policy.retention),
+            owner_may_watch=policy.owner_may_watch,
+        )  # fmt: skip
         await self._store.save(film)
         self._stored[uid] = piece.film, size
         return True
-
-    def _file(self, name: str) -> Path:
-        if self._folder is None:
-            raise ActionDenied("NotFound", "This gateway keeps no films (VDI_RECORDINGS).")
-        return self._folder / f"{name}.mp4"
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
@@ -128,25 +127,30 @@ class Recordings:
             raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")
         return film
 
-    async def watch(self, user: User, name: str) -> Path:
-        """The file of a film; the audit has one row for each view. Raises ActionDenied."""
+    async def watch(self, user: User, name: str, ranges: str = "") -> Response:
+        """A film, or the range of it; the audit has one row for each view. Raises ActionDenied."""
         film = await self.find(user, name)
-        file = self._file(film.id)
-        if not file.is_file():
-            raise ActionDenied("NotFound", f"The file of recording {name!r} is no longer in the volume of the films.")
+        try:
+            if self._storage is None:
+                raise FileNotFoundError
+            response = await self._storage.play(film.id, ranges)
+        except FileNotFoundError:
+            raise ActionDenied("NotFound", f"Recording {name!r} is no longer in the storage of the films.") from None
+        except OSError as error:
+            raise ActionDenied("Unavailable", "The storage of the films does not respond.") from error
         now = self._context.clock()
         act = _act(film, user.email, "view")
         # One row an hour: a player sends a request for each place that is sought.
         key = sha256(f"{film.id} {user.email} {now:%Y-%m-%d %H}".encode()).hexdigest()[:32]
         await self._audit.add_events({key: (act, now)})
-        return file
+        return response
 
     async def delete_expired(self) -> None:
         """Delete films past their retention. Raises DatabaseUnavailableError, OSError."""
         self._stored.clear()  # of sessions that are gone, too; a desktop knows by itself where to go on
-        while self._folder and (expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)):
+        while self._storage and (expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)):
             for film in expired:
-                self._file(film.id).unlink(missing_ok=True)
+                await self._storage.delete(film.id)
                 await self._store.drop(film.id)
                 await self._audit.record(_act(film, "retention", "delete"))
 
@@ -158,11 +162,3 @@ def _act(film: Recording, actor: str, verb: str) -> Act:
 
 def _run(session: VDISession) -> datetime:
     return parse_time(session.status.ready_time or session.metadata.creation_timestamp)
-
-
-def _write(path: Path, offset: int, piece: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
-        # Never into what is stored: a program in the agent's place could change the film of what its user did before.
-        start = max(file.seek(0, os.SEEK_END), offset)
-        file.seek(start)
-        file.write(piece[start - offset :])

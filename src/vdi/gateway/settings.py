@@ -53,6 +53,7 @@ DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 # What a database's URL may look like: one for each of the drivers.
 DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
 _SMTP_URL = r"smtps?://([^\s/@:]+:[^\s/@:]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?"
+_RECORDINGS = r"/.+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*"
 # 24 bytes or more; the ends are those that are valid in base64.
 _WEBHOOK_SECRET = matching(
     r"whsec_([A-Za-z0-9+/]{4}){8,21}([A-Za-z0-9+/]{2}(==|[A-Za-z0-9+/]=))?",
@@ -170,8 +171,8 @@ class Settings:
     smtp_url: str = field(default="", repr=False)
     # VDI_SMTP_FROM: sender of the e-mail.
     smtp_from: str = ""
-    # VDI_RECORDINGS: folder of the films of recorded desktops, which all replicas share; None: none is kept.
-    recordings: Path | None = None
+    # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for films; empty: none is kept.
+    recordings: str = ""
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
     # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
@@ -347,7 +348,7 @@ _VARIABLES: Variables = {
         matching(_SMTP_URL, "smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)"),
     ),
     "VDI_SMTP_FROM": ("smtp_from", check_address),
-    "VDI_RECORDINGS": ("recordings", Path),
+    "VDI_RECORDINGS": ("recordings", matching(_RECORDINGS, "/FOLDER or s3://BUCKET/PREFIX")),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),

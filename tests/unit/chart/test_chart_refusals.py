@@ -10,6 +10,8 @@ from tools.generate.chart_render import CHART, DEV_IMAGES
 _TURN = "gateway.turn.urls={turn:t.example.com:3478?transport=udp}"
 _COTURN = "coturn.enabled=true,coturn.realm=t.example.com,coturn.allowedPeers={10.42.0.0/16}"
 _SPACES = "sessions.namespaces={desks,lab}"
+_S3 = "gateway.recordings.s3"
+_FILMS = f"{_S3}.bucket=films,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=films"
 _POOL = "pools.warm.template=small,pools.warm.replicas=1"
 
 # As `--set` has them, and what the refusal says.
@@ -43,6 +45,14 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("gateway.notices.webhook.url=http://hooks.example.com", ("/gateway/notices/webhook/url", "pattern")),
     ("gateway.notices.email.from=vdi@example.com", ("/gateway/notices/email/existingSecret", "minLength")),
     ("gateway.notices.email.existingSecret=mail", ("/gateway/notices/email/from", "minLength")),
+    (
+        "gateway.recordings.s3.bucket=films",
+        ("/gateway/recordings/s3/endpoint", "/gateway/recordings/s3/existingSecret"),
+    ),
+    (f"{_FILMS},gateway.recordings.claim=films", ("/gateway/recordings/s3/bucket", "maxLength")),
+    (f"{_FILMS},gateway.recordings.s3.endpoint=s3.example.com", ("/gateway/recordings/s3/endpoint", "pattern")),
+    (f"{_FILMS},gateway.recordings.s3.bucket=Films", ("/gateway/recordings/s3/bucket", "pattern")),
+    (f"{_FILMS},gateway.recordings.s3.prefix=/films", ("/gateway/recordings/s3/prefix", "pattern")),
     ("gateway.adminUsers[0]=root", ("/gateway/adminUsers/0", "pattern")),
     ("gateway.login.tokenSeconds=5", ("/gateway/login/tokenSeconds", "minimum")),
     ("gateway.trustedProxies[0]=traefik", ("/gateway/trustedProxies/0", "pattern")),

@@ -125,6 +125,9 @@ def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
         "gateway.notices.webhook.url=https://hooks.example.com/vdi,gateway.notices.webhook.existingSecret=x",
     )
     assert expected(*elsewhere, *hook) == ["desktop", "gateway"]
+    films = {"bucket": "films", "endpoint": "https://s3.example.com", "existingSecret": "films"}
+    s3 = ("--set-json", f"gateway.recordings.s3={json.dumps(films)}")
+    assert expected(*elsewhere, *s3) == ["desktop", "gateway"]
 
 
 def test_metrics_of_another_release_do_not_count(helm: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vdi.gateway.app import Gateway
+from vdi.gateway.film_storage import FilmFolder
 from vdi.gateway.store.recordings import Recording, RecordingStore
 
 
@@ -13,7 +14,7 @@ async def save_film(
 ) -> str:
     """Its id; its file is in `folder`."""
     (folder / "film.mp4").write_bytes(content)
-    gateway.edge.recordings._folder = folder
+    gateway.edge.recordings._storage = FilmFolder(folder)
     before = gateway.context.clock() - timedelta(hours=1)
     fields: dict[str, Any] = dict.fromkeys(("run", "run_seen", "started", "ended", "keep_until"), before)
     fields |= {"uid": "uid-alice-desktop", "name": name, "owner": "alice@example.com", "template": template}

@@ -50,7 +50,7 @@ STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 # Routes that answer a GET with something else; the API's addresses bring JSON.
 NO_PAGES = {
     "/desktops/{name}/thumbnail", "/desktops/{name}/files/content",
-    "/.well-known/jwks.json", "/static/{name:path}", "/history/{what}.{form}", "/history/usage.{form}",
+    "/.well-known/jwks.json", "/static/{name:path}",
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/static/{name:path}",
 }  # fmt: skip

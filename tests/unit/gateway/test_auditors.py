@@ -56,7 +56,7 @@ async def test_pages_of_auditors_and_of_administrators() -> None:
     assert "/admin/transfers" in audit.text and "/admin/doctor" not in audit.text
     assert (await carol.get("/admin/transfers")).status_code == 200
     assert "Everyone’s desktops" in (await carol.get("/history?of=everyone")).text
-    assert (await carol.get("/history/audit.csv?of=everyone")).status_code == 200
+    assert (await carol.get("/api/v1/admin/export?what=audit")).status_code == 200
     assert {(await carol.get(f"/admin{page}")).status_code for page in OTHERS} == {403}
     assert (await carol.get("/desktops/alice-desktop")).status_code == 404
 

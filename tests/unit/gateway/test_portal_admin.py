@@ -146,7 +146,7 @@ async def test_transfers_are_listed_apart_from_actions() -> None:
     assert "&lt;i&gt;plan" in page and "Desktop begins to report</td>" not in page
     row = "one of a@x.y, b@x.y File out alice-desktop of alice@example.com done"
     assert f"{row} bytes: 2.0 kB, path: &lt;i&gt;plan, type: text/plain" in text_of(page)
-    assert 'href="/history/transfers.csv?of=everyone&amp;user=Alice%40example.com"' in page
+    assert 'href="/api/v1/admin/export?what=transfers&amp;user=Alice%40example.com"' in page
     assert "plan" not in (await admin.get("/admin/audit")).text
     assert (await stage.browser(ALICE).get("/admin/transfers")).status_code == 403
 

@@ -1,6 +1,8 @@
 """History, usage and files of both: whose they are, how one reads on, and a database that is down."""
 
+import re
 from datetime import timedelta
+from html import unescape
 
 import pytest
 
@@ -9,6 +11,7 @@ from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_template, run
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import PAGE_SIZE, run_time, timeline_of
+from vdi.gateway.rights import User
 from vdi.gateway.store.audit import Act
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
@@ -62,32 +65,23 @@ async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "body"),
+    ("person", "page", "shown"),
     [
-        ("/history/sessions.csv", 200, "uid-0,desk-0,n,alice@example.com"),
-        ("/history/runs.jsonl", 200, '"uid":"uid-0","name":"desk-0","user":"alice@example.com"'),
-        ("/history/sessions.csv?of=everyone", 200, "uid-0,desk-0,n,alice@example.com"),
-        ("/history/audit.csv", 403, "The audit is for administrators."),
-        ("/history/audit.csv?of=everyone", 403, "The audit is for administrators."),
-        ("/history/sessions.xls", 404, "Available: sessions, runs, transfers and usage"),
-        ("/history/secrets.csv", 404, "Available: sessions, runs, transfers and usage"),
+        (ALICE, "/history", [False, True]),
+        (ALICE, "/history/usage", [False, True]),
+        (ADMIN, "/history?of=everyone", [True, True]),
+        (ADMIN, "/history/usage?of=everyone", [True, True]),
     ],
 )
-async def test_a_file_holds_ones_own_only(stage: PortalStage, path: str, status: int, body: str) -> None:
-    answer = await stage.browser().get(path)
-    assert answer.status_code == status
-    assert body in answer.text
-    assert "bob@example.com" not in answer.text
-
-
-async def test_administrators_get_files_of_everybody_and_the_audit(stage: PortalStage) -> None:
-    admin = stage.browser(ADMIN)
-    answer = await admin.get("/history/sessions.csv?of=everyone")
-    assert "bob@example.com" in answer.text and "alice@example.com" in answer.text
-    assert answer.headers["content-disposition"] == 'attachment; filename="vdi-sessions.csv"'
-    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    stage.enter_act(ALICE.email, "session.end", "desk")
-    assert '"action":"session.end"' in (await admin.get("/history/audit.jsonl?of=everyone")).text
+async def test_files_of_a_page_have_its_users(stage: PortalStage, person: User, page: str, shown: list[bool]) -> None:
+    stage.use(ALICE.email, 1.0)
+    stage.use("bob@example.com", 1.0)
+    browser = stage.browser(person)
+    links = re.findall(r'href="([^"]*)" download', (await browser.get(page)).text)
+    assert len(links) == 2
+    for link in links:
+        answer = await browser.get(unescape(link))
+        assert (answer.status_code, [user in answer.text for user in ("bob@example.com", ALICE.email)]) == (200, shown)
 
 
 async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) -> None:
@@ -97,7 +91,7 @@ async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) ->
         answer = await browser.get(path)
         assert answer.status_code == 200
         assert "The history cannot be read" in answer.text
-    assert (await browser.get("/history/sessions.csv")).status_code == 503
+    assert (await browser.get("/api/v1/export?what=sessions")).status_code == 503
 
 
 async def test_usage_is_by_month_and_person() -> None:
@@ -111,17 +105,12 @@ async def test_usage_is_by_month_and_person() -> None:
     assert "bob" not in (await browser.get("/history/usage?of=everyone")).text
     assert "bob@example.com 9.5" in text_of((await stage.browser(ADMIN).get("/history/usage?of=everyone")).text)
     assert (await browser.get("/history/usage?month=2026-13")).status_code == 422
-    file = await browser.get("/history/usage.csv?month=2026-10&of=everyone")
+    file = await browser.get("/api/v1/export?what=usage&month=2026-10")
     assert file.headers["content-disposition"] == 'attachment; filename="vdi-usage-2026-10.csv"'
     head, row, end = file.text.split("\r\n")
     assert head.startswith("user,month,sessions")
     assert row.startswith("alice@example.com,2026-10,1")
     assert end == ""
-    everyones = await stage.browser(ADMIN).get("/history/usage.jsonl?of=everyone")
-    assert everyones.text.count("\n") == 2
-    assert (await browser.get("/history/usage.xls")).status_code == 404
-    stage.lose_history()
-    assert (await browser.get("/history/usage.csv")).status_code == 503
 
 
 async def test_ones_own_limits_stand_beside_what_was_used() -> None:

@@ -23,11 +23,11 @@ RUN = {"readyTime": "2026-11-20T11:00:00Z", "recording": {"mode": "Always", "sta
 
 
 class RecordedStage(PortalStage):
-    """alice-desktop is recorded; films are in `folder`."""
+    """alice-desktop is recorded; films are in `place`."""
 
-    def __init__(self, folder: Path, desktop: FilmedDesktop) -> None:
-        super().__init__(settings=replace(Settings(), recordings=folder))
-        self.folder, self.desktop = folder, desktop
+    def __init__(self, place: str, desktop: FilmedDesktop) -> None:
+        super().__init__(settings=replace(Settings(), recordings=place))
+        self.folder, self.desktop = Path(place), desktop
         self.put(a_template(recording={"mode": "Always", "retention": "1h"}), running(status=RUN))
 
     @property
@@ -61,7 +61,7 @@ def stage(tmp_path: Path) -> Iterator[RecordedStage]:
     (tmp_path / "films").mkdir()
     (tmp_path / "run").mkdir()
     with filmed_desktop(tmp_path / "run") as desktop:
-        stage = RecordedStage(tmp_path / "films", desktop)
+        stage = RecordedStage(str(tmp_path / "films"), desktop)
         with files_agent(stage, tmp_path) as handler:
             handler.films = desktop.films
             yield stage

@@ -120,7 +120,7 @@ roles:
 {{- $internet = concat $internet (list "operator" "gateway" "doctor") }}
 {{- else if $gateway }}
 {{- $ports := list }}
-{{- range compact (list .Values.gateway.oidc.issuer .Values.gateway.notices.webhook.url) }}
+{{- range compact (list .Values.gateway.oidc.issuer .Values.gateway.notices.webhook.url .Values.gateway.recordings.s3.endpoint) }}
 {{- $ports = append $ports (include "vdi.network.portOf" .) }}
 {{- end }}
 {{- if has "443" $ports }}{{ $internet = append $internet "gateway" }}{{ end }}

@@ -1,20 +1,21 @@
 """Operations below `/history`, `/usage`, `/export` and `/recordings`: past sessions; of all users below `/admin`."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response, StreamingResponse
 
 from vdi.api.constraints import doc
 from vdi.gateway import queries
 from vdi.gateway.api.operation import Call, Empty, OperationTable
 from vdi.gateway.api.schemas import Address, Page
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.history.component import SessionHistory
-from vdi.gateway.history.export import ExportFormat
-from vdi.gateway.history.usage import UsageReport
+from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
+from vdi.gateway.history.usage import By, UsageReport
 from vdi.gateway.queries import ListPage
 from vdi.gateway.store.history import PastRun, SessionFacts
 from vdi.gateway.store.recordings import WatchedRecording
@@ -55,8 +56,8 @@ class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     month: _MonthText = None
 
 
-class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    format: Annotated[Literal["csv", "jsonl"], Meta(description="CSV, or one JSON object per line.")] = "csv"
+class _Export(UsageQuery, rename="camel", forbid_unknown_fields=True, kw_only=True):
+    format: Annotated[ExportFormat, Meta(description="CSV, or one JSON object per line.")] = ExportFormat.CSV
     since: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="Only records from this time on, such as 2026-11-01T00:00:00Z. Not with usage."),
@@ -65,21 +66,19 @@ class _Export(msgspec.Struct, rename="camel", forbid_unknown_fields=True, kw_onl
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="Only records from before this time. Not with usage."),
     ] = None
-    month: _MonthText = None
+    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
 
 
 class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of one's own records."""
 
     what: Annotated[Literal["sessions", "runs", "usage", "transfers"], Meta(description="Which table.")]
-    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
 
 
 class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of all users' records."""
 
     what: Annotated[Literal["sessions", "runs", "usage", "audit", "transfers"], Meta(description="Which table.")]
-    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
     user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
 
@@ -121,17 +120,13 @@ async def get_history(call: Call[Empty, None]) -> PastSession:
 @operation("GET /usage")
 async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Your usage in a month."""
-    return await _usage(call, call.user.email)
+    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), call.user.email)
 
 
 @admin_operation("GET /admin/usage")
 async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Usage of all users in a month, by user and by template."""
-    return await _usage(call, None)
-
-
-async def _usage(call: Call[UsageQuery, None], user: str | None) -> UsageReport:
-    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), user)
+    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), None)
 
 
 @operation("GET /export", media="text/csv, application/jsonl")
@@ -155,17 +150,29 @@ async def export_all(call: Call[AllExportQuery, None]) -> Response:
 
 
 async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | None) -> Response:
-    query = call.query
-    return await queries.download(
-        call.api,
-        query.what,
-        ExportFormat(query.format),
-        user=user,
-        month=query.month,
-        by=query.by,
-        since=query.since,
-        until=query.until,
-    )
+    query, name, history = call.query, call.query.what, call.api.history
+    is_usage = name == "usage"
+    for field in ("since", "until") if is_usage else ("month", "by"):
+        if given := getattr(query, field):
+            raise invalid(field, str(given), "given with other tables" if is_usage else "given with usage")
+    headers = {"Content-Disposition": f'attachment; filename="vdi-{name}.{query.format}"'}
+    if is_usage:
+        month = queries.read_month(query.month, call.now())
+        report = await history.usage(month, call.now(), user)
+        headers["Content-Disposition"] = f'attachment; filename="vdi-{name}-{month}.{query.format}"'
+        content = export_usage(report, query.format, By(query.by or By.USER))
+        return Response(content, headers=headers, media_type=query.format.media_type)
+    found = history.export(Dataset(name), query.format, since=query.since, until=query.until, user=user)
+    # Read the first rows before the headers are sent: a database that is down is then an error response, not a file
+    # that breaks off.
+    rows = _chain(await anext(found, b""), found)
+    return StreamingResponse(rows, headers=headers, media_type=query.format.media_type)
+
+
+async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
 
 
 @operation("GET /recordings")
@@ -178,4 +185,4 @@ async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
 async def get_recording(call: Call[Empty, None]) -> Response:
     """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
     call.api.guard.check_origin(call.request)
-    return FileResponse(await call.api.recordings.watch(call.user, call.path("id")), media_type="video/mp4")
+    return await call.api.recordings.watch(call.user, call.path("id"), call.request.headers.get("range", ""))

@@ -1,6 +1,6 @@
 """History, audit and usage as CSV or JSON lines, streamed: a table of any length costs the memory of one page.
 
-Called by the portal and the REST API. Each page is a query of its own, by key, so a slow export holds no transaction
+Each page is a query of its own, by key, so a slow export holds no transaction
 open and sees each row once.
 """
 

@@ -1,11 +1,10 @@
-"""Pages below `/history`: past sessions, films, usage by month and exports; the timeline of a desktop's page."""
+"""Pages below `/history`: past sessions, films and usage by month; the timeline of a desktop's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlencode
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -13,7 +12,6 @@ from starlette.routing import Route
 from vdi.api.session import VDISession
 from vdi.gateway import queries
 from vdi.gateway.history.component import SessionHistory
-from vdi.gateway.history.export import Dataset, ExportFormat
 from vdi.gateway.history.usage import By, Month
 from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
@@ -106,13 +104,12 @@ def _whose(request: Request, user: User) -> tuple[str | None, bool]:
 
 
 class HistoryPages(PortalPages):
-    """Past sessions, usage by month, and exports; administrators see all users."""
+    """Past sessions, usage by month, and films; administrators see all users."""
 
     def routes(self) -> list[Route]:
         return [
             self._get("/history", self.history),
             self._get("/history/usage", self.usage),
-            self._get("/history/{what}.{form}", self.export),
             self._get("/recordings", self.recordings),
             self._get("/recordings/{id}", self.player),
         ]
@@ -173,17 +170,6 @@ class HistoryPages(PortalPages):
             everyone=everyone,
             use=use,
         )
-
-    async def export(self, request: Request, user: User) -> Response:
-        """GET /history/sessions.csv, runs.jsonl, transfers.csv, usage.csv of a month; audit.csv for administrators."""
-        email, everyone = _whose(request, user)
-        what, form = request.path_params["what"], request.path_params["form"]
-        if what not in (*Dataset, queries.USAGE) or form not in [*ExportFormat]:
-            raise HTTPException(404, "Available: sessions, runs, transfers and usage, each as .csv and .jsonl.")
-        if what == Dataset.AUDIT and not everyone:
-            raise HTTPException(403, "The audit is for administrators.")
-        month, by = request.query_params.get("month"), request.query_params.get("by")
-        return await queries.download(self._services, what, ExportFormat(form), user=email, month=month, by=by)
 
     async def recordings(self, request: Request, user: User) -> Response:
         """GET /recordings: films, newest first, each with how much of its run was filmed."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ STORED_SECONDS = 300.0
 _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def ask_selkies(
+    port: int, headers: dict[str, str], seconds: float, path: str, method: str = "GET", body: object = None
+) -> dict[str, Any]:
+    """Selkies' answer to one request. Raises OSError, ValueError, HTTPException."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    try:
+        content = json.dumps(body) if body else None
+        connection.request(method, path, content, {**headers, "Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read().decode(errors="replace")
+        if answer.status != 200:
+            raise ValueError(f"Selkies answered {method} {path} with {answer.status}: {text[:150]}")
+        return dict(json.loads(text))
+    finally:
+        connection.close()
 
 
 @dataclass
@@ -52,7 +70,9 @@ class Films:
     def __init__(self, env: Mapping[str, str], headers: dict[str, str]) -> None:
         self.mode, self.env = env.get("VDI_RECORDING", ""), env
         self.wanted = self.mode not in ("", "OnDemand")
-        self.port, self.headers = int(env.get("SELKIES_PORT", "8080")), headers
+        self.ask = partial(
+            ask_selkies, int(env.get("SELKIES_PORT", "8080")), headers, SELKIES_SECONDS, "/api/recording"
+        )
         self.path = Path(env["XDG_RUNTIME_DIR"]) / FILE
         self.films: list[Film] = []
         self.problem = "it is starting"
@@ -77,7 +97,7 @@ class Films:
 
     def look(self) -> str:
         """One step towards what is wanted. Returns why no film is being made and kept; empty: one is."""
-        status = self._ask("GET")
+        status = self.ask("GET")
         is_active, film = bool(status.get("active")), self.films[-1] if self.films else None
         if film and not film.ended:
             film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
@@ -86,7 +106,7 @@ class Films:
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
         if is_active and (not self.wanted or is_full or not is_current):
-            self._ask("DELETE")
+            self.ask("DELETE")
             if film:
                 film.ended = True
         if is_full:
@@ -99,7 +119,7 @@ class Films:
 
     def _start(self, screen: tuple[int, int]) -> None:
         self.path.unlink(missing_ok=True)
-        self._ask("POST", {"path": FILE})
+        self.ask("POST", {"path": FILE})
         file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self.path.unlink()
         self.films.append(Film(int(time.time() * 1000), file, screen))
@@ -131,17 +151,3 @@ class Films:
         connection, setup = connect(self.env["DISPLAY"], Path(self.env["XAUTHORITY"]))
         with connection:
             return screen_size(connection, setup.root)
-
-    def _ask(self, method: str, body: object = None) -> dict[str, Any]:
-        """Selkies' answer about its recorder. Raises OSError, ValueError, HTTPException."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SELKIES_SECONDS)
-        try:
-            content = json.dumps(body) if body else None
-            connection.request(method, "/api/recording", content, {**self.headers, "Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read().decode(errors="replace")
-            if answer.status != 200:
-                raise ValueError(f"Selkies answered {method} /api/recording with {answer.status}: {text[:150]}")
-            return dict(json.loads(text))
-        finally:
-            connection.close()

@@ -1,0 +1,115 @@
+"""Storage of films: a folder, which is a claim that all replicas mount, or a bucket of S3. For `recordings`.
+
+A folder has a file for each film. An object in S3 cannot grow, so a film is a prefix there, with an object for each
+piece that was fetched; playback joins them. The gateway stores them with a key of its own, which a policy can restrict
+to the prefix: with tickets of its own (presigned requests) a desktop could store what it likes.
+
+Every method raises OSError.
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.responses import FileResponse, Response, StreamingResponse
+
+_MEDIA_TYPE = "video/mp4"
+_RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
+
+
+@dataclass(frozen=True, slots=True)
+class FilmFolder:
+    """A file for each film."""
+
+    folder: Path
+
+    async def put(self, film: str, offset: int, piece: bytes) -> int:
+        """Store a piece, never over what is stored. Returns where the next one begins."""
+
+        def write() -> int:
+            with os.fdopen(os.open(self._path(film), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+                start = max(file.seek(0, os.SEEK_END), offset)
+                file.seek(start)
+                file.write(piece[start - offset :])
+            return max(start, offset + len(piece))
+
+        return await asyncio.to_thread(write)
+
+    async def play(self, film: str, _range: str) -> Response:
+        """The film, or the range of it that the request names. Raises FileNotFoundError."""
+        path = self._path(film)
+        return FileResponse(path, media_type=_MEDIA_TYPE, stat_result=path.stat())
+
+    async def delete(self, film: str) -> None:
+        self._path(film).unlink(missing_ok=True)
+
+    def _path(self, film: str) -> Path:
+        return self.folder / f"{film}.mp4"
+
+
+class FilmBucket:
+    """An object for each piece, `PREFIX/FILM/OFFSET`. Endpoint, region and key: the variables of AWS' own programs."""
+
+    def __init__(self, url: str) -> None:
+        from obstore.store import S3Store  # 20 MiB of memory, which a gateway without a bucket does not need
+
+        self._store = S3Store.from_url(
+            url, client_options={"timeout": "10s", "allow_http": True}, retry_config={"max_retries": 2}
+        )
+
+    async def put(self, film: str, offset: int, piece: bytes) -> int:
+        from obstore.exceptions import AlreadyExistsError
+
+        key = f"{film}/{offset:012}"
+        with _os_errors():
+            try:
+                await self._store.put_async(key, piece, mode="create", use_multipart=False)
+            except AlreadyExistsError:  # another replica stored it, or the database was away after we did
+                return offset + (await self._store.head_async(key))["size"]
+        return offset + len(piece)
+
+    async def play(self, film: str, range_: str) -> Response:
+        pieces = await self._pieces(film)
+        total = sum(size for _, size in pieces)
+        if not total:
+            raise FileNotFoundError
+        asked = _RANGE.fullmatch(range_)
+        start = int(asked[1]) if asked else 0
+        stop = min(int(asked[2]) + 1, total) if asked and asked[2] else total
+        if start >= stop:
+            return Response(status_code=416, headers={"Content-Range": f"bytes */{total}"})
+        headers = {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
+        return StreamingResponse(self._read(pieces, start, stop), 206 if asked else 200, headers, _MEDIA_TYPE)
+
+    async def delete(self, film: str) -> None:
+        keys = [key for key, _ in await self._pieces(film)]
+        with _os_errors():
+            await self._store.delete_async(keys)
+
+    async def _pieces(self, film: str) -> list[tuple[str, int]]:
+        with _os_errors():
+            pages = self._store.list_async(film, chunk_size=1000)
+            return sorted([(piece["path"], piece["size"]) async for page in pages for piece in page])
+
+    async def _read(self, pieces: list[tuple[str, int]], start: int, stop: int) -> AsyncIterator[bytes]:
+        for key, size in pieces:
+            if (begin := max(start, 0)) < (end := min(stop, size)):
+                with _os_errors():
+                    yield bytes(await self._store.get_range_async(key, start=begin, end=end))
+            start, stop = start - size, stop - size
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        raise OSError(" ".join(str(error).split())[:500]) from error
