@@ -239,7 +239,6 @@ class AdminPages(PortalPages):
             seen=digest(pieces),
             doctor=self._services.doctor.last,
             troubles=[*self._services.problems()],
-            now=self._clock(),
         )
 
     async def set_banner(self, _request: Request, user: User, form: Form) -> Response:
@@ -339,7 +338,7 @@ class AdminPages(PortalPages):
     async def doctor(self, request: Request, user: User) -> Response:
         """GET /admin/doctor: the last report, and a button for a new one."""
         report = self._services.doctor.last
-        return self._tab(request, user, "doctor", report=report, checks=CHECK_COUNT, now=self._clock())
+        return self._tab(request, user, "doctor", report=report, checks=CHECK_COUNT)
 
     async def run_doctor(self, _request: Request, _user: User, _form: Form) -> Response:
         await self._services.doctor.run()

@@ -4,7 +4,6 @@ A fragment is a piece of a page that an event stream replaces, by the name of it
 the same functions, so both show the same, and only what this user may see.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -58,7 +57,6 @@ DONE = {
 ITEM = "item-"
 # The event that replaces a whole list with all of its members.
 LIST = "list"
-_TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
 _EMPTY_LISTS = {
     "desktops": ("No desktop yet", "Start one. It opens in this browser when it is ready."),
     "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
@@ -243,7 +241,7 @@ def ended_pieces(name: str) -> Pieces:
 
 def digest(pieces: Pieces) -> str:
     """A mark of what a page shows: a stream sends nothing at first where its page has this mark already."""
-    return sha256("\0".join(f"{name}\0{_still(pieces[name])}" for name in sorted(pieces)).encode()).hexdigest()[:16]
+    return sha256("\0".join(f"{name}\0{pieces[name]}" for name in sorted(pieces)).encode()).hexdigest()[:16]
 
 
 def news(before: Pieces, now: Pieces) -> Pieces:
@@ -257,13 +255,8 @@ def news(before: Pieces, now: Pieces) -> Pieces:
     return {
         name: text
         for name, text in now.items()
-        if not name.startswith(left_out) and (name not in before or _still(before[name]) != _still(text))
+        if not name.startswith(left_out) and (name not in before or before[name] != text)
     }
-
-
-def _still(piece: str) -> str:
-    """Without the text of times, which the browser updates by itself: a minute that passes is no change."""
-    return _TIME_TEXT.sub(r"\1", piece)
 
 
 def _members(pieces: Pieces) -> list[str]:
