@@ -489,6 +489,25 @@ def test_notify_me_notifies_once_the_desktop_is_ready(browser: Browser, server: 
         assert quiet(guest) == []
 
 
+def test_notify_me_works_on_the_waiting_page(browser: Browser, server: Server) -> None:
+    update = {"stage": "opening", "summary": "<h1>Ready</h1>", "steps": ""}
+    ready = f"event: stage\ndata: {json.dumps(update)}\n\n"
+    asked: list[str] = []
+    with visitor(browser, server) as guest:
+        guest.page.add_init_script(_RECORD)
+        serve_others(guest.page, server)
+        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route(
+            "**/.vdi/events?*",
+            lambda route: route.fulfill(body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"),
+        )
+        guest.go("/of/wait-queued")
+        guest.page.get_by_role("button", name="Notify me when alice-training is ready").click()
+        guest.page.wait_for_function("told.length === 1")
+        asked.append("yes")
+        guest.page.wait_for_function("told.includes('alice-training is ready')")
+
+
 def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions")
@@ -541,6 +560,7 @@ def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> 
     with visitor(browser, server) as guest:
         guest.go("/")
         assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()
+        expect(guest.page.locator("#card-uid-alice-training time[data-say=until]").first).to_contain_text("in about")
         guest.go("/history")
         assert "UTC" not in guest.page.locator("table").inner_text()
 

@@ -12,6 +12,7 @@ from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_te
 from vdi.api.pool import VDIPool
 from vdi.doctor.collect import BUDGET
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.gateway.current_use import Amount
 from vdi.gateway.doctor import Report
 from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits
@@ -246,11 +247,10 @@ def test_limits_stand_beside_what_is_used() -> None:
     stage = PortalStage(limits=limits)
     stage.put(a_template(), running("a", resources={"gpu": 2}), running("b"), running("c", suspended=True))
     rows = limit_rows(stage.services, {"bob@example.com": a_usage("bob@example.com", 7.5)})
-    assert [(row.user, row.sessions, row.gpus, row.used and row.used.hours) for row in rows] == [
-        ("alice@example.com", 2, 3, None),
-        ("bob@example.com", 0, 0, 7.5),
+    assert [(user, use.sessions, use.gpus, use.hours_per_month.used) for user, use in rows] == [
+        ("alice@example.com", Amount(2, 3), Amount(3, 8), 0),
+        ("bob@example.com", Amount(0, 3), Amount(0), 7.5),
     ]
-    assert (rows[0].limit.sessions, rows[0].limit.gpus) == (3, 8)
 
 
 async def test_hours_that_no_one_knows_are_not_called_zero() -> None:

@@ -134,9 +134,11 @@ const PANELS = {
     has("resize", false) && button("1920 × 1080", () => selkies({ type: "setManualResolution", width: 1920, height: 1080 })),
   )]],
   Sound: [() => has("audio", false), () => [row(flip("audio", "Sound"), has("microphone", false) && flip("microphone", "Microphone"))]],
-  Keyboard: [() => !state.viewOnly, () => [row(
-    button("On-screen keyboard", () => { show(""); selkies({ type: "showVirtualKeyboard" }); }),
-  ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
+  Keyboard: [() => !state.viewOnly, () => [row(button("On-screen keyboard", () => {
+    toggle(false); /* A tap beside the bar, which closes it, would close the keyboard too. */
+    document.getElementById("keyboard-input-assist")?.focus(); /* iOS shows it within the tap alone: a message is later. */
+    selkies({ type: "showVirtualKeyboard" });
+  })), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
     ...(state.watching ?? []).map((guest) => text(guest)),
