@@ -445,16 +445,17 @@ def test_catalogue_filters_while_typing(browser: Browser, server: Server) -> Non
 def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, server: Server) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions?q=alice&phase=Running")
-        guest.page.get_by_label("Choose alice-ubuntu").check()
+        guest.page.get_by_label("All sessions on this page").check()
         changed = running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"})
         server.do(lambda: server.stage.put(changed))
         expect(guest.page.locator("tbody")).to_contain_text("gpu-node-7")
         server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
         expect(guest.page.locator("tbody tr")).to_have_count(3)
         expect(guest.page.get_by_label("Choose alice-ubuntu")).to_be_checked()
+        expect(guest.page.get_by_label("Choose alice-maps")).not_to_be_checked()
         guest.page.get_by_label("Message").fill("Maintenance at 18:00")
         guest.page.get_by_role("button", name="Announce").click()
-        expect(guest.page.get_by_text("The end is announced in 1 session.")).to_be_visible()
+        expect(guest.page.get_by_text("The end is announced in 2 sessions.")).to_be_visible()
         planned = server.do(lambda: server.stage.cluster.objects["alice-ubuntu"]["spec"]["plannedEnd"])
         assert (planned["action"], planned["message"]) == ("Suspend", "Maintenance at 18:00")
         assert quiet(guest) == []

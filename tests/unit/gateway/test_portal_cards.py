@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.gateway.portal_stage import BOB, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
 from vdi.api.session import VDISession
 
 # A primary button: its class says nothing else.
@@ -63,7 +63,12 @@ async def test_a_failing_desktop_says_what_happened_and_what_to_do(
         assert 'class="badge failed"' in page
         assert "<progress" not in page
         assert 'Since <time datetime="2026-11-20T11:54:00Z">' in page
+        assert "/admin/doctor" not in page
         assert f"template ubuntu\n{title} since 2026-11-20T11:54:00Z: {reason}\n{reason}." in page
+    assert (
+        'href="/admin/doctor"'
+        in (await stage.browser(ADMIN).get("/desktops/alice-desktop")).text.partition("</nav>")[2]
+    )
 
 
 async def test_files_that_do_not_outlive_a_desktop_are_announced() -> None:
