@@ -416,7 +416,7 @@ def test_end_link_of_a_missing_desktop_shows_not_found(browser: Browser, server:
         theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
         server.do(lambda: server.stage.put(theirs))
         guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
-        expect(guest.page.get_by_role("heading", name="Desktop not found")).to_be_visible()
+        expect(guest.page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
 def test_buttons_on_cards_act_on_their_desktop(browser: Browser, server: Server) -> None:

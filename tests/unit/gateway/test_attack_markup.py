@@ -73,14 +73,14 @@ class Looker(HTMLParser):
         self._in_script = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if MARK in tag:
+        if MARK in tag or tag == "style":
             self.wrong.append(f"<{tag}>")
         self._in_script = tag == "script" and "src" not in dict(attrs)
         if self._in_script:
             self.scripts.append("")
         for name, value in attrs:
             self.text += value or ""
-            if MARK in name or name.startswith("on"):
+            if MARK in name or name == "style" or name.startswith("on"):
                 self.wrong.append(f"<{tag} {name}>")
             leads = name in ("href", "src", "action", "formaction", "hx-get", "hx-post", "sse-connect", "content")
             if leads and (value or "").strip().lower().startswith("javascript:"):

@@ -33,13 +33,6 @@ async def test_administration_is_for_administrators(path: str) -> None:
     assert (await stage.browser(ADMIN).get(f"/admin{path}")).status_code == 200
 
 
-async def test_only_administrators_run_the_doctor_from_our_form() -> None:
-    stage = PortalStage()
-    assert (await stage.browser(ALICE).post("/admin/doctor", at="/")).status_code == 403
-    assert (await stage.browser(ADMIN).post("/admin/doctor", token="")).status_code == 403
-    assert stage.services.doctor.last is None
-
-
 def crowd(number: int) -> PortalStage:
     stage = PortalStage()
     stage.put(a_template())

@@ -13,7 +13,7 @@ from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, de
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, is_running
+from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, find_session, is_running
 from vdi.gateway.form_actions import SHARE_TIMES, FormActions, read_schedule
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
@@ -118,14 +118,12 @@ class DesktopPages(PortalPages):
         name = request.path_params["name"]
         # Listen before looking: an address that the operator sets in between would be missed, and waited for in vain.
         with self._services.subscriptions.subscribe(None, {session_topic(name)}) as subscription:
-            found = pages.desktop_of(self._services, user, name)
+            found = pages.find_desktop(self._services, user, name)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
-                    while found and not found.url:
+                    while not found.url:
                         await subscription.wait(None)
-                        found = pages.desktop_of(self._services, user, name)
-        if found is None:
-            return self._not_found(request, user, name)
+                        found = pages.find_desktop(self._services, user, name)
         address = safe_next(found.url, self._settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
@@ -143,8 +141,8 @@ class DesktopPages(PortalPages):
     async def ask(self, request: Request, user: User) -> Response:
         """The question before an action; shown in place where scripts run."""
         action = request.path_params["action"]
-        found = pages.desktop_of(self._services, user, _name(request))
-        if found is None or action not in CONSEQUENCES or action not in found.actions:
+        found = pages.find_desktop(self._services, user, _name(request))
+        if action not in CONSEQUENCES or action not in found.actions:
             return await self._show(request, user)
         return self._ask(request, user, found, Action(action), {}, "", 200)
 
@@ -172,9 +170,8 @@ class DesktopPages(PortalPages):
         name, action = _name(request), request.path_params.get("action", "") if refusal else ""
         schedule = read_schedule(form) if form and action == Action.SCHEDULE else None
         beside = action if action in _FORMS and not (form and form.get("gpu")) else "page"
-        found, session = pages.desktop_of(self._services, user, name), self._cluster.session(name)
-        if found is None or session is None:
-            return self._not_found(request, user, name)
+        session, _ = find_session(self._services.context, user, name)
+        found = pages.view_of(self._services, session, user)
         template = self._cluster.template(session.spec.template)
         pieces = pages.desktop_pieces(found)
         without_viewers = refuse_view_only(template)
