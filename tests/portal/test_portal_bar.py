@@ -151,6 +151,16 @@ def test_bar_steers_selkies(browser: Browser, server: Server) -> None:
         assert page.evaluate(SENT, "toggleDashboard") == [{"type": "toggleDashboard", "advanced": True}]
 
 
+def test_phone_opens_the_on_screen_keyboard(browser: Browser, server: Server) -> None:
+    with desktop(browser, server, size=(390, 700), has_touch=True) as guest:
+        page = guest.page
+        handle(page).tap()
+        bar(page).get_by_role("button", name="Keyboard").tap()
+        page.get_by_role("button", name="On-screen keyboard").tap()
+        page.wait_for_function("heard.some((one) => one?.type === 'showVirtualKeyboard')")
+        expect(bar(page)).to_have_count(0)
+
+
 def test_owner_extends_and_suspends_from_the_bar(browser: Browser, server: Server) -> None:
     def spec() -> Any:
         session = server.stage.world.session("alice-ubuntu")

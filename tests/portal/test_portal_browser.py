@@ -416,7 +416,7 @@ def test_end_link_of_a_missing_desktop_shows_not_found(browser: Browser, server:
         theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
         server.do(lambda: server.stage.put(theirs))
         guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
-        expect(guest.page.get_by_role("heading", name="Desktop not found")).to_be_visible()
+        expect(guest.page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
 def test_buttons_on_cards_act_on_their_desktop(browser: Browser, server: Server) -> None:
@@ -445,16 +445,17 @@ def test_catalogue_filters_while_typing(browser: Browser, server: Server) -> Non
 def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, server: Server) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions?q=alice&phase=Running")
-        guest.page.get_by_label("Choose alice-ubuntu").check()
+        guest.page.get_by_label("All sessions on this page").check()
         changed = running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"})
         server.do(lambda: server.stage.put(changed))
         expect(guest.page.locator("tbody")).to_contain_text("gpu-node-7")
         server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
         expect(guest.page.locator("tbody tr")).to_have_count(3)
         expect(guest.page.get_by_label("Choose alice-ubuntu")).to_be_checked()
+        expect(guest.page.get_by_label("Choose alice-maps")).not_to_be_checked()
         guest.page.get_by_label("Message").fill("Maintenance at 18:00")
         guest.page.get_by_role("button", name="Announce").click()
-        expect(guest.page.get_by_text("The end is announced in 1 session.")).to_be_visible()
+        expect(guest.page.get_by_text("The end is announced in 2 sessions.")).to_be_visible()
         planned = server.do(lambda: server.stage.cluster.objects["alice-ubuntu"]["spec"]["plannedEnd"])
         assert (planned["action"], planned["message"]) == ("Suspend", "Maintenance at 18:00")
         assert quiet(guest) == []
@@ -487,6 +488,25 @@ def test_notify_me_notifies_once_the_desktop_is_ready(browser: Browser, server: 
         guest.page.wait_for_function("told.includes('alice-maps is ready')")
         assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
         assert quiet(guest) == []
+
+
+def test_notify_me_works_on_the_waiting_page(browser: Browser, server: Server) -> None:
+    update = {"stage": "opening", "summary": "<h1>Ready</h1>", "steps": ""}
+    ready = f"event: stage\ndata: {json.dumps(update)}\n\n"
+    asked: list[str] = []
+    with visitor(browser, server) as guest:
+        guest.page.add_init_script(_RECORD)
+        serve_others(guest.page, server)
+        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
+        guest.page.route(
+            "**/.vdi/events?*",
+            lambda route: route.fulfill(body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"),
+        )
+        guest.go("/of/wait-queued")
+        guest.page.get_by_role("button", name="Notify me when alice-training is ready").click()
+        guest.page.wait_for_function("told.length === 1")
+        asked.append("yes")
+        guest.page.wait_for_function("told.includes('alice-training is ready')")
 
 
 def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -> None:
@@ -541,6 +561,7 @@ def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> 
     with visitor(browser, server) as guest:
         guest.go("/")
         assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()
+        expect(guest.page.locator("#card-uid-alice-training time[data-say=until]").first).to_contain_text("in about")
         guest.go("/history")
         assert "UTC" not in guest.page.locator("table").inner_text()
 

@@ -1,20 +1,25 @@
 """Current use, for the REST API and the portal: a user's amounts beside the limits, and the GPU slots of the nodes."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 
 from vdi.api.constraints import doc
+from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.limits import Limit, counts, gpus_of, home_bytes
+from vdi.gateway.history.usage import Usage
+from vdi.gateway.limits import Limit, Limits, counts, gpus_of, home_bytes
+from vdi.gateway.rights import User
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
 from vdi.gpu.sharing.state import Node
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import NODES
-from vdi.session.users import same_user
+from vdi.session.homes import HomeSummary
+from vdi.session.users import normal_user, same_user
 
 _GIB = 1 << 30
 
@@ -38,16 +43,46 @@ class Use(msgspec.Struct, rename="camel"):
 
 def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hours: float) -> Use:
     """Current usage of a user; `hours` and `gpu_hours` of this month come from the history."""
-    mine = [session for session in cluster.sessions.values() if same_user(session.spec.user, user) and counts(session)]
-    gpus = sum(gpus_of(session, cluster.template(session.spec.template)) for session in mine)
-    homes = sum(home_bytes(home) for home in cluster.homes_of(user) if not home.deleted)
-    most = limit.home_bytes
+    mine = [session for session in cluster.sessions.values() if same_user(session.spec.user, user)]
+    return _add_up(cluster, limit, mine, cluster.homes_of(user), hours, gpu_hours)
+
+
+def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> dict[str, Use]:
+    """The same of all users who have sessions, homes, hours in `used`, or limits of their own.
+
+    The groups of a user are known only while they are logged in: limits of groups are not in these numbers.
+    """
+    sessions, homes = defaultdict[str, list[VDISession]](list), defaultdict[str, list[HomeSummary]](list)
+    for session in cluster.sessions.values():
+        sessions[normal_user(session.spec.user)].append(session)
+    for home in cluster.all_homes():
+        homes[normal_user(home.user)].append(home)
+
+    def use(user: str) -> Use:
+        month = used.get(user)
+        hours, gpu_hours = (month.hours, month.gpu_hours) if month else (0.0, 0.0)
+        return _add_up(cluster, limits.of(User(user)), sessions[user], homes[user], hours, gpu_hours)
+
+    return {user: use(user) for user in {*sessions, *homes, *used, *limits.users} if user}
+
+
+def _add_up(
+    cluster: ClusterCache,
+    limit: Limit,
+    sessions: Iterable[VDISession],
+    homes: Iterable[HomeSummary],
+    hours: float,
+    gpu_hours: float,
+) -> Use:
+    active = [session for session in sessions if counts(session)]
+    gpus = sum(gpus_of(session, cluster.template(session.spec.template)) for session in active)
+    stored, most = sum(home_bytes(home) for home in homes if not home.deleted), limit.home_bytes
     return Use(
-        sessions=Amount(len(mine), limit.sessions),
+        sessions=Amount(len(active), limit.sessions),
         gpus=Amount(gpus, limit.gpus),
         hours_per_month=Amount(round(hours, 2), limit.hours),
         gpu_hours_per_month=Amount(round(gpu_hours, 2), limit.gpu_hours),
-        home_storage=Amount(round(homes / _GIB, 2), None if most is None else round(most / _GIB, 2)),
+        home_storage=Amount(round(stored / _GIB, 2), None if most is None else round(most / _GIB, 2)),
     )
 
 

@@ -69,11 +69,6 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
         """The limit of all homes together in bytes."""
         return None if self.home_storage is None else float(parse_quantity(self.home_storage))
 
-    @property
-    def home_gib(self) -> float | None:
-        """The same in GiB, as the pages show it."""
-        return None if self.home_bytes is None else self.home_bytes / _GIB
-
 
 @dataclass(frozen=True, slots=True)
 class MonthUse:

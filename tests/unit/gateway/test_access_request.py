@@ -146,7 +146,7 @@ async def opened(edge: EdgeStage, user: str, **who: Any) -> Browser:
 async def test_edge_lets_an_administrator_in_by_consent_only(edge: EdgeStage) -> None:
     root = await opened(edge, ROOT.user, admin=True)
     assert (await root.get(BAR)).status_code == 401
-    answer = address(path=f"/.vdi/answer-access?request={LAPSES}&allow=true")
+    answer = address(path=f"/.vdi/answer-access?allow={LAPSES}")
     assert (await root.post(answer, headers=OURS)).status_code == 401
     owner = await opened(edge, OWNER)
     assert (await owner.get(BAR)).json()["request"]["user"] == ROOT.user

@@ -206,6 +206,6 @@ async def test_bar_shows_who_drives_to_all_and_buttons_to_some(stage: EdgeStage,
     state = (await browser.get(BAR)).json()
     assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}
     assert ("drive" in state["actions"]) is drives
-    answer = await browser.post(address(path="/.vdi/drive?human=0"), headers=OURS)
+    answer = await browser.post(address(path="/.vdi/drive?human=no"), headers=OURS)
     assert answer.status_code == (204 if drives else 403)
     assert ((await browser.get(BAR)).json()["driver"] is None) is drives

@@ -64,7 +64,7 @@ def test_pages_of_a_desktops_host_take_their_files_from_there() -> None:
         ("PORTAL.vdi.localhost", "/static/"),
         ("alice.vdi.localhost:8443", "/.vdi/static/"),
     ):
-        page = renderer.fill(request_for(host), "error.html", title="t", sentence="s", back="")
+        page = renderer.fill(request_for(host), "error.html", title="t", sentence="s")
         assert f'href="{prefix}portal.css?v=' in page
         assert '<a class="button second" href="https://portal.vdi.localhost/">My desktops</a>' in page
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.gateway.portal_stage import BOB, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
 from vdi.api.session import VDISession
 
 # A primary button: its class says nothing else.
@@ -20,7 +20,7 @@ def cards(page: str) -> list[str]:
 @pytest.mark.parametrize(
     ("status", "spec", "action", "line"),
     [
-        ({"phase": "Running", "expiresAt": "2026-11-20T17:00:00Z"}, {}, "Open", "5 h left"),
+        ({"phase": "Running", "expiresAt": "2026-11-20T17:00:00Z"}, {}, "Open", "until 20 Nov 2026, 17:00 UTC"),
         ({"phase": "Creating"}, {}, "Follow progress", "The desktop is being started."),
         ({"phase": "Pending", "message": "Full."}, {}, "Follow progress", "Full."),
         ({"phase": "Suspended"}, {"suspended": True}, "Resume", "The desktop is stopped; its address is kept."),
@@ -63,7 +63,12 @@ async def test_a_failing_desktop_says_what_happened_and_what_to_do(
         assert 'class="badge failed"' in page
         assert "<progress" not in page
         assert 'Since <time datetime="2026-11-20T11:54:00Z">' in page
+        assert "/admin/doctor" not in page
         assert f"template ubuntu\n{title} since 2026-11-20T11:54:00Z: {reason}\n{reason}." in page
+    assert (
+        'href="/admin/doctor"'
+        in (await stage.browser(ADMIN).get("/desktops/alice-desktop")).text.partition("</nav>")[2]
+    )
 
 
 async def test_files_that_do_not_outlive_a_desktop_are_announced() -> None:
@@ -95,20 +100,13 @@ async def test_no_action_stands_out_where_none_is_possible() -> None:
 async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
     stage = PortalStage()
     stage.put(a_template(), running(access=[{"user": BOB.email, "role": "viewer"}]))
-    assert "5 h left · shared with 1 person" in text_of((await stage.browser().get("/")).text)
+    assert "until 20 Nov 2026, 17:00 UTC · shared with 1 person" in text_of((await stage.browser().get("/")).text)
 
 
 @pytest.mark.parametrize(
     ("earliest", "words"),
     [
-        (
-            "2026-11-20T12:25:30Z",
-            "by 12:25 UTC . That is in about 25 min , unless a desktop ends earlier or another session has priority.",
-        ),
-        (
-            "2026-11-20T11:59:00Z",
-            "by 11:59 UTC . That is any moment , unless a desktop ends earlier or another session has priority.",
-        ),
+        ("2026-11-20T12:25:30Z", "by 12:25 UTC . That is 20 Nov 2026, 12:25 UTC , unless a desktop ends earlier"),
         ("", "not enough suitable GPUs are free."),
     ],
 )

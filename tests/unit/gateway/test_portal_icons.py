@@ -47,6 +47,9 @@ def test_the_icons_have_a_licence_and_are_named_in_the_docs() -> None:
         ("https://[", (ORIGIN,), "desktop", "icon: 'https://['"),
         ("maps", (), "desktop", "icon: 'maps': allowed: ai, app,"),
         ("data:text/html,x", (), "desktop", "icon: 'data:text/html,x': allowed: ai,"),
+        ("DATA:image/png,x", (), "desktop", "icon: 'DATA:image/png,x': allowed: ai,"),
+        (" data:image/png,x", (), "desktop", "icon: ' data:image/png,x': allowed: ai,"),
+        ("//evil.example.com", (ORIGIN,), "desktop", "icon: '//evil.example.com': allowed: ai,"),
     ],
 )
 def test_what_is_shown_for_an_icon_and_why_not(icon: str, origins: tuple[str, ...], shown: str, problem: str) -> None:

@@ -313,14 +313,6 @@ def test_topics_of_people_and_sessions_never_meet() -> None:
     assert user_topic("a") != session_topic("a")
 
 
-def test_a_minute_that_passes_is_no_news() -> None:
-    before = {"head": '<p><time datetime="2026" data-say="left">5 min left</time></p>'}
-    after = {"head": '<p><time datetime="2026" data-say="left">4 min left</time></p>'}
-    assert news(before, after) == {}
-    assert digest(before) == digest(after)
-    assert news(before, {"head": '<p><time datetime="2027" data-say="left">4 min left</time></p>'})
-
-
 def test_a_page_that_missed_that_a_piece_became_empty_gets_it() -> None:
     assert news({}, {"head": "<h1>one</h1>", "end": ""}) == {"head": "<h1>one</h1>", "end": ""}
 

@@ -4,11 +4,9 @@ import re
 
 import pytest
 
-from support.csrf import csrf_of
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
 from vdi.cluster.units import parse_time
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 SHARE = {"user": "bob@example.com", "expires": "2026-11-20T14:00:00Z"}
@@ -36,7 +34,7 @@ async def test_my_desktops_lists_mine_only_newest_first(stage: PortalStage) -> N
     page = (await stage.browser().get("/")).text
     assert page.index('href="/desktops/second"') < page.index('href="/desktops/alice-desktop"')
     assert "bobs" not in page
-    assert "5 h left" in text_of(page)
+    assert "until 20 Nov 2026, 17:00 UTC" in text_of(page)
 
 
 @pytest.mark.parametrize(
@@ -377,43 +375,10 @@ async def test_pages_that_change_reload_themselves_without_scripts() -> None:
     assert refresh not in (await stage.browser().get("/")).text
 
 
-async def test_no_page_holds_script_or_style_of_its_own(stage: PortalStage) -> None:
-    paths = (
-        "/",
-        "/shared",
-        "/catalogue",
-        "/catalogue/ubuntu",
-        "/desktops/alice-desktop",
-        "/desktops/alice-desktop/end",
-    )
-    more = (
-        "/admin",
-        "/admin/sessions",
-        "/admin/templates",
-        "/admin/limits",
-        "/admin/doctor",
-        "/admin/audit",
-        "/history",
-    )
-    for path in (*paths, *more):
-        page = (await stage.browser(User("alice@example.com", admin=True, login_id="both")).get(path)).text
-        assert "<style" not in page
-        assert " style=" not in page
-        assert " on" not in page.replace(" on ", " ").split("<body", 1)[0]
-        assert page.count("<script") == page.count('<script src="/static/')
-
-
 async def test_a_name_is_compared_as_addresses_are() -> None:
     stage = PortalStage()
     stage.put(running(user="Alice@Example.com"))
     assert "alice-desktop" in (await stage.browser().get("/")).text
-
-
-async def test_the_token_of_a_form_is_of_this_login(stage: PortalStage) -> None:
-    token = csrf_of((await stage.browser(BOB).get("/")).text)
-    answer = await stage.browser(ALICE).post("/desktops/alice-desktop/end", token=token)
-    assert answer.status_code == 403
-    assert stage.acts == []
 
 
 async def test_a_run_that_has_the_maximum_is_not_offered_more_time() -> None:

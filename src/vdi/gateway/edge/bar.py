@@ -15,18 +15,16 @@ from starlette.responses import Response
 
 from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import VDITemplate
-from vdi.gateway.actions import Actions
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.computer import Computer
 from vdi.gateway.denied import CrossSiteError
 from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
+from vdi.gateway.form_actions import FormActions
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
-from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
@@ -64,12 +62,10 @@ class DesktopBar:
     """The two handlers."""
 
     context: GatewayContext
-    actions: Actions
+    forms: FormActions
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
-    recordings: Recordings
-    computer: Computer
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -80,7 +76,7 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?request=EXPIRES&allow=true` and the like."""
+        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?allow=EXPIRES` and the like."""
         self.handoff.check_own_page(request)
         if request.headers.get(HEADER) != "1":
             raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
@@ -88,26 +84,8 @@ class DesktopBar:
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             raise HTTPException(401, _NOT_ENTERED, OURS)
-        query = request.query_params
         user, name = User(grant.user, groups=grant.groups, login_id=grant.login_id), admitted.session.metadata.name
-        match request.url.path.rpartition("/")[2]:
-            case Action.SUSPEND:
-                await self.actions.suspend(user, name)
-            case Action.RESTART:
-                await self.actions.restart(user, name)
-            case Action.RECORD:
-                await self.recordings.switch(user, admitted.session, wanted=query.get("on") == "1")
-            case Action.UNSHARE:
-                await self.actions.unshare(user, name, query.get("user", ""))
-            case Action.ANSWER_ACCESS:
-                allow = query.get("allow") == "true"
-                await self.actions.answer_access(user, name, query.get("request", ""), allow=allow)
-            case Action.DRIVE:
-                await self.computer.switch(user.actor, name, human=query.get("human") == "1")
-            case Action.RESIZE:
-                await self.actions.resize(user, name, query.get("memory", "")[:32] or None, None)
-            case _:  # the last one of CHANGES
-                await self.actions.extend(user, name, query.get("length", ""))
+        await self.forms.carry_out(user, name, request.url.path.rpartition("/")[2], request.query_params)
         return Response(status_code=204, headers=OURS)
 
     async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
@@ -125,7 +103,7 @@ class DesktopBar:
         session, role = admitted.session, admitted.claims.role
         settings, now = self.context.settings, self.context.clock()
         view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
-        driver = await self.computer.driver(session)
+        driver = await self.forms.computer.driver(session)
         lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),

@@ -26,6 +26,7 @@ from vdi.gateway.edge.tokens import KeyRing
 from vdi.gateway.edge.verify import BasicAuth, Verify
 from vdi.gateway.edge.wait import WaitingPage
 from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
+from vdi.gateway.form_actions import FormActions
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
@@ -127,12 +128,10 @@ class Edge(Component):
         )
         self._bar = DesktopBar(
             context=context,
-            actions=actions,
+            forms=FormActions(context, actions, self.computer, self.recordings),
             authorizer=authorizer,
             handoff=self.handoff,
             tables=self.tables,
-            recordings=self.recordings,
-            computer=self.computer,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)

@@ -471,6 +471,5 @@ class AccountPages(Pages):
             notices=(notices := KINDS if self._settings.smtp_url and can_mail(user.email) else {}),
             subscribed=await self._subscriptions.of(user.email) if notices else (),
             drivable=drivable,
-            now=now,
             **context,
         )

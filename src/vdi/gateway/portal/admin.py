@@ -16,10 +16,11 @@ from vdi.api.session import Phase, PlannedEnd, VDISession
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
+from vdi.gateway.current_use import Use, uses
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.doctor import CHECK_COUNT
 from vdi.gateway.history.usage import Month, Usage
-from vdi.gateway.limits import Limit, gpus_of, home_bytes
+from vdi.gateway.limits import gpus_of
 from vdi.gateway.portal.desktop_view import Choice, DesktopView
 from vdi.gateway.portal.pages import (
     ITEM,
@@ -54,7 +55,6 @@ _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"
 IDLE_TIMES = ("30m", "1h", "4h", "24h")
 NOTICE_TIMES = ("5m", "15m", "30m", "1h", "4h")
 END_ACTIONS = {TimeoutAction.SUSPEND: "Suspend", TimeoutAction.TERMINATE: "End", "cancel": "Take the announcement back"}
-_GIB = 1 << 30
 # Less than this in a month is not listed, of a user who has nothing else.
 _NOTHING_HOURS = 0.05
 
@@ -156,52 +156,15 @@ def overview_pieces(services: Services, user: User) -> Pieces:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitRow:
-    """Current use and limits of one user; `used`: hours of this month, None for a user without any."""
-
-    user: str
-    sessions: int
-    gpus: int
-    home_gib: float
-    used: Usage | None
-    limit: Limit
-
-
-def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[LimitRow]:
-    """Users who have sessions or homes, have used hours this month, or have limits of their own; most GPUs first.
-
-    The groups of a user are known only while they are logged in: limits of groups are not in these numbers.
-    """
-    cluster, limits = services.context.cluster, services.limits
-    sessions: Counter[str] = Counter()
-    gpus: Counter[str] = Counter()
-    for session in cluster.sessions.values():
-        if not session.spec.suspended:
-            user = normal_user(session.spec.user)
-            sessions[user] += 1
-            gpus[user] += gpus_of(session, cluster.template(session.spec.template))
-    homes: Counter[str] = Counter()
-    for home in cluster.all_homes():
-        if home.user and not home.deleted:
-            homes[normal_user(home.user)] += int(home_bytes(home))
+def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[tuple[str, Use]]:
+    """Users with what they use, or with limits of their own; most GPUs first."""
+    known = services.limits.users
     rows = [
-        LimitRow(
-            user=user,
-            sessions=sessions[user],
-            gpus=gpus[user],
-            home_gib=homes[user] / _GIB,
-            used=used.get(user),
-            limit=limits.of(User(user)),
-        )
-        for user in {*sessions, *homes, *used, *limits.users}
+        (user, use)
+        for user, use in uses(services.context.cluster, services.limits, used).items()
+        if use.sessions.used or use.home_storage.used or user in known or use.hours_per_month.used >= _NOTHING_HOURS
     ]
-    rows = [
-        row
-        for row in rows
-        if row.sessions or row.home_gib or row.user in limits.users or (row.used and row.used.hours >= _NOTHING_HOURS)
-    ]
-    return sorted(rows, key=lambda row: (-row.gpus, -row.sessions, row.user))
+    return sorted(rows, key=lambda row: (-row[1].gpus.used, -row[1].sessions.used, row[0]))
 
 
 def _choices(*values: str) -> list[Choice]:
@@ -239,7 +202,6 @@ class AdminPages(PortalPages):
             seen=digest(pieces),
             doctor=self._services.doctor.last,
             troubles=[*self._services.problems()],
-            now=self._clock(),
         )
 
     async def set_banner(self, _request: Request, user: User, form: Form) -> Response:
@@ -322,7 +284,7 @@ class AdminPages(PortalPages):
             used = None
         number = page_number(request.query_params.get("page", ""))
         asked = request.query_params.get("q", "").strip()[:254]
-        rows = [row for row in limit_rows(self._services, used or {}) if asked.casefold() in row.user.casefold()]
+        rows = [row for row in limit_rows(self._services, used or {}) if asked.casefold() in row[0].casefold()]
         return self._tab(
             request,
             user,
@@ -339,7 +301,7 @@ class AdminPages(PortalPages):
     async def doctor(self, request: Request, user: User) -> Response:
         """GET /admin/doctor: the last report, and a button for a new one."""
         report = self._services.doctor.last
-        return self._tab(request, user, "doctor", report=report, checks=CHECK_COUNT, now=self._clock())
+        return self._tab(request, user, "doctor", report=report, checks=CHECK_COUNT)
 
     async def run_doctor(self, _request: Request, _user: User, _form: Form) -> Response:
         await self._services.doctor.run()

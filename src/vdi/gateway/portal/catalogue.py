@@ -4,7 +4,7 @@ The form's lists come from the template; the filled form becomes a SessionReques
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from vdi.gateway.rights import User
 from vdi.gateway.store.audit import DONE
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.assets import shown_icon
-from vdi.gateway.web.template_filters import byte_size, cpus, in_words, memory
+from vdi.gateway.web.template_filters import byte_size, count, cpus, in_words, memory
 from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.lifetime import max_timeout
@@ -46,6 +46,10 @@ _HOME_NOTES = {
         "Files in your home folder are there the next time, also in your other desktops that use this folder."
     ),
     HomeScope.SESSION: "This desktop gets a home folder of its own: kept when it is restarted, deleted when it ends.",
+}
+_AFTER = {
+    TimeoutAction.SUSPEND: "Its files are kept",
+    TimeoutAction.TERMINATE: "You can extend the time before then",
 }
 # Starts of a user, of all templates, among which the last one of each is looked for.
 _LAST_STARTS = 100
@@ -94,26 +98,17 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
         f"after {_time_words(life.idle_timeout)} (default)" if life.idle_timeout else "never: keep it running"
     )
     return Offer(
-        gpu=[Choice(str(number), f"{number} GPU{'s' * (number > 1)}") for number in gpus],
+        gpu=[Choice(str(number), count(number, "GPU")) for number in gpus],
         memory=memory_steps,
         cpu=cpu_steps,
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
         timeout=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
-        timeout_hint=_timeout_hint(life.on_timeout),
+        timeout_hint=f"Then the desktop {describe_end(life.on_timeout)}. {_AFTER[life.on_timeout]}.",
         idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
         idle_hint=f"After this long without mouse or keyboard input, the desktop {describe_end(life.on_idle)}.",
         home=[Choice("no", "without your files")] if template.spec.persistence.enabled else [],
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
-
-
-def _timeout_hint(action: TimeoutAction) -> str:
-    match action:
-        case TimeoutAction.SUSPEND:
-            more = "Its files are kept"
-        case TimeoutAction.TERMINATE:
-            more = "You can extend the time before then"
-    return f"Then the desktop {describe_end(action)}. {more}."
 
 
 def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]) -> dict[str, str]:
@@ -205,8 +200,8 @@ def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: Us
     ]
 
 
-def _check(words: str, value: str, parse: object) -> None:
-    if value and callable(parse):
+def _check(words: str, value: str, parse: Callable[[str], object]) -> None:
+    if value:
         try:
             parse(value)
         except ValueError as why:
@@ -248,8 +243,8 @@ def template_card(template: VDITemplate, icon_origins: Collection[str]) -> Templ
     """Title, icon and size of a template."""
     resources, spec = template.spec.resources, template.spec
     gpus = resources.default_gpu
-    chips = [f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "No GPU", cpus(resources.default_cpu)]
-    chips.append(f"{resources.default_memory} memory".replace("Gi ", " GiB ").replace("Mi ", " MiB "))
+    chips = [count(gpus, "GPU") if gpus else "No GPU", cpus(resources.default_cpu)]
+    chips.append(f"{byte_size(resources.default_memory)} memory")
     if resources.default_ephemeral_storage:
         chips.append(f"{byte_size(resources.default_ephemeral_storage)} local disk")
     chips.append("keeps files" if spec.persistence.enabled else "files are not kept")
@@ -288,9 +283,8 @@ class CataloguePages(PortalPages):
     async def start_form(self, request: Request, user: User) -> Response:
         """GET /catalogue/{template}: the form for a desktop of one template."""
         response = await self._form(request, user)
-        if template := self._template(request, user):
-            # Creating a volume takes seconds, which the user spends with the form.
-            response.background = BackgroundTask(self._services.homes_ahead.make, user, template.metadata.name)
+        # Creating a volume takes seconds, which the user spends with the form.
+        response.background = BackgroundTask(self._services.homes_ahead.make, user, request.path_params["template"])
         return response
 
     async def start(self, request: Request, user: User, form: Form) -> Response:
@@ -300,8 +294,6 @@ class CataloguePages(PortalPages):
         to wait for files in use is not started so: the form says it.
         """
         template = self._template(request, user)
-        if template is None:
-            return await self._form(request, user)
         if "name" not in form:
             form = await self._first_choice(template, user) | form
             if form["home"] == "yes" and self._home_used_by(template, user):
@@ -321,17 +313,6 @@ class CataloguePages(PortalPages):
         self, request: Request, user: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
     ) -> Response:
         template = self._template(request, user)
-        if template is None:
-            return self._page(
-                request,
-                user,
-                "error.html",
-                status=404,
-                title="You cannot start this desktop",
-                sentence=f"There is no template {request.path_params['template']!r} that you can start.",
-                back="/catalogue",
-                back_label="New desktop",
-            )
         first = await self._first_choice(template, user)
         return self._page(
             request,
@@ -368,5 +349,8 @@ class CataloguePages(PortalPages):
     def _home_used_by(self, template: VDITemplate, user: User) -> list[str]:
         return sharing_home(self._services.subscriptions.sessions_with(user), template, user)
 
-    def _template(self, request: Request, user: User) -> VDITemplate | None:
-        return self._cluster.templates_for(user).get(request.path_params["template"])
+    def _template(self, request: Request, user: User) -> VDITemplate:
+        name = request.path_params["template"]
+        if found := self._cluster.templates_for(user).get(name):
+            return found
+        raise ActionDenied("NotFound", f"There is no template {name!r} that you can start.")

@@ -17,7 +17,7 @@ from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
-from vdi.gateway.web.template_filters import in_words, left
+from vdi.gateway.web.template_filters import in_words
 from vdi.session.actions import pending_request
 from vdi.session.alerts import WARNING_TITLES
 from vdi.session.cluster_settings import ClusterSettings
@@ -133,11 +133,6 @@ class DesktopView:
     def needs_attention(self) -> bool:
         """Whether its user should do something about it: it has failed, ends soon, or was lost."""
         return any(notice.kind in ("warn", "bad") for notice in self.notices)
-
-    @property
-    def left(self) -> str:
-        """Remaining time of this run, in words; empty for a run without an end."""
-        return left(self.expires, self.now)
 
 
 def desktop_view(

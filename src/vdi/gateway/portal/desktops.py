@@ -1,11 +1,7 @@
 """Pages `/`, `/shared`, `/desktops/...` and `/homes`: lists of desktops, one desktop's page with its actions, homes."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -16,8 +12,9 @@ from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, describe_role
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
-from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import StartupScriptResult, is_running
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop_agent import StartupScriptResult, find_session, is_running
+from vdi.gateway.form_actions import SHARE_TIMES, FormActions, read_schedule
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.catalogue import size_choices
@@ -25,54 +22,32 @@ from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, tem
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
-from vdi.gateway.web.template_filters import duration
+from vdi.gateway.services import Services
+from vdi.gateway.web.template_filters import byte_size, duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.streaming import refuse_view_only
 
 ROLES = tuple(Choice(role, describe_role(role)) for role in GuestRole)
-_SHARE_TIMES: Mapping[str, tuple[str, timedelta | None]] = {
-    "1h": ("1 hour", timedelta(hours=1)),
-    "8h": ("8 hours", timedelta(hours=8)),
-    "1d": ("1 day", timedelta(days=1)),
-    "7d": ("1 week", timedelta(days=7)),
-    "open": ("as long as the desktop exists", None),
-}
 # How long a browser waits for the address of a session that was just created.
 _ADDRESS_SECONDS = 5.0
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
+# Actions whose refusal is shown beside their form.
+_FORMS = (Action.SHARE, Action.EXTEND, Action.RESIZE, Action.SCHEDULE)
 _NOTHING_TYPED = {"length": "", "user": "", "role": GuestRole.VIEWER, "for": "8h"}
 # The page of the list that a desktop is in, by `_place`.
 _LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
-    """The question before an action that cannot simply be undone."""
-
-    question: str
-    consequence: str
-    label: str
-    dangerous: bool = False
-
-
-CONFIRMATIONS = {
-    Action.SUSPEND: Confirmation(
-        "Suspend {name}?",
-        "Open programs are closed, so save your work first. Its address is kept, and you can resume it later.",
-        "Suspend",
+# What each action that asks first does.
+CONSEQUENCES = {
+    Action.SUSPEND: (
+        "Open programs are closed, so save your work first. Its address is kept, and you can resume it later."
     ),
-    Action.RESTART: Confirmation(
-        "Restart {name}?",
-        "Open programs are closed, so save your work first. Its address is kept.",
-        "Restart",
-    ),
-    Action.END: Confirmation(
-        "End {name}?",
-        "The desktop is stopped and its address is released. Open programs are closed, so save your work first.",
-        "End the desktop",
-        dangerous=True,
+    Action.RESTART: "Open programs are closed, so save your work first. Its address is kept.",
+    Action.END: (
+        "The desktop is stopped and its address is released. Open programs are closed, so save your work first."
     ),
 }
 
@@ -84,7 +59,7 @@ def _place(found: DesktopView) -> str:
 
 
 def _consequence(found: DesktopView, action: Action) -> str:
-    words = CONFIRMATIONS[action].consequence
+    words = CONSEQUENCES[action]
     if action is not Action.END:
         return f"{words} {'The files in its home folder are kept.' if found.has_home else 'Its files are deleted.'}"
     if found.phase == Phase.SUSPENDED:
@@ -97,25 +72,20 @@ def _consequence(found: DesktopView, action: Action) -> str:
 class DesktopPages(PortalPages):
     """The lists of desktops, and pages under `/desktops`."""
 
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._forms = FormActions(services.context, services.actions, services.computer, services.recordings)
+
     def routes(self) -> list[Route]:
         return [
             self._get("/", self.my_desktops),
             self._get("/shared", self.shared),
             self._get("/desktops/{name}", self.desktop),
-            self._post("/desktops/{name}/resume", self.resume),
-            self._post("/desktops/{name}/extend", self.extend),
-            self._post("/desktops/{name}/resize", self.resize),
-            self._post("/desktops/{name}/schedule", self.schedule),
-            self._post("/desktops/{name}/share", self.share),
-            self._post("/desktops/{name}/unshare", self.unshare),
-            self._post("/desktops/{name}/request-access", self.request_access),
-            self._post("/desktops/{name}/answer-access", self.answer_access),
-            self._post("/desktops/{name}/drive", self.drive),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
             # After the others, since these take any word: for an unknown one, the desktop's page is shown.
             self._get("/desktops/{name}/{action}", self.ask),
-            self._post("/desktops/{name}/{action}", self.confirmed),
+            self._post("/desktops/{name}/{action}", self.act),
         ]
 
     async def my_desktops(self, request: Request, user: User) -> Response:
@@ -148,14 +118,12 @@ class DesktopPages(PortalPages):
         name = request.path_params["name"]
         # Listen before looking: an address that the operator sets in between would be missed, and waited for in vain.
         with self._services.subscriptions.subscribe(None, {session_topic(name)}) as subscription:
-            found = pages.desktop_of(self._services, user, name)
+            found = pages.find_desktop(self._services, user, name)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
-                    while found and not found.url:
+                    while not found.url:
                         await subscription.wait(None)
-                        found = pages.desktop_of(self._services, user, name)
-        if found is None:
-            return self._not_found(request, user, name)
+                        found = pages.find_desktop(self._services, user, name)
         address = safe_next(found.url, self._settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
@@ -170,134 +138,40 @@ class DesktopPages(PortalPages):
             return Response(status_code=204, headers={"Cache-Control": "no-store"})
         return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
-    async def resume(self, request: Request, user: User, _form: Form) -> Response:
-        """A new run of a suspended desktop."""
-        return await self._do(request, user, "resume", self._services.actions.resume(user, _name(request)))
-
-    async def extend(self, request: Request, user: User, form: Form) -> Response:
-        """A longer run. `from` is the time limit that the page showed: if it was raised since, `length` may be less."""
-        name, length = _name(request), form.get("length", "")
-        found = pages.desktop_of(self._services, user, name)
-        if found and form.get("from", found.spec.timeout) != found.spec.timeout:
-            why = f"The time limit is {found.spec.timeout} now. Choose again."
-            return await self._show(request, user, status=409, typed=form, extend_error=why)
-        action = self._services.actions.extend(user, name, length)
-        return await self._do(request, user, "extend", action, place="extend_error", typed=form)
-
-    async def resize(self, request: Request, user: User, form: Form) -> Response:
-        """More or less memory and CPU, or fewer GPUs for a desktop that waits; what the form leaves out stays."""
-        memory, cpu, gpu = form.get("memory", "")[:32], form.get("cpu", "")[:32], form.get("gpu", "")
-        action = self._services.actions.resize(user, _name(request), memory or None, cpu or None, gpu)
-        what, place = ("start", "error") if gpu else ("resize", "resize_error")
-        return await self._do(request, user, what, action, place)
-
-    async def schedule(self, request: Request, user: User, form: Form) -> Response:
-        """Set or remove the desktop's schedule."""
-        set_schedule = self._services.actions.schedule
-        if form.get("remove") == "yes":
-            return await self._do(request, user, "unschedule", set_schedule(user, _name(request), None))
-        chosen = SessionSchedule(
-            start=form.get("start", ""),
-            end=form.get("until") or None,
-            days=tuple(day for day in day_names() if form.get(day) == "yes"),
-            time_zone=form.get("time_zone", ""),
-        )
-        action = set_schedule(user, _name(request), chosen)
-        return await self._do(request, user, "schedule", action, place="schedule_error", schedule=chosen)
-
-    async def share(self, request: Request, user: User, form: Form) -> Response:
-        return await self._do(
-            request, user, "share", self._share(user, _name(request), form), "share_error", typed=form
-        )
-
-    async def _share(self, user: User, name: str, form: Form) -> None:
-        role, duration = form.get("role", ""), form.get("for", "")
-        if role not in [*GuestRole]:
-            raise invalid("role", role, f"one of {', '.join(GuestRole)}")
-        if duration not in _SHARE_TIMES:
-            raise invalid("for", duration, f"one of {', '.join(_SHARE_TIMES)}")
-        _, span = _SHARE_TIMES[duration]
-        expires = self._clock() + span if span else None
-        await self._services.actions.share(user, name, form.get("user", ""), GuestRole(role), expires)
-
-    async def request_access(self, request: Request, user: User, form: Form) -> Response:
-        role, length = form.get("role", ""), form.get("for", "")
-        if role not in [*GuestRole]:
-            raise invalid("role", role, f"one of {', '.join(GuestRole)}")
-        action = self._services.actions.request_access(user, _name(request), GuestRole(role), length)
-        return await self._do(request, user, "request-access", action)
-
-    async def answer_access(self, request: Request, user: User, form: Form) -> Response:
-        """The owner's answer: `allow` or `refuse` has `expires` of the request."""
-        allow, asked = "allow" in form, form.get("allow") or form.get("refuse", "")
-        action = self._services.actions.answer_access(user, _name(request), asked, allow=allow)
-        return await self._do(request, user, "allow-access" if allow else "refuse-access", action)
-
-    async def drive(self, request: Request, user: User, form: Form) -> Response:
-        """Take over from agents, or give back."""
-        human = form.get("human") == "yes"
-        action = self._services.computer.switch(user.actor, _name(request), human=human)
-        return await self._do(request, user, "take-over" if human else "give-back", action)
-
-    async def unshare(self, request: Request, user: User, form: Form) -> Response:
-        """End the access of a guest."""
-        name, email = _name(request), form.get("user", "")
-        found = pages.desktop_of(self._services, user, name)
-        has_controlled = found and any(
-            guest.user == email and guest.role in FULL_CONTROL for guest in found.spec.access
-        )
-        action = self._services.actions.unshare(user, name, email)
-        return await self._do(request, user, "unshare-collaborator" if has_controlled else "unshare", action)
-
     async def ask(self, request: Request, user: User) -> Response:
         """The question before an action; shown in place where scripts run."""
         action = request.path_params["action"]
-        found = pages.desktop_of(self._services, user, _name(request))
-        if found is None or action not in CONFIRMATIONS or action not in found.actions:
+        found = pages.find_desktop(self._services, user, _name(request))
+        if action not in CONSEQUENCES or action not in found.actions:
             return await self._show(request, user)
-        return self._ask(request, user, found, Action(action))
+        return self._ask(request, user, found, Action(action), {}, "", 200)
 
-    async def confirmed(self, request: Request, user: User, form: Form) -> Response:
-        """Suspend, restart or end, as the page before has asked."""
+    async def act(self, request: Request, user: User, form: Form) -> Response:
+        """An action of one of the forms. A refusal is shown where it was asked for, with what was typed."""
         name, action = _name(request), request.path_params["action"]
-        actions, delete_home = self._services.actions, form.get("delete_home") == "yes"
         before = pages.desktop_of(self._services, user, name)
         try:
-            match action:
-                case Action.SUSPEND:
-                    await actions.suspend(user, name)
-                case Action.RESTART:
-                    await actions.restart(user, name)
-                case Action.END:
-                    await actions.end(user, name, delete_home=delete_home)
-                case _:
-                    return await self._show(request, user, status=404, error=f"{action!r} is not a possible action.")
+            # If the time limit was raised since the page was made, the length that was chosen there may be less.
+            if before and action == Action.EXTEND and form.get("from", before.spec.timeout) != before.spec.timeout:
+                raise ActionDenied("Conflict", f"The time limit is {before.spec.timeout} now. Choose again.")
+            await self._forms.carry_out(user, name, action, form)
         except ActionDenied as why:
             found = pages.desktop_of(self._services, user, name)
-            if found is None:
-                return self._not_found(request, user, name)
-            more = {"error": why.sentence, "delete_home": delete_home}
-            return self._ask(request, user, found, Action(action), status=why.status, **more)
-        if action != Action.END or before is None:
-            return done(f"/desktops/{name}", action, name)
-        ended = "end" if before.keeps_files and not delete_home else "end-with-files"
-        return done(_LISTS[_place(before)], ended, name)
+            if found and action in CONSEQUENCES:
+                return self._ask(request, user, found, Action(action), form, why.sentence, why.status)
+            return await self._show(request, user, form, why.sentence, why.status)
+        where = _LISTS[_place(before)] if before and action == Action.END else f"/desktops/{name}"
+        return done(where, _done_code(action, form, before), name)
 
     async def _show(
-        self,
-        request: Request,
-        user: User,
-        *,
-        status: int = 200,
-        typed: Mapping[str, str] | None = None,
-        schedule: SessionSchedule | None = None,
-        **errors: str,
+        self, request: Request, user: User, form: Form | None = None, refusal: str = "", status: int = 200
     ) -> Response:
-        """The desktop's page; after a refusal with what was typed, and the reason beside it as `error` or `*_error`."""
-        name = _name(request)
-        found, session = pages.desktop_of(self._services, user, name), self._cluster.session(name)
-        if found is None or session is None:
-            return self._not_found(request, user, name)
+        """The desktop's page; after a refusal with what was typed, and the reason beside it."""
+        name, action = _name(request), request.path_params.get("action", "") if refusal else ""
+        schedule = read_schedule(form) if form and action == Action.SCHEDULE else None
+        beside = action if action in _FORMS and not (form and form.get("gpu")) else "page"
+        session, _ = find_session(self._services.context, user, name)
+        found = pages.view_of(self._services, session, user)
         template = self._cluster.template(session.spec.template)
         pieces = pages.desktop_pieces(found)
         without_viewers = refuse_view_only(template)
@@ -317,16 +191,16 @@ class DesktopPages(PortalPages):
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
-            share_times=[Choice(value, words) for value, (words, _) in _SHARE_TIMES.items()],
+            share_times=[Choice(value, words) for value, (words, _) in SHARE_TIMES.items()],
             happened=await read_timeline(self._services, session),
             scripts=scripts,
             scripts_problem=scripts_problem,
-            typed=_NOTHING_TYPED | dict(typed or {}),
+            typed=_NOTHING_TYPED | (form if form and action in (Action.SHARE, Action.EXTEND) else {}),
             times=schedule or session.spec.schedule or _FIRST_SCHEDULE,
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),
             done=done_message(request, duration(session.spec.timeout)),
-            **({"error": "", "share_error": "", "extend_error": "", "resize_error": "", "schedule_error": ""} | errors),
+            errors=dict.fromkeys(("page", *_FORMS), "") | {beside: refusal},
         )
 
     async def _read_scripts(
@@ -341,43 +215,45 @@ class DesktopPages(PortalPages):
             return (), denied.sentence if template and template.spec.startup_script else ""
 
     def _ask(
-        self, request: Request, user: User, found: DesktopView, action: Action, *, status: int = 200, **more: Any
+        self, request: Request, user: User, found: DesktopView, action: Action, form: Form, error: str, status: int
     ) -> Response:
-        question = CONFIRMATIONS[action]
+        ends = action is Action.END
         return self._page(
             request,
             user,
             "confirm.html",
             status=status,
             here=_place(found),
-            name=found.name,
-            action=action.value,
-            question=question.question.format(name=found.name),
+            path=f"/desktops/{found.name}/{action}",
+            back=f"/desktops/{found.name}",
+            question=f"{action.capitalize()} {found.name}?",
             consequence=_consequence(found, action),
-            label=question.label,
-            dangerous=question.dangerous,
-            asks_for_home=action is Action.END and found.mine and found.keeps_files,
-            **({"error": "", "delete_home": False} | more),
+            label="End the desktop" if ends else action.capitalize(),
+            dangerous=ends,
+            error=error,
+            asks_for_home=ends and found.mine and found.keeps_files,
+            delete_home=form.get("delete_home") == "yes",
         )
 
-    async def _do(
-        self,
-        request: Request,
-        user: User,
-        what: str,
-        action: Awaitable[object],
-        place: str = "error",
-        *,
-        typed: Mapping[str, str] | None = None,
-        schedule: SessionSchedule | None = None,
-    ) -> Response:
-        """Await the action; a refusal is shown on the desktop's page, at `place`."""
-        try:
-            await action
-        except ActionDenied as why:
-            errors = {place: why.sentence}
-            return await self._show(request, user, status=why.status, typed=typed, schedule=schedule, **errors)
-        return done(f"/desktops/{_name(request)}", what, _name(request))
+
+def _done_code(action: str, form: Form, before: DesktopView | None) -> str:
+    """The code of the message after an action, in `pages.DONE`."""
+    match action:
+        case Action.RESIZE if form.get("gpu"):
+            return "start"
+        case Action.SCHEDULE if form.get("remove") == "yes":
+            return "unschedule"
+        case Action.ANSWER_ACCESS:
+            return "allow-access" if "allow" in form else "refuse-access"
+        case Action.DRIVE:
+            return "take-over" if form.get("human") == "yes" else "give-back"
+        case Action.END if before and (not before.keeps_files or form.get("delete_home") == "yes"):
+            return "end-with-files"
+        case Action.UNSHARE if before and any(
+            guest.user == form.get("user") and guest.role in FULL_CONTROL for guest in before.spec.access
+        ):
+            return "unshare-collaborator"
+    return action
 
 
 def _name(request: Request) -> str:
@@ -403,7 +279,21 @@ class HomePages(PortalPages):
             home = self._services.actions.own_home(user, request.path_params["name"])
         except ActionDenied as why:
             return self._list(request, user, status=why.status, error=why.sentence)
-        return self._page(request, user, "home_delete.html", here="homes", home=home, title=self._title(home))
+        return self._page(
+            request,
+            user,
+            "confirm.html",
+            here="homes",
+            path=f"/homes/{home.name}/delete",
+            back="/homes",
+            question=f"{self._title(home)}: delete?",
+            consequence="All of them are deleted permanently, with their volume of "
+            f"{byte_size(home.size)}. The next desktop that uses them starts empty.",
+            label="Delete the files",
+            dangerous=True,
+            error="",
+            asks_for_home=False,
+        )
 
     async def delete(self, request: Request, user: User, _form: Form) -> Response:
         name = request.path_params["name"]

@@ -59,8 +59,7 @@ class FilePages(PortalPages):
 
     async def folder(self, request: Request, user: User) -> Response:
         name, path = request.path_params["name"], _path(request)
-        if (desktop := pages.desktop_of(self._services, user, name)) is None:
-            return self._not_found(request, user, name)
+        desktop = pages.find_desktop(self._services, user, name)
         folder, error, status = None, "", 200
         try:
             async with self._ask(request, user, "download") as answer:

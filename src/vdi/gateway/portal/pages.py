@@ -4,8 +4,8 @@ A fragment is a piece of a page that an event stream replaces, by the name of it
 the same functions, so both show the same, and only what this user may see.
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
@@ -16,8 +16,10 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop_agent import find_session
 from vdi.gateway.portal.desktop_view import DesktopView, desktop_view, template_title
-from vdi.gateway.rights import User, knows_of, no_desktop, role_in
+from vdi.gateway.rights import User, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.store.banner import read_banner
 from vdi.gateway.web.render import Renderer, macro
@@ -58,7 +60,6 @@ DONE = {
 ITEM = "item-"
 # The event that replaces a whole list with all of its members.
 LIST = "list"
-_TIME_TEXT = re.compile(r"(<time [^>]*>)[^<]*")
 _EMPTY_LISTS = {
     "desktops": ("No desktop yet", "Start one. It opens in this browser when it is ready."),
     "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
@@ -151,19 +152,6 @@ class PortalPages:
     def _page(self, request: Request, user: User, template: str, *, status: int = 200, **context: Any) -> Response:
         return self._renderer.render(request, template, status=status, user=user, **context)
 
-    def _not_found(self, request: Request, user: User, name: str) -> Response:
-        """The response for a name that no desktop has, or one that this user may not know of: both look the same."""
-        return self._page(
-            request,
-            user,
-            "error.html",
-            status=404,
-            title="Desktop not found",
-            sentence=no_desktop(name),
-            back="/",
-            back_label="My desktops",
-        )
-
 
 # Pieces of a page by the names of their events. Each is Markup, made by a macro: everything in it is escaped already.
 Pieces = dict[str, str]
@@ -194,12 +182,16 @@ def desktops_of(services: Services, user: User, here: str) -> list[DesktopView]:
     return sorted(views, key=lambda desktop: not desktop.needs_attention)
 
 
+def find_desktop(services: Services, user: User, name: str) -> DesktopView:
+    """The desktop of this name. Raises ActionDenied where there is none that the user may know of."""
+    return view_of(services, find_session(services.context, user, name)[0], user)
+
+
 def desktop_of(services: Services, user: User, name: str) -> DesktopView | None:
-    """The desktop of this name, if the user may know of it."""
-    session = services.context.cluster.session(name)
-    if session is None or not knows_of(session, user, services.context.clock()):
-        return None
-    return view_of(services, session, user)
+    """The same, or None."""
+    with suppress(ActionDenied):
+        return find_desktop(services, user, name)
+    return None
 
 
 def templates_for(services: Services, user: User) -> list[VDITemplate]:
@@ -241,7 +233,7 @@ def ended_pieces(name: str) -> Pieces:
 
 def digest(pieces: Pieces) -> str:
     """A mark of what a page shows: a stream sends nothing at first where its page has this mark already."""
-    return sha256("\0".join(f"{name}\0{_still(pieces[name])}" for name in sorted(pieces)).encode()).hexdigest()[:16]
+    return sha256("\0".join(f"{name}\0{pieces[name]}" for name in sorted(pieces)).encode()).hexdigest()[:16]
 
 
 def news(before: Pieces, now: Pieces) -> Pieces:
@@ -255,13 +247,8 @@ def news(before: Pieces, now: Pieces) -> Pieces:
     return {
         name: text
         for name, text in now.items()
-        if not name.startswith(left_out) and (name not in before or _still(before[name]) != _still(text))
+        if not name.startswith(left_out) and (name not in before or before[name] != text)
     }
-
-
-def _still(piece: str) -> str:
-    """Without the text of times, which the browser updates by itself: a minute that passes is no change."""
-    return _TIME_TEXT.sub(r"\1", piece)
 
 
 def _members(pieces: Pieces) -> list[str]:

@@ -125,45 +125,35 @@ class ErrorPages:
         self._renderer = Renderer(settings)
 
     def handlers(self) -> dict[int | type[Exception], ExceptionHandler]:
-        return {
-            HTTPException: self._http,
-            ActionDenied: self._refused,
-            DatabaseUnavailableError: self._unavailable,
-            SharedUnavailableError: self._unavailable,
-            Exception: self._unexpected,
-        }
+        return dict.fromkeys((HTTPException, ActionDenied, *_UNAVAILABLE, Exception), self._respond)
 
     def _answer(self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
         """A page for a browser's navigation; plain text for htmx, which shows it in place, and for scripts."""
         wants_page = "text/html" in request.headers.get("accept", "") and request.headers.get("hx-request") != "true"
         if wants_page:
             title = _TITLES.get(status, HTTPStatus(status).phrase)
-            answer = self._renderer.render(
-                request, "error.html", status=status, title=title, sentence=sentence, back=""
-            )
+            answer = self._renderer.render(request, "error.html", status=status, title=title, sentence=sentence)
         else:
             answer = PlainTextResponse(sentence + "\n", status)
         answer.headers.update(headers or {})
         return answer
 
-    async def _http(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 -- by its entry in `handlers`
-        headers = dict(error.headers or {})
-        if "Location" in headers:
-            return RedirectResponse(headers.pop("Location"), error.status_code, headers)
-        standard = HTTPStatus(error.status_code).phrase
-        sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
-        return self._answer(request, error.status_code, sentence, headers)
-
-    async def _refused(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, ActionDenied)  # noqa: S101 -- by its entry in `handlers`
-        return self._answer(request, error.status, error.sentence)
-
-    async def _unavailable(self, request: Request, error: Exception) -> Response:
-        log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
-        what = _UNAVAILABLE[type(error)]
-        sentence = f"{what} right now. Open desktops are not affected. Try again in a minute."
-        return self._answer(request, 503, sentence, {"Retry-After": "10"})
-
-    async def _unexpected(self, request: Request, _error: Exception) -> Response:
-        return self._answer(request, 500, _WORDS[500])
+    async def _respond(self, request: Request, error: Exception) -> Response:
+        match error:
+            case HTTPException():
+                headers = dict(error.headers or {})
+                if "Location" in headers:
+                    return RedirectResponse(headers.pop("Location"), error.status_code, headers)
+                standard = HTTPStatus(error.status_code).phrase
+                sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
+                return self._answer(request, error.status_code, sentence, headers)
+            case ActionDenied():
+                return self._answer(request, error.status, error.sentence)
+            case DatabaseUnavailableError() | SharedUnavailableError():
+                log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
+                sentence = (
+                    f"{_UNAVAILABLE[type(error)]} right now. Open desktops are not affected. Try again in a minute."
+                )
+                return self._answer(request, 503, sentence, {"Retry-After": "10"})
+            case _:
+                return self._answer(request, 500, _WORDS[500])

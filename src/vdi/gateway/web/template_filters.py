@@ -78,28 +78,6 @@ def end_reason(reason: EndReason | None) -> str:
     return _END_REASONS[reason] if reason else ""
 
 
-def left(end: str, now: datetime) -> str:
-    """The time until an instant of the API: `3 h 12 min left`; empty for no instant."""
-    if not end:
-        return ""
-    span = parse_time(end) - now
-    return f"{length(span)} left" if span > timedelta() else "over"
-
-
-def until(instant: str, now: datetime) -> str:
-    """When something is expected, for a sentence: `in about 25 min`, or `any moment`."""
-    span = parse_time(instant) - now
-    return f"in about {length(span)}" if span >= timedelta(minutes=1) else "any moment"
-
-
-def ago(moment: str, now: datetime) -> str:
-    """The time since an instant of the API: `3 h 12 min ago`; empty for no instant."""
-    if not moment:
-        return ""
-    span = now - parse_time(moment)
-    return "just now" if span < timedelta(minutes=1) else f"{length(span)} ago"
-
-
 def moment(value: str | datetime | None) -> str:
     """`20 Nov 2026, 08:00 UTC`; empty for none. The browser turns it into its own time zone."""
     if not value:
@@ -182,9 +160,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "seconds": seconds,
     "hours": hours,
     "end_reason": end_reason,
-    "left": left,
-    "ago": ago,
-    "until": until,
     "moment": moment,
     "machine_time": machine_time,
     "local_times": local_times,

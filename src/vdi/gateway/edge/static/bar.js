@@ -135,18 +135,20 @@ const PANELS = {
     has("resize", false) && button("1920 × 1080", () => selkies({ type: "setManualResolution", width: 1920, height: 1080 })),
   )]],
   Sound: [() => has("audio", false), () => [row(flip("audio", "Sound"), has("microphone", false) && flip("microphone", "Microphone"))]],
-  Keyboard: [() => !state.viewOnly, () => [row(
-    button("On-screen keyboard", () => { show(""); selkies({ type: "showVirtualKeyboard" }); }),
-  ), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
+  Keyboard: [() => !state.viewOnly, () => [row(button("On-screen keyboard", () => {
+    toggle(false); /* A tap beside the bar, which closes it, would close the keyboard too. */
+    document.getElementById("keyboard-input-assist")?.focus(); /* iOS shows it within the tap alone: a message is later. */
+    selkies({ type: "showVirtualKeyboard" });
+  })), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
     ...(state.watching ?? []).map((guest) => text(guest)),
     ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
   Agent: [() => may("drive"), () => [text(state.driver?.line ?? "No agent drives this desktop now"), row(
     state.driver && state.driver.state !== "Agent"
-      ? button("Give back", () => change("drive", "?human=0")) : button("Take over", () => change("drive", "?human=1")))]],
+      ? button("Give back", () => change("drive", "?human=no")) : button("Take over", () => change("drive", "?human=yes")))]],
   Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
-    () => change("record", state.recorded ? "?on=0" : "?on=1")))]],
+    () => change("record", state.recorded ? "?on=no" : "?on=yes")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
@@ -166,10 +168,10 @@ const drawRequest = () => {
   if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
   asked.dataset.request = request?.expires ?? "";
   asked.hidden = !request;
-  const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
+  const answer = (allow) => () => change("answer-access", `?${allow}=${encodeURIComponent(request.expires)}`);
   asked.replaceChildren(...(request ? [
     text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
-    row(button("Allow", answer(true)), button("Refuse", answer(false))),
+    row(button("Allow", answer("allow")), button("Refuse", answer("refuse"))),
   ] : []));
 };
 

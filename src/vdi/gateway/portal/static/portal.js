@@ -176,6 +176,10 @@
     document.querySelectorAll("form[data-upload]").forEach(acceptUploads);
     document.addEventListener("visibilitychange", lookAtDesktops);
     document.addEventListener("click", closeDialog);
+    document.addEventListener("change", ({ target }) => {
+      if (!target.matches("[data-choose-all]")) return;
+      for (const box of document.querySelectorAll("input[form=bulk][type=checkbox]")) box.checked = target.checked;
+    });
     document.body.addEventListener("htmx:afterSwap", (event) => {
       announce(document, false);
       if (event.target.id === "dialog-body") showDialog(event.detail.requestConfig.path);
