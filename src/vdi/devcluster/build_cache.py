@@ -4,8 +4,6 @@ An entry is a folder that appears complete or not at all: it is built under anot
 file keeps every other process (and thread) from building the same one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

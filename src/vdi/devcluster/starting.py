@@ -3,8 +3,6 @@
 The add-ons are those of K3s: DNS, local volumes, Traefik's kinds and rights.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -188,7 +188,6 @@ def parse_event(line: bytes, what: str) -> WatchEvent:
 
 
 def parse_page(body: bytes, what: str) -> Page:
-    """One page of a list."""
     try:
         page = _decode_list(body)
     except _UNREADABLE as error:

@@ -4,8 +4,6 @@ Each is an image archive in the cache, under a digest of all that goes into it, 
 changes. docs/images.md says how users build their own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
