@@ -7,8 +7,6 @@ This file runs on both sides: on the host, and with `--guest` as root in the mac
 Logs are in build/machines. Exit status: 0 each step succeeded, 1 one failed, 3 no machine can be made here.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

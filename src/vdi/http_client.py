@@ -44,8 +44,8 @@ class BadResponseError(ValueError):
     """Raised for a response that is too large, compressed, or not the JSON that was expected; says which."""
 
 
-# Everything that a request raises for what the network, the server or the URL does.
-HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
+# Everything that a request raises for what the network, the server or the URL does. No plain ValueError: that is a bug.
+HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, BadResponseError)
 # Errors of a request for which no connection was made.
 CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 # Errors of a request without a response in time.

@@ -3,8 +3,6 @@
 Needs no root. `pytest tests/cluster` makes the control plane in a few seconds once the binaries are in the cache.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager

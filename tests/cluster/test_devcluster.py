@@ -1,7 +1,5 @@
 """The control plane that `vdi cluster up --control-plane-only` makes: idempotent, self-healing, gone without trace."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

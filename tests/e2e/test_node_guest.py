@@ -1,7 +1,5 @@
 """A full node is a good guest: it does a cluster's work, and when it goes nothing on the machine tells it was there."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

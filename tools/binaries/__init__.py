@@ -3,8 +3,6 @@
 `python -m tools.binaries NAME...` prints a line name=path for each program, of both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import starmap
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prints a line name=path for each NAME; `--older FOLDER` fills a folder for VDI_BINARIES."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

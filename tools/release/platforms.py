@@ -1,7 +1,5 @@
 """Platforms that this machine can build images for, with the builder that `vdi.devcluster` finds."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass

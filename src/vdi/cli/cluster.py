@@ -3,8 +3,6 @@
 The display of its steps and its errors as sentences also serve `vdi demo`.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -13,8 +13,6 @@ VARIABLE = "_VDI_COMPLETE"
 
 
 class Shell(StrEnum):
-    """The shells that there is a script for."""
-
     BASH = "bash"
     ZSH = "zsh"
     FISH = "fish"

@@ -16,7 +16,8 @@ class SafeConsole(Console):
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
-        super().__init__(file=stream.unguarded if isinstance(stream, GuardedStream) else stream, **options)
+        stream = stream.unguarded if isinstance(stream, GuardedStream) else stream
+        super().__init__(file=stream, markup=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """rich's segments, those with text escaped."""

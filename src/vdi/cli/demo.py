@@ -1,16 +1,13 @@
 """`vdi demo`: from nothing to the portal and a desktop in the browser, on this machine."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vdi.cli.cluster import PARTLY_REMOVED, Name, NodeCount, errors_in_words, progress_of
-from vdi.cli.console import SafeConsole
 from vdi.cli.options import TimeoutFactor, examples, new_app
-from vdi.cli.output import Output, OutputOption, print_data, print_object
+from vdi.cli.output import Output, OutputOption, print_object
 from vdi.demo import run, scene
 from vdi.demo.browser import NoPictureError
 
@@ -44,32 +41,34 @@ def up(
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
         people, left_out = scene.seed(demo, progress=progress) if with_scene else ([], "")
-    if output is not Output.TABLE:
-        desktop = {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None}
-        login = {"portal": demo.login.portal, "user": demo.login.user, "password": demo.login.password}
-        more = [{"user": person.user, "password": person.password} for person in people]
-        places = {"kubeconfig": str(demo.kubeconfig), "tools": str(demo.tools)}
-        print_data({**login, "people": more, "leftOut": left_out, "desktop": desktop, **places}, output)
-        return
-    console = SafeConsole(soft_wrap=True, highlight=False)
-    console.print(f"\nThe portal: {demo.login.portal}")
-    console.print(f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)")
-    for person in people:
-        console.print(f"  sign in as {person.user} with {person.password}")
-    console.print(f"A desktop is running: {url}")
-    if screenshot:
-        console.print(f"  a picture of it: {screenshot}")
-    if left_out:
-        console.print(f"Left out: {left_out}")
-    console.print("\nTry this:")
-    console.print(f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH")
+    lines = [
+        *("", f"The portal: {demo.login.portal}"),
+        f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)",
+        *(f"  sign in as {person.user} with {person.password}" for person in people),
+        f"A desktop is running: {url}",
+        *([f"  a picture of it: {screenshot}"] if screenshot else []),
+        *([f"Left out: {left_out}"] if left_out else []),
+        *("", "Try this:", f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH"),
+    ]
     if with_scene:
-        console.print("  vdi session show alice-cad      # why it waits, and when a GPU is expected")
-        console.print("  vdi session suspend bob-cad      # its GPUs go to alice-cad")
-        console.print(f"  vdi login {demo.login.portal} --ca-file {demo.kubeconfig.parent}/pki/web-ca.crt")
+        lines += [
+            "  vdi session show alice-cad      # why it waits, and when a GPU is expected",
+            "  vdi session suspend bob-cad      # its GPUs go to alice-cad",
+            f"  vdi login {demo.login.portal} --ca-file {demo.kubeconfig.parent}/pki/web-ca.crt",
+        ]
     else:
-        console.print(f"  vdi session show {run.SESSION}")
-    console.print(f"  {down_again}")
+        lines.append(f"  vdi session show {run.SESSION}")
+    data = {
+        "portal": demo.login.portal,
+        "user": demo.login.user,
+        "password": demo.login.password,
+        "people": [{"user": person.user, "password": person.password} for person in people],
+        "leftOut": left_out,
+        "desktop": {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None},
+        "kubeconfig": str(demo.kubeconfig),
+        "tools": str(demo.tools),
+    }
+    print_object(data, output, lambda: [*lines, f"  {down_again}"])
 
 
 @app.command(epilog=examples("demo down", "demo down -o json"))

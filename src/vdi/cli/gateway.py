@@ -345,7 +345,6 @@ def _existing(address: str, known: LocalUser | None) -> LocalUser:
 
 
 def _new_password(from_stdin: bool) -> tuple[str, str]:
-    """A password and its hash."""
     password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
     try:
         return password, Passwords().make_hash(password)

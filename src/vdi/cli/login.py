@@ -307,15 +307,11 @@ async def listen_on_loopback() -> AsyncIterator[LoopbackReceiver]:
 
 
 class By(StrEnum):
-    """`--by` of `usage`."""
-
     USER = "user"
     TEMPLATE = "template"
 
 
 class UsageOutput(StrEnum):
-    """`-o` of `usage`."""
-
     TABLE = "table"
     JSON = "json"
     YAML = "yaml"

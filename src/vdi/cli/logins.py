@@ -36,7 +36,6 @@ class Logins(msgspec.Struct):
 
 
 def login_file() -> Path:
-    """The path of the file."""
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(base) / "vdi" / "login.json"
 

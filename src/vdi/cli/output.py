@@ -130,7 +130,6 @@ def without_managed_fields(obj: Raw) -> Raw:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print a page, line by line."""
     for line in lines:
         typer.echo(line)
 

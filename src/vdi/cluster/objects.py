@@ -21,8 +21,6 @@ class ResourceRequirements(msgspec.Struct, gc=False, frozen=True):
 
 
 class Container(msgspec.Struct, rename="camel", gc=False):
-    """The resources of a container."""
-
     resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
     restart_policy: str = ""
 
@@ -187,8 +185,6 @@ class VolumeSource(msgspec.Struct, rename="camel", gc=False):
 
 
 class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
-    """`spec` of a PersistentVolume."""
-
     node_affinity: VolumeAffinity | None = None
     storage_class_name: str = ""
     access_modes: tuple[str, ...] = ()
@@ -266,8 +262,6 @@ class ContainerState(msgspec.Struct, gc=False, frozen=True):
 
 
 class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
-    """`status.containerStatuses[]`."""
-
     name: str
     ready: bool = False
     restart_count: int = 0
@@ -289,8 +283,6 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
 
 
 class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
-    """`status.conditions[]` of a Pod."""
-
     type: str
     status: str
     reason: str = ""
@@ -323,8 +315,6 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
 
 
 class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
-    """`spec.volumes[].persistentVolumeClaim`."""
-
     claim_name: str
     read_only: bool = False
 
@@ -421,8 +411,6 @@ class Taint(msgspec.Struct, gc=False):
 
 
 class NodeSpec(msgspec.Struct, gc=False):
-    """`spec` of a Node."""
-
     unschedulable: bool = False
     taints: tuple[Taint, ...] = ()
 
@@ -444,8 +432,6 @@ class NodeImage(msgspec.Struct, gc=False):
 
 
 class NodeInfo(msgspec.Struct, rename="camel", gc=False):
-    """`status.nodeInfo` of a Node."""
-
     kubelet_version: str = ""
     container_runtime_version: str = ""
     kernel_version: str = ""
@@ -459,8 +445,6 @@ class RuntimeHandler(msgspec.Struct, gc=False):
 
 
 class NodeStatus(msgspec.Struct, rename="camel", gc=False):
-    """`status` of a Node."""
-
     node_info: NodeInfo = msgspec.field(default_factory=NodeInfo)
     runtime_handlers: tuple[RuntimeHandler, ...] = ()
     conditions: tuple[NodeCondition, ...] = ()
@@ -483,15 +467,11 @@ class Node(msgspec.Struct, gc=False):
 
 
 class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):
-    """`spec` of a PersistentVolumeClaim."""
-
     volume_name: str = ""
     access_modes: tuple[str, ...] = ()
 
 
 class PersistentVolumeClaimStatus(msgspec.Struct, gc=False):
-    """`status` of a PersistentVolumeClaim."""
-
     phase: str = ""
 
 
@@ -509,8 +489,6 @@ class PersistentVolumeClaim(msgspec.Struct, gc=False):
 
 
 class Service(msgspec.Struct, gc=False):
-    """A Service."""
-
     metadata: BareMeta
 
 
@@ -523,8 +501,6 @@ class Regarding(msgspec.Struct, gc=False):
 
 
 class EventSeries(msgspec.Struct, rename="camel", gc=False):
-    """`series` of an Event that was repeated."""
-
     last_observed_time: str = ""
 
 

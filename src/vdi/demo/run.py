@@ -4,8 +4,6 @@ would type.
 Called by `vdi demo` and by the end-to-end tests. Every part is idempotent: existing parts are left as they are.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

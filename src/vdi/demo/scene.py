@@ -3,8 +3,6 @@
 Only the templates are there before the first desktop's picture. Objects that exist are left as they are.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence

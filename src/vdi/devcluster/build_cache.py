@@ -4,8 +4,6 @@ An entry is a folder that appears complete or not at all: it is built under anot
 file keeps every other process (and thread) from building the same one.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -27,9 +25,9 @@ class SourceFailed(Exception):  # noqa: N818 - named for what happened
     """Raised when a source cannot provide what was requested, with the reason. The next source is tried then."""
 
 
-def architecture(machine: str | None = None) -> str:
+def architecture() -> str:
     """Go's name of this machine's architecture. Raises SourceFailed for one that the cluster does not run on."""
-    machine = machine or platform.machine()
+    machine = platform.machine()
     if machine not in _MACHINES:
         raise SourceFailed(
             f"machine {machine!r} is not supported: the cluster runs on linux {' and '.join(ARCHITECTURES)}"

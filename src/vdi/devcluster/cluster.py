@@ -4,8 +4,6 @@
 full node needs root and lives in namespaces of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence

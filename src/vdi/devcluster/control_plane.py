@@ -1,7 +1,5 @@
 """The control plane's command lines: pure functions from the cluster's settings to supervised components."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ browsers
 see and nothing beyond its domain, so trusting it is harmless. Existing files are kept.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime
 import ipaddress
@@ -166,7 +164,6 @@ TRAEFIK = Client("vdi:traefik")
 
 
 def node_clients(node_name: str) -> dict[str, Client]:
-    """The clients that a node has."""
     return {"kubelet": Client(f"system:node:{node_name}", "system:nodes"), "kube-proxy": Client("system:kube-proxy")}
 
 

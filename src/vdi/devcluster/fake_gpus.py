@@ -4,8 +4,6 @@ Runs under the supervisor, as the node itself. A kubelet that starts again sets 
 zero, so the number is looked at again and again. Standard library only, like the supervisor.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import ssl

@@ -5,8 +5,6 @@ even when the cluster's own files are broken. What was changed rather than added
 clusters of the machine: the last one to go puts it back, for the others still need it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

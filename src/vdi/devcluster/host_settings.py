@@ -5,8 +5,6 @@ folders), one over its /etc/apt. Both folders exist in the image already, so not
 Proxies need no file: builders pass their variables on by name.
 """
 
-from __future__ import annotations
-
 import configparser
 import os
 import shutil

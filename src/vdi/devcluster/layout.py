@@ -3,8 +3,6 @@
 The settings stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs stay good.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os
@@ -63,7 +61,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
         return range(1, 1 if self.control_plane_only else self.nodes + 1)
 
     def name_of(self, number: int) -> str:
-        """The name of node `number` in the cluster."""
         return f"vdi-{self.name}" if number == 1 else f"vdi-{self.name}-{number}"
 
 
@@ -73,7 +70,7 @@ class _File:
 
     path: str
 
-    def __get__(self, layout: Layout, _: type) -> Path:
+    def __get__(self, layout: "Layout", _: type) -> Path:
         return layout.root / self.path
 
 
@@ -83,7 +80,7 @@ class Layout:
 
     root: Path
     # Of a further node: the files of its cluster.
-    cluster: Layout | None = None
+    cluster: "Layout | None" = None
     # Which node's files these are.
     number: int = 1
 
@@ -131,7 +128,7 @@ class Layout:
         """The node's cgroup, in each hierarchy; those of the further nodes are in that of the cluster."""
         return f"{self.cluster.cgroup}/node-{self.number}" if self.cluster else f"vdi-{self.name}"
 
-    def of_node(self, number: int) -> Layout:
+    def of_node(self, number: int) -> "Layout":
         """The files of node `number` of this cluster."""
         return self if number == 1 else Layout(self.root / "nodes" / str(number), self, number)
 
@@ -140,7 +137,6 @@ class Layout:
         return component if self.number == 1 else f"{component}-{self.number}"
 
     def component_kubeconfig(self, component: str) -> Path:
-        """The kubeconfig of one component."""
         return self.config / f"{component}.kubeconfig"
 
     def load(self) -> ClusterSettings | None:

@@ -4,8 +4,6 @@ What cannot be tried on the machine at hand (cgroup v2, containerd 2, systemd-re
 here by its inputs. Sources: containerd's own documents on config versions 2 and 3, the kernel's on cgroups.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_network

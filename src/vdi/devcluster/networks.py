@@ -1,7 +1,5 @@
 """Addresses of the embedded cluster: pure choice of ranges that no route of the host already uses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, ip_network
 
@@ -46,7 +44,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def all_links(self) -> str:
-        """The range of all links."""
         return str(ip_network(self.link).supernet(new_prefix=_RANGE))
 
     def link_of(self, number: int) -> str:
@@ -58,7 +55,6 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         return str(ip_network(self.link_of(number))[1])
 
     def address_of(self, number: int) -> str:
-        """The address of node `number`."""
         return str(ip_network(self.link_of(number))[2])
 
     def pods_of(self, number: int) -> str:

@@ -6,8 +6,6 @@ Further nodes have a supervisor each.
 Pure functions and writing of files; what touches the host is in `host`, what needs root goes through `privileged`.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping

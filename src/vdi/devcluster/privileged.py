@@ -3,8 +3,6 @@
 `python -m vdi.devcluster.privileged FUNCTION STATE_DIR WORD...` is what sudo runs; it prints its result as JSON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

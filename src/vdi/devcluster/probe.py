@@ -1,7 +1,5 @@
 """Reads the properties of this machine. `machine` decides on them and reads nothing itself."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

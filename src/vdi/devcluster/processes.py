@@ -3,8 +3,6 @@
 A process is known by its id and its start time together, so that an id that was given out again is never hit.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -5,8 +5,6 @@ says so with the log's last lines. Steps may run side by side (`Progress.side_by
 that a step started.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os
@@ -19,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import IO, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -58,7 +56,7 @@ class Cancelled(Exception):  # noqa: N818 - not an error: work was given up
 class Step:
     """One line of the progress display, with a log of its own. Made by `Progress.step`."""
 
-    def __init__(self, owner: Progress, title: str, log_path: Path) -> None:
+    def __init__(self, owner: "Progress", title: str, log_path: Path) -> None:
         self.title, self.log_path, self.started = title, log_path, time.monotonic()
         self._owner = owner
         self._note = ""
@@ -166,7 +164,7 @@ class Progress:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self.log_dir.mkdir(parents=True, exist_ok=True)
         if self.console.is_terminal:
             self._bars.start()

@@ -3,8 +3,6 @@
 The add-ons are those of K3s: DNS, local volumes, Traefik's kinds and rights.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ from vdi.devcluster.supervisor import Component
 _MANIFESTS = Path(__file__).parent / "manifests"
 # How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer.
 READY_SECONDS = 120.0
+_LOG_LINES = 12
 
 # Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same.
 _BEFORE_OTHERS = ("nice", "-n", "-10")
@@ -284,10 +283,10 @@ def wait_node(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_
         )
 
 
-def log_tail(layout: Layout, component: str, lines: int = 12) -> str:
+def log_tail(layout: Layout, component: str) -> str:
     """The end of a component's log, indented."""
     try:
         text = (layout.logs / f"{component}.log").read_text(errors="replace")
     except FileNotFoundError:
         return f"  (no log of {component} yet)"
-    return "\n".join(f"  | {line}" for line in text.splitlines()[-lines:])
+    return "\n".join(f"  | {line}" for line in text.splitlines()[-_LOG_LINES:])

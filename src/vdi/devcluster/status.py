@@ -3,8 +3,6 @@
 The few requests stand here; people and the operator use `vdi.kube`.
 """
 
-from __future__ import annotations
-
 import http.client
 import json
 import ssl

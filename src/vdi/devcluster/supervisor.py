@@ -11,8 +11,6 @@ takes along. Standard library only, one thread: it must never be the part that f
                   +-- backoff <+
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import http.client

@@ -18,6 +18,7 @@ import msgspec
 
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
+from vdi.diagnosis.certificate import read_certificate
 from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
 from vdi.doctor.fixes import fix_for
 from vdi.doctor.objects.components import LEASE, lease_namespace
@@ -27,7 +28,6 @@ from vdi.doctor.objects.references import (
     hosts_by_certificate,
     local_path_namespaces,
     pods_to_log,
-    read_certificate,
     secrets_to_sign_in,
 )
 from vdi.doctor.objects.sanitize import sanitize

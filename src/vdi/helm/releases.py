@@ -32,8 +32,6 @@ Object = dict[str, Any]
 
 
 class Info(msgspec.Struct, frozen=True):
-    """`info` of a revision."""
-
     status: str = "unknown"
     last_deployed: str = ""
     description: str = ""
@@ -41,8 +39,6 @@ class Info(msgspec.Struct, frozen=True):
 
 
 class ChartMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """`chart.metadata`."""
-
     name: str = ""
     version: str = ""
     app_version: str = ""

@@ -39,8 +39,6 @@ WATCH_SECONDS = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Helm:
-    """A helm that can be run."""
-
     path: Path
     version: tuple[int, int, int]
 
@@ -224,8 +222,6 @@ class View(Protocol):
 
 
 class NotReady(NamedTuple):
-    """An object that is not ready."""
-
     # `pod/kasm/vdi-operator-...`.
     object: str
     sentence: str

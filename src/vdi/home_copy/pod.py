@@ -182,8 +182,6 @@ class CopyRun:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command that runs in the pod."""
-
     process: asyncio.subprocess.Process
     stdin: asyncio.StreamWriter
     stdout: asyncio.StreamReader

@@ -163,8 +163,6 @@ class Reading:
     unread: dict[str, Unreadable] = field(default_factory=dict)
 
     async def all_of(self, kind: Resource, namespace: str | None = None) -> None:
-        """All objects of a kind."""
-
         async def read() -> None:
             self.objects[kind.plural] = await self.client.list(kind, namespace=namespace, into=dict)
 

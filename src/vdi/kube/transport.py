@@ -370,7 +370,7 @@ class Client:
     ) -> bytes:
         """One request with its retries; the body of the good answer."""
         there = f"{path}?{query}" if query else path
-        data = b"" if body is None else wire.encode(body)
+        data = b"" if body is None else msgspec.json.encode(body)
         tries = 0
         renewed = False
         while True:

@@ -170,11 +170,6 @@ def decode_event(event: WatchEvent, into: type[T], what: str) -> T:
     return decode(msgspec.Raw(event.line), envelope, what).object  # type: ignore[no-any-return]
 
 
-def encode(obj: Any) -> bytes:
-    """JSON of a mapping or struct."""
-    return msgspec.json.encode(obj)
-
-
 def parse_event(line: bytes, what: str) -> WatchEvent:
     """One line of a watch. An ERROR line is raised as the ApiError that it carries."""
     try:
@@ -188,7 +183,6 @@ def parse_event(line: bytes, what: str) -> WatchEvent:
 
 
 def parse_page(body: bytes, what: str) -> Page:
-    """One page of a list."""
     try:
         page = _decode_list(body)
     except _UNREADABLE as error:

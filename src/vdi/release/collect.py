@@ -15,9 +15,9 @@ import msgspec
 
 from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.cluster.objects import Node
+from vdi.diagnosis.certificate import read_certificate
 from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.objects.components import find_traefiks
-from vdi.doctor.objects.references import read_certificate
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.discovery import Kinds, api_versions, may, server_version

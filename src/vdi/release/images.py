@@ -62,8 +62,6 @@ class LoadFailedError(Exception):
 
 
 class ArchiveImage(NamedTuple):
-    """An image for one architecture."""
-
     name: str
     architecture: str
 

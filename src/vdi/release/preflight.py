@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from vdi.cluster.units import parse_time
+from vdi.diagnosis.certificate import covers
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
 from vdi.helm.run import parse_version
-from vdi.kube.certificate import covers
 from vdi.release.chart import options_of, rollback_command, version_numbers
 from vdi.release.diff import CRD_KIND, crds_of, losses
 from vdi.release.facts import (

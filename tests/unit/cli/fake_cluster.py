@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -22,10 +22,39 @@ _PLURALS = {
 }  # fmt: skip
 
 
-class FakeCluster:
+class InThread:
+    """A server with an event loop in a thread of its own, so that commands can run theirs."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+
+    async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        raise NotImplementedError
+
+    def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`, whose client left.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve(ready, stop))
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Serve until the context ends."""
+        ready, stop = threading.Event(), asyncio.Event()
+        thread = threading.Thread(target=self._run, args=(ready, stop))
+        thread.start()
+        try:
+            assert ready.wait(30)
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(stop.set)
+            thread.join(30)
+
+
+class FakeCluster(InThread):
     """An API server whose objects a test names by URL path. Methods may be called from the test's thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.url = ""
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[Obj] = []
@@ -35,7 +64,6 @@ class FakeCluster:
         self._collections: dict[tuple[str, str], str] = {}
         self._on_write: list[Obj] = []
         self._noticed: Callable[[Obj], bool] = lambda _status: True
-        self._loop = asyncio.new_event_loop()
 
     @property
     def objects(self) -> dict[str, Obj]:
@@ -100,24 +128,6 @@ class FakeCluster:
             ready.set()
             await stop.wait()
             await self._api.cut_streams()
-
-    def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`, whose client left.
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve(ready, stop))
-
-    @contextmanager
-    def running(self) -> Iterator["FakeCluster"]:
-        """Serve until the context ends."""
-        ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=self._run, args=(ready, stop))
-        thread.start()
-        try:
-            assert ready.wait(30)
-            yield self
-        finally:
-            self._loop.call_soon_threadsafe(stop.set)
-            thread.join(30)
 
     def kubeconfig(self, folder: Path) -> Path:
         """A kubeconfig for this server."""

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from support.csrf import csrf_of
 from support.waiting import eventually
 from support.web_server import listen
+from unit.cli.fake_cluster import InThread
 from unit.gateway.api_stage import ALICE, ApiStage
 from unit.gateway.gateway_stage import PORTAL
 from vdi.devcluster.credentials import authority
@@ -31,17 +32,17 @@ from vdi.gateway.web.render import ErrorPages
 T = TypeVar("T")
 
 
-class RemoteGateway:
+class RemoteGateway(InThread):
     """The gateway, and what tests do with it from their own thread."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._authority = authority(folder, "ca", "A test's own authority")
         self.ca = self._authority.file
         self.url = ""
         self.stage: ApiStage | None = None
         self._server: uvicorn.Server | None = None
         self._app: ASGIApp = Starlette()
-        self._loop = asyncio.new_event_loop()
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the gateway's event loop."""
@@ -94,19 +95,6 @@ class RemoteGateway:
             yield browser
 
     @contextmanager
-    def running(self) -> Iterator["RemoteGateway"]:
-        """Serve until the context ends."""
-        ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=self._run, args=(ready, stop))
-        thread.start()
-        try:
-            assert ready.wait(30)
-            yield self
-        finally:
-            self._loop.call_soon_threadsafe(stop.set)
-            thread.join(30)
-
-    @contextmanager
     def with_stage(self, folder: Path) -> Iterator["RemoteGateway"]:
         """A gateway without people and sessions behind the same address, until the context ends."""
         ready, stop = threading.Event(), asyncio.Event()
@@ -117,10 +105,6 @@ class RemoteGateway:
         finally:
             self._loop.call_soon_threadsafe(stop.set)
             playing.result(30)
-
-    def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve(ready, stop))
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         issued = self._authority.issue(

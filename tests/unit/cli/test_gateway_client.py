@@ -13,7 +13,12 @@ from vdi.cli import gateway_client as client_module
 from vdi.cli.errors import CliError
 from vdi.cli.gateway_client import GatewayClient
 from vdi.cli.login import AuthorizationRequest, exchange_code
-from vdi.cli.session.gateway_backend import watch_gateway
+from vdi.cli.session.gateway_backend import GatewayBackend
+
+MANY = b"".join(
+    b'event: session\ndata: {"metadata": {"name": "s%d"}, "spec": {"user": "a@b.cd", "template": "t"}}\n\n' % number
+    for number in range(2001)
+)
 
 
 async def events(client: GatewayClient) -> None:
@@ -25,7 +30,7 @@ async def events(client: GatewayClient) -> None:
 
 async def watch(client: GatewayClient) -> None:
     """Follow sessions until the stream cannot be read."""
-    async with watch_gateway(client, None):
+    async with GatewayBackend(client, "a@b.cd").watch():
         pass
 
 
@@ -130,8 +135,9 @@ async def test_a_list_without_an_end_is_given_up() -> None:
         (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: session\ndata: " + DEEP + b"\n\n"), "maximum recursion depth"),
         (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: gone\ndata: 1\n\n"), "Expected `object`, got `int`"),
         (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: gone\ndata: \xff\n\n"), "invalid start byte"),
+        (Answer(b"HTTP/1.1 200 OK\r\n\r\n", MANY), "more than 2000 sessions"),
     ],
-    ids=["line", "data", "fields", "deep", "type", "bytes"],
+    ids=["line", "data", "fields", "deep", "type", "bytes", "sessions"],
 )
 async def test_events_have_a_largest_size(stream: Answer, reason: str) -> None:
     async with serve_answer(stream) as server, GatewayClient(server.url) as client:

@@ -1,7 +1,5 @@
 """A small web server on loopback, and a build cache in a temporary folder, for the tests of the binaries' sources."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The cache: complete entries only, made once, by one process or thread at a time."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 

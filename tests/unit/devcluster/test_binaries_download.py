@@ -1,7 +1,5 @@
 """Official releases from a server: checksum, archive, and every way in which a download goes wrong."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

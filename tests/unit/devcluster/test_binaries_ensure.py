@@ -1,7 +1,5 @@
 """The sources in their order: the first that works is taken, and one that fails says why."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path

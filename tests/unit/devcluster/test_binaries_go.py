@@ -1,7 +1,5 @@
 """Builds from Go modules: which toolchain, which command, a real build, and what a failed one says."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

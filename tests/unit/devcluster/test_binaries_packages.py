@@ -1,7 +1,5 @@
 """Packages of the distribution and of PyPI: names, command lines, and that nothing gets installed on the machine."""
 
-from __future__ import annotations
-
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The display of long work: marks, logs, the tail of a failure, and that giving up ends what runs."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

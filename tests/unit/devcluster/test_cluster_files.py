@@ -1,7 +1,5 @@
 """A cluster's files: names, settings, ports, certificates, and the refusal to become another kind of cluster."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Which archives are imported into containerd again: `ctr` is played by a script that keeps a list of names."""
 
-from __future__ import annotations
-
 import json
 import os
 import tarfile

@@ -1,7 +1,5 @@
 """What the node's configuration becomes on machines that are not at hand."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Any

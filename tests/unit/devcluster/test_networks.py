@@ -1,7 +1,5 @@
 """Ranges are chosen beside everything the host already routes."""
 
-from __future__ import annotations
-
 from ipaddress import IPv4Network, ip_network
 
 import pytest

@@ -1,7 +1,5 @@
 """The host's side of a node: packet rules given apart, cgroups made (in a folder of the test's)."""
 
-from __future__ import annotations
-
 import shlex
 import socket
 from pathlib import Path

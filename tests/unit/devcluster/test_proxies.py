@@ -1,7 +1,5 @@
 """Behind a proxy: containerd pulls images through it, and whatever talks to the cluster goes past it."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections import defaultdict

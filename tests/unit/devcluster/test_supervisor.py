@@ -1,7 +1,5 @@
 """The supervisor with programs of the shell's size: order, healing, the handed-on socket, stopping."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -221,3 +221,6 @@ class Kasm:
         """An Event about something here."""
         self.cluster.warn(kind, name, reason, note)
         self.cluster.objects["events"][-1]["metadata"]["namespace"] = PLACE
+
+    def warn_pod(self, key: str, reason: str, note: str) -> None:
+        self.warn("Pod", self.pod(key)["metadata"]["name"], reason, note)

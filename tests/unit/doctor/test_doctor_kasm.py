@@ -122,24 +122,22 @@ def test_chains_do_not_depend_on_the_order_of_pods(order: list[int]) -> None:
 
 
 def test_a_service_with_several_unready_pods_says_so() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.unready("db", state={"waiting": {"reason": "CrashLoopBackOff"}})
     twin = json.loads(json.dumps(kasm.pod("db")))
     twin["metadata"] |= {"name": "kasm-db-twin", "uid": "twin"}
-    cluster.objects["pods"].append(twin)
+    kasm.cluster.objects["pods"].append(twin)
     kasm.at_step("api", "db")
-    assert any("points to 2 pods, none of which is ready" in finding.message for finding in cluster.findings())
+    assert any("points to 2 pods, none of which is ready" in finding.message for finding in kasm.cluster.findings())
 
 
 def test_a_pod_waiting_for_a_starting_one_is_no_finding() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})
     kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
     kasm.at_step("api", "db")
     kasm.at_step("proxy", "api")
-    snapshot = kasm_scope(cluster)
+    snapshot = kasm_scope(kasm.cluster)
     assert run_checks(snapshot, CHECKS) == []
     assert {link.finding.object for link in all_links(snapshot)} == {
         kasm.pod_name(key) for key in ("db", "api", "proxy")
@@ -156,26 +154,24 @@ def test_a_pod_waiting_for_a_starting_one_is_no_finding() -> None:
 )
 def test_a_mount_that_the_kubelet_retries_is_no_finding(note: str) -> None:
     """Seen on a real kubelet beside other work, in the first second of a healthy Kasm."""
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.unready("db", state={"waiting": {"reason": "ContainerCreating"}})
     kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
-    kasm.warn("Pod", kasm.pod("db")["metadata"]["name"], "FailedMount", note)
-    assert run_checks(kasm_scope(cluster), CHECKS) == []
+    kasm.warn_pod("db", "FailedMount", note)
+    assert run_checks(kasm_scope(kasm.cluster), CHECKS) == []
 
 
 def test_an_unknown_init_container_has_ten_minutes() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.pod("proxy")["spec"]["initContainers"][0] = {"name": "own-step", "image": "example.com/own:1"}
     kasm.pod("proxy")["status"]["initContainerStatuses"][0] = {"name": "own-step"}
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:01Z"}})
-    (begun,) = all_links(kasm_scope(cluster))
+    (begun,) = all_links(kasm_scope(kasm.cluster))
     assert begun.is_starting
     assert begun.finding.message == f"The init container own-step of {kasm.pod('proxy')['metadata']['name']} runs."
 
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:00Z"}})
-    (finding,) = run_checks(kasm_scope(cluster), CHECKS)
+    (finding,) = run_checks(kasm_scope(kasm.cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert (
         "its init container own-step has run for 600 s. Whether it waits for something cannot be determined."
@@ -185,22 +181,20 @@ def test_an_unknown_init_container_has_ten_minutes() -> None:
 
 
 def test_a_name_not_on_the_command_line_is_from_the_chart() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, A)
+    kasm = Kasm(Cluster(0), A)
     kasm.at_step("manager", "api")
     kasm.pod("manager")["spec"]["initContainers"][0] = {"name": "kasm-api-is-ready", "image": "kasmweb/api:1"}
     kasm.workload("api")["spec"]["replicas"] = 0
     kasm.without_pod("api")
-    findings = cluster.findings()
+    findings = kasm.cluster.findings()
     assert [finding.code for finding in findings] == ["kasm_scaled_to_zero", "kasm_pod_waiting"]
 
 
 def test_an_optional_component_may_be_scaled_to_zero() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, A)
+    kasm = Kasm(Cluster(0), A)
     kasm.workload("rdp-gateway")["spec"]["replicas"] = 0
     kasm.without_pod("rdp-gateway")
-    (found,) = cluster.findings()
+    (found,) = kasm.cluster.findings()
     assert (found.code, found.severity) == ("kasm_scaled_to_zero", "warning")
 
 
@@ -218,14 +212,13 @@ def test_free_capacity_needs_all_pods() -> None:
 
 
 def test_a_sidecar_that_has_started_lets_the_next_one_begin() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.at_step("manager", "api")
     pod = kasm.pod("manager")
     pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"})
     state = {"state": {"running": {"startedAt": NOW}}, "started": True, "ready": True}
     pod["status"]["initContainerStatuses"].insert(0, {"name": "mesh", **state})
-    (unready,) = [pod for pod in find_kasm(cluster.snapshot())[0].pods if not pod.ready]
+    (unready,) = [pod for pod in find_kasm(kasm.cluster.snapshot())[0].pods if not pod.ready]
     assert (unready.state, unready.step.name if unready.step else "") == ("Init:2/3", "kasm-api-is-ready")
 
 
@@ -269,12 +262,11 @@ def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..
 
 
 def test_who_only_starts_is_reported_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})
     kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
     kasm.at_step("api", "db")
-    code, out, _ = run(cluster)
+    code, out, _ = run(kasm.cluster)
     assert code == 0
     assert "starting pod/kasm/kasm-api-default-0" in out
     assert "2 pods are starting, and they have no problems so far." in out
@@ -323,18 +315,16 @@ def test_ports_that_no_container_declares_are_no_fault(generation: Generation) -
 
 def test_a_service_of_a_component_that_is_off_is_no_fault() -> None:
     """Chart A makes guac's Service whatever the switch says, so that vdi's own small profile has one without pods."""
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, A)
+    kasm = Kasm(Cluster(0), A)
     kasm.leave_service_alone("guac")
-    assert run_checks(kasm_scope(cluster), CHECKS) == []
+    assert run_checks(kasm_scope(kasm.cluster), CHECKS) == []
 
 
 def test_an_undeclared_port_without_response_is_named() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, C)
+    kasm = Kasm(Cluster(0), C)
     kasm.pod("manager")["spec"]["containers"][0]["ports"] = [{"containerPort": 8282}]
     kasm.at_step("proxy", "manager")
-    first = run_checks(kasm_scope(cluster), CHECKS)[0]
+    first = run_checks(kasm_scope(kasm.cluster), CHECKS)[0]
     assert first.code == "kasm_service_port_wrong"
     assert "sends port 8181 to 8181, which none of its pods declares; declared ports: 8282" in first.message
 
@@ -347,9 +337,8 @@ def test_password_check_command_needs_only_the_password() -> None:
 
 
 def test_an_image_fixed_by_the_chart_is_to_be_mirrored() -> None:
-    cluster = Cluster(0)
-    kasm = Kasm(cluster, A)
+    kasm = Kasm(Cluster(0), A)
     kasm.at_place("proxy", 0, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
-    first = run_checks(kasm_scope(cluster), CHECKS)[0]
+    first = run_checks(kasm_scope(kasm.cluster), CHECKS)[0]
     assert first.code == "kasm_image_unavailable"
     assert "no value to change the image busybox of proxy-data-perms: mirror it" in first.remedy.text

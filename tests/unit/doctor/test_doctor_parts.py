@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from support.permissions import operator_rules
 from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, two_on_one_home
+from vdi.diagnosis.certificate import covers, read_certificate
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
-from vdi.doctor.objects.references import pods_to_log, read_certificate
-from vdi.kube.certificate import covers
+from vdi.doctor.objects.references import pods_to_log
 from vdi.operator import runtime
 from vdi.session.naming import user_home_claim_name
 

@@ -59,6 +59,10 @@ class Wire:
             self.aborted = True
             self.connection.connection_lost(None)
 
+    def ask(self, answer: bytes) -> None:
+        self.connection.send(GET)
+        self.come(answer)
+
     def come(self, data: bytes) -> None:
         for start in range(0, len(data), BUFFER):
             part = data[start : start + BUFFER]
@@ -84,8 +88,7 @@ def test_an_answer_is_the_same_wherever_the_network_cuts_it(cuts: list[int]) -> 
 async def test_two_answers_come_over_one_connection() -> None:
     wire = Wire()
     for _ in range(2):
-        wire.connection.send(GET)
-        wire.come(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SHORT)
+        wire.ask(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + SHORT)
         response = await wire.connection.response()
         assert (response.status, response.body) == (200, b"ok")
     assert wire.sent == GET * 2
@@ -94,16 +97,14 @@ async def test_two_answers_come_over_one_connection() -> None:
 @pytest.mark.parametrize("head", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK\r\nContent-Length: 0"])
 async def test_an_answer_without_a_body_ends_at_once(head: bytes) -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(head + b"\r\n\r\n")
+    wire.ask(head + b"\r\n\r\n")
     assert (await wire.connection.response()).body == b""
     assert wire.connection.reusable
 
 
 async def test_answer_without_length_ends_with_its_connection() -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(b"HTTP/1.0 200 OK\r\nX-a:  b \r\n\r\nsome")
+    wire.ask(b"HTTP/1.0 200 OK\r\nX-a:  b \r\n\r\nsome")
     wire.come(b"thing")
     wire.connection.connection_lost(None)
     response = await wire.connection.response()
@@ -113,8 +114,7 @@ async def test_answer_without_length_ends_with_its_connection() -> None:
 
 async def test_connection_close_is_honoured() -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(SHORT.replace(b"OK", b"OK\r\nConnection: close"))
+    wire.ask(SHORT.replace(b"OK", b"OK\r\nConnection: close"))
     await wire.connection.response()
     assert not wire.connection.reusable
 
@@ -136,8 +136,7 @@ async def test_connection_close_is_honoured() -> None:
 )
 async def test_malformed_http_ends_the_connection(nonsense: bytes) -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(nonsense)
+    wire.ask(nonsense)
     assert wire.aborted
     if not nonsense.startswith(SHORT):
         with pytest.raises(HttpError, match="not HTTP"):
@@ -154,12 +153,10 @@ async def test_malformed_http_ends_the_connection(nonsense: bytes) -> None:
 async def test_ignored_parts_of_an_answer_have_a_limit(first: bytes, repeated: bytes, part: str) -> None:
     wire = Wire()
     for _ in range(2):  # of each answer
-        wire.connection.send(GET)
-        wire.come(first + repeated * (2**16 // len(repeated)))
+        wire.ask(first + repeated * (2**16 // len(repeated)))
         wire.come(b"\r\n" if first else SHORT)
         assert (await wire.connection.response()).status == 200
-    wire.connection.send(GET)
-    wire.come(first + repeated * (2**16 // len(repeated) + 1))
+    wire.ask(first + repeated * (2**16 // len(repeated) + 1))
     assert wire.aborted
     with pytest.raises(HttpError, match=f"more than 65536 bytes of {part}"):
         await wire.connection.response()
@@ -167,8 +164,7 @@ async def test_ignored_parts_of_an_answer_have_a_limit(first: bytes, repeated: b
 
 async def test_an_answer_cut_short_is_no_answer() -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(SHORT[:-1])
+    wire.ask(SHORT[:-1])
     wire.connection.connection_lost(None)
     with pytest.raises(HttpError, match="closed"):
         await wire.connection.response()
@@ -176,8 +172,7 @@ async def test_an_answer_cut_short_is_no_answer() -> None:
 
 async def test_unread_stream_makes_the_server_wait() -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (2 * BUFFERED))
+    wire.ask(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\nx" % (2 * BUFFERED))
     chunks = wire.connection.chunks()
     assert len(await anext(chunks)) == 1
     wire.come(b"x" * BUFFERED)
@@ -197,8 +192,7 @@ async def test_unread_stream_makes_the_server_wait() -> None:
 @pytest.mark.parametrize("before", [0, BUFFERED + 1])
 async def test_a_large_answer_is_read_to_its_end(before: int) -> None:
     wire = Wire()
-    wire.connection.send(GET)
-    wire.come(b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % (3 * BUFFERED) + b"x" * before)
+    wire.ask(b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % (3 * BUFFERED) + b"x" * before)
     response = asyncio.ensure_future(wire.connection.response())
     await asyncio.sleep(0)
     wire.come(b"x" * (3 * BUFFERED - before))

@@ -72,7 +72,13 @@ class Watch(Generic[T]):
 
     async def change(self) -> tuple[T | None, T | None]:
         """The next change, (old, new): (None, new) appeared, (old, None) is gone; the first list included."""
-        return await self._unless_it_breaks(self._changes.get())
+        found = await self._unless_it_breaks(self._changes.get())
+        self._changes.task_done()
+        return found
+
+    async def caught_up(self) -> None:
+        """Wait until every change has been taken: a reader that calls it never runs ahead of the command."""
+        await self._changes.join()
 
     async def _unless_it_breaks(self, work: Coroutine[Any, Any, R]) -> R:
         """The result; the error of a reader that failed is raised here instead of waiting for ever."""

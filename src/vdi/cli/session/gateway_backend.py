@@ -5,8 +5,8 @@ For users without an account on the cluster: the gateway decides what they may s
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from vdi.session.request import SessionRequest
 R = TypeVar("R")
 _RECONNECT_SECONDS = 1.0  # pause before a lost stream is opened again
 _GIVE_UP_SECONDS = 60.0  # since the last event: a stream that still cannot be opened is given up
+_MOST_SESSIONS = 2000  # own and shared ones of one user; the gateway may be anyone's
 
 
 class _Gone(msgspec.Struct):
@@ -83,20 +84,27 @@ class _EventReader:
                 self._last_event = asyncio.get_running_loop().time()
                 if kind == "session":
                     session = decode_json(data.encode(), VDISession)
-                    if listed is not None:
+                    if listed is None:
+                        self._put(session)
+                    else:
                         listed[session.metadata.name] = session
-                    self._put(session)
+                    if len(self._sessions if listed is None else listed) > _MOST_SESSIONS:
+                        raise CliError(f"the gateway sends more than {_MOST_SESSIONS} sessions")
                 elif kind == "ready" and listed is not None:
                     self._replace(listed)
                     listed = None
                     self.synced.set()
                 elif kind == "gone":
                     self._drop(decode_json(data.encode(), _Gone).name)
+                if listed is None:
+                    await self.watch.caught_up()
 
     def _replace(self, listed: dict[str, VDISession]) -> None:
         # What ended while the stream was lost has sent no event: it is only missing from the new list.
         for name in self._sessions.keys() - listed.keys():
             self._drop(name)
+        for session in listed.values():
+            self._put(session)
 
     def _put(self, session: VDISession) -> None:
         old = self._sessions.get(session.metadata.name)
@@ -107,14 +115,6 @@ class _EventReader:
     def _drop(self, name: str) -> None:
         if (old := self._sessions.pop(name, None)) is not None:
             self.watch.put(old, None)
-
-
-@asynccontextmanager
-async def watch_gateway(client: GatewayClient, name: str | None) -> AsyncIterator[Watch[VDISession]]:
-    """Watch one session or all visible ones until the context ends."""
-    reader = _EventReader(client, name)
-    async with reader.watch.following(reader.run(), reader.synced.wait()) as watch:
-        yield watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,8 @@ class GatewayBackend:
                 f"through a gateway --watch follows your own desktops and those shared with you, not those of {user}"
             )
             raise CliError(message, USAGE)
-        return watch_gateway(self.client, name)
+        reader = _EventReader(self.client, name)
+        return reader.watch.following(reader.run(), reader.synced.wait())
 
     async def templates(self) -> builtins.list[Raw]:
         return await self.client.items("/templates")

@@ -38,7 +38,6 @@ def as_session(raw: Raw) -> VDISession:
 
 
 async def get_session(backend: Backend, name: str) -> VDISession:
-    """The session as a struct."""
     return as_session(await backend.get(name))
 
 

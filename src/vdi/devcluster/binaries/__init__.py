@@ -5,8 +5,6 @@ modules or a package. What the system has installed is not used: nothing was tes
 fails says why.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import os

@@ -5,8 +5,6 @@ lists, for each name, the recipes in the order in which they are tried. To move 
 (and in the Go module beside this file: `go get` and `go mod tidy` there).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,7 +207,6 @@ _ETCD = _from_github(
 
 
 def helm_release(name: str, version: str) -> Download:
-    """A release of helm, as `name`."""
     url = f"https://get.helm.sh/helm-{version}-linux-{{arch}}.tar.gz"
     return archive(name, version, url, f"{url}.sha256sum", {"linux-{arch}/helm": name})
 

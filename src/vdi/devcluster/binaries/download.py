@@ -5,8 +5,6 @@ every file. `VDI_DOWNLOAD_MIRROR` names a server that holds the files under the 
 (`$VDI_DOWNLOAD_MIRROR/dl.k8s.io/...`). The usual proxy variables count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Programs built from the locked Go modules, with the machine's Go toolchain or one from a Python package."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -2,8 +2,6 @@
 and PyPI's packages.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -4,8 +4,6 @@ Each is an image archive in the cache, under a digest of all that goes into it, 
 changes. docs/images.md says how users build their own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -117,9 +115,9 @@ _RECIPES = {
 }
 
 
-def ensure_base(*, progress: Progress, cache: Path | None = None) -> Path:
+def ensure_base(*, progress: Progress) -> Path:
     """The archive of Debian 13 slim. Raises StepFailed, NoBuilder, ImageFailed."""
-    return _base(_build_cache(progress, cache)) / "image.tar"
+    return _base(_build_cache(progress)) / "image.tar"
 
 
 def ensure_image(
@@ -137,9 +135,9 @@ def ensure_image(
     return _ensure(replace(recipe, version=version, epoch=epoch), build_cache, desktop)
 
 
-def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress, cache: Path | None = None) -> list[Path]:
+def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress) -> list[Path]:
     """The archives of the add-ons, made around `binaries` (name -> program). Raises KeyError, BadProgram."""
-    build_cache = _build_cache(progress, cache)
+    build_cache = _build_cache(progress)
     return [_addon(addon, binaries[name], build_cache) for name, addon in ADDONS.items()]
 
 
@@ -169,9 +167,9 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
     return found
 
 
-def base_digest(root: Path = _ROOT) -> str:
+def base_digest() -> str:
     """The digest of Debian's image that the Containerfiles name. Raises ImageFailed outside a checkout."""
-    file = root / _VDI.containerfile
+    file = _ROOT / _VDI.containerfile
     if not file.is_file():
         raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project")
     found = re.search(rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", file.read_text(), re.MULTILINE)
@@ -182,10 +180,10 @@ def base_digest(root: Path = _ROOT) -> str:
 
 def is_base_from_registry(*, progress: Progress) -> bool:
     """Whether Debian's image came from its registry, and so Docker may build. Raises like `ensure_base`."""
-    return from_registry(_base(_build_cache(progress, None)))
+    return from_registry(_base(_build_cache(progress)))
 
 
-def _build_cache(progress: Progress, cache: Path | None, arch: str | None = None) -> BuildCache:
+def _build_cache(progress: Progress, cache: Path | None = None, arch: str | None = None) -> BuildCache:
     return BuildCache(progress, cache or default_cache(os.environ), arch=arch or architecture())
 
 

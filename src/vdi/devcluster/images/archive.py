@@ -3,8 +3,6 @@
 Pure files and bytes; nothing here runs a program. The same input gives the same archive to the byte.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

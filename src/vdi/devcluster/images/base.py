@@ -1,7 +1,5 @@
 """The base image, Debian 13 slim: from its registry, else made from Debian's own packages with mmdebstrap."""
 
-from __future__ import annotations
-
 import shutil
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Image builders available here (Docker, Podman, Buildah) and their command lines."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess

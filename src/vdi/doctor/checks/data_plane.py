@@ -6,6 +6,7 @@ Routes and Services between them are in `request_path`.
 import re
 from collections.abc import Iterator
 
+from vdi.diagnosis.certificate import covers
 from vdi.diagnosis.check import check
 from vdi.diagnosis.dns import DNS_LOG
 from vdi.diagnosis.snapshot import Certificate, Snapshot
@@ -18,7 +19,6 @@ from vdi.doctor.objects.components import (
 )
 from vdi.doctor.objects.references import hosts_by_certificate
 from vdi.findings.model import Finding, Remedy
-from vdi.kube.certificate import covers
 
 # Time that Traefik has for its start.
 _YOUNG_SECONDS = 60.0

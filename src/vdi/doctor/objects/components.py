@@ -260,7 +260,6 @@ class Gateway(Component):
 
 @lru_cache(maxsize=2)
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
-    """All gateways of the cluster."""
     found = _find_components(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
     return tuple(
         Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(","))) for raw, environment in found

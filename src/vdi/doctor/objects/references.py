@@ -7,12 +7,10 @@ import re
 
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.cluster.units import format_time
-from vdi.diagnosis.snapshot import Certificate, Snapshot
+from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, observe
-from vdi.kube import certificate
 from vdi.session.naming import assigned_namespace, route_name
 
 # ConfigMap of Rancher's local-path provisioner, beside its Deployment.
@@ -94,19 +92,6 @@ def observe_gpus(snapshot: Snapshot) -> GpuState:
 
 def _cluster_policy(snapshot: Snapshot) -> ClusterPolicy | None:
     return next(iter(active_policies(snapshot.raw("clusterpolicies"))), None)
-
-
-def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
-    """The certificate of this Secret, with times as text, as a snapshot keeps it."""
-    found = certificate.read_certificate(pem)
-    return Certificate(
-        namespace=namespace,
-        secret=secret,
-        names=found.names,
-        begins=format_time(found.begins) if found.begins else "",
-        ends=format_time(found.ends) if found.ends else "",
-        problem=found.problem,
-    )
 
 
 def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:

@@ -73,7 +73,6 @@ def _matches(pattern: str, host: str) -> bool:
 
 
 def route_rules(route: Raw) -> list[Rule]:
-    """The rules of an IngressRoute."""
     meta, spec = route["metadata"], route["spec"]
     where = f"ingressroute/{meta['namespace']}/{meta['name']}"
     entry_points = frozenset(spec.get("entryPoints") or ())

@@ -29,8 +29,6 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "redis": 6379}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Target of a wait."""
-
     scheme: str
     host: str
     port: int
@@ -107,8 +105,6 @@ Raw = dict[str, Any]
 
 @dataclass(frozen=True)
 class KasmContainer:
-    """A container with its state."""
-
     spec: Raw
     status: Raw
     is_init: bool
@@ -167,8 +163,6 @@ class KasmContainer:
 
 @dataclass(frozen=True, eq=False)
 class KasmPod:
-    """A pod."""
-
     raw: Raw
     snapshot: Snapshot
 

@@ -196,7 +196,6 @@ class ValueKeys:
 
 
 def blocks_of(path: str) -> Iterator[str]:
-    """The blocks around a path, and the path."""
     return itertools.accumulate(path.split("."), lambda before, key: f"{before}.{key}")
 
 

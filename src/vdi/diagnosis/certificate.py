@@ -1,31 +1,25 @@
-"""Names and validity of the certificate in a TLS Secret. The key is never read."""
+"""The certificate in a TLS Secret, as a snapshot keeps it. The key is never read."""
 
-from datetime import datetime
+from functools import partial
 
-import msgspec
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-
-class Certificate(msgspec.Struct, frozen=True):
-    """The public part of a TLS Secret."""
-
-    names: tuple[str, ...] = ()
-    begins: datetime | None = None
-    ends: datetime | None = None
-    # Why the certificate is missing, a clause; the rest is empty then.
-    problem: str = ""
+from vdi.cluster.units import format_time
+from vdi.diagnosis.snapshot import Certificate
 
 
-def read_certificate(pem: bytes) -> Certificate:
+def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
     """The first certificate of a chain, which is the server's."""
+    made = partial(Certificate, namespace=namespace, secret=secret)
     if not pem.strip():
-        return Certificate(problem="it has no key tls.crt")
+        return made(problem="it has no key tls.crt")
     try:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError:
-        return Certificate(problem="its tls.crt is not a certificate in PEM")
-    return Certificate(names=_names(found), begins=found.not_valid_before_utc, ends=found.not_valid_after_utc)
+        return made(problem="its tls.crt is not a certificate in PEM")
+    begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    return made(names=_names(found), begins=format_time(begins), ends=format_time(ends))
 
 
 def _names(found: x509.Certificate) -> tuple[str, ...]:
