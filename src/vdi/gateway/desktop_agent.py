@@ -42,6 +42,7 @@ from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
 from vdi.session.credentials import KEY_SECRET, DesktopTokens, decode_key, derive_tokens
 from vdi.session.naming import service_name
 from vdi.session.recording import refuse_picture
+from vdi.session.resize import MemoryAlert, find_memory_alert
 from vdi.session.streaming import takes_tokens
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,11 @@ def desktop_url(session: VDISession, port: int) -> str:
     address, meta = session.status.pod_ip, session.metadata
     host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
     return f"http://{url_host(host)}:{port}"
+
+
+class _Memory(msgspec.Struct):
+    used: Annotated[int, msgspec.Meta(ge=0)]
+    limit: Annotated[int, msgspec.Meta(gt=0)]
 
 
 class DesktopKeyError(Exception):
@@ -214,6 +220,17 @@ async def poll_agents(
             for uid in found.keys() - running.keys():
                 running[uid] = group.create_task(take_turn(found[uid]), name=f"{what} of {uid}")
             await asyncio.sleep(pause)
+
+
+async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemplate | None) -> MemoryAlert | None:
+    """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
+    if template is None or not is_running(session):
+        return None
+    try:
+        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(_Memory)
+    except (ActionDenied, BadResponseError):
+        return None
+    return find_memory_alert(session, template, memory.used, memory.limit)
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:

@@ -4,7 +4,7 @@ The session's spec is the desired state, the pod the observed one, and nothing e
 killed at any write goes on.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -16,7 +16,8 @@ from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve, size_of
 
-_MORE = 2 << 30  # bytes
+_OFFER_FROM = 0.9  # of the limit
+_MIB = 1 << 20
 
 
 def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any] | Alert | None:
@@ -47,10 +48,24 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
     return {"spec": {"containers": [{"name": CONTAINER, "resources": {"limits": limits, "requests": requests}}]}}
 
 
-def larger_memory(session: VDISession, template: VDITemplate) -> tuple[int, str]:
-    """Memory by the session's spec in bytes, and the size to offer when it is used up; empty: it has the maximum."""
+class MemoryAlert(NamedTuple):
+    """A desktop that has almost used up its memory; `memory`: what to resize it to, empty where there is no more."""
+
+    words: str
+    memory: str = ""
+    label: str = ""
+
+
+def find_memory_alert(session: VDISession, template: VDITemplate, used: int, limit: int) -> MemoryAlert | None:
+    """The alert, with the offer of more memory; None while the desktop does not have the memory of its spec yet."""
     offer = template.spec.resources
-    present, most = parse_quantity(size_of(session.spec, offer).memory), offer.max_memory or offer.default_memory
-    more = int(min(present + _MORE, parse_quantity(most))) >> 20
-    size = f"{more}Mi" if more % 1024 else f"{more >> 10}Gi"
-    return int(present), size if more > int(present) >> 20 else ""
+    present = parse_quantity(size_of(session.spec, offer).memory)
+    if used < _OFFER_FROM * limit or limit < present - _MIB:
+        return None
+    words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
+    total = int(min(present + 2048 * _MIB, parse_quantity(offer.max_memory or offer.default_memory))) // _MIB
+    more = total - int(present) // _MIB
+    if more <= 0:
+        return MemoryAlert(f"{words} Close programs that you do not need.")
+    label = f"Give it {more / 1024:.3g} GiB more"
+    return MemoryAlert(f"{words} {label}?", f"{total}Mi" if total % 1024 else f"{total // 1024}Gi", label)

@@ -300,3 +300,17 @@ def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytes
         transfers.add(b'{"event": "file.download", "filename": "x"}')
     found = [(event["number"], event["event"], event.get("count")) for event in transfers.read("&0")["events"]]
     assert found == [(5, "audit.dropped", 5), (6, "file.download", None)]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_memory_counts_no_page_cache(agent: Any, tmp_path: Path, version: str) -> None:
+    folder = tmp_path / "memory" if version == "v1" else tmp_path
+    names = ("memory.usage_in_bytes", "memory.limit_in_bytes") if version == "v1" else ("memory.current", "memory.max")
+    folder.mkdir(exist_ok=True)
+    (folder / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n")
+    (folder / names[0]).write_text("1190\n")
+    (folder / names[1]).write_text("1000\n")
+    assert agent.read_memory(tmp_path) == {"used": 890, "limit": 1000}
+    (folder / names[1]).write_text("max\n")
+    with pytest.raises(agent.UnknownError, match="can't be read"):
+        agent.read_memory(tmp_path)

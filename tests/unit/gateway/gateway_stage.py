@@ -266,6 +266,7 @@ class FakeAgent:
     scripts: dict[str, bytes] = field(default_factory=dict)
     # Lists of its files.
     folders: dict[str, bytes] = field(default_factory=dict)
+    memory: bytes = b"not known"
     status: int = 200
     asked: list[str] = field(default_factory=list)
     # Asked instead, where a test serves an agent.
@@ -274,6 +275,8 @@ class FakeAgent:
     async def ask(self, session: VDISession, method: str, path: str, **options: Any) -> Response:
         if self.real is not None:
             return await self.real.ask(session, method, path, **options)
+        if path == "/memory":
+            return Response(200, self.memory)
         self.asked.append(f"{method} {path} of {session.metadata.name}")
         answers = self.scripts if path == "/startup-scripts" else self.screens
         if session.metadata.name not in answers:

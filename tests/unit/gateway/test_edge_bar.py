@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from support.clock import FakeClock
+from support.web_server import serve_app
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -127,12 +128,22 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
     assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
 
 
-async def test_bar_offers_the_owner_more_memory(stage: EdgeStage) -> None:
+async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = TemplateSpec(image="registry.example.com/desktop:1", resources=TemplateResources(max_memory="16Gi"))
-    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
-    for user, role, offer in ((OWNER, "owner", [4 << 30, "6Gi"]), (GUEST, "collaborator", None)):
-        browser = await entered(stage, user, **({} if user == OWNER else shared_with(user, role)))
-        assert (await browser.get(BAR)).json()["memory"] == offer
+    app = web.Application()
+
+    async def memory(_request: web.Request) -> web.Response:
+        return web.json_response({"used": 3960000000, "limit": 4294967296})
+
+    app.router.add_get("/memory", memory)
+    async with serve_app(app) as port:
+        monkeypatch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
+        browser = await entered(stage)
+        stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
+        assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
+        guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
+        assert (await guest.get(BAR)).json()["memory"] is None
 
 
 @pytest.mark.parametrize("role", ["collaborator", "viewer"])

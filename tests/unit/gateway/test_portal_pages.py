@@ -190,6 +190,24 @@ async def test_an_action_is_done_and_said(
     assert 'class="notice good"' in after.text
 
 
+async def test_full_memory_is_said_to_the_owner_with_one_click(stage: PortalStage) -> None:
+    stage.put(a_template(resources={"maxMemory": "16Gi"}), running(access=SHARED))
+    stage.agent.memory = full = b'{"used": 3960000000, "limit": 4294967296}'
+    offered = '<button class="second" name="memory" value="6Gi">Give it 2 GiB more</button>'
+    page = (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "Your desktop uses 92 % of its memory. Give it 2 GiB more?" in page
+    assert offered in page
+    for wrong in (
+        b'{"used": -1, "limit": 4294967296}',
+        b'{"used": 1, "limit": 0}',
+        b'{"used": 3800000000, "limit": 4294967296}',
+    ):
+        stage.agent.memory = wrong
+        assert "of its memory" not in (await stage.browser().get("/desktops/alice-desktop")).text
+    stage.agent.memory = full
+    assert "of its memory" not in (await stage.browser(BOB).get("/desktops/alice-desktop")).text
+
+
 async def test_fewer_free_gpus_are_offered_and_started_with() -> None:
     stage, page = PortalStage(), "/desktops/alice-desktop"
     status = {"phase": "Pending", "queue": {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}}

@@ -11,7 +11,7 @@ from vdi.cluster.objects import Pod
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
-from vdi.session.resize import find_resize, larger_memory
+from vdi.session.resize import MemoryAlert, find_memory_alert, find_resize
 
 SETTINGS = ClusterSettings(requests_cpu="250m", requests_memory="1Gi")
 GIB = 1 << 30
@@ -100,7 +100,19 @@ def test_a_later_size_replaces_one_that_waits() -> None:
     assert find_resize(observed(pending("Deferred", "False"), memory="4Gi"), SETTINGS) is None
 
 
-@pytest.mark.parametrize(("most", "size"), [("16Gi", "6Gi"), ("4608Mi", "4608Mi"), ("4Gi", ""), (None, "")])
-def test_memory_is_offered_within_the_maximum(most: str | None, size: str) -> None:
+@pytest.mark.parametrize(
+    ("most", "limit", "alert"),
+    [
+        ("16Gi", 4 * GIB, MemoryAlert("{} Give it 2 GiB more?", "6Gi", "Give it 2 GiB more")),
+        ("4608Mi", 4 * GIB, MemoryAlert("{} Give it 0.5 GiB more?", "4608Mi", "Give it 0.5 GiB more")),
+        ("4Gi", 4 * GIB, MemoryAlert("{} Close programs that you do not need.")),
+        ("16Gi", 2 * GIB, None),
+    ],
+    ids=["2 GiB", "up to the maximum", "nothing more", "a resize is under way"],
+)
+def test_memory_is_offered_within_the_maximum(most: str, limit: int, alert: MemoryAlert | None) -> None:
     template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": most})
-    assert larger_memory(a_session(), template) == (4 * GIB, size)
+    found = find_memory_alert(a_session(), template, limit * 923 // 1000, limit)
+    assert find_memory_alert(a_session(), template, limit * 89 // 100, limit) is None
+    words = "Your desktop uses 92 % of its memory."
+    assert found == (alert and alert._replace(words=alert.words.format(words)))

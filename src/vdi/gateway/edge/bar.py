@@ -18,7 +18,7 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKeyError, is_running
+from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
@@ -31,7 +31,6 @@ from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
 from vdi.session.actions import is_expired, pending_request
 from vdi.session.recording import ON, recording_note
-from vdi.session.resize import larger_memory
 from vdi.session.streaming import takes_tokens
 
 CHANGES = (
@@ -126,7 +125,7 @@ class DesktopBar:
             "recorded": session.status.recording is not None and session.status.recording.state == ON,
             "recording": recording_note(template),
             "extensions": lengths,
-            "memory": larger_memory(session, template) if template and Action.RESIZE in view.actions else None,
+            "memory": await ask_memory(DesktopAgent(self.tables.key), session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,

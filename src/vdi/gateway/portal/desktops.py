@@ -13,7 +13,7 @@ from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, de
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import StartupScriptResult, find_session, is_running
+from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, find_session, is_running
 from vdi.gateway.form_actions import SHARE_TIMES, FormActions, read_schedule
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
@@ -187,6 +187,7 @@ class DesktopPages(PortalPages):
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
             sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
+            memory=await ask_memory(self._services.agents.agent, session, template) if found.mine else None,
             driver=await self._services.computer.driver(session),
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],

@@ -5,7 +5,6 @@ const AGENT_MS = 5000; /* While an agent drives: its line is about now. */
 const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
 const LOST_SECONDS = 10;
 const HIDE_MS = 3000;
-const MEASURE_MS = 2000;
 const STYLE = `
 :host {
   --surface: light-dark(#ffffff, #171c23); --sunken: light-dark(#eef0f4, #11161c); --ink: light-dark(#18202b, #e8ecf1);
@@ -175,26 +174,20 @@ const drawRequest = () => {
   ] : []));
 };
 
-const offerMemory = async () => {
-  /* Selkies measures while its stats are open: here for a moment, unless its own menu shows them. */
-  const isOpen = window.stream_stats?.open;
-  if (!isOpen) selkies({ type: "statsOpen", open: true });
-  await new Promise((done) => setTimeout(done, MEASURE_MS));
-  const { mem_used: used, mem_total: total } = window.stream_stats?.latest ?? {};
-  if (!isOpen) selkies({ type: "statsOpen", open: false });
-  const [present, size] = state.memory ?? [];
-  /* Less in total than the session has: a resize is under way. */
-  const isOffered = used >= 0.9 * total && total >= present - 2 ** 20 && size !== declined;
-  if (!total || isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
+const offerMemory = () => {
+  const [words, size, label] = state.memory ?? [];
+  const isOffered = Boolean(words) && size !== declined;
+  if (isOffered === !memory.hidden) return; /* Buttons stay where somebody is about to press one. */
   memory.hidden = !isOffered;
-  memory.replaceChildren(text(`Your desktop uses ${Math.floor(100 * used / total)} % of its memory.${size ? "" : " Close programs that you do not need."}`, "warn"), row(
-    size && button(`Give it ${size}B`, () => change("resize", `?memory=${size}`)),
-    button("Not now", () => { declined = size; memory.hidden = true; }),
-  ));
+  memory.replaceChildren(...(isOffered ? [text(words, "warn"), row(
+    size && button(label, () => change("resize", `?memory=${size}`)),
+    button("Not now", () => { declined = size; offerMemory(); }),
+  )] : []));
 };
 
 const draw = () => {
   drawRequest();
+  offerMemory();
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
@@ -239,7 +232,6 @@ const ask = async () => {
   if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
   else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
   draw();
-  if (state.memory) offerMemory();
 };
 
 const watchStream = () => {
