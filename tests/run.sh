@@ -132,9 +132,10 @@ desktops_down() {
     $python -m vdi demo down --name e2e
 }
 
-cluster() {
-    $python -m tools.binaries "${control_plane[@]}" registry ${examples[@]+"${of_long_tests[@]}"} || return
-    nice -n 10 "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" ${left_out[@]+"${left_out[@]}"}
+cluster() { # as for charts, the tests of desktops go first
+    $python -m tools.binaries "${control_plane[@]}" registry versitygw ${examples[@]+"${of_long_tests[@]}"} || return
+    nice -n 10 "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
+        ${left_out[@]+"${left_out[@]}"}
 }
 
 portal() { # each worker has a browser
