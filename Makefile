@@ -38,7 +38,7 @@ pictures: docs ## the pictures of README and docs, light and dark (needs Chromiu
 	@cd tests && ../$(PY) -m portal.pictures ../docs/pictures
 
 test: $(STAMP) ## unit, cluster (a real API server), e2e (a real desktop; needs root), pages, a cut of chaos; with the time of each
-	@tests/run.sh unit e2e cluster portal chaos-fast charts
+	@tests/run.sh unit cluster e2e portal chaos-fast charts
 
 test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster charts chaos e2e portal streaming doctor kasm network nodes

@@ -89,7 +89,7 @@ desktops() {
     new_demo e2e --screenshot demo.png || return
     # Not sooner: pages of a browser fail when the machine's network interfaces change.
     local suite suites=()
-    for suite in cluster portal chaos-fast charts; do
+    for suite in portal chaos-fast charts; do
         case $asked in *" e2e "*"$suite "*) suites+=("$suite") ;; esac # one before e2e has run already
     done
     start_beside ${suites[@]+"${suites[@]}"}
@@ -118,24 +118,8 @@ nodes_fast() {
     VDI_E2E_CLUSTER=e2e "${pytest[@]}" "${of_several_nodes[@]}"
 }
 
-# Waits for the suites beside that have pages in a browser, which fail when a node's network interface comes or goes.
-browsers_end() {
-    local suite
-    for suite in cluster portal; do
-        case $suites_beside in
-            *" $suite "*) until [ -e "$printed/$suite.status" ] || ! kill -0 "$beside" 2> /dev/null; do sleep 1; done ;;
-        esac
-    done
-}
-
 desktops_down() {
     $python -m vdi demo down --name e2e
-}
-
-cluster() { # as for charts, the tests of desktops go first
-    $python -m tools.binaries "${control_plane[@]}" registry versitygw ${examples[@]+"${of_long_tests[@]}"} || return
-    nice -n 10 "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
-        ${left_out[@]+"${left_out[@]}"}
 }
 
 portal() { # each worker has a browser
@@ -175,14 +159,15 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run_or_finish cluster
+            run "programs" $python -m tools.binaries "${control_plane[@]}" registry versitygw ${examples[@]+"${of_long_tests[@]}"}
+            run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
+                ${left_out[@]+"${left_out[@]}"}
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
                 trap desktops_down EXIT
                 run desktops desktops
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
-                run browsers browsers_end
                 [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
                 run "down" desktops_down
                 trap - EXIT
