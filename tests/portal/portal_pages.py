@@ -61,7 +61,6 @@ OF_ADMIN = (
     "/history/usage?of=everyone",
     "/desktops/alice-ubuntu",
 )
-EVERY_PAGE = [(path, ALICE) for path in OF_ALICE] + [(path, ADMIN) for path in OF_ADMIN]
 HANGS = {
     "type": "PodReady",
     "status": "False",
