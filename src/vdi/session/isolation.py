@@ -4,6 +4,7 @@ The operator decides before the scheduler chooses a node. So Auto uses a user na
 run the desktop has them. Required binds the pod to the nodes that have them now, and so do programs from images.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from vdi.session.homes import Home
 
 # Filesystems that a CSI driver names, and that can be mounted with other user ids (idmapped).
 _IDMAPPED = frozenset({"ext4", "xfs", "btrfs"})
+_LACKING_NODE = re.compile(r"\bnode (\S+) has ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,12 @@ def isolate(
         elif home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
             obstacle = f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
     return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
+
+
+def lacking_node(message: str) -> str:
+    """The node whose lack is the reason in `status.isolation.message`; empty: another reason, or none."""
+    found = _LACKING_NODE.search(message)
+    return found[1] if found else ""
 
 
 def _is_idmapped(volume: PersistentVolume) -> bool:

@@ -12,7 +12,7 @@ from vdi.cluster.objects import NodeInfo, NodeStatus, PersistentVolume, RuntimeH
 from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.isolation import Isolation, isolate
+from vdi.session.isolation import Isolation, isolate, lacking_node
 from vdi.session.naming import Identity
 
 REQUIRED: dict[str, Any] = {"isolation": {"userNamespaces": "Required"}}
@@ -112,6 +112,7 @@ def test_required_binds_the_pod_to_able_nodes() -> None:
 def test_pod_without_a_namespace_says_why() -> None:
     built = pod({}, read_capacity(a_node("old")))
     assert "node old has" in built["metadata"]["annotations"]["vdi.kasm.io/isolation"]
+    assert lacking_node(built["metadata"]["annotations"]["vdi.kasm.io/isolation"]) == "old"
     assert not {"hostUsers", "affinity"} & built["spec"].keys()
     off = pod({"isolation": {"userNamespaces": "Off"}}, an_able_node())
     assert "vdi.kasm.io/isolation" not in off["metadata"]["annotations"] and "hostUsers" not in off["spec"]

@@ -24,6 +24,7 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
 from vdi.session.homes import own_claim
+from vdi.session.isolation import lacking_node
 from vdi.session.naming import TEMPLATE_REVISION, reservation_name
 
 # Time in which a kubelet's complaint may pass by itself.
@@ -510,17 +511,16 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
 def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose lack leaves desktops without a user namespace, which their templates use where they can (Auto)."""
     for diagnosis in active_sessions(snapshot):
-        message = isolation.message if (isolation := diagnosis.session.status.isolation) else ""
-        for name in snapshot.nodes:
-            if f" node {name} has " in message:
-                yield make_finding(
-                    "user_namespace_unavailable",
-                    f"node/{name}",  # `run_checks` keeps one finding of a node
-                    message,
-                    evidence=[f"{diagnosis.object}: status.isolation"],
-                    remedy=_remedy_of("user_namespace_unavailable", diagnosis, "") or Remedy(),
-                    severity=Severity.WARNING,
-                )
+        isolation = diagnosis.session.status.isolation
+        if isolation and (name := lacking_node(isolation.message)) in snapshot.nodes:
+            yield make_finding(
+                "user_namespace_unavailable",
+                f"node/{name}",  # `run_checks` keeps one finding of a node
+                isolation.message,
+                evidence=[f"{diagnosis.object}: status.isolation"],
+                remedy=_remedy_of("user_namespace_unavailable", diagnosis, "") or Remedy(),
+                severity=Severity.WARNING,
+            )
 
 
 CHECKS = (
