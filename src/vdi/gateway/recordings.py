@@ -94,11 +94,20 @@ class Recordings:
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
         film = Recording(
-            id=name, uid=uid, name=session.metadata.name, owner=normal_user(session.spec.user),
-            template=session.spec.template, run=_run(session), run_seen=now, started=now, ended=now,
-            seconds=piece.seconds, size_bytes=size, keep_until=now + parse_duration(policy.retention),
+            id=name,
+            uid=uid,
+            name=session.metadata.name,
+            owner=normal_user(session.spec.user),
+            template=session.spec.template,
+            run=_run(session),
+            run_seen=now,
+            started=now,
+            ended=now,
+            seconds=piece.seconds,
+            size_bytes=size,
+            keep_until=now + parse_duration(policy.retention),
             owner_may_watch=policy.owner_may_watch,
-        )  # fmt: skip
+        )
         await self._store.save(film)
         self._stored[uid] = piece.film, size
         return True

@@ -144,7 +144,7 @@ class DesktopPages(PortalPages):
         found = pages.find_desktop(self._services, user, _name(request))
         if action not in CONSEQUENCES or action not in found.actions:
             return await self._show(request, user)
-        return self._ask(request, user, found, Action(action), {}, "", 200)
+        return self._ask(request, user, found, Action(action))
 
     async def act(self, request: Request, user: User, form: Form) -> Response:
         """An action of one of the forms. A refusal is shown where it was asked for, with what was typed."""
@@ -158,7 +158,7 @@ class DesktopPages(PortalPages):
         except ActionDenied as why:
             found = pages.desktop_of(self._services, user, name)
             if found and action in CONSEQUENCES:
-                return self._ask(request, user, found, Action(action), form, why.sentence, why.status)
+                return self._ask(request, user, found, Action(action), form=form, error=why.sentence, status=why.status)
             return await self._show(request, user, form, why.sentence, why.status)
         where = _LISTS[_place(before)] if before and action == Action.END else f"/desktops/{name}"
         return done(where, _done_code(action, form, before), name)
@@ -216,8 +216,17 @@ class DesktopPages(PortalPages):
             return (), denied.sentence if template and template.spec.startup_script else ""
 
     def _ask(
-        self, request: Request, user: User, found: DesktopView, action: Action, form: Form, error: str, status: int
+        self,
+        request: Request,
+        user: User,
+        found: DesktopView,
+        action: Action,
+        *,
+        form: Form | None = None,
+        error: str = "",
+        status: int = 200,
     ) -> Response:
+        """The question before the action; after a refusal with the reason, and what was chosen."""
         ends = action is Action.END
         return self._page(
             request,
@@ -233,7 +242,7 @@ class DesktopPages(PortalPages):
             dangerous=ends,
             error=error,
             asks_for_home=ends and found.mine and found.keeps_files,
-            delete_home=form.get("delete_home") == "yes",
+            delete_home=form is not None and form.get("delete_home") == "yes",
         )
 
 
