@@ -1,84 +1,34 @@
 """Films in a bucket of a real S3 server: stored, played in ranges, expired; and what people see while it is away."""
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from subprocess import DEVNULL, Popen
 
-import httpx
 import pytest
 
 from cluster.edge_traefik import free_port
-from support.waiting import wait_until
-from tools import binaries
+from support.s3_server import S3, s3_program
 from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN
 from unit.gateway.test_recordings import FROM_PAGE, RecordedStage
-from vdi.devcluster.progress import Progress
 from vdi.gateway.film_storage import FilmBucket
 from vdi.gateway.store.recordings import recordings
 
 pytestmark = pytest.mark.timeout(600)  # the first time, building the server takes a minute or two
 
 
-class S3:
-    """versitygw on loopback; a bucket is a folder."""
-
-    def __init__(self, program: Path, folder: Path) -> None:
-        self.program, self.folder, self.address = program, folder, f"127.0.0.1:{free_port()}"
-        self.bucket = folder / "buckets/films"
-        self.bucket.mkdir(parents=True)
-        self.start()
-
-    def start(self) -> None:
-        env = os.environ | {"ROOT_ACCESS_KEY": "gateway", "ROOT_SECRET_KEY": "secret"}
-        command: list[str | Path] = [
-            self.program,
-            "--port",
-            self.address,
-            "--health",
-            "/health",
-            "posix",
-            str(self.bucket.parent),
-        ]
-        self.process = Popen(command, env=env, cwd=self.folder, stdout=DEVNULL, stderr=DEVNULL)
-        wait_until("the S3 server answers", self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"http://{self.address}/health", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(15)
-
-    @property
-    def keys(self) -> list[str]:
-        return sorted(str(path.relative_to(self.bucket)) for path in self.bucket.rglob("*") if path.is_file())
-
-
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with Progress(tmp_path_factory.mktemp("logs")) as progress:
-        return binaries.ensure(["versitygw"], progress=progress)["versitygw"]
+    return s3_program(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture
 def s3(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
-    server = S3(program, tmp_path)
-    for name, value in {
-        "AWS_ENDPOINT_URL_S3": f"http://{server.address}",
-        "AWS_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "gateway",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-    }.items():
-        monkeypatch.setenv(name, value)
-    yield server
-    server.stop()
+    with S3(program, tmp_path, f"127.0.0.1:{free_port()}") as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture

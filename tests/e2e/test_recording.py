@@ -4,15 +4,22 @@ import base64
 import io
 import itertools
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageOps
 
+from cluster.edge_traefik import free_port
+from e2e.conftest import NAME
 from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, template
 from e2e.world import World
+from support.s3_server import S3, s3_program
 from support.waiting import wait_until
+from vdi.demo.browser import DesktopBrowser
+from vdi.devcluster.layout import layout_of
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
@@ -76,21 +83,41 @@ def likeness(picture: Image.Image, mark: Image.Image) -> float:
     return max(found)
 
 
+@contextmanager
+def films_in(world: World, place: str, variables: Mapping[str, str] = {}) -> Iterator[None]:
+    """The gateway keeps films there."""
+
+    def set_variables(*changes: str) -> None:
+        world.kubectl(*RELEASE, "set", "env", GATEWAY, *changes)
+        world.kubectl(*RELEASE, "rollout", "status", GATEWAY, "--timeout=120s")
+
+    given = {"VDI_RECORDINGS": place, **variables}
+    set_variables(*(f"{name}={value}" for name, value in given.items()))
+    try:
+        yield
+    finally:
+        set_variables(*(f"{name}-" for name in given))
+
+
 @pytest.fixture
 def recording(sessions: World) -> Iterator[World]:
     """The gateway keeps films, in the volume of its database."""
     made = "import pathlib; pathlib.Path('/data/films').mkdir(exist_ok=True)"
     sessions.kubectl(*RELEASE, "exec", GATEWAY, "--", "python", "-c", made)
-    for value in ("VDI_RECORDINGS=/data/films", "VDI_RECORDINGS-"):
-        sessions.kubectl(*RELEASE, "set", "env", GATEWAY, value)
-        sessions.kubectl(*RELEASE, "rollout", "status", GATEWAY, "--timeout=120s")
-        if value.endswith("films"):
-            yield sessions
+    with films_in(sessions, "/data/films"):
+        yield sessions
 
 
 def film_state(world: World, name: str) -> str:
     status: dict[str, Any] = (world.get("vdi", name) or {}).get("status", {})
     return str(status.get("recording", {}).get("state", ""))
+
+
+def open_recordings(world: World, browser: DesktopBrowser) -> None:
+    browser.page.goto(f"{world.portal}/recordings")
+    if "/login" in browser.page.url:
+        browser.log_in()
+        browser.page.goto(f"{world.portal}/recordings")
 
 
 def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
@@ -114,10 +141,7 @@ def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
             reach(world, "nina", "Suspended")
             browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
             page = browser.page
-            page.goto(f"{world.portal}/recordings")
-            if "/login" in page.url:
-                browser.log_in()
-                page.goto(f"{world.portal}/recordings")
+            open_recordings(world, browser)
             films = [link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()]
             assert len(films) >= 2
             played = []
@@ -148,13 +172,31 @@ def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
             reach(world, "nina", "Suspended")
             browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
             page = browser.page
-            page.goto(f"{world.portal}/recordings")
-            if "/login" in page.url:
-                browser.log_in()
-                page.goto(f"{world.portal}/recordings")
+            open_recordings(world, browser)
             page.locator("th a[href^='/recordings/']").first.click()  # the newest: its screen has the browser's size
             last = base64.b64decode(page.evaluate(_LAST_PICTURE))
             assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
+
+
+def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
+    settings = layout_of(NAME).load()
+    assert settings and settings.networks
+    server = S3(s3_program(tmp_path / "logs"), tmp_path, f"{settings.networks.host_address}:{free_port()}")
+    with (
+        server,
+        films_in(sessions, "s3://films/desktops", server.variables),
+        template(sessions, "filmed", **ALWAYS),
+    ):
+        start(sessions, "olga", "filmed")
+        wait_until("pieces are stored", lambda: len(server.keys) > 3, seconds=60)
+        sessions.vdi("session", "suspend", "olga")
+        reach(sessions, "olga", "Suspended")
+        with sessions.browser("olga") as browser:
+            browser.log_in()
+            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
+            open_recordings(sessions, browser)
+            browser.page.locator("th a[href^='/recordings/']").first.click()
+            assert browser.page.evaluate(_PLAY)["seconds"] > 2
 
 
 def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
