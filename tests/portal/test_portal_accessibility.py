@@ -1,5 +1,6 @@
 """Every page, in light and dark, after the rules of axe-core; and how much a first visit loads."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from vdi.gateway.rights import User
 pytestmark = pytest.mark.timeout(300)
 
 GRAVE = ("serious", "critical")
-# Less than serious for axe-core; every page has these.
+# Less than serious for axe-core; every page of ours has these. (Selkies' page, under our bar, has no heading.)
 LANDMARKS = ("page-has-heading-one", "landmark-one-main")
 LARGEST_BYTES = 150_000
 _PINNED = Path(__file__).parent / "axe"
@@ -30,11 +31,11 @@ def axe() -> str:
     return (install_packages(_PINNED, "axe-core") / "axe-core" / "axe.min.js").read_text()
 
 
-def grave_violations(page: Page) -> list[dict[str, Any]]:
-    """The violations on the page that axe-core calls serious or critical, and missing landmarks."""
+def grave_violations(page: Page, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The violations on the page that axe-core calls serious or critical, and those of the rules `also`."""
     page.evaluate(axe())
     found: list[dict[str, Any]] = page.evaluate(_RUN)
-    return [violation for violation in found if violation["impact"] in GRAVE or violation["id"] in LANDMARKS]
+    return [violation for violation in found if violation["impact"] in GRAVE or violation["id"] in also]
 
 
 def paths_of(which: str, guest: Visitor) -> list[str]:
@@ -67,7 +68,7 @@ def test_no_page_has_a_serious_fault_or_weighs_150_kb(
             loaded.clear()
             guest.go(path)
             assert 0 < sum(loaded) < LARGEST_BYTES, path
-            assert grave_violations(guest.page) == [], path
+            assert grave_violations(guest.page, also=LANDMARKS) == [], path
 
 
 def test_axe_finds_a_planted_fault(browser: Browser, server: Server) -> None:
