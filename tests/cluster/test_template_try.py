@@ -18,7 +18,8 @@ from cluster.operator_stage import Object, Stage
 from cluster.stand_in import MARK
 from support.waiting import eventually
 from support.web_server import serve_app
-from vdi.image_check.observe import AGENT_PORT, NAME
+from vdi.image_check.judge import TRIAL
+from vdi.image_check.observe import AGENT_PORT
 from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.errors import NotFound
 from vdi.kube.resource import NODES, PODS, SECRETS
@@ -87,7 +88,7 @@ async def checking(
 
 async def the_session(stage: Stage) -> Object:
     async def look() -> Object | None:
-        return await stage.get(SESSIONS, NAME)
+        return await stage.get(SESSIONS, TRIAL)
 
     return await eventually(look, "the check has made its session", 60)
 
@@ -133,13 +134,13 @@ async def test_a_desktop_reaches_every_level_and_nothing_is_left(
     ):
         rest = asyncio.create_task(process.communicate())
         pod = await stage.pod_of(await the_session(stage))
-        secret = await stage.api.get(SECRETS, secret_name(NAME), namespace=stage.namespace, into=dict)
+        secret = await stage.api.get(SECRETS, secret_name(TRIAL), namespace=stage.namespace, into=dict)
         words = {key: base64.b64decode(value) for key, value in secret["data"].items()}
         desktop.master, desktop.agent_token = words["password"].decode(), words["agentToken"].decode()
         await stage.make_ready(pod)
         await end(stage, pod, 143)
         out, err = await rest
-        await stage.gone(SESSIONS, NAME)
+        await stage.gone(SESSIONS, TRIAL)
     report = json.loads(out)
     contract = {one["code"]: one["severity"] for one in report["findings"] if one["code"].startswith("image_")}
     codes = ("image_start", "image_start_up", "image_end", "image_token_table", "image_agent")
@@ -157,15 +158,15 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
         checking(stage, kubeconfig, tmp_path, file, "--timeout", "1s") as (process, _),
     ):
         session = await the_session(stage)
-        assert session["spec"]["template"] == NAME
+        assert session["spec"]["template"] == TRIAL
         out, err = await process.communicate()
-        await stage.gone(SESSIONS, NAME)
+        await stage.gone(SESSIONS, TRIAL)
     found = json.loads(out)["findings"]
     assert process.returncode in (1, 3), (out, err)
     assert {"image_start", "image_not_checked"} & {one["code"] for one in found}
     assert json.loads(out)["level"] == ""
     with pytest.raises(NotFound):
-        await stage.api.get(TEMPLATES, NAME, into=dict)
+        await stage.api.get(TEMPLATES, TRIAL, into=dict)
 
 
 async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path
         _, err = await process.communicate()
     assert process.returncode != 0 and b'unknown field "spec.prt"' in err, err
     with pytest.raises(NotFound):
-        await stage.api.get(TEMPLATES, NAME, into=dict)
+        await stage.api.get(TEMPLATES, TRIAL, into=dict)
 
 
 async def test_ctrl_c_deletes_the_session(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
@@ -184,4 +185,4 @@ async def test_ctrl_c_deletes_the_session(stage: Stage, kubeconfig: Path, tmp_pa
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
         assert (process.returncode, b"the session is deleted" in err) == (130, True), err
-        await stage.gone(SESSIONS, NAME)
+        await stage.gone(SESSIONS, TRIAL)

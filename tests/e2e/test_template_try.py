@@ -21,8 +21,7 @@ from support.waiting import wait_until
 from vdi.devcluster import binaries, images, privileged
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
-from vdi.image_check.judge import AGENT, END, START, START_UP, TOKENS
-from vdi.image_check.observe import NAME as SESSION
+from vdi.image_check.judge import AGENT, END, START, START_UP, TOKENS, TRIAL
 
 pytestmark = pytest.mark.timeout(300)
 STAND_INS = "localhost/vdi/web-stand-ins:dev"
@@ -32,7 +31,7 @@ SIGN_IN = {"selkies-1": ("user", "mypasswd"), "kasmvnc": ("kasm_user", "vncpassw
 
 
 def sessions_of_checks(world: World) -> str:
-    return world.kubectl("get", "vdisession", SESSION, "--ignore-not-found", "-o", "name")
+    return world.kubectl("get", "vdisession", TRIAL, "--ignore-not-found", "-o", "name")
 
 
 def check(world: World, *words: str) -> dict[str, Any]:

@@ -139,8 +139,8 @@ def try_(
     130: interrupted.
     """
     from vdi.cli.progress import ProgressView
-    from vdi.image_check.judge import Observation, make_report
-    from vdi.image_check.observe import NAME, USER, Check, check_image
+    from vdi.image_check.judge import TRIAL, Observation, make_report
+    from vdi.image_check.observe import USER, Check, check_image
 
     seconds = seconds_of("--timeout", timeout)
     # None: a template of the cluster.
@@ -162,7 +162,7 @@ def try_(
             try:
                 return await check_image(check)
             except AlreadyExists as error:
-                remove = f"kubectl -n {connection.namespace} delete --ignore-not-found vdisession,vditemplate {NAME}"
+                remove = f"kubectl -n {connection.namespace} delete --ignore-not-found vdisession,vditemplate {TRIAL}"
                 raise CliError(f"another try is running. If it was killed: {remove}") from error
 
     with end_on_interrupt("Interrupted; the session is deleted."):

@@ -10,6 +10,9 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import Report, count_findings
 from vdi.session.streaming import generation
 
+# Of the session, and of the template that exists while a file is tried: one at a time.
+TRIAL = "vdi-template-try"
+
 START, START_UP, END = "image_start", "image_start_up", "image_end"
 TOKENS, AGENT, NOT_CHECKED = "image_token_table", "image_agent", "image_not_checked"
 _REMEDIES = {
@@ -60,7 +63,15 @@ def judge(seen: Observation) -> list[Finding]:
     cause = next((finding.key for finding in seen.diagnosis if finding.severity is Severity.ERROR), "")
     if own[0].severity is Severity.ERROR:
         own[0] = msgspec.structs.replace(own[0], caused_by=cause)
-    return [*seen.diagnosis, *own]
+    return [*(_outlasting(finding, seen) for finding in seen.diagnosis), *own]
+
+
+def _outlasting(finding: Finding, seen: Observation) -> Finding:
+    """The finding without commands about the trial's own objects, which are gone when it is read."""
+    name = seen.subject.partition("/")[2]
+    commands = tuple(command for command in finding.remedy.commands if TRIAL not in command)
+    remedy = Remedy(finding.remedy.sentence.replace(TRIAL, name), commands)
+    return msgspec.structs.replace(finding, remedy=remedy)
 
 
 def find_level(findings: Sequence[Finding]) -> str:

@@ -23,7 +23,7 @@ from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding
 from vdi.http_client import HTTP_ERRORS, LOOPBACK, open_client, unverified
-from vdi.image_check.judge import Observation
+from vdi.image_check.judge import TRIAL, Observation
 from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import AlreadyExists, ApiError, NotFound, Replaced
@@ -35,9 +35,6 @@ from vdi.session.conditions import ADMITTED, POD_READY
 from vdi.session.credentials import direct_table, direct_token
 from vdi.session.naming import secret_name
 from vdi.session.streaming import generation
-
-# Of the session, and of the template that exists while a file is tried: one at a time.
-NAME = "vdi-template-try"
 
 USER = "template-try@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port
@@ -70,7 +67,7 @@ async def check_image(check: Check) -> Observation:
     seen = Observation(f"vditemplate/{check.template.metadata.name}", check.template.spec)
     async with AsyncExitStack() as made:
         if check.spec is not None:
-            body = {"metadata": {"name": NAME}, "spec": check.spec}
+            body = {"metadata": {"name": TRIAL}, "spec": check.spec}
             await made.enter_async_context(_made(check, TEMPLATES, body, None))
         await _check_session(check, seen)
     return seen
@@ -79,12 +76,12 @@ async def check_image(check: Check) -> Observation:
 async def _check_session(check: Check, seen: Observation) -> None:
     spec = SessionSpec(
         user=USER,
-        template=check.template.metadata.name if check.spec is None else NAME,
+        template=check.template.metadata.name if check.spec is None else TRIAL,
         persistence=SessionPersistence(retain=False),
         priority=-1000,  # on a full cluster users' desktops start first
         timeout=f"{int(check.seconds) + 180}s",  # ends it where this command was killed
     )
-    session = VDISession(metadata=ObjectMeta(name=NAME, namespace=check.namespace), spec=spec)
+    session = VDISession(metadata=ObjectMeta(name=TRIAL, namespace=check.namespace), spec=spec)
     async with _made(check, SESSIONS, session, check.namespace):
         name = await _observe_start(check, seen)
         check.waiting("the doctor's checks")
@@ -118,7 +115,7 @@ async def _made(check: Check, resource: Resource, body: object, namespace: str |
     finally:
         with suppress(AlreadyExists, NotFound, Replaced):
             uid = (await creation)["metadata"]["uid"]
-            await check.client.delete(resource, NAME, namespace=namespace, uid=uid, into=msgspec.Raw)
+            await check.client.delete(resource, TRIAL, namespace=namespace, uid=uid, into=msgspec.Raw)
 
 
 async def _observe_start(check: Check, seen: Observation) -> str:
@@ -126,7 +123,7 @@ async def _observe_start(check: Check, seen: Observation) -> str:
     begun = since = SYSTEM_CLOCK.monotonic()
     known = ""
     while True:
-        status = (await check.client.get(SESSIONS, NAME, namespace=check.namespace, into=VDISession)).status
+        status = (await check.client.get(SESSIONS, TRIAL, namespace=check.namespace, into=VDISession)).status
         conditions = {condition.type: condition for condition in status.conditions}
         seen.runs, is_failed = status.phase == Phase.RUNNING, status.phase == Phase.FAILED
         seen.is_at_fault = is_failed or (ADMITTED in conditions and conditions[ADMITTED].status == "True")
@@ -151,8 +148,8 @@ def _ready_seconds(pod: Pod) -> float:
 
 async def _diagnose(check: Check) -> list[Finding]:
     """The doctor's findings about the session and its template, with their causes."""
-    found = run_checks(await collect(check.client, Scope(check.namespace, NAME), SYSTEM_CLOCK))
-    subjects = {f"vdisession/{check.namespace}/{NAME}", f"vditemplate/{check.template.metadata.name}"}
+    found = run_checks(await collect(check.client, Scope(check.namespace, TRIAL), SYSTEM_CLOCK))
+    subjects = {f"vdisession/{check.namespace}/{TRIAL}", f"vditemplate/{check.template.metadata.name}"}
     kept = {finding.key for finding in found if finding.object in subjects}
     for finding in reversed(found):  # a cause comes before what follows from it
         if finding.key in kept and finding.caused_by:
@@ -162,7 +159,7 @@ async def _diagnose(check: Check) -> list[Finding]:
 
 async def _observe_answers(check: Check, seen: Observation, pod: str) -> None:
     held: dict[str, Any] = await check.client.get(
-        SECRETS, secret_name(NAME), namespace=check.namespace, into=dict[str, Any]
+        SECRETS, secret_name(TRIAL), namespace=check.namespace, into=dict[str, Any]
     )
     secret = {key: base64.b64decode(value).decode() for key, value in held["data"].items()}
     master = secret[PASSWORD_KEY]
@@ -217,7 +214,7 @@ async def _observe_end(check: Check, seen: Observation, pod: Pod) -> None:
     """End the session as its user would, and follow the pod to the end of its container."""
     # The pod object goes with its session, and the exit code with the pod: a watch sees the last status in between.
     begun = SYSTEM_CLOCK.monotonic()
-    await check.client.delete(SESSIONS, NAME, namespace=check.namespace, into=msgspec.Raw)
+    await check.client.delete(SESSIONS, TRIAL, namespace=check.namespace, into=msgspec.Raw)
     changes = check.client.watch(
         PODS,
         namespace=check.namespace,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vdi.api.template import Protocol, TemplateSpec
-from vdi.findings.model import Finding, Severity
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.image_check.judge import (
     AGENT,
     END,
@@ -70,10 +70,18 @@ def test_a_web_image_has_one_level() -> None:
 def test_failed_start_is_a_consequence_of_doctor_findings() -> None:
     cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-template-try")
     first, start, rest = judge(a_session(is_at_fault=True, message="The image cannot be pulled.", diagnosis=[cause]))
-    assert first is cause
+    assert first == cause
     assert (start.code, start.caused_by) == (START, cause.key)
     assert start.message == "The desktop does not start: The image cannot be pulled."
     assert rest.code == NOT_CHECKED
+
+
+def test_remedies_outlast_the_trial() -> None:
+    commands = ("kubectl edit vditemplate vdi-template-try", "kubectl get storageclass")
+    remedy = Remedy("Correct spec.image of template `vdi-template-try`.", commands)
+    cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vditemplate/x", remedy=remedy)
+    first, *_ = judge(a_session(is_at_fault=True, diagnosis=[cause]))
+    assert first.remedy == Remedy("Correct spec.image of template `cad`.", commands[1:])
 
 
 def test_queued_session_does_not_judge_the_image() -> None:
