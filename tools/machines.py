@@ -7,6 +7,8 @@ This file runs on both sides: on the host, and with `--guest` as root in the mac
 Logs are in build/machines. Exit status: 0 each step succeeded, 1 one failed, 3 no machine can be made here.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -93,7 +95,7 @@ _FILES = {
     "etc/fstab": f"/dev/vda / ext4 rw\n/dev/vdb {HANDED_IN} ext4 ro\n/dev/vdc {HOME}/.cache/vdi ext4 rw\n",
     "etc/sudoers.d/newcomer": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
     "etc/systemd/network/80-dhcp.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",
-    "etc/systemd/system/vdi-machine.service": "[Unit]\nAfter=network.target\n[Service]\nKillMode=process\n"
+    "etc/systemd/system/vdi-machine.service": "[Unit]\nAfter=network.target\nFailureAction=poweroff\n[Service]\nKillMode=process\n"
     f"ExecStart=python3 -u {HANDED_IN}/machines.py --guest\n[Install]\nWantedBy=multi-user.target\n",
 }
 _COMMANDS = (
