@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from e2e.desktops import pointer_of
+from e2e.desktops import pointer_of, run_in
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError
@@ -85,6 +85,17 @@ def test_user_without_a_share_gets_no_stream(desktop: tuple[World, str, str]) ->
         with pytest.raises(NoPictureError):
             browser.open(timeout_s=5)
         assert browser.page.evaluate("document.querySelectorAll('video').length") == 0
+
+
+def test_no_key_starts_a_program_that_is_missing(desktop: tuple[World, str, str]) -> None:
+    world, name, _ = desktop
+    keys = "/etc/xdg/xfce4/xfconf/xfce-perchannel-xml/xfce4-keyboard-shortcuts.xml"
+    commands = f'sed -n \'/"commands"/,/"xfwm4"/s/.*type="string" value="\\([^ "]*\\).*/\\1/p\' {keys}'
+    programs = run_in(
+        world, name, f"for one in $({commands}); do command -v $one || echo none: $one; done"
+    ).splitlines()
+    assert "/usr/bin/xfce4-popup-whiskermenu" in programs
+    assert [line for line in programs if line.startswith("none")] == []
 
 
 def test_the_pod_passes_pod_security_restricted(desktop: tuple[World, str, str]) -> None:
