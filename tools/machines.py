@@ -96,7 +96,8 @@ _FILES = {
     "etc/sudoers.d/newcomer": f"{USER} ALL=(ALL) NOPASSWD: ALL\n",
     "etc/systemd/network/80-dhcp.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n",
     "etc/systemd/system/vdi-machine.service": "[Unit]\nAfter=network.target\nFailureAction=poweroff\n"
-    f"[Service]\nKillMode=process\nExecStart=python3 -u {HANDED_IN}/machines.py --guest\n[Install]\nWantedBy=multi-user.target\n",
+    f"[Service]\nKillMode=process\nExecStart=python3 -u {HANDED_IN}/machines.py --guest\n"
+    "[Install]\nWantedBy=multi-user.target\n",
 }
 _COMMANDS = (
     f"useradd --create-home --shell /bin/bash {USER}",
