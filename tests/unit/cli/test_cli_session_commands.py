@@ -147,18 +147,21 @@ def test_ls_lists_oldest_first(vdi: Vdi, fake: FakeCluster) -> None:
     ]
 
 
-def test_ls_notes_warnings_and_the_queue(vdi: Vdi, fake: FakeCluster) -> None:
+def test_ls_notes_warnings_queue_and_files_in_use(vdi: Vdi, fake: FakeCluster) -> None:
     warnings = conditions(Expiring=True, Idle=True, Draining=True)
     soon = running(conditions=warnings, expiresAt="2026-11-20T08:09:00Z", failures={"count": 2})
     fake.put(SESSIONS, a_session("a", status=soon))
     fake.put(SESSIONS, a_session("b", status={"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}}))
     fake.put(SESSIONS, a_session("c", status={"phase": "Suspended"}, suspended=True))
+    held = conditions(Admitted="The files are in use.")[0] | {"reason": "HomeInUse"}
+    fake.put(SESSIONS, a_session("d", status={"phase": "Pending", "conditions": [held]}))
     rows = [line.split("   ") for line in vdi("session", "ls").out.splitlines()[1:]]
     cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     assert [row[3:5] for row in cells] == [
         ["Running", "ends in 4m, idle, node drains, lost 2x"],
         ["Pending", "number 3 in line"],
         ["Suspended", "-"],
+        ["Pending", "files in use"],
     ]
 
 

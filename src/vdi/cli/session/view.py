@@ -9,7 +9,17 @@ from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, RESIZE_PENDING, WARNING_TYPES
+from vdi.session.conditions import (
+    ADMITTED,
+    CLOSING,
+    DRAINING,
+    EXPIRING,
+    IDLE,
+    PLANNED_END,
+    RESIZE_PENDING,
+    WARNING_TYPES,
+    Reason,
+)
 from vdi.session.effective import size_of
 from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
@@ -67,6 +77,9 @@ def _notes(session: VDISession, now: datetime) -> str:
         notes.append(place_in_line(status.queue.position))
         if status.queue.node_request_time:
             notes.append(f"node requested {age(status.queue.node_request_time, now)} ago")
+    admitted = find_condition(status.conditions, ADMITTED)
+    if admitted and admitted.reason == Reason.HOME_IN_USE:
+        notes.append("files in use")
     warnings = {
         PLANNED_END: f"planned end in {expires_in(session, now)}",
         EXPIRING: f"ends in {expires_in(session, now)}",
