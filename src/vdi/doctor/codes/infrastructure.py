@@ -215,7 +215,7 @@ INFRASTRUCTURE = (
         "image_unavailable",
         "The node cannot pull the desktop's image.",
         "The container's reason, and the kubelet's Event.",
-        "Correct registry, name, tag or pull secret in the template, or the node's access to the registry.",
+        "Correct registry, name, tag or pull secret in the template and restart the desktop; or fix the node's access.",
         follows=("node_under_pressure",),
     ),
     _code(
