@@ -201,6 +201,12 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage)
     assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
 
 
+@pytest.mark.parametrize(("mode", "number"), [("Always", 1), ("OnDemand", 0), ("Off", 0)])
+async def test_a_card_says_that_the_desktop_is_recorded(stage: PortalStage, mode: str, number: int) -> None:
+    stage.put(a_template("filmed", recording={"mode": mode}))
+    assert (await stage.browser().get("/catalogue?q=filmed")).text.count("<li>recorded</li>") == number
+
+
 @pytest.mark.parametrize(("action", "end"), [("Suspend", "is suspended"), ("Terminate", "ends")])
 async def test_the_form_says_what_happens_at_the_end_of_the_times(stage: PortalStage, action: str, end: str) -> None:
     stage.put(a_template("ends", lifecycle={"onTimeout": action, "onIdle": action}))

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.api.recording import RecordingMode
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import AccessMode, HomeScope, TemplateResources, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
@@ -248,6 +249,8 @@ def template_card(template: VDITemplate, icon_origins: Collection[str]) -> Templ
     if resources.default_ephemeral_storage:
         chips.append(f"{byte_size(resources.default_ephemeral_storage)} local disk")
     chips.append("keeps files" if spec.persistence.enabled else "files are not kept")
+    if spec.recording and spec.recording.mode is RecordingMode.ALWAYS:
+        chips.append("recorded")
     title = template_title(template, template.metadata.name)
     icon = shown_icon(spec.icon, icon_origins)
     return TemplateCard(template.metadata.name, title, spec.description, icon, tuple(chips))
