@@ -121,7 +121,7 @@ def open_tools(folder: Path, name: str) -> Iterator[Tools]:
 
 
 def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, str]]:
-    """Everything that account may do in a namespace, but for what every account may ask about itself.
+    """Everything that account may do in a namespace, but for what every account may.
 
     As (group, resource, verb); where a rule is for one object, the resource is `secrets/NAME`.
     """
@@ -134,7 +134,7 @@ def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, 
         "create", "--validate=false", "--as", account, "-o", "json", "-f", "-", stdin=json.dumps(question)
     )
     own = {("authorization.k8s.io", f"selfsubject{one}reviews") for one in ("access", "rules")}
-    own.add(("authentication.k8s.io", "selfsubjectreviews"))
+    own |= {("authentication.k8s.io", "selfsubjectreviews"), ("certificates.k8s.io", "clustertrustbundles")}
     return {rule for rule in flat(json.loads(answer)["status"]["resourceRules"]) if rule[:2] not in own}
 
 
