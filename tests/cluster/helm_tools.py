@@ -134,8 +134,11 @@ def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, 
         "create", "--validate=false", "--as", account, "-o", "json", "-f", "-", stdin=json.dumps(question)
     )
     own = {("authorization.k8s.io", f"selfsubject{one}reviews") for one in ("access", "rules")}
-    own |= {("authentication.k8s.io", "selfsubjectreviews"), ("certificates.k8s.io", "clustertrustbundles")}
-    return {rule for rule in flat(json.loads(answer)["status"]["resourceRules"]) if rule[:2] not in own}
+    own.add(("authentication.k8s.io", "selfsubjectreviews"))
+    # Since Kubernetes 1.37 every account may read them.
+    of_all = {("certificates.k8s.io", "clustertrustbundles", verb) for verb in ("get", "list", "watch")}
+    rules = flat(json.loads(answer)["status"]["resourceRules"])
+    return {rule for rule in rules - of_all if rule[:2] not in own}
 
 
 def allowed_of(tools: Tools, account: str, questions: Iterable[Question]) -> list[Question]:
