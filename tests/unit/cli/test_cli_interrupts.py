@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from support.waiting import wait_until
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import SESSIONS, a_session, running
 from unit.cli.remote_stage import RemoteGateway
@@ -37,6 +38,20 @@ def typed(environment: Mapping[str, str], *words: str) -> Iterator[subprocess.Po
         process.communicate()
 
 
+def interrupt(process: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C, as a person does, while the command waits.
+
+    Python only looks at the signal when its event loop wakes up, so one that comes in the microseconds between its last
+    look and the loop's wait has no effect until something else happens.
+    """
+
+    def waits() -> bool:
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+    wait_until("the command waits", waits, every=0.001)
+    process.send_signal(signal.SIGINT)
+
+
 def line_with(stream: IO[str] | None, words: str) -> str:
     assert stream is not None
     seen = []
@@ -52,7 +67,7 @@ def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, t
     kubeconfig = {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}
     with typed(kubeconfig, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait") as process:
         line_with(process.stderr, "The image is being pulled.")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         rest = process.communicate()[1]
     assert process.returncode == 130
     assert "No longer waiting; session s is unchanged." in rest
@@ -69,7 +84,7 @@ def test_watching_prints_each_change_until_interrupted(fake: FakeCluster, tmp_pa
         assert "second  Running  https://second.example.com" in line_with(process.stdout, "second")
         fake.drop(f"{SESSIONS}/first")
         assert "first  deleted" in line_with(process.stdout, "first")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         errors = process.communicate()[1]
     assert (process.returncode, errors) == (130, "")
 
@@ -78,6 +93,6 @@ def test_interrupting_a_login_that_asks_for_the_code_ends_it(gateway: RemoteGate
     folders = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
     with typed(folders, "login", gateway.url, "--ca-file", str(gateway.ca), "--no-browser") as process:
         line_with(process.stderr, f"  {gateway.url}")
-        process.send_signal(signal.SIGINT)
+        interrupt(process)
         assert process.wait(10) != 0
     assert not list(tmp_path.rglob("login.json"))
