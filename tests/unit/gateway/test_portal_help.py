@@ -14,8 +14,10 @@ async def test_every_page_for_users_is_served_with_links_that_work() -> None:
         page = await browser.get(f"/help{name}")
         assert page.status_code == 200, name
         assert "<img" not in page.text and ".md" not in page.text, name
-        for link in set(re.findall(r'href="(/help[^"#]*)', page.text)):
-            assert (await browser.get(link)).status_code == 200, (name, link)
+        for link, place in set(re.findall(r'href="(/help[^"#]*)#?([^"]*)"', page.text)):
+            led_to = await browser.get(link)
+            assert led_to.status_code == 200, (name, link)
+            assert not place or f'id="{place}"' in led_to.text, (name, link, place)
     assert "Where files are kept" in text_of((await browser.get("/help/files")).text)
     assert (await browser.get("/help/not-there")).status_code == 404
 

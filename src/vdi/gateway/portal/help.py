@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from markupsafe import Markup
@@ -17,6 +18,7 @@ from vdi.gateway.rights import User
 # Parents of `docs/use` in a wheel or an image, and in a checkout.
 _PLACES = (Path(__file__).resolve().parents[2] / "files", Path(__file__).resolve().parents[4])
 _PICTURE = re.compile(r"^!\[.*\n?", re.MULTILINE)  # of the portal, which the reader has before them
+_NO_WORD = re.compile(r"[^\w -]")
 _LINK = re.compile(r"\]\(([a-z-]+)\.md")
 _TABLE = '<div class="table-wrap" tabindex="0" role="group" aria-label="Table"><table>'
 
@@ -32,7 +34,12 @@ def help_pages() -> Mapping[str, tuple[str, Markup]]:
     for file in files:
         text = _LINK.sub(r"](/help/\1", _PICTURE.sub("", file.read_text(encoding="utf-8")))
         heading, _, rest = text.partition("\n")
-        body = markdown.render(rest).replace("<table>", _TABLE).replace("</table>", "</table></div>")
+        tokens = markdown.parse(rest)
+        for opening, content in pairwise(tokens):
+            if opening.type == "heading_open":  # links lead to it
+                opening.attrSet("id", _NO_WORD.sub("", content.content.lower()).replace(" ", "-"))
+        html = markdown.renderer.render(tokens, markdown.options, {})
+        body = html.replace("<table>", _TABLE).replace("</table>", "</table></div>")
         found[file.stem] = heading.removeprefix("# "), Markup(body)  # noqa: S704 -- a file of ours, and without HTML
     return found
 
