@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 from portal.portal_browser import Visitor, visitor
 from portal.portal_server import Server
 from portal.test_portal_accessibility import grave_violations
-from unit.gateway.edge_stage import changed, publish
+from unit.gateway.edge_stage import changed, publish, shared_with
 from unit.gateway.portal_stage import ALICE
 from vdi.api.template import Agents
 from vdi.gateway.rights import Actor, User
@@ -183,6 +183,24 @@ def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Serv
         handle(guest.page).click()
         offered = bar(guest.page).get_by_role("button").all_inner_texts()
         assert offered == ["Screen"]
+
+
+def test_share_panel_has_a_guest_who_came_since(browser: Browser, server: Server) -> None:
+    def share(**spec: Any) -> None:
+        session = server.stage.world.session("alice-ubuntu")
+        assert session is not None
+        publish(server.stage.world, changed(session, spec=spec))
+
+    with desktop(browser, server) as guest:
+        with guest.page.expect_response("**/.vdi/bar"):
+            handle(guest.page).click()
+        server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
+        panel = opened(guest.page, "Share")
+        expect(panel.get_by_role("button", name="End access of dave@example.com")).to_be_visible()
+        with guest.context.expect_page():
+            panel.get_by_role("link", name="Share, or end a share").click()
+        expect(panel).to_have_count(0)
+        server.do(lambda: share(access=[]))
 
 
 def test_lost_stream_offers_restart_and_portal(browser: Browser, server: Server) -> None:

@@ -51,7 +51,7 @@ const make = (tag, { on, ...attributes } = {}, ...children) => {
   return node;
 };
 const button = (label, on, more = {}) => make("button", { type: "button", on, ...more }, label);
-const link = (label, href) => make("a", { href, target: "_blank", rel: "noopener" }, label);
+const link = (label, href) => make("a", { href, target: "_blank", rel: "noopener", on: () => show("") }, label);
 const text = (words, kind = "") => make("p", { class: kind }, words);
 const row = (...children) => make("div", {}, ...children);
 
@@ -152,12 +152,15 @@ const PANELS = {
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
 
+const fill = () => panel.replaceChildren(...(open ? [make("h2", {}, open), ...PANELS[open][1]()] : []));
+
 const show = (name) => {
   const opener = root.activeElement?.closest(".panel") ? open : "";
   open = name;
   panel.hidden = !name;
   panel.setAttribute("aria-label", name);
-  panel.replaceChildren(...(name ? [make("h2", {}, name), ...PANELS[name][1]()] : []));
+  fill();
+  if (name === "Share") ask(); /* Somebody may have shared it in the portal. */
   for (const one of bar.querySelectorAll("[data-panel]")) one.setAttribute("aria-expanded", String(one.dataset.panel === name));
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
 };
@@ -198,6 +201,8 @@ const draw = () => {
   left.textContent = timeLeft();
   document.title = state.name;
   bar.setAttribute("aria-label", `Desktop ${state.name}`);
+  /* Guests come and go. */
+  if (open === "Share" && !root.activeElement?.closest(".panel")) fill();
   if (root.activeElement?.closest(".bar")) return; /* Buttons stay where somebody is about to press one. */
   bar.replaceChildren(
     make("p", {}, make("strong", {}, state.name), " ", left),
