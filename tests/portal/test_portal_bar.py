@@ -214,6 +214,13 @@ def test_lost_stream_offers_restart_and_portal(browser: Browser, server: Server)
         expect(alert).to_have_count(0)
 
 
+def test_page_that_hears_words_but_has_no_picture_requests_one(browser: Browser, server: Server) -> None:
+    with desktop(browser, server) as guest:
+        guest.page.evaluate("selkiesTransport.send = text => heard.push(text)")
+        guest.page.evaluate("document.getElementById('status-display').className = ''")
+        guest.page.wait_for_function("heard.includes('START_VIDEO')")
+
+
 def test_bar_loads_at_most_30_kb(browser: Browser, server: Server) -> None:
     loaded: list[tuple[str, int]] = []
     with desktop(browser, server) as guest:
