@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import json
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -106,6 +107,27 @@ def recording(sessions: World) -> Iterator[World]:
     sessions.kubectl(*RELEASE, "exec", GATEWAY, "--", "python", "-c", made)
     with films_in(sessions, "/data/films"):
         yield sessions
+
+
+@contextmanager
+def small_volume(world: World) -> Iterator[str]:
+    """The gateway has a volume of 8 MiB at this path: its node's memory, whose size the kernel enforces."""
+    place, spec = "/films", "/spec/template/spec"
+
+    def patch(*changes: Mapping[str, Any]) -> None:
+        world.kubectl(*RELEASE, "patch", GATEWAY, "--type", "json", "-p", json.dumps(changes))
+        world.kubectl(*RELEASE, "rollout", "status", GATEWAY, "--timeout=120s")
+
+    pod = json.loads(world.kubectl(*RELEASE, "get", GATEWAY, "-o", "json"))["spec"]["template"]["spec"]
+    lists: dict[str, tuple[list[Any], dict[str, Any]]] = {
+        f"{spec}/volumes": (pod["volumes"], {"emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}}),
+        f"{spec}/containers/0/volumeMounts": (pod["containers"][0]["volumeMounts"], {"mountPath": place}),
+    }
+    patch(*({"op": "add", "path": f"{at}/-", "value": {"name": "films", **value}} for at, (_, value) in lists.items()))
+    try:
+        yield place
+    finally:
+        patch(*({"op": "remove", "path": f"{at}/{len(before)}"} for at, (before, _) in lists.items()))
 
 
 def film_state(world: World, name: str) -> str:
@@ -213,6 +235,25 @@ def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
             run_in(world, "noah", "pkill -CONT -f '[v]di-agent'")
             wait_until("it is recorded again", lambda: film_state(world, "noah") == "On", seconds=40)
             browser.wait_for_picture()
+
+
+def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> None:
+    world = sessions
+
+    def in_gateway(*command: str) -> str:
+        return world.kubectl(*RELEASE, "exec", GATEWAY, "--", *command, check=False)
+
+    with small_volume(world) as place, films_in(world, place), template(world, "filmed", **ALWAYS):
+        assert "No space left on device" in in_gateway("dd", "if=/dev/zero", f"of={place}/ballast")
+        start(world, "omar", "filmed")
+        with world.browser("omar") as browser:
+            browser.log_in()
+            browser.page.goto((world.get("vdi", "omar") or {})["status"]["url"])
+            browser.page.get_by_text("the gateway does not store the film").wait_for(timeout=30_000)
+            assert "No space left on device" in world.kubectl(*RELEASE, "logs", GATEWAY)
+            in_gateway("rm", f"{place}/ballast")
+            browser.wait_for_picture()
+            assert film_state(world, "omar") == "On"
 
 
 def test_no_picture_where_no_film_is_kept(sessions: World) -> None:
