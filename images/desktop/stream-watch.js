@@ -3,12 +3,11 @@
   let transport; // Selkies' WebSocket, which lives in a worker; a new one for each connection
   let silent = 0;
   let blank = 0; // ticks of a connection without a picture
-  let request; // the tick at which the stream is requested again
   Object.defineProperty(window, 'selkiesTransport', {
     get: () => transport,
     set: (now) => {
       transport = now;
-      [silent, blank, request] = [0, 0, NO_PICTURE];
+      silent = blank = 0;
       if (!now) return;
       now.addEventListener('message', () => { silent = window.vdiUnheard = 0; });
       makeUpForReset(now);
@@ -22,7 +21,7 @@
   const TICK_MS = 1000;
   const ASK = 3; // ticks without a word; not time, of which much passes unseen while a laptop sleeps
   const GIVE_UP = 8; // more than a congested line is late
-  const NO_PICTURE = 5; // ticks with words and no picture; the next times after twice as many, for slow machines
+  const NO_PICTURE = 5; // ticks with words and no picture; then 10, 20, 40: a slow one starts over each time
   const QUESTION = '_gz,1'; // what Selkies' own page says first of all, and its server echoes whenever it is said
   setInterval(() => {
     // Seconds since the desktop was heard last, for the bar; a page that has never heard it has none.
@@ -31,11 +30,7 @@
     // Selkies starts the stream for a guest whose page is back first, and has told the owner's page that there is none:
     // that page throws every picture away until it hears otherwise.
     blank = document.querySelector('#status-display.hidden') ? 0 : blank + 1;
-    if (blank === 0) request = NO_PICTURE;
-    if (blank === request) {
-      request *= 2;
-      transport.send('START_VIDEO');
-    }
+    if (Number.isInteger(Math.log2(blank / NO_PICTURE))) transport.send('START_VIDEO');
     silent += 1;
     if (silent === ASK) transport.send(QUESTION);
     if (silent < GIVE_UP) return;
