@@ -5,12 +5,11 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from chaos.fault_proxy import FaultProxy
 from chaos.world import ChaosWorld
 from cluster.operator_stage import OperatorProcess, Stage
-from support.waiting import eventually
+from support.waiting import eventually, is_waiting
 
 
 @dataclass
@@ -60,10 +59,7 @@ class Replica:
 
     def _waits(self) -> bool:
         assert self.process is not None
-        if self.process.process.returncode is not None:
-            return True
-        state = Path(f"/proc/{self.process.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return state == "S"
+        return self.process.process.returncode is not None or is_waiting(self.process.process.pid)
 
     def _send(self, number: signal.Signals) -> None:
         assert self.process is not None

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import pytest
@@ -52,6 +53,11 @@ async def _answer(true: Callable[[], object]) -> object:
 
 def _late(what: str, seconds: float, answer: object) -> str:
     return f"{what}: not within {seconds} s, last answer {answer!r}"
+
+
+def is_waiting(pid: int) -> bool:
+    """Whether the main thread of this process waits for something to happen. Linux: state S in /proc."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def hold_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> tuple[asyncio.Event, asyncio.Event]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from support.waiting import wait_until
+from support.waiting import is_waiting, wait_until
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import SESSIONS, a_session, running
 from unit.cli.remote_stage import RemoteGateway
@@ -44,11 +44,7 @@ def interrupt(process: subprocess.Popen[str]) -> None:
     Python only looks at the signal when its event loop wakes up, so one that comes in the microseconds between its last
     look and the loop's wait has no effect until something else happens.
     """
-
-    def waits() -> bool:
-        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-
-    wait_until("the command waits", waits, every=0.001)
+    wait_until("the command waits", lambda: is_waiting(process.pid), every=0.001)
     process.send_signal(signal.SIGINT)
 
 
