@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vdi.demo.browser import DesktopBrowser, Login, missing_packages
+from vdi.demo.browser import DesktopBrowser, Login, NoPictureError, missing_packages
 from vdi.devcluster import binaries, cluster, images, privileged
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.control_plane import CONTROL_PLANE_BINARIES
@@ -181,11 +181,15 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
         browser.log_in()
         browser.open()
         before = browser.picture()
-        browser.open_terminal()
-        browser.wait_for_change(before, pixels=20_000)
-        before = browser.picture()
-        browser.type("cat /etc/os-release | head -1; id; df -h ~ /dev/shm\n")
-        browser.wait_for_change(before, pixels=2_000)
+        try:
+            browser.open_terminal()
+            browser.wait_for_change(before, pixels=20_000)
+            before = browser.picture()
+            browser.type("cat /etc/os-release | head -1; id; df -h ~ /dev/shm\n")
+            browser.wait_for_change(before, pixels=2_000)
+        except NoPictureError as error:
+            browser.picture().save(file)
+            raise NoPictureError(f"{error}; {file} is what the browser showed then") from error
         browser.picture().save(file)
 
 
