@@ -32,8 +32,6 @@ from vdi.devcluster.progress import Progress
 from vdi.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
-pytestmark = pytest.mark.timeout(180)
-
 CHART = Path(__file__).parents[2] / "charts/vdi"
 DOMAIN = "desks.example.com"
 EMAIL = "ops@example.com"

@@ -52,7 +52,6 @@ async def opens(edge: TraefikStage, browser: aiohttp.ClientSession) -> tuple[int
         return answer.status, await answer.text()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("how", ["frozen", "killed"])
 async def test_redis_outage_keeps_desktops_and_refuses_entries(
     edge: TraefikStage, alice: aiohttp.ClientSession, redis: RedisServer, how: str

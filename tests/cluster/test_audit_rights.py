@@ -34,8 +34,6 @@ from vdi.kube.config import load_config
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
 
-pytestmark = pytest.mark.timeout(180)
-
 OURS, SESSIONS_NAMESPACE = "vdi-system", "vdi-sessions"
 OPERATOR, GATEWAY = (f"system:serviceaccount:{OURS}:vdi-{name}" for name in ("operator", "gateway"))
 APPLIED = (

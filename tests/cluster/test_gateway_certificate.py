@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from cluster.edge_traefik import free_port
 from cluster.operator_stage import Stage
@@ -21,8 +20,6 @@ from vdi.doctor.collect import MIDDLEWARES
 from vdi.kinds import ROUTES
 from vdi.kube.resource import SECRETS
 from vdi.session.cluster_settings import ClusterSettings
-
-pytestmark = pytest.mark.timeout(150)
 
 DOMAIN, EDGE, CERTIFICATE = "desks.example.com", "vdi-edge", "wild"
 WILDCARD = f"*.{DOMAIN}"

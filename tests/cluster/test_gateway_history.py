@@ -27,7 +27,6 @@ from vdi.kinds import SESSIONS
 from vdi.kube.resource import EVENTS, PODS, Resource
 
 __all__ = ["postgres_server", "postgres_url"]
-pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 

@@ -16,8 +16,6 @@ from support.waiting import eventually
 from vdi.cli.main import main
 from vdi.gateway.login import component
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(autouse=True)
 def follow_fast(monkeypatch: pytest.MonkeyPatch) -> None:

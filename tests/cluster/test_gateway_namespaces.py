@@ -15,8 +15,6 @@ from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS
 from vdi.session.request import SessionRequest
 
-pytestmark = pytest.mark.timeout(150)
-
 ALICE = User("alice@example.com")
 CAROL = User("carol@example.com", groups=frozenset({"engineering"}))
 

@@ -16,7 +16,6 @@ from cluster.oidc_provider import IdentityProvider, PersonAtProvider, identity_p
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
 
-pytestmark = pytest.mark.timeout(120)
 PORTAL = "https://portal.vdi.localhost:8443"
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "carol": {
