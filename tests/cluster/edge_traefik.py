@@ -6,6 +6,7 @@ Its routes are the chart's, written for the file provider; its Middlewares have 
 import asyncio
 import contextlib
 import json
+import os
 import random
 import socket
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from support.desktop_key import MASTER
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import EdgeStage
 from vdi.gateway.app import _Server, _uvicorn_config, listen
@@ -30,7 +31,6 @@ from vdi.gateway.web.credentials import LOGIN_COOKIE
 from vdi.http_client import unverified
 from vdi.session.children import DESKTOP_TRANSPORT
 
-READY_SECONDS = 20.0
 ANY_LABEL = r"HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.vdi\.localhost$`)"
 
 
@@ -124,12 +124,15 @@ class TraefikStage:
         await self._answers(label, "not opened this desktop.")
 
     async def _answers(self, label: str, words: str) -> None:
-        async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):
-            while True:
-                async with session.options(self.url(label, "/probe")) as answer:
-                    if words in await answer.text():
-                        return
-                await asyncio.sleep(0.05)
+        async with aiohttp.ClientSession(connector=connector()) as session:
+
+            async def look() -> bool:
+                with contextlib.suppress(aiohttp.ClientError):  # until Traefik listens
+                    async with session.options(self.url(label, "/probe")) as answer:
+                        return words in await answer.text()
+                return False
+
+            await eventually(look, f"{label} answers {words!r}")
 
     async def browser(self, user: str = "") -> aiohttp.ClientSession:
         """A browser; with `user` one that has logged in at the portal. Close it when done."""
@@ -215,22 +218,16 @@ async def open_edge(
         (folder / "routes").mkdir()
         edge.write_routes("alice-desktop")
         await stack.enter_async_context(_run_traefik(traefik, folder, port))
-        await _until_routed(edge)
+        await edge.routed("alice-desktop")
         yield edge
 
 
 @asynccontextmanager
-async def _run_traefik(binary: Path, folder: Path, port: int) -> AsyncIterator[None]:
-    static = {
-        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
-        "providers": {"file": {"directory": str(folder / "routes"), "watch": True}},
-        "log": {"level": "ERROR"},
-        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
-    }
-    (folder / "traefik.yaml").write_text(json.dumps(static))
-    with (folder / "traefik.log").open("wb") as log:
+async def run_program(folder: Path, program: Path, *words: str, **environment: str) -> AsyncIterator[None]:
+    """A program as a process, which writes to a log in the folder."""
+    with (folder / f"{program.name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            binary, f"--configFile={folder / 'traefik.yaml'}", stdout=log, stderr=log
+            program, *words, env={"PATH": os.environ["PATH"], **environment}, stdout=log, stderr=log
         )
         try:
             yield
@@ -240,13 +237,18 @@ async def _run_traefik(binary: Path, folder: Path, port: int) -> AsyncIterator[N
             await process.wait()
 
 
-async def _until_routed(edge: TraefikStage) -> None:
-    async with aiohttp.ClientSession(connector=connector()) as session, asyncio.timeout(READY_SECONDS):
-        while True:
-            try:
-                async with session.get(edge.url("portal", "/.well-known/jwks.json")) as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            await asyncio.sleep(0.05)
+@asynccontextmanager
+async def _run_traefik(
+    binary: Path, folder: Path, port: int, options: dict[str, Any] | None = None, **environment: str
+) -> AsyncIterator[None]:
+    """A Traefik on this port. Its routes are files in `routes`, unless `options` name another provider."""
+    static = {
+        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
+        "providers": {"file": {"directory": str(folder / "routes"), "watch": True}},
+        "log": {"level": "ERROR"},
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        **(options or {}),
+    }
+    (folder / "traefik.yaml").write_text(json.dumps(static))
+    async with run_program(folder, binary, f"--configFile={folder / 'traefik.yaml'}", **environment):
+        yield

@@ -6,9 +6,7 @@ pebble takes every DNS challenge for solved: what is tried is what is ordered, n
 import asyncio
 import base64
 import json
-import os
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,22 +15,20 @@ from pathlib import Path
 import aiohttp
 import msgspec
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from cluster.edge_traefik import connector, free_port
+from cluster.edge_traefik import _run_traefik, connector, free_port, run_program
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools import binaries
-from tools.generate.chart_render import values_words
+from tools.generate.chart_render import render
 from vdi.devcluster import credentials
 from vdi.devcluster.progress import Progress
 from vdi.kinds import ROUTES
 from vdi.session.cluster_settings import ClusterSettings
 
-CHART = Path(__file__).parents[2] / "charts/vdi"
 DOMAIN = "desks.example.com"
 EMAIL = "ops@example.com"
 WILDCARD = [f"*.{DOMAIN}"]
@@ -40,22 +36,9 @@ ISSUED_SECONDS = 40.0
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pebble(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Progress(tmp_path_factory.mktemp("acme")) as progress:
-        return binaries.ensure(["traefik", "pebble", "helm"], progress=progress)
-
-
-@asynccontextmanager
-async def running(folder: Path, program: Path, *words: str, **environment: str) -> AsyncIterator[None]:
-    with (folder / f"{program.name}.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            program, *words, env={"PATH": os.environ["PATH"], **environment}, stdout=log, stderr=log
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            await process.wait()
+        return binaries.ensure(["pebble"], progress=progress)["pebble"]
 
 
 @asynccontextmanager
@@ -74,7 +57,7 @@ async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, P
     }
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
     always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
-    async with running(folder, program, "-config", str(folder / "pebble.json"), **always):
+    async with run_program(folder, program, "-config", str(folder / "pebble.json"), **always):
         # An order that comes before the server listens fails, and Traefik does not try it again.
         await eventually(partial(listens, port), "pebble listens")
         yield f"https://127.0.0.1:{port}/dir", authority.file
@@ -104,30 +87,26 @@ def account_file(folder: Path) -> Path:
 
 
 @asynccontextmanager
-async def traefik(
+async def traefik_with_resolver(
     program: Path, folder: Path, namespace: str, kubeconfig: Path, acme: str, ca: Path
 ) -> AsyncIterator[int]:
     """A Traefik with the resolver `le` that serves this namespace's routes: its port."""
     port = free_port()
-    challenge = {"provider": "exec", "propagation": {"disableChecks": True}}
     resolver = {
         "caServer": acme,
         "caCertificates": [str(ca)],
         "email": EMAIL,
         "storage": str(account_file(folder)),
         "keyType": "EC256",  # the default, 4,096 bits of RSA, took 17 s on a busy machine
-        "dnsChallenge": challenge,
+        "dnsChallenge": {"provider": "exec", "propagation": {"disableChecks": True}},
     }
-    static = {
-        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
+    options = {
         "providers": {"kubernetesCRD": {"namespaces": [namespace], "allowEmptyServices": True}},
         "certificatesResolvers": {"le": {"acme": resolver}},
         "log": {"level": "INFO"},
-        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
     }
-    (folder / "traefik.yaml").write_text(json.dumps(static))
     environment = {"KUBECONFIG": str(kubeconfig), "EXEC_PATH": "/bin/true", "LEGO_DISABLE_CNAME_SUPPORT": "true"}
-    async with running(folder, program, f"--configFile={folder / 'traefik.yaml'}", **environment):
+    async with _run_traefik(program, folder, port, options, **environment):
         yield port
 
 
@@ -166,12 +145,12 @@ async def routed(port: int, host: str) -> bool:
 
 @pytest.mark.long
 async def test_all_desktops_and_the_portal_share_one_certificate(
-    stage: Stage, kubeconfig: Path, programs: dict[str, Path], tmp_path: Path
+    stage: Stage, kubeconfig: Path, traefik: Path, pebble: Path, helm: Path, tmp_path: Path
 ) -> None:
     template = await stage.template()
     async with (
-        acme_server(programs["pebble"], tmp_path) as (acme, ca),
-        traefik(programs["traefik"], tmp_path, stage.namespace, kubeconfig, acme, ca) as port,
+        acme_server(pebble, tmp_path) as (acme, ca),
+        traefik_with_resolver(traefik, tmp_path, stage.namespace, kubeconfig, acme, ca) as port,
         stage.operator(cluster=ClusterSettings(domain=DOMAIN, cert_resolver="le")),
     ):
         for name in ("alice-desk", "bob-desk"):
@@ -181,7 +160,7 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
             await eventually(partial(routed, port, host), f"{name} has a route", ISSUED_SECONDS)
             await eventually(partial(serves, port, host, WILDCARD), f"{name} has TLS", ISSUED_SECONDS)
         route, _ = await stage.all(ROUTES)
-        assert route["spec"]["tls"] == chart_tls(programs["helm"]), "else Traefik orders one for the portal too"
+        assert route["spec"]["tls"] == chart_tls(helm), "else Traefik orders one for the portal too"
         # What a route orders that names no domains, and long enough for an order of the second desktop's.
         other = {**route["spec"], "tls": {"certResolver": "le"}}
         other["routes"] = [{**other["routes"][0], "match": "Host(`other.example.org`)"}]
@@ -193,14 +172,6 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
 
 def chart_tls(helm: Path) -> object:
     """TLS of the chart's own route."""
-    words = [
-        "template",
-        "vdi",
-        str(CHART),
-        *values_words("values.yaml"),
-        "--set",
-        f"domain={DOMAIN},traefik.certResolver=le",
-    ]
-    rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
-    (route,) = [one for one in yaml.safe_load_all(rendered) if one and one["kind"] == "IngressRoute"]
+    objects = render(helm, "values.yaml", "--set", f"domain={DOMAIN},traefik.certResolver=le")
+    (route,) = [one for one in objects if one["kind"] == "IngressRoute"]
     return route["spec"]["tls"]

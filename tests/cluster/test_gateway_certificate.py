@@ -1,21 +1,17 @@
 """One copy of the wildcard certificate: a real Traefik presents that of the portal's route for desktops too."""
 
 import base64
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cluster.edge_traefik import free_port
+from cluster.edge_traefik import _run_traefik, free_port
 from cluster.operator_stage import Stage
-from cluster.test_acme import routed, running, serves
+from cluster.test_acme import routed, serves
 from support.waiting import eventually
-from vdi.devcluster import binaries, credentials
-from vdi.devcluster.progress import Progress
+from vdi.devcluster import credentials
 from vdi.doctor.collect import MIDDLEWARES
 from vdi.kinds import ROUTES
 from vdi.kube.resource import SECRETS
@@ -23,22 +19,6 @@ from vdi.session.cluster_settings import ClusterSettings
 
 DOMAIN, EDGE, CERTIFICATE = "desks.example.com", "vdi-edge", "wild"
 WILDCARD = f"*.{DOMAIN}"
-
-
-@asynccontextmanager
-async def traefik(folder: Path, kubeconfig: Path, *namespaces: str) -> AsyncIterator[int]:
-    """A Traefik that serves the routes of these namespaces: its port."""
-    with Progress(folder) as progress:
-        program = binaries.ensure(["traefik"], progress=progress)["traefik"]
-    port = free_port()
-    static = {
-        "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
-        "providers": {"kubernetesCRD": {"namespaces": list(namespaces), "allowEmptyServices": True}},
-        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
-    }
-    (folder / "traefik.yaml").write_text(json.dumps(static))
-    async with running(folder, program, f"--configFile={folder / 'traefik.yaml'}", KUBECONFIG=str(kubeconfig)):
-        yield port
 
 
 async def make_portal(stage: Stage, namespace: str, folder: Path) -> None:
@@ -55,7 +35,7 @@ async def make_portal(stage: Stage, namespace: str, folder: Path) -> None:
 
 
 async def test_desktops_use_the_certificate_without_a_copy_of_its_key(
-    stage: Stage, second_namespace: str, kubeconfig: Path, tmp_path: Path
+    stage: Stage, second_namespace: str, kubeconfig: Path, traefik: Path, tmp_path: Path
 ) -> None:
     await make_portal(stage, second_namespace, tmp_path)
     middleware: dict[str, Any] = {"apiVersion": MIDDLEWARES.api_version, "kind": MIDDLEWARES.kind}
@@ -63,8 +43,10 @@ async def test_desktops_use_the_certificate_without_a_copy_of_its_key(
     await stage.api.create(MIDDLEWARES, middleware, namespace=stage.namespace, into=msgspec.Raw)
     template = await stage.template()
     settings = ClusterSettings(domain=DOMAIN, tls_secret=CERTIFICATE, edge_middleware=EDGE)
+    namespaces, port = [stage.namespace, second_namespace], free_port()
+    routes = {"providers": {"kubernetesCRD": {"namespaces": namespaces, "allowEmptyServices": True}}}
     async with (
-        traefik(tmp_path, kubeconfig, stage.namespace, second_namespace) as port,
+        _run_traefik(traefik, tmp_path, port, routes, KUBECONFIG=str(kubeconfig)),
         stage.operator(cluster=settings),
     ):
         await stage.session("alice-desk", template)
