@@ -235,10 +235,13 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def gateway_process(
-    stage: Stage, folder: Path, ports: tuple[int, int], **environment: str
+    stage: Stage, folder: Path, internal: int = 0, /, **environment: str
 ) -> AsyncIterator[GatewayProcess]:
     """A replica as a process: `environment` are further VDI_ variables; killed at the end, if it still runs."""
-    settings = settings_of(stage, folder, public_addr=("127.0.0.1", ports[0]), internal_addr=("127.0.0.1", ports[1]))
+    from cluster.edge_traefik import free_port  # takes two seconds: not for tests without such a process
+
+    public, internal = free_port(), internal or free_port()
+    settings = settings_of(stage, folder)
     kubeconfig = folder / "gateway.kubeconfig"
     if not kubeconfig.exists():
         kubeconfig.write_text(yaml.safe_dump(_kubeconfig(stage)))
@@ -250,19 +253,19 @@ async def gateway_process(
         "VDI_NAMESPACE": ",".join(settings.namespaces),
         "VDI_GATEWAY_NAMESPACE": settings.gateway_namespace,
         "VDI_URL_PORT": str(settings.url_port),
-        "VDI_PUBLIC_ADDR": f"127.0.0.1:{ports[0]}",
-        "VDI_INTERNAL_ADDR": f"127.0.0.1:{ports[1]}",
+        "VDI_PUBLIC_ADDR": f"127.0.0.1:{public}",
+        "VDI_INTERNAL_ADDR": f"127.0.0.1:{internal}",
         "VDI_DATABASE_URL": settings.database_url,
         "VDI_METRICS_TOKEN_FILE": str(settings.metrics_token_file),
         **environment,
     }
-    path = folder / f"gateway-{ports[0]}.log"
+    path = folder / f"gateway-{public}.log"
     with path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "vdi.gateway", env=variables, stderr=log, stdout=log
         )
     async with AsyncExitStack() as stack:
-        replica = GatewayProcess(process, GatewayStage(stage, settings, ports[0], ports[1], stack), path)
+        replica = GatewayProcess(process, GatewayStage(stage, settings, public, internal, stack), path)
         try:
             await replica.gateway.until_ready(replica)
             yield replica

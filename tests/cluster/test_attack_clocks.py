@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from cluster.gateway_stage import add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis
-from cluster.test_gateway_replicas import ALICE, Pair, free_ports, is_in
+from cluster.test_gateway_replicas import ALICE, Pair, is_in, ticket_of
 from support.postgres import postgres_server, postgres_url
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
@@ -34,27 +33,12 @@ def fake_time(seconds: int) -> dict[str, str]:
 async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer) -> AsyncIterator[Pair]:
     """The second one is ahead."""
     await add_people(stage)
-    ports = free_ports(4)
-    async with AsyncExitStack() as stack:
-        shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
-        right = await stack.enter_async_context(gateway_process(stage, tmp_path, (ports[0], ports[1]), **shared))
-        ahead = gateway_process(stage, tmp_path, (ports[2], ports[3]), **shared, **fake_time(SKEW))
-        yield Pair(stage, right, await stack.enter_async_context(ahead), redis)
-
-
-async def a_session(pair: Pair) -> str:
-    """The URL of a session of alice's, once both replicas know it."""
-    await pair.stage.session("mine", "none")
-    host = pair.one.gateway.desktop("mine")
-    await pair.stage.patch(SESSIONS, "mine", {"status": {"url": host}}, subresource="status")
-
-    async def is_known() -> bool:
-        alice = await pair.log_in(ALICE)
-        known = [await (await pair.through(one, alice)).get("/api/v1/sessions/mine") for one in (pair.one, pair.two)]
-        return all(answer.status_code == httpx.codes.OK and host in answer.text for answer in known)
-
-    await eventually(is_known, "both know the session")
-    return host
+    shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
+    async with (
+        gateway_process(stage, tmp_path, **shared) as right,
+        gateway_process(stage, tmp_path, **shared, **fake_time(SKEW)) as ahead,
+    ):
+        yield Pair(stage, right, ahead, redis)
 
 
 @pytest.mark.long
@@ -74,14 +58,12 @@ async def test_replica_with_a_fast_clock_reports_it_and_serves(pair: Pair) -> No
 @pytest.mark.long
 async def test_logins_hold_at_every_replica_despite_clock_skew(pair: Pair) -> None:
     """Logins, tickets, tokens and grants of the one are good at the other, in both directions."""
-    host = await a_session(pair)
     alice = await pair.log_in(ALICE)
+    host = await pair.session(alice)
     for first, second in ((pair.one, pair.two), (pair.two, pair.one)):
         browser = await pair.through(first, alice)
-        start = await browser.get(f"{host}/.vdi/start?next=/")
-        ticket = (await browser.get(start.headers["location"])).headers["location"]
-        there = await pair.through(second, browser)
-        entered = await there.get(ticket)
+        ticket = await ticket_of(browser, host)
+        entered = await (await pair.through(second, browser)).get(ticket)
         assert entered.status_code == 302, entered.text
         cookie = _cookies(entered)
         for _ in range(3):
@@ -94,11 +76,10 @@ async def test_logins_hold_at_every_replica_despite_clock_skew(pair: Pair) -> No
 
 @pytest.mark.long
 async def test_revocation_holds_at_every_replica_despite_skew(pair: Pair) -> None:
-    host = await a_session(pair)
+    host = await pair.session(await pair.log_in(ALICE))
     for ending, other in ((pair.one, pair.two), (pair.two, pair.one)):
         alice = await pair.log_in(ALICE)
-        start = await alice.get(f"{host}/.vdi/start?next=/")
-        ticket = (await alice.get(start.headers["location"])).headers["location"]
+        ticket = await ticket_of(alice, host)
         cookie = _cookies(await (await pair.through(other, alice)).get(ticket))
         assert (await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})).status_code == 200
         await ending.gateway.post(await pair.through(ending, alice), "/logout")

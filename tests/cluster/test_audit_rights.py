@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people
 from cluster.helm_tools import Tools
 from cluster.operator_proxy import Proxy
 from cluster.operator_stage import Stage
 from cluster.test_gateway_portal import Person
-from cluster.test_gateway_process import free_ports
 from support.audit_log import Request, not_granted, not_used, requests_of, rights_of
 from support.waiting import PATIENCE, eventually
 from tools.generate.chart_render import render
@@ -131,7 +131,7 @@ async def running(audited: AuditedCluster, program: str, **environment: str) -> 
 @asynccontextmanager
 async def both(audited: AuditedCluster) -> AsyncIterator[tuple[Stage, GatewayStage]]:
     """Operator and gateway, ready; and the test's own way to the cluster and to the gateway."""
-    public, internal = free_ports()
+    public, internal = free_port(), free_port()
     token, limits = audited.tools.home / "token", audited.tools.home / "limits.yaml"
     words = ("create", "token", "vdi-operator", "--namespace", OURS, "--audience", "vdi-gateway")
     token.write_text(audited.tools.kubectl(*words).strip())

@@ -251,7 +251,7 @@ async def test_killed_replicas_record_each_run_once(history: HistoryStage) -> No
     environment = {"VDI_DATABASE_URL": url, "VDI_OPERATOR_ACCOUNT": history.account}
 
     def replica(port: int) -> Any:
-        return gateway_process(stage, stage.folder, (free_port(), port), **environment)
+        return gateway_process(stage, stage.folder, port, **environment)
 
     other_port = free_port()
     async with replica(history.port) as first:

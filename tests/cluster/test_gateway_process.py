@@ -33,13 +33,9 @@ async def test_started_gateway_serves_its_pages(gateway: GatewayStage, stage: St
     assert 'vdi_gateway_requests_total{code="200",method="GET",route="public:/login"}' in metrics
 
 
-def free_ports() -> tuple[int, int]:
-    return free_port(), free_port()
-
-
 async def test_sigterm_ends_the_gateway_with_open_streams(stage: Stage, tmp_path: Path) -> None:
     await add_people(stage)
-    async with gateway_process(stage, tmp_path, free_ports()) as replica:
+    async with gateway_process(stage, tmp_path) as replica:
         alice = await replica.gateway.log_in("alice@example.com")
         async with alice.stream("GET", "/events?view=desktops", headers={"Accept": "text/event-stream"}) as stream:
             assert stream.status_code == 200
@@ -56,9 +52,9 @@ async def test_sigterm_ends_the_gateway_with_open_streams(stage: Stage, tmp_path
 async def test_gateway_is_ready_once_its_database_is_reachable(stage: Stage, tmp_path: Path) -> None:
     await add_people(stage)
     folder = tmp_path / "later"
-    ports = free_ports()
-    starting = asyncio.ensure_future(_until_killed(stage, tmp_path, ports, folder))
-    probe = GatewayStage(stage, None, *ports)  # type: ignore[arg-type]
+    internal = free_port()
+    starting = asyncio.ensure_future(_until_killed(stage, tmp_path, internal, folder))
+    probe = GatewayStage(stage, None, 0, internal)  # type: ignore[arg-type]
 
     async def says_why() -> bool:
         if starting.done():
@@ -78,7 +74,7 @@ async def test_gateway_is_ready_once_its_database_is_reachable(stage: Stage, tmp
         await asyncio.gather(starting, return_exceptions=True)
 
 
-async def _until_killed(stage: Stage, tmp_path: Path, ports: tuple[int, int], folder: Path) -> None:
+async def _until_killed(stage: Stage, tmp_path: Path, internal: int, folder: Path) -> None:
     url = f"sqlite+aiosqlite:///{folder}/x.db"
-    async with gateway_process(stage, tmp_path, ports, VDI_DATABASE_URL=url) as replica:
+    async with gateway_process(stage, tmp_path, internal, VDI_DATABASE_URL=url) as replica:
         assert (await replica.gateway.inside("/readyz")).status_code == 200

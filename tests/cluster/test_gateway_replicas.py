@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from cluster.edge_traefik import free_port
 from cluster.gateway_stage import AsTraefik, GatewayProcess, add_people, gateway_process
 from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis
@@ -48,21 +47,27 @@ class Pair:
         other.cookies = browser.cookies
         return other
 
+    async def session(self, alice: httpx.AsyncClient) -> str:
+        """The URL of a session of hers, once both replicas know it."""
+        await self.stage.session("mine", "none")
+        host = self.one.gateway.desktop("mine")
+        await self.stage.patch(SESSIONS, "mine", {"status": {"url": host}}, subresource="status")
+        browsers = [await self.through(replica, alice) for replica in (self.one, self.two)]
 
-def free_ports(number: int) -> list[int]:
-    return [free_port() for _ in range(number)]
+        async def is_known() -> bool:
+            answers = [await browser.get("/api/v1/sessions/mine") for browser in browsers]
+            return all(answer.status_code == 200 and host in answer.text for answer in answers)
+
+        await eventually(is_known, "both know the session")
+        return host
 
 
 @pytest.fixture
 async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer) -> AsyncIterator[Pair]:
     await add_people(stage)
-    ports = free_ports(4)
     async with AsyncExitStack() as stack:
         shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
-        starting = [
-            stack.enter_async_context(gateway_process(stage, tmp_path, (ports[at], ports[at + 1]), **shared))
-            for at in (0, 2)
-        ]
+        starting = (stack.enter_async_context(gateway_process(stage, tmp_path, **shared)) for _ in range(2))
         one, two = await asyncio.gather(*starting)
         yield Pair(stage, one, two, redis)
 
@@ -70,6 +75,15 @@ async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServ
 async def is_in(browser: httpx.AsyncClient) -> bool:
     """Whether the portal shows itself, or sends to the login."""
     return (await browser.get("/")).status_code == 200
+
+
+async def ticket_of(browser: httpx.AsyncClient, host: str) -> str:
+    """The address with a ticket to which a browser is sent that opens this desktop."""
+    start = await browser.get(f"{host}/.vdi/start?next=/")
+    enter = await browser.get(start.headers["location"])
+    assert enter.status_code == 302, enter.text
+    ticket: str = enter.headers["location"]
+    return ticket
 
 
 async def test_login_is_valid_and_ends_at_every_replica(pair: Pair) -> None:
@@ -84,32 +98,15 @@ async def test_login_is_valid_and_ends_at_every_replica(pair: Pair) -> None:
 
 @pytest.mark.long
 async def test_ticket_is_used_once_at_any_replica(pair: Pair) -> None:
-    await pair.stage.session("mine", "none")
-    host = pair.one.gateway.desktop("mine")
-    await pair.stage.patch(SESSIONS, "mine", {"status": {"url": host}}, subresource="status")
     alice = await pair.log_in(ALICE)
-
-    async def has_seen_it() -> bool:
-        return all(
-            [
-                (await (await pair.through(replica, alice)).get("/api/v1/sessions/mine")).status_code == 200
-                for replica in (pair.one, pair.two)
-            ]
-        )
-
-    await eventually(has_seen_it, "both know the session")
-    start = await alice.get(f"{host}/.vdi/start?next=/")
-    assert start.status_code == 302
-    enter = await alice.get(start.headers["location"])
-    assert enter.status_code == 302, enter.text
-    ticket = enter.headers["location"]
+    host = await pair.session(alice)
+    ticket = await ticket_of(alice, host)
     assert urlsplit(ticket).path == "/.vdi/enter"
     outsider = await pair.two.gateway.browser()
     assert (await outsider.get(ticket)).status_code == 403, "without the browser's own cookie it opens nothing"
     used_up = await alice.get(ticket)
     assert used_up.status_code == 403, "whoever tried it has used it up"
-    start = await alice.get(f"{host}/.vdi/start?next=/")
-    ticket = (await alice.get(start.headers["location"])).headers["location"]
+    ticket = await ticket_of(alice, host)
     browsers = [await pair.through(one, alice) for one in (pair.one, pair.two)]
     both = await asyncio.gather(*(browser.get(ticket) for browser in browsers))
     assert sum("__Host-vdi-grant" in one.headers.get("set-cookie", "") for one in both) == 1
@@ -118,10 +115,8 @@ async def test_ticket_is_used_once_at_any_replica(pair: Pair) -> None:
 @pytest.mark.long
 async def test_login_throttle_counts_over_both_replicas(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
-    page = await browser.get("/login")
-    headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
-    form = {"user": ALICE, "password": "wrong", "csrf": csrf_of(page.text), "next": "/"}
-    answers = await asyncio.gather(*(browser.post("/login", data=form, headers=headers) for _ in range(70)))
+    guess = {"user": ALICE, "password": "wrong", "csrf": csrf_of((await browser.get("/login")).text), "next": "/"}
+    answers = await asyncio.gather(*(form(browser, pair, "/login", **guess) for _ in range(70)))
     codes = [answer.status_code for answer in answers]
     assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
     elsewhere = AsTraefik(pair.two.gateway.public, address="198.51.100.1")
@@ -162,11 +157,9 @@ async def test_replicas_recover_from_redis_and_database_outages(pair: Pair, post
 
     await pair.redis.kill()
     await eventually(lambda: says("shared state: Redis does not respond"), "they say that Redis is down")
-    guess = await pair.one.gateway.browser()
-    page = await guess.get("/login")
-    form = {"user": ALICE, "password": "x", "csrf": csrf_of(page.text), "next": "/"}
-    headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
-    refused = await guess.post("/login", data=form, headers=headers)
+    browser = await pair.one.gateway.browser()
+    csrf = csrf_of((await browser.get("/login")).text)
+    refused = await form(browser, pair, "/login", user=ALICE, password="x", csrf=csrf, next="/")
     assert refused.status_code == 503, "who cannot be counted cannot guess"
     assert await is_in(alice), "who is in stays in"
     await pair.redis.start()
