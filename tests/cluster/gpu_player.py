@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from support.waiting import wait_until
+from cluster.stand_in import in_background
 from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import NODES, PODS, Resource
@@ -209,38 +209,13 @@ def played(
     kubeconfig: Path, gpus: dict[str, int], *, operator: bool = True, discovery: bool = True
 ) -> Iterator[Player]:
     """NVIDIA's components, in a thread of their own, while the context lasts."""
-    loop, ready, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    failures: list[BaseException] = []
     players: list[Player] = []
 
-    async def live() -> None:
+    async def live(ready: threading.Event) -> None:
         async with Client(load_config(kubeconfig), field_manager="gpu-operator") as api:
             players.append(Player(api, gpus, operator, discovery))
-            playing, stopped = asyncio.create_task(players[0].play()), asyncio.create_task(stop.wait())
             ready.set()
-            await asyncio.wait((playing, stopped), return_when=asyncio.FIRST_COMPLETED)
-            ended = playing.done()
-            playing.cancel()
-            stopped.cancel()
-            outcome, _ = await asyncio.gather(playing, stopped, return_exceptions=True)
-            if ended and isinstance(outcome, BaseException):
-                raise outcome
+            await players[0].play()
 
-    def life() -> None:
-        try:
-            loop.run_until_complete(live())
-        except BaseException as failure:
-            failures.append(failure)
-        finally:
-            loop.close()
-
-    thread = threading.Thread(target=life, name="gpu player")
-    thread.start()
-    try:
-        wait_until("NVIDIA's components play", lambda: ready.is_set() or failures)
+    with in_background("NVIDIA's components", live):
         yield players[0]
-        assert not failures, failures
-    finally:
-        if thread.is_alive():
-            loop.call_soon_threadsafe(stop.set)
-        thread.join(15)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,52 +92,53 @@ class Administrator:
 
 
 @contextmanager
-def nodes_stand_in(kubeconfig: Path) -> Iterator[Administrator]:
-    """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context lasts."""
-    ready, stop = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-    api = Client(load_config(kubeconfig), field_manager="stand-in")
-    failures: list[BaseException] = []
+def in_background(
+    name: str, work: Callable[[threading.Event], Coroutine[Any, Any, None]]
+) -> Iterator[asyncio.AbstractEventLoop]:
+    """Work in a thread with an event loop of its own, from when it has set the event until the context ends."""
+    ready, failures, loop = threading.Event(), list[BaseException](), asyncio.new_event_loop()
+    task = loop.create_task(work(ready))
 
     def life() -> None:
         try:
-            loop.run_until_complete(_live(api, ready, stop))
+            with suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
         except BaseException as failure:
             failures.append(failure)
         finally:
             loop.close()
 
-    thread = threading.Thread(target=life, name="nodes' stand-in")
+    thread = threading.Thread(target=life, name=name)
     thread.start()
     try:
-        wait_until("the stand-in node is Ready", lambda: ready.is_set() or failures)
-        yield Administrator(loop, api)
+        wait_until(f"{name} is ready", lambda: ready.is_set() or failures)
+        assert not failures, failures
+        yield loop
         assert not failures, failures
     finally:
         if thread.is_alive():
-            loop.call_soon_threadsafe(stop.set)
+            loop.call_soon_threadsafe(task.cancel)
         thread.join(15)
 
 
-async def _live(client: Client, ready: threading.Event, stop: asyncio.Event) -> None:
-    async with client as api:
+@contextmanager
+def nodes_stand_in(kubeconfig: Path) -> Iterator[Administrator]:
+    """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context lasts."""
+    api = Client(load_config(kubeconfig), field_manager="stand-in")
+    with in_background("the nodes' stand-in", partial(_live, api)) as loop:
+        yield Administrator(loop, api)
+
+
+async def _live(client: Client, ready: threading.Event) -> None:
+    async with client as api, asyncio.TaskGroup() as group:
         pods: Store[Pod] = Store()
         doomed: asyncio.Queue[Pod] = asyncio.Queue()
         pods.listen(lambda _, new: _consider(new, doomed))
         reflector = Reflector(api, PODS, Pod, pods, field_selector="spec.nodeName!=")
-        works = (reflector.run(), _beat(api), _let_go(api, doomed))
-        tasks = [asyncio.create_task(work) for work in works]
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            await add_node(api, STAND_IN)
-            ready.set()
-            done, _ = await asyncio.wait((*tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in (*tasks, stopped):
-                task.cancel()
-            await asyncio.gather(*tasks, stopped, return_exceptions=True)
+        for work in (reflector.run(), _beat(api), _let_go(api, doomed)):
+            group.create_task(work)
+        await add_node(api, STAND_IN)
+        ready.set()
 
 
 def _consider(pod: Pod | None, doomed: asyncio.Queue[Pod]) -> None:
