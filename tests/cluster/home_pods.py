@@ -24,7 +24,6 @@ from vdi.kube.transport import Client
 from vdi.session.naming import home_claim_name
 
 Object = dict[str, Any]
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 ALICE, BOB = "alice@example.com", "bob@example.com"
 _HELD = "/tmp/held"
 _KUBECTL = """#!{python}
@@ -156,7 +155,7 @@ class Homes:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
         environment |= {"KUBECONFIG": str(self.kubeconfig), "VDI_NAMESPACE": self.stage.namespace}
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN_MAIN, "home", *map(str, words)),
+            *(sys.executable, "-m", "vdi", "home", *map(str, words)),
             env=environment,
             stdin=stdin or asyncio.subprocess.DEVNULL,
             stdout=pipe,

@@ -22,7 +22,6 @@ from support.web_server import serve_handler
 from vdi.devcluster.credentials import authority
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 TEMPLATE = """
 apiVersion: vdi.kasm.io/v1alpha1
 kind: VDITemplate
@@ -44,7 +43,7 @@ class Typed:
 
     def vdi(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-c", RUN_MAIN, *words],
+            [sys.executable, "-m", "vdi", *words],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -100,7 +99,7 @@ def operator(typed: Typed, desktop_port: int, tmp_path: Path) -> Iterator[None]:
     own = {"VDI_OPERATOR_NAMESPACE": typed.namespace, "VDI_METRICS_ADDR": "127.0.0.1:0"}
     environment = {**typed.environment, **own, "VDI_URL_PORT": str(desktop_port)}
     log = tmp_path / "operator.log"
-    command = [sys.executable, "-c", RUN_MAIN, "operator", "run"]
+    command = [sys.executable, "-m", "vdi", "operator", "run"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
 

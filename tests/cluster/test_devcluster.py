@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from vdi.devcluster import cluster
@@ -125,8 +127,7 @@ def test_up_after_a_killed_supervisor_keeps_the_data(name: str, progress: Progre
 
 
 def test_ctrl_c_in_up_leaves_nothing(name: str, tmp_path: Path) -> None:
-    start = "import sys; from vdi.cli.main import main; sys.exit(main())"
-    words = [sys.executable, "-c", start, "cluster", "up", "--control-plane-only", "--name", name]
+    words = [sys.executable, "-m", "vdi", "cluster", "up", "--control-plane-only", "--name", name]
     running = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
@@ -140,19 +141,7 @@ def test_ctrl_c_in_up_leaves_nothing(name: str, tmp_path: Path) -> None:
 
 
 def test_anonymous_requests_get_health_and_nothing_else(control_plane: cluster.Cluster) -> None:
-    ca = control_plane.state_dir / "pki" / "ca.crt"
-    codes = {}
-    for path in ("/readyz", "/version", "/api/v1/namespaces"):
-        words = [
-            "curl",
-            "-s",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "--cacert",
-            str(ca),
-            control_plane.server + path,
-        ]
-        codes[path] = subprocess.run(words, capture_output=True, text=True).stdout
-    assert codes == {"/readyz": "200", "/version": "401", "/api/v1/namespaces": "401"}
+    tls = ssl.create_default_context(cafile=control_plane.state_dir / "pki" / "ca.crt")
+    with httpx.Client(base_url=control_plane.server, verify=tls, trust_env=False) as http:
+        codes = {path: http.get(path).status_code for path in ("/readyz", "/version", "/api/v1/namespaces")}
+    assert codes == {"/readyz": 200, "/version": 401, "/api/v1/namespaces": 401}

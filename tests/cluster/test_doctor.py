@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from vdi.kube.errors import Conflict
 from vdi.kube.resource import DEPLOYMENTS, Resource
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
@@ -100,16 +100,20 @@ async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) 
     assert "--verb=list --resource=pods" in pods.remedy.text
 
 
+def doctor(ward: DoctorStage, kubeconfig: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command as a process without a terminal."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+    environment |= {"KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": ward.namespace}
+    command = [sys.executable, "-m", "vdi", "doctor", *map(str, words)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
+    )
+
+
 async def test_doctor_command_bundles_and_reports(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) -> None:
     await ward.deploy(ready=False, VDI_URL_PORT="many")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
-    environment = {**ours, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": ward.namespace}
-
-    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", RUN_MAIN, "doctor", *map(str, words)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
-
+    run = partial(doctor, ward, kubeconfig)
     bundle = tmp_path / "bundle.json"
     live = run("--bundle", bundle, "-o", "json")
     assert live.returncode == 1, live.stderr
@@ -134,24 +138,16 @@ async def test_doctor_command_bundles_and_reports(ward: DoctorStage, kubeconfig:
 async def test_fix_applies_only_the_confirmed_change(ward: DoctorStage, kubeconfig: Path) -> None:
     await ward.deploy()
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
-    environment = {**ours, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": ward.namespace}
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", RUN_MAIN, "doctor", "--fix", *words]
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
-        )
 
     async def replicas() -> int:
         found = await ward.stage.api.get(DEPLOYMENTS, "vdi-operator", namespace=ward.namespace, into=dict)
         return int(found["spec"]["replicas"])
 
-    asked = run()
+    asked = doctor(ward, kubeconfig, "--fix")
     assert asked.returncode == 2
     assert "there is no terminal for the question: use --yes" in asked.stderr
     assert await replicas() == 0
-    fixed = run("--yes")
+    fixed = doctor(ward, kubeconfig, "--fix", "--yes")
     assert fixed.returncode == 1, fixed.stderr
     assert "operator_down: change Deployment" in fixed.stdout
     assert "-  replicas: 0" in fixed.stdout

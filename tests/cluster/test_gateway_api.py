@@ -20,8 +20,6 @@ from support.csrf import csrf_of
 from support.waiting import PATIENCE, eventually
 from vdi.kinds import SESSIONS
 
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
-
 
 @dataclass
 class Typed:
@@ -40,7 +38,7 @@ class Typed:
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": os.pathsep.join(sys.path)}
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", RUN_MAIN, *words, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+            sys.executable, "-m", "vdi", *words, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
         )
         try:
             yield process

@@ -31,7 +31,6 @@ MANIFESTS = CONFIG_MAP, PATCH = [
     ROOT / "manifests" / name for name in ("gpu-time-slicing.yaml", "gpu-cluster-policy-patch.yaml")
 ]
 CHART = ROOT / "charts" / "vdi"
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 GPUS = {"gpu-a": 1, "gpu-b": 2}
 CONFIG_MAPS = ("time-slicing-config", "plugin-configs")
 ROOM = {"cpu": "8", "memory": "32Gi", "pods": "50"}
@@ -57,7 +56,7 @@ class GpuCluster(Tools):
         )
 
     def gpu(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-c", RUN_MAIN, "gpu", *words)
+        return self.run(sys.executable, "-m", "vdi", "gpu", *words)
 
     def advertised(self, resource: str = SHARED) -> list[int]:
         return [int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS]
@@ -274,7 +273,7 @@ def test_the_charts_config_map_does_the_same(operator: GpuCluster) -> None:
 def test_ctrl_c_ends_the_wait_for_gpus(operator: GpuCluster) -> None:
     """No one plays the device plugin of a node that has just come, so there is something to wait for."""
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
-    words = [sys.executable, "-c", RUN_MAIN, "gpu", "configure"]
+    words = [sys.executable, "-m", "vdi", "gpu", "configure"]
     with subprocess.Popen(words, env=operator.environment, stdout=-1, stderr=-1, text=True) as process:
         try:
             assert process.stderr is not None
