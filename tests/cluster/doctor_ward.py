@@ -2,7 +2,7 @@
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cluster.control_plane import SERVICE_ACCOUNTS
 from cluster.operator_stage import RBAC, Object, Stage
 from support.bundles import renamed
 from support.clock import ShiftedClock
@@ -27,13 +28,8 @@ from vdi.kube.transport import Client
 
 _READING = ("get", "describe")
 _CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")
-ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 # The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while.
 LATER = timedelta(seconds=100)
-
-
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass
@@ -57,78 +53,47 @@ class DoctorStage:
         """The operator as the chart installs it, its pod played by the test; gives the pod's name."""
         await self.apply_rights()
         env = {"VDI_NAMESPACE": self.namespace, **settings}
-        pod = await self.workload("vdi-operator", "operator", "localhost/vdi/vdi:dev", env=env, ready=ready)
+        pod = await self.workload("vdi-operator", env, ready=ready)
         self.patch.setattr("vdi.operator.runtime.socket.gethostname", lambda: pod)
         return pod
 
     async def apply_rights(self, *, without: str = "") -> None:
         """Grant the operator's account its rights, but for one resource."""
         name, api = f"vdi-operator-{self.namespace}", self.stage.api
-        await api.apply(
-            ACCOUNTS,
-            "vdi-operator",
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vdi-operator"}},
-            namespace=self.namespace,
-            into=msgspec.Raw,
-        )
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vdi-operator"}}
+        await api.apply(SERVICE_ACCOUNTS, "vdi-operator", account, namespace=self.namespace, into=msgspec.Raw)
+        about = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": name}}
+        subject = {"kind": "ServiceAccount", "name": "vdi-operator", "namespace": self.namespace}
         for kind, rules in operator_rules().items():
             namespace = self.namespace if kind == "Role" else None
             kept = [rule for rule in rules if without not in rule["resources"]]
-            role = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": {"name": name}, "rules": kept}
-            subject = {"kind": "ServiceAccount", "name": "vdi-operator", "namespace": self.namespace}
-            binding = {
-                "apiVersion": f"{RBAC}/v1",
-                "kind": f"{kind}Binding",
-                "metadata": {"name": name},
-                "subjects": [subject],
-                "roleRef": {"kind": kind, "name": name, "apiGroup": RBAC},
-            }
+            role: Object = {**about, "kind": kind, "rules": kept}
+            binding: Object = {**about, "kind": f"{kind}Binding", "subjects": [subject]}
+            binding["roleRef"] = {"kind": kind, "name": name, "apiGroup": RBAC}
             for body in (role, binding):
-                word = str(body["kind"])
+                word = body["kind"]
                 resource = Resource(RBAC, "v1", f"{word.lower()}s", word, namespaced=namespace is not None)
                 await api.apply(resource, name, body, namespace=namespace, into=msgspec.Raw)
 
     async def workload(
-        self,
-        name: str,
-        container: str,
-        image: str,
-        *,
-        env: dict[str, str] | None = None,
-        args: Iterable[str] = (),
-        ports: dict[str, int] | None = None,
-        ready: bool = True,
+        self, name: str, env: dict[str, str], *, ports: dict[str, int] | None = None, ready: bool = True
     ) -> str:
         """A Deployment of one replica; its pod is made ready by the test."""
         labels = {"app": name}
-        inner: Object = {"name": container, "image": image, "args": list(args)}
-        inner["env"] = [{"name": key, "value": value} for key, value in (env or {}).items()]
-        inner["ports"] = [{"name": key, "containerPort": number} for key, number in (ports or {}).items()]
-        spec: Object = {"containers": [inner]}
-        if container == "operator":
-            spec["serviceAccountName"] = "vdi-operator"
-        body: Object = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": name},
-            "spec": {
-                "replicas": 1,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": spec},
-            },
-        }
+        container: Object = {"name": name.removeprefix("vdi-"), "image": "localhost/vdi/vdi:dev"}
+        container["env"] = [{"name": key, "value": value} for key, value in env.items()]
+        container["ports"] = [{"name": key, "containerPort": number} for key, number in (ports or {}).items()]
+        spec: Object = {"containers": [container]}
+        if name == "vdi-operator":
+            spec["serviceAccountName"] = name
+        template = {"metadata": {"labels": labels}, "spec": spec}
+        body: Object = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}}
+        body["spec"] = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
         await self.stage.api.create(DEPLOYMENTS, body, namespace=self.namespace, into=msgspec.Raw)
 
         async def pod() -> str:
-            found = await self.stage.all(PODS)
-            return next(
-                (
-                    one["metadata"]["name"]
-                    for one in found
-                    if one["metadata"].get("labels", {}).items() >= labels.items()
-                ),
-                "",
-            )
+            metas = [one["metadata"] for one in await self.stage.all(PODS)]
+            return next((meta["name"] for meta in metas if meta.get("labels", {}).get("app") == name), "")
 
         found = await eventually(pod, f"pod of {name}")
         if ready:
@@ -148,7 +113,7 @@ class DoctorStage:
 
     async def make_ready(self, pod: str) -> None:
         """Play the kubelet: it runs, answers, and has an address."""
-        at = now()
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
         container |= {"state": {"running": {"startedAt": at}}}
         status = {

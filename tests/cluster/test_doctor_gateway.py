@@ -35,7 +35,7 @@ async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[D
     await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
     env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
     ports = {"http": 8080, "internal": 8081}
-    await ward.workload("vdi-gateway", "gateway", "localhost/vdi/vdi:dev", env=env, ports=ports)
+    await ward.workload("vdi-gateway", env, ports=ports)
     for body in yaml.safe_load_all(chart.MANIFEST.read_text()):
         component = (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
         if component == "gateway" and body["kind"] in KINDS and body["kind"] != "Deployment":
