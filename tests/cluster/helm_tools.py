@@ -40,17 +40,8 @@ class Tools:
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def upgrade(self, chart: Path = CHART, *words: str) -> str:
-        done = self.helm(
-            "upgrade",
-            "--install",
-            "vdi",
-            str(chart),
-            "--namespace",
-            "vdi-system",
-            "--create-namespace",
-            "--reset-values",
-            *words,
-        )
+        where = ("--namespace", "vdi-system", "--create-namespace")
+        done = self.helm("upgrade", "--install", "vdi", str(chart), *where, "--reset-values", *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -75,15 +66,33 @@ class Tools:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+    def try_kubectl(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        done = self.try_kubectl(*words, stdin=stdin)
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout
 
     def get(self, *words: str) -> Any:
         """The output of `kubectl get` as data."""
         return json.loads(self.kubectl("get", *words, "-o", "json"))
+
+    def create_session(self, namespace: str, name: str, template: str, **spec: Any) -> None:
+        """A session of the person with this name, unless the spec has another user."""
+        body: dict[str, Any] = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession"}
+        body["metadata"] = {"name": name, "namespace": namespace}
+        body["spec"] = {"user": f"{name}@example.com", "template": template, **spec}
+        self.kubectl("create", "-f", "-", stdin=json.dumps(body))
+
+    def session_runs(self, namespace: str, name: str) -> bool:
+        found = self.get("vdisession", name, "--namespace", namespace)
+        return bool(found.get("status", {}).get("phase") == "Running")
+
+    def pool_is_full(self, name: str) -> bool:
+        """Whether a pool of one has its desktop."""
+        return bool(self.get("vdipool", name).get("status", {}).get("ready") == 1)
 
     def kubeconfig_of(self, account: str, namespace: str) -> Path:
         """A kubeconfig with the token of a ServiceAccount."""

@@ -1,6 +1,5 @@
 """One release with two namespaces of sessions, with real helm and a real operator that has only the chart's rights."""
 
-import json
 from functools import partial
 from typing import Any
 
@@ -8,7 +7,8 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, rules_of
-from cluster.release_stage import operator_process, pods_get_ready
+from cluster.release_stage import pods_get_ready
+from cluster.test_chart_two_releases import operator_of
 from support.permissions import gateway_rules, operator_rules, operator_rules_elsewhere
 from support.waiting import wait_until
 
@@ -57,36 +57,12 @@ def test_rights_end_at_the_namespaces_of_the_release(tools: Tools) -> None:
 
 @pytest.mark.long
 def test_one_operator_runs_sessions_and_a_pool_in_both(tools: Tools) -> None:
-    deployment = tools.get("deployment", "vdi-operator", "-n", RELEASE)
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    environment = {variable["name"]: variable["value"] for variable in container["env"]}
-    assert environment["VDI_NAMESPACE"] == f"{FIRST},{SECOND}"
-    del environment["VDI_GATEWAY_URL"]  # no gateway runs
-
-    def is_full() -> bool:
-        return bool(tools.get("vdipool", "warm").get("status", {}).get("ready") == 1)
-
-    def runs(namespace: str, name: str) -> bool:
-        return bool(tools.get("vdisession", name, "-n", namespace).get("status", {}).get("phase") == "Running")
-
-    def desktops_of_pool() -> list[Any]:
-        pods = tools.get("pod", "-A", "-l", "vdi.kasm.io/pool=warm,!vdi.kasm.io/session")["items"]
-        return [pod["metadata"]["namespace"] for pod in pods]
-
-    with (
-        pods_get_ready(tools.kubeconfig),
-        operator_process(tools, tools.kubeconfig_of("vdi-operator", RELEASE), environment),
-    ):
-        wait_until("the pool is full", is_full)
-        assert desktops_of_pool() == [SECOND]
+    with pods_get_ready(tools.kubeconfig), operator_of(tools, RELEASE):
+        wait_until("the pool is full", partial(tools.pool_is_full, "warm"))
+        waiting = tools.get("pod", "-A", "-l", "vdi.kasm.io/pool=warm,!vdi.kasm.io/session")["items"]
+        assert [pod["metadata"]["namespace"] for pod in waiting] == [SECOND]
         for namespace, name in ((FIRST, "alice"), (SECOND, "bob")):
-            session = {
-                "apiVersion": "vdi.kasm.io/v1alpha1",
-                "kind": "VDISession",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {"user": f"{name}@example.com", "template": "small"},
-            }
-            tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
-            wait_until(f"{name} runs", partial(runs, namespace, name))
+            tools.create_session(namespace, name, "small")
+            wait_until(f"{name} runs", partial(tools.session_runs, namespace, name))
     assert "vdi-operator" in tools.kubectl("get", "lease", "-n", FIRST)
     assert "vdi-operator" not in tools.kubectl("get", "lease", "-n", SECOND)

@@ -1,8 +1,7 @@
 """Two releases on one cluster, with real helm and two real operators that have only the rights of their charts."""
 
-import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,33 +50,6 @@ class TwoReleases:
             done = self.tools.helm("upgrade", "--install", *words)
             assert done.returncode == 0, done.stderr
 
-    @contextmanager
-    def operator(self, name: str) -> Iterator[None]:
-        """The operator of that release, as its ServiceAccount and with the variables of its Deployment."""
-        kubeconfig = self.tools.kubeconfig_of("vdi-operator", name)
-        deployment = self.tools.get("deployment", "vdi-operator", "-n", name)
-        (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        environment = {variable["name"]: variable["value"] for variable in container["env"]}
-        del environment["VDI_GATEWAY_URL"]  # no gateway runs
-        with operator_process(self.tools, kubeconfig, environment):
-            yield
-
-    def start(self, release: str, name: str, template: str) -> None:
-        session = {
-            "apiVersion": "vdi.kasm.io/v1alpha1",
-            "kind": "VDISession",
-            "metadata": {"name": name, "namespace": f"{release}-sessions"},
-            "spec": {"user": f"{name}@example.com", "template": template},
-        }
-        self.tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
-
-    def runs(self, release: str, name: str) -> bool:
-        found = self.tools.get("vdisession", name, "-n", f"{release}-sessions")
-        return bool(found.get("status", {}).get("phase") == "Running")
-
-    def is_full(self, pool: str) -> bool:
-        return bool(self.tools.get("vdipool", pool).get("status", {}).get("ready") == 1)
-
     def desktops(self, release: str, pool: str) -> list[str]:
         """Names of the desktops that wait in that pool."""
         selector = f"vdi.kasm.io/pool={pool},!vdi.kasm.io/session"
@@ -85,6 +57,18 @@ class TwoReleases:
             pod["metadata"]["name"]
             for pod in self.tools.get("pod", "-n", f"{release}-sessions", "-l", selector)["items"]
         ]
+
+
+@contextmanager
+def operator_of(tools: Tools, namespace: str) -> Iterator[None]:
+    """The operator of a release, as its ServiceAccount and with the variables of its Deployment."""
+    kubeconfig = tools.kubeconfig_of("vdi-operator", namespace)
+    deployment = tools.get("deployment", "vdi-operator", "-n", namespace)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    del environment["VDI_GATEWAY_URL"]  # no gateway runs
+    with operator_process(tools, kubeconfig, environment):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,34 +79,33 @@ def releases(tools: Tools) -> TwoReleases:
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_two_releases_are_independent(releases: TwoReleases) -> None:
+    tools, work, lab = releases.tools, f"{WORK}-sessions", f"{LAB}-sessions"
     releases.install(WORK)
     releases.install(LAB)
-    with ExitStack() as stack:
-        stack.enter_context(pods_get_ready(releases.tools.kubeconfig))
-        stack.enter_context(releases.operator(LAB))
-        with releases.operator(WORK):
-            for release in (WORK, LAB):
-                wait_until(f"pool {release} is full", partial(releases.is_full, release))
-                releases.start(release, "alice", release)
-                wait_until(f"{release} runs a session", partial(releases.runs, release, "alice"))
+    with pods_get_ready(tools.kubeconfig), operator_of(tools, LAB):
+        with operator_of(tools, WORK):
+            for release, namespace in ((WORK, work), (LAB, lab)):
+                wait_until(f"pool {release} is full", partial(tools.pool_is_full, release))
+                tools.create_session(namespace, "alice", release)
+                wait_until(f"{release} runs a session", partial(tools.session_runs, namespace, "alice"))
             assert releases.desktops(WORK, LAB) == releases.desktops(LAB, WORK) == [], (
                 "each pool is filled by its own operator"
             )
 
-        assert releases.tools.helm("uninstall", WORK, "--namespace", WORK).returncode == 0
-        assert len(releases.tools.get("crd")["items"]) >= 3
-        assert releases.runs(WORK, "alice"), "nothing deletes a session that has no operator for now"
-        assert releases.runs(LAB, "alice")
-        releases.start(LAB, "bob", LAB)
-        wait_until("the other release starts sessions", lambda: releases.runs(LAB, "bob"))
+        assert tools.helm("uninstall", WORK, "--namespace", WORK).returncode == 0
+        assert len(tools.get("crd")["items"]) >= 3
+        assert tools.session_runs(work, "alice"), "nothing deletes a session that has no operator for now"
+        assert tools.session_runs(lab, "alice")
+        tools.create_session(lab, "bob", LAB)
+        wait_until("the other release starts sessions", lambda: tools.session_runs(lab, "bob"))
 
     kinds = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
-    names = releases.tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
+    names = tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
     assert names and all(name.endswith(".lab.lab") for name in names)
-    templates = releases.tools.kubectl("get", "vditemplate", "-l", "app.kubernetes.io/component=probe", "-o", "name")
+    templates = tools.kubectl("get", "vditemplate", "-l", "app.kubernetes.io/component=probe", "-o", "name")
     assert templates.split() == ["vditemplate.vdi.kasm.io/vdi-probe.lab.lab"], "each probe has a template of its own"
     releases.install(WORK)
-    assert releases.runs(WORK, "alice"), "the release that comes back finds its session"
+    assert tools.session_runs(work, "alice"), "the release that comes back finds its session"
 
 
 @pytest.mark.long

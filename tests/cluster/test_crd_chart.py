@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -136,13 +135,9 @@ def test_upgrade_and_rollback_replace_the_crds(release: Tools, tmp_path: Path) -
 
 @pytest.mark.long
 def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
-    session = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDISession",
-        "metadata": {"name": "kept", "namespace": "vdi-sessions", "finalizers": ["vdi.kasm.io/session-cleanup"]},
-        "spec": {"user": "alice@example.com", "template": "small"},
-    }
-    release.kubectl("create", "-f", "-", stdin=json.dumps(session))
+    release.create_session("vdi-sessions", "kept", "small")
+    finalizers = ["patch", "vdi", "kept", "--namespace", "vdi-sessions", "--type=merge", "-p"]
+    release.kubectl(*finalizers, '{"metadata":{"finalizers":["vdi.kasm.io/session-cleanup"]}}')
     try:
         # No pod runs here: helm would wait for a hook until `Tools.helm` ends it.
         done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
@@ -159,8 +154,7 @@ def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> No
         assert "small" in release.upgrade(), "what was kept is taken over again"
         assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
     finally:
-        no_finalizer = ["--type=merge", "-p", '{"metadata":{"finalizers":null}}']
-        release.kubectl("patch", "vdi", "kept", "--namespace", "vdi-sessions", *no_finalizer)
+        release.kubectl(*finalizers, '{"metadata":{"finalizers":null}}')
 
 
 def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -> None:
@@ -170,15 +164,7 @@ def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -
         "metadata": {"name": "privileged", "namespace": "vdi-sessions"},
         "spec": {"containers": [{"name": "c", "image": "i", "securityContext": {"privileged": True}}]},
     }
-    words = ["--kubeconfig", str(installed.kubeconfig), "create", "--dry-run=server", "-f", "-"]
-    done = subprocess.run(
-        [installed.kubectl_binary, *words],
-        input=json.dumps(pod),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = installed.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
     assert done.returncode == 1 and 'violates PodSecurity "restricted' in done.stderr
 
 
@@ -207,12 +193,8 @@ def test_eviction_waits_until_the_desktop_is_released(installed: Tools) -> None:
 
     def evicts() -> str:
         review = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "held", "namespace": here[1]}}
-        words = ["--kubeconfig", str(installed.kubeconfig), "create", "--raw"]
         path = f"/api/v1/namespaces/{here[1]}/pods/held/eviction"
-        command = [str(installed.kubectl_binary), *words, path, "-f", "-"]
-        done = subprocess.run(
-            command, input=json.dumps(review), capture_output=True, text=True, timeout=30, check=False
-        )
+        done = installed.try_kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(review))
         return done.stdout + done.stderr
 
     safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import subprocess
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -120,8 +119,7 @@ def test_gateway_account_reads_neither_private_key(release: Tools, tmp_path: Pat
 
 def is_refused(tools: Tools, namespace: str, *words: str) -> None:
     """The API server's own answer to `kubectl get`."""
-    command = [str(tools.kubectl_binary), "--kubeconfig", str(tools.kubeconfig), "get", *words, "-n", namespace]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = tools.try_kubectl("get", *words, "-n", namespace)
     assert done.returncode == 1 and "Forbidden" in done.stderr, words
 
 
