@@ -16,6 +16,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ __all__ = ["postgres_server"]
 ROOT = CHART.parents[1]
 PAGE = ROOT / "docs/backup.md"
 IMAGE = "registry.example.com/vdi"
-PORTAL = "https://portal.vdi.localhost:8443"
 SESSIONS = ("--namespace", "vdi-sessions")
 PORTAL = "https://portal.vdi.localhost:8443"
 VALUES: dict[str, Any] = {
@@ -85,30 +85,20 @@ def commands(section: str) -> list[str]:
     return [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)]
 
 
-def log_in(port: int) -> dict[str, str]:
-    """The cookies of a browser that has logged in."""
+def page_of(port: int, path: str = "/") -> str:
+    """The text of a page of the portal for Alice, who logs in for it."""
 
-    async def submit() -> dict[str, str]:
+    async def read() -> str:
         async with httpx.AsyncClient(transport=AsTraefik(port), base_url=PORTAL, timeout=20) as browser:
-            page = await browser.get("/login")
-            form = {"user": "alice@example.com", "password": PASSWORD, "csrf": csrf_of(page.text), "next": "/"}
+            login = await browser.get("/login")
+            form = {"user": "alice@example.com", "password": PASSWORD, "csrf": csrf_of(login.text), "next": "/"}
             headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
             answer = await browser.post("/login", data=form, headers=headers)
             assert answer.status_code == 303, (answer.status_code, answer.text)
-            return dict(browser.cookies)
-
-    return asyncio.run(submit())
-
-
-def portal_of(port: int, cookies: dict[str, str], path: str = "/") -> str:
-    """The portal as this browser sees it; empty: it has to log in."""
-
-    async def read() -> str:
-        headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
-        transport = AsTraefik(port)
-        async with httpx.AsyncClient(transport=transport, base_url=PORTAL, cookies=cookies, timeout=20) as browser:
+            headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
             page = await browser.get(path, headers=headers)
-            return page.text if page.status_code == 200 else ""
+            assert page.status_code == 200, (page.status_code, page.text)
+            return page.text
 
     return asyncio.run(read())
 
@@ -151,16 +141,14 @@ class Site:
 
     def history(self) -> str:
         """The text of Alice's page of earlier desktops."""
-        return portal_of(self.portal(), log_in(self.portal()), "/history")
+        return page_of(self.portal(), "/history")
 
     def running(self, name: str) -> dict[str, Any]:
         """A session, once it runs."""
 
-        def look() -> dict[str, Any]:
-            found: dict[str, Any] = self.tools.get("vdi", name, *SESSIONS)
-            return found if (found.get("status") or {}).get("phase") == "Running" else {}
-
-        return wait_until(f"{name} runs", look, 120)
+        wait_until(f"{name} runs", lambda: self.tools.session_runs("vdi-sessions", name), 120)
+        found: dict[str, Any] = self.tools.get("vdi", name, *SESSIONS)
+        return found
 
     def volume(self, claim: str) -> Path:
         """The folder of a claim."""
@@ -207,14 +195,10 @@ def a_release_at_work(site: Site) -> dict[str, Any]:
     patch = {"data": {USERS_KEY: base64.b64encode(users.encode()).decode()}}
     site.tools.kubectl("patch", "secret", "vdi-gateway-users", "-n", "vdi-system", "--patch", yaml.safe_dump(patch))
     site.tools.kubectl("create", "-f", "-", stdin=json.dumps(OWN_TEMPLATE))
-    for name, template in (("earlier", "own"), ("desk", "small")):
-        spec: dict[str, Any] = {"user": "alice@example.com", "template": template}
-        if name == "desk":
-            spec |= {"hostname": "alices", "access": [{"user": "bob@example.com", "role": "viewer"}]}
-        meta = {"name": name, "namespace": "vdi-sessions"}
-        session = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}
-        site.tools.kubectl("create", "-f", "-", stdin=json.dumps(session))
-        site.running(name)
+    alices = partial(site.tools.create_session, "vdi-sessions", user="alice@example.com")
+    alices("earlier", "own")
+    site.running("earlier")
+    alices("desk", "small", hostname="alices", access=[{"user": "bob@example.com", "role": "viewer"}])
     wait_until("history has it", lambda: "earlier" in site.history())
     site.tools.kubectl("delete", "vdi", "earlier", *SESSIONS, "--wait=true", "--timeout=50s")
     return site.running("desk")
@@ -261,4 +245,4 @@ def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Po
         assert restored["status"]["url"] == session["status"]["url"]
         assert (site.volume(claim) / ".hidden").read_text() == "precious"
         assert site.tools.get("vditemplate", "own")["spec"]["image"] == OWN_TEMPLATE["spec"]["image"]
-        wait_until("the portal shows it", lambda: "desk" in portal_of(site.portal(), log_in(site.portal())))
+        wait_until("the portal shows it", lambda: "desk" in page_of(site.portal()))

@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
 from support.csrf import csrf_of
-from support.waiting import PATIENCE, eventually
+from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.kinds import SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
@@ -157,27 +158,21 @@ async def test_administrator_pages_show_everyones_sessions(stage: Stage, tmp_pat
         await alice.sees("/history", "Ended by an administrator")
 
 
-class listening:  # noqa: N801 -- used as a function is
-    """The stream of `My desktops`, as text, while the context lasts."""
+@asynccontextmanager
+async def listening(client: httpx.AsyncClient) -> AsyncIterator[list[str]]:
+    """The lines of the stream of `My desktops`, while the context lasts."""
+    heard: list[str] = []
+    headers = {"Accept": "text/event-stream"}
+    async with client.stream("GET", "/events?view=desktops&seen=", headers=headers) as answer:
+        assert answer.status_code == 200
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-        self._heard: list[str] = []
-
-    async def __aenter__(self) -> list[str]:
-        opened = asyncio.Event()
-        self._task = asyncio.create_task(self._read(opened))
-        await asyncio.wait_for(opened.wait(), PATIENCE)
-        return self._heard
-
-    async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-
-    async def _read(self, opened: asyncio.Event) -> None:
-        headers = {"Accept": "text/event-stream"}
-        async with self._client.stream("GET", "/events?view=desktops&seen=", headers=headers) as answer:
-            assert answer.status_code == 200
-            opened.set()
+        async def read() -> None:
             async for line in answer.aiter_lines():
-                self._heard.append(line)
+                heard.append(line)
+
+        reading = asyncio.create_task(read())
+        try:
+            yield heard
+        finally:
+            reading.cancel()
+            await asyncio.wait((reading,))
