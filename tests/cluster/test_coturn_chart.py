@@ -88,6 +88,8 @@ def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> 
     }
     assert container["command"] == ["/bin/sh", "/etc/coturn/start.sh"] and "args" not in container
     assert [variable["name"] for variable in container["env"]] == ["POD_IP"]
+    (auth,) = [volume["secret"] for volume in pod["volumes"] if volume["name"] == "auth"]
+    assert auth["secretName"] == "turn-auth", "that of the values; the chart makes none"
 
 
 def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) -> None:
@@ -203,19 +205,8 @@ def test_rotation_adds_a_secret_and_keeps_the_previous(tools: Tools) -> None:
     assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
 
 
-def test_existing_secret_is_used_and_none_is_created(tools: Tools) -> None:
-    objects = render(tools, *NEEDED, "--set", "auth.existingSecret=mine")
-    assert "Secret/alone-coturn" not in objects
-    volumes = {
-        volume["name"]: volume for volume in objects["Deployment/alone-coturn"]["spec"]["template"]["spec"]["volumes"]
-    }
-    assert volumes["auth"]["secret"]["secretName"] == "mine"
-
-
-def test_coturn_is_off_in_the_parent_until_enabled(tools: Tools) -> None:
-    tools.upgrade()
+def test_enabled_coturn_of_the_parent_needs_its_values(tools: Tools) -> None:
     label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "vdi-system", "-o", "name")
-    assert tools.kubectl("get", "deploy,secret,svc", *label) == ""
     tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT)
     made = set(tools.kubectl("get", "deploy,secret,svc", *label).split())
     assert made == {"deployment.apps/vdi-coturn", "secret/vdi-coturn", "secret/vdi-coturn-config"}

@@ -13,7 +13,6 @@ from cluster.helm_tools import CHART, Tools, allowed_of, flat, rules_of
 from network.worlds import policies, rendered, variants
 from support.permissions import key_rules, operator_rules, placeholder_rules
 from support.waiting import wait_until
-from tools.generate import chart
 from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import HOLD
@@ -324,11 +323,3 @@ def test_optional_objects_can_be_left_out(tools: Tools) -> None:
         "CronJob",  # the probe, whose desktop has the image of the template `small`
     }
     assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=vdi-system")}
-
-
-def test_raw_manifest_is_the_chart_and_can_be_applied(installed: Tools) -> None:
-    text = chart.MANIFEST.read_text()
-    assert chart.manifest_text(installed.helm_binary) == text, "run: make generate"
-    given = text.replace('image: ""', "image: localhost/vdi/vdi:dev")
-    words = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-")
-    installed.kubectl(*words, stdin=given)

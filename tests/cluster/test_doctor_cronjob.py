@@ -56,8 +56,3 @@ def test_doctor_job_reads_secrets_of_chart_templates(tools: Tools) -> None:
         if one["kind"] == "Role" and one["metadata"]["name"] == "vdi-doctor-secrets"
     }
     assert names == {"vdi-system": ["wildcard"], "vdi-sessions": ["kasmvnc"]}
-
-
-def test_doctor_job_without_a_schedule_is_not_rendered(tools: Tools) -> None:
-    names = {one["metadata"]["name"] for one in tools.render() if "vdi-doctor" in one["metadata"]["name"]}
-    assert names == set()

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from support.postgres import Postgres, postgres_server, postgres_url
@@ -186,24 +185,6 @@ async def test_dead_pooled_connections_are_replaced(restarted: Postgres, postgre
         restarted.stop()
         restarted.start()
         await asyncio.gather(*(ask(database) for _ in range(5)))
-
-
-async def test_dump_and_restore_as_documented(postgres_server: Postgres, postgres_url: str) -> None:
-    name = make_url(postgres_url).database or ""
-    dump = str(postgres_server.folder / f"{name}.dump")
-    where = ["-h", str(postgres_server.folder), "-U", "postgres"]
-    async with open_database(postgres_url) as database:
-        replica = Replica(database, lambda: NOW)
-        replica.tell(Life("before").running_since(0))
-        await replica.write()
-        postgres_server.run("pg_dump", *where, "--format=custom", f"--file={dump}", name)
-        replica.tell(Life("after").running_since(0))
-        await replica.write()
-    postgres_server.run("pg_restore", *where, "--clean", "--if-exists", f"--dbname={name}", dump)
-    postgres_server.psql(name, "DELETE FROM grants; DELETE FROM logins; DELETE FROM api_tokens")
-    async with open_database(postgres_url) as database:
-        sessions, runs = await rows_of(database)
-    assert ([session.name for session in sessions], len(runs)) == (["before"], 1)
 
 
 @asynccontextmanager

@@ -18,10 +18,6 @@ def config_maps(helm: Path, *words: str) -> list[dict[str, Any]]:
     return [one for one in made if one["kind"] == "ConfigMap" and one["metadata"]["name"] == "time-slicing-config"]
 
 
-def test_gpu_sharing_is_off_by_default(helm: Path) -> None:
-    assert config_maps(helm) == []
-
-
 def test_chart_defaults_equal_the_gpu_manifests(helm: Path) -> None:
     (made,) = config_maps(helm, *ON)
     written = yaml.safe_load(MANIFEST.read_text())
