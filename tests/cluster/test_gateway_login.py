@@ -11,7 +11,6 @@ import pytest
 
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
-from support.csrf import csrf_of
 from support.waiting import eventually
 from vdi.cli.main import main
 from vdi.gateway.login import component
@@ -21,24 +20,6 @@ from vdi.gateway.login import component
 def follow_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a minute is long for a test."""
     monkeypatch.setattr(component, "FOLLOW_SECONDS", 0.2)
-
-
-class Command:
-    """`vdi gateway user` against the stage."""
-
-    def __init__(
-        self, stage: Stage, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        self._there = ["-n", stage.namespace, "--kubeconfig", str(kubeconfig)]
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *words: str, stdin: str = "") -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        self._monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        code = main(["gateway", "user", *words, *self._there])
-        out, err = self._capsys.readouterr()
-        return code, out, err
 
 
 async def page_status(browser: httpx.AsyncClient, path: str = "/account") -> int:
@@ -53,17 +34,16 @@ async def is_logged_out(browser: httpx.AsyncClient) -> bool:
     return await page_status(browser) == 303
 
 
-async def submit(gateway: GatewayStage, browser: httpx.AsyncClient, path: str, **fields: str) -> httpx.Response:
-    """Send a form of the account page."""
-    page = await browser.get("/account")
-    headers = {"Origin": gateway.portal, "Sec-Fetch-Site": "same-origin"}
-    return await browser.post(path, data={"csrf": csrf_of(page.text), **fields}, headers=headers)
-
-
 async def test_users_are_added_and_removed_by_command(
     stage: Stage, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    user = partial(run_in_thread, Command(stage, kubeconfig, monkeypatch, capsys))
+    async def user(*words: str, stdin: str = "") -> tuple[int, str, str]:
+        """Exit code, standard output, standard error of a command, which has an event loop of its own."""
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        there = ["-n", stage.namespace, "--kubeconfig", str(kubeconfig)]
+        code = await asyncio.to_thread(main, ["gateway", "user", *words, *there])
+        return code, *capsys.readouterr()
+
     async with open_gateway_stage(stage, tmp_path) as gateway:
         code, password, said = await user("add", "Grace@Example.com", "--name", "Grace", "--group", "staff")
         assert (code, len(password.strip())) == (0, 23)
@@ -137,7 +117,7 @@ async def test_login_survives_a_gateway_restart(stage: Stage, tmp_path: Path) ->
         token = await api_token(gateway, alice)
         cookies = dict(alice.cookies)
         lost = await gateway.log_in("bob@example.com")
-        assert (await submit(gateway, lost, "/logout")).status_code == 200
+        assert (await gateway.post(lost, "/logout")).status_code == 200
         of_bob = dict(lost.cookies)
     async with open_gateway_stage(stage, tmp_path) as gateway:
         browser = await gateway.browser()
@@ -150,7 +130,7 @@ async def test_login_survives_a_gateway_restart(stage: Stage, tmp_path: Path) ->
 
 
 async def api_token(gateway: GatewayStage, browser: httpx.AsyncClient) -> str:
-    page = (await submit(gateway, browser, "/account/tokens", label="test", days="7")).text
+    page = (await gateway.post(browser, "/account/tokens", {"label": "test", "days": "7"})).text
     return page.partition('<pre id="new-token">')[2].partition("<")[0]
 
 
@@ -158,8 +138,3 @@ async def token_status(gateway: GatewayStage, token: str) -> int:
     browser = await gateway.browser()
     headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
     return (await browser.get("/api/v1/me", headers=headers)).status_code
-
-
-async def run_in_thread(command: Command, *words: str, stdin: str = "") -> tuple[int, str, str]:
-    """The command has an event loop of its own."""
-    return await asyncio.to_thread(command, *words, stdin=stdin)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.oidc_provider import IdentityProvider, PersonAtProvider, identity_provider, path_of
 from cluster.operator_stage import Stage
-from support.csrf import csrf_of
 
 PORTAL = "https://portal.vdi.localhost:8443"
 ACCOUNTS: dict[str, dict[str, Any]] = {
@@ -61,19 +60,13 @@ class SignOnStage:
         return await browser.get(path_of(back))
 
 
-@asynccontextmanager
-async def _open(stage: Stage, folder: Path) -> AsyncIterator[SignOnStage]:
-    async with identity_provider(folder, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
-        more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
-        async with open_gateway_stage(stage, folder, **more) as gateway:
-            assert gateway.portal == PORTAL
-            yield SignOnStage(gateway, provider, people)
-
-
 @pytest.fixture
 async def sign_on(stage: Stage, tmp_path: Path) -> AsyncIterator[SignOnStage]:
-    async with _open(stage, tmp_path) as sign_on:
-        yield sign_on
+    async with identity_provider(tmp_path, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
+        more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
+        async with open_gateway_stage(stage, tmp_path, **more) as gateway:
+            assert gateway.portal == PORTAL
+            yield SignOnStage(gateway, provider, people)
 
 
 async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
@@ -83,6 +76,12 @@ async def me(browser: httpx.AsyncClient) -> dict[str, Any]:
     return found
 
 
+async def known_as(browser: httpx.AsyncClient) -> tuple[str, bool, list[str]]:
+    """Address, administrator, groups."""
+    known = await me(browser)
+    return known["user"], known["admin"], sorted(known["groups"])
+
+
 async def test_login_takes_over_the_groups(sign_on: SignOnStage) -> None:
     carol, dave = await sign_on.gateway.browser(), await sign_on.gateway.browser()
     answer = await sign_on.log_in(carol, "carol")
@@ -90,19 +89,9 @@ async def test_login_takes_over_the_groups(sign_on: SignOnStage) -> None:
     account = await carol.get("/account")
     assert "Carol Ünal" in account.text
     assert "administrator" in account.text
-    known = await me(carol)
-    assert (known["user"], known["admin"], sorted(known["groups"])) == (
-        "carol@example.com",
-        True,
-        ["staff", "vdi-admins"],
-    )
+    assert await known_as(carol) == ("carol@example.com", True, ["staff", "vdi-admins"])
     assert (await sign_on.log_in(dave, "dave")).status_code == 303
-    known = await me(dave)
-    assert (known["user"], known["admin"], sorted(known["groups"])) == (
-        "dave@example.com",
-        False,
-        ["night shift", "staff"],
-    )
+    assert await known_as(dave) == ("dave@example.com", False, ["night shift", "staff"])
 
 
 async def test_unverified_addresses_are_refused(sign_on: SignOnStage) -> None:
@@ -159,9 +148,7 @@ async def test_sign_out_continues_at_the_provider(sign_on: SignOnStage) -> None:
     other = await sign_on.gateway.browser()
     await other.get(path_of(await person.log_in(await sign_on.begin(other), "nobody is asked")))
     assert (await me(other))["user"] == "carol@example.com", "the provider still knows her"
-    page = await browser.get("/account")
-    headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
-    answer = await browser.post("/logout", data={"csrf": csrf_of(page.text)}, headers=headers)
+    answer = await sign_on.gateway.post(browser, "/logout")
     assert answer.status_code == 200
     there = answer.headers["refresh"].partition("url=")[2]
     assert there.startswith(f"{sign_on.provider.config.issuer}/session/end?")
