@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from support.desktop_key import MASTER
 from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
-from unit.gateway.edge_stage import EdgeStage
+from unit.gateway.edge_stage import EdgeStage, a_session, changed, publish
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.logins import Device, Identity
@@ -78,6 +78,18 @@ class TraefikStage:
     def host(self, label: str = "alice-desktop") -> str:
         """A host without port."""
         return self.settings.host(label)
+
+    def change(self, **parts: Any) -> None:
+        """The next state of alice's session."""
+        session = self.stage.world.session("alice-desktop")
+        assert session is not None
+        publish(self.stage.world, changed(session, **parts))
+
+    async def add_desktop(self, label: str, user: str, **parts: Any) -> None:
+        """Another desktop, with a live route to the same server."""
+        self.stage.add(changed(a_session(label, user), **parts))
+        self.write_routes("alice-desktop", label)
+        await self.routed(label)
 
     def write_routes(self, *labels: str) -> None:
         """The routes: the gateway's four, and one for each of these desktops, as the operator makes them."""

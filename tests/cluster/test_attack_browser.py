@@ -10,9 +10,9 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Error, Page, expect
 
 from cluster.edge_traefik import TraefikStage
-from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, log_in, now
+from cluster.test_gateway_edge_browser import a_person, arrived, chromium, edge, log_in
 from support.waiting import eventually
-from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, shared_with
+from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, shared_with
 from vdi.gateway.edge.headers import COOKIE_BYTES
 from vdi.gateway.web.connection import HEAD_BYTES
 from vdi.gateway.web.credentials import LOGIN_COOKIE
@@ -30,11 +30,9 @@ PLANT = """([names, value]) => {
 @pytest.fixture
 async def alice(edge: TraefikStage, chromium: Browser) -> AsyncIterator[BrowserContext]:
     """Her browser; mallory's desktop has a page /evil, hers a page /listens that takes messages of everybody."""
-    edge.stage.add(changed(a_session("mallory-desktop", STRANGER), spec=shared_with(OWNER, "collaborator")))
-    edge.write_routes("alice-desktop", "mallory-desktop")
     edge.desktop.pages |= {"/evil": ("evil", HTML), "/listens": (LISTENER, HTML)}
     edge.desktop.pages |= {"/": ("desktop /", HTML), "/favicon.ico": ("", {})}  # others overwrite the visitor's token
-    await edge.routed("mallory-desktop")
+    await edge.add_desktop("mallory-desktop", STRANGER, spec=shared_with(OWNER, "collaborator"))
     person = await a_person(edge, chromium)
     yield person
     await person.close()
@@ -153,9 +151,9 @@ async def test_redirect_is_not_cached_for_the_next_user(edge: TraefikStage, alic
     await log_in(edge, alice, GUEST)
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="You have no desktop here")).to_be_visible()
-    now(edge, spec=shared_with(GUEST, "viewer"))
+    edge.change(spec=shared_with(GUEST, "viewer"))
     await page.goto(edge.url())
     await arrived(edge, page)
-    now(edge, spec={"access": ()})
+    edge.change(spec={"access": ()})
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="This desktop is no longer shared with you")).to_be_visible()

@@ -1,7 +1,6 @@
 """HTTP/2 through a real Traefik, which speaks HTTP/1.1 to gateway and desktop: what may be read in two ways."""
 
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from cluster.edge_traefik import TraefikStage
 from cluster.http2_client import Fields, Http2, open_http2
 from cluster.test_gateway_edge import alice, edge, stolen
-from unit.gateway.edge_stage import STRANGER, a_session
+from unit.gateway.edge_stage import STRANGER
 from vdi.gateway.edge.headers import GRANT_COOKIE
 
 __all__ = ["alice", "edge"]
@@ -90,11 +89,9 @@ def smuggled(edge: TraefikStage) -> bytes:
 
 
 @pytest.fixture
-async def mallorys(edge: TraefikStage, traefik: Path) -> str:
+async def mallorys(edge: TraefikStage) -> str:
     """The Cookie header of somebody who is in a desktop of her own, which has a live route."""
-    edge.stage.add(a_session("mallory-desktop", STRANGER))
-    edge.write_routes("alice-desktop", "mallory-desktop")
-    await edge.routed("mallory-desktop")
+    await edge.add_desktop("mallory-desktop", STRANGER)
     async with await edge.browser(STRANGER) as mallory:
         async with mallory.get(edge.url("mallory-desktop", "/.vdi/start")) as answer:
             assert answer.status == 200

@@ -14,7 +14,7 @@ from cluster.redis_stage import RedisServer, redis
 from cluster.test_gateway_edge import PROGRAM, alice, connect
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
-from unit.gateway.edge_stage import GUEST, a_session, changed, shared_with
+from unit.gateway.edge_stage import GUEST, shared_with
 from vdi.gateway.shared_state import RedisSharedState
 
 __all__ = ["alice", "postgres_server", "postgres_url", "redis"]
@@ -29,7 +29,7 @@ async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: 
         shared = RedisSharedState(redis.url)
         stack.push_async_callback(shared.close)
         edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
-        edge.stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        edge.change(spec=shared_with(GUEST, "viewer"))
         edge.desktop.pages |= {"/": ("desktop /", {}), "/x": ("x", {})}  # others overwrite the visitor's token
         yield edge
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.edge_traefik import TraefikStage, open_edge
 from support.waiting import PATIENCE, eventually
-from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, changed, publish, shared_with
+from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, a_session, shared_with
 from vdi.api.session import Phase, QueueStatus
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.logins import GrantStore
@@ -78,7 +78,7 @@ async def alice(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def guest(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
-    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    edge.change(spec=shared_with(GUEST, "viewer"))
     async with await edge.browser(GUEST) as browser:
         await enter(edge, browser)
         yield browser
@@ -189,9 +189,7 @@ async def test_a_viewer_with_the_owners_token_is_a_viewer(
 async def test_revoked_share_cuts_the_open_connection(edge: TraefikStage, guest: aiohttp.ClientSession) -> None:
     socket = await connect(edge, guest)
     assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
-    session = edge.stage.world.session("alice-desktop")
-    assert session is not None
-    publish(edge.stage.world, changed(session, spec={"access": ()}))
+    edge.change(spec={"access": ()})
     message = await socket.receive(timeout=PATIENCE)
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4002)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -219,9 +217,7 @@ async def test_viewer_is_refused_without_a_token_table(
     edge.stage.edge.verify.handshake_seconds = 0.2
     await eventually(lambda: len(edge.desktop.table) == 2)
     edge.desktop.refuse = 500
-    session = edge.stage.world.session("alice-desktop")
-    assert session is not None
-    publish(edge.stage.world, changed(session, status={"ready_time": "2026-11-20T11:59:30Z"}))  # restarted
+    edge.change(status={"ready_time": "2026-11-20T11:59:30Z"})  # restarted
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await connect(edge, guest)
     assert refused.value.status == 503
@@ -233,7 +229,7 @@ async def test_viewer_is_refused_without_a_token_table(
 
 
 async def test_only_the_owner_disconnects_others(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    edge.change(spec=shared_with(GUEST, "collaborator"))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
         cookie = stolen(guest, edge.host())
@@ -275,10 +271,7 @@ async def test_every_response_has_the_headers_and_no_server(edge: TraefikStage, 
 
 async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStage) -> None:
     edge.write_routes()
-    suspended = {"suspended": True}
-    publish(
-        edge.stage.world, changed(a_session(), spec=suspended, status={"phase": "Suspended", "message": "At rest."})
-    )
+    edge.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "At rest."})
     async with await edge.browser(OWNER) as browser:
         async with asyncio.timeout(PATIENCE):
             page = ""
@@ -296,13 +289,13 @@ async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStag
 async def test_events_of_the_waiting_page_pass_traefik_unbuffered(
     edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
-    session = publish(edge.stage.world, changed(a_session(), status={"phase": "Creating", "message": "Pulling."}))
+    edge.change(status={"phase": "Creating", "message": "Pulling."})
     async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(PATIENCE):
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         text = ""
         while "Pulling." not in text:
             text += (await answer.content.readany()).decode()
-        publish(edge.stage.world, changed(session, status={"phase": "Running", "message": ""}))
+        edge.change(status={"phase": "Running", "message": ""})
         while '"stage":"opening"' not in text:
             text += (await answer.content.readany()).decode()
 
@@ -324,13 +317,11 @@ async def test_verification_and_reserved_paths_are_unreachable(
 
 
 async def test_stolen_cookie_is_refused_on_another_host(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    edge.stage.add(a_session("mallory-desktop", STRANGER))
-    edge.write_routes("alice-desktop", "mallory-desktop")
+    await edge.add_desktop("mallory-desktop", STRANGER)
     cookie = stolen(alice, edge.host())
     assert DESKTOP_COOKIE in cookie
     assert GRANT_COOKIE in cookie
     there = f"GET /x HTTP/1.1\nHost: {edge.host('mallory-desktop')}\nCookie: {cookie}\nConnection: close\n\n"
-    await edge.routed("mallory-desktop")
     answer = await edge.raw(there)
     assert "X-Vdi-Gateway: 1" in answer
     assert head(answer) == "HTTP/1.1 401 Unauthorized"
@@ -362,9 +353,7 @@ async def test_a_forged_address_does_not_pass_traefik(edge: TraefikStage, alice:
 
 
 async def test_smuggled_requests_do_not_reach_the_desktop(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    edge.stage.add(a_session("mallory-desktop", STRANGER))
-    edge.write_routes("alice-desktop", "mallory-desktop")
-    await edge.routed("mallory-desktop")
+    await edge.add_desktop("mallory-desktop", STRANGER)
     count = len(edge.desktop.seen)
     for request_text, statuses in SMUGGLED:
         text = request_text.format(
@@ -405,7 +394,7 @@ async def test_websocket_from_another_desktop_is_refused(edge: TraefikStage, ali
 async def test_unread_streams_of_one_user_do_not_block_others(edge: TraefikStage) -> None:
     """Slow browsers behind Traefik: each holds a connection there, and one of the gateway's until it is refused."""
     status = {"phase": Phase.PENDING, "queue": QueueStatus(position=2)}
-    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator"), status=status))
+    edge.change(spec=shared_with(GUEST, "collaborator"), status=status)
     async with await edge.browser(OWNER) as owner, await edge.browser(GUEST) as guest:
         for browser in (owner, guest):
             async with browser.get(edge.url()) as answer:

@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page
 
 from cluster.edge_traefik import TraefikStage, open_edge
-from cluster.test_gateway_edge_browser import log_in
+from cluster.test_gateway_edge_browser import launch_chromium, log_in
 from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, gone, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, VDITemplate
-from vdi.demo.browser import CHROMIUM_ARGS, find_chromium
 from vdi.gateway.web.credentials import LOGIN_COOKIE
 
 HTML, SCRIPT = {"Content-Type": "text/html"}, {"Content-Type": "text/javascript"}
@@ -64,14 +63,8 @@ FOUND = """async () => ({
   caches: await caches.keys(),
   databases: (await indexedDB.databases()).map((one) => one.name),
 })"""
-NOTHING: dict[str, object] = {
-    "workers": 0,
-    "controlled": False,
-    "local": None,
-    "tab": None,
-    "caches": [],
-    "databases": [],
-}
+NOTHING: dict[str, object] = {"workers": 0, "controlled": False, "local": None, "tab": None}
+NOTHING |= {"caches": [], "databases": []}
 
 
 @pytest.fixture
@@ -83,16 +76,9 @@ async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
 
 @pytest.fixture
 async def browser(edge: TraefikStage) -> AsyncIterator[Browser]:
-    executable = find_chromium()
-    assert executable is not None, "no browser found: install chromium"
     # Traefik's certificate is named as a good one: behind a bad one Chromium caches nothing, and takes no worker.
-    args = [*CHROMIUM_ARGS, f"--ignore-certificate-errors-spki-list={await key_hash(edge)}"]
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=args)
-        try:
-            yield browser
-        finally:
-            await browser.close()
+    async with launch_chromium(f"--ignore-certificate-errors-spki-list={await key_hash(edge)}") as browser:
+        yield browser
 
 
 async def key_hash(edge: TraefikStage) -> str:

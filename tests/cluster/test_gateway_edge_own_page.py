@@ -17,13 +17,13 @@ from aiohttp import web
 
 from cluster.edge_traefik import TraefikStage, open_edge
 from cluster.test_cli_session import untrusted_tls
+from cluster.test_gateway_edge import PROGRAM
 from support.waiting import eventually
 from support.web_server import serve_app
-from unit.gateway.edge_stage import GUEST, OWNER, a_session, changed, publish, shared_with
+from unit.gateway.edge_stage import GUEST, OWNER, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, Scheme, TemplateSpec, VDITemplate
 
-PROGRAM = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
 BASIC = "Basic " + base64.b64encode(b"kasm_user:of-the-image").decode()
 
 
@@ -125,12 +125,11 @@ async def test_a_websocket_keeps_its_own_subprotocol(
 
 
 async def test_a_collaborator_works_and_a_viewer_is_refused(edge: TraefikStage, image: KasmVNC) -> None:
-    publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    edge.change(spec=shared_with(GUEST, "collaborator"))
     async with await edge.browser(GUEST) as guest:
         async with guest.get(edge.url()) as answer:
             assert answer.status == 200 and "KasmVNC" in await answer.text()
-        newer = {"resource_version": "9"}
-        publish(edge.stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata=newer))
+        edge.change(spec=shared_with(GUEST, "viewer"))
         image.seen.clear()
         async with guest.get(edge.url()) as answer:
             assert answer.status == 403

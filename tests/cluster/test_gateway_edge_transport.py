@@ -8,7 +8,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from cluster.edge_traefik import TraefikStage
-from cluster.test_gateway_edge_browser import a_person, chromium, edge, now
+from cluster.test_gateway_edge_browser import a_person, chromium, edge
 from unit.gateway.edge_stage import GUEST, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.streaming import TemplateStreaming
@@ -49,7 +49,7 @@ async def test_owner_without_a_relay_switches_to_websocket(webrtc: TraefikStage,
 
 @pytest.mark.long
 async def test_a_viewer_enters_once_the_transport_has_changed(webrtc: TraefikStage, chromium: Browser) -> None:
-    now(webrtc, spec=shared_with(GUEST, "viewer"))
+    webrtc.change(spec=shared_with(GUEST, "viewer"))
     page = await (await a_person(webrtc, chromium, GUEST)).new_page()
     await page.goto(webrtc.url())
     await expect(page.get_by_role("heading", name=NO_WAY)).to_be_visible()
