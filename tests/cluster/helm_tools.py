@@ -1,5 +1,6 @@
 """helm and kubectl on a control plane of a test module's own, for tests of the chart."""
 
+import base64
 import json
 import os
 import subprocess
@@ -78,6 +79,11 @@ class Tools:
     def get(self, *words: str) -> Any:
         """The output of `kubectl get` as data."""
         return json.loads(self.kubectl("get", *words, "-o", "json"))
+
+    def secret(self, name: str) -> dict[str, str]:
+        """The contents of a Secret of the release."""
+        data = self.get("secret", name, "--namespace", "vdi-system").get("data", {})
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def create_session(self, namespace: str, name: str, template: str, **spec: Any) -> None:
         """A session of the person with this name, unless the spec has another user."""

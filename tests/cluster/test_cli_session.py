@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from cluster.stand_in import STAND_IN
+from support.kubeconfigs import write_kubeconfig
 from support.waiting import wait_until
 from support.web_server import serve_handler
 from vdi.devcluster.credentials import authority
@@ -135,14 +136,8 @@ def start_pod(typed: Typed, pod: str, *, after: str = "") -> None:
     wait_until(f"pod {pod} is made", lambda: pod_uid(typed, pod) not in ("", after))
     typed.kube("wait", "--for=condition=PodScheduled", f"pod/{pod}", "--timeout=30s")
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    container = {
-        "name": "desktop",
-        "image": "localhost/vdi/desktop:dev",
-        "imageID": "x",
-        "ready": True,
-        "restartCount": 0,
-        "state": {"running": {"startedAt": now}},
-    }
+    container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+    container["state"] = {"running": {"startedAt": now}}
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
     status = {"phase": "Running", "conditions": [ready], "containerStatuses": [container]}
     patch = json.dumps({"status": status})
@@ -245,19 +240,13 @@ def test_refusals_of_the_crd_name_field_and_value(typed: Typed, words: str, fiel
     assert allowed in said
 
 
-def test_missing_rights_are_named(typed: Typed, tmp_path: Path) -> None:
+def test_missing_rights_are_named(typed: Typed, kubeconfig: Path, tmp_path: Path) -> None:
     typed.kube("create", "serviceaccount", "eve")
-    token = typed.kube("create", "token", "eve").strip()
-    config = json.loads(typed.kube("config", "view", "--raw", "--minify", "-o", "json"))
-    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token}}]
-    file = tmp_path / "eve"
-    file.write_text(json.dumps(config))
-    looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
-    assert looked.returncode == 3
     who = f"system:serviceaccount:{typed.namespace}:eve"
-    assert f"{who} may not list vdisessions in namespace {typed.namespace}" in looked.stderr
-    config["users"] = [{"name": config["users"][0]["name"], "user": {"token": "nonsense"}}]
-    file.write_text(json.dumps(config))
-    looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
-    assert looked.returncode == 3
-    assert "rejects the credentials of kubeconfig" in looked.stderr
+    for token, said in (
+        (typed.kube("create", "token", "eve"), f"{who} may not list vdisessions in namespace {typed.namespace}"),
+        ("nonsense", "rejects the credentials of kubeconfig"),
+    ):
+        file = write_kubeconfig(kubeconfig, token, tmp_path / "eve")
+        looked = typed.vdi("session", "ls", "--kubeconfig", str(file))
+        assert looked.returncode == 3 and said in looked.stderr, looked.stderr

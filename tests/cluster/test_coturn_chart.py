@@ -1,6 +1,5 @@
 """The TURN server's chart with real helm on a real API server: alone, in the parent, rotation, and what is refused."""
 
-import base64
 import json
 from datetime import timedelta
 from pathlib import Path
@@ -36,11 +35,6 @@ def options_of(objects: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
             name, _, value = line.partition("=")
             made.setdefault(name, []).append(value)
     return made
-
-
-def content(tools: Tools, secret: str, namespace: str) -> dict[str, str]:
-    data = json.loads(tools.kubectl("get", "secret", secret, "--namespace", namespace, "-o", "json"))["data"]
-    return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
 # What is rendered
@@ -181,12 +175,12 @@ def test_rotation_adds_a_secret_and_keeps_the_previous(tools: Tools) -> None:
     def upgrade(*words: str) -> dict[str, str]:
         tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT, "--set", url, *words)
         tools.fill_secrets()
-        return content(tools, "vdi-coturn", "vdi-system")
+        return tools.secret("vdi-coturn")
 
     def mounted(deployment: str, volume: str) -> dict[str, str]:
         """File name to key."""
-        words = ("get", "deployment", deployment, "-n", "vdi-system", "-o", "jsonpath={.spec.template.spec.volumes}")
-        (found,) = [load["secret"]["items"] for load in json.loads(tools.kubectl(*words)) if load["name"] == volume]
+        pod = tools.get("deployment", deployment, "-n", "vdi-system")["spec"]["template"]["spec"]
+        (found,) = [load["secret"]["items"] for load in pod["volumes"] if load["name"] == volume]
         return {item["path"]: item["key"] for item in found}
 
     first = upgrade()

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -47,12 +48,8 @@ MAY_NOT = [
 def without_crds(tools: Tools) -> Tools:
     """A cluster that has never seen the chart, but for namespaces."""
     tools.helm("uninstall", "vdi", "--namespace", "vdi-system")
-    tools.kubectl(
-        "delete",
-        "crd",
-        "--ignore-not-found",
-        *(f"{path.stem}.vdi.kasm.io" for path in (CHART / "files/crds").iterdir()),
-    )
+    crds = [f"{path.stem}.vdi.kasm.io" for path in (CHART / "files/crds").iterdir()]
+    tools.kubectl("delete", "crd", "--ignore-not-found", *crds)
     return tools
 
 
@@ -63,9 +60,9 @@ def test_second_install_adds_templates_and_pools(without_crds: Tools) -> None:
     assert "NOT CREATED YET: the templates (small), the pools (warm) and the probe." in first
     assert without_crds.kubectl("get", "vdit", "-o", "name") == ""
     assert "NOT CREATED YET" not in without_crds.upgrade(CHART, *warm)
-    shown = json.loads(without_crds.kubectl("get", "vdit", "small", "-o", "json"))["spec"]["resources"]
+    shown = without_crds.get("vdit", "small")["spec"]["resources"]
     assert shown == {"defaultGPU": 0, "defaultCPU": "1000m", "defaultMemory": "4Gi"}
-    shown = json.loads(without_crds.kubectl("get", "vdipool", "warm", "-o", "json"))["spec"]
+    shown = without_crds.get("vdipool", "warm")["spec"]
     assert shown == {"template": "small", "replicas": 2}
 
     other = ("--set", "templates.small=null", "--set", "templates.other.image=registry.example.com/d:1")
@@ -88,17 +85,11 @@ def test_upgrade_keeps_the_token_for_metrics(release: Tools) -> None:
     assert token() == made
     account = "system:serviceaccount:vdi-system:vdi-metrics"
     allowed = release.kubectl("auth", "can-i", "--list", "--as", account, "-n", "vdi-system")
-    assert "secrets" not in allowed
-    assert "pods" not in allowed
-
-
-def documented(kind: str) -> set[tuple[str, str, str]]:
-    """The operator's rights by docs/design/operator.md."""
-    return flat(operator_rules()[kind])
+    assert "secrets" not in allowed and "pods" not in allowed
 
 
 def test_operator_has_rights_in_its_namespace_only(release: Tools) -> None:
-    everywhere, in_sessions = documented("ClusterRole"), documented("Role")
+    everywhere, in_sessions = (flat(operator_rules()[kind]) for kind in ("ClusterRole", "Role"))
     other_workloads = {("", "pods", "list"), ("", "pods", "watch")}
     assert other_workloads < everywhere
     assert rules_of(release, OPERATOR, "vdi-sessions") == everywhere | in_sessions
@@ -116,20 +107,23 @@ def test_dangerous_requests_are_denied(release: Tools) -> None:
 
 
 def test_upgrade_and_rollback_replace_the_crds(release: Tools, tmp_path: Path) -> None:
+    def fields(crd: dict[str, Any]) -> dict[str, Any]:
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        found: dict[str, Any] = schema["properties"]["spec"]["properties"]
+        return found
+
+    def stored() -> dict[str, Any]:
+        return fields(release.get("crd", "vdisessions.vdi.kasm.io"))
+
     shutil.copytree(CHART, newer := tmp_path / "vdi")
     path = newer / "files/crds/vdisessions.yaml"
     crd = yaml.safe_load(path.read_text())
-    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["later"] = {
-        "type": "string"
-    }
+    fields(crd)["later"] = {"type": "string"}
     path.write_text(yaml.safe_dump(crd))
     release.upgrade(newer)
-    stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
-    assert "later" in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-
+    assert "later" in stored()
     assert release.helm("rollback", "vdi", "--namespace", "vdi-system").returncode == 0
-    stored = json.loads(release.kubectl("get", "crd", "vdisessions.vdi.kasm.io", "-o", "json"))
-    assert "later" not in stored["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    assert "later" not in stored()
 
 
 @pytest.mark.long
@@ -141,15 +135,13 @@ def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> No
         # No pod runs here: helm would wait for a hook until `Tools.helm` ends it.
         done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
         assert done.returncode == 0, done.stderr
-        kept = json.loads(release.kubectl("get", "vdi", "kept", "--namespace", "vdi-sessions", "-o", "json"))
+        kept = release.get("vdi", "kept", "--namespace", "vdi-sessions")
         assert "deletionTimestamp" not in kept["metadata"], "no operator is there to remove its finalizer"
         assert release.kubectl("get", "deploy,sa", "--namespace", "vdi-system", "-o", "name").split() == [
             "serviceaccount/default"
         ]
-        left = release.kubectl(
-            "get", "clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=vdi", "-o", "name"
-        )
-        assert left == ""
+        of_cluster = ("clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=vdi", "-o", "name")
+        assert release.kubectl("get", *of_cluster) == ""
         assert "small" in release.upgrade(), "what was kept is taken over again"
         assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
     finally:
@@ -170,20 +162,14 @@ def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -
 def test_operator_pod_passes_restricted(installed: Tools) -> None:
     """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
     deployment = installed.named("Deployment", "vdi-operator")
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "operator"},
-        "spec": deployment["spec"]["template"]["spec"],
-    }
-    del pod["spec"]["serviceAccountName"]
+    spec = deployment["spec"]["template"]["spec"]
+    del spec["serviceAccountName"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator"}, "spec": spec}
     installed.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
-    container = pod["spec"]["containers"][0]
+    (container,) = spec["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {
-        "/healthz",
-        "/readyz",
-    }
+    paths = [container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")]
+    assert paths == ["/healthz", "/readyz"]
 
 
 def test_eviction_waits_until_the_desktop_is_released(installed: Tools) -> None:
@@ -230,8 +216,7 @@ def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
     }
 
     def left_out() -> set[str]:
-        words = ("--namespace", "vdi-sessions", "-o", "json")
-        policy = json.loads(release.kubectl("get", "networkpolicy", "vdi-desktops", *words))
+        policy = release.get("networkpolicy", "vdi-desktops", "--namespace", "vdi-sessions")
         peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
         (internet,) = [peer["ipBlock"] for peer in peers if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
         return set(internet["except"])

@@ -1,6 +1,5 @@
 """The gateway's part of the chart with real helm on a real API server: rights, what is kept, what is refused."""
 
-import base64
 import json
 from dataclasses import replace
 from ipaddress import ip_network
@@ -57,6 +56,11 @@ def settings_of(tools: Tools, *words: str) -> Settings:
         source = variable.get("valueFrom", {}).get("secretKeyRef", {})
         variables[variable["name"]] = variable.get("value") or secret[source["name"]]
     return read_settings(variables)
+
+
+def mount_path(pod: dict[str, Any], volume: str) -> Path:
+    (path,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume]
+    return Path(path)
 
 
 # Rights
@@ -129,26 +133,21 @@ def is_refused(tools: Tools, namespace: str, *words: str) -> None:
 @pytest.mark.long
 def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools) -> None:
     here = ("--namespace", "vdi-system")
-
-    def content(secret: str) -> dict[str, str]:
-        data = json.loads(release.kubectl("get", "secret", secret, *here, "-o", "json")).get("data", {})
-        return {key: base64.b64decode(value).decode() for key, value in data.items()}
-
     kept = {"vdi-gateway-keys": {"ring": "generated"}, "vdi-gateway-users": {"users.yaml": "alice@example.com: {}"}}
     for secret, data in kept.items():
         patch = json.dumps({"stringData": data})
         release.kubectl("patch", "secret", secret, *here, "--type=merge", "-p", patch)
     release.upgrade(CHART, "--set", "logLevel=debug")
-    assert {secret: content(secret) for secret in kept} == kept
+    assert {secret: release.secret(secret) for secret in kept} == kept
     assert release.helm("rollback", "vdi", *here).returncode == 0
-    assert {secret: content(secret) for secret in kept} == kept
+    assert {secret: release.secret(secret) for secret in kept} == kept
     claim = release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}")
 
     done = release.helm("uninstall", "vdi", *here)
     assert done.returncode == 0, done.stderr
     assert release.kubectl("get", "deploy,svc,role", *here, "-o", "name", "-l", "app.kubernetes.io/name=vdi") == ""
     release.upgrade()
-    assert {secret: content(secret) for secret in kept} == kept, "what was kept is taken over again"
+    assert {secret: release.secret(secret) for secret in kept} == kept, "what was kept is taken over again"
     assert release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}") == claim
 
 
@@ -239,12 +238,8 @@ def test_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Pa
     words = ("-f", str(file))
     data = tools.named("ConfigMap", "vdi-gateway", *words)["data"]
     assert yaml.safe_load(data["limits.yaml"]) == limits
-    pod = pod_of(tools, *words)
-    (mount,) = [
-        volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "limits"
-    ]
     limits_file = settings_of(tools, *words).limits_file
-    assert limits_file and str(limits_file.parent) == mount["mountPath"]
+    assert limits_file and limits_file.parent == mount_path(pod_of(tools, *words), "limits")
     annotations = [
         tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"]["annotations"]
         for each in (words, ())
@@ -303,9 +298,6 @@ def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
     account = f"system:serviceaccount:vdi-system:{pod['serviceAccountName']}"
     assert settings_of(tools).operator_account == account
     (volume,) = [volume for volume in pod["volumes"] if "projected" in volume]
-    (mount,) = [
-        volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == volume["name"]
-    ]
     token = volume["projected"]["sources"][0]["serviceAccountToken"]
     assert token["audience"] == "vdi-gateway"
-    assert Path(mount["mountPath"]) / token["path"] == read_operator_settings(variables).gateway_token_file
+    assert mount_path(pod, volume["name"]) / token["path"] == read_operator_settings(variables).gateway_token_file
