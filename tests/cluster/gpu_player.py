@@ -21,12 +21,10 @@ import yaml
 from cluster.stand_in import in_background
 from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, NotFound
-from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS, Resource
 from vdi.kube.transport import Client
 
 Object = dict[str, Any]
-DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
-CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
 NAMESPACE = "gpu-operator"
 PLUGIN, DISCOVERY = "nvidia-device-plugin-daemonset", "gpu-feature-discovery"
@@ -37,7 +35,18 @@ _REQUIRED = (
     "toolkit",
 )
 _ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-_CONFIG = {"type": "object", "properties": {"name": {"type": "string"}, "default": {"type": "string"}}}
+_TEXT = {"type": "string"}
+_CONFIG = {"type": "object", "properties": {"name": _TEXT, "default": _TEXT}}
+_PLUGIN = {"type": "object", "properties": {"enabled": {"type": "boolean"}, "config": _CONFIG}}
+_PARTS = {**dict.fromkeys((*_REQUIRED, "mig"), _ANYTHING), "devicePlugin": _PLUGIN}
+_SPEC = {"type": "object", "required": [*_REQUIRED], "properties": _PARTS}
+_STATUS = {
+    "type": "object",
+    "required": ["namespace", "state"],
+    "properties": {"namespace": _TEXT, "state": _TEXT},
+}
+_SCHEMA = {"type": "object", "properties": {"spec": _SPEC, "status": _STATUS}}
+_VERSION: Object = {"name": "v1", "served": True, "storage": True, "subresources": {"status": {}}}
 # What of NVIDIA's CRD is looked at here, with the fields that it requires.
 CRD: Object = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -47,38 +56,7 @@ CRD: Object = {
         "group": "nvidia.com",
         "scope": "Cluster",
         "names": {"kind": "ClusterPolicy", "listKind": "ClusterPolicyList", "plural": "clusterpolicies"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "required": [*_REQUIRED],
-                                "properties": {
-                                    **dict.fromkeys(_REQUIRED, _ANYTHING),
-                                    "mig": _ANYTHING,
-                                    "devicePlugin": {
-                                        "type": "object",
-                                        "properties": {"enabled": {"type": "boolean"}, "config": _CONFIG},
-                                    },
-                                },
-                            },
-                            "status": {
-                                "type": "object",
-                                "required": ["namespace", "state"],
-                                "properties": {"namespace": {"type": "string"}, "state": {"type": "string"}},
-                            },
-                        },
-                    }
-                },
-            }
-        ],
+        "versions": [_VERSION | {"schema": {"openAPIV3Schema": _SCHEMA}}],
     },
 }
 POLICY: Object = {

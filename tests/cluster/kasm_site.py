@@ -18,7 +18,7 @@ from cluster.stand_in import STAND_IN, add_node, nodes_stand_in, remove_node
 from vdi.cli.main import main
 from vdi.devcluster.binaries.components import KUBERNETES
 from vdi.kube.config import load_config
-from vdi.kube.resource import NODES, PODS, SERVICES, Resource
+from vdi.kube.resource import DAEMON_SETS, NODES, PODS, SERVICES, STORAGE_CLASSES, Resource
 from vdi.kube.transport import Client
 
 Object = dict[str, Any]
@@ -120,13 +120,10 @@ async def run_pod(
 
 
 def _others() -> Iterator[tuple[Resource, Object]]:
-    storage = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
     ingress = Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False)
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
-    yield (
-        storage,
-        {"metadata": {"name": "local-path", "annotations": default}, "provisioner": "rancher.io/local-path"},
-    )
+    meta: Object = {"name": "local-path", "annotations": default}
+    yield STORAGE_CLASSES, {"metadata": meta, "provisioner": "rancher.io/local-path"}
     yield ingress, {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}}
     where = {"name": "traefik", "namespace": "kube-system", "labels": TRAEFIK}
     ports = [{"name": "websecure", "port": 443}]
@@ -136,9 +133,8 @@ def _others() -> Iterator[tuple[Resource, Object]]:
         "metadata": {"labels": match["matchLabels"]},
         "spec": {"nodeSelector": {"none": "none"}, "containers": [{"name": "main", "image": "none"}]},
     }
-    sets = Resource("apps", "v1", "daemonsets", "DaemonSet")
     meta = {"name": "svclb-traefik-1a2b3c4d", "namespace": "kube-system", "labels": SVCLB}
-    yield sets, {"metadata": meta, "spec": {"selector": match, "template": template}}
+    yield DAEMON_SETS, {"metadata": meta, "spec": {"selector": match, "template": template}}
 
 
 @contextmanager

@@ -18,14 +18,13 @@ from support.waiting import eventually, wait_until
 from vdi.cluster.objects import Pod
 from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, KubeError, NotFound
-from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.resource import LEASES, NODES, PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 T = TypeVar("T")
 Object = dict[str, Any]
-LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 # Label of the nodes that are looked after here; with the value "heartbeat" their pods are left to the test.
 MARK = "vdi.test/stand-in"
 # The node that every test finds: 64 GPUs, 64 CPUs, 256Gi, 500 pods.

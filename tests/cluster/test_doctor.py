@@ -20,16 +20,13 @@ import pytest
 from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
 from support.variants import first_of
-from vdi.doctor.collect import prepare_fix
+from vdi.doctor.collect import BINDINGS, ROLES, prepare_fix
 from vdi.findings.model import Severity
 from vdi.gpu.cluster import apply_change
 from vdi.kube.errors import Conflict
-from vdi.kube.resource import DEPLOYMENTS, Resource
+from vdi.kube.resource import DEPLOYMENTS, NAMESPACES
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
-CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
-QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
-NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 
 
 @pytest.fixture
@@ -82,16 +79,13 @@ async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) 
     """Nothing of it is a pass, and nothing of it a fault that is not there."""
     template = await ward.stage.template(**NO_HOME)
     await ward.stage.session("alice", template)
-    user = "nosy@example.com"
-    rbac = "rbac.authorization.k8s.io"
-    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "nosy"}}
+    user, rbac = "nosy@example.com", "rbac.authorization.k8s.io"
+    role: dict[str, Any] = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "nosy"}}
     rule = {"apiGroups": ["vdi.kasm.io"], "resources": ["vdisessions"], "verbs": ["get", "list"]}
-    roles = Resource(rbac, "v1", "roles", "Role")
-    bindings = Resource(rbac, "v1", "rolebindings", "RoleBinding")
-    await ward.stage.api.create(roles, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw)
-    binding: dict[str, Any] = {"kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
-    binding |= {"roleRef": {"kind": "Role", "name": "nosy", "apiGroup": rbac}}
-    await ward.stage.api.create(bindings, {**role, **binding}, namespace=ward.namespace, into=msgspec.Raw)
+    await ward.stage.api.create(ROLES, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw)
+    binding: dict[str, Any] = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
+    binding["roleRef"] = {"kind": "Role", "name": "nosy", "apiGroup": rbac}
+    await ward.stage.api.create(BINDINGS, binding, namespace=ward.namespace, into=msgspec.Raw)
     found = await ward.look(user=user)
     assert found
     assert {one.severity for one in found} == {Severity.UNKNOWN}, [one.key for one in found]

@@ -18,13 +18,12 @@ from tools.generate import chart
 from vdi.doctor.collect import MIDDLEWARES, SERVERS_TRANSPORTS
 from vdi.findings.model import Finding, roots
 from vdi.kinds import ROUTES
-from vdi.kube.resource import DEPLOYMENTS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import DEPLOYMENTS, NETWORK_POLICIES, SECRETS, SERVICES
 from vdi.session.children import DESKTOP_TRANSPORT
 from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
-POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
-KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, POLICIES)}
+KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, NETWORK_POLICIES)}
 SETTINGS = ClusterSettings(edge_middleware="vdi-edge")
 
 

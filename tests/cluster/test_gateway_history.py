@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from cluster.control_plane import SERVICE_ACCOUNTS
 from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process, open_gateway_stage
 from cluster.operator_stage import Stage
@@ -28,7 +29,6 @@ from vdi.kube.resource import EVENTS, PODS, Resource
 
 __all__ = ["postgres_server", "postgres_url"]
 NAME = "alice-desktop"
-ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 
 
 @pytest.fixture(params=first_of(["postgresql", "sqlite"]))
@@ -120,7 +120,7 @@ async def history(stage: Stage, database_url: str) -> AsyncIterator[HistoryStage
     history = HistoryStage(stage, database_url)
     for name in ("vdi-operator", "somebody"):
         body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-        await stage.api.create(ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
+        await stage.api.create(SERVICE_ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
     history.token_file.write_text(await history.token("vdi-operator"))
     await add_people(stage)
     yield history
