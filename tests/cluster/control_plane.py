@@ -71,17 +71,11 @@ async def restart_garbage_collector(name: str, api: Client) -> None:
         component for component in cluster.status(name).components if component.name == "kube-controller-manager"
     )
     os.kill(manager.pid, signal.SIGKILL)  # the supervisor starts it again
-    session: dict[str, Any] = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDISession",
-        "metadata": {"name": "probe"},
-    }
-    session["spec"] = {"user": "alice@example.com", "template": "none"}
+    kind = {"apiVersion": SESSIONS.api_version, "kind": SESSIONS.kind}
+    spec = {"user": "alice@example.com", "template": "none"}
+    session = {**kind, "metadata": {"name": "probe"}, "spec": spec}
     owner = await api.create(SESSIONS, session, namespace="default", into=dict)
-    reference = {key: session[key] for key in ("apiVersion", "kind")} | {
-        "name": "probe",
-        "uid": owner["metadata"]["uid"],
-    }
+    reference = {**kind, "name": "probe", "uid": owner["metadata"]["uid"]}
     child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe", "ownerReferences": [reference]}}
     await api.create(CONFIG_MAPS, child, namespace="default", into=msgspec.Raw)
     await api.delete(SESSIONS, "probe", namespace="default", into=msgspec.Raw)

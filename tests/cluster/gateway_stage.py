@@ -116,11 +116,10 @@ class GatewayStage:
         return browser
 
     async def post(
-        self, browser: httpx.AsyncClient, path: str, form: Mapping[str, str] | None = None
+        self, browser: httpx.AsyncClient, path: str, form: Mapping[str, str] | None = None, *, at: str = "/"
     ) -> httpx.Response:
-        """Send a form as the portal's own page would: with its CSRF token and origin."""
-        page = await browser.get("/")
-        token = csrf_of(page.text)
+        """Send the form of a page as the page would: with its CSRF token and origin."""
+        token = csrf_of((await browser.get(at)).text)
         headers = {"Origin": self.portal, "Sec-Fetch-Site": "same-origin"}
         return await browser.post(path, data={**(form or {}), "csrf": token}, headers=headers)
 

@@ -230,11 +230,5 @@ def test_gateway_signs_with_the_secret_of_coturn(tools: Tools) -> None:
     }
     (mount,) = [volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "turn"]
     assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
-    (route,) = [
-        route
-        for route in objects["IngressRoute", "vdi-gateway"]["spec"]["routes"]
-        if "Path(`/api/turn`)" in route["match"]
-    ]
-    assert (route["priority"], route["middlewares"]) == (1000, [{"name": "vdi-gateway-retry"}])
     without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
     assert "VDI_TURN" not in without

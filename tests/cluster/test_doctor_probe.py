@@ -1,16 +1,14 @@
 """The TURN client of `vdi doctor --probe`: Debian's turnserver gives it an address for good words, and none for bad."""
 
 import asyncio
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from cluster.edge_traefik import free_port
+from cluster.edge_traefik import free_port, run_program
 from support.waiting import eventually
 from vdi.doctor.probe.turn import TurnError, allocate
 from vdi.session.credentials import make_turn_credentials
@@ -20,7 +18,7 @@ SOON = timedelta(minutes=2)
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
+async def port(tmp_path: Path) -> AsyncIterator[int]:
     program = shutil.which("turnserver")
     assert program, "turnserver is not on PATH: apt-get install --no-install-recommends coturn"
     port = free_port()
@@ -30,13 +28,8 @@ def port(tmp_path: Path) -> Iterator[int]:
     lines += [f"pidfile={tmp_path}/pid", f"userdb={tmp_path}/db", "log-file=stdout"]
     config.write_text("\n".join(lines) + "\n")
     config.chmod(0o600)
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([program, "-c", str(config)], stdout=log, stderr=log, env={**os.environ})
-        try:
-            yield port
-        finally:
-            process.kill()
-            process.wait()
+    async with run_program(tmp_path, Path(program), "-c", str(config)):
+        yield port
 
 
 async def outcome(port: int, secret: str, ends: datetime) -> str:

@@ -70,6 +70,12 @@ class Typed:
         assert process.returncode == 0, err.decode()
         return out.decode()
 
+    def client(self, token: str, **more: Any) -> httpx.AsyncClient:
+        """A program that uses the API with this token."""
+        headers = {"Authorization": f"Bearer {token}", "Host": self.gateway.portal.removeprefix("https://")}
+        base = f"http://127.0.0.1:{self.gateway.public}/api/v1"
+        return httpx.AsyncClient(base_url=base, headers=headers, **more)
+
     def token(self) -> str:
         """The token that `vdi login` has stored."""
         kept = json.loads((self.home / ".config" / "vdi" / "login.json").read_text())
@@ -102,8 +108,8 @@ async def test_session_is_managed_without_a_cluster_account(
         assert "was deleted in" in await typed.vdi("session", "rm", "mine", "--wait")
         token = typed.token()
         await typed.vdi("logout")
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}", **_host(gateway)}) as client:
-            assert (await client.get(_api(gateway, "/me"))).status_code == 401
+        async with typed.client(token) as client:
+            assert (await client.get("/me")).status_code == 401
 
 
 async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
@@ -112,9 +118,9 @@ async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: Gateway
     await typed.log_in("alice@example.com")
     said = await typed.vdi("session", "create", "x", "-t", template, "--idle-timeout", "0s", code=2)
     assert "idleTimeout: '0s' is not a duration above zero" in said
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {typed.token()}", **_host(gateway)}) as client:
+    async with typed.client(typed.token()) as client:
         body = {"template": template, "persistence": {"size": "1k"}, "idleTimeout": "0s"}
-        refused = await client.post(_api(gateway, "/sessions"), json=body)
+        refused = await client.post("/sessions", json=body)
     assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
     by_field = {error["field"]: error for error in refused.json()["errors"]}
     assert by_field["persistence.size"]["value"] == "1k"
@@ -129,8 +135,8 @@ async def test_events_follow_the_cluster(stage: Stage, gateway: GatewayStage, tm
     await typed.log_in("alice@example.com")
     async with (
         stage.operator(),
-        httpx.AsyncClient(headers={"Authorization": f"Bearer {typed.token()}", **_host(gateway)}, timeout=20) as client,
-        client.stream("GET", _api(gateway, "/events")) as stream,
+        typed.client(typed.token(), timeout=20) as client,
+        client.stream("GET", "/events") as stream,
     ):
         assert stream.status_code == 200
         events = _events(stream)
@@ -156,11 +162,3 @@ async def _events(stream: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
             name = value
         elif field == "data":
             yield name, json.loads(value)
-
-
-def _api(gateway: GatewayStage, path: str) -> str:
-    return f"http://127.0.0.1:{gateway.public}/api/v1{path}"
-
-
-def _host(gateway: GatewayStage) -> dict[str, str]:
-    return {"Host": gateway.portal.removeprefix("https://")}

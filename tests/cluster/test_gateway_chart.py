@@ -151,17 +151,14 @@ def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools)
     assert release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}") == claim
 
 
-@pytest.mark.long
-def test_disabled_gateway_renders_nothing(release: Tools) -> None:
-    release.upgrade(CHART, "--set", "gateway.enabled=false")
-    kinds = "deploy,svc,sa,configmap,role,rolebinding,networkpolicy,ingressroutes.traefik.io,middlewares.traefik.io"
-    label = ("-l", "app.kubernetes.io/component=gateway", "--all-namespaces", "-o", "name")
-    assert release.kubectl("get", kinds, *label) == ""
-    assert release.kubectl("get", "clusterrole,clusterrolebinding", *label) == ""
-    operator = release.named("Deployment", "vdi-operator", "--set", "gateway.enabled=false")
+def test_disabled_gateway_renders_nothing(tools: Tools) -> None:
+    off = ("--set", "gateway.enabled=false")
+    labels = [made["metadata"].get("labels", {}) for made in tools.render(*off)]
+    assert labels and "gateway" not in [each.get("app.kubernetes.io/component") for each in labels]
+    operator = tools.named("Deployment", "vdi-operator", *off)
     container = operator["spec"]["template"]["spec"]["containers"][0]
     assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {variable["name"] for variable in container["env"]}
-    policy = release.named("NetworkPolicy", "vdi-desktops", "--set", "gateway.enabled=false")
+    policy = tools.named("NetworkPolicy", "vdi-desktops", *off)
     (traefik,) = policy["spec"]["ingress"][0]["from"]
     assert traefik["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "traefik"}, "and nobody else"
 

@@ -12,7 +12,6 @@ import httpx
 
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Stage
-from support.csrf import csrf_of
 from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.kinds import SESSIONS
@@ -54,9 +53,7 @@ class Person:
         self, path: str, at: str, fields: Mapping[str, str] | None = None, *, status: int = 303
     ) -> httpx.Response:
         """Send the form on the page `at`."""
-        page = await self.client.get(at)
-        headers = {"Origin": self._gateway.portal, "Sec-Fetch-Site": "same-origin"}
-        answer = await self.client.post(path, data={"csrf": csrf_of(page.text), **(fields or {})}, headers=headers)
+        answer = await self._gateway.post(self.client, path, fields, at=at)
         assert answer.status_code == status, (path, answer.status_code, words(answer.text))
         return answer
 

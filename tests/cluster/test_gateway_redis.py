@@ -1,7 +1,7 @@
 """The replicas' shared state on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,18 +15,21 @@ from vdi.gateway.shared_state import RedisSharedState, SharedState, open_shared_
 __all__ = ["redis"]
 
 
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
-async def test_shared_in_redis(redis: RedisServer, promise: Callable[[SharedState], Awaitable[None]]) -> None:
+@pytest.fixture
+async def shared(redis: RedisServer) -> AsyncIterator[RedisSharedState]:
     shared = open_shared_state(redis.url)
     assert isinstance(shared, RedisSharedState)
-    try:
-        await promise(shared)
-    finally:
-        await shared.close()
+    yield shared
+    await shared.close()
 
 
-async def test_replicas_share_state_through_redis(redis: RedisServer) -> None:
-    one, two = RedisSharedState(redis.url), RedisSharedState(redis.url)
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
+async def test_shared_in_redis(shared: RedisSharedState, promise: Callable[[SharedState], Awaitable[None]]) -> None:
+    await promise(shared)
+
+
+async def test_replicas_share_state_through_redis(redis: RedisServer, shared: RedisSharedState) -> None:
+    one, two = shared, RedisSharedState(redis.url)
     try:
         answers = await asyncio.gather(*(each.take_once("ticket", 30) for each in (one, two) * 10))
         assert sorted(answers) == [False] * 19 + [True]
@@ -39,33 +42,29 @@ async def test_replicas_share_state_through_redis(redis: RedisServer) -> None:
             await one.publish("ended", "grant-1")
             assert (await anext(here), await anext(there)) == ("grant-1", "grant-1")
     finally:
-        await one.close()
         await two.close()
 
 
-async def test_cancelled_listener_always_ends(redis: RedisServer) -> None:
+async def test_cancelled_listener_always_ends(shared: RedisSharedState) -> None:
     """Python 3.11's asyncio.wait_for loses a cancellation that comes when what it waits for has just ended."""
-    shared = RedisSharedState(redis.url)
 
     async def listen() -> None:
         async with shared.subscribe("news"):
             await asyncio.Event().wait()
 
-    try:
-        for steps in range(300):
-            listener = asyncio.create_task(listen())
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            listener.cancel()
-            _, left = await asyncio.wait([listener], timeout=PATIENCE)
-            assert not left, f"cancelled after {steps} steps"
-    finally:
-        await shared.close()
+    for steps in range(300):
+        listener = asyncio.create_task(listen())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        listener.cancel()
+        _, left = await asyncio.wait([listener], timeout=PATIENCE)
+        assert not left, f"cancelled after {steps} steps"
 
 
-async def test_listener_reconnects_after_redis_was_lost(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listener_reconnects_after_redis_was_lost(
+    redis: RedisServer, shared: RedisSharedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_LISTEN_AGAIN", 0.05)
-    shared = RedisSharedState(redis.url)
     heard: list[str] = []
 
     async def listen() -> None:
@@ -91,7 +90,6 @@ async def test_listener_reconnects_after_redis_was_lost(redis: RedisServer, monk
     finally:
         listener.cancel()
         await asyncio.gather(listener, return_exceptions=True)
-        await shared.close()
 
 
 async def test_subscribing_without_redis_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
