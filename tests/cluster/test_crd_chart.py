@@ -148,17 +148,6 @@ def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> No
         release.kubectl(*finalizers, '{"metadata":{"finalizers":null}}')
 
 
-def test_the_namespace_of_the_sessions_enforces_pod_security(installed: Tools) -> None:
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "privileged", "namespace": "vdi-sessions"},
-        "spec": {"containers": [{"name": "c", "image": "i", "securityContext": {"privileged": True}}]},
-    }
-    done = installed.try_kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
-    assert done.returncode == 1 and 'violates PodSecurity "restricted' in done.stderr
-
-
 def test_operator_pod_passes_restricted(installed: Tools) -> None:
     """Its namespace enforces nothing, but whoever labels it must not lose the operator."""
     deployment = installed.named("Deployment", "vdi-operator")
