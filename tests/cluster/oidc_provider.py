@@ -117,16 +117,6 @@ class PersonAtProvider:
             form = {"prompt": prompt[1]} | ({"login": login, "password": "any"} if prompt[1] == "login" else {})
             answer = await self._http.post(action, data=form)
 
-    async def refuse(self, there: str) -> str:
-        """Follow the gateway's redirect and press Cancel; the address at which it leaves the provider."""
-        page = await self._until_page(await self._http.get(there))
-        assert isinstance(page, httpx.Response)
-        cancel = re.search(r'href="([^"]+/abort)"', page.text)
-        assert cancel is not None, page.text
-        away = await self._until_page(await self._http.get(urljoin(str(page.url), cancel[1])))
-        assert isinstance(away, str)
-        return away
-
     async def log_out(self, there: str) -> str:
         """Follow the gateway's way to the provider's logout and agree; the address at which it leaves the provider."""
         page = await self._until_page(await self._http.get(there))

@@ -160,18 +160,6 @@ async def test_websocket_handshake_sets_and_needs_no_cookie(edge: TraefikStage, 
 # ---- live connections
 
 
-async def test_the_owner_types_and_a_viewer_does_not(
-    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
-) -> None:
-    mine, theirs = await connect(edge, alice), await connect(edge, guest)
-    assert [await one.receive_str() for one in (mine, theirs)] == ["AUTH_SUCCESS,controller", "AUTH_SUCCESS,viewer"]
-    await mine.send_str("kd,65")
-    await theirs.send_str("kd,66")
-    assert [await one.receive_str() for one in (mine, theirs)] == ["kd,65", "MK_ACCESS,0"]
-    await mine.close()
-    await theirs.close()
-
-
 async def test_a_viewer_with_the_owners_token_is_a_viewer(
     edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
@@ -209,23 +197,6 @@ async def test_open_desktops_survive_a_dead_gateway(edge: TraefikStage, alice: a
         # `errors` of Traefik cannot tell this from a desktop's own answer (docs/design/edge.md).
         assert (await answer.read(), answer.headers["Referrer-Policy"]) == (b"", "same-origin")
     await socket.close()
-
-
-async def test_viewer_is_refused_without_a_token_table(
-    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
-) -> None:
-    edge.stage.edge.verify.handshake_seconds = 0.2
-    await eventually(lambda: len(edge.desktop.table) == 2)
-    edge.desktop.refuse = 500
-    edge.change(status={"ready_time": "2026-11-20T11:59:30Z"})  # restarted
-    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-        await connect(edge, guest)
-    assert refused.value.status == 503
-    async with guest.get(edge.url(path="/?v=1")) as page:
-        assert (page.status, "The desktop is opening." in await page.text()) == (200, True)
-    mine = await connect(edge, alice)
-    assert await mine.receive_str() == "AUTH_SUCCESS,controller"
-    await mine.close()
 
 
 async def test_only_the_owner_disconnects_others(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:

@@ -20,7 +20,7 @@ from cluster.test_cli_session import untrusted_tls
 from cluster.test_gateway_edge import PROGRAM
 from support.waiting import eventually
 from support.web_server import serve_app
-from unit.gateway.edge_stage import GUEST, OWNER, shared_with
+from unit.gateway.edge_stage import OWNER
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, Scheme, TemplateSpec, VDITemplate
 
@@ -122,16 +122,3 @@ async def test_a_websocket_keeps_its_own_subprotocol(
     assert await socket.receive_bytes() == b"RFB 003.008"
     await socket.close()
     assert image.seen[-1].headers["Sec-WebSocket-Protocol"] == "binary"
-
-
-async def test_a_collaborator_works_and_a_viewer_is_refused(edge: TraefikStage, image: KasmVNC) -> None:
-    edge.change(spec=shared_with(GUEST, "collaborator"))
-    async with await edge.browser(GUEST) as guest:
-        async with guest.get(edge.url()) as answer:
-            assert answer.status == 200 and "KasmVNC" in await answer.text()
-        edge.change(spec=shared_with(GUEST, "viewer"))
-        image.seen.clear()
-        async with guest.get(edge.url()) as answer:
-            assert answer.status == 403
-            assert "serves its own page (protocol Web)" in await answer.text()
-        assert image.seen == []
