@@ -199,15 +199,6 @@ def test_rotation_adds_a_secret_and_keeps_the_previous(tools: Tools) -> None:
     assert tools.helm("uninstall", "vdi", "--namespace", "vdi-system").returncode == 0
 
 
-def test_enabled_coturn_of_the_parent_needs_its_values(tools: Tools) -> None:
-    label = ("-l", "app.kubernetes.io/name=coturn", "--namespace", "vdi-system", "-o", "name")
-    tools.upgrade(CHART, "--set", "coturn.enabled=true", *IN_PARENT)
-    made = set(tools.kubectl("get", "deploy,secret,svc", *label).split())
-    assert made == {"deployment.apps/vdi-coturn", "secret/vdi-coturn", "secret/vdi-coturn-config"}
-    done = tools.helm("upgrade", "vdi", str(CHART), "--namespace", "vdi-system", "--set", "coturn.enabled=true")
-    assert done.returncode == 1 and "coturn: realm is empty" in done.stderr
-
-
 def test_gateway_signs_with_the_secret_of_coturn(tools: Tools) -> None:
     url = "turn:turn.example.com:3478?transport=udp"
     words = ("--set", "coturn.enabled=true", *IN_PARENT, "--set", f"gateway.turn.urls={{{url}}}")

@@ -127,38 +127,3 @@ async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: Gateway
     assert by_field["persistence.size"]["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
     assert by_field["idleTimeout"]["value"] == "0s"
     assert await stage.all(SESSIONS) == []
-
-
-async def test_events_follow_the_cluster(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
-    template = await stage.template()
-    typed = Typed(gateway, tmp_path)
-    await typed.log_in("alice@example.com")
-    async with (
-        stage.operator(),
-        typed.client(typed.token(), timeout=20) as client,
-        client.stream("GET", "/events") as stream,
-    ):
-        assert stream.status_code == 200
-        events = _events(stream)
-        assert await anext(events) == ("ready", {})
-        await stage.session("mine", template)
-        await stage.run("mine")
-        phases: list[str] = []
-        while not phases or phases[-1] != "Running":
-            kind, data = await anext(events)
-            assert (kind, data["metadata"]["name"]) == ("session", "mine")
-            phases.append(data["status"].get("phase", ""))
-        await stage.delete(SESSIONS, "mine")
-        while (event := await anext(events))[0] != "gone":
-            pass
-        assert event[1]["name"] == "mine"
-
-
-async def _events(stream: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
-    name = ""
-    async for line in stream.aiter_lines():
-        field, _, value = line.partition(": ")
-        if field == "event":
-            name = value
-        elif field == "data":
-            yield name, json.loads(value)
