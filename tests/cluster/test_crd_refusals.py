@@ -2,15 +2,15 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from cluster.crd_server import CRDS, Server
+from cluster.crd_server import CRDS, Server, an_object
 from support.docs_blocks import Given, objects
 from support.waiting import wait_until
 from unit.gateway.user_addresses import HIDDEN, ORDINARY
@@ -140,11 +140,6 @@ ACCEPTED: list[tuple[str, str | int]] = [
     *(("resources.memory", value) for value in ("4Gi", "512Mi", "4G", "1.5Gi", "4e9", 4294967296)),
     *(("resources.cpu", value) for value in ("500m", "1.5", 2)),
 ]
-
-
-def an_object(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> str:
-    metadata |= {"name": name}
-    return json.dumps({"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec})
 
 
 def session(**fields: Any) -> dict[str, Any]:
@@ -320,17 +315,16 @@ def test_common_address_is_accepted(server: Server, address: str) -> None:
 
 def test_older_invalid_session_can_be_changed_and_ended(server: Server) -> None:
     def patched(change: dict[str, Any], *words: str) -> bool:
-        return server.run("patch", "vdi", "old", "--type=merge", "-p", json.dumps(change), *words).returncode == 0
+        return server.patch("vdi", "old", change, *words).returncode == 0
 
     owner, guest = HIDDEN["isolate"], {"user": HIDDEN["zero-width space"], "role": "viewer"}
     crd = (CRDS / "vdisessions.yaml").read_text()
     before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must have only visible.*", "", crd)
     spec = session(user=owner, access=[guest])
-    given = an_object("VDISession", "old", spec, finalizers=["vdi.test/hold"])
     try:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before).returncode == 0
         wait_until("it knows the older rules", lambda: server.create("VDISession", spec).is_success)
-        assert server.run("create", "-f", "-", stdin=given).returncode == 0
+        server.store("VDISession", "old", spec, finalizers=["vdi.test/hold"])
     finally:
         assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd).returncode == 0
     wait_until("it knows the new ones", lambda: server.create("VDISession", session(user=owner)).is_client_error)
@@ -358,12 +352,10 @@ def test_template_text_in_any_script_is_accepted(server: Server) -> None:
 
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
 def test_status_with_hidden_characters_is_refused(server: Server, hiding: str) -> None:
-    given = an_object("VDISession", "hides", session())
-    assert server.run("create", "-f", "-", stdin=given).returncode == 0
+    server.store("VDISession", "hides", session())
 
     def patched(status: dict[str, Any]) -> bool:
-        words = ("patch", "vdi", "hides", "--type=merge", "--subresource=status", "-p", json.dumps({"status": status}))
-        return server.run(*words).returncode == 0
+        return server.patch("vdi", "hides", {"status": status}, "--subresource=status").returncode == 0
 
     condition = {"type": "Ready", "status": "False", "reason": "X", "lastTransitionTime": "2026-11-20T08:00:00Z"}
     try:
@@ -436,15 +428,14 @@ def test_names_up_to_the_kubernetes_limit_are_accepted(server: Server, name: str
 
 
 def test_lenient_client_is_warned_of_an_unknown_field(server: Server) -> None:
-    given = an_object("VDISession", "tried", session(gpus=1))
+    given = json.dumps(an_object("VDISession", "tried", session(gpus=1)))
     answer = server.run("create", "--dry-run=server", "--validate=warn", "-o", "json", "-f", "-", stdin=given)
     assert answer.returncode == 0 and 'unknown field "spec.gpus"' in answer.stderr
     assert "gpus" not in json.loads(answer.stdout)["spec"]
 
 
 def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
-    def patch(change: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
-        return server.run("patch", "vdi", "alice-desktop", "--type=merge", "-p", json.dumps(change), *words)
+    patch = partial(server.patch, "vdi", "alice-desktop")
 
     def listed(*words: str) -> str:
         return server.run("get", *words).stdout
@@ -488,25 +479,22 @@ def test_objects_in_blocks_of_the_docs_are_accepted(server: Server, place: str, 
 
 
 def test_new_session_shows_pending_before_its_first_status(server: Server) -> None:
-    given = an_object("VDISession", "fresh", session())
-    server.run("create", "-f", "-", stdin=given)
-    assert json.loads(server.run("get", "vdi", "fresh", "-o", "json").stdout)["status"] == {"phase": "Pending"}
+    server.store("VDISession", "fresh", session())
+    assert server.get("vdi", "fresh")["status"] == {"phase": "Pending"}
     assert server.run("get", "vdi").stdout.splitlines()[1].split()[2] == "Pending"
     assert "fresh" in server.run("get", "vdi", "--field-selector", "status.phase=Pending").stdout
 
 
 def test_a_pool_is_scaled_as_a_deployment_is(server: Server) -> None:
     name = f"pool-{server.namespace}"
-    given = an_object("VDIPool", name, {"template": "desktop"})
-    server.run("create", "-f", "-", stdin=given)
+    server.store("VDIPool", name, {"template": "desktop"})
     try:
         assert server.run("get", "vdipool", name).stdout.splitlines()[1].split()[:6] == [name, "desktop", *"1000"]
         assert server.run("scale", "vdipool", name, "--replicas=3").returncode == 0
-        assert json.loads(server.run("get", "vdipool", name, "-o", "json").stdout)["spec"]["replicas"] == 3
+        assert server.get("vdipool", name)["spec"]["replicas"] == 3
         status = {"ready": 2, "selector": f"vdi.kasm.io/pool={name}"}
-        words = ("--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
-        assert server.run("patch", "vdipool", name, *words).returncode == 0
-        scale = json.loads(server.run("get", "vdipool", name, "--subresource=scale", "-o", "json").stdout)
+        assert server.patch("vdipool", name, {"status": status}, "--subresource=status").returncode == 0
+        scale = server.get("vdipool", name, "--subresource=scale")
         of_scale = {"replicas": 2, "selector": status["selector"]}
         assert (scale["spec"], scale["status"]) == ({"replicas": 3}, of_scale)
     finally:
