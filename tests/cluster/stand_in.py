@@ -49,10 +49,7 @@ async def add_node(
     if taints:
         node["spec"] = {"taints": list(taints)}
     await api.create(NODES, node, into=msgspec.Raw)
-    now = _now()
-    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
-    ready = {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
-    status = {"capacity": dict(room), "allocatable": dict(room), "conditions": [ready]}
+    status = {"capacity": dict(room), "allocatable": dict(room), "conditions": [_ready()]}
     await api.patch(NODES, name, {"status": status}, subresource="status", into=msgspec.Raw)
 
     async def has_lease() -> bool:
@@ -167,9 +164,11 @@ async def _beat(api: Client) -> None:
     while True:
         with suppress(KubeError):  # while the API server is being restarted
             for node in await api.list(NODES, label_selector=MARK, into=dict):
-                await _renew(api, node["metadata"]["name"])
+                name = node["metadata"]["name"]
+                await _renew(api, name)
                 if _was_given_up(node):
-                    await _report_ready(api, node["metadata"]["name"])
+                    status = {"status": {"conditions": [_ready()]}}
+                    await api.patch(NODES, name, status, subresource="status", into=msgspec.Raw)
         await asyncio.sleep(_BEAT)
 
 
@@ -179,11 +178,9 @@ def _was_given_up(node: Object) -> bool:
     return any(condition["type"] == "Ready" and condition.get("message") == _NOTHING_HEARD for condition in conditions)
 
 
-async def _report_ready(api: Client, name: str) -> None:
-    now = _now()
-    times = {"lastHeartbeatTime": now, "lastTransitionTime": now}
-    ready = {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
-    await api.patch(NODES, name, {"status": {"conditions": [ready]}}, subresource="status", into=msgspec.Raw)
+def _ready() -> Object:
+    times = dict.fromkeys(("lastHeartbeatTime", "lastTransitionTime"), _now())
+    return {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
 
 
 async def _renew(api: Client, node: str) -> None:

@@ -160,6 +160,18 @@ async def test_websocket_handshake_sets_and_needs_no_cookie(edge: TraefikStage, 
 # ---- live connections
 
 
+async def test_the_owner_types_and_a_viewer_does_not(
+    edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
+) -> None:
+    mine, theirs = await connect(edge, alice), await connect(edge, guest)
+    assert [await one.receive_str() for one in (mine, theirs)] == ["AUTH_SUCCESS,controller", "AUTH_SUCCESS,viewer"]
+    await mine.send_str("kd,65")
+    await theirs.send_str("kd,66")
+    assert [await one.receive_str() for one in (mine, theirs)] == ["kd,65", "MK_ACCESS,0"]
+    await mine.close()
+    await theirs.close()
+
+
 async def test_a_viewer_with_the_owners_token_is_a_viewer(
     edge: TraefikStage, guest: aiohttp.ClientSession, alice: aiohttp.ClientSession
 ) -> None:
