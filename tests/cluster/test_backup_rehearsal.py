@@ -14,38 +14,37 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
-from cluster.gateway_stage import PASSWORD, AsTraefik
+from cluster.gateway_stage import PASSWORD, GatewayStage
 from cluster.helm_tools import CHART, Tools, open_tools
 from cluster.program_pods import ProgramPods, programs_run
 from cluster.release_stage import Release
-from support.csrf import csrf_of
 from support.metrics_token import token_file
 from support.passwords import HASHER, users_file
 from support.postgres import Postgres, postgres_server
 from support.waiting import wait_until
 from vdi.gateway.login.local_users import USERS_KEY, LocalUser
+from vdi.gateway.settings import Settings
 
 __all__ = ["postgres_server"]
 ROOT = CHART.parents[1]
 PAGE = ROOT / "docs/backup.md"
 IMAGE = "registry.example.com/vdi"
 SESSIONS = ("--namespace", "vdi-sessions")
-PORTAL = "https://portal.vdi.localhost:8443"
+URL_PORT = 8443
 VALUES: dict[str, Any] = {
     "image": {"repository": IMAGE, "tag": "1"},
     "replicas": 1,
     "domain": "vdi.localhost",
-    "urlPort": 8443,
+    "urlPort": URL_PORT,
     "probe": {"enabled": False},
     "templates": {"small": {"image": f"{IMAGE}-desktop:1", "persistence": {"enabled": True, "size": "1Gi"}}},
 }
@@ -89,14 +88,9 @@ def page_of(port: int, path: str = "/") -> str:
     """The text of a page of the portal for Alice, who logs in for it."""
 
     async def read() -> str:
-        async with httpx.AsyncClient(transport=AsTraefik(port), base_url=PORTAL, timeout=20) as browser:
-            login = await browser.get("/login")
-            form = {"user": "alice@example.com", "password": PASSWORD, "csrf": csrf_of(login.text), "next": "/"}
-            headers = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
-            answer = await browser.post("/login", data=form, headers=headers)
-            assert answer.status_code == 303, (answer.status_code, answer.text)
-            headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
-            page = await browser.get(path, headers=headers)
+        async with AsyncExitStack() as stack:
+            gateway = GatewayStage(None, Settings(url_port=URL_PORT), port, 0, stack)  # type: ignore[arg-type]
+            page = await (await gateway.log_in("alice@example.com")).get(path)
             assert page.status_code == 200, (page.status_code, page.text)
             return page.text
 
