@@ -27,6 +27,7 @@ class Request:
     method: str
     path: str
     watch: bool
+    body: bytes = b""
 
     @property
     def is_event(self) -> bool:
@@ -67,8 +68,6 @@ class Proxy:
         self.reported.set()
         # What happens before the server sees a write.
         self.meanwhile: Callable[[Request], Awaitable[None]] | None = None
-        # What a mutating webhook makes of the body of a write.
-        self.mutate: Callable[[Request, bytes], bytes] | None = None
         self._upstream = upstream
         self._writes_left: int | None = None
         self._moment: Literal["before", "after"] = "before"
@@ -119,7 +118,7 @@ class Proxy:
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
-        seen = Request(request.method, request.path, request.query.get("watch") == "true")
+        seen = Request(request.method, request.path, request.query.get("watch") == "true", body)
         if self.cut.is_set():
             raise _hang_up(request)
         drop_answer = False
@@ -132,8 +131,6 @@ class Proxy:
                 drop_answer = True
         if seen.method in WRITES and self.meanwhile is not None:
             await self.meanwhile(seen)
-        if seen.method in WRITES and self.mutate is not None:
-            body = self.mutate(seen, body)
         self.passed.append(seen)
         if any(f"/{plural}" in seen.path for plural in self.missing):
             self.refused.append(seen.path)

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,11 +21,11 @@ from support.desktop_key import DATA, KEY
 from support.metrics_token import token_file
 from support.permissions import operator_rules, operator_rules_elsewhere
 from support.waiting import PATIENCE, eventually
-from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
+from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, EVENTS, LEASES, PODS, SECRETS, SERVICES, Resource
+from vdi.kube.resource import CLAIMS, EVENTS, LEASES, NAMESPACES, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 from vdi.operator.runtime import LEASE, run_operator
@@ -38,6 +38,7 @@ Object = dict[str, Any]
 STAGE = "vdi.test/stage"
 RBAC = "rbac.authorization.k8s.io"
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
+PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 _RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
 
 
@@ -84,21 +85,29 @@ class Stage:
 
     async def grant(self) -> None:
         """Let the operator do what tests/support/permissions.yaml grants it, and nothing else."""
-        user = f"operator-of-{self.namespace}"
         first = operator_rules()
-        granted = [("ClusterRole", None, first["ClusterRole"]), ("Role", self.namespace, first["Role"])]
-        granted += [("Role", self.second, operator_rules_elsewhere())] if self.second else []
-        for kind, namespace, rules in granted:
-            metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
-            role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
-            binding: Object = {**role, "kind": f"{kind}Binding", "subjects": [{"kind": "User", "name": user}]}
-            binding |= {"roleRef": {"kind": kind, "name": user, "apiGroup": RBAC}}
-            del binding["rules"]
-            for body_kind, body in ((kind, role), (f"{kind}Binding", binding)):
-                plural = f"{body_kind.lower()}s"
-                resource = Resource(RBAC, "v1", plural, body_kind, namespaced=namespace is not None)
-                await self.api.apply(resource, user, body, namespace=namespace, into=msgspec.Raw)
-        self.proxy.user = user
+        await self.allow(None, first["ClusterRole"])
+        await self.allow(self.namespace, first["Role"])
+        if self.second:
+            await self.allow(self.second, operator_rules_elsewhere())
+        self.proxy.user = f"operator-of-{self.namespace}"
+
+    async def allow(self, namespace: str | None, rules: list[Object]) -> None:
+        """Give the operator rights in a namespace; None: in all of them."""
+        user, kind = f"operator-of-{self.namespace}", "Role" if namespace else "ClusterRole"
+        metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
+        role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
+        binding: Object = {**role, "kind": f"{kind}Binding", "subjects": [{"kind": "User", "name": user}]}
+        binding |= {"roleRef": {"kind": kind, "name": user, "apiGroup": RBAC}}
+        del binding["rules"]
+        for body_kind, body in ((kind, role), (f"{kind}Binding", binding)):
+            resource = Resource(RBAC, "v1", f"{body_kind.lower()}s", body_kind, namespaced=namespace is not None)
+            await self.api.apply(resource, user, body, namespace=namespace, into=msgspec.Raw)
+
+    async def restrict(self) -> None:
+        """Pod Security level `restricted`."""
+        level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+        await self.api.patch(NAMESPACES, self.namespace, level, into=msgspec.Raw)
 
     async def template(self, **spec: Any) -> str:
         """Make a template that is this stage's own; gives its name."""
@@ -106,13 +115,15 @@ class Stage:
 
     async def template_named(self, name: str, **spec: Any) -> str:
         """Make a template; the stage removes it at its end when its name begins with the namespace's."""
-        body = {
-            "apiVersion": TEMPLATES.api_version,
-            "kind": "VDITemplate",
-            "metadata": {"name": name},
-            "spec": {"image": "registry.example.com/desktop:1", **spec},
-        }
-        await self.api.create(TEMPLATES, body, into=msgspec.Raw)
+        return await self._make(TEMPLATES, name, {"image": "registry.example.com/desktop:1", **spec})
+
+    async def pool(self, template: str, replicas: int, **spec: Any) -> str:
+        """Make a pool that is this stage's own; gives its name."""
+        return await self._make(POOLS, f"{self.namespace}-pool", {"template": template, "replicas": replicas, **spec})
+
+    async def _make(self, resource: Resource, name: str, spec: Object) -> str:
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec}
+        await self.api.create(resource, body, into=msgspec.Raw)
         return name
 
     @property
@@ -140,12 +151,39 @@ class Stage:
         }
         return await self.api.create(SESSIONS, body, namespace=self.namespace, into=dict)
 
+    async def start(self, name: str, template: str, **spec: Any) -> Object:
+        """Make a session of alice's and play the kubelet until it runs."""
+        await self.session(name, template, **spec)
+        return await self.run(name)
+
+    def _in(self, resource: Resource) -> str | None:
+        return self.namespace if resource.namespaced else None
+
     async def get(self, resource: Resource, name: str) -> Object | None:
         """One object, or None."""
         try:
-            return await self.api.get(resource, name, namespace=self.namespace, into=dict)
+            return await self.api.get(resource, name, namespace=self._in(resource), into=dict)
         except NotFound:
             return None
+
+    async def until(
+        self,
+        resource: Resource,
+        name: str,
+        holds: Callable[[Object], object] = bool,
+        what: str = "",
+        seconds: float = PATIENCE,
+    ) -> Object:
+        """Wait until there is such an object and this holds for it."""
+
+        async def look() -> Object | None:
+            found = await self.get(resource, name)
+            return found if found and holds(found) else None
+
+        try:
+            return await eventually(look, f"{resource.kind} {name}: {what}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {(await self.get(resource, name) or {}).get('status')}") from None
 
     async def all(self, resource: Resource) -> list[Object]:
         """All objects of a kind in the namespace."""
@@ -158,12 +196,7 @@ class Stage:
 
     async def pod_of(self, session: Object) -> Object:
         """Its pod, waited for."""
-
-        async def look() -> Object | None:
-            pods = await self.owned(PODS, session)
-            return pods[0] if pods else None
-
-        return await eventually(look, f"pod of {session['metadata']['name']}")
+        return (await eventually(lambda: self.owned(PODS, session), f"pod of {session['metadata']['name']}"))[0]
 
     async def make_ready(self, pod: Object) -> None:
         """Play the kubelet: the desktop runs and answers. What the scheduler has said of the pod stays."""
@@ -187,11 +220,12 @@ class Stage:
 
     async def patch(self, resource: Resource, name: str, patch: Object, *, subresource: str | None = None) -> Object:
         """Merge patch."""
-        return await self.api.patch(resource, name, patch, namespace=self.namespace, subresource=subresource, into=dict)
+        namespace = self._in(resource)
+        return await self.api.patch(resource, name, patch, namespace=namespace, subresource=subresource, into=dict)
 
     async def delete(self, resource: Resource, name: str, *, grace_seconds: int | None = None) -> None:
         """Delete, without waiting."""
-        await self.api.delete(resource, name, namespace=self.namespace, grace_seconds=grace_seconds, into=dict)
+        await self.api.delete(resource, name, namespace=self._in(resource), grace_seconds=grace_seconds, into=dict)
 
     async def reach(self, name: str, phase: str, words: str = "", seconds: float = PATIENCE) -> Object:
         """Wait until the session is in that phase, and its message has these words.
@@ -199,20 +233,18 @@ class Stage:
         A suspended session says so before its pod is deleted: waited for here, or the next run would be given that pod.
         """
 
-        async def look() -> Object | None:
-            session = await self.get(SESSIONS, name)
-            status = (session or {}).get("status", {})
-            if session is None or status.get("phase") != phase or words not in status.get("message", ""):
-                return None
-            if phase == "Suspended":
-                pods = await self.owned(PODS, session)
-                return None if any("deletionTimestamp" not in pod["metadata"] for pod in pods) else session
-            return session
+        def is_so(session: Object) -> object:
+            status = session.get("status", {})
+            return status.get("phase") == phase and words in status.get("message", "")
 
-        try:
-            return await eventually(look, f"{name} is {phase} {words!r}", seconds)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it is {(await self.get(SESSIONS, name) or {}).get('status')}") from None
+        session = await self.until(SESSIONS, name, is_so, f"{phase} {words!r}", seconds)
+        if phase == "Suspended":
+
+            async def is_left() -> bool:
+                return all("deletionTimestamp" in pod["metadata"] for pod in await self.owned(PODS, session))
+
+            await eventually(is_left, f"the pod of {name} is deleted")
+        return session
 
     async def touch(self, name: str) -> None:
         """Have the session reconciled: a test's clock that is put forward enqueues nothing."""
@@ -254,21 +286,18 @@ class Stage:
     async def warned(self, name: str, kind: str, *, expected: bool = True) -> Object:
         """Wait until the running session has a condition of that type, or has none."""
 
-        async def look() -> Object | None:
-            session = await self.reach(name, "Running")
-            return session if (kind in {one["type"] for one in session["status"]["conditions"]}) == expected else None
+        def is_so(session: Object) -> object:
+            status = session.get("status", {})
+            kinds = {one["type"] for one in status.get("conditions", ())}
+            return status.get("phase") == "Running" and (kind in kinds) == expected
 
-        return await eventually(look, f"{name} has {kind}: {expected}")
+        return await self.until(SESSIONS, name, is_so, f"has {kind}: {expected}")
 
     async def quota(self, name: str, **hard: str) -> None:
         """Make a quota and wait until it is in force."""
         body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}}
         await self.api.create(QUOTAS, body, namespace=self.namespace, into=msgspec.Raw)
-
-        async def look() -> bool:
-            return "used" in ((await self.get(QUOTAS, name)) or {}).get("status", {})
-
-        await eventually(look, f"quota {name} is in force")
+        await self.until(QUOTAS, name, lambda quota: "used" in quota.get("status", {}), "it is in force")
 
     async def run(self, name: str) -> Object:
         """Play the kubelet until the session runs."""
@@ -381,7 +410,7 @@ def _owners(obj: Object) -> set[str]:
 
 @asynccontextmanager
 async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIterator[Stage]:
-    """A stage; templates made on it are removed at the end."""
+    """A stage; its templates and pools are removed at the end."""
     config = load_config(kubeconfig)
     async with Client(config, field_manager="test") as api, Proxy(config).serve() as proxy:
         stage = Stage(api, namespace, proxy, folder)
@@ -390,9 +419,10 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
         yield stage
         for node in stage.nodes:
             await remove_node(api, node)
-        for template in await api.list(TEMPLATES, into=dict):
-            if template["metadata"]["name"].startswith(namespace):
-                await api.delete(TEMPLATES, template["metadata"]["name"], into=dict)
+        for kind in (POOLS, TEMPLATES):  # the next test's operator would fill the pools
+            for made in await api.list(kind, into=dict):
+                if made["metadata"]["name"].startswith(namespace):
+                    await api.delete(kind, made["metadata"]["name"], into=dict)
         for session in await stage.all(SESSIONS):
             # The operator is gone; a namespace must not hang on the finalizer that it would have dropped.
             await stage.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
