@@ -38,7 +38,6 @@ Object = dict[str, Any]
 STAGE = "vdi.test/stage"
 RBAC = "rbac.authorization.k8s.io"
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
-PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
 _RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from cluster.control_plane import empty_namespace, make_namespace
-from cluster.operator_stage import RBAC, Object, Stage
+from cluster.operator_stage import Object, Stage
 from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
 from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
 from support.permissions import placeholder_rules
@@ -21,10 +21,6 @@ from vdi.session.autoscaling import PLACEHOLDER, AutoscalingSettings
 
 pytestmark = pytest.mark.timeout(200)
 PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
-ROLES = Resource(RBAC, "v1", "roles", "Role")
-ROLE_BINDINGS = Resource(RBAC, "v1", "rolebindings", "RoleBinding")
-
-
 # For an operator that is killed, and the next one.
 _TWO_STARTS_SECONDS = 90.0
 
@@ -51,12 +47,8 @@ class Autoscaler:
         }
 
     async def prepare(self) -> None:
-        api, user = self.stage.api, f"operator-of-{self.stage.namespace}"
-        await make_namespace(api, self.namespace)
-        level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-        await api.patch(
-            Resource("", "v1", "namespaces", "Namespace", namespaced=False), self.namespace, level, into=dict
-        )
+        await make_namespace(self.stage.api, self.namespace)
+        await self.stage.of(self.namespace).restrict()
         body: Object = {
             "apiVersion": PRIORITY_CLASSES.api_version,
             "kind": "PriorityClass",
@@ -64,17 +56,12 @@ class Autoscaler:
             "value": -10,
             "preemptionPolicy": "Never",
         }
-        await api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
-        role: Object = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": user}}
-        rules = placeholder_rules()
-        await api.create(ROLES, {**role, "rules": rules}, namespace=self.namespace, into=msgspec.Raw)
-        binding = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
-        binding["roleRef"] = {"kind": "Role", "name": user, "apiGroup": RBAC}
-        await api.create(ROLE_BINDINGS, binding, namespace=self.namespace, into=msgspec.Raw)
+        await self.stage.api.create(PRIORITY_CLASSES, body, into=msgspec.Raw)
+        await self.stage.allow(self.namespace, placeholder_rules())
 
     async def clean_up(self) -> None:
         await empty_namespace(self.stage.api, self.namespace)
-        await self.stage.api.delete(PRIORITY_CLASSES, self.priority_class, into=msgspec.Raw)
+        await self.stage.delete(PRIORITY_CLASSES, self.priority_class)
 
     async def placeholders(self) -> list[Object]:
         """All of them, but for those that are being deleted."""
@@ -106,11 +93,7 @@ class Autoscaler:
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"generateName": "e-"},
-            "regarding": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                **{key: meta[key] for key in ("name", "namespace", "uid")},
-            },
+            "regarding": {"apiVersion": "v1", "kind": "Pod"} | {key: meta[key] for key in ("name", "namespace", "uid")},
             "type": "Normal",
             "reason": reason,
             "note": note,
@@ -135,16 +118,6 @@ async def autoscaler(stage: Stage) -> AsyncIterator[Autoscaler]:
     await autoscaler.clean_up()
 
 
-async def on_node(stage: Stage, name: str, node: str) -> None:
-    """Wait until the session's pod is there."""
-
-    async def look() -> bool:
-        pod = await stage.get(PODS, name)
-        return pod is not None and pod["spec"].get("nodeName") == node
-
-    await eventually(look, f"{name} is on {node}")
-
-
 async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscaler: Autoscaler) -> None:
     template = await gpu_template(stage)
     async with stage.operator(autoscaling=autoscaler.settings()):
@@ -163,7 +136,7 @@ async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscal
         node = await stage.node("gpu", gpu="2")
         await starts(stage, "first", "second")
         for name in ("first", "second"):
-            await on_node(stage, name, node)
+            await stage.until(PODS, name, lambda pod: pod["spec"].get("nodeName") == node, f"it is on {node}")
         await autoscaler.has(1)
         await waits(stage, "third", "GPUsBusy", "requested at ")
 

@@ -2,18 +2,15 @@
 
 from contextlib import suppress
 
-import msgspec
 import pytest
 
-from cluster.operator_stage import Object, Stage
-from support.waiting import eventually
+from cluster.operator_stage import Stage
 from vdi.kube.errors import Conflict
-from vdi.kube.resource import NODES, PODS, Resource
+from vdi.kube.resource import NODES, PODS
 from vdi.session.conditions import Reason
 
 pytestmark = pytest.mark.timeout(90)
 
-NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 ABLE = {
     "nodeInfo": {
         **dict.fromkeys(("machineID", "systemUUID", "bootID", "osImage", "kubeProxyVersion"), ""),
@@ -28,8 +25,7 @@ ABLE = {
 
 
 async def test_root_waits_for_an_able_node_and_passes_restricted(stage: Stage) -> None:
-    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, level, into=msgspec.Raw)
+    await stage.restrict()
     node = await stage.node("able")
     template = await stage.template(
         isolation={"userNamespaces": "Required", "rootInDesktop": True},
@@ -41,7 +37,7 @@ async def test_root_waits_for_an_able_node_and_passes_restricted(stage: Stage) -
         session = await stage.session("root", template)
         waiting = await stage.reach("root", "Pending", f"but node {node} has kubelet of unknown version")
         assert waiting["status"]["queue"]["reason"] == Reason.NODE_FEATURE_MISSING
-        await stage.api.patch(NODES, node, {"status": ABLE}, subresource="status", into=msgspec.Raw)
+        await stage.patch(NODES, node, {"status": ABLE}, subresource="status")
         pod = await stage.pod_of(session)
         assert pod["spec"]["hostUsers"] is False and pod["spec"]["securityContext"]["runAsUser"] == 0
         assert pod["spec"]["affinity"]["nodeAffinity"]
@@ -53,24 +49,18 @@ async def test_root_waits_for_an_able_node_and_passes_restricted(stage: Stage) -
 async def test_pod_leaves_a_node_that_refuses_its_namespace(stage: Stage) -> None:
     """For the operator's decision it makes no difference whether such a node joins, or an able one is set back."""
     node = await stage.node("able")
-    await stage.api.patch(NODES, node, {"status": ABLE}, subresource="status", into=msgspec.Raw)
+    await stage.patch(NODES, node, {"status": ABLE}, subresource="status")
     template = await stage.template(placement={"nodeSelector": stage.here}, persistence={"enabled": False})
     async with stage.operator():
         session = await stage.session("early", template)
         first = await stage.pod_of(session)
         assert first["spec"]["hostUsers"] is False
-        unable = {"status": {"runtimeHandlers": None}}
-        await stage.api.patch(NODES, node, unable, subresource="status", into=msgspec.Raw)
+        await stage.patch(NODES, node, {"status": {"runtimeHandlers": None}}, subresource="status")
         with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
             await stage.bind(first, node)
         waits = [{"type": "PodReadyToStartContainers", "status": "False"}]
         await stage.patch(PODS, first["metadata"]["name"], {"status": {"conditions": waits}}, subresource="status")
-
-        async def look() -> Object | None:
-            pods = await stage.owned(PODS, session)
-            return next((pod for pod in pods if pod["metadata"]["uid"] != first["metadata"]["uid"]), None)
-
-        pod = await eventually(look, "the pod is replaced")
+        pod = await stage.next_pod(session, first)
         assert "hostUsers" not in pod["spec"]
         await stage.make_ready(pod)
         running = await stage.reach("early", "Running")

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage
 from vdi.kinds import SESSIONS
-from vdi.kube.resource import Resource
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.volumes import GROUPS
 
 pytestmark = pytest.mark.timeout(90)
 
-NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 TEAMS: dict[str, Any] = {
     "name": "teams",
     "mountPath": "/teams/{group}",
@@ -53,8 +50,7 @@ def mounts(pod: Object) -> list[Object]:
 
 
 async def test_volumes_of_users_and_groups_pass_restricted(stage: Stage) -> None:
-    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, level, into=msgspec.Raw)
+    await stage.restrict()
     template = await stage.template(volumes=[TEAMS, OWN, DOTFILES, LICENCE], resources={"defaultGPU": 0})
     async with stage.operator(cluster=ClusterSettings(edge_middleware="vdi-edge")):
         alice = await stage.pod_of(await member(stage, "alice", template, '["cad","/eng/staff"]'))
