@@ -29,7 +29,6 @@ from tools import binaries
 from tools.generate.chart_render import values_words
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
-from vdi.kinds import POOLS
 from vdi.settings import METRICS_TOKEN_FILE
 
 FILES = Path(__file__).parents[2] / "charts/vdi/files/monitoring"
@@ -210,53 +209,49 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     assert len(queries) > 25
     without_patience(rules)
     template = await stage.template(persistence={"enabled": False})
-    pool = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": f"{stage.namespace}-pool"}}
-    await stage.api.create(POOLS, {**pool, "spec": {"template": template, "replicas": 0}}, into=dict[str, Any])
+    await stage.pool(template, 0)
     gateway, stop_gateway = serve(gateway_registry())
-    try:
-        async with stage.operator() as operator:
-            targets = {"operator": operator, "without-token": operator, "gateway": gateway, **dcgm}
-            async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
-                await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped")
-                await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
-                assert not await seen.series('vdi_leader{job="without-token"}')
-                for name in ("alice-desktop", "bob-desktop"):
-                    await stage.session(name, template)
-                    await stage.run(name)
-                missing = dict(queries)
+    async with stage.operator() as operator:
+        targets = {"operator": operator, "without-token": operator, "gateway": gateway, **dcgm}
+        async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
+            await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped")
+            await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
+            assert not await seen.series('vdi_leader{job="without-token"}')
+            for name in ("alice-desktop", "bob-desktop"):
+                await stage.session(name, template)
+                await stage.run(name)
+            missing = dict(queries)
 
-                async def all_found() -> bool:
-                    for query in list(missing):
-                        if await seen.series(query.replace("$__rate_interval", "15s")):
-                            del missing[query]
-                    return not missing
+            async def all_found() -> bool:
+                for query in list(missing):
+                    if await seen.series(query.replace("$__rate_interval", "15s")):
+                        del missing[query]
+                return not missing
 
-                await eventually(all_found, f"every query finds data, but for {list(missing)}")
-                started = "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s]))) < 30"
-                await eventually(lambda: seen.series(started), "the start-up time is known")
-                await one_gpu_and_two_who_want_it(stage)
-                await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs")
-                busy = await seen.labelled("vdi:gpu_utilization", "Hostname", "gpu")
-                assert {key: round(value, 3) for key, value in busy.items()} == {
-                    ("gpu-b", "0"): 0.62,
-                    ("gpu-b", "1"): 0.1,
-                    ("gpu-c", "0"): 0.85,
-                    ("gpu-d", "0"): 0.6,
-                }
-                memory = next(query for query, title in queries.items() if title == "Memory by GPU")
-                shares = await seen.labelled(memory, "Hostname", "gpu", "GPU_I_ID")
-                assert set(shares) == {
-                    ("gpu-b", "0", ""),
-                    ("gpu-b", "1", ""),
-                    ("gpu-d", "0", "1"),
-                    ("gpu-d", "0", "2"),
-                }, "once for each GPU and part, and nothing from a number that DCGM does not have"
-                assert round(shares["gpu-b", "0", ""], 3) == 0.455
-                stop_gateway()
-                await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert")
-                assert not await seen.firing("VDIOperatorDown")
-    finally:
-        await stage.api.delete(POOLS, f"{stage.namespace}-pool", into=dict[str, Any])
+            await eventually(all_found, f"every query finds data, but for {list(missing)}")
+            started = "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s]))) < 30"
+            await eventually(lambda: seen.series(started), "the start-up time is known")
+            await one_gpu_and_two_who_want_it(stage)
+            await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs")
+            busy = await seen.labelled("vdi:gpu_utilization", "Hostname", "gpu")
+            assert {key: round(value, 3) for key, value in busy.items()} == {
+                ("gpu-b", "0"): 0.62,
+                ("gpu-b", "1"): 0.1,
+                ("gpu-c", "0"): 0.85,
+                ("gpu-d", "0"): 0.6,
+            }
+            memory = next(query for query, title in queries.items() if title == "Memory by GPU")
+            shares = await seen.labelled(memory, "Hostname", "gpu", "GPU_I_ID")
+            assert set(shares) == {
+                ("gpu-b", "0", ""),
+                ("gpu-b", "1", ""),
+                ("gpu-d", "0", "1"),
+                ("gpu-d", "0", "2"),
+            }, "once for each GPU and part, and nothing from a number that DCGM does not have"
+            assert round(shares["gpu-b", "0", ""], 3) == 0.455
+            stop_gateway()
+            await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert")
+            assert not await seen.firing("VDIOperatorDown")
 
 
 def test_chart_installs_rules_and_dashboard_unchanged(helm: Path) -> None:

@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
 
-from cluster.operator_stage import CHILDREN, Object, Stage, condition
+from cluster.operator_stage import CHILDREN, Object, Stage
 from support.waiting import eventually
 from vdi.kinds import POOLS, SESSIONS
-from vdi.kube.resource import CLAIMS, CONFIG_MAPS, LEASES, PODS, SECRETS
+from vdi.kube.resource import CLAIMS, LEASES, PODS, SECRETS
 from vdi.operator.release_keys import HOST_KEY
 from vdi.operator.runtime import LEASE
 from vdi.session.naming import SESSIONS_NAMESPACE, host_label
@@ -54,35 +53,14 @@ async def test_sessions_run_in_both_namespaces(both: tuple[Stage, Stage]) -> Non
     assert await first.get(SECRETS, HOST_KEY) and not await second.get(SECRETS, HOST_KEY)
 
 
-async def test_name_and_host_are_one_sessions_in_both_namespaces(both: tuple[Stage, Stage]) -> None:
-    first, second = both
-    template = await first.template(**NO_HOME)
-    async with first.operator():
-        await second.session("cad", template, hostname="design")
-        await second.run("cad")
-        await first.session("bobs", template, user=BOB, hostname="design")
-        waiting = await first.reach("bobs", "Pending", "The host name `design` is not available")
-        assert condition(waiting, "Admitted")["reason"] == "HostTaken"
-        await first.session("cad", template)
-        waiting = await first.reach("cad", "Pending", f"The namespace '{second.namespace}' already has a session 'cad'")
-        assert condition(waiting, "Admitted")["reason"] == "NameTaken"
-        assert not await first.all(PODS)
-        await second.delete(SESSIONS, "cad")
-        await first.run("cad")
-    reservation = await first.get(CONFIG_MAPS, "vdi-host-design")
-    assert reservation and reservation["data"] == {"user": "alice@example.com"}
-    assert await second.get(CONFIG_MAPS, "vdi-host-design") is None
-
-
 async def waits(stage: Stage, name: str, position: int) -> Object:
     """The session, once it waits for a GPU at that place."""
 
-    async def look() -> Object | None:
-        session = await stage.get(SESSIONS, name)
-        queue = (session or {}).get("status", {}).get("queue") or {}
-        return session if (queue.get("reason"), queue.get("position")) == ("GPUsBusy", position) else None
+    def is_so(session: Object) -> bool:
+        queue = session.get("status", {}).get("queue") or {}
+        return (queue.get("reason"), queue.get("position")) == ("GPUsBusy", position)
 
-    return await eventually(look, f"{name} is number {position}")
+    return await stage.until(SESSIONS, name, is_so, f"number {position}")
 
 
 async def test_both_namespaces_share_one_queue(both: tuple[Stage, Stage]) -> None:
@@ -90,8 +68,7 @@ async def test_both_namespaces_share_one_queue(both: tuple[Stage, Stage]) -> Non
     template = await first.template(**NO_HOME, placement={"nodeSelector": first.here}, resources={"defaultGPU": 1})
     await first.node("small", gpu="1")
     async with first.operator():
-        await first.session("taken", template)
-        await first.run("taken")
+        await first.start("taken", template)
         await second.session("lab-next", template, user=BOB)
         await waits(second, "lab-next", 1)
         await first.session("last", template, user="carol@example.com")
@@ -108,38 +85,29 @@ async def test_both_namespaces_share_one_queue(both: tuple[Stage, Stage]) -> Non
 async def test_pool_serves_the_namespace_of_its_label(both: tuple[Stage, Stage]) -> None:
     first, second = both
     template = await first.template(**NO_HOME)
-    name = f"{first.namespace}-warm"
-    body = {
-        "apiVersion": POOLS.api_version,
-        "kind": POOLS.kind,
-        "metadata": {"name": name, "labels": {SESSIONS_NAMESPACE: second.namespace}},
-        "spec": {"template": template, "replicas": 1},
-    }
-    await first.api.create(POOLS, body, into=msgspec.Raw)
-    try:
-        async with first.operator():
-            (pod,) = await eventually(lambda: second.all(PODS), "the pool has a desktop")
-            await second.make_ready(pod)
-            await first.session("cad", template)
-            assert (await first.pod_of((await first.get(SESSIONS, "cad")) or {}))["metadata"]["name"] == "cad"
-            session = await second.session("lab-cad", template)
-            claimed = await second.pod_of(session)
-            assert claimed["metadata"]["uid"] == pod["metadata"]["uid"]
-            await first.api.patch(POOLS, name, {"metadata": {"labels": {SESSIONS_NAMESPACE: None}}}, into=msgspec.Raw)
+    name = await first.pool(template, 1)
+    await first.patch(POOLS, name, {"metadata": {"labels": {SESSIONS_NAMESPACE: second.namespace}}})
+    async with first.operator():
+        (pod,) = await eventually(lambda: second.all(PODS), "the pool has a desktop")
+        await second.make_ready(pod)
+        here = await first.session("cad", template)
+        assert (await first.pod_of(here))["metadata"]["name"] == "cad"
+        session = await second.session("lab-cad", template)
+        claimed = await second.pod_of(session)
+        assert claimed["metadata"]["uid"] == pod["metadata"]["uid"]
+        await first.patch(POOLS, name, {"metadata": {"labels": {SESSIONS_NAMESPACE: None}}})
 
-            async def moved() -> bool:
-                pods = [
-                    pod
-                    for stage in both
-                    for pod in await stage.all(PODS)
-                    if [owner["kind"] for owner in pod["metadata"]["ownerReferences"]] == ["VDIPool"]
-                    and "deletionTimestamp" not in pod["metadata"]
-                ]
-                return [pod["metadata"]["namespace"] for pod in pods] == [first.namespace]
+        async def moved() -> bool:
+            pods = [
+                pod
+                for stage in both
+                for pod in await stage.all(PODS)
+                if [owner["kind"] for owner in pod["metadata"]["ownerReferences"]] == ["VDIPool"]
+                and "deletionTimestamp" not in pod["metadata"]
+            ]
+            return [pod["metadata"]["namespace"] for pod in pods] == [first.namespace]
 
-            await eventually(moved, "without the label the pool is in the first namespace")
-    finally:
-        await first.api.delete(POOLS, name, into=msgspec.Raw)
+        await eventually(moved, "without the label the pool is in the first namespace")
 
 
 async def test_missing_role_in_one_namespace_stops_all(stage: Stage, second_namespace: str) -> None:

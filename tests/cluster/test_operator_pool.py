@@ -5,18 +5,16 @@ import base64
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
-import aiohttp
-import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
-from cluster.test_operator_crash import cut_and_kill
+from cluster.test_operator_leader import read_page
 from support.desktop_key import KEY
-from support.metrics_token import AUTHORIZATION
 from support.waiting import eventually
 from vdi.kinds import POOLS, ROUTES
 from vdi.kube.errors import NotFound
@@ -28,27 +26,16 @@ pytestmark = pytest.mark.timeout(150)
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 
 
+@dataclass
 class Pool:
-    """One pool of the stage, and what it has."""
+    """The pool of the stage, and what it has."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
-        self.stage = stage
-        self.name = name
+    stage: Stage
+    name: str
 
     @classmethod
     async def make(cls, stage: Stage, template: str, ready: int, **spec: Any) -> "Pool":
-        """Make a pool; the fixture `pools` removes it."""
-        body = {
-            "apiVersion": POOLS.api_version,
-            "kind": POOLS.kind,
-            "metadata": {"name": f"{stage.namespace}-warm"},
-            "spec": {"template": template, "replicas": ready, **spec},
-        }
-        made = await stage.api.create(POOLS, body, into=dict)
-        return cls(stage, made["metadata"]["name"])
-
-    async def get(self) -> Object:
-        return await self.stage.api.get(POOLS, self.name, into=dict)
+        return cls(stage, await stage.pool(template, ready, **spec))
 
     async def pods(self) -> list[Object]:
         """All desktops that came from it, taken or not, without those that go."""
@@ -63,35 +50,15 @@ class Pool:
     async def reach(self, ready: int, claimed: int = 0, seconds: float = 20.0) -> Object:
         """Wait until the status counts so many."""
 
-        async def look() -> Object | None:
-            pool = await self.get()
+        def is_so(pool: Object) -> bool:
             status = pool.get("status", {})
-            counts = (status.get("ready", 0), status.get("starting", 0), status.get("claimed", 0))
-            return pool if counts == (ready, 0, claimed) else None
+            return [status.get(count, 0) for count in ("ready", "starting", "claimed")] == [ready, 0, claimed]
 
-        try:
-            return await eventually(look, f"{ready} are ready and {claimed} are claimed", seconds)
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it is {(await self.get()).get('status')}") from None
-
-    async def say(self, words: str) -> Object:
-        """Wait until the status has these words."""
-
-        async def look() -> Object | None:
-            pool = await self.get()
-            return pool if words in pool.get("status", {}).get("message", "") else None
-
-        try:
-            return await eventually(look, f"the pool says {words!r}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it is {(await self.get()).get('status')}") from None
+        return await self.stage.until(POOLS, self.name, is_so, f"{ready} ready, {claimed} claimed", seconds)
 
     async def touch(self) -> None:
         """Have the pool reconciled: a clock that is put forward enqueues nothing."""
-        await self.stage.api.patch(POOLS, self.name, {"metadata": {"annotations": {"touched": uuid4().hex}}}, into=dict)
-
-    async def delete(self) -> None:
-        await self.stage.api.delete(POOLS, self.name, into=msgspec.Raw)
+        await self.stage.patch(POOLS, self.name, {"metadata": {"annotations": {"touched": uuid4().hex}}})
 
 
 def owner_kind(pod: Object) -> str:
@@ -102,15 +69,6 @@ def owner_kind(pod: Object) -> str:
 
 def uids(pods: list[Object]) -> set[str]:
     return {pod["metadata"]["uid"] for pod in pods}
-
-
-@pytest.fixture
-async def pools(stage: Stage) -> AsyncIterator[Stage]:
-    """The stage; its pools go at the end, or the next test's operator would fill them."""
-    yield stage
-    for pool in await stage.api.list(POOLS, into=dict):
-        if pool["metadata"]["name"].startswith(stage.namespace):
-            await stage.api.delete(POOLS, pool["metadata"]["name"], into=msgspec.Raw)
 
 
 @asynccontextmanager
@@ -143,8 +101,8 @@ async def password_in(stage: Stage, secret: str) -> str:
     return base64.b64decode(found["data"]["password"]).decode()
 
 
-async def test_session_claims_a_running_desktop(pools: Stage) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
+async def test_session_claims_a_running_desktop(stage: Stage) -> None:
+    template = await stage.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
         pool = await Pool.make(stage, template, 2)
         full = await pool.reach(2)
@@ -177,9 +135,9 @@ async def test_session_claims_a_running_desktop(pools: Stage) -> None:
     await eventually(partial(is_gone, stage, kept), "the desktop's own Secret dies with its pod", 60)
 
 
-async def test_resumed_session_gets_tokens_of_its_own(pools: Stage) -> None:
+async def test_resumed_session_gets_tokens_of_its_own(stage: Stage) -> None:
     """The gateway derives them from the name of the pod, which is another one then."""
-    stage, template = pools, await pools.template(**NO_HOME)
+    template = await stage.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
         pool = await Pool.make(stage, template, 1)
         await pool.reach(1)
@@ -201,8 +159,8 @@ async def is_gone(stage: Stage, secret: str) -> bool:
     return await stage.get(SECRETS, secret) is None
 
 
-async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
+async def test_pool_is_scaled_like_a_deployment(stage: Stage, kubectl: list[str]) -> None:
+    template = await stage.template(**NO_HOME)
     async with kubelet(stage), stage.operator() as port:
         pool = await Pool.make(stage, template, 1)
         await pool.reach(1)
@@ -211,24 +169,22 @@ async def test_pool_is_scaled_like_a_deployment(pools: Stage, kubectl: list[str]
             await asyncio.to_thread(subprocess.run, scale, check=True, capture_output=True)
             await pool.reach(desired)
             assert len(await pool.pods()) == desired
-        selector = (await pool.get())["status"]["selector"]
+        selector = (await stage.until(POOLS, pool.name))["status"]["selector"]
         by_label = await stage.api.list(PODS, namespace=stage.namespace, label_selector=selector, into=dict)
         assert uids(by_label) == uids(await pool.waiting())
-        page = f"http://127.0.0.1:{port}/metrics"
-        async with aiohttp.ClientSession(headers=AUTHORIZATION) as http, http.get(page) as answer:
-            text = await answer.text()
+        _, text = await read_page(port, "/metrics")
         assert f'vdi_pool_desktops{{pool="{pool.name}",state="ready"}} 2.0' in text
 
 
-async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
-    stage, template = pools, await pools.template(**NO_HOME)
+async def test_deleted_pool_leaves_claimed_desktops_whole(stage: Stage) -> None:
+    template = await stage.template(**NO_HOME)
     async with kubelet(stage), stage.operator():
         pool = await Pool.make(stage, template, 2)
         await pool.reach(2)
         session = await stage.session("alice-desktop", template)
         await stage.reach("alice-desktop", "Running")
         await pool.reach(2, claimed=1)
-        await pool.delete()
+        await stage.delete(POOLS, pool.name)
 
         async def emptied() -> bool:
             return not await pool.waiting()
@@ -247,36 +203,3 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(pools: Stage) -> None:
 
         await eventually(same_again, "the session's Secret comes back with the same password")
         assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.timeout(300)
-async def test_claim_survives_a_kill_at_every_write(pools: Stage, moment: Literal["before", "after"]) -> None:
-    """After each kill: one pod, one Secret with that pod's password, none lost or shared."""
-    stage, template = pools, await pools.template(**NO_HOME)
-    async with kubelet(stage):
-        pool = await Pool.make(stage, template, 1)
-        for write in range(1, 20):
-            async with stage.operator():
-                await pool.reach(1)
-            # Only the claim is to be counted: the pool wants no more, and has one that can be taken.
-            name = f"desktop-{write}"
-            session = await stage.session(name, template)
-            stage.proxy.cut_at(write, moment)
-            running = asyncio.create_task(stage.reach(name, "Running", seconds=60))
-            was_cut = await cut_and_kill(stage, running)
-            async with stage.operator():
-                await running
-                await pool.reach(1, claimed=1)
-                (pod,) = await stage.owned(PODS, session)
-                assert pod["metadata"]["annotations"]["vdi.kasm.io/pool"] == pool.name
-                kept = await password_in(stage, f"{pod['metadata']['name']}-auth")
-                assert await password_in(stage, f"{name}-auth") == kept
-                assert len(await pool.pods()) == 2
-                await stage.end(name)
-                await pool.reach(1)
-            if not was_cut:
-                assert write > 5, f"the operator got through with {write - 1} writes: what has it not done?"
-                return
-    raise AssertionError("still writing after 19 writes")

@@ -2,23 +2,20 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
 
 from cluster.desktop_agent import Agent, run_desktop
 from cluster.operator_stage import Object, Stage, condition
-from cluster.test_operator_pool import Pool, pools
+from cluster.test_operator_pool import Pool
 from support.clock import ShiftedClock
 from support.waiting import eventually
 from vdi.api.schedule import Day
 from vdi.cluster.units import format_time
-from vdi.kinds import SESSIONS
-from vdi.kube.resource import PODS
+from vdi.kinds import POOLS, SESSIONS
 from vdi.session.cluster_settings import ClusterSettings
 
-__all__ = ["pools"]
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 
@@ -40,25 +37,17 @@ def in_two_hours() -> tuple[datetime, dict[str, Any]]:
     return end, {"windows": [window(now - timedelta(hours=1), end)]}
 
 
-async def graphics_known(stage: Stage) -> bool:
-    """The desktop's first answer is in the status; it is asked no more until the end of working hours comes near."""
-    return "graphics" in (await stage.reach(NAME, "Running"))["status"]
-
-
 async def suspended(stage: Stage) -> Object:
-    async def look() -> Object | None:
-        session = await stage.reach(NAME, "Suspended", "The working hours of this desktop ended at")
-        return session if session["spec"].get("suspended") and not await stage.owned(PODS, session) else None
-
-    return await eventually(look, "it is suspended, and its pod is gone")
+    session = await stage.reach(NAME, "Suspended", "The working hours of this desktop ended at")
+    await stage.podless(session)
+    return await stage.until(SESSIONS, NAME, lambda session: session["spec"].get("suspended"), "it stays suspended")
 
 
 async def test_desktop_is_suspended_after_working_hours(stage: Stage) -> None:
     end, schedule = in_two_hours()
     template, clock = await stage.template(schedule=schedule), ShiftedClock()
     async with stage.operator(clock):
-        await stage.session(NAME, template)
-        await stage.run(NAME)
+        await stage.start(NAME, template)
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
         await stage.touch(NAME)
         soon = condition(await stage.warned(NAME, "Closing"), "Closing")
@@ -69,7 +58,7 @@ async def test_desktop_is_suspended_after_working_hours(stage: Stage) -> None:
         session = await suspended(stage)
         assert condition(session, "Ready")["reason"] == "WorkingHoursOver"
         later.ahead = timedelta()  # pods are made at the API server's time
-        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": False}})
+        await stage.suspend(NAME, suspended=False)
         await stage.run(NAME)
 
 
@@ -80,8 +69,11 @@ async def test_input_cancels_the_end_of_working_hours(stage: Stage, agent: Agent
     async with stage.operator(clock, cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template)
         await run_desktop(stage, NAME, agent)
-        # A question on its way while the clock jumps would say that there was input just now.
-        await eventually(partial(graphics_known, stage), "the first question is answered")
+        # A question on its way while the clock jumps would say that there was input just now. After the first answer
+        # it is asked no more until the end of working hours comes near.
+        await stage.until(
+            SESSIONS, NAME, lambda session: "graphics" in session["status"], "the first question is answered"
+        )
         agent.last_input -= 3600
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
         await stage.touch(NAME)
@@ -115,14 +107,17 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         clock.ahead += timedelta(minutes=2)
         await stage.touch(NAME)
         await stage.run(NAME)
-        session = await following(stage, format_time(ready + timedelta(days=1)))
+        following = format_time(ready + timedelta(days=1))
+        session = await stage.until(
+            SESSIONS, NAME, lambda session: session["status"].get("nextStart") == following, f"next start {following}"
+        )
         assert not session["spec"].get("suspended")
-        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": True}})
+        await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
     async with stage.operator(clock):  # its user has suspended it: for this time it is not resumed again
         await stage.touch(NAME)
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
-        await stage.patch(SESSIONS, NAME, {"spec": {"suspended": False}})
+        await stage.suspend(NAME, suspended=False)
         await stage.run(NAME)
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
         await stage.touch(NAME)
@@ -132,25 +127,17 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         await suspended(stage)
 
 
-async def following(stage: Stage, expected: str) -> Object:
-    """Wait until the status names this time as the next."""
-
-    async def look() -> Object | None:
-        session = await stage.get(SESSIONS, NAME)
-        return session if session and session.get("status", {}).get("nextStart") == expected else None
-
-    return await eventually(look, f"the next start is {expected}")
-
-
-async def test_pool_follows_its_schedule(pools: Stage) -> None:
-    stage, (end, schedule) = pools, in_two_hours()
+async def test_pool_follows_its_schedule(stage: Stage) -> None:
+    end, schedule = in_two_hours()
     template, clock = await stage.template(persistence={"enabled": False}), ShiftedClock()
     async with stage.operator(clock):
         pool = await Pool.make(stage, template, 1, schedule=schedule)
         await eventually(pool.waiting, "a desktop is started in working hours")
         clock.ahead = end + timedelta(minutes=1) - datetime.now(UTC)
         await pool.touch()
-        empty = await pool.say("outside the pool")
+        empty = await stage.until(
+            POOLS, pool.name, lambda found: "outside the pool" in found["status"].get("message", ""), "it says why"
+        )
         ready = empty["status"]["conditions"][0]
         assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")
 
