@@ -26,7 +26,7 @@ from support.metrics_token import token_file
 from support.waiting import eventually
 from support.web_server import serve_handler
 from tools import binaries
-from tools.generate.chart_render import values_words
+from tools.generate.chart_render import render
 from vdi.devcluster.progress import Progress
 from vdi.gateway.metrics import Metrics
 from vdi.settings import METRICS_TOKEN_FILE
@@ -256,16 +256,14 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
 
 def test_chart_installs_rules_and_dashboard_unchanged(helm: Path) -> None:
     chosen = ",".join(f"monitoring.{name}=true" for name in ("podMonitor", "rules", "dashboard"))
-    words = ["template", "vdi", str(FILES.parents[1]), *values_words("values.yaml"), "--set", chosen]
-    words += ["--set", "monitoring.labels.release=prometheus", "--set", "doctor.schedule=@hourly"]
-    rendered = subprocess.run([helm, *words], capture_output=True, text=True, check=True, timeout=55).stdout
-    objects = [one for one in yaml.safe_load_all(rendered) if one]
+    chosen += ",monitoring.labels.release=prometheus,doctor.schedule=@hourly"
+    objects = render(helm, "values.yaml", "--set", chosen)
     rules = {one["metadata"]["name"]: one for one in objects if one["kind"] == "PrometheusRule"}
     assert set(rules) == {f"vdi-{path.stem}" for path in FILES.glob("*-rules.yaml")}
     for path in FILES.glob("*-rules.yaml"):
         # Some expressions have the release's namespace, so that they fit this release alone.
         spec = json.dumps(rules[f"vdi-{path.stem}"]["spec"])
-        spec = spec.replace(r"{namespace=\"default\"}", "").replace(r"namespace=\"default\", ", "")
+        spec = spec.replace(r"{namespace=\"vdi-system\"}", "").replace(r"namespace=\"vdi-system\", ", "")
         assert json.loads(spec) == yaml.safe_load(path.read_text())
         assert rules[f"vdi-{path.stem}"]["metadata"]["labels"]["release"] == "prometheus"
     (dashboard,) = [one for one in objects if one["metadata"]["name"] == "vdi-dashboard"]
@@ -287,13 +285,8 @@ def test_chart_installs_rules_and_dashboard_unchanged(helm: Path) -> None:
 
 @pytest.mark.parametrize("own", ["", "prometheus-token"])
 def test_prometheus_operator_and_gateway_share_a_token(helm: Path, own: str) -> None:
-    words = [str(helm), "template", "vdi", str(FILES.parents[1]), *values_words("values.yaml")]
-    words += ["--set", "monitoring.podMonitor=true", "--set", f"monitoring.existingSecret={own}"]
-    once, again = (
-        subprocess.run(words, capture_output=True, text=True, check=True, timeout=55).stdout for _ in range(2)
-    )
-    assert once == again, "nothing is drawn at random"
-    objects = [one for one in yaml.safe_load_all(once) if one]
+    chosen = f"monitoring.podMonitor=true,monitoring.existingSecret={own}"
+    objects = render(helm, "values.yaml", "--set", chosen)
     (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
     name = own or "vdi-metrics"
     for endpoint in monitor["spec"]["podMetricsEndpoints"]:
