@@ -153,8 +153,7 @@ async def test_home_of_a_started_desktop_is_kept(stage: Stage, ends_first: bool)
         return found["metadata"]["annotations"].get(MADE_AHEAD)
 
     async with stage.operator():
-        await stage.session("first", template)
-        await stage.run("first")
+        await stage.start("first", template)
     await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {MADE_AHEAD: template, LAST_USED: None}}})
     if ends_first:
         await stage.delete(SESSIONS, "first")

@@ -218,8 +218,7 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
             await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
             assert not await seen.series('vdi_leader{job="without-token"}')
             for name in ("alice-desktop", "bob-desktop"):
-                await stage.session(name, template)
-                await stage.run(name)
+                await stage.start(name, template)
             missing = dict(queries)
 
             async def all_found() -> bool:

@@ -24,13 +24,10 @@ async def run_on(stage: Stage, node: str, **spec: object) -> Object:
     template = await stage.template(placement={"nodeSelector": stage.here})
     session = await stage.session(NAME, template, **spec)
     pod = await stage.pod_of(session)
-
-    async def bound() -> bool:
-        found = await stage.get(PODS, pod["metadata"]["name"])
-        return found is not None and found["spec"].get("nodeName") == node
-
     if "persistence" in spec:
-        await eventually(bound, f"the pod is on {node}")
+        await stage.until(
+            PODS, pod["metadata"]["name"], lambda found: found["spec"].get("nodeName") == node, f"the pod is on {node}"
+        )
     else:  # there is no one here who would provide a volume, and so the scheduler waits
         await stage.bind(pod, node)
     await stage.make_ready(pod)
@@ -39,17 +36,14 @@ async def run_on(stage: Stage, node: str, **spec: object) -> Object:
 
 
 async def cordon(stage: Stage, node: str, *, closed: bool = True) -> None:
-    await stage.api.patch(NODES, node, {"spec": {"unschedulable": closed}}, into=msgspec.Raw)
+    await stage.patch(NODES, node, {"spec": {"unschedulable": closed}})
 
 
 async def lose(stage: Stage, node: str) -> None:
     """The node is cut off: no one reports for it any more."""
-    labels = {"metadata": {"labels": {MARK: None}}}
-    await stage.api.patch(NODES, node, labels, into=msgspec.Raw)
-    found = await stage.api.get(NODES, node, into=dict)
-    ready = next(one for one in found["status"]["conditions"] if one["type"] == "Ready")
-    status = {"conditions": [{**ready, "status": "Unknown", "reason": "NodeStatusUnknown"}]}
-    await stage.api.patch(NODES, node, {"status": status}, subresource="status", into=msgspec.Raw)
+    found = await stage.patch(NODES, node, {"metadata": {"labels": {MARK: None}}})
+    status = {"conditions": [{**condition(found, "Ready"), "status": "Unknown", "reason": "NodeStatusUnknown"}]}
+    await stage.patch(NODES, node, {"status": status}, subresource="status")
 
 
 async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> None:
@@ -63,16 +57,13 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
         "spec": {"minAvailable": 2147483647, "selector": {"matchLabels": {HOLD: "true"}}},
     }
     made = await stage.api.create(BUDGETS, budget, namespace=stage.namespace, into=dict)
-
-    async def reckoned() -> bool:
-        found = await stage.get(BUDGETS, "desktops")
-        return bool((found or {}).get("status", {}).get("observedGeneration") == made["metadata"]["generation"])
-
-    await eventually(reckoned, "the budget is in force")
+    generation = made["metadata"]["generation"]
+    await stage.until(
+        BUDGETS, "desktops", lambda budget: budget.get("status", {}).get("observedGeneration") == generation, "in force"
+    )
     async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=3))):
         await cordon(stage, other)
-        session = await stage.session(NAME, template, persistence={"enabled": False})
-        await stage.run(NAME)
+        session = await stage.start(NAME, template, persistence={"enabled": False})
         pod = await stage.pod_of(session)
         assert not await evict(stage, pod), "held"
         await cordon(stage, other, closed=False)
@@ -101,8 +92,7 @@ async def moved(stage: Stage, session: Object, node: str) -> None:
 
 async def finalizers(stage: Stage, pod: Object, names: list[str]) -> None:
     """With one an evicted pod stays for a while, as it does while a kubelet ends its programs."""
-    meta = {"metadata": {"finalizers": names}}
-    await stage.api.patch(PODS, pod["metadata"]["name"], meta, namespace=stage.namespace, into=msgspec.Raw)
+    await stage.patch(PODS, pod["metadata"]["name"], {"metadata": {"finalizers": names}})
 
 
 async def evict(stage: Stage, pod: Object) -> bool:
@@ -122,8 +112,7 @@ async def test_desktop_without_home_leaves_a_dead_node(stage: Stage) -> None:
     template = await stage.template(placement={"nodeSelector": stage.here})
     async with stage.operator():
         await cordon(stage, other)
-        session = await stage.session(NAME, template, persistence={"enabled": False})
-        await stage.run(NAME)
+        session = await stage.start(NAME, template, persistence={"enabled": False})
         await cordon(stage, other, closed=False)
         await lose(stage, node)
         lost = await stage.reach(NAME, "Creating", f"The node {node} does not respond")

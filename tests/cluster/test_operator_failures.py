@@ -6,9 +6,8 @@ import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from support.clock import ShiftedClock
-from support.waiting import eventually
 from vdi.kinds import SESSIONS
-from vdi.kube.resource import CLAIMS, EVENTS, PODS
+from vdi.kube.resource import CLAIMS, PODS
 
 pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
@@ -33,19 +32,16 @@ async def set_container(stage: Stage, pod: Object, *, waiting: str, message: str
 
 
 async def failures(stage: Stage, count: int) -> Object:
-    async def look() -> Object | None:
-        session = await stage.get(SESSIONS, NAME)
-        found = (session or {})["status"].get("failures", {})
-        return session if found.get("count") == count else None
+    def is_so(session: Object) -> object:
+        return session["status"].get("failures", {}).get("count") == count
 
-    return await eventually(look, f"{count} losses are counted")
+    return await stage.until(SESSIONS, NAME, is_so, f"{count} losses are counted")
 
 
 async def test_last_lines_of_a_lost_desktop_stay_printable(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
+        session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
         ended = {"terminated": {**CRASH, "message": "starting\n\x1b[31mno \u202edisplay\n"}}
         await set_container(stage, pod, waiting="CrashLoopBackOff", restartCount=3, lastState=ended)
@@ -58,8 +54,7 @@ async def test_last_lines_of_a_lost_desktop_stay_printable(stage: Stage) -> None
 async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()
     async with stage.operator(clock):
-        session = await stage.session(NAME, template)
-        first = await stage.run(NAME)
+        session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
         volumes = pod["spec"]["volumes"]
         for loss in range(1, 7):
@@ -73,7 +68,7 @@ async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) ->
                 break
             assert lost["status"]["phase"] == "Pending"
             assert "It is restarted at" in lost["status"]["message"]
-            assert lost["status"]["startTime"] == first["status"]["startTime"], "the run goes on"
+            assert lost["status"]["startTime"] == session["status"]["startTime"], "the run goes on"
             clock.ahead += timedelta(minutes=5)
             await stage.touch(NAME)
             pod = await stage.next_pod(session, pod)
@@ -81,14 +76,12 @@ async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) ->
         assert "restarted 5 times without success" in given_up["status"]["message"]
         assert "spec.resources.memory" in given_up["status"]["message"]
         assert "startTime" not in given_up["status"]
-        events = {one["reason"] for one in await stage.all(EVENTS)}
-        assert "OutOfMemory" in events
+        await stage.event("OutOfMemory")
 
         # Its home is free for others meanwhile, and a restart begins again.
         restart = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}}}
         await stage.patch(SESSIONS, NAME, restart)
-        again = await stage.run(NAME)
-        assert again["status"]["phase"] == "Running"
+        await stage.run(NAME)
     assert len(await stage.all(CLAIMS)) == 1
 
 
@@ -96,8 +89,7 @@ async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) ->
 async def test_pause_ends_by_itself(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
+        session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
         words = "Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu."
         await fail(stage, pod, reason="UnexpectedAdmissionError", message=words)
@@ -111,8 +103,7 @@ async def test_pause_ends_by_itself(stage: Stage) -> None:
 async def test_deleted_pod_counts_as_one_loss(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
+        session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
         await stage.delete(PODS, NAME)
         pod = await stage.next_pod(session, pod)
@@ -120,8 +111,7 @@ async def test_deleted_pod_counts_as_one_loss(stage: Stage) -> None:
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "PodDeleted"
     async with stage.operator():
-        await stage.session("other", template, user="bob@example.com")
-        await stage.run("other")
+        await stage.start("other", template, user="bob@example.com")
         assert (await stage.pod_of(session))["metadata"]["uid"] == pod["metadata"]["uid"]
         assert (await failures(stage, 1))["status"]["phase"] == "Running"
 

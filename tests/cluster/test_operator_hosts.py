@@ -34,17 +34,15 @@ async def owner_of(stage: Stage, label: str) -> str | None:
 async def test_session_name_has_another_host_for_another_user(stage: Stage) -> None:
     template = await stage.template(**NO_HOME)
     async with stage.operator():
-        await stage.session("alice-small", template, user=MALLORY)
-        theirs = (await stage.run("alice-small"))["status"]["url"]
+        theirs = (await stage.start("alice-small", template, user=MALLORY))["status"]["url"]
         await stage.end("alice-small")
-        await stage.session("alice-small", template)
-        mine = (await stage.run("alice-small"))["status"]["url"]
+        mine = (await stage.start("alice-small", template))["status"]["url"]
         assert mine == f"https://{stage.host('alice-small')}"
         assert mine != theirs
         assert await hosts_of(stage) == {"alice-small": stage.host("alice-small")}
         await stage.end("alice-small")
-        await stage.session("alice-small", template)
-        assert (await stage.run("alice-small"))["status"]["url"] == mine, "the same person has the same host again"
+        again = await stage.start("alice-small", template)
+        assert again["status"]["url"] == mine, "the same person has the same host again"
         refused = {"spec": {"hostname": theirs.removeprefix("https://").partition(".")[0]}}
         with pytest.raises(Invalid, match="is not a label without a hash"):
             await stage.patch(SESSIONS, "alice-small", refused)
@@ -54,8 +52,7 @@ async def test_session_name_has_another_host_for_another_user(stage: Stage) -> N
 async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None:
     template = await stage.template(**NO_HOME)
     async with stage.operator():
-        await stage.session("theirs", template, user=MALLORY, hostname="desk")
-        await stage.run("theirs")
+        await stage.start("theirs", template, user=MALLORY, hostname="desk")
         await stage.end("theirs")
         assert await owner_of(stage, "desk") == MALLORY, "it outlives the session"
         await stage.session("mine", template, hostname="desk")
@@ -64,8 +61,7 @@ async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None
         assert "url" not in waiting["status"]
         assert MALLORY not in str(waiting["status"]) and "theirs" not in str(waiting["status"])
         assert await hosts_of(stage) == {}
-        await stage.session("again", template, user=MALLORY, hostname="desk")
-        await stage.run("again")
+        await stage.start("again", template, user=MALLORY, hostname="desk")
         await stage.end("again")
         await stage.delete(CONFIG_MAPS, "vdi-host-desk")
         assert (await stage.run("mine"))["status"]["url"] == "https://desk.vdi.localhost"
@@ -75,8 +71,7 @@ async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None
 async def test_host_that_is_in_use_cannot_be_released(stage: Stage) -> None:
     template = await stage.template(**NO_HOME)
     async with stage.operator():
-        await stage.session("mine", template, hostname="desk")
-        await stage.run("mine")
+        await stage.start("mine", template, hostname="desk")
         await stage.session("theirs", template, user=MALLORY, hostname="desk")
         await stage.reach("theirs", "Pending", "not available")
         await stage.delete(CONFIG_MAPS, "vdi-host-desk")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.operator_stage import CHILDREN, Stage, condition
+from cluster.operator_stage import CHILDREN, Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
@@ -40,8 +40,7 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeyp
 async def test_deleted_child_comes_back(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
+        session = await stage.start("alice-desktop", template)
         for name in ("service", "secret", "route", "pod"):
             (old,) = await stage.owned(CHILDREN[name], session)
             await stage.delete(CHILDREN[name], old["metadata"]["name"], grace_seconds=0)
@@ -56,8 +55,7 @@ async def test_deleted_child_comes_back(stage: Stage) -> None:
 async def test_edited_child_is_repaired(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
+        session = await stage.start("alice-desktop", template)
         await stage.patch(SERVICES, "alice-desktop", {"spec": {"selector": {"app": "other"}}})
         wrong = {"spec": {"routes": [{"kind": "Rule", "match": "Host(`evil.example.com`)", "services": []}]}}
         await stage.patch(ROUTES, "alice-desktop", wrong)
@@ -88,16 +86,15 @@ async def test_edited_child_is_repaired(stage: Stage) -> None:
 async def test_unchanged_session_costs_no_request(stage: Stage, suspended: bool) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
+        session = await stage.start("alice-desktop", template)
         if suspended:
             await stage.suspend("alice-desktop")
             await stage.reach("alice-desktop", "Suspended")
             await stage.podless(session)
     async with stage.operator():
         first = await stage.get(SESSIONS, "alice-desktop")
-        await stage.session("bob-desktop", template, user="bob@example.com")
-        await stage.run("bob-desktop")  # by now the operator has looked at alice's as well
+        # Once bob's runs, the operator has looked at alice's as well.
+        await stage.start("bob-desktop", template, user="bob@example.com")
         assert [write.path for write in stage.proxy.writes() if "alice" in write.path] == []
         assert stage.proxy.reads() == []
         assert await stage.get(SESSIONS, "alice-desktop") == first
@@ -107,8 +104,7 @@ async def test_unchanged_session_costs_no_request(stage: Stage, suspended: bool)
 async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, retain: bool) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template, persistence={"retain": retain})
-        await stage.run("alice-desktop")
+        session = await stage.start("alice-desktop", template, persistence={"retain": retain})
         await stage.end("alice-desktop")
         # By the operator itself: the garbage collector may not know the kind yet.
         deleted = {write.path.split("/")[-2] for write in stage.proxy.writes() if write.method == "DELETE"}
@@ -131,13 +127,9 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
         await stage.delete(SESSIONS, "alice-desktop")
         leaving = await stage.reach("alice-desktop", "Terminating", "Waiting until node far-away has stopped")
         assert leaving["metadata"]["finalizers"] == ["vdi.kasm.io/session-cleanup"]
-
-        async def grace() -> int | None:
-            (pod,) = await stage.owned(PODS, session)
-            seconds: int | None = pod["metadata"].get("deletionGracePeriodSeconds")
-            return seconds
-
-        assert await eventually(grace, "the pod is told to stop") == 3
+        await stage.until(
+            PODS, "alice-desktop", lambda pod: pod["metadata"].get("deletionGracePeriodSeconds") == 3, "it has 3 s"
+        )
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
@@ -146,17 +138,15 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
 async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session("alice-desktop", template)
-        await stage.run("alice-desktop")
+        session = await stage.start("alice-desktop", template)
         before = await stage.pod_of(session)
-        await stage.api.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}, into=dict)
+        await stage.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}})
 
-        async def noticed() -> bool:
-            session = await stage.reach("alice-desktop", "Running")
+        def is_noticed(session: Object) -> bool:
             found = condition(session, "TemplateFound")["reason"], session["status"]["templateRevision"]
             return found == ("NewerRevision", "1")
 
-        await eventually(noticed, "status tells of the newer template")
+        await stage.until(SESSIONS, "alice-desktop", is_noticed, "status tells of the newer template")
         assert (await stage.pod_of(session))["metadata"]["uid"] == before["metadata"]["uid"]
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
         renewed = await stage.next_pod(session, before)
@@ -168,9 +158,8 @@ async def test_longest_names_of_kubernetes_work(stage: Stage) -> None:
     template = await stage.template_named(f"{stage.namespace}-" + "t." * 50 + "x")
     name = "alice." + "d" * 60 + "." + "e" * 180
     async with stage.operator():
-        session = await stage.session(name, template)
-        running = await stage.run(name)
-        host = running["status"]["url"].removeprefix("https://").split(".")[0]
+        session = await stage.start(name, template)
+        host = session["status"]["url"].removeprefix("https://").split(".")[0]
         assert host.startswith("alice-ddd") and len(host) <= 63
         await stage.end(name)
         await stage.childless(session)

@@ -2,13 +2,11 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
-from cluster.operator_stage import Object, Stage
+from cluster.operator_stage import Object, Stage, condition
 from cluster.test_operator_crash import MOMENTS, Moment, cut_and_kill
-from support.waiting import eventually
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import PODS
@@ -19,11 +17,11 @@ NAME = "alice-desktop"
 OFFER = {"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "100Gi", "defaultCPU": "1", "maxCPU": "8"}
 
 
-async def a_running_desktop(stage: Stage, template: str, name: str = NAME) -> Object:
-    session = await stage.session(name, template)
+async def a_running_desktop(stage: Stage, template: str) -> Object:
+    session = await stage.session(NAME, template)
     pod = await stage.pod_of(session)
     await bind(stage, pod)
-    await stage.run(name)
+    await stage.run(NAME)
     await report_resources(stage, pod)
     return session
 
@@ -35,30 +33,24 @@ async def bind(stage: Stage, pod: Object) -> None:
 
 async def report_resources(stage: Stage, pod: Object) -> None:
     """As a kubelet does that can resize pods: the API server refuses the others."""
-    live = await stage.get(PODS, pod["metadata"]["name"])
-    assert live
+    live = await stage.until(PODS, pod["metadata"]["name"])
     (status,) = live["status"]["containerStatuses"]
     statuses = [{**status, "resources": live["spec"]["containers"][0]["resources"]}]
     await stage.patch(PODS, pod["metadata"]["name"], {"status": {"containerStatuses": statuses}}, subresource="status")
 
 
-async def ask(stage: Stage, name: str = NAME, **resources: str) -> None:
-    await stage.patch(SESSIONS, name, {"spec": {"resources": {"gpu": 1, **resources}}})
+async def ask(stage: Stage, **resources: str) -> None:
+    await stage.patch(SESSIONS, NAME, {"spec": {"resources": {"gpu": 1, **resources}}})
 
 
 async def resized(stage: Stage, session: Object, **limits: str) -> Object:
     """The pod, when it requests these limits."""
 
-    async def look() -> Object | None:
-        (pod,) = await stage.owned(PODS, session)
-        found = pod["spec"]["containers"][0]["resources"]["limits"]
-        return pod if limits.items() <= found.items() else None
+    def is_so(pod: Object) -> object:
+        return limits.items() <= pod["spec"]["containers"][0]["resources"]["limits"].items()
 
-    try:
-        return await eventually(look, f"the pod's limits are {limits}", 10)
-    except AssertionError as error:
-        found = await stage.get(SESSIONS, session["metadata"]["name"])
-        raise AssertionError(f"{error}; the session is {found}") from None
+    (pod,) = await stage.owned(PODS, session)
+    return await stage.until(PODS, pod["metadata"]["name"], is_so, f"its limits are {limits}", 10)
 
 
 async def test_running_desktop_grows_and_shrinks(stage: Stage) -> None:
@@ -79,7 +71,7 @@ async def test_running_desktop_grows_and_shrinks(stage: Stage) -> None:
 
         await ask(stage, memory="64Gi")
         warned = await stage.warned(NAME, "ResizePending")
-        (why,) = [one for one in warned["status"]["conditions"] if one["type"] == "ResizePending"]
+        why = condition(warned, "ResizePending")
         assert why["reason"] == "Infeasible"
         assert "64Gi is more than node" in why["message"]
         await ask(stage, memory="4Gi")
@@ -96,7 +88,7 @@ async def test_node_that_cannot_resize_needs_a_restart(stage: Stage) -> None:
         await stage.run(NAME)
         await ask(stage, memory="6Gi")
         warned = await stage.warned(NAME, "ResizePending")
-        (why,) = [one for one in warned["status"]["conditions"] if one["type"] == "ResizePending"]
+        why = condition(warned, "ResizePending")
         assert (why["reason"], "closes all programs" in why["message"]) == ("NeedsRestart", True)
 
 
@@ -113,8 +105,7 @@ async def test_size_that_waits_is_said_and_counted_by_the_queue(stage: Stage) ->
         deferred = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "not now"}
         conditions = [*pod["status"]["conditions"], deferred]
         await stage.patch(PODS, NAME, {"status": {"conditions": conditions}}, subresource="status")
-        warned: dict[str, Any] = await stage.warned(NAME, "ResizePending")
-        assert any("not now" in one.get("message", "") for one in warned["status"]["conditions"])
+        assert "not now" in condition(await stage.warned(NAME, "ResizePending"), "ResizePending")["message"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

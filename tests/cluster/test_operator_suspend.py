@@ -19,8 +19,7 @@ NAME = "alice-desktop"
 async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        before = await stage.run(NAME)
+        session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
         (secret,) = await stage.owned(SECRETS, session)
         await stage.suspend(NAME)
@@ -30,7 +29,7 @@ async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> No
         assert await stage.owned(SECRETS, session) == [secret]
         assert len(await stage.owned(SERVICES, session)) == 1
         status = resting["status"]
-        assert status["url"] == before["status"]["url"]
+        assert status["url"] == session["status"]["url"]
         assert {"startTime", "expiresAt", "readyTime", "podName", "nodeName", "failures"}.isdisjoint(status)
         assert (condition(resting, "Ready")["reason"], condition(resting, "Admitted")["reason"]) == ("Suspended",) * 2
         homes = await stage.all(CLAIMS)
@@ -43,7 +42,7 @@ async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> No
         assert [one["metadata"]["uid"] for one in await stage.all(CLAIMS)] == [
             home["metadata"]["uid"] for home in homes
         ]
-        assert running["status"]["url"] == before["status"]["url"]
+        assert running["status"]["url"] == session["status"]["url"]
         assert running["status"]["startTime"] == new["metadata"]["creationTimestamp"], "a new run"
         assert await stage.owned(SECRETS, session) == [secret]
         await stage.event("Suspended")
@@ -60,8 +59,7 @@ async def test_tokens_of_another_key_are_replaced_first(stage: Stage) -> None:
     """The gateway derives them from the key that there is now."""
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
+        session = await stage.start(NAME, template)
         await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
         await stage.podless(session)
@@ -95,8 +93,7 @@ async def test_tokens_of_another_key_are_replaced_first(stage: Stage) -> None:
 async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        await stage.run(NAME)
+        session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
         await stage.patch(PODS, NAME, {"metadata": {"finalizers": ["example.com/hold"]}})
         await stage.suspend(NAME)
@@ -112,8 +109,7 @@ async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
 async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.session(NAME, template)
-        before = await stage.run(NAME)
+        session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
         at = "2026-11-20T10:00:00Z"
         await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": at}}})
@@ -123,7 +119,7 @@ async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
         assert new["spec"]["volumes"] == old["spec"]["volumes"]
         notes = new["metadata"]["annotations"]
         assert notes["vdi.kasm.io/restartedAt"] == at
-        assert notes["vdi.kasm.io/run-started"] == before["status"]["startTime"]
+        assert notes["vdi.kasm.io/run-started"] == session["status"]["startTime"]
         for field in ("startTime", "expiresAt", "url"):
-            assert running["status"][field] == before["status"][field]
+            assert running["status"][field] == session["status"][field]
         assert "failures" not in running["status"]

@@ -2,13 +2,12 @@
 
 import asyncio
 
-import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from support.waiting import eventually
-from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
-from vdi.kube.resource import CLAIMS, NAMESPACES, PODS, SECRETS, SERVICES
+from vdi.kinds import ROUTES, TEMPLATES
+from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.session.naming import MANAGED_BY
 
 pytestmark = pytest.mark.timeout(150)
@@ -49,24 +48,8 @@ async def test_session_over_a_limit_fails_until_that_is_fixed(
         assert reason(refused, "Admitted") == "OverLimit"
         await expect_no_children(stage, session)
         await stage.event("OverLimit", words)
-        await stage.api.patch(TEMPLATES, template, {"spec": {section: {allowed: value}}}, into=dict)
+        await stage.patch(TEMPLATES, template, {"spec": {section: {allowed: value}}})
         await stage.run("alice-desktop")
-
-
-async def test_second_session_waits_for_the_home(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        await stage.session("first", template)
-        await stage.run("first")
-        second = await stage.session("second", template)
-        waiting = await stage.reach("second", "Pending", "are in use by the desktop 'first'")
-        assert reason(waiting, "Admitted") == "HomeInUse"
-        await expect_no_children(stage, second)
-        await stage.session("other", template, user="bob@example.com")
-        await stage.run("other")
-        await stage.delete(SESSIONS, "first")
-        await stage.run("second")
-    assert len(await stage.all(CLAIMS)) == 2
 
 
 async def test_sessions_of_one_moment_never_share_a_home(stage: Stage) -> None:
@@ -128,8 +111,7 @@ async def test_foreign_claim_is_never_mounted(stage: Stage) -> None:
 async def test_pod_security_violation_fails_with_its_reason(stage: Stage) -> None:
     nfs = {"name": "nfs", "mountPath": "/nfs", "nfs": {"server": "10.0.0.9", "path": "/export"}}
     template = await stage.template(volumes=[nfs])
-    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, labels, into=msgspec.Raw)
+    await stage.restrict()
     async with stage.operator():
         await stage.session("alice-desktop", template)
         refused = await stage.reach("alice-desktop", "Failed", "violates the namespace's Pod Security level")
@@ -142,10 +124,7 @@ async def test_operator_waits_for_missing_crds(stage: Stage) -> None:
     stage.proxy.missing = {"vdisessions", "ingressroutes"}
 
     async def install_later() -> None:
-        async def asked() -> bool:
-            return any("/vdisessions" in path for path in stage.proxy.refused)
-
-        await eventually(asked, "the operator has asked for the kind")
+        await eventually(lambda: any("/vdisessions" in path for path in stage.proxy.refused), "the operator has asked")
         stage.proxy.missing = set()
 
     later = asyncio.create_task(install_later())
