@@ -12,7 +12,7 @@ import pytest
 from cluster.control_plane import empty_namespace, make_namespace
 from cluster.operator_stage import Object, Stage
 from cluster.test_operator_crash import MOMENTS, MOST_WRITES, Moment, cut_and_kill
-from cluster.test_operator_queue import gpu_template, queue_of, running, starts, waits
+from cluster.test_operator_queue import gpu_template, starts, waits
 from support.permissions import placeholder_rules
 from support.waiting import eventually
 from vdi.kinds import SESSIONS
@@ -129,7 +129,7 @@ async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscal
         pods = await autoscaler.unschedulable(3)
         session = await waits(stage, "first", "NoMatchingNode", "A node was requested at")
         assert session["status"]["message"].startswith("Waiting for capacity, number 1 in line: ")
-        assert queue_of(session)["nodeRequestTime"]
+        assert session["status"]["queue"]["nodeRequestTime"]
         await autoscaler.report(pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]")
         session = await waits(stage, "first", "NoMatchingNode", "A node is being added (requested at ")
 
@@ -150,7 +150,7 @@ async def test_queue_works_without_the_priority_class(stage: Stage, autoscaler: 
     template = await gpu_template(stage)
     settings = AutoscalingSettings(namespace=autoscaler.namespace, image="i", priority_class="missing")
     async with stage.operator(autoscaling=settings):
-        await running(stage, template, 1)
+        await stage.start("r0", template, user="r0@x.yz")
         await stage.session("late", template, user="late@x.yz")
         await waits(stage, "late", "GPUsBusy")
         await stage.delete(SESSIONS, "r0")

@@ -78,32 +78,6 @@ async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment
     raise AssertionError(f"still writing after {MOST_WRITES} writes")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("moment", MOMENTS)
-async def test_deletion_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
-    template = await stage.template()
-    for write in range(1, MOST_WRITES):
-        name = f"desktop-{write}"
-        session = await stage.session(name, template)
-        async with stage.operator():
-            await stage.run(name)
-        await stage.delete(SESSIONS, name)
-        stage.proxy.cut_at(write, moment)
-        leaving = asyncio.create_task(stage.gone(SESSIONS, name, 60.0))
-        was_cut = await cut_and_kill(stage, leaving)
-        if was_cut:
-            async with stage.operator():
-                await leaving
-        else:
-            await leaving
-        await stage.childless(session)
-        assert len(await stage.all(CLAIMS)) == 1, "the home stays"
-        if not was_cut:
-            assert write > 3, f"the operator got through with {write - 1} writes: what has it not done?"
-            return
-    raise AssertionError(f"still writing after {MOST_WRITES} writes")
-
-
 async def delete(stage: Stage) -> None:
     await stage.delete(SESSIONS, "desktop")
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import msgspec
 import pytest
 
 from cluster.operator_stage import Object, Stage
@@ -28,28 +27,22 @@ async def pullers(stage: Stage) -> dict[str, Object]:
     }
 
 
-async def progress(stage: Stage, template: str) -> Object:
-    found: Object = (await stage.api.get(TEMPLATES, template, into=dict)).get("status", {})
-    return found
-
-
 async def reach(stage: Stage, template: str, reason: str, **fields: Any) -> Object:
     """Wait until the condition has that reason, and `prePull` these fields."""
 
-    async def look() -> Object | None:
-        status = await progress(stage, template)
-        reasons = [condition["reason"] for condition in status.get("conditions", ())]
+    def is_so(found: Object) -> object:
+        status = found.get("status", {})
         pulled = status.get("prePull", {})
-        same = all(pulled.get(name) == value for name, value in fields.items())
-        return pulled if reasons == [reason] and same else None
+        reasons = [condition["reason"] for condition in status.get("conditions", ())]
+        return reasons == [reason] and {name: pulled.get(name) for name in fields} == fields
 
-    return await eventually(look, f"{template} is {reason} {fields}: {await progress(stage, template)}")
+    return await stage.until(TEMPLATES, template, is_so, f"{reason} {fields}")
 
 
 async def has_image(stage: Stage, node: str, *images: str) -> None:
     """The kubelet says what it has."""
     listed = [{"names": [image], "sizeBytes": 1} for image in images]
-    await stage.api.patch(NODES, node, {"status": {"images": listed}}, subresource="status", into=msgspec.Raw)
+    await stage.patch(NODES, node, {"status": {"images": listed}}, subresource="status")
 
 
 async def report(stage: Stage, pod: Object, phase: str, **container: Any) -> None:
@@ -94,7 +87,7 @@ async def no_pullers(stage: Stage) -> None:
 async def test_image_is_pulled_to_every_node_few_at_a_time(stage: Stage) -> None:
     nodes = [await stage.node(f"n{number}") for number in range(5)]
     closed = await stage.node("closed")
-    await stage.api.patch(NODES, closed, {"spec": {"unschedulable": True}}, into=msgspec.Raw)
+    await stage.patch(NODES, closed, {"spec": {"unschedulable": True}})
     await has_image(stage, nodes[0], IMAGE)
     async with stage.operator(), kubelets(stage) as seen:
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
@@ -105,10 +98,10 @@ async def test_image_is_pulled_to_every_node_few_at_a_time(stage: Stage) -> None
         assert len(made) == 4, "one for each node that lacks it"
         seen.clear()
         other = "registry.example.com/desktop:2"
-        await stage.api.patch(TEMPLATES, template, {"spec": {"image": other}}, into=msgspec.Raw)
+        await stage.patch(TEMPLATES, template, {"spec": {"image": other}})
         await reach(stage, template, "Pulled", image=other, desired=5, ready=5)
         assert 0 < max(seen) <= AT_ONCE
-        await stage.api.patch(NODES, closed, {"spec": {"unschedulable": None}}, into=msgspec.Raw)
+        await stage.patch(NODES, closed, {"spec": {"unschedulable": None}})
         await reach(stage, template, "Pulled", desired=6, ready=6)
         await no_pullers(stage)
 
@@ -118,15 +111,15 @@ async def test_pullers_are_deleted_with_prepull_or_the_template(stage: Stage) ->
     async with stage.operator():
         template = await stage.template(prePull=True, placement={"nodeSelector": stage.here})
         await reach(stage, template, "Pulling", desired=1, pulling=[f"{stage.namespace}-n1"])
-        await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": False}}, into=msgspec.Raw)
+        await stage.patch(TEMPLATES, template, {"spec": {"prePull": False}})
         await no_pullers(stage)
-
-        async def silent() -> bool:
-            status = await progress(stage, template)
-            return "prePull" not in status and not status.get("conditions")
-
-        await eventually(silent, "the status says nothing any more")
-        await stage.api.patch(TEMPLATES, template, {"spec": {"prePull": True}}, into=msgspec.Raw)
+        await stage.until(
+            TEMPLATES,
+            template,
+            lambda found: not found["status"].get("prePull") and not found["status"].get("conditions"),
+            "the status says nothing any more",
+        )
+        await stage.patch(TEMPLATES, template, {"spec": {"prePull": True}})
         await reach(stage, template, "Pulling", desired=1)
-        await stage.api.delete(TEMPLATES, template, into=dict)
+        await stage.delete(TEMPLATES, template)
         await no_pullers(stage)

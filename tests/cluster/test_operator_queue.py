@@ -11,16 +11,6 @@ from vdi.kinds import SESSIONS
 from vdi.kube.resource import PODS
 
 pytestmark = pytest.mark.timeout(150)
-GPU = "nvidia.com/gpu"
-
-
-def queue_of(session: Object) -> Object:
-    queue: Object = session["status"]["queue"]
-    return queue
-
-
-def reason_of(session: Object) -> str:
-    return str(condition(session, "Admitted")["reason"])
 
 
 async def gpu_template(stage: Stage, suffix: str = "desktop", **spec: Any) -> str:
@@ -30,45 +20,27 @@ async def gpu_template(stage: Stage, suffix: str = "desktop", **spec: Any) -> st
     return await stage.template_named(name, **{"persistence": {"enabled": False}, "placement": placement, **spec})
 
 
-async def running(stage: Stage, template: str, count: int, **spec: Any) -> list[str]:
-    """So many sessions of different people, all Running."""
-    names = [f"r{number}" for number in range(count)]
-    await asyncio.gather(*(stage.session(name, template, **{"user": f"{name}@x.yz", **spec}) for name in names))
-    await asyncio.gather(*(stage.run(name) for name in names))
-    return names
-
-
 async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object:
     """The session, once it waits for that reason in those words; and it has no pod."""
 
-    async def look() -> Object | None:
-        session = await stage.get(SESSIONS, name)
-        status = (session or {}).get("status", {})
-        reported = session and (status.get("queue") or {}).get("reason") == reason and words in status["message"]
-        return session if reported else None
+    def is_so(session: Object) -> object:
+        status = session.get("status", {})
+        return (status.get("queue") or {}).get("reason") == reason and words in status["message"]
 
-    try:
-        session = await eventually(look, f"{name} waits: {reason} {words!r}")
-    except AssertionError as error:
-        raise AssertionError(f"{error}; it is {(await stage.get(SESSIONS, name) or {}).get('status')}") from None
+    session = await stage.until(SESSIONS, name, is_so, f"waits: {reason} {words!r}")
     assert session["status"]["phase"] == "Pending"
-    assert reason_of(session) == reason
-    assert condition(session, "Admitted")["status"] == "False"
+    admitted = condition(session, "Admitted")
+    assert (admitted["status"], admitted["reason"]) == ("False", reason)
     assert await stage.owned(PODS, session) == []
     return session
 
 
-async def started(stage: Stage, names: list[str]) -> list[str]:
-    """The sessions of these names that have a pod."""
-    owners = {one["metadata"]["ownerReferences"][0]["name"] for one in await stage.all(PODS)}
-    return [name for name in names if name in owners]
-
-
 async def starts(stage: Stage, *names: str) -> None:
-    """Wait until these, and of `names` in this order, have their pods."""
+    """Wait until these have their pods."""
 
     async def look() -> bool:
-        return await started(stage, list(names)) == list(names)
+        owners = {pod["metadata"]["ownerReferences"][0]["name"] for pod in await stage.all(PODS)}
+        return owners >= set(names)
 
     await eventually(look, f"{names} have started")
 
