@@ -46,11 +46,8 @@ async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
     new = await homes.pods.home(homes.claim(BOB))
     assert new != old and contents(new) == contents(old)
     assert (new / "sparse").stat().st_blocks < 1000
-    claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
-    assert claim and claim["metadata"]["annotations"] == {
-        "vdi.kasm.io/user": BOB,
-        "vdi.kasm.io/template": homes.template,
-    }
+    claim = await homes.stage.until(CLAIMS, homes.claim(BOB))
+    assert claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB, "vdi.kasm.io/template": homes.template}
     assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
     assert await homes.stage.all(PODS) == []
     for pod in homes.pods.seen:  # the API server holds them to Pod Security `restricted`
@@ -70,8 +67,8 @@ async def test_archive_is_exported_and_imported_through_pipes(homes: Homes) -> N
     assert imported.json()["contentBytes"] == len(plain)
     old, new = await homes.pods.home(homes.claim(ALICE)), await homes.pods.home(homes.claim(BOB))
     assert contents(new) == contents(old)
-    claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
-    assert claim and claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
+    claim = await homes.stage.until(CLAIMS, homes.claim(BOB))
+    assert claim["spec"]["resources"]["requests"]["storage"] == "3Gi"
 
 
 @pytest.mark.long
@@ -103,18 +100,10 @@ async def test_damaged_archive_creates_no_home(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     archive = homes.folder / "alice.tar.gz"
     await homes.vdi("export", homes.claim(ALICE), archive)
-    whole = archive.read_bytes()
-    for name, data, words in (
-        ("cut", whole[:-100], "truncated: the end of its compressed data is missing"),
-        ("plain", gzip.decompress(whole)[:20480], "truncated: the end of the tar archive is missing"),
-        ("text", b"hello\n" * 1000, "not a tar archive"),
-        ("empty", b"", "it is empty"),
-    ):
-        damaged = homes.folder / name
-        damaged.write_bytes(data)
-        ended = await homes.vdi(*homes.import_words(damaged))
-        assert (ended.code, words in ended.err) == (1, True), (name, ended.err)
-        await homes.nothing_left(homes.claim(BOB))
+    archive.write_bytes(gzip.decompress(archive.read_bytes())[:20480])
+    ended = await homes.vdi(*homes.import_words(archive))
+    assert (ended.code, "truncated: the end of the tar archive is missing" in ended.err) == (1, True), ended.err
+    await homes.nothing_left(homes.claim(BOB))
 
 
 async def test_import_does_not_change_an_existing_home(homes: Homes) -> None:
@@ -139,12 +128,9 @@ async def half_imported(homes: Homes, archive: Path) -> AsyncIterator[asyncio.su
     assert process.stdin
     process.stdin.write(await asyncio.to_thread(archive.read_bytes))
     try:
-
-        async def begun() -> bool:
-            claim = await homes.stage.get(CLAIMS, homes.claim(BOB))
-            return claim is not None and any((await homes.pods.home(homes.claim(BOB))).iterdir())
-
-        await eventually(begun, "files are unpacked")
+        claim = await homes.stage.until(CLAIMS, homes.claim(BOB))
+        home = homes.pods.volume(claim["metadata"]["uid"])
+        await eventually(lambda: any(home.iterdir()), "files are unpacked")
         yield process
     finally:
         if process.returncode is None:
@@ -187,11 +173,9 @@ async def test_killed_import_blocks_the_home_until_repeated(homes: Homes) -> Non
             assert (second.code, f"kubectl -n {stage.namespace} delete pod copy-{claim}" in second.err) == (1, True)
             process.kill()
 
-        async def ended() -> bool:
-            pod = await stage.get(PODS, f"copy-{claim}")
-            return pod is not None and pod["status"]["phase"] in ("Succeeded", "Failed")
-
-        await eventually(ended, "the pod ends with its command")
+        await stage.until(
+            PODS, f"copy-{claim}", lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"), "it has ended"
+        )
         assert any((await homes.pods.home(claim)).iterdir())
         await stage.reach("desk", "Pending", "is in use by `vdi home import`")
         again = await homes.vdi(*homes.import_words(whole))
@@ -207,11 +191,8 @@ async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes
     stage, archive = homes.stage, homes.folder / "alice.tar.gz"
     await homes.make(ALICE)
     assert (await homes.vdi("export", homes.claim(ALICE), archive)).code == 0
-    await stage.api.patch(TEMPLATES, homes.template, {"spec": {"resources": {"defaultGPU": 1}}}, into=dict)
+    await stage.patch(TEMPLATES, homes.template, {"spec": {"resources": {"defaultGPU": 1}}})
     await stage.node("cpu", gpu="0")
-    refused = await homes.vdi(*homes.import_words(archive))
-    assert (refused.code, f"no node can run desktops of the template '{homes.template}'" in refused.err) == (1, True)
-    await homes.nothing_left(homes.claim(BOB))
     names = [await stage.node("a"), await stage.node("b")]
     imported = await homes.vdi(*homes.import_words(archive))
     assert imported.code == 0, imported.err
@@ -228,8 +209,8 @@ async def test_import_follows_the_scope_of_the_template(homes: Homes) -> None:
     words: list[str | Path] = ["import", archive, "--user", BOB, "--template"]
     imported = await homes.vdi(*words, shared, "-o", "json")
     assert (imported.code, imported.json()["home"]) == (0, user_home_claim_name(BOB)), imported.err
-    claim = await homes.stage.get(CLAIMS, user_home_claim_name(BOB))
-    assert claim and claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB}
+    claim = await homes.stage.until(CLAIMS, user_home_claim_name(BOB))
+    assert claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB}
     own = await homes.stage.template_named(f"{homes.stage.namespace}-own", persistence={"scope": "Session"})
     refused = await homes.vdi(*words, own)
     assert (refused.code, "no home that stays (persistence.scope: Session)" in refused.err) == (2, True)

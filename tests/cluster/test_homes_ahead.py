@@ -6,13 +6,12 @@ Real API server, operator and gateway; the test is the kubelet, and no volume is
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from cluster.gateway_stage import GatewayStage, open_gateway_stage
-from cluster.operator_stage import Stage
+from cluster.gateway_stage import open_gateway_stage
+from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
 from vdi.gateway import starting
 from vdi.kinds import SESSIONS
@@ -65,14 +64,6 @@ async def until_gone(stage: Stage, user: str) -> None:
     await eventually(look, f"the home of {user} is deleted")
 
 
-async def start(gateway: GatewayStage, browser: httpx.AsyncClient, template: str) -> str:
-    """Send the form; gives the session's name."""
-    fields = {"name": "mine", "home": "yes", "then": "stay"}
-    answer = await gateway.post(browser, f"/catalogue/{template}", fields)
-    assert answer.status_code == 303, answer.text
-    return "mine"
-
-
 async def test_first_desktop_uses_the_home_made_ahead(
     stage: Stage, tmp_path: Path, kept: Callable[[timedelta], None]
 ) -> None:
@@ -85,8 +76,10 @@ async def test_first_desktop_uses_the_home_made_ahead(
         await open_form(alice, template)
         assert (await until_made(stage, ALICE, node=node))[MADE_AHEAD] == template
         (ahead,) = await stage.all(CLAIMS)
-        name = await start(gateway, alice, template)
-        await stage.run(name)
+        fields = {"name": "mine", "home": "yes", "then": "stay"}
+        answer = await gateway.post(alice, f"/catalogue/{template}", fields)
+        assert answer.status_code == 303, answer.text
+        await stage.run("mine")
         (used,) = await stage.all(CLAIMS)
         assert used["metadata"]["uid"] == ahead["metadata"]["uid"]
         assert MADE_AHEAD not in used["metadata"]["annotations"]
@@ -95,7 +88,7 @@ async def test_first_desktop_uses_the_home_made_ahead(
             volume.get("persistentVolumeClaim", {}).get("claimName") == used["metadata"]["name"]
             for volume in pod["spec"]["volumes"]
         )
-        await stage.end(name)
+        await stage.end("mine")
         await open_form(alice, template)  # the home is there: nothing is made
         await open_form(bob, template)
         await until_made(stage, BOB, node=node)
@@ -147,10 +140,8 @@ async def test_home_of_a_started_desktop_is_kept(stage: Stage, ends_first: bool)
     template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
 
-    async def annotation() -> Any:
-        found = await stage.get(CLAIMS, claim)
-        assert found is not None
-        return found["metadata"]["annotations"].get(MADE_AHEAD)
+    def is_taken(found: Object) -> bool:
+        return MADE_AHEAD not in found["metadata"]["annotations"]
 
     async with stage.operator():
         await stage.start("first", template)
@@ -158,11 +149,7 @@ async def test_home_of_a_started_desktop_is_kept(stage: Stage, ends_first: bool)
     if ends_first:
         await stage.delete(SESSIONS, "first")
     async with stage.operator():
-
-        async def is_taken() -> bool:
-            return await annotation() is None
-
-        await eventually(is_taken, "the annotation is taken away")
+        await stage.until(CLAIMS, claim, is_taken, "the annotation is taken away")
         if ends_first:
             await stage.gone(SESSIONS, "first")
-    assert await annotation() is None
+    assert is_taken(await stage.until(CLAIMS, claim))

@@ -12,7 +12,6 @@ import pytest
 
 from cluster.home_pods import ALICE, Ended, Homes, open_homes
 from cluster.operator_stage import Object, Stage
-from support.waiting import eventually
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.home_copy.pod import build_copy_pod
@@ -70,8 +69,7 @@ class Script:
 
     async def notes(self, claim: str) -> dict[str, str]:
         """The annotations of ours."""
-        found: Object = await self.stage.api.get(CLAIMS, claim, namespace=self.stage.namespace, into=dict)
-        notes = found["metadata"]["annotations"]
+        notes = (await self.stage.until(CLAIMS, claim))["metadata"]["annotations"]
         return {key.removeprefix(NOTES): value for key, value in notes.items() if key.startswith(NOTES)}
 
     async def lose(self, claim: str) -> None:
@@ -127,7 +125,7 @@ async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Sc
     await script.homes.make(ALICE)
     taint: Object = {"key": "desktops", "operator": "Exists"}
     spec: Object = {"placement": {"tolerations": [taint]}, "imagePullSecrets": [{"name": "pull"}]}
-    await stage.api.patch(TEMPLATES, script.homes.template, {"spec": spec}, into=dict)
+    await stage.patch(TEMPLATES, script.homes.template, {"spec": spec})
     await stage.patch(CLAIMS, claim, {"spec": {"volumeName": "on-another-node"}})
     assert (await script.save()).code == 0
     await script.lose(claim)
@@ -141,18 +139,6 @@ async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Sc
         assert pod["containers"][0]["image"] == "registry.example.com/desktop:1"
     assert "nodeSelector" not in reads, "the volume is where the template's desktops were before"
     assert writes["nodeSelector"] == stage.here, "the volume is yet to be made"
-
-
-@pytest.mark.long
-async def test_home_without_its_template_needs_an_image(script: Script) -> None:
-    claim = script.homes.claim(ALICE)
-    await script.homes.make(ALICE)
-    await script.annotate(claim, template="gone")
-    refused = await script.save()
-    assert (refused.code, f"{claim}: its template gone does not exist" in refused.err) == (1, True), refused.err
-    saved = await script("save", str(script.backup), IMAGE="tools:1")
-    assert saved.code == 0, saved.err
-    assert script.homes.pods.seen[-1]["spec"]["containers"][0]["image"] == "tools:1"
 
 
 async def test_interrupted_load_blocks_the_home_until_repeated(script: Script) -> None:
@@ -183,14 +169,19 @@ async def test_interrupted_load_blocks_the_home_until_repeated(script: Script) -
     assert (again.code, "is there already and stays as it is" in again.err) == (1, True)
 
 
-async def test_invalid_load_is_refused_before_a_claim_is_created(script: Script) -> None:
+async def test_home_without_its_template_needs_an_image(script: Script) -> None:
+    """And an archive that is cut is refused; both before a claim is created."""
     claim = script.homes.claim(ALICE)
     await script.homes.make(ALICE)
     await script.annotate(claim, template="gone")
-    assert (await script("save", str(script.backup), IMAGE="tools:1")).code == 0
+    refused = [await script.save()]
+    saved = await script("save", str(script.backup), IMAGE="tools:1")
+    assert saved.code == 0, saved.err
+    assert script.homes.pods.seen[-1]["spec"]["containers"][0]["image"] == "tools:1"
     await script.lose(claim)
-    refused = await script.load()
-    assert (refused.code, f"{claim}: its template gone does not exist" in refused.err) == (1, True), refused.err
+    refused.append(await script.load())
+    for ended in refused:
+        assert (ended.code, f"{claim}: its template gone does not exist" in ended.err) == (1, True), ended.err
     (script.backup / f"{claim}.tar.gz").write_bytes(b"cut")
     assert (await script("load", str(script.backup), IMAGE="tools:1")).code == 1
     assert await script.stage.get(CLAIMS, claim) is None
@@ -215,8 +206,7 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
     refused = await script.save()
     command = f"kubectl -n {script.stage.namespace} delete pod copy-{claim}"
     assert (refused.code, command in refused.err) == (1, True), refused.err
-    found = await script.stage.get(PODS, f"copy-{claim}")
-    assert found and found["metadata"]["uid"] == made["metadata"]["uid"]
+    assert (await script.stage.until(PODS, f"copy-{claim}"))["metadata"]["uid"] == made["metadata"]["uid"]
     await script.stage.delete(PODS, f"copy-{claim}", grace_seconds=0)
     await script.stage.gone(PODS, f"copy-{claim}")
 
@@ -228,11 +218,7 @@ async def test_homes_of_session_scope_are_skipped_and_named(script: Script) -> N
     template = await stage.template_named(f"{stage.namespace}-own", persistence={"scope": "Session"})
     async with stage.operator():
         await stage.session("desk", template)
-
-        async def made() -> bool:
-            return await stage.get(CLAIMS, own) is not None
-
-        await eventually(made, "the session has its home")
+        await stage.until(CLAIMS, own)
     listed = await script("list")
     assert (own in listed.out.decode(), "left out, since they end with their sessions" in listed.err) == (False, True)
     saved = await script.save()

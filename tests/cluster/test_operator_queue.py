@@ -1,7 +1,6 @@
 """The queue against a real API server and a real scheduler: who waits has no pod, says why, and starts by itself."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -13,11 +12,9 @@ from vdi.kube.resource import PODS
 pytestmark = pytest.mark.timeout(150)
 
 
-async def gpu_template(stage: Stage, suffix: str = "desktop", **spec: Any) -> str:
+async def gpu_template(stage: Stage) -> str:
     """A template whose desktops have no home and stay on the stage's own nodes."""
-    placement = {"nodeSelector": stage.here}
-    name = f"{stage.namespace}-{suffix}"
-    return await stage.template_named(name, **{"persistence": {"enabled": False}, "placement": placement, **spec})
+    return await stage.template(persistence={"enabled": False}, placement={"nodeSelector": stage.here})
 
 
 async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object:
