@@ -27,7 +27,6 @@ from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 BEGAN = "2026-11-20T11:00:00Z"
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 
 
 CLASS: dict[str, Any] = {
@@ -117,7 +116,7 @@ def test_first_wait_differs_between_generations_a_and_b(ward: KasmStage, tmp_pat
 def vdi(*words: str) -> tuple[int, str]:
     """As somebody types it."""
     environment = {**os.environ, "NO_COLOR": "1"}
-    command = [sys.executable, "-c", RUN_MAIN, "kasm", *words]
+    command = [sys.executable, "-m", "vdi", "kasm", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout + done.stderr
 

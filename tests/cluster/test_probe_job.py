@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import yaml
 from aiohttp import web
 
 from cluster.desktop_agent import Agent, run_desktop
@@ -27,10 +26,12 @@ from tools.generate.chart_render import render
 from unit.latency_probe.test_client import MARK, Desktop
 from vdi.gateway.desktop_agent import AGENT_PORT
 from vdi.gateway.edge.headers import FORWARD_AUTH
-from vdi.kinds import SESSIONS
+from vdi.kinds import SESSIONS, TEMPLATES
+from vdi.kube.resource import Resource
 from vdi.session.cluster_settings import ClusterSettings
 
 ADDRESS = "127.31.0.77"
+SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 ANY = r"HostRegexp(`^[a-z0-9-]+\.vdi\.localhost$`)"
 
 
@@ -54,7 +55,6 @@ class ProbeStage:
     stage: Stage
     gateway: GatewayStage
     objects: list[Object]
-    kubectl: list[str]
     folder: Path
     port: int
     desktop: Desktop
@@ -72,13 +72,8 @@ class ProbeStage:
         desktop = {**gateway, "service": "desktop", "middlewares": ["vdi-edge"]}
         routers |= {f"desktop-{number}": {"rule": f"Host(`{host}`)", **desktop} for number, host in enumerate(hosts)}
         verify = {"address": f"http://127.0.0.1:{self.gateway.internal}/edge/verify", **FORWARD_AUTH}
-        services = {
-            name: {"loadBalancer": {"servers": [{"url": url}]}}
-            for name, url in (
-                ("gateway", f"http://127.0.0.1:{self.gateway.public}"),
-                ("desktop", f"http://{ADDRESS}:8080"),
-            )
-        }
+        places = {"gateway": f"http://127.0.0.1:{self.gateway.public}", "desktop": f"http://{ADDRESS}:8080"}
+        services = {name: {"loadBalancer": {"servers": [{"url": url}]}} for name, url in places.items()}
         http = {"routers": routers, "middlewares": {"vdi-edge": {"forwardAuth": verify}}, "services": services}
         fresh = self.folder / "routes.new"
         fresh.write_text(json.dumps({"http": http}))
@@ -86,11 +81,12 @@ class ProbeStage:
 
     async def token(self, account: str) -> Path:
         """A token file as the kubelet mounts it."""
-        words = ("create", "token", account, "-n", self.stage.namespace, "--audience", "vdi-gateway")
-        process = await asyncio.create_subprocess_exec(*self.kubectl, *words, stdout=asyncio.subprocess.PIPE)
-        out, _ = await process.communicate()
+        kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+        request = {**kind, "spec": {"audiences": ["vdi-gateway"]}}
+        tokens = Resource("", "v1", f"serviceaccounts/{account}/token", "TokenRequest")
+        answer: Object = await self.stage.api.create(tokens, request, namespace=self.stage.namespace, into=dict)
         file = self.folder / f"token-{account}"
-        file.write_bytes(out)
+        file.write_text(answer["status"]["token"])
         return file
 
     async def start_job(self, account: str = "vdi-probe") -> asyncio.subprocess.Process:
@@ -123,13 +119,6 @@ class ProbeStage:
 
         return await eventually(look, "the probe's session", 60)
 
-    async def applied(self, *objects: Object) -> None:
-        process = await asyncio.create_subprocess_exec(
-            *self.kubectl, "apply", "-n", self.stage.namespace, "-f", "-", stdin=asyncio.subprocess.PIPE
-        )
-        await process.communicate(yaml.safe_dump_all(objects).encode())
-        assert process.returncode == 0
-
 
 @asynccontextmanager
 async def played_desktop(desktop: Desktop, asked: list[Object]) -> AsyncIterator[None]:
@@ -151,9 +140,7 @@ async def played_desktop(desktop: Desktop, asked: list[Object]) -> AsyncIterator
 
 
 @pytest.fixture
-async def probe(
-    stage: Stage, kubectl: list[str], traefik: Path, objects: list[Object], tmp_path: Path
-) -> AsyncIterator[ProbeStage]:
+async def probe(stage: Stage, traefik: Path, objects: list[Object], tmp_path: Path) -> AsyncIterator[ProbeStage]:
     port, desktop, asked = free_port(), Desktop(), list[Object]()
     account = f"system:serviceaccount:{stage.namespace}:vdi-probe"
     async with AsyncExitStack() as stack:
@@ -162,21 +149,17 @@ async def probe(
         )
         await stack.enter_async_context(stage.operator(cluster=ClusterSettings(url_port=port)))
         await stack.enter_async_context(played_desktop(desktop, asked))
-        made = ProbeStage(stage, gateway, objects, kubectl, tmp_path, port, desktop, asked)
+        made = ProbeStage(stage, gateway, objects, tmp_path, port, desktop, asked)
         (tmp_path / "routes").mkdir()
         made.write_routes()
         await stack.enter_async_context(_run_traefik(traefik, tmp_path, port))
         template = named(objects, "VDITemplate")
-        accounts = [
-            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-            for name in ("vdi-probe", "other")
-        ]
-        await made.applied(template, *accounts)
+        await stage.api.create(TEMPLATES, template, into=msgspec.Raw)
+        for name in ("vdi-probe", "other"):
+            body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
+            await stage.api.create(SERVICE_ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
         yield made
-        process = await asyncio.create_subprocess_exec(
-            *kubectl, "delete", "vditemplate", template["metadata"]["name"], stdout=asyncio.subprocess.DEVNULL
-        )
-        await process.wait()
+        await stage.delete(TEMPLATES, template["metadata"]["name"])
 
 
 async def test_a_desktop_is_started_measured_and_deleted(probe: ProbeStage) -> None:

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
-import msgspec
 import pytest
 from aiohttp import web
 
@@ -27,7 +26,6 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.naming import secret_name
 
 pytestmark = pytest.mark.timeout(180)
-RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
 BEHIND_A_GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 _KUBECTL = """#!/bin/sh
 for word in "$@"; do last=$word; done
@@ -72,7 +70,7 @@ async def checking(
         path = f"{folder}{os.pathsep}{os.environ['PATH']}"
         environment = {**variables, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": stage.namespace, "PATH": path}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", RUN_MAIN, "template", "try", *words, "-o", "json"),
+            *(sys.executable, "-m", "vdi", "template", "try", *words, "-o", "json"),
             env=environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -86,17 +84,10 @@ async def checking(
             await process.wait()
 
 
-async def the_session(stage: Stage) -> Object:
-    async def look() -> Object | None:
-        return await stage.get(SESSIONS, TRIAL)
-
-    return await eventually(look, "the check has made its session", 60)
-
-
 async def a_template(stage: Stage) -> str:
     """A template whose pods are left to the test."""
     node = await stage.node("kubelet")
-    await stage.api.patch(NODES, node, {"metadata": {"labels": {MARK: "heartbeat"}}}, into=msgspec.Raw)
+    await stage.patch(NODES, node, {"metadata": {"labels": {MARK: "heartbeat"}}})
     return await stage.template(
         resources={"defaultGPU": 0}, placement={"nodeSelector": stage.here}, persistence={"enabled": False}
     )
@@ -133,8 +124,8 @@ async def test_a_desktop_reaches_every_level_and_nothing_is_left(
         checking(stage, kubeconfig, tmp_path, template) as (process, desktop),
     ):
         rest = asyncio.create_task(process.communicate())
-        pod = await stage.pod_of(await the_session(stage))
-        secret = await stage.api.get(SECRETS, secret_name(TRIAL), namespace=stage.namespace, into=dict)
+        pod = await stage.pod_of(await stage.until(SESSIONS, TRIAL, seconds=60))
+        secret = await stage.until(SECRETS, secret_name(TRIAL))
         words = {key: base64.b64decode(value) for key, value in secret["data"].items()}
         desktop.master, desktop.agent_token = words["password"].decode(), words["agentToken"].decode()
         await stage.make_ready(pod)
@@ -157,7 +148,7 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
         stage.operator(cluster=BEHIND_A_GATEWAY),
         checking(stage, kubeconfig, tmp_path, file, "--timeout", "1s") as (process, _),
     ):
-        session = await the_session(stage)
+        session = await stage.until(SESSIONS, TRIAL, seconds=60)
         assert session["spec"]["template"] == TRIAL
         out, err = await process.communicate()
         await stage.gone(SESSIONS, TRIAL)
@@ -165,8 +156,7 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
     assert process.returncode in (1, 3), (out, err)
     assert {"image_start", "image_not_checked"} & {one["code"] for one in found}
     assert json.loads(out)["level"] == ""
-    with pytest.raises(NotFound):
-        await stage.api.get(TEMPLATES, TRIAL, into=dict)
+    assert await stage.get(TEMPLATES, TRIAL) is None
 
 
 async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
@@ -174,14 +164,13 @@ async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path
     async with checking(stage, kubeconfig, tmp_path, file) as (process, _):
         _, err = await process.communicate()
     assert process.returncode != 0 and b'unknown field "spec.prt"' in err, err
-    with pytest.raises(NotFound):
-        await stage.api.get(TEMPLATES, TRIAL, into=dict)
+    assert await stage.get(TEMPLATES, TRIAL) is None
 
 
 async def test_ctrl_c_deletes_the_session(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
     template = await a_template(stage)
     async with checking(stage, kubeconfig, tmp_path, template) as (process, _):
-        await the_session(stage)
+        await stage.until(SESSIONS, TRIAL, seconds=60)
         process.send_signal(signal.SIGINT)
         _, err = await process.communicate()
         assert (process.returncode, b"the session is deleted" in err) == (130, True), err
