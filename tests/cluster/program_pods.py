@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,15 +18,12 @@ from typing import Any
 import httpx
 
 from cluster.edge_traefik import free_port
-from cluster.release_stage import bind_claims, look_after, set_status
-from cluster.stand_in import nodes_stand_in
-from vdi.kube.config import load_config
-from vdi.kube.errors import KubeError, NotFound
+from cluster.release_stage import bind_claims, kubelet, look_after, set_status
+from vdi.kube.errors import NotFound
 from vdi.kube.resource import PODS, SECRETS
 from vdi.kube.transport import Client
 
 Object = dict[str, Any]
-_POLL_SECONDS = 0.2
 _END_SECONDS = 20
 
 
@@ -83,18 +79,7 @@ class ProgramPods:
         """The output of all programs, for a test that fails."""
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
 
-    async def live(self, stop: threading.Event) -> None:
-        async with Client(load_config(self.kubeconfig), field_manager="stand-in") as api:
-            try:
-                while not stop.is_set():
-                    with suppress(KubeError):
-                        await self._look(api)
-                    await asyncio.sleep(_POLL_SECONDS)
-            finally:
-                for program in self.running.values():
-                    program.end()
-
-    async def _look(self, api: Client) -> None:
+    async def look(self, api: Client) -> None:
         pods = await api.list(PODS, field_selector="spec.nodeName!=", into=Object)
         there = {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
         for uid in self.running.keys() - there:  # before others start: two never use one SQLite file
@@ -165,20 +150,9 @@ async def _value(api: Client, namespace: str, variable: Object) -> str:
 @contextmanager
 def programs_run(pods: ProgramPods) -> Iterator[ProgramPods]:
     """A node that is Ready, bound claims, and pods that run, while the context lasts."""
-    with nodes_stand_in(pods.kubeconfig):
-        stop, failures = threading.Event(), list[BaseException]()
-
-        def life() -> None:
-            try:
-                asyncio.run(pods.live(stop))
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=life, name="kubelet's stand-in")
-        thread.start()
-        try:
+    try:
+        with kubelet(pods.kubeconfig, pods.look):
             yield pods
-            assert not failures, failures
-        finally:
-            stop.set()
-            thread.join(60)
+    finally:
+        for program in pods.running.values():
+            program.end()

@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -78,11 +78,9 @@ class Release:
         """Names of what kubectl gets."""
         return self.tools.kubectl("get", "--ignore-not-found", *words, "-o", "name").split()
 
-    @contextmanager
-    def operator(self) -> Iterator[None]:
+    def operator(self) -> AbstractContextManager[None]:
         """A real operator at work, in the place of the one whose pods only look as if they ran."""
-        with operator_process(self.tools, self.tools.kubeconfig, {"VDI_NAMESPACE": "vdi-sessions"}):
-            yield
+        return operator_process(self.tools, self.tools.kubeconfig, {"VDI_NAMESPACE": "vdi-sessions"})
 
 
 @contextmanager
@@ -102,12 +100,32 @@ def operator_process(tools: Tools, kubeconfig: Path, environment: dict[str, str]
 @contextmanager
 def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
     """A node that is Ready, a default StorageClass, bound claims, and pods that become Ready as they come."""
+    with kubelet(kubeconfig, _make_ready):
+        yield
+
+
+async def _make_ready(api: Client) -> None:
+    for pod in await api.list(PODS, field_selector="spec.nodeName!=", into=Object):
+        await look_after(api, pod)
+    await bind_claims(api)
+
+
+@contextmanager
+def kubelet(kubeconfig: Path, look: Callable[[Client], Awaitable[None]]) -> Iterator[None]:
+    """A node that is Ready, and in a thread what looks after its pods, while the context lasts."""
     with nodes_stand_in(kubeconfig):
         stop, failures = threading.Event(), list[BaseException]()
 
+        async def live() -> None:
+            async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
+                while not stop.is_set():
+                    with suppress(KubeError):
+                        await look(api)
+                    await asyncio.sleep(0.2)
+
         def life() -> None:
             try:
-                asyncio.run(_live(kubeconfig, stop))
+                asyncio.run(live())
             except BaseException as failure:
                 failures.append(failure)
 
@@ -118,17 +136,7 @@ def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
             assert not failures, failures
         finally:
             stop.set()
-            thread.join(15)
-
-
-async def _live(kubeconfig: Path, stop: threading.Event) -> None:
-    async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
-        while not stop.is_set():
-            with suppress(KubeError):
-                for pod in await api.list(PODS, field_selector="spec.nodeName!=", into=Object):
-                    await look_after(api, pod)
-                await bind_claims(api)
-            await asyncio.sleep(0.2)
+            thread.join(60)
 
 
 async def bind_claims(api: Client) -> None:
