@@ -23,14 +23,13 @@ from kasm.kasm_ward import given_values
 from support.waiting import wait_until
 from support.web_server import serve_handler
 from vdi.kube.config import load_config
-from vdi.kube.resource import CLAIMS, PODS, VOLUMES, Resource
+from vdi.kube.resource import CLAIMS, INGRESSES, PODS, VOLUMES, Resource
 from vdi.kube.transport import Client
 
 CHARTS = Path(__file__).parents[1] / "kasm/charts"
 HOST = "kasm.example.test"
 READY = [{"type": "Ready", "status": "True"}]
 Object = dict[str, Any]
-INGRESSES = Resource("networking.k8s.io", "v1", "ingresses", "Ingress")
 
 
 @pytest.fixture(scope="module")

@@ -28,47 +28,41 @@ class Seen(msgspec.Struct, gc=False):
     metadata: Meta
 
 
+def an_object(kind: str, name: str, namespace: str, **parts: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace, "labels": {"app": "test"}}
+    return {"apiVersion": "v1", "kind": kind, "metadata": metadata, **parts}
+
+
 def config_map(name: str, namespace: str, **data: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app": "test"}},
-        "data": data,
-    }
+    return an_object("ConfigMap", name, namespace, data=data)
 
 
 def service(namespace: str, owner: dict[str, Any]) -> dict[str, Any]:
-    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"], "controller": True}
-    reference["uid"] = owner["metadata"]["uid"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "s", "namespace": namespace, "labels": {"app": "test"}, "ownerReferences": [reference]},
-        "spec": {
-            "clusterIP": "None",
-            "selector": {"app": "test"},
-            "ports": [{"name": "web", "port": 80, "targetPort": 8080}, {"name": "more", "port": 81}],
-        },
-    }
+    ports = [{"name": "web", "port": 80, "targetPort": 8080}, {"name": "more", "port": 81}]
+    spec = {"clusterIP": "None", "selector": {"app": "test"}, "ports": ports}
+    made = an_object("Service", "s", namespace, spec=spec)
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "controller": True}
+    reference |= {key: owner["metadata"][key] for key in ("name", "uid")}
+    made["metadata"]["ownerReferences"] = [reference]
+    return made
 
 
 def claim(namespace: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "c", "namespace": namespace, "labels": {"app": "test"}},
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "none",
-            "resources": {"requests": {"storage": "1024Mi"}},
-        },
-    }
+    requests = {"requests": {"storage": "1024Mi"}}
+    spec = {"accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": requests}
+    return an_object("PersistentVolumeClaim", "c", namespace, spec=spec)
 
 
 @asynccontextmanager
 async def connected(kubeconfig: Path, **more: Any) -> AsyncIterator[Client]:
     async with Client(load_config(kubeconfig), field_manager="kube-test", **more) as client:
         yield client
+
+
+async def run(kubectl: list[str], *words: str | bytes) -> bytes:
+    done = await asyncio.to_thread(subprocess.run, [*kubectl, *words], check=True, capture_output=True)
+    said: bytes = done.stdout
+    return said
 
 
 class Ground:
@@ -180,7 +174,7 @@ async def test_unchanged_object_costs_no_request(
             "configmaps": (CONFIG_MAPS, config_map("m", namespace, x="1", y="2"), {"data": {"x": None}}),
             "secrets": (
                 SECRETS,
-                {**config_map("m", namespace, password="c2VjcmV0"), "kind": "Secret", "type": "Opaque"},
+                an_object("Secret", "m", namespace, data={"password": "c2VjcmV0"}, type="Opaque"),
                 {"data": {"password": "aGFja2Vk"}},
             ),
         }[kind]
@@ -193,7 +187,7 @@ async def test_unchanged_object_costs_no_request(
             assert counter.since() == []
             patch = ["patch", resource.plural, name, "-n", namespace, "--type=merge", "-p", msgspec.json.encode(edit)]
             before = ground.version_of(name, namespace)
-            await asyncio.to_thread(subprocess.run, [*kubectl, *patch], check=True, capture_output=True)
+            await run(kubectl, *patch)
             await eventually(lambda: ground.version_of(name, namespace) > before)
             await ground.applier.ensure(desired)
             assert counter.since() == ["PATCH"]
@@ -210,8 +204,7 @@ async def test_unchanged_object_costs_no_request(
             await restarted.applier.ensure(desired)
             assert counter.since() == []
             before = restarted.version_of(name, namespace)
-            label = ["label", resource.plural, name, "-n", namespace, "other=one"]
-            await asyncio.to_thread(subprocess.run, [*kubectl, *label], check=True, capture_output=True)
+            await run(kubectl, "label", resource.plural, name, "-n", namespace, "other=one")
             await eventually(lambda: restarted.version_of(name, namespace) > before)
             await restarted.applier.ensure(desired)
             assert counter.since() == [], "what somebody adds beside ours is no drift"
@@ -228,8 +221,7 @@ async def test_drift_is_found_at_the_next_start(
     async with connected(kubeconfig, on_request=counter) as client:
         async with Ground(client, CONFIG_MAPS, namespace) as ground:
             await ground.applier.ensure(desired)
-        patch = ["patch", "configmap", "m", "-n", namespace, "--type=merge", "-p", edit]
-        await asyncio.to_thread(subprocess.run, [*kubectl, *patch], check=True, capture_output=True)
+        await run(kubectl, "patch", "configmap", "m", "-n", namespace, "--type=merge", "-p", edit)
         async with Ground(client, CONFIG_MAPS, namespace) as ground:
             counter.since()
             await ground.applier.ensure(desired)
@@ -269,7 +261,4 @@ async def test_events_become_a_series(kubeconfig: Path, namespace: str, kubectl:
         assert recorder.dropped == 0
         found = await client.list(EVENTS, namespace=namespace, into=dict[str, Any])
         assert [(event["note"], event["series"]["count"]) for event in found] == [("said twice", 2)]
-        reported = await asyncio.to_thread(
-            subprocess.run, [*kubectl, "describe", "configmap", "a", "-n", namespace], check=True, capture_output=True
-        )
-        assert b"said twice" in reported.stdout
+        assert b"said twice" in await run(kubectl, "describe", "configmap", "a", "-n", namespace)
