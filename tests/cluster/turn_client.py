@@ -13,7 +13,6 @@ import socket
 import ssl
 import struct
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Literal
 
 ALLOCATE, SEND, CREATE_PERMISSION, CHANNEL_BIND, CONNECT = 0x003, 0x006, 0x008, 0x009, 0x00A
@@ -68,13 +67,9 @@ class TurnClient:
         self._realm, self._nonce = b"", b""
 
     def __enter__(self) -> "TurnClient":
-        """Itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the connection."""
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def allocate(self, *, transport: int = UDP, family: int | None = None) -> Reply:
@@ -129,9 +124,7 @@ class TurnClient:
         transaction = secrets.token_bytes(12)
         key = None
         if self._nonce and self._name:
-            attributes = [
-                *attributes, (USERNAME, self._name.encode()), (REALM, self._realm), (NONCE, self._nonce)
-            ]  # fmt: skip
+            attributes = [*attributes, (USERNAME, self._name.encode()), (REALM, self._realm), (NONCE, self._nonce)]
             whole = f"{self._name}:{self._realm.decode()}:{self._password}"
             key = hashlib.md5(whole.encode(), usedforsecurity=False).digest()
         self._socket.send(message(method, transaction, attributes, key))
