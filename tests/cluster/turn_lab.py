@@ -73,7 +73,22 @@ class Peers:
 
 
 @contextlib.contextmanager
-def turnserver(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def running(command: list[str], log: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program that leads to a TURN server on this port."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 15
+        while not _answers(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} does not answer:\n{log.read_text()}")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def turnserver(folder: Path, port: int) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
     """The real server as the chart starts it: as no one, without any capability, by start.sh."""
     script = (folder / "config/start.sh").read_text()
     for there, here in (
@@ -87,22 +102,12 @@ def turnserver(folder: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         config.write_text(config.read_text().replace(f"{there}/", f"{folder / here}/"))
     no_one = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--no-new-privs"]
     rights = ["setpriv", *no_one] if os.environ.get("TURN_LAB_ROOT") else []
-    log = (folder / "log").open("w")
-    process = subprocess.Popen([*rights, "sh", "-c", script], stdout=log, stderr=subprocess.STDOUT, text=True)
-    try:
-        deadline = time.monotonic() + 10
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"turnserver does not answer:\n{(folder / 'log').read_text()}")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+    return running([*rights, "sh", "-c", script], folder / "log", port)
 
 
-@contextlib.contextmanager
-def udp_entry_point(program: str, folder: Path, port: int, behind: int) -> Iterator[None]:
+def udp_entry_point(
+    program: str, folder: Path, port: int, behind: int
+) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
     """A real Traefik with a UDP entry point that leads to the server, as the chart's IngressRouteUDP makes it."""
     service = {"loadBalancer": {"servers": [{"address": f"{NODE}:{behind}"}]}}
     routes = {"udp": {"routers": {"turn": {"entryPoints": ["turn"], "service": "turn"}}, "services": {"turn": service}}}
@@ -114,17 +119,7 @@ def udp_entry_point(program: str, folder: Path, port: int, behind: int) -> Itera
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
     }
     (folder / "traefik.yaml").write_text(json.dumps(static))
-    with (folder / "traefik.log").open("w") as log:
-        process = subprocess.Popen([program, f"--configFile={folder}/traefik.yaml"], stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 15
-            while not _answers(port):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"Traefik leads nowhere:\n{(folder / 'traefik.log').read_text()}")
-            yield
-        finally:
-            process.kill()
-            process.wait()
+    return running([program, f"--configFile={folder}/traefik.yaml"], folder / "traefik.log", port)
 
 
 def _answers(port: int) -> bool:
