@@ -1,12 +1,12 @@
 """A host never passes to another person. Against a real API server."""
 
-import asyncio
 import base64
 
 import msgspec
 import pytest
 
 from cluster.operator_stage import QUOTAS, Stage, condition
+from cluster.test_operator_leader import read_page
 from support.desktop_key import KEY
 from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS
@@ -75,11 +75,7 @@ async def test_host_that_is_in_use_cannot_be_released(stage: Stage) -> None:
         await stage.session("theirs", template, user=MALLORY, hostname="desk")
         await stage.reach("theirs", "Pending", "not available")
         await stage.delete(CONFIG_MAPS, "vdi-host-desk")
-
-        async def again() -> bool:
-            return await owner_of(stage, "desk") == ALICE
-
-        await eventually(again, "the reservation is made again")
+        await stage.until(CONFIG_MAPS, "vdi-host-desk", lambda found: found["data"]["user"] == ALICE, "made again")
         await stage.reach("theirs", "Pending", "not available")
         assert await hosts_of(stage) == {"mine": "desk.vdi.localhost"}
 
@@ -117,11 +113,8 @@ async def test_operator_without_its_key_reconciles_no_session(stage: Stage) -> N
         await stage.session("mine", template)
 
         async def unready() -> bool:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            answer = (await reader.read()).decode()
-            writer.close()
-            return " 503 " in answer and f"{stage.namespace}/{SECRET} has no entry 'key'" in answer
+            status, said = await read_page(port, "/readyz")
+            return status == 503 and f"{stage.namespace}/{SECRET} has no entry 'key'" in said
 
         await eventually(unready, "/readyz says why")
         session = await stage.get(SESSIONS, "mine")

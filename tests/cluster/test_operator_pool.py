@@ -6,7 +6,6 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -47,6 +46,9 @@ class Pool:
         """The desktops that no session has claimed."""
         return [pod for pod in await self.pods() if owner_kind(pod) == "VDIPool"]
 
+    async def is_empty(self) -> bool:
+        return not await self.waiting()
+
     async def reach(self, ready: int, claimed: int = 0, seconds: float = 20.0) -> Object:
         """Wait until the status counts so many."""
 
@@ -61,10 +63,9 @@ class Pool:
         await self.stage.patch(POOLS, self.name, {"metadata": {"annotations": {"touched": uuid4().hex}}})
 
 
-def owner_kind(pod: Object) -> str:
+def owner_kind(pod: Object) -> object:
     (owner,) = pod["metadata"]["ownerReferences"]
-    kind: str = owner["kind"]
-    return kind
+    return owner["kind"]
 
 
 def uids(pods: list[Object]) -> set[str]:
@@ -96,8 +97,7 @@ async def kubelet(stage: Stage) -> AsyncIterator[None]:
 
 
 async def password_in(stage: Stage, secret: str) -> str:
-    found = await stage.get(SECRETS, secret)
-    assert found, f"there is no Secret {secret}"
+    found = await stage.until(SECRETS, secret)
     return base64.b64decode(found["data"]["password"]).decode()
 
 
@@ -120,8 +120,7 @@ async def test_session_claims_a_running_desktop(stage: Stage) -> None:
         assert running["status"].get("message", "") == ""
         assert running["status"]["startTime"] >= running["metadata"]["creationTimestamp"]
         own, kept = "alice-desktop-auth", f"{old['metadata']['name']}-auth"
-        assert await password_in(stage, own) == await password_in(stage, kept)
-        assert (await stage.get(SECRETS, own))["data"] == (await stage.get(SECRETS, kept))["data"]  # type: ignore[index]
+        assert (await stage.until(SECRETS, own))["data"] == (await stage.until(SECRETS, kept))["data"]
         (service,) = await stage.owned(SERVICES, session)
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         assert len(await stage.owned(ROUTES, session)) == 1
@@ -132,7 +131,7 @@ async def test_session_claims_a_running_desktop(stage: Stage) -> None:
         await pool.reach(2, claimed=0)
         assert old["metadata"]["uid"] not in uids(await pool.pods()), "a used desktop is never given to another"
     await stage.childless(session)
-    await eventually(partial(is_gone, stage, kept), "the desktop's own Secret dies with its pod", 60)
+    await stage.gone(SECRETS, kept, 60)  # it dies with its pod
 
 
 async def test_resumed_session_gets_tokens_of_its_own(stage: Stage) -> None:
@@ -153,10 +152,6 @@ async def test_resumed_session_gets_tokens_of_its_own(stage: Stage) -> None:
         assert resumed["status"]["podName"] == "alice-desktop"
         own = derive_tokens(KEY, **place, pod="alice-desktop").password
         assert own != first and await password_in(stage, "alice-desktop-auth") == own
-
-
-async def is_gone(stage: Stage, secret: str) -> bool:
-    return await stage.get(SECRETS, secret) is None
 
 
 async def test_pool_is_scaled_like_a_deployment(stage: Stage, kubectl: list[str]) -> None:
@@ -185,21 +180,13 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(stage: Stage) -> None:
         await stage.reach("alice-desktop", "Running")
         await pool.reach(2, claimed=1)
         await stage.delete(POOLS, pool.name)
-
-        async def emptied() -> bool:
-            return not await pool.waiting()
-
-        await eventually(emptied, "nobody's desktops go with the pool")
+        await eventually(pool.is_empty, "nobody's desktops go with the pool")
         claimed = await stage.pod_of(session)
         assert "deletionTimestamp" not in claimed["metadata"]
-        kept = await stage.get(SECRETS, f"{claimed['metadata']['name']}-auth")
-        assert kept, "a container that is started again needs it"
+        kept = await stage.until(SECRETS, f"{claimed['metadata']['name']}-auth")
         # The garbage collector has looked at what the pool owned; a desktop that is started again finds its password.
         await stage.delete(SECRETS, "alice-desktop-auth")
-
-        async def same_again() -> bool:
-            found = await stage.get(SECRETS, "alice-desktop-auth")
-            return bool(found and found["data"] == kept["data"])
-
-        await eventually(same_again, "the session's Secret comes back with the same password")
+        await stage.until(
+            SECRETS, "alice-desktop-auth", lambda found: found["data"] == kept["data"], "it has the same password"
+        )
         assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""

@@ -140,11 +140,7 @@ async def test_pool_follows_its_schedule(stage: Stage) -> None:
         )
         ready = empty["status"]["conditions"][0]
         assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")
-
-        async def is_empty() -> bool:
-            return not await pool.waiting()
-
-        await eventually(is_empty, "it is removed after working hours")
+        await eventually(pool.is_empty, "it is removed after working hours")
         clock.ahead = end + timedelta(hours=21, minutes=1) - datetime.now(UTC)
         await pool.touch()
         await eventually(pool.waiting, "the next morning one is started again")
