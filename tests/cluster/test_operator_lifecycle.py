@@ -6,7 +6,7 @@ from cluster.operator_stage import CHILDREN, Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
-from vdi.session.naming import home_claim_name
+from vdi.session.naming import MANAGED_BY, home_claim_name
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -55,7 +55,7 @@ async def test_deleted_child_comes_back(stage: Stage) -> None:
 async def test_edited_child_is_repaired(stage: Stage) -> None:
     template = await stage.template()
     async with stage.operator():
-        session = await stage.start("alice-desktop", template)
+        await stage.start("alice-desktop", template)
         await stage.patch(SERVICES, "alice-desktop", {"spec": {"selector": {"app": "other"}}})
         wrong = {"spec": {"routes": [{"kind": "Rule", "match": "Host(`evil.example.com`)", "services": []}]}}
         await stage.patch(ROUTES, "alice-desktop", wrong)
@@ -64,21 +64,14 @@ async def test_edited_child_is_repaired(stage: Stage) -> None:
             SECRETS, "alice-desktop-auth", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
         )
 
-        async def right() -> bool:
-            (service,) = await stage.owned(SERVICES, session)
-            (route,) = await stage.owned(ROUTES, session)
-            (pod,) = await stage.owned(PODS, session)
-            (secret,) = await stage.owned(SECRETS, session)
-            seen = (
-                service["spec"]["selector"].get("vdi.kasm.io/session"),
-                route["spec"]["routes"][0]["match"],
-                pod["metadata"]["labels"].get("vdi.kasm.io/session"),
-                secret["metadata"]["labels"].get("app.kubernetes.io/managed-by"),
-            )
-            rule = f"Host(`{stage.host('alice-desktop')}`)"
-            return seen == ("alice-desktop", rule, "alice-desktop", "vdi-operator")
-
-        await eventually(right, "service, route, pod and secret are as they were")
+        label, rule = "vdi.kasm.io/session", f"Host(`{stage.host('alice-desktop')}`)"
+        for kind, name, is_right in (
+            (SERVICES, "alice-desktop", lambda service: service["spec"]["selector"].get(label) == "alice-desktop"),
+            (ROUTES, "alice-desktop", lambda route: route["spec"]["routes"][0]["match"] == rule),
+            (PODS, "alice-desktop", lambda pod: pod["metadata"]["labels"].get(label) == "alice-desktop"),
+            (SECRETS, "alice-desktop-auth", lambda secret: MANAGED_BY.items() <= secret["metadata"]["labels"].items()),
+        ):
+            await stage.until(kind, name, is_right, "is as it was")
         await stage.reach("alice-desktop", "Running")
 
 
