@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from support.desktop_key import DATA, KEY
 from support.metrics_token import token_file
 from support.permissions import operator_rules, operator_rules_elsewhere
 from support.waiting import PATIENCE, eventually
+from vdi.cluster.units import format_time
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import SystemClock
 from vdi.kube.config import ClusterConfig, load_config
@@ -190,8 +191,8 @@ class Stage:
 
     async def owned(self, resource: Resource, session: Object) -> list[Object]:
         """Objects that name this session as their owner."""
-        uid = session["metadata"]["uid"]
-        return [one for one in await self.all(resource) if uid in _owners(one)]
+        uid, found = session["metadata"]["uid"], await self.all(resource)
+        return [one for one in found if uid in (owner["uid"] for owner in one["metadata"].get("ownerReferences", ()))]
 
     async def pod_of(self, session: Object) -> Object:
         """Its pod, waited for."""
@@ -201,8 +202,7 @@ class Stage:
         """Play the kubelet: the desktop runs and answers. What the scheduler has said of the pod stays."""
         live = await self.get(PODS, pod["metadata"]["name"]) or pod
         kept = [known for known in live.get("status", {}).get("conditions") or () if known["type"] != "Ready"]
-        now = datetime.now().astimezone().strftime("%Y-%m-%dT%H:%M:%S%z")
-        now = f"{now[:-2]}:{now[-2:]}"
+        now = format_time(datetime.now(UTC))
         container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
         container |= {"state": {"running": {"startedAt": now}}}
         conditions = [*kept, {"type": "Ready", "status": "True", "lastTransitionTime": now}]
@@ -401,10 +401,6 @@ class OperatorProcess:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
-
-
-def _owners(obj: Object) -> set[str]:
-    return {owner["uid"] for owner in obj["metadata"].get("ownerReferences", [])}
 
 
 @asynccontextmanager

@@ -39,14 +39,16 @@ class Release:
 
     tools: Tools
 
-    @property
-    def helm(self) -> Path:
-        """The one that is used."""
-        return self.tools.helm_binary
-
     def words(self, words: tuple[str, ...], values: str) -> list[str]:
         """The command's words, with the cluster, the helm and a values file."""
-        command = [words[0], "--helm", str(self.helm), "--kubeconfig", str(self.tools.kubeconfig), *words[1:]]
+        command = [
+            words[0],
+            "--helm",
+            str(self.tools.helm_binary),
+            "--kubeconfig",
+            str(self.tools.kubeconfig),
+            *words[1:],
+        ]
         if not values:
             return command
         file = self.tools.home / "values.yaml"

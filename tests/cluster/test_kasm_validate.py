@@ -63,13 +63,12 @@ class Kasm:
 
     def play(self) -> None:
         """Play provisioner, kubelet and Traefik of a healthy installation."""
-        self.wait("all pods are made", lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2)
+        wait_until("all pods are made", lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2, 100)
         self.on_api(_bind_volumes)
-        self.wait("all claims are bound", lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")))
+        wait_until(
+            "claims are bound", lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")), 100
+        )
         self.on_api(_report)
-
-    def wait(self, what: str, holds: Any) -> None:
-        wait_until(what, holds, 100)
 
     def validate(self, *words: str) -> tuple[int, dict[str, Object]]:
         """Exit status, and lines by check."""
@@ -118,7 +117,7 @@ def installed(k3s: KasmK3s) -> Iterator[Kasm]:
     try:
         with web_ui(kasm, "kasm-cert-manager"):
             kasm.play()
-            kasm.wait("everything is ready", lambda: "pods" not in kasm.bad() and "services" not in kasm.bad())
+            wait_until("everything is ready", lambda: {"pods", "services"}.isdisjoint(kasm.bad()), 100)
             yield kasm
     finally:
         kinds = "deployments,statefulsets,jobs,ingresses,services,configmaps,secrets,pods,pvc"

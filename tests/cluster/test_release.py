@@ -60,7 +60,7 @@ def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def is_helm4(release: Release) -> bool:
-    return release.helm.name == "helm"
+    return release.tools.helm_binary.name == "helm"
 
 
 @pytest.mark.timeout(180)
