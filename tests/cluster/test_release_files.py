@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
@@ -31,6 +32,8 @@ from vdi.release.images import read_archive
 from vdi.release.signatures import BadSignatureError, CannotVerifyError, verify_folder, verify_image
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+CHART, IMAGE = f"vdi-{VERSION}.tgz", f"vdi-image-vdi-{VERSION}-amd64.tar"
+BILL = f"vdi-image-vdi-{VERSION}-amd64.cdx.json"
 VALUES = {"domain": "vdi.example.com", "replicas": 1}
 
 
@@ -102,7 +105,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def test_release_files_are_verified_offline(stage: Stage) -> None:
     assert verify_folder(stage.cosign, stage.dist, stage.public) == [
         "provenance.json",
-        f"vdi-{VERSION}.tgz",
+        CHART,
         f"vdi-gallery-{VERSION}.yaml",
         *(
             f"vdi-image-{name}-{VERSION}-amd64.{end}"
@@ -114,12 +117,10 @@ def test_release_files_are_verified_offline(stage: Stage) -> None:
         "vdi_kubernetes-0.2.0rc1.cdx.json",
         "vdi_kubernetes-0.2.0rc1.tar.gz",
     ]
-    assert any(
-        purl.startswith("pkg:pypi/httpx@") for purl in sbom_names(stage.dist / "vdi_kubernetes-0.2.0rc1.cdx.json")
-    )
-    assert "pkg:pypi/httpx@0.28.1" in sbom_names(stage.dist / f"vdi-image-vdi-{VERSION}-amd64.cdx.json")
-    layout = stage.dist / f"vdi-image-vdi-{VERSION}-amd64.tar"
-    names = {image.name for image in read_archive(layout)}
+    purls = sbom_names(stage.dist / "vdi_kubernetes-0.2.0rc1.cdx.json")
+    assert any(purl.startswith("pkg:pypi/httpx@") for purl in purls)
+    assert "pkg:pypi/httpx@0.28.1" in sbom_names(stage.dist / BILL)
+    names = {image.name for image in read_archive(stage.dist / IMAGE)}
     assert names == {f"{stage.place}/vdi:{VERSION}", f"{stage.place}/vdi@{stage.digest('vdi')}"}
 
 
@@ -140,18 +141,13 @@ def flip(path: Path) -> None:
 
 
 TAMPERED: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "image": (
-        f"vdi-image-vdi-{VERSION}-amd64.tar: it was changed",
-        lambda d: flip(d / f"vdi-image-vdi-{VERSION}-amd64.tar"),
-    ),
-    "chart": (f"vdi-{VERSION}.tgz: it was changed", lambda d: flip(d / f"vdi-{VERSION}.tgz")),
+    "image": (f"{IMAGE}: it was changed", lambda d: flip(d / IMAGE)),
+    "chart": (f"{CHART}: it was changed", lambda d: flip(d / CHART)),
     "bill": (
-        f"vdi-image-vdi-{VERSION}-amd64.cdx.json: it was changed",
-        lambda d: shutil.copy(
-            d / f"vdi-image-kiosk-{VERSION}-amd64.cdx.json", d / f"vdi-image-vdi-{VERSION}-amd64.cdx.json"
-        ),
+        f"{BILL}: it was changed",
+        lambda d: shutil.copy(d / BILL.replace("vdi-image-vdi", "vdi-image-kiosk"), d / BILL),
     ),
-    "missing": (f"vdi-{VERSION}.tgz: it is missing", lambda d: (d / f"vdi-{VERSION}.tgz").unlink()),
+    "missing": (f"{CHART}: it is missing", lambda d: (d / CHART).unlink()),
     "new": ("extra.whl: it is not a file of the release", lambda d: (d / "extra.whl").write_text("a")),
     "sums": ("SHA256SUMS: the key .* has not signed it", lambda d: flip(d / "SHA256SUMS")),
 }
@@ -182,13 +178,14 @@ def test_release_with_a_foreign_signature_is_refused(stage: Stage, tmp_path: Pat
 def test_multi_platform_image_is_one_index(stage: Stage, tmp_path: Path) -> None:
     archives = {arch: make_image(tmp_path, f"multi-{arch}") for arch in ("amd64", "arm64")}
     target = tmp_path / "multi.tar"
-    digest = write_layout(stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"})
+    write = partial(
+        write_layout, stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"}
+    )
+    digest = write()
     index = json.loads(stage.programs.run("oras", "manifest", "fetch", "--oci-layout", f"{target}:1"))
     assert [entry["platform"]["os"] for entry in index["manifests"]] == ["linux", "linux"]
     assert index["annotations"] == {"a": "b"}
-    assert (
-        write_layout(stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"}) == digest
-    )
+    assert write() == digest
 
 
 @contextmanager
@@ -227,11 +224,10 @@ def test_published_images_and_chart_are_verified(stage: Stage, tmp_path: Path) -
         by_tag = ("--set", "image.digest=", "--yes")
         refused = release.run("install", *key, *by_tag, values=values, status=1)
         assert f"image {stage.place}/vdi:{VERSION}: it is named by a tag" in refused
-        (Path(chart) / "templates/extra.yaml").write_text("a: b")
-        assert "templates/extra.yaml: it is not a file" in release.run(
-            "install", *key, "--yes", values=values, status=1
-        )
-        (Path(chart) / "templates/extra.yaml").unlink()
+        (extra := Path(chart) / "templates/extra.yaml").write_text("a: b")
+        refused = release.run("install", *key, "--yes", values=values, status=1)
+        assert "templates/extra.yaml: it is not a file" in refused
+        extra.unlink()
         assert not release.there("namespace", "vdi-system"), "nothing was applied"
         assert "Installed: revision 1" in release.run("install", *key, "--yes", values=values)
         stage.registry.stop()
@@ -250,7 +246,7 @@ def a_registry_that_swaps_a_tag_changes_nothing(
     """The tag leads to another image between check and pull; what is applied is the digest that was checked."""
     swapped = folder / "swapped"
     swapped.mkdir()
-    name, target = f"{stage.place}/vdi:{VERSION}", swapped / f"vdi-image-vdi-{VERSION}-amd64.tar"
+    name, target = f"{stage.place}/vdi:{VERSION}", swapped / IMAGE
     digest = write_layout(stage.programs, {"amd64": make_image(swapped, "evil")}, target, name=name, annotations={})
     push_images(stage.programs, swapped, stage.place)
     assert stage.programs.run("oras", "resolve", name) == digest != stage.digest("vdi")
