@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -60,8 +59,6 @@ class Proxy:
         self.user = ""
         # Plurals of kinds that the server is to seem not to know.
         self.missing: set[str] = set()
-        # Paths that were asked for in vain because of that.
-        self.refused: list[str] = []
         self.cut = asyncio.Event()
         # While it is not set, watches tell nothing.
         self.reported = asyncio.Event()
@@ -87,12 +84,8 @@ class Proxy:
 
     def reads(self) -> list[Request]:
         """Reads that are not watches. First lists are reads too: clear `passed` after the start."""
-        once = [one for one in self.passed if one.is_lease or one.is_release_key]
-        return [one for one in self.passed if one.method == "GET" and not one.watch and one not in once]
-
-    def verbs(self) -> Counter[str]:
-        """Writes by method and resource, for messages."""
-        return Counter(f"{write.method} {write.path.split('/vdi-')[0]}" for write in self.writes())
+        gets = [one for one in self.passed if one.method == "GET" and not one.watch]
+        return [one for one in gets if not one.is_lease and not one.is_release_key]
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator["Proxy"]:
@@ -133,7 +126,6 @@ class Proxy:
             await self.meanwhile(seen)
         self.passed.append(seen)
         if any(f"/{plural}" in seen.path for plural in self.missing):
-            self.refused.append(seen.path)
             return web.Response(status=404, text="404 page not found\n")
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         if self.user:

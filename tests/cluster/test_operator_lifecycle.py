@@ -20,7 +20,8 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeyp
         pod = await stage.pod_of(session)
         await stage.make_ready(pod)
         running = await stage.reach("alice-desktop", "Running")
-        assert len(stage.proxy.writes()) == 7, stage.proxy.verbs()
+        writes = [f"{write.method} {write.path}" for write in stage.proxy.writes()]
+        assert len(writes) == 7, writes
         assert stage.proxy.reads() == []
     for name, kind in CHILDREN.items():
         owned = await stage.owned(kind, session)
