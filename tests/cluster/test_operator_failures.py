@@ -38,18 +38,6 @@ async def failures(stage: Stage, count: int) -> Object:
     return await stage.until(SESSIONS, NAME, is_so, f"{count} losses are counted")
 
 
-async def test_last_lines_of_a_lost_desktop_stay_printable(stage: Stage) -> None:
-    template = await stage.template()
-    async with stage.operator():
-        session = await stage.start(NAME, template)
-        pod = await stage.pod_of(session)
-        ended = {"terminated": {**CRASH, "message": "starting\n\x1b[31mno \u202edisplay\n"}}
-        await set_container(stage, pod, waiting="CrashLoopBackOff", restartCount=3, lastState=ended)
-        lost = await failures(stage, 1)
-        assert lost["status"]["failures"]["log"] == "starting\n\\u001b[31mno \\u202edisplay"
-        await stage.podless(session)
-
-
 @pytest.mark.long
 async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) -> None:
     template, clock = await stage.template(), ShiftedClock()

@@ -113,12 +113,12 @@ async def test_pullers_are_deleted_with_prepull_or_the_template(stage: Stage) ->
         await reach(stage, template, "Pulling", desired=1, pulling=[f"{stage.namespace}-n1"])
         await stage.patch(TEMPLATES, template, {"spec": {"prePull": False}})
         await no_pullers(stage)
-        await stage.until(
-            TEMPLATES,
-            template,
-            lambda found: not found["status"].get("prePull") and not found["status"].get("conditions"),
-            "the status says nothing any more",
-        )
+
+        def is_silent(found: Object) -> bool:
+            status = found.get("status", {})
+            return "prePull" not in status and not status.get("conditions")
+
+        await stage.until(TEMPLATES, template, is_silent, "the status says nothing any more")
         await stage.patch(TEMPLATES, template, {"spec": {"prePull": True}})
         await reach(stage, template, "Pulling", desired=1)
         await stage.delete(TEMPLATES, template)
