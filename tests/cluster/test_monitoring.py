@@ -131,17 +131,6 @@ async def prometheus(program: Path, folder: Path, targets: dict[str, int], rules
         await process.wait()
 
 
-def serve(registry: CollectorRegistry) -> tuple[int, Any]:
-    server, thread = start_http_server(0, "127.0.0.1", registry)
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return server.server_port, stop
-
-
 def gateway_registry() -> CollectorRegistry:
     """The gateway's own metrics, after some work."""
     metrics = Metrics()
@@ -210,9 +199,9 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     without_patience(rules)
     template = await stage.template(persistence={"enabled": False})
     await stage.pool(template, 0)
-    gateway, stop_gateway = serve(gateway_registry())
+    gateway, serving = start_http_server(0, "127.0.0.1", gateway_registry())
     async with stage.operator() as operator:
-        targets = {"operator": operator, "without-token": operator, "gateway": gateway, **dcgm}
+        targets = {"operator": operator, "without-token": operator, "gateway": gateway.server_port, **dcgm}
         async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
             await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped")
             await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
@@ -248,7 +237,9 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
                 ("gpu-d", "0", "2"),
             }, "once for each GPU and part, and nothing from a number that DCGM does not have"
             assert round(shares["gpu-b", "0", ""], 3) == 0.455
-            stop_gateway()
+            gateway.shutdown()
+            gateway.server_close()
+            serving.join()
             await eventually(lambda: seen.firing("VDIGatewayDown"), "the gateway's alert")
             assert not await seen.firing("VDIOperatorDown")
 

@@ -8,10 +8,11 @@ import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -49,15 +50,12 @@ class Replica:
 
     @property
     def proxy(self) -> Proxy:
-        """The proxy that its requests pass."""
         return self.stage.proxy
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
         self.process.process.send_signal(number)
 
     def log(self) -> str:
-        """The lines of its log."""
         return (self.stage.folder / "operator.log").read_text()
 
     async def ask(self, path: str) -> tuple[int, str]:
@@ -66,21 +64,24 @@ class Replica:
         return await read_page(port[1], path)
 
     async def is_ready(self) -> bool:
-        """Whether its probe succeeds."""
         return (await self.ask("/readyz"))[0] == 200
 
     async def leads(self) -> bool:
         """Whether its metrics report it as the leader."""
         return "vdi_leader 1.0" in (await self.ask("/metrics"))[1]
 
+    async def has_written(self) -> bool:
+        """Whether it has sent a write other than for the lease."""
+        return bool(self.proxy.writes())
 
-@asynccontextmanager
-async def two_operators(stage: Stage) -> AsyncIterator[tuple[Replica, Replica]]:
+
+@pytest.fixture
+async def pair(stage: Stage, kubeconfig: Path) -> AsyncIterator[tuple[Replica, Replica]]:
     """The leader, and the one that stands by, both ready."""
     async with AsyncExitStack() as stack:
         replicas = []
         for name in ("one", "two"):
-            proxy = await stack.enter_async_context(Proxy(load_config(stage.folder / "kubeconfig")).serve())
+            proxy = await stack.enter_async_context(Proxy(load_config(kubeconfig)).serve())
             proxy.user = stage.proxy.user
             folder = stage.folder / name
             folder.mkdir()
@@ -93,21 +94,13 @@ async def two_operators(stage: Stage) -> AsyncIterator[tuple[Replica, Replica]]:
         yield replicas[0], replicas[1]
 
 
-@pytest.fixture
-async def pair(stage: Stage, kubeconfig: object) -> AsyncIterator[tuple[Replica, Replica]]:
-    """Two operators on one stage."""
-    (stage.folder / "kubeconfig").symlink_to(str(kubeconfig))
-    async with two_operators(stage) as both:
-        yield both
-
-
-async def begin_burst(stage: Stage, until: Callable[[], bool]) -> list[Object]:
+async def begin_burst(stage: Stage, leader: Replica) -> list[Object]:
     """Make sessions of many users, until the operator is in the middle of its work on them."""
     template = await stage.template()
     sessions = [
         await stage.session(f"desk-{number}", template, user=f"user{number}@example.com") for number in range(BURST)
     ]
-    await eventually(until, "the operator is in the middle of it")
+    await eventually(lambda: len(leader.proxy.writes()) > 2 * BURST, "the operator is in the middle of it")
     return sessions
 
 
@@ -144,18 +137,13 @@ async def measure(what: str, done: Callable[[], Awaitable[bool]]) -> None:
     print(f"{what}: {time.monotonic() - began:.2f} s")  # noqa: T201
 
 
-async def has_written(replica: Replica) -> bool:
-    """Whether it has sent a write other than for the lease."""
-    return bool(replica.proxy.writes())
-
-
 async def test_killed_leader_is_replaced_and_nothing_is_lost(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
-    sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)
+    sessions = await begin_burst(stage, leader)
     assert not standby.proxy.writes()
     held = await stage.until(LEASES, LEASE)
     leader.send(signal.SIGKILL)
-    await measure("takeover after SIGKILL", partial(has_written, standby))
+    await measure("takeover after SIGKILL", standby.has_written)
     taken = await stage.until(LEASES, LEASE)
     runs_out = parse_time(held["spec"]["renewTime"]) + timedelta(seconds=held["spec"]["leaseDurationSeconds"])
     assert parse_time(taken["spec"]["acquireTime"]) >= runs_out, "it was taken before it had run out"
@@ -167,7 +155,7 @@ async def test_killed_leader_is_replaced_and_nothing_is_lost(stage: Stage, pair:
 @pytest.mark.long
 async def test_stopped_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     leader, standby = pair
-    sessions = await begin_burst(stage, lambda: len(leader.proxy.writes()) > 2 * BURST)
+    sessions = await begin_burst(stage, leader)
     leader.send(signal.SIGTERM)
     await measure("takeover after SIGTERM", standby.leads)
     assert await leader.process.process.wait() == 0
@@ -183,10 +171,10 @@ async def test_stopped_leader_hands_over_at_once(stage: Stage, pair: tuple[Repli
 @pytest.mark.long
 async def test_frozen_leader_does_not_write_when_it_wakes(stage: Stage, pair: tuple[Replica, Replica]) -> None:
     old, new = pair
-    sessions = await begin_burst(stage, lambda: len(old.proxy.writes()) > 2 * BURST)
+    sessions = await begin_burst(stage, old)
     stopped = time.monotonic()
     old.send(signal.SIGSTOP)
-    await eventually(partial(has_written, new), "the other has taken over", TAKEN_OVER)
+    await eventually(new.has_written, "the other has taken over", TAKEN_OVER)
     await expect_complete(stage, sessions)
     # Work for whoever wakes: what it remembers is old, and there is much that it would like to write.
     for session in sessions:
