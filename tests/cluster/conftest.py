@@ -133,6 +133,12 @@ async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterat
 
 
 @pytest.fixture
+async def template(stage: Stage) -> str:
+    """Of desktops with a home, for any user."""
+    return await stage.template()
+
+
+@pytest.fixture
 async def gateway(stage: Stage, tmp_path: Path) -> AsyncIterator[GatewayStage]:
     """A gateway beside the operator's stage."""
     async with open_gateway_stage(stage, tmp_path) as gateway:

@@ -119,10 +119,9 @@ async def test_one_home_ahead_per_user_and_no_choice_of_node(stage: Stage, tmp_p
         assert SELECTED_NODE not in (await homes(stage))[ALICE]
 
 
-async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, tmp_path: Path) -> None:
+async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, template: str, tmp_path: Path) -> None:
     limits = tmp_path / "limits.yaml"
     limits.write_text(f"users: {{{ALICE}: {{sessions: 0}}}}\n")
-    template = await stage.template()
     without = await stage.template_named(f"{stage.namespace}-none", persistence={"enabled": False})
     own = await stage.template_named(f"{stage.namespace}-own", persistence={"scope": "Session"})
     async with open_gateway_stage(stage, tmp_path, limits_file=limits) as gateway:
@@ -135,9 +134,8 @@ async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, tmp_path: P
 
 
 @pytest.mark.parametrize("ends_first", [False, True])
-async def test_home_of_a_started_desktop_is_kept(stage: Stage, ends_first: bool) -> None:
+async def test_home_of_a_started_desktop_is_kept(stage: Stage, template: str, ends_first: bool) -> None:
     """The gateway and the operator make it at the same time: the pod is there, and so is the annotation."""
-    template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
 
     def is_taken(found: Object) -> bool:

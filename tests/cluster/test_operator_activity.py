@@ -23,8 +23,7 @@ async def agent() -> AsyncIterator[Agent]:
         yield agent
 
 
-async def test_idle_desktop_is_warned_then_suspended(stage: Stage, agent: Agent) -> None:
-    template = await stage.template()
+async def test_idle_desktop_is_warned_then_suspended(stage: Stage, template: str, agent: Agent) -> None:
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         session = await stage.session(NAME, template, idleTimeout="8s")
         await run_desktop(stage, NAME, agent)
@@ -42,8 +41,7 @@ async def test_idle_desktop_is_warned_then_suspended(stage: Stage, agent: Agent)
         assert agent.tokens == {"Bearer " + b64decode(secret["data"]["agentToken"]).decode()}
 
 
-async def test_polls_cost_no_api_request(stage: Stage, agent: Agent) -> None:
-    template = await stage.template()
+async def test_polls_cost_no_api_request(stage: Stage, template: str, agent: Agent) -> None:
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template, idleTimeout="20s")
         await run_desktop(stage, NAME, agent)

@@ -49,8 +49,7 @@ async def cut_and_kill(stage: Stage, done: "asyncio.Task[Any]", seconds: float =
 
 
 @pytest.mark.parametrize("moment", [MOMENTS[0], pytest.param(MOMENTS[1], marks=pytest.mark.long)])
-async def test_start_survives_a_kill_at_every_write(stage: Stage, moment: Moment) -> None:
-    template = await stage.template()
+async def test_start_survives_a_kill_at_every_write(stage: Stage, template: str, moment: Moment) -> None:
     for write in range(1, MOST_WRITES):
         name = f"desktop-{write}"
         session = await stage.session(name, template)

@@ -74,8 +74,7 @@ async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) ->
 
 
 @pytest.mark.long
-async def test_pause_ends_by_itself(stage: Stage) -> None:
-    template = await stage.template()
+async def test_pause_ends_by_itself(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
@@ -88,8 +87,7 @@ async def test_pause_ends_by_itself(stage: Stage) -> None:
         assert running["status"]["failures"]["count"] == 1
 
 
-async def test_deleted_pod_counts_as_one_loss(stage: Stage) -> None:
-    template = await stage.template()
+async def test_deleted_pod_counts_as_one_loss(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)

@@ -12,8 +12,7 @@ pytestmark = pytest.mark.timeout(150)
 ALICE = "alice@example.com"
 
 
-async def test_last_use_of_a_home_is_noted(stage: Stage) -> None:
-    template = await stage.template()
+async def test_last_use_of_a_home_is_noted(stage: Stage, template: str) -> None:
 
     async def last_used() -> str:
         (home,) = await stage.all(CLAIMS)
@@ -34,9 +33,8 @@ async def test_last_use_of_a_home_is_noted(stage: Stage) -> None:
     assert await last_used() > old
 
 
-async def test_pod_is_deleted_when_a_command_takes_its_home(stage: Stage) -> None:
+async def test_pod_is_deleted_when_a_command_takes_its_home(stage: Stage, template: str) -> None:
     """The operator hears of the home only when it is about to make it, beside the pod."""
-    template = await stage.template()
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
     imported = {
         "apiVersion": "v1",

@@ -17,7 +17,6 @@ from vdi.operator.release_keys import HOST_KEY as SECRET
 pytestmark = pytest.mark.timeout(150)
 
 ALICE, MALLORY = "alice@example.com", "mallory@example.com"
-NO_HOME = {"persistence": {"enabled": False}}
 
 
 async def hosts_of(stage: Stage) -> dict[str, str]:
@@ -31,8 +30,7 @@ async def owner_of(stage: Stage, label: str) -> str | None:
     return str(found["data"]["user"]) if found else None
 
 
-async def test_session_name_has_another_host_for_another_user(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
+async def test_session_name_has_another_host_for_another_user(stage: Stage, template: str) -> None:
     async with stage.operator():
         theirs = (await stage.start("alice-small", template, user=MALLORY))["status"]["url"]
         await stage.end("alice-small")
@@ -49,8 +47,7 @@ async def test_session_name_has_another_host_for_another_user(stage: Stage) -> N
     assert [one for one in await stage.all(CONFIG_MAPS) if one["metadata"]["name"].startswith("vdi-host-")] == []
 
 
-async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
+async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage, template: str) -> None:
     async with stage.operator():
         await stage.start("theirs", template, user=MALLORY, hostname="desk")
         await stage.end("theirs")
@@ -68,8 +65,7 @@ async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage) -> None
         assert await owner_of(stage, "desk") == ALICE
 
 
-async def test_host_that_is_in_use_cannot_be_released(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
+async def test_host_that_is_in_use_cannot_be_released(stage: Stage, template: str) -> None:
     async with stage.operator():
         await stage.start("mine", template, hostname="desk")
         await stage.session("theirs", template, user=MALLORY, hostname="desk")
@@ -80,9 +76,8 @@ async def test_host_that_is_in_use_cannot_be_released(stage: Stage) -> None:
         assert await hosts_of(stage) == {"mine": "desk.vdi.localhost"}
 
 
-async def test_reservation_without_its_labels_still_counts(stage: Stage) -> None:
+async def test_reservation_without_its_labels_still_counts(stage: Stage, template: str) -> None:
     """The watch does not bring it: the API server knows it all the same."""
-    template = await stage.template(**NO_HOME)
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "vdi-host-desk"}, "data": {"user": MALLORY}}
     await stage.api.create(CONFIG_MAPS, body, namespace=stage.namespace, into=msgspec.Raw)
     async with stage.operator():
@@ -93,8 +88,7 @@ async def test_reservation_without_its_labels_still_counts(stage: Stage) -> None
         await stage.run("mine")
 
 
-async def test_refused_reservation_is_reported_and_retried(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
+async def test_refused_reservation_is_reported_and_retried(stage: Stage, template: str) -> None:
     await stage.quota("none", **{"count/configmaps": str(len(await stage.all(CONFIG_MAPS)))})
     async with stage.operator():
         await stage.session("mine", template, hostname="desk")
@@ -106,8 +100,7 @@ async def test_refused_reservation_is_reported_and_retried(stage: Stage) -> None
         await stage.run("mine")
 
 
-async def test_operator_without_its_key_reconciles_no_session(stage: Stage) -> None:
-    template = await stage.template(**NO_HOME)
+async def test_operator_without_its_key_reconciles_no_session(stage: Stage, template: str) -> None:
     await stage.patch(SECRETS, SECRET, {"data": {"key": base64.b64encode(b"short").decode()}})
     async with stage.operator() as port:
         await stage.session("mine", template)

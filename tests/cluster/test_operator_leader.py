@@ -212,8 +212,7 @@ async def test_stolen_lease_is_waited_for(stage: Stage) -> None:
 
 
 @pytest.mark.long
-async def test_single_operator_survives_an_api_outage(stage: Stage) -> None:
-    template = await stage.template()
+async def test_single_operator_survives_an_api_outage(stage: Stage, template: str) -> None:
     async with stage.operator() as port:
         await eventually(partial(leads, port), "it leads")
         lease = await stage.until(LEASES, LEASE)

@@ -38,8 +38,7 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeyp
     assert claim and "ownerReferences" not in claim["metadata"]
 
 
-async def test_deleted_child_comes_back(stage: Stage) -> None:
-    template = await stage.template()
+async def test_deleted_child_comes_back(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template)
         for name in ("service", "secret", "route", "pod"):
@@ -53,8 +52,7 @@ async def test_deleted_child_comes_back(stage: Stage) -> None:
         await stage.run("alice-desktop")
 
 
-async def test_edited_child_is_repaired(stage: Stage) -> None:
-    template = await stage.template()
+async def test_edited_child_is_repaired(stage: Stage, template: str) -> None:
     async with stage.operator():
         await stage.start("alice-desktop", template)
         await stage.patch(SERVICES, "alice-desktop", {"spec": {"selector": {"app": "other"}}})
@@ -77,8 +75,7 @@ async def test_edited_child_is_repaired(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("suspended", [False, True])
-async def test_unchanged_session_costs_no_request(stage: Stage, suspended: bool) -> None:
-    template = await stage.template()
+async def test_unchanged_session_costs_no_request(stage: Stage, template: str, suspended: bool) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template)
         if suspended:
@@ -95,8 +92,7 @@ async def test_unchanged_session_costs_no_request(stage: Stage, suspended: bool)
 
 
 @pytest.mark.parametrize("retain", [True, False])
-async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, retain: bool) -> None:
-    template = await stage.template()
+async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, template: str, retain: bool) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template, persistence={"retain": retain})
         await stage.end("alice-desktop")
@@ -110,8 +106,7 @@ async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, retain:
         await stage.gone(CLAIMS, "alice-desktop-home")
 
 
-async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) -> None:
-    template = await stage.template()
+async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
@@ -129,8 +124,7 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage) ->
         await stage.childless(session)
 
 
-async def test_edited_template_counts_from_the_next_start(stage: Stage) -> None:
-    template = await stage.template()
+async def test_edited_template_counts_from_the_next_start(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template)
         before = await stage.pod_of(session)

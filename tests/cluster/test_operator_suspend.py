@@ -16,8 +16,7 @@ pytestmark = pytest.mark.timeout(150)
 NAME = "alice-desktop"
 
 
-async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> None:
-    template = await stage.template()
+async def test_suspended_session_keeps_only_home_and_address(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
@@ -48,9 +47,8 @@ async def test_suspended_session_keeps_only_home_and_address(stage: Stage) -> No
         await stage.event("Suspended")
 
 
-async def test_tokens_of_another_key_are_replaced_first(stage: Stage) -> None:
+async def test_tokens_of_another_key_are_replaced_first(stage: Stage, template: str) -> None:
     """The gateway derives them from the key that there is now."""
-    template = await stage.template()
     async with stage.operator():
         session = await stage.start(NAME, template)
         await stage.suspend(NAME)
@@ -80,8 +78,7 @@ async def test_tokens_of_another_key_are_replaced_first(stage: Stage) -> None:
         assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
 
 
-async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
-    template = await stage.template()
+async def test_resumed_session_waits_for_its_last_pod(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
@@ -96,8 +93,7 @@ async def test_resumed_session_waits_for_its_last_pod(stage: Stage) -> None:
         assert "failures" not in running["status"], "what we did ourselves is no failure"
 
 
-async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage) -> None:
-    template = await stage.template()
+async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)

@@ -35,8 +35,7 @@ async def test_end_is_announced_and_moved_by_an_edit(stage: Stage) -> None:
         await stage.gone(SESSIONS, NAME)
 
 
-async def test_warning_and_end_need_no_event(stage: Stage) -> None:
-    template = await stage.template()
+async def test_warning_and_end_need_no_event(stage: Stage, template: str) -> None:
     async with stage.operator():
         await stage.start(NAME, template, timeout="8s")
         await stage.warned(NAME, "Expiring")

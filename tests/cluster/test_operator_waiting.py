@@ -52,8 +52,7 @@ async def test_session_over_a_limit_fails_until_that_is_fixed(
         await stage.run("alice-desktop")
 
 
-async def test_sessions_of_one_moment_never_share_a_home(stage: Stage) -> None:
-    template = await stage.template()
+async def test_sessions_of_one_moment_never_share_a_home(stage: Stage, template: str) -> None:
     names = [f"desktop-{number}" for number in range(6)]
     async with stage.operator():
         await asyncio.gather(*(stage.session(name, template) for name in names))
@@ -70,8 +69,7 @@ async def test_sessions_of_one_moment_never_share_a_home(stage: Stage) -> None:
             names.remove(pod["metadata"]["name"])
 
 
-async def test_foreign_object_is_never_adopted(stage: Stage) -> None:
-    template = await stage.template()
+async def test_foreign_object_is_never_adopted(stage: Stage, template: str) -> None:
     theirs = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -86,9 +84,8 @@ async def test_foreign_object_is_never_adopted(stage: Stage) -> None:
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-async def test_foreign_claim_is_never_mounted(stage: Stage) -> None:
+async def test_foreign_claim_is_never_mounted(stage: Stage, template: str) -> None:
     """One is unknown to us, the other is in the operator's cache."""
-    template = await stage.template()
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     teams: dict[str, dict[str, str]] = {"red": {}, "blue": MANAGED_BY}
     for team, labels in teams.items():
@@ -118,8 +115,7 @@ async def test_pod_security_violation_fails_with_its_reason(stage: Stage) -> Non
         assert reason(refused, "Admitted") == "PodSecurity"
 
 
-async def test_operator_waits_for_missing_crds(stage: Stage) -> None:
-    template = await stage.template()
+async def test_operator_waits_for_missing_crds(stage: Stage, template: str) -> None:
     await stage.session("alice-desktop", template)
     stage.proxy.missing = {"vdisessions", "ingressroutes"}
 
