@@ -1,4 +1,4 @@
-"""Helpers of the tests of suspension, idleness and failures: templates, sessions, and checks of a picture."""
+"""Templates, pools and sessions of the tests, and what their pods, agents and pictures show."""
 
 import base64
 import json
@@ -16,6 +16,8 @@ from vdi.demo.browser import DesktopBrowser, changed_pixels
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
 # Yellow pixels of a notice's sign; there are 0 without one.
 A_NOTICE = 300
+# Pixels that a screenful of text changes at least; a cursor changes a tenth of it.
+WRITTEN = 2_000
 Object = dict[str, Any]
 
 # In a desktop's shell: a Python that may draw on its screen, and has Selkies' Xlib for it.
@@ -25,9 +27,15 @@ _ASK_POINTER = """
 from selkies.Xlib.display import Display
 pointer = Display().screen().root.query_pointer()
 print(pointer.root_x, pointer.root_y)"""
-_ASK = """import sys, urllib.request as u
-h = {"Authorization": "Bearer " + sys.stdin.read()}
-print(u.urlopen(u.Request("http://127.0.0.1:8082/activity", headers=h)).read().decode())"""
+_CALL_AGENT = """import json, sys, urllib.error, urllib.request as u
+path, token, body = json.load(sys.stdin)
+data = None if body is None else json.dumps(body).encode()
+request = u.Request("http://127.0.0.1:8082" + path, data, {"Authorization": "Bearer " + token})
+try:
+    with u.urlopen(request) as answer:
+        print(answer.status, answer.read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())"""
 # Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
 # brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
 # second.
@@ -69,26 +77,70 @@ def start(world: World, name: str, template: str, *words: str, wait: bool = True
     return session
 
 
+@contextmanager
+def pool(world: World, template: str, replicas: int = 1, **spec: Any) -> Iterator[str]:
+    """A pool of that template, with the template's name, while the context lasts."""
+    body = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": template},
+        "spec": {"template": template, "replicas": replicas, **spec},
+    }
+    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    try:
+        yield template
+    finally:
+        world.kubectl("delete", "vdipool", template)
+
+
+def wait_for_pool(world: World, name: str, seconds: float = 90.0) -> Object:
+    """The pool's status once one desktop of it is ready."""
+
+    def filled() -> Object | None:
+        status = status_of(world, name, "vdipool")
+        return status if status.get("ready") == 1 else None
+
+    return wait_until("a desktop of the pool is ready", filled, seconds)
+
+
+def status_of(world: World, name: str, kind: str = "vdi") -> Object:
+    """The status of a session, or of another object; empty while there is none."""
+    status: Object = (world.get(kind, name) or {}).get("status", {})
+    return status
+
+
+def message_of(world: World, name: str) -> str:
+    """The message of the session's status."""
+    return str(status_of(world, name).get("message", ""))
+
+
 def pod_of(world: World, name: str) -> Object | None:
     """The session's pod, if there is one that no one deletes."""
     pods = world.items("pod", f"vdi.kasm.io/session={name}")
     return next((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), None)
 
 
+def live_pod_of(world: World, name: str) -> Object:
+    """The session's pod, which is there."""
+    pod = pod_of(world, name)
+    assert pod, f"{name} has no pod"
+    return pod
+
+
+def uid_of(world: World, name: str) -> str:
+    """The uid of the session's pod."""
+    return str(live_pod_of(world, name)["metadata"]["uid"])
+
+
 def run_in(world: World, name: str, script: str) -> str:
     """Output of a shell script in the desktop."""
-    pod = pod_of(world, name)
-    assert pod
-    return world.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", script)
+    return world.kubectl("exec", live_pod_of(world, name)["metadata"]["name"], "--", "sh", "-c", script)
 
 
 def home_claim_of(world: World, name: str) -> str:
     """The claim that the desktop mounts as its home."""
-    pod = pod_of(world, name)
-    assert pod
-    (claim,) = [
-        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
-    ]
+    volumes = live_pod_of(world, name)["spec"]["volumes"]
+    (claim,) = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume["name"] == "home"]
     return str(claim)
 
 
@@ -98,21 +150,25 @@ def pointer_of(world: World, name: str) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def master_token_of(world: World, name: str) -> str:
-    """The token with which the gateway authenticates to Selkies; no one else ever sees it."""
-    secrets = world.items("secret", f"vdi.kasm.io/session={name}")
-    return base64.b64decode(secrets[0]["data"]["password"]).decode()
+def token_of(world: World, name: str, key: str) -> str:
+    """A token of the session's Secret: `password` is the gateway's at Selkies, `agentToken` the operator's."""
+    (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
+    return base64.b64decode(secret["data"][key]).decode()
+
+
+def call_agent(world: World, name: str, path: str, body: Object | None = None) -> tuple[int, str]:
+    """Status and body of the agent's response: to a POST, if there is a body."""
+    asked = json.dumps((path, token_of(world, name, "agentToken"), body))
+    pod = live_pod_of(world, name)["metadata"]["name"]
+    status, _, text = world.kubectl("exec", "-i", pod, "--", "python3", "-c", _CALL_AGENT, stdin=asked).partition(" ")
+    return int(status), text.strip()
 
 
 def ask_agent(world: World, name: str) -> Object:
     """The agent's response to `GET /activity`."""
-    pod = pod_of(world, name)
-    assert pod
-    (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
-    token = base64.b64decode(secret["data"]["agentToken"]).decode()
-    said: Object = json.loads(
-        world.kubectl("exec", "-i", pod["metadata"]["name"], "--", "python3", "-c", _ASK, stdin=token)
-    )
+    status, text = call_agent(world, name, "/activity")
+    assert status == 200, text
+    said: Object = json.loads(text)
     return said
 
 
@@ -122,8 +178,7 @@ def reach(world: World, name: str, phase: str, words: str = "", seconds: float =
 
     def look() -> Object | None:
         session = world.get("vdi", name) or {}
-        last.update(session.get("status", {}))
-        status = session.get("status", {})
+        last.update(status := session.get("status", {}))
         return session if status.get("phase") == phase and words in status.get("message", "") else None
 
     try:
@@ -134,8 +189,7 @@ def reach(world: World, name: str, phase: str, words: str = "", seconds: float =
 
 def condition(world: World, name: str, kind: str) -> Object | None:
     """The condition of this type, if the session has it."""
-    session = world.get("vdi", name) or {}
-    found = session.get("status", {}).get("conditions", [])
+    found = status_of(world, name).get("conditions", [])
     return next((one for one in found if one["type"] == kind), None)
 
 
@@ -214,3 +268,22 @@ def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, secon
 def _cells(picture: Image.Image) -> Image.Image:
     above = picture.crop((0, 0, picture.width, picture.height - _PANEL))
     return above.convert("L").resize((above.width // _CELL, above.height // _CELL), Image.Resampling.BOX)
+
+
+def writes(browser: DesktopBrowser, command: str) -> None:
+    """Type a command, and wait until its output is in the picture."""
+    before = browser.picture()
+    browser.type(f"{command}\n")
+    browser.wait_for_change(before, pixels=WRITTEN)
+
+
+def wait_until_cut_off(watcher: DesktopBrowser, owner: DesktopBrowser) -> None:
+    """Wait until the watcher's picture stays as it is while the owner writes."""
+
+    def stands_still() -> bool:
+        writes(owner, "clear")
+        before = watcher.picture()
+        writes(owner, "yes MMMMMMMMMMMMMMMM | head -99")
+        return changed_pixels(before, watcher.picture()) < WRITTEN
+
+    wait_until("the watcher's picture has stopped", stands_still)

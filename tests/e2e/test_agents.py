@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-import yaml
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image, ImageChops
 
 from bench.crowd import MAKE_TOKEN
-from e2e.desktops import run_in, start, template
+from e2e.desktops import pool, run_in, start, template, wait_for_pool
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, changed_pixels
@@ -123,36 +122,23 @@ def agent_of(world: World, user: str) -> Iterator[tuple[Agent, DesktopBrowser]]:
 
 
 def test_agent_reads_the_output_of_a_command_in_a_picture(sessions: World) -> None:
-    pool = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDIPool",
-        "metadata": {"name": "agents"},
-        "spec": {"template": "agents", "replicas": 1},
-    }
-    with template(sessions, "agents", agents={"enabled": True}, persistence={"enabled": False}):
-        sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
-        try:
-            status = "{.status.ready}"
-            wait_until(
-                "a desktop is ready",
-                lambda: sessions.kubectl("get", "vdipool", "agents", "-o", f"jsonpath={status}") == "1",
-                90,
-            )
-            with agent_of(sessions, "nina@example.com") as (agent, _):
-                assert "agents: " in agent.say("list_templates")
-                ready = "The desktop 'nina' is ready."
-                assert agent.say("start_desktop", template="agents", name="nina") == ready
-                agent.open_terminal("nina")
-                assert red_pixels(agent.look("nina")) < A_RED_BLOCK
-                agent.say("type", desktop="nina", text=PRINT_RED)
-                wait_until("its output", lambda: red_pixels(agent.look("nina")) > A_RED_BLOCK, 20)
-                refused = agent.call("run_command", desktop="nina", command="id")
-                assert refused.is_error
-                assert "spec.agents.run" in text_of(refused)
-                agent.say("end_desktop", desktop="nina")
-                wait_until("the desktop has ended", lambda: sessions.get("vdi", "nina") is None, 60)
-        finally:
-            sessions.kubectl("delete", "vdipool", "agents")
+    with (
+        template(sessions, "agents", agents={"enabled": True}, persistence={"enabled": False}) as name,
+        pool(sessions, name),
+    ):
+        wait_for_pool(sessions, name)
+        with agent_of(sessions, "nina@example.com") as (agent, _):
+            assert "agents: " in agent.say("list_templates")
+            assert agent.say("start_desktop", template="agents", name="nina") == "The desktop 'nina' is ready."
+            agent.open_terminal("nina")
+            assert red_pixels(agent.look("nina")) < A_RED_BLOCK
+            agent.say("type", desktop="nina", text=PRINT_RED)
+            wait_until("its output", lambda: red_pixels(agent.look("nina")) > A_RED_BLOCK, 20)
+            refused = agent.call("run_command", desktop="nina", command="id")
+            assert refused.is_error
+            assert "spec.agents.run" in text_of(refused)
+            agent.say("end_desktop", desktop="nina")
+            wait_until("the desktop has ended", lambda: sessions.get("vdi", "nina") is None, 60)
 
 
 def test_owner_takes_over_in_the_middle_of_a_form(sessions: World) -> None:

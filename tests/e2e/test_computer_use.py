@@ -9,40 +9,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from e2e.desktops import ask_agent, pod_of, run_in, start, template
-from e2e.test_desktop_secrets import assert_nothing_to_learn, tokens
+from e2e.desktops import ask_agent, call_agent, run_in, start, template
+from e2e.test_desktop_secrets import assert_nothing_to_learn
 from e2e.world import World
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
-_POST = """import json, sys, urllib.error, urllib.request as u
-asked = json.load(sys.stdin)
-head = {"Authorization": "Bearer " + asked["token"]}
-body = json.dumps(asked["body"]).encode()
-try:
-    with u.urlopen(u.Request("http://127.0.0.1:8082" + asked["path"], body, head)) as answer:
-        print(answer.status, answer.read().decode())
-except urllib.error.HTTPError as error:
-    print(error.code, error.read().decode())"""
 _LISTENING = "grep -c ':251C 00000000:0000 0A' /proc/net/tcp || true"  # 127.0.0.1:9500
 _SERVER = "curl -s -o /dev/null -w '%{http_code}' -d '{\"action\":\"screenshot\"}' http://127.0.0.1:9500/computer-use"
+_MOVE = {"action": "mouse_move"}
+_NOTHING = {"command": "true", "seconds": 5}
 _TERMINAL = {"command": "xfce4-terminal >/dev/null 2>&1 &", "seconds": 10}
-
-
-def post(world: World, name: str, path: str, **body: Any) -> tuple[int, str]:
-    """Status and body of the agent's response."""
-    pod = pod_of(world, name)
-    assert pod
-    asked = json.dumps({"token": tokens(world, name)["the agent's token"], "path": path, "body": body})
-    said = world.kubectl("exec", "-i", pod["metadata"]["name"], "--", "python3", "-c", _POST, stdin=asked)
-    status, _, text = said.partition(" ")
-    return int(status), text.strip()
 
 
 def act(world: World, name: str, action: str, **words: Any) -> dict[str, Any]:
     """The answer to an action that succeeds."""
-    status, text = post(world, name, "/computer-use", action=action, **words)
+    status, text = call_agent(world, name, "/computer-use", {"action": action, **words})
     assert status == 200, text
     answer: dict[str, Any] = json.loads(text)
     return answer
@@ -67,7 +50,7 @@ def test_an_agent_clicks_types_and_sees(world: World, driven: str) -> None:
     picture = Image.open(io.BytesIO(base64.b64decode(act(world, driven, "screenshot")["data"])))
     assert (picture.format, picture.size) == ("PNG", (1920, 1080))
 
-    assert post(world, driven, "/run", **_TERMINAL) == (200, '{"exitCode": 0, "output": ""}')
+    assert call_agent(world, driven, "/run", _TERMINAL) == (200, '{"exitCode": 0, "output": ""}')
     wait_until("a shell", lambda: run_in(world, driven, "pgrep -x bash || true"))
     act(world, driven, "left_click", coordinate=[960, 540])
     assert act(world, driven, "cursor_position") == {"text": "X=960,Y=540"}
@@ -88,7 +71,7 @@ def test_a_persons_input_pauses_the_agent(world: World, driven: str) -> None:
 
         def is_paused() -> bool:
             browser.page.mouse.move(next(spots), 300)
-            status, text = post(world, driven, "/computer-use", action="mouse_move", coordinate=[10, 10])
+            status, text = call_agent(world, driven, "/computer-use", {**_MOVE, "coordinate": [10, 10]})
             return status == 409 and json.loads(text)["reason"] == "HumanInControl"
 
         wait_until("the agent is paused", is_paused)
@@ -96,7 +79,7 @@ def test_a_persons_input_pauses_the_agent(world: World, driven: str) -> None:
         assert "data" in act(world, driven, "screenshot"), "it may look"
 
         def goes_on() -> bool:
-            return post(world, driven, "/computer-use", action="mouse_move", coordinate=[20, 20])[0] == 200
+            return call_agent(world, driven, "/computer-use", {**_MOVE, "coordinate": [20, 20]})[0] == 200
 
         wait_until("the agent goes on", goes_on, 20)
         assert act(world, driven, "cursor_position") == {"text": "X=20,Y=20"}
@@ -111,8 +94,8 @@ def test_programs_of_the_user_cannot_use_the_server(world: World, driven: str) -
 def test_nothing_listens_without_agents(sessions: World) -> None:
     start(sessions, "olga", "small")
     assert run_in(sessions, "olga", _LISTENING).strip() == "0"
-    assert post(sessions, "olga", "/computer-use", action="screenshot")[0] == 404
-    assert post(sessions, "olga", "/run", command="true", seconds=5)[0] == 404
+    assert call_agent(sessions, "olga", "/computer-use", {"action": "screenshot"})[0] == 404
+    assert call_agent(sessions, "olga", "/run", _NOTHING)[0] == 404
 
 
 def test_commands_need_their_own_permission(sessions: World) -> None:
@@ -120,4 +103,4 @@ def test_commands_need_their_own_permission(sessions: World) -> None:
         start(sessions, "oskar", "driven-only")
         assert run_in(sessions, "oskar", _LISTENING).strip() == "1"
         assert "data" in act(sessions, "oskar", "screenshot")
-        assert post(sessions, "oskar", "/run", command="true", seconds=5)[0] == 404
+        assert call_agent(sessions, "oskar", "/run", _NOTHING)[0] == 404

@@ -1,13 +1,23 @@
 """A desktop's user learns neither of its tokens, though their programs have the uid of the processes that see them."""
 
-import base64
 import json
 from pathlib import Path
 
 import pytest
-import yaml
 
-from e2e.desktops import ask_agent, pod_of, reach, run_in, start, template
+from e2e.desktops import (
+    ask_agent,
+    live_pod_of,
+    pod_of,
+    pool,
+    reach,
+    run_in,
+    start,
+    template,
+    token_of,
+    uid_of,
+    wait_for_pool,
+)
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -39,17 +49,11 @@ while True:
 """
 
 
-def tokens(world: World, name: str) -> dict[str, str]:
-    (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
-    keys = {"password": "the master token", "agentToken": "the agent's token"}
-    return {said: base64.b64decode(secret["data"][key]).decode() for key, said in keys.items()}
-
-
 def assert_nothing_to_learn(world: World, name: str) -> None:
-    pod = pod_of(world, name)
-    assert pod
-    known = json.dumps(tokens(world, name))
-    seen = json.loads(world.kubectl("exec", "-i", pod["metadata"]["name"], "--", "python3", "-c", _LOOK, stdin=known))
+    keys = {"the master token": "password", "the agent's token": "agentToken"}
+    known = json.dumps({said: token_of(world, name, key) for said, key in keys.items()})
+    pod = live_pod_of(world, name)["metadata"]["name"]
+    seen = json.loads(world.kubectl("exec", "-i", pod, "--", "python3", "-c", _LOOK, stdin=known))
     assert seen["found"] == []
     closed = {"environ": True, "mem": True, "fd": True, "ptrace": True}
     assert seen["closed"] == dict.fromkeys(("vdi-desktop", "selkies", "vdi-agent"), closed)
@@ -59,6 +63,12 @@ def restarts(world: World, name: str) -> int:
     pod = pod_of(world, name) or {}
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return int(statuses[0]["restartCount"]) if statuses else 0
+
+
+def take_port(world: World, name: str, port: int) -> None:
+    """A program of the desktop's user tries to listen on this port, again and again."""
+    run_in(world, name, f"setsid python3 -c '{_TAKE_PORT}' {port} </dev/null >/dev/null 2>&1 &")
+    wait_until("somebody is after the port", lambda: "tries" in run_in(world, name, "ls /dev/shm"))
 
 
 def test_user_programs_cannot_read_tokens(sessions: World) -> None:
@@ -74,8 +84,7 @@ def test_user_programs_cannot_read_tokens(sessions: World) -> None:
 def test_killed_agent_keeps_its_port_and_secrets(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "theo", "watched")
-        run_in(sessions, "theo", f"setsid python3 -c '{_TAKE_PORT}' 8082 </dev/null >/dev/null 2>&1 &")
-        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "theo", "ls /dev/shm"))
+        take_port(sessions, "theo", 8082)
         first = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent").split()
         run_in(sessions, "theo", f"kill -9 {first[0]}")
 
@@ -93,9 +102,8 @@ def test_killed_agent_keeps_its_port_and_secrets(sessions: World) -> None:
 def test_restarted_container_keeps_its_port(sessions: World) -> None:
     with template(sessions, "watched", persistence={"enabled": False}):
         start(sessions, "tom", "watched")
-        run_in(sessions, "tom", f"setsid python3 -c '{_TAKE_PORT}' 8080 </dev/null >/dev/null 2>&1 &")
-        wait_until("somebody is after the port", lambda: "tries" in run_in(sessions, "tom", "ls /dev/shm"))
-        pod = pod_of(sessions, "tom")
+        take_port(sessions, "tom", 8080)
+        pod = uid_of(sessions, "tom")
         run_in(sessions, "tom", "kill -9 $(pgrep -f '[r]un-selkies|[s]elkies.__main__' | head -1)")
         wait_until("the container restarts", lambda: restarts(sessions, "tom") == 1)
         reach(sessions, "tom", "Running")
@@ -105,33 +113,16 @@ def test_restarted_container_keeps_its_port(sessions: World) -> None:
         with sessions.browser("tom") as browser:
             browser.open()
             assert ask_agent(sessions, "tom")["viewers"] == 1
-        again = pod_of(sessions, "tom")
-        assert pod and again and pod["metadata"]["uid"] == again["metadata"]["uid"]
+        assert uid_of(sessions, "tom") == pod
 
 
 @pytest.mark.long
 def test_pool_desktop_programs_cannot_read_tokens(sessions: World) -> None:
-    with template(sessions, "watched", persistence={"enabled": False}) as name:
-        pool = {
-            "apiVersion": "vdi.kasm.io/v1alpha1",
-            "kind": "VDIPool",
-            "metadata": {"name": "watched"},
-            "spec": {"template": name, "replicas": 1},
-        }
-        sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
-        try:
-
-            def ready() -> bool:
-                found = sessions.get("vdipool", "watched") or {}
-                return bool(found.get("status", {}).get("ready") == 1)
-
-            wait_until("a desktop is ready", ready, 90)
-            start(sessions, "tess", name)
-            taken = pod_of(sessions, "tess")
-            assert taken and "vdi.kasm.io/pool" in taken["metadata"]["annotations"]
-            assert_nothing_to_learn(sessions, "tess")
-            assert ask_agent(sessions, "tess")["viewers"] == 0
-            with sessions.browser("tess") as browser:
-                browser.open()
-        finally:
-            sessions.kubectl("delete", "vdipool", "watched")
+    with template(sessions, "watched", persistence={"enabled": False}) as name, pool(sessions, name):
+        wait_for_pool(sessions, name)
+        start(sessions, "tess", name)
+        assert "vdi.kasm.io/pool" in live_pod_of(sessions, "tess")["metadata"]["annotations"]
+        assert_nothing_to_learn(sessions, "tess")
+        assert ask_agent(sessions, "tess")["viewers"] == 0
+        with sessions.browser("tess") as browser:
+            browser.open()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import ask_agent, condition, pod_of, reach, run_in, start, template, wait_for_notice
+from e2e.desktops import condition, pod_of, reach, start, status_of, template, wait_for_notice
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.cluster.units import parse_time
@@ -35,9 +35,7 @@ def test_input_clears_the_idle_notice_an_open_tab_does_not(sessions: World, tmp_
             # The page stays open and shows the desktop all the time; no one touches it.
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
             assert "Waiting for stream" not in browser.page.inner_text("body")
-            idle = sessions.get("vdi", "ida")
-            assert idle
-            active = parse_time(idle["status"]["lastActivityTime"])
+            active = parse_time(status_of(sessions, "ida")["lastActivityTime"])
             assert active >= parse_time(warned["lastTransitionTime"]), "the key was after the first warning"
             reach(sessions, "ida", "Suspended", seconds=IDLE_TIMEOUT)
             suspended = condition(sessions, "ida", "Ready")
@@ -47,27 +45,3 @@ def test_input_clears_the_idle_notice_an_open_tab_does_not(sessions: World, tmp_
         # The status tells it first, so that no one is suspended without a word; then the spec.
         wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"])
         wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"))
-
-
-@pytest.mark.long
-def test_agent_counts_browsers_only(sessions: World) -> None:
-    start(sessions, "ines", "small")
-    assert ask_agent(sessions, "ines")["viewers"] == 0, "the kubelet asks the same port once a second"
-    with sessions.browser("ines") as browser:
-        browser.open()
-        assert ask_agent(sessions, "ines")["viewers"] == 1
-    # Traefik keeps its connection to the desktop open for the next request.
-    wait_until("the browser is gone", lambda: ask_agent(sessions, "ines")["viewers"] == 0)
-
-
-@pytest.mark.long
-def test_an_agent_that_dies_is_started_again(sessions: World) -> None:
-    start(sessions, "iris", "small")
-    first = run_in(sessions, "iris", "pgrep -f ^/opt/.*bin/vdi-agent").split()
-    assert len(first) == 1
-    run_in(sessions, "iris", f"kill -9 {first[0]}")
-
-    def another() -> bool:
-        return run_in(sessions, "iris", "pgrep -f ^/opt/.*bin/vdi-agent || true").split() not in ([], first)
-
-    wait_until("another agent", another)

@@ -1,5 +1,5 @@
 """One home for all desktops of a person, on a real node: templates with the scope `User` share it, one desktop at a
-time.
+time. A suspended desktop leaves it to another.
 """
 
 import json
@@ -28,13 +28,13 @@ def test_desktops_share_a_home_one_at_a_time(sessions: World) -> None:
             listed = json.loads(world.vdi("home", "show", home, "-o", "json"))
             assert (listed["usedBy"], listed["scope"]) == (["olga"], "User")
 
-            world.vdi("session", "rm", "olga", "--yes")
+            world.vdi("session", "suspend", "olga", "--wait")
             reach(world, "second", "Running")
             assert home_claim_of(world, "second") == home
             assert run_in(world, "second", "cat ~/paper.txt") == "precious\n"
 
-            world.vdi("session", "create", "first-again", "--user", "olga@example.com", "--template", draw)
-            reach(world, "first-again", "Pending", "are in use by the desktop 'second'")
+            world.vdi("session", "resume", "olga")
+            reach(world, "olga", "Pending", "are in use by the desktop 'second'")
         finally:
             world.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
             world.vdi("home", "rm", home, "--yes")

@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import yaml
 
-from e2e.desktops import Object, condition, pod_of, reach, start, template
+from e2e.desktops import condition, pod_of, pool, reach, start, template, wait_for_pool
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -22,11 +21,6 @@ MINUTE = timedelta(minutes=1)
 def window(begin: datetime, minutes: int) -> dict[str, str]:
     """Once an hour."""
     return {"start": f"{begin.minute} * * * *", "end": f"{(begin + minutes * MINUTE).minute} * * * *"}
-
-
-def pool_status(world: World) -> Object:
-    status: Object = (world.get("vdipool", "hours") or {}).get("status", {})
-    return status
 
 
 def spare(world: World) -> list[str]:
@@ -49,58 +43,30 @@ def test_schedule_continues_after_the_operator_was_killed(sessions: World) -> No
     opens = (datetime.now(UTC) + timedelta(seconds=150)).replace(second=0, microsecond=0)
     closes, opens_again = opens + 2 * MINUTE, opens + 4 * MINUTE
     schedule: dict[str, Any] = {"windows": [window(opens, 2), window(opens_again, 20)]}
-    with template(world, "hours", persistence={"enabled": False}, schedule=schedule) as name:
-        pool = {
-            "apiVersion": "vdi.kasm.io/v1alpha1",
-            "kind": "VDIPool",
-            "metadata": {"name": "hours"},
-            "spec": {"template": name, "replicas": 1, "schedule": schedule},
-        }
-        world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(pool))
-        try:
-            start(world, "wanda", name)
-            assert spare(world) == [], "outside the pool's schedule"
-            wait_until("the pool is filled", lambda: pool_status(world).get("ready") == 1, 210)
-            assert opens <= datetime.now(UTC) < closes and len(spare(world)) == 1
-            warning = wait_until("the desktop is warned", lambda: condition(world, "wanda", "Closing"), 120)
-            assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes
+    with (
+        template(world, "hours", persistence={"enabled": False}, schedule=schedule) as name,
+        pool(world, name, schedule=schedule),
+    ):
+        start(world, "wanda", name)
+        assert spare(world) == [], "outside the pool's schedule"
+        wait_for_pool(world, name, 210)
+        assert opens <= datetime.now(UTC) < closes and len(spare(world)) == 1
+        warning = wait_until("the desktop is warned", lambda: condition(world, "wanda", "Closing"), 120)
+        assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes
 
+        try:
             kill_operator(world)
             wait_until("working hours are over", lambda: datetime.now(UTC) > closes, 120)
             assert pod_of(world, "wanda") and len(spare(world)) == 1, "no one acts"
-            world.kubectl("-n", RELEASE_NAMESPACE, "scale", OPERATOR, "--replicas=1")
-            reach(world, "wanda", "Suspended", "The working hours of this desktop ended at", seconds=90)
-            wait_until("the pool is empty", lambda: not spare(world))
-            assert pod_of(world, "wanda") is None
-            assert datetime.now(UTC) < opens_again
-
-            wait_until("the pool is filled again", lambda: pool_status(world).get("ready") == 1, 150)
-            assert datetime.now(UTC) >= opens_again and len(spare(world)) == 1, "one, not two"
-            world.vdi("session", "resume", "wanda", "--wait")
-            reach(world, "wanda", "Running")
-            assert condition(world, "wanda", "Closing") is None
         finally:
             world.kubectl("-n", RELEASE_NAMESPACE, "scale", OPERATOR, "--replicas=1")
-            world.kubectl("delete", "vdipool", "hours")
+        reach(world, "wanda", "Suspended", "The working hours of this desktop ended at", seconds=90)
+        wait_until("the pool is empty", lambda: not spare(world))
+        assert pod_of(world, "wanda") is None
+        assert datetime.now(UTC) < opens_again
 
-
-@pytest.mark.long
-def test_session_schedule_resumes_and_suspends_the_desktop(sessions: World) -> None:
-    world = sessions
-    with template(world, "own-hours", persistence={"enabled": False}) as name:
-        start(world, "sam", name)
-        world.vdi("session", "suspend", "sam", "--wait")
-        ready = (datetime.now(UTC) + 2 * MINUTE).replace(second=0, microsecond=0)
-        closes = ready + MINUTE
-        when = ("--at", f"{ready:%H:%M}", "--until", f"{closes:%H:%M}", "--days", "MON-SUN", "--time-zone", "Etc/UTC")
-        world.vdi("session", "schedule", "sam", *when)
-        reach(world, "sam", "Running", seconds=90)
-        assert datetime.now(UTC) < closes
-        warning = wait_until("the desktop is warned", lambda: condition(world, "sam", "Closing"), 200)
-        assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes
-        reach(world, "sam", "Suspended", "The working hours of this desktop ended at", seconds=240)
-        assert datetime.now(UTC) >= closes
-        assert pod_of(world, "sam") is None
-        # Tomorrow's time is known, and today's is over: it stays suspended.
-        session = world.get("vdi", "sam") or {}
-        assert session["status"]["nextStart"] == f"{ready + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+        wait_for_pool(world, name, 150)
+        assert datetime.now(UTC) >= opens_again and len(spare(world)) == 1, "one, not two"
+        world.vdi("session", "resume", "wanda", "--wait")
+        reach(world, "wanda", "Running")
+        assert condition(world, "wanda", "Closing") is None
