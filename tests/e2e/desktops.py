@@ -137,6 +137,16 @@ def run_in(world: World, name: str, script: str) -> str:
     return world.kubectl("exec", live_pod_of(world, name)["metadata"]["name"], "--", "sh", "-c", script)
 
 
+def log_of(world: World, name: str) -> str:
+    """The log of the session's pod."""
+    return world.kubectl("logs", live_pod_of(world, name)["metadata"]["name"])
+
+
+def wait_for_panel(world: World, name: str) -> None:
+    """Wait until applications have been started."""
+    wait_until("the panel runs", lambda: run_in(world, name, "pgrep -x xfce4-panel || true"))
+
+
 def home_claim_of(world: World, name: str) -> str:
     """The claim that the desktop mounts as its home."""
     volumes = live_pod_of(world, name)["spec"]["volumes"]

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from e2e.world import World
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.run import FAKE_GPUS, RELEASE, checkout
-from vdi.devcluster import cluster, images
+from vdi.devcluster import binaries, cluster, images, privileged
+from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
 
 _WAIT = ("--wait", "--timeout", "3m")
@@ -56,6 +58,15 @@ def load_servers(name: str, logs: Path) -> None:
     with Progress(logs) as progress:
         archives = [images.ensure_image(server, progress=progress) for server in images.SERVERS]
         cluster.up(name, fake_gpus=FAKE_GPUS, image_archives=archives, progress=progress)
+
+
+def load_image(cluster_name: str, image: str) -> None:
+    """Build an image, and put it in the node of a cluster."""
+    with Progress(Path(tempfile.mkdtemp(prefix="vdi-load-"))) as progress:
+        archive = images.ensure_image(image, progress=progress)
+        found = binaries.ensure(["ctr"], progress=progress)
+        with progress.step(f"Load the image {image}"):
+            privileged.import_images(layout_of(cluster_name), found["ctr"], archive)
 
 
 def server_values(server: str, image: str) -> list[str]:

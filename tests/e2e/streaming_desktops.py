@@ -5,38 +5,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from e2e.desktops import pod_of, start, template
+from e2e.desktops import live_pod_of, start, status_of, template
 from e2e.streaming_page import PROBE
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
 
+_SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
+_WAYS = ("clipboard", "fileTransfer")
 EVERYTHING: dict[str, Any] = {
-    "streaming": {
-        "transport": "WebSocket",
-        "audio": True,
-        "microphone": True,
-        "clipboard": "Both",
-        "fileTransfer": "Both",
-        "printing": True,
-        "gamepad": True,
-        "secondScreen": True,
-        "resize": True,
-    },
+    "streaming": {"transport": "WebSocket", **dict.fromkeys(_SWITCHES, True), **dict.fromkeys(_WAYS, "Both")},
     "keyboard": {"layout": "de"},
 }
 NOTHING: dict[str, Any] = {
-    "streaming": {
-        "transport": "WebSocket",
-        "audio": False,
-        "microphone": False,
-        "clipboard": "None",
-        "fileTransfer": "None",
-        "printing": False,
-        "gamepad": False,
-        "secondScreen": False,
-        "resize": False,
-    }
+    "streaming": {"transport": "WebSocket", **dict.fromkeys(_SWITCHES, False), **dict.fromkeys(_WAYS, "None")}
 }
 
 # What the session's programs have, and a program that kubectl starts beside them has not.
@@ -56,10 +38,8 @@ class Streamed:
 
     def run(self, script: str) -> str:
         """The output of a script in the session, also if it fails. Its background processes must not hold it."""
-        pod = pod_of(self.world, self.name)
-        assert pod
-        exec_sh = ("exec", pod["metadata"]["name"], "--", "sh", "-c", _SESSION + script)
-        return self.world.kubectl(*exec_sh, check=False)
+        pod = live_pod_of(self.world, self.name)["metadata"]["name"]
+        return self.world.kubectl("exec", pod, "--", "sh", "-c", _SESSION + script, check=False)
 
     def size(self) -> str:
         """Width and height of its screen as xrandr says them, for example 1280 x 720."""
@@ -115,11 +95,6 @@ def streamed(world: World, **specs: dict[str, Any]) -> Iterator[dict[str, Stream
             stack.enter_context(template(world, name, **spec))
             stack.callback(world.kubectl, "delete", "vdi", name, "--ignore-not-found", "--timeout=60s")
             start(world, name, name, wait=False)
-        yield {name: _running(world, name) for name in specs}
-
-
-def _running(world: World, name: str) -> Streamed:
-    world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=90s")
-    session = world.get("vdi", name)
-    assert session
-    return Streamed(world, name, session["status"]["url"])
+        for name in specs:
+            world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=90s")
+        yield {name: Streamed(world, name, status_of(world, name)["url"]) for name in specs}

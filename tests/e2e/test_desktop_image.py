@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from e2e.desktops import pod_of, reach, run_in, start, template
+from e2e.desktops import live_pod_of, message_of, reach, run_in, start, status_of, template, wait_for_panel
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -24,20 +24,11 @@ def test_desktop_with_a_broken_encoder_reports_it_unready(sessions: World) -> No
         with template(sessions, "blind", env=env(PYTHONPATH="/broken"), volumes=mounted):
             start(sessions, "bert", "blind", wait=False)
             said = "no picture can be made: the encoder's library can't be loaded: libva.so.2"
-            wait_until("the status quotes the encoder", lambda: said in message(sessions, "bert"), 120)
-            session = sessions.get("vdi", "bert")
-            assert session and session["status"]["phase"] != "Running"
-            pod = pod_of(sessions, "bert")
-            assert pod and not any(
-                container_status.get("ready") for container_status in pod["status"]["containerStatuses"]
-            )
+            wait_until("the status quotes the encoder", lambda: said in message_of(sessions, "bert"), 120)
+            assert status_of(sessions, "bert")["phase"] != "Running"
+            assert not any(one.get("ready") for one in live_pod_of(sessions, "bert")["status"]["containerStatuses"])
     finally:
         sessions.kubectl("delete", "configmap", "broken", "--ignore-not-found")
-
-
-def message(world: World, name: str) -> str:
-    session = world.get("vdi", name) or {}
-    return str(session.get("status", {}).get("message", ""))
 
 
 @pytest.mark.parametrize(
@@ -50,13 +41,13 @@ def message(world: World, name: str) -> str:
 def test_unknown_settings_are_quoted_in_the_status(sessions: World, variables: dict[str, str], said: str) -> None:
     with template(sessions, "wrong", env=env(**variables)):
         start(sessions, "wanda", "wrong", wait=False)
-        wait_until("the status quotes the refusal", lambda: said in message(sessions, "wanda"), 120)
+        wait_until("the status quotes the refusal", lambda: said in message_of(sessions, "wanda"), 120)
 
 
 def test_only_opengl_programs_load_opengl(sessions: World) -> None:
     """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the desktop's applications."""
     start(sessions, "mesa", "small")
-    wait_until("the panel", lambda: run_in(sessions, "mesa", "pgrep -x xfce4-panel || true"))
+    wait_for_panel(sessions, "mesa")
     names = "for maps in $(grep -ls libLLVM /proc/[0-9]*/maps); do cat ${maps%maps}comm; done"
     assert set(run_in(sessions, "mesa", names).split()) == {"Xvfb"}
 
@@ -64,18 +55,15 @@ def test_only_opengl_programs_load_opengl(sessions: World) -> None:
 @pytest.mark.long
 def test_user_programs_have_lower_cpu_priority(sessions: World) -> None:
     start(sessions, "nina", "small")
-    wait_until("the panel", lambda: run_in(sessions, "nina", "pgrep -x xfce4-panel || true"))
+    wait_for_panel(sessions, "nina")
 
     def nice(program: str) -> set[str]:
         """Of all its threads."""
         return set(run_in(sessions, "nina", f"ps -L -o ni= -p $(pgrep -o -f {program})").split())
 
-    assert {program: nice(program) for program in ("xfce4-panel", "xfdesktop")} == {
-        "xfce4-panel": {"10"},
-        "xfdesktop": {"10"},
-    }
-    for program in ("run-selkies", "Xvfb", "xfwm4", "pulseaudio"):
-        assert nice(program) == {"0"}, program
+    expected = {program: {"10"} for program in ("xfce4-panel", "xfdesktop")}
+    expected |= {program: {"0"} for program in ("run-selkies", "Xvfb", "xfwm4", "pulseaudio")}
+    assert {program: nice(program) for program in expected} == expected
 
 
 @pytest.mark.long

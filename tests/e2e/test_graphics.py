@@ -1,22 +1,16 @@
 """The OpenGL renderer of a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU), else software."""
 
-import tempfile
-from pathlib import Path
-
 import pytest
 from PIL.Image import Image
 
 from e2e.conftest import NAME
-from e2e.desktops import Object, pod_of, run_in, start, template
+from e2e.desktops import Object, log_of, run_in, start, status_of, template, wait_for_panel
+from e2e.release import load_image
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import changed_pixels
-from vdi.devcluster import binaries, images, privileged
-from vdi.devcluster.layout import layout_of
-from vdi.devcluster.progress import Progress
 
 pytestmark = pytest.mark.timeout(600)
-LAVAPIPE = "localhost/vdi/desktop-lavapipe:dev"
 # What an application that is started from the desktop's menu has.
 AS_AN_APPLICATION = (
     "export $(tr '\\0' '\\n' < /proc/$(pgrep -x xfce4-panel | head -1)/environ | grep -E "
@@ -26,19 +20,8 @@ AS_AN_APPLICATION = (
 
 def graphics_of(world: World, name: str) -> Object:
     """`status.graphics`, once the agent was asked."""
-
-    def look() -> Object | None:
-        session = world.get("vdi", name) or {}
-        found: Object | None = session.get("status", {}).get("graphics")
-        return found
-
-    return wait_until(f"the status of {name} says what draws", look)
-
-
-def wait_for_panel(world: World, name: str) -> None:
-    """Wait until applications have been started."""
-    look = "pgrep -x xfce4-panel || true"
-    wait_until("the panel runs", lambda: run_in(world, name, look).split())
+    found: Object = wait_until(f"the status of {name} says what draws", lambda: status_of(world, name).get("graphics"))
+    return found
 
 
 def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> None:
@@ -52,10 +35,7 @@ def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> No
 
         assert "OpenGL:    in software: the pod has no GPU" in page
         assert "Encoder:   x264 in software" in page
-        pod = pod_of(sessions, "petra")
-        assert pod
-        log = sessions.kubectl("logs", pod["metadata"]["name"])
-        assert "OpenGL: software: the pod has no GPU" in log
+        assert "OpenGL: software: the pod has no GPU" in log_of(sessions, "petra")
 
 
 def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
@@ -76,12 +56,8 @@ def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
 def lavapipe(world: World) -> str:
     """The test image, in the node."""
     assert world.kubeconfig.exists()
-    with Progress(Path(tempfile.mkdtemp(prefix="vdi-lavapipe-"))) as progress:
-        archive = images.ensure_image("desktop-lavapipe", progress=progress)
-        found = binaries.ensure(["ctr"], progress=progress)
-        with progress.step("Load the image with lavapipe"):
-            privileged.import_images(layout_of(NAME), found["ctr"], archive)
-    return LAVAPIPE
+    load_image(NAME, "desktop-lavapipe")
+    return "localhost/vdi/desktop-lavapipe:dev"
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e.desktops import A_NOTICE, condition, notice_pixels, pod_of, reach, start, wait_for_notice
+from e2e.desktops import A_NOTICE, condition, notice_pixels, reach, start, status_of, uid_of, wait_for_notice
 from e2e.world import World
 
 pytestmark = pytest.mark.timeout(240)
@@ -28,9 +28,7 @@ def test_longer_timeout_withdraws_the_end_notice(sessions: World) -> None:
 @pytest.mark.long
 def test_uncordon_withdraws_the_drain_notice(sessions: World) -> None:
     start(sessions, "dana", "small")
-    pod = pod_of(sessions, "dana")
-    assert pod
-    node = pod["spec"]["nodeName"]
+    pod, node = uid_of(sessions, "dana"), status_of(sessions, "dana")["nodeName"]
     with sessions.browser("dana") as browser:
         browser.open()
         assert notice_pixels(browser.picture()) < A_NOTICE
@@ -43,6 +41,4 @@ def test_uncordon_withdraws_the_drain_notice(sessions: World) -> None:
         finally:
             sessions.kubectl("uncordon", node)
         wait_for_notice(browser, shown=False, seconds=15)
-    after = pod_of(sessions, "dana")
-    assert after
-    assert after["metadata"]["uid"] == pod["metadata"]["uid"], "a cordon alone stops nobody"
+    assert uid_of(sessions, "dana") == pod, "a cordon alone stops nobody"

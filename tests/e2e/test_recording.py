@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from cluster.edge_traefik import free_port
 from e2e.conftest import NAME
-from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, template
+from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, status_of, template
 from e2e.world import World
 from support.s3_server import S3, s3_program
 from support.waiting import wait_until
@@ -131,11 +131,26 @@ def small_volume(world: World) -> Iterator[str]:
 
 
 def film_state(world: World, name: str) -> str:
-    status: dict[str, Any] = (world.get("vdi", name) or {}).get("status", {})
-    return str(status.get("recording", {}).get("state", ""))
+    return str(status_of(world, name).get("recording", {}).get("state", ""))
 
 
-def open_recordings(world: World, browser: DesktopBrowser) -> None:
+@contextmanager
+def filmed(world: World, name: str, **spec: Any) -> Iterator[None]:
+    """A desktop of this name whose film runs."""
+    with template(world, "filmed", **ALWAYS, **spec):
+        start(world, name, "filmed")
+        wait_for_film(world, name)
+        yield
+
+
+def wait_for_film(world: World, name: str, state: str = "On", seconds: float = 30.0) -> None:
+    wait_until(f"the film is {state}", lambda: film_state(world, name) == state, seconds)
+
+
+def suspend_and_open_recordings(world: World, name: str, browser: DesktopBrowser) -> None:
+    world.vdi("session", "suspend", name)
+    reach(world, name, "Suspended")
+    browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
     browser.page.goto(f"{world.portal}/recordings")
     if "/login" in browser.page.url:
         browser.log_in()
@@ -144,43 +159,33 @@ def open_recordings(world: World, browser: DesktopBrowser) -> None:
 
 def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
     world = recording
-    with template(world, "filmed", **ALWAYS):
-        start(world, "nina", "filmed")
-        wait_until("the film runs", lambda: film_state(world, "nina") == "On", seconds=30)
-        with world.browser("nina") as browser:
-            browser.open()
-            browser.page.locator("#vdi-bar .handle", has_text="Recorded").wait_for(timeout=15_000)
-            browser.open_terminal()
-            browser.type("while :; do date +%N; sleep 0.3; done\n")
-            browser.page.wait_for_timeout(20_000)
-            assert run_in(world, "nina", "find /tmp -name 'film*' | wc -l").strip() == "0"
-            pod = (world.get("vdi", "nina") or {})["status"]["podName"]
-            world.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
-            wait_until("a second film", lambda: film_state(world, "nina") != "On", seconds=60)
-            wait_until("a second film", lambda: film_state(world, "nina") == "On", seconds=120)
-            browser.page.wait_for_timeout(10_000)
-            world.vdi("session", "suspend", "nina")
-            reach(world, "nina", "Suspended")
-            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
-            page = browser.page
-            open_recordings(world, browser)
-            films = [link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()]
-            assert len(films) >= 2
-            played = []
-            for film in films:
-                page.goto(f"{world.portal}{film}")
-                played.append(page.evaluate(_PLAY))
-            longest = max(played, key=lambda film: float(film["seconds"]))
-            assert longest["seconds"] > 10
-            assert len(set(longest["sums"])) > 1, played
+    with filmed(world, "nina"), world.browser("nina") as browser:
+        browser.open()
+        browser.page.locator("#vdi-bar .handle", has_text="Recorded").wait_for(timeout=15_000)
+        browser.open_terminal()
+        browser.type("while :; do date +%N; sleep 0.3; done\n")
+        browser.page.wait_for_timeout(20_000)
+        assert run_in(world, "nina", "find /tmp -name 'film*' | wc -l").strip() == "0"
+        world.kubectl("delete", "pod", status_of(world, "nina")["podName"], "--grace-period=0", "--force")
+        wait_until("the film has ended", lambda: film_state(world, "nina") != "On", seconds=60)
+        wait_for_film(world, "nina", seconds=120)
+        browser.page.wait_for_timeout(10_000)
+        suspend_and_open_recordings(world, "nina", browser)
+        page = browser.page
+        films = [link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()]
+        assert len(films) >= 2
+        played = []
+        for film in films:
+            page.goto(f"{world.portal}{film}")
+            played.append(page.evaluate(_PLAY))
+        longest = max(played, key=lambda film: float(film["seconds"]))
+        assert longest["seconds"] > 10
+        assert len(set(longest["sums"])) > 1, played
 
 
 def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
     world = recording
-    watermark = {"text": "seen by {user}", "position": "Middle"}
-    with template(world, "marked", watermark=watermark, **ALWAYS):
-        start(world, "nina", "marked")
-        wait_until("the film runs", lambda: film_state(world, "nina") == "On", seconds=30)
+    with filmed(world, "nina", watermark={"text": "seen by {user}", "position": "Middle"}):
         encoded = run_in(world, "nina", "base64 -w0 /tmp/.vdi/watermark.png")
         mark = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
         with world.browser("nina") as browser:
@@ -190,11 +195,8 @@ def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
             # Another text of the same pixels is not taken for it.
             assert likeness(browser.picture(), ImageOps.mirror(mark)) < A_MARK / 2
             browser.page.wait_for_timeout(15_000)
-            world.vdi("session", "suspend", "nina")
-            reach(world, "nina", "Suspended")
-            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
+            suspend_and_open_recordings(world, "nina", browser)
             page = browser.page
-            open_recordings(world, browser)
             page.locator("th a[href^='/recordings/']").first.click()  # the newest: its screen has the browser's size
             last = base64.b64decode(page.evaluate(_LAST_PICTURE))
             assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
@@ -207,34 +209,26 @@ def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
     with (
         server,
         films_in(sessions, "s3://films/desktops", server.variables),
-        template(sessions, "filmed", **ALWAYS),
+        filmed(sessions, "olga"),
+        sessions.browser("olga") as browser,
     ):
-        start(sessions, "olga", "filmed")
         wait_until("pieces are stored", lambda: len(server.keys) > 3, seconds=60)
-        sessions.vdi("session", "suspend", "olga")
-        reach(sessions, "olga", "Suspended")
-        with sessions.browser("olga") as browser:
-            browser.log_in()
-            browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
-            open_recordings(sessions, browser)
-            browser.page.locator("th a[href^='/recordings/']").first.click()
-            assert browser.page.evaluate(_PLAY)["seconds"] > 2
+        suspend_and_open_recordings(sessions, "olga", browser)
+        browser.page.locator("th a[href^='/recordings/']").first.click()
+        assert browser.page.evaluate(_PLAY)["seconds"] > 2
 
 
 def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
     world = recording
-    with template(world, "filmed", **ALWAYS):
-        start(world, "noah", "filmed")
-        wait_until("the film runs", lambda: film_state(world, "noah") == "On", seconds=30)
-        with world.browser("noah") as browser:
-            browser.open()
-            run_in(world, "noah", "pkill -STOP -f '[v]di-agent'")
-            wait_until("it counts as unrecorded", lambda: film_state(world, "noah") == "Failed", seconds=40)
-            browser.page.goto((world.get("vdi", "noah") or {})["status"]["url"])
-            browser.page.get_by_text("Waiting for the recording").wait_for(timeout=15_000)
-            run_in(world, "noah", "pkill -CONT -f '[v]di-agent'")
-            wait_until("it is recorded again", lambda: film_state(world, "noah") == "On", seconds=40)
-            browser.wait_for_picture()
+    with filmed(world, "noah"), world.browser("noah") as browser:
+        browser.open()
+        run_in(world, "noah", "pkill -STOP -f '[v]di-agent'")
+        wait_for_film(world, "noah", "Failed", 40)
+        browser.page.goto(browser.url)
+        browser.page.get_by_text("Waiting for the recording").wait_for(timeout=15_000)
+        run_in(world, "noah", "pkill -CONT -f '[v]di-agent'")
+        wait_for_film(world, "noah", seconds=40)
+        browser.wait_for_picture()
 
 
 def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> None:
@@ -248,7 +242,7 @@ def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> N
         start(world, "omar", "filmed")
         with world.browser("omar") as browser:
             browser.log_in()
-            browser.page.goto((world.get("vdi", "omar") or {})["status"]["url"])
+            browser.page.goto(browser.url)
             browser.page.get_by_text("the gateway does not store the film").wait_for(timeout=30_000)
             assert "No space left on device" in world.kubectl(*RELEASE, "logs", GATEWAY)
             in_gateway("rm", f"{place}/ballast")
@@ -259,8 +253,8 @@ def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> N
 def test_no_picture_where_no_film_is_kept(sessions: World) -> None:
     with template(sessions, "filmed", **ALWAYS):
         start(sessions, "emma", "filmed")
-        wait_until("its film fails", lambda: film_state(sessions, "emma") == "Failed", seconds=30)
+        wait_for_film(sessions, "emma", "Failed")
         with sessions.browser("emma") as browser:
             browser.log_in()
-            browser.page.goto((sessions.get("vdi", "emma") or {})["status"]["url"])
+            browser.page.goto(browser.url)
             browser.page.get_by_text("the gateway does not store the film").wait_for(timeout=15_000)

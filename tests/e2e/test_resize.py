@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from e2e.desktops import condition, pod_of, run_in, start, template
+from e2e.desktops import condition, live_pod_of, run_in, start, template, uid_of
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -26,23 +26,19 @@ def wait_for_memory(world: World, name: str, gib: int) -> None:
 def test_running_desktop_grows_and_shrinks(sessions: World) -> None:
     with template(sessions, "elastic", resources={"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "9Ti"}):
         start(sessions, "ella", "elastic")
-        process, pod = run_in(sessions, "ella", _SCREEN), pod_of(sessions, "ella")
-        assert pod
+        process, pod = run_in(sessions, "ella", _SCREEN), uid_of(sessions, "ella")
         assert process
         assert limit_of(sessions, "ella") == 2 * _GIB
         for size in (3, 2):
             sessions.vdi("session", "resize", "ella", "--memory", f"{size}Gi")
             wait_for_memory(sessions, "ella", size)
-        after = pod_of(sessions, "ella")
-        assert after
-        assert after["metadata"]["uid"] == pod["metadata"]["uid"]
+        after = live_pod_of(sessions, "ella")
+        assert after["metadata"]["uid"] == pod
         assert after["status"]["containerStatuses"][0]["restartCount"] == 0
         assert run_in(sessions, "ella", _SCREEN) == process
 
         sessions.vdi("session", "resize", "ella", "--memory", "8Ti")
-        wait_until("the reason is said", lambda: condition(sessions, "ella", "ResizePending"))
-        refused = condition(sessions, "ella", "ResizePending")
-        assert refused
+        refused = wait_until("the reason is said", lambda: condition(sessions, "ella", "ResizePending"))
         assert (refused["reason"], "8Ti is more than node" in refused["message"]) == ("Infeasible", True)
         assert limit_of(sessions, "ella") == 2 * _GIB
         sessions.vdi("session", "resize", "ella", "--memory", "2Gi")

@@ -111,7 +111,7 @@ def test_file_transfer_directions_are_enforced(desktops: dict[str, Streamed], na
         desktop.run(f"mkdir -p {FOLDER}; head -c 3000000 /dev/urandom >{FOLDER}/report.bin")
         if "out" in closed:
             for path in ("/api/files/", "/api/files/report.bin", "/api/files/.%2freport.bin"):
-                assert get(browser, path)[0] == 403, path
+                assert status_at(browser, path) == 403, path
         else:
             there = download(browser, desktop, "report.bin", tmp_path / "report.bin")
             assert digest(there) == digest_there(desktop, "report.bin")
@@ -156,21 +156,23 @@ def post(browser: DesktopBrowser, name: str, body: str) -> list[Any]:
     return found
 
 
-def get(browser: DesktopBrowser, path: str) -> list[Any]:
-    """Status and words of what is at this path."""
-    script = "async path => { const answer = await fetch(path); return [answer.status, await answer.text()]; }"
-    found: list[Any] = browser.page.evaluate(script, path)
-    return found
+def status_at(browser: DesktopBrowser, path: str) -> int:
+    """Status of what is at this path."""
+    return int(browser.page.evaluate("async path => (await fetch(path)).status", path))
+
+
+def print_page(desktop: Streamed) -> None:
+    written = base64.b64encode(PAGE).decode()
+    said = desktop.run(
+        f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies"
+    )
+    assert "request id" in said, said
 
 
 def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streamed]) -> None:
     desktop = desktops["both"]
     with desktop.opened() as browser:
-        written = base64.b64encode(PAGE).decode()
-        said = desktop.run(
-            f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies"
-        )
-        assert "request id" in said, said
+        print_page(desktop)
         (name,) = wait_until("the document in the page", lambda: printed(browser))
         assert name.endswith(".pdf")
         wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
@@ -192,8 +194,7 @@ def test_each_transfer_is_in_the_audit_once_in_order(desktops: dict[str, Streame
         wait_until("the desktop's text in the browser", lambda: clipboard(browser) == outwards)
         assert choose(browser, letter) == 200
         download(browser, desktop, letter.name, tmp_path / "back.bin")
-        written = base64.b64encode(PAGE).decode()
-        desktop.run(f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies")
+        print_page(desktop)
         wait_until("the document in the page", lambda: printed(browser))
         made = [
             ("clipboard.receive", str(len(inwards))),
@@ -226,7 +227,7 @@ def test_disabled_printing_sends_nothing(desktops: dict[str, Streamed]) -> None:
     desktop = desktops["nothing"]
     with desktop.opened() as browser:
         desktop.run(f"mkdir -p {SPOOL}; printf '%%PDF-1.4' >{SPOOL}/letter.pdf")
-        assert get(browser, "/api/print/letter.pdf")[0] == 403
+        assert status_at(browser, "/api/print/letter.pdf") == 403
         assert printed(browser) == []
         assert "letter.pdf" in desktop.run(f"ls {SPOOL}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from e2e.desktops import DESKTOP_IMAGE, pod_of, reach, run_in, start, template
+from e2e.desktops import DESKTOP_IMAGE, live_pod_of, reach, run_in, start, template
 from e2e.release import metric
 from e2e.world import World
 from support.waiting import wait_until
@@ -81,8 +81,7 @@ def test_auto_uses_what_the_node_has_and_says_so(sessions: World) -> None:
         message = f"There is no user namespace: node {node['metadata']['name']} has {lack}."
         isolation = reach(sessions, "otto", "Running")["status"]["isolation"]
         assert isolation == ({"message": message} if lack else {"userNamespace": True})
-        pod = pod_of(sessions, "otto")
-        assert pod and pod["spec"].get("hostUsers", True) == bool(lack)
+        assert live_pod_of(sessions, "otto")["spec"].get("hostUsers", True) == bool(lack)
         assert (uid_outside(sessions, "otto") < 2**16) == bool(lack)
         shown = " ".join(sessions.vdi("session", "show", "otto").split())
         assert (message if lack else "Isolation: user namespace") in shown

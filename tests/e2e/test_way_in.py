@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import Object, picture_at_rest, pod_of, reach, start, template
+from e2e.desktops import WRITTEN, picture_at_rest, pod_of, reach, start, template, wait_until_cut_off, writes
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
@@ -21,8 +21,6 @@ pytestmark = pytest.mark.timeout(300)
 
 NAME, ALICE, BOB = "alices", "alice@example.com", "bob@example.com"
 RELEASE, KEY = ("-n", "vdi-system"), ("secret", "vdi-desktop-key")
-# Pixels that a screenful of text changes at least; a cursor changes a tenth of it.
-WRITTEN = 2_000
 
 
 @pytest.fixture
@@ -71,12 +69,6 @@ def starts_from_the_catalogue(alice: DesktopBrowser, world: World) -> None:
     alice.url = session["status"]["url"]
 
 
-def writes(browser: DesktopBrowser, command: str) -> None:
-    before = browser.picture()
-    browser.type(f"{command}\n")
-    browser.wait_for_change(before, pixels=WRITTEN)
-
-
 def shares(alice: DesktopBrowser, world: World) -> None:
     """In another tab, as people do."""
     page = alice.page.context.new_page()
@@ -108,14 +100,7 @@ def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> No
     page.get_by_role("button", name=f"End access of {BOB}").click()
     page.get_by_text("No one else has access.").wait_for()
     page.close()
-
-    def stands_still() -> bool:
-        writes(alice, "clear")
-        before = bob.picture()
-        writes(alice, "yes MMMMMMMMMMMMMMMM | head -99")
-        return changed_pixels(before, bob.picture()) < WRITTEN
-
-    wait_until("Bob's picture has stopped", stands_still)
+    wait_until_cut_off(bob, alice)
     with pytest.raises(NoPictureError, match="responded with 403"):
         bob.open()
 
@@ -131,7 +116,7 @@ def suspends_and_resumes_by_opening(alice: DesktopBrowser, world: World) -> None
     wait_until("the desktop is gone", lambda: pod_of(world, NAME) is None)
     page.close()
     alice.open()
-    assert running(world)["spec"].get("suspended", False) is False
+    assert reach(world, NAME, "Running")["spec"].get("suspended", False) is False
 
 
 def ends(alice: DesktopBrowser, world: World) -> None:
@@ -178,10 +163,6 @@ def replace_desktop_key(world: World, key: bytes) -> None:
     world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
     for name in ("vdi-operator", "vdi-gateway"):
         world.kubectl(*RELEASE, "rollout", "status", f"deployment/{name}", "--timeout=120s")
-
-
-def running(world: World) -> Object:
-    return reach(world, NAME, "Running")
 
 
 def keep(browser: DesktopBrowser, name: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.desktops import ask_agent, condition, pod_of, run_in, start, template, wait_for_notice
+from e2e.desktops import ask_agent, condition, log_of, pod_of, run_in, start, template, wait_for_notice
 from e2e.test_graphics import graphics_of
 from e2e.world import World
 from support.waiting import wait_until
@@ -114,14 +114,11 @@ def test_the_status_names_the_display(desktops: World) -> None:
     graphics = graphics_of(desktops, WHOLE)
     assert (graphics["display"], graphics["renderer"], graphics["reason"]) == ("Wayland", "Software", "NoGPU")
     assert "Display:   Wayland" in desktops.vdi("session", "show", WHOLE)
-    pod = pod_of(desktops, WHOLE)
-    assert pod
-    log = desktops.kubectl("logs", pod["metadata"]["name"])
+    log = log_of(desktops, WHOLE)
     assert "display: Wayland (as set)" in log and "labwc answers" in log
     assert "expect <action" not in log, "labwc's complaint about a window rule with an attribute that it does not know"
 
 
-@pytest.mark.long
 def test_input_clears_the_notice(sessions: World) -> None:
     lifecycle = {"idleTimeout": f"{IDLE_TIMEOUT}s"}
     with template(sessions, "dozing-on-wayland", streaming={"display": "Wayland"}, lifecycle=lifecycle):
@@ -140,6 +137,4 @@ def test_auto_without_a_gpu_logs_the_choice_of_x11(sessions: World) -> None:
     with template(sessions, "automatic", streaming={"display": "Auto"}):
         start(sessions, "walter", "automatic")
         assert graphics_of(sessions, "walter")["display"] == "X11"
-        pod = pod_of(sessions, "walter")
-        assert pod
-        assert "display: X11 (auto: the pod has no GPU)" in sessions.kubectl("logs", pod["metadata"]["name"])
+        assert "display: X11 (auto: the pod has no GPU)" in log_of(sessions, "walter")

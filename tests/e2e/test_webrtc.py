@@ -16,7 +16,17 @@ import pytest
 
 from cluster.turn_client import TCP, USERNAME, TurnClient, make_credentials, message, parse
 from e2e.conftest import NAME
-from e2e.desktops import Object, ask_agent, picture_at_rest, pod_of, start, template
+from e2e.desktops import (
+    WRITTEN,
+    Object,
+    ask_agent,
+    live_pod_of,
+    picture_at_rest,
+    start,
+    template,
+    wait_until_cut_off,
+    writes,
+)
 from e2e.firewall import dropped
 from e2e.release import load_servers, server_values, with_values
 from e2e.world import NAMESPACE, World
@@ -29,9 +39,7 @@ from vdi.session.streaming import WEBRTC_PORT
 
 pytestmark = pytest.mark.timeout(600)
 
-SESSION, OWNER, GUEST = "wendy", "wendy@example.com", "victor@example.com"
-# Pixels that a screenful of text changes at least; a cursor changes a tenth of it.
-WRITTEN = 2_000
+SESSION, GUEST = "wendy", "victor@example.com"
 RELAYS_ALONE = """(() => {
   const Given = RTCPeerConnection;
   window.connections = []; window.channels = [];
@@ -135,9 +143,8 @@ def test_webrtc_uses_relays_and_falls_back_to_websocket(relayed: World, desktop:
 
 def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
     """Between the TURN server's relay and the one port of the desktop; and the picture moves."""
-    pod = pod_of(world, SESSION)
-    assert pod
-    expected = {"near": "relay", "relay": node_address(world), "far": pod["status"]["podIP"], "port": WEBRTC_PORT}
+    address = live_pod_of(world, SESSION)["status"]["podIP"]
+    expected = {"near": "relay", "relay": node_address(world), "far": address, "port": WEBRTC_PORT}
     seen: Object = {}
 
     def by_the_relay() -> bool:
@@ -159,12 +166,6 @@ def gets_credentials_that_no_one_else_gets(wendy: DesktopBrowser, desktop: Objec
     return given["username"], given["credential"]
 
 
-def writes(browser: DesktopBrowser, command: str) -> None:
-    before = browser.picture()
-    browser.type(f"{command}\n")
-    browser.wait_for_change(before, pixels=WRITTEN)
-
-
 def share(world: World, *access: dict[str, str]) -> None:
     world.kubectl("patch", "vdi", SESSION, "--type=merge", "-p", json.dumps({"spec": {"access": access}}))
 
@@ -184,14 +185,7 @@ def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
 
 def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
     """His stream ends though it does not pass Traefik, nor anything else of ours but the TURN server."""
-
-    def stands_still() -> bool:
-        writes(wendy, "clear")
-        before = victor.picture()
-        writes(wendy, "yes MMMMMMMMMMMMMMMM | head -99")
-        return changed_pixels(before, victor.picture()) < WRITTEN
-
-    wait_until("Victor's picture has stopped", stands_still)
+    wait_until_cut_off(victor, wendy)
     his_browser = victor.page.context
     victor.page.close()  # it knows that it was cut off, and goes to the login by itself, sooner or later
     victor.page = his_browser.new_page()
@@ -201,8 +195,7 @@ def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
 
 def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
     """With the page's credentials: to desktops and back, and to no other address. The desktop has no secret."""
-    node, pod = node_address(world), pod_of(world, SESSION)
-    assert pod
+    node, pod = node_address(world), live_pod_of(world, SESSION)
     service = json.loads(world.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "json"))
     forbidden = [node, service["spec"]["clusterIP"], "127.0.0.1", "169.254.169.254"]
     name, address = pod["metadata"]["name"], pod["status"]["podIP"]
