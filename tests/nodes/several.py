@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from e2e.desktops import Object, home_claim_of, pod_of
+from e2e.desktops import home_claim_of, live_pod_of, status_of
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -23,18 +21,10 @@ from vdi.devcluster.progress import Progress
 LIGHT = {"defaultGPU": 0, "defaultMemory": "1Gi"}
 # By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has been done.
 LOST_SECONDS = 120.0
-_GIVEN_UP_SECONDS = 10
+_FOR_10_SECONDS = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
 # Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the usual 300 s.
 GIVES_UP_SOON = {
-    "tolerations": [
-        {
-            "key": f"node.kubernetes.io/{state}",
-            "operator": "Exists",
-            "effect": "NoExecute",
-            "tolerationSeconds": _GIVEN_UP_SECONDS,
-        }
-        for state in ("not-ready", "unreachable")
-    ]
+    "tolerations": [{"key": f"node.kubernetes.io/{state}", **_FOR_10_SECONDS} for state in ("not-ready", "unreachable")]
 }
 
 
@@ -63,15 +53,13 @@ class Nodes:
 
     def of(self, session: str) -> str:
         """The node of the session's desktop."""
-        pod = pod_of(self.world, session)
-        assert pod
-        return str(pod["spec"]["nodeName"])
+        return str(live_pod_of(self.world, session)["spec"]["nodeName"])
 
     def wait_moved(self, session: str, node: str, seconds: float = 90.0) -> None:
         """Wait until the session's desktop runs on another node than this one."""
 
         def moved() -> bool:
-            found: Object = (self.world.get("vdi", session) or {}).get("status", {})
+            found = status_of(self.world, session)
             return found.get("phase") == "Running" and found.get("nodeName") not in (None, "", node)
 
         wait_until(f"{session} runs on another node than {node}", moved, seconds)
@@ -126,41 +114,26 @@ class Nodes:
 
 
 @contextmanager
-def pool(world: World, template: str, replicas: int) -> Iterator[str]:
-    """A pool of that template, with the template's name, while the context lasts."""
-    body = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDIPool",
-        "metadata": {"name": template},
-        "spec": {"template": template, "replicas": replicas},
+def foreign_pod(world: World, node: str, **container: object) -> Iterator[str]:
+    """A Ready pod of someone else on this node, in the namespace `default`, while the context lasts: its name."""
+    base = {"name": "foreign", "image": "docker.io/library/debian:13-slim", "command": ["sleep", "infinity"]}
+    spec = {
+        "nodeSelector": {"kubernetes.io/hostname": node},
+        "terminationGracePeriodSeconds": 0,
+        "containers": [base | container],
     }
-    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "foreign", "namespace": "default"}, "spec": spec}
+    world.kubectl("-n", "default", "apply", "-f", "-", stdin=json.dumps(pod))
     try:
-        yield template
+        world.kubectl("-n", "default", "wait", "pod/foreign", "--for=condition=Ready", "--timeout=60s")
+        yield "foreign"
     finally:
-        world.kubectl("delete", "vdipool", template)
+        world.kubectl("-n", "default", "delete", "pod", "foreign")
 
 
 def drain(world: World, node: str) -> subprocess.Popen[str]:
     """The command that docs/upgrading.md names, in the background."""
     words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"]
-    return subprocess.Popen(
-        ["kubectl", *words],
-        env={**os.environ, "KUBECONFIG": str(world.kubeconfig)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def uid_of(world: World, session: str) -> str:
-    """The uid of the session's pod."""
-    pod = pod_of(world, session)
-    assert pod
-    return str(pod["metadata"]["uid"])
-
-
-def message_of(world: World, session: str) -> str:
-    """The message of the session's status."""
-    found = world.get("vdi", session) or {}
-    return str(found.get("status", {}).get("message", ""))
+    environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(["kubectl", *words], env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)

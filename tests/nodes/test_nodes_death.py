@@ -2,9 +2,9 @@
 
 import pytest
 
-from e2e.desktops import reach, run_in, start, template
+from e2e.desktops import message_of, reach, run_in, start, template, uid_of
 from nodes.mounts import mounts_watched, pods_that_run
-from nodes.several import GIVES_UP_SOON, LIGHT, LOST_SECONDS, Nodes, message_of, uid_of
+from nodes.several import GIVES_UP_SOON, LIGHT, LOST_SECONDS, Nodes
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)

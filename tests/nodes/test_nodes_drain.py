@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.desktops import PYTHON_ON_SCREEN, condition, pod_of, reach, run_in, start, template
+from e2e.desktops import PYTHON_ON_SCREEN, condition, live_pod_of, reach, run_in, start, template, uid_of
 from e2e.world import World
 from nodes.mounts import mounts_watched
-from nodes.several import LIGHT, Nodes, drain, uid_of
+from nodes.several import LIGHT, Nodes, drain
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
@@ -46,8 +46,7 @@ def test_drain_is_announced_and_moves_desktops_without_a_home(nodes: Nodes) -> N
                 reach(world, name, "Running", seconds=180)
         for name in WITH_HOME:
             run_in(world, name, f"echo {name} > ~/mine.txt")
-        pods = {name: pod_of(world, name) for name in everyone}
-        before = {name: pod["metadata"] for name, pod in pods.items() if pod}
+        before = {name: live_pod_of(world, name)["metadata"] for name in everyone}
         assert {nodes.of(name) for name in everyone} == {node}
         volumes = {name: nodes.volume_of(name) for name in WITH_HOME}
 

@@ -8,12 +8,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-import yaml
 
-from e2e.desktops import Object, reach, start, template
-from e2e.world import World
+from e2e.desktops import reach, start, status_of, template
 from nodes.registry import HOST, push_image, registry
-from nodes.several import LIGHT, Nodes
+from nodes.several import LIGHT, Nodes, foreign_pod
 from support.waiting import wait_until
 from vdi.devcluster import binaries, cluster
 from vdi.devcluster.images.archive import ImageConfig, write_program_layer
@@ -38,29 +36,15 @@ def image(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_without_pull(world: World, node: str) -> None:
-    """A pod of the image runs on this node, which may not fetch it."""
-    container = {"name": "late", "image": IMAGE, "imagePullPolicy": "Never"}
-    spec = {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]}
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "late", "namespace": "default"}, "spec": spec}
-    world.kubectl("apply", "-n", "default", "-f", "-", stdin=yaml.safe_dump(pod))
-    world.kubectl("wait", "-n", "default", "pod/late", "--for=condition=Ready", "--timeout=60s")
-    world.kubectl("delete", "-n", "default", "pod/late")
-
-
 def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image: Path, tmp_path: Path) -> None:
     world, before = nodes.world, nodes.names
 
-    def pulled() -> Object:
-        status: Object = (world.get("vditemplate", "late") or {}).get("status", {}).get("prePull", {})
-        return status
-
-    def wait_pulled(count: int, seconds: float) -> None:
+    def wait_pulled(count: int) -> None:
         def on_all() -> bool:
-            status = pulled()
-            return status.get("desired") == status.get("ready") == count
+            pulled = status_of(world, "late", "vditemplate").get("prePull", {})
+            return bool(pulled.get("desired") == pulled.get("ready") == count)
 
-        wait_until(f"the image is on {count} nodes", on_all, seconds)
+        wait_until(f"the image is on {count} nodes", on_all)
 
     with ExitStack() as registries, ThreadPoolExecutor(1) as background:
         for name in before:
@@ -68,7 +52,7 @@ def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image:
             assert process
             registries.enter_context(registry(image, process))
         registries.enter_context(template(world, "late", image=IMAGE, prePull=True))
-        wait_pulled(len(before), 60)
+        wait_pulled(len(before))
 
         progress = registries.enter_context(Progress(tmp_path / "node"))
         joining = background.submit(cluster.add_node, nodes.cluster, progress=progress)
@@ -79,9 +63,10 @@ def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image:
         process = wait_until("its containerd runs", joined)  # the kubelet waits until the images are loaded
         registries.enter_context(registry(image, process))
         node = joining.result()
-        wait_pulled(len(before) + 1, 60)
+        wait_pulled(len(before) + 1)
         wait_until("no puller is left", lambda: not world.items("pod", "vdi.kasm.io/prepull"))
-        run_without_pull(world, node)
+        with foreign_pod(world, node, image=IMAGE, imagePullPolicy="Never", command=None):
+            pass  # it runs without a pull
 
         registries.enter_context(template(world, "plain", resources=LIGHT))
         with nodes.only(node):

@@ -1,14 +1,13 @@
 """NetworkPolicies hold between pods of different nodes, as between those of one."""
 
 import pytest
-import yaml
 
-from e2e.desktops import pod_of, run_in, start, template
+from e2e.desktops import live_pod_of, run_in, start, template
 from e2e.world import World
 from network.enforcer import Nodes as Enforcing
 from network.enforcer import enforced
 from network.on_a_node import helm_test, left_behind
-from nodes.several import LIGHT, Nodes
+from nodes.several import LIGHT, Nodes, foreign_pod
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -28,20 +27,6 @@ def enforcing(nodes: Nodes) -> Enforcing:
     return Enforcing(kubectl, tuple(kubelet for kubelet in kubelets if kubelet), address)
 
 
-def a_stranger(world: World, node: str) -> str:
-    """A pod on that node that has nothing to do with the release: its name."""
-    container = {"name": "stranger", "image": "docker.io/library/debian:13-slim", "command": ["sleep", "infinity"]}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "stranger", "namespace": "default"},
-        "spec": {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]},
-    }
-    world.kubectl("-n", "default", "apply", "-f", "-", stdin=yaml.safe_dump(pod))
-    world.kubectl("-n", "default", "wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
-    return "stranger"
-
-
 def connects(world: World, namespace: str, pod: str, address: str, port: int) -> bool:
     """Whether a connection from this pod is taken."""
     script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
@@ -54,10 +39,8 @@ def test_policies_hold_between_nodes(nodes: Nodes) -> None:
         for name, node in (("lea", second), ("liv", third)):
             with nodes.only(node):
                 start(world, name, "roams")
-        pods = {name: pod for name in ("lea", "liv") if (pod := pod_of(world, name))}
-        sender, target = pods["lea"]["metadata"]["name"], pods["liv"]["status"]["podIP"]
-        stranger = a_stranger(world, first)
-        try:
+        sender, target = live_pod_of(world, "lea")["metadata"]["name"], live_pod_of(world, "liv")["status"]["podIP"]
+        with foreign_pod(world, first) as stranger:
             ways = [("vdi-sessions", sender, STREAM), ("vdi-sessions", sender, AGENT), ("default", stranger, STREAM)]
 
             def through() -> list[bool]:
@@ -73,5 +56,3 @@ def test_policies_hold_between_nodes(nodes: Nodes) -> None:
                 assert status == 0, said
                 assert left_behind(world) == []
                 assert not any(through())
-        finally:
-            world.kubectl("-n", "default", "delete", "pod", "stranger")

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from e2e.desktops import Object, condition, start, template
-from nodes.several import LIGHT, LOST_SECONDS, Nodes, pool
+from e2e.desktops import Object, condition, pool, start, template
+from nodes.several import LIGHT, LOST_SECONDS, Nodes
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)

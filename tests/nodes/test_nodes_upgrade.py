@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from e2e.desktops import pod_of, reach, start, template
+from e2e.desktops import live_pod_of, reach, start, template, uid_of
 from e2e.world import World
-from nodes.several import LIGHT, Nodes, drain, uid_of
+from nodes.several import LIGHT, Nodes, drain
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.devcluster import cluster
 
@@ -54,7 +54,7 @@ def test_a_rolling_upgrade_moves_each_desktop_once(nodes: Nodes) -> None:
         try:
             with watched(world, *pods_of_desktops) as seen, watched(world, *operators) as available:
                 for node, names in desktops.items():
-                    pods = [pod["metadata"]["name"] for name in names if (pod := pod_of(world, name))]
+                    pods = [live_pod_of(world, name)["metadata"]["name"] for name in names]
                     draining = drain(world, node)
                     try:
                         said, _ = draining.communicate(timeout=180)
