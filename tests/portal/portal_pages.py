@@ -4,13 +4,14 @@ The stage serves the portal alone. The other pages are rendered from the templat
 of the portal, where they find the portal's files.
 """
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 from starlette.requests import Request
 
 import vdi.gateway.edge
@@ -69,7 +70,7 @@ HANGS = {
     "lastTransitionTime": "2026-11-20T11:54:00Z",
 }
 ENDED = "You ended it at 2026-11-20T11:54:00Z. Files in your home folder are kept."
-EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
+_EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
 
 
 def other_pages(server: Server) -> dict[str, str]:
@@ -161,11 +162,18 @@ def other_pages(server: Server) -> dict[str, str]:
     }
 
 
-def serve_others(page: Page, server: Server) -> list[str]:
-    """Let this browser find the other pages, and their files; gives their paths. Scripts of the edge are left empty."""
+def serve_others(page: Page, server: Server, *scripts: str) -> list[str]:
+    """Let this browser find the other pages, and their files; gives their paths. Of the edge's scripts, only `scripts`
+    are not empty.
+    """
     pages = other_pages(server)
-    for script in ("wait.js", "transport.js"):
-        page.route(f"**/static/{script}*", lambda route: route.fulfill(body="", content_type="text/javascript"))
+
+    def script(route: Route) -> None:
+        name = urlsplit(route.request.url).path.rpartition("/")[2]
+        body = (_EDGE_FILES / name).read_text() if name in scripts else ""
+        route.fulfill(body=body, content_type="text/javascript")
+
+    page.route(re.compile(r"/static/(wait|transport)\.js"), script)
     page.route(
         f"{server.url}/of/*",
         lambda route: route.fulfill(body=pages[urlsplit(route.request.url).path], content_type="text/html"),

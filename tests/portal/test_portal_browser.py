@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
 from portal.portal_browser import Visitor, visitor
-from portal.portal_pages import EDGE_FILES, OF_ADMIN, OF_ALICE, other_pages, serve_others
+from portal.portal_pages import OF_ADMIN, OF_ALICE, other_pages, serve_others
 from portal.portal_server import Server
 from portal.scene import AUDIT
 from support.variants import first_of
@@ -61,132 +61,125 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, widt
             assert len(complaints) == len(refused) and all(" 404 " in text or " 409 " in text for text in complaints)
 
 
-def test_a_card_follows_its_desktop_and_the_focus_stays(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        card = guest.page.locator("#card-uid-alice-maps")
-        expect(card).to_contain_text("Starting")
-        details = guest.page.locator("#details-uid-alice-maps")
-        details.focus()
-        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
-        expect(card).to_contain_text("Running")
-        expect(guest.page.locator("#details-uid-alice-maps")).to_be_focused()
-        expect(guest.page.locator("#announcer")).to_have_text("alice-maps: Running")
-        server.do(lambda: server.stage.put(running("from-elsewhere", template="firefox")))
-        expect(guest.page.get_by_role("heading", name="from-elsewhere")).to_be_visible()
-        server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
-        expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Cannot start")
-        assert quiet(guest) == []
+def test_a_card_follows_its_desktop_and_the_focus_stays(server: Server, guest: Visitor) -> None:
+    guest.go("/")
+    card = guest.page.locator("#card-uid-alice-maps")
+    expect(card).to_contain_text("Starting")
+    details = guest.page.locator("#details-uid-alice-maps")
+    details.focus()
+    server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+    expect(card).to_contain_text("Running")
+    expect(guest.page.locator("#details-uid-alice-maps")).to_be_focused()
+    expect(guest.page.locator("#announcer")).to_have_text("alice-maps: Running")
+    server.do(lambda: server.stage.put(running("from-elsewhere", template="firefox")))
+    expect(guest.page.get_by_role("heading", name="from-elsewhere")).to_be_visible()
+    server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
+    expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Cannot start")
+    assert quiet(guest) == []
 
 
-def test_the_focus_stays_on_links_and_on_the_same_guest(browser: Browser, server: Server) -> None:
+def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: Visitor) -> None:
     def with_guests(*guests: str) -> None:
         access = [{"user": f"{guest}@example.com", "role": "viewer"} for guest in guests]
         server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", access=access)))
 
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        name = guest.page.locator("#card-uid-alice-ubuntu h2 a")
-        name.focus()
-        with_guests("carol")
-        expect(guest.page.locator("#card-uid-alice-ubuntu")).to_contain_text("shared with 1 person")
-        expect(name).to_be_focused()
-        guest.go("/desktops/alice-ubuntu")
-        facts, guests = guest.page.locator(".facts").first, guest.page.get_by_role("list", name="Shared with")
-        guest.page.get_by_text("Technical details").click()
-        address = facts.get_by_role("link")
-        address.focus()
-        server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h")))
-        expect(facts).to_contain_text("9 h")
-        expect(guest.page.locator(".facts").last).to_be_visible()
-        expect(address).to_be_focused()
-        with_guests("bob", "carol.o'neil")
-        expect(guests.get_by_role("listitem")).to_have_count(2)
-        end = guest.page.get_by_role("button", name="End access of carol.o'neil@example.com")
-        end.focus()
-        with_guests("carol.o'neil", "dave")
-        expect(guests).to_contain_text("dave@example.com")
-        expect(end).to_be_focused()
-        sent = guest.page.get_by_text("They open").get_by_role("link")
-        sent.focus()
-        with_guests("dave")
-        expect(guests.get_by_role("listitem")).to_have_count(1)
-        expect(sent).to_be_focused()
-        assert quiet(guest) == []
+    guest.go("/")
+    name = guest.page.locator("#card-uid-alice-ubuntu h2 a")
+    name.focus()
+    with_guests("carol")
+    expect(guest.page.locator("#card-uid-alice-ubuntu")).to_contain_text("shared with 1 person")
+    expect(name).to_be_focused()
+    guest.go("/desktops/alice-ubuntu")
+    facts, guests = guest.page.locator(".facts").first, guest.page.get_by_role("list", name="Shared with")
+    guest.page.get_by_text("Technical details").click()
+    address = facts.get_by_role("link")
+    address.focus()
+    server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h")))
+    expect(facts).to_contain_text("9 h")
+    expect(guest.page.locator(".facts").last).to_be_visible()
+    expect(address).to_be_focused()
+    with_guests("bob", "carol.o'neil")
+    expect(guests.get_by_role("listitem")).to_have_count(2)
+    end = guest.page.get_by_role("button", name="End access of carol.o'neil@example.com")
+    end.focus()
+    with_guests("carol.o'neil", "dave")
+    expect(guests).to_contain_text("dave@example.com")
+    expect(end).to_be_focused()
+    sent = guest.page.get_by_text("They open").get_by_role("link")
+    sent.focus()
+    with_guests("dave")
+    expect(guests.get_by_role("listitem")).to_have_count(1)
+    expect(sent).to_be_focused()
+    assert quiet(guest) == []
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["again", "refused"])
-def test_broken_stream_resumes_from_the_shown_state(browser: Browser, server: Server, refused: bool) -> None:
+def test_broken_stream_resumes_from_the_shown_state(server: Server, guest: Visitor, refused: bool) -> None:
     """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream of its own."""
     session, status = running("from-elsewhere", template="firefox"), 503 if refused else 200
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        server.do(lambda: server.stage.put(session))
-        heading = guest.page.get_by_role("heading", name="from-elsewhere")
-        expect(heading).to_be_visible()
-        if refused:
-            guest.page.route("**/events?*", lambda route: route.fulfill(status=503))
-        with guest.page.expect_response(lambda answer: "/events?" in answer.url and answer.status == status):
-            server.do(server.break_connections)
-            server.do(lambda: server.stage.drop(session))
-        guest.page.unroute("**/events?*")
-        expect(heading).to_have_count(0)
-        expect(guest.page.locator("#live-notice")).to_be_hidden()
-
-
-def test_login_that_ended_during_an_outage_is_reported(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        notice = guest.page.locator("#live-notice")
-        server.run(server.stage.end_logins())
+    guest.go("/")
+    server.do(lambda: server.stage.put(session))
+    heading = guest.page.get_by_role("heading", name="from-elsewhere")
+    expect(heading).to_be_visible()
+    if refused:
+        guest.page.route("**/events?*", lambda route: route.fulfill(status=503))
+    with guest.page.expect_response(lambda answer: "/events?" in answer.url and answer.status == status):
         server.do(server.break_connections)
-        expect(notice).to_have_text("You are signed out. Reload the page to sign in.")
-        server.run(server.stage.change_logins(ended=None))
-        expect(notice).to_be_hidden()
+        server.do(lambda: server.stage.drop(session))
+    guest.page.unroute("**/events?*")
+    expect(heading).to_have_count(0)
+    expect(guest.page.locator("#live-notice")).to_be_hidden()
 
 
-def test_form_submitted_twice_acts_once(browser: Browser, server: Server) -> None:
+def test_login_that_ended_during_an_outage_is_reported(server: Server, guest: Visitor) -> None:
+    guest.go("/")
+    notice = guest.page.locator("#live-notice")
+    server.run(server.stage.end_logins())
+    server.do(server.break_connections)
+    expect(notice).to_have_text("You are signed out. Reload the page to sign in.")
+    server.run(server.stage.change_logins(ended=None))
+    expect(notice).to_be_hidden()
+
+
+def test_form_submitted_twice_acts_once(server: Server, guest: Visitor) -> None:
     answer = asyncio.Event()
     server.stage.cluster.held = answer
-    with visitor(browser, server) as guest:
-        guest.go("/catalogue/qgis")
-        box = guest.page.get_by_role("button", name="Start without opening").bounding_box()
-        assert box
-        guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)  # a locator would wait for the page that is on its way
-        wait_until("it has arrived", lambda: server.stage.cluster.waiting > 0)
-        guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
-        server.do(answer.set)
-        expect(guest.page.get_by_role("heading", name="alice-qgis")).to_be_visible()
-        assert acts(server) == ["session.start"]
-        guest.page.go_back()
-        guest.page.get_by_role("button", name="Start without opening").click()
-        expect(guest.page.get_by_role("alert").first).to_be_visible()
-        assert acts(server) == ["session.start", "session.start"]
+    guest.go("/catalogue/qgis")
+    box = guest.page.get_by_role("button", name="Start without opening").bounding_box()
+    assert box
+    guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)  # a locator would wait for the page that is on its way
+    wait_until("it has arrived", lambda: server.stage.cluster.waiting > 0)
+    guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
+    server.do(answer.set)
+    expect(guest.page.get_by_role("heading", name="alice-qgis")).to_be_visible()
+    assert acts(server) == ["session.start"]
+    guest.page.go_back()
+    guest.page.get_by_role("button", name="Start without opening").click()
+    expect(guest.page.get_by_role("alert").first).to_be_visible()
+    assert acts(server) == ["session.start", "session.start"]
 
 
-def test_extend_link_works_on_a_page_opened_before_the_run(browser: Browser, server: Server) -> None:
+def test_extend_link_works_on_a_page_opened_before_the_run(server: Server, guest: Visitor) -> None:
     soon = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon", "message": "Soon."}
     status = {"startTime": format_time(server.stage.clock.wall), "conditions": [soon]}
-    with visitor(browser, server) as guest:
-        guest.go("/desktops/alice-training")
-        server.do(lambda: server.stage.put(running("alice-training", template="pytorch", timeout="1h", status=status)))
-        guest.page.get_by_role("link", name="Extend time limit").click()
-        expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
+    guest.go("/desktops/alice-training")
+    server.do(lambda: server.stage.put(running("alice-training", template="pytorch", timeout="1h", status=status)))
+    guest.page.get_by_role("link", name="Extend time limit").click()
+    expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
 
 
-def test_free_gpus_are_offered_live_and_start_the_desktop(browser: Browser, server: Server) -> None:
+def test_free_gpus_are_offered_live_and_start_the_desktop(server: Server, guest: Visitor) -> None:
     queue = {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}
     status = {"phase": "Pending", "queue": queue, "url": "https://alice-training.vdi.localhost"}
     large = a_session("alice-training", template="pytorch", resources={"gpu": 3}, status=status)
-    with visitor(browser, server) as guest:
-        guest.go("/desktops/alice-training")
-        expect(guest.page.get_by_text("free now")).to_have_count(0)
-        server.do(lambda: server.stage.put(large))
-        expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
-        guest.page.get_by_role("button", name="Start with 2").click()
-        expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
-        assert server.stage.cluster.objects["alice-training"]["spec"]["resources"]["gpu"] == 2
-        assert quiet(guest) == []
+    guest.go("/desktops/alice-training")
+    expect(guest.page.get_by_text("free now")).to_have_count(0)
+    server.do(lambda: server.stage.put(large))
+    expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
+    guest.page.get_by_role("button", name="Start with 2").click()
+    expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
+    assert server.stage.cluster.objects["alice-training"]["spec"]["resources"]["gpu"] == 2
+    assert quiet(guest) == []
 
 
 def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server) -> None:
@@ -208,58 +201,52 @@ def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server)
         assert quiet(guest) == []
 
 
-def test_the_start_button_says_that_it_starts_as_last_time(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/catalogue")
-        expect(guest.page.get_by_text("As last time: 2 GPUs", exact=True)).to_be_visible()
-        guest.page.get_by_role("link", name="Options of PyTorch workbench").click()
-        expect(guest.page.get_by_label("GPUs")).to_have_value("2")
-        guest.go("/catalogue/office")
-        guest.page.get_by_label("Time limit").select_option("4h")
-        guest.page.get_by_label("Name").fill("letters")
-        guest.page.get_by_role("button", name="Start without opening").click()
-        expect(guest.page.get_by_text("letters is being started.")).to_be_visible()
-        guest.go("/catalogue")
-        expect(guest.page.get_by_text("As last time: time limit 4 hours", exact=True)).to_be_visible()
-        assert quiet(guest) == []
+def test_the_start_button_says_that_it_starts_as_last_time(guest: Visitor) -> None:
+    guest.go("/catalogue")
+    expect(guest.page.get_by_text("As last time: 2 GPUs", exact=True)).to_be_visible()
+    guest.page.get_by_role("link", name="Options of PyTorch workbench").click()
+    expect(guest.page.get_by_label("GPUs")).to_have_value("2")
+    guest.go("/catalogue/office")
+    guest.page.get_by_label("Time limit").select_option("4h")
+    guest.page.get_by_label("Name").fill("letters")
+    guest.page.get_by_role("button", name="Start without opening").click()
+    expect(guest.page.get_by_text("letters is being started.")).to_be_visible()
+    guest.go("/catalogue")
+    expect(guest.page.get_by_text("As last time: time limit 4 hours", exact=True)).to_be_visible()
+    assert quiet(guest) == []
 
 
-def test_the_waiting_page_keeps_the_names_in_its_title(browser: Browser, server: Server) -> None:
+def test_the_waiting_page_keeps_the_names_in_its_title(server: Server, guest: Visitor) -> None:
     page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}
     event = f"event: stage\ndata: {json.dumps(update)}\n\n"
-    with visitor(browser, server) as guest:
-        serve_others(guest.page, server)
-        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
-        guest.page.route("**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html"))
-        guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
-        guest.go("/of/wait-queued")
-        expect(guest.page).to_have_title("Starting: alice-training · Example Desks")
+    serve_others(guest.page, server, "wait.js")
+    guest.page.route("**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html"))
+    guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+    guest.go("/of/wait-queued")
+    expect(guest.page).to_have_title("Starting: alice-training · Example Desks")
 
 
-def is_waiting_page(url: str) -> bool:
-    return urlsplit(url).path == "/.vdi/wait"
-
-
-def fast(guest: Visitor) -> None:
-    """Pauses of the edge's scripts take a hundredth of their time."""
-    guest.page.add_init_script("const set = setTimeout; window.setTimeout = (work, pause) => set(work, pause / 100)")
-
-
-def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, server: Server) -> None:
-    """Traefik has no server then, and its answer would be the last page."""
-    asked: list[str] = []
-    pages = other_pages(server)
+def serve_waiting_page(guest: Visitor, server: Server, *, without_gateway: int) -> list[str]:
+    """The waiting page of a suspended desktop, for which the gateway answers after so many requests of a script; gives
+    what is asked for it.
+    """
+    page, asked = other_pages(server)["/of/wait-suspended"], list[str]()
 
     def wait(route: Route) -> None:
         is_page = route.request.is_navigation_request()
         asked.append("page" if is_page else "fetch")
         if is_page:
-            route.fulfill(body=pages["/of/wait-suspended"], content_type="text/html")
-        elif len(asked) < 3:
-            route.fulfill(status=503, body="no available server\n")
+            route.fulfill(body=page, content_type="text/html")
         else:
-            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"})
+            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"} if len(asked) > without_gateway else {})
+
+    guest.page.route(lambda url: urlsplit(url).path == "/.vdi/wait", wait)
+    return asked
+
+
+def test_the_waiting_page_outlasts_an_update_of_the_gateway(server: Server, guest: Visitor) -> None:
+    """Traefik has no server then, and its answer would be the last page."""
 
     def events(route: Route) -> None:
         if "page" in asked:
@@ -267,123 +254,101 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(browser: Browser, se
         else:
             route.fulfill(status=503)
 
-    with visitor(browser, server) as guest:
-        fast(guest)
-        serve_others(guest.page, server)
-        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
-        guest.page.route(is_waiting_page, wait)
-        guest.page.route("**/.vdi/events?*", events)
-        guest.go("/of/wait-queued")
-        expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
-        assert asked == ["fetch", "fetch", "fetch", "page"]
-        assert guest.page.url.endswith("/.vdi/wait?next=%2F")
+    # Pauses of the edge's scripts take a hundredth of their time.
+    guest.page.add_init_script("const set = setTimeout; window.setTimeout = (work, pause) => set(work, pause / 100)")
+    serve_others(guest.page, server, "wait.js")
+    asked = serve_waiting_page(guest, server, without_gateway=2)
+    guest.page.route("**/.vdi/events?*", events)
+    guest.go("/of/wait-queued")
+    expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
+    assert asked == ["fetch", "fetch", "fetch", "page"]
+    assert guest.page.url.endswith("/.vdi/wait?next=%2F")
 
 
 @pytest.mark.parametrize("status", [401, 503], ids=["ended", "suspended"])
-def test_transport_page_yields_to_the_waiting_page(browser: Browser, server: Server, status: int) -> None:
-    pages = other_pages(server)
-    asked: list[str] = []
-
-    def wait(route: Route) -> None:
-        is_page = route.request.is_navigation_request()
-        asked.append("page" if is_page else "fetch")
-        if is_page:
-            route.fulfill(body=pages["/of/wait-suspended"], content_type="text/html")
-        else:  # at first the gateway lacks its database
-            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"} if len(asked) > 1 else {})
-
-    with visitor(browser, server) as guest:
-        serve_others(guest.page, server)
-        guest.page.route("**/static/transport.js*", lambda route: route.fulfill(path=EDGE_FILES / "transport.js"))
-        guest.page.route("**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"}))
-        guest.page.route("**/api/turn", lambda route: route.fulfill(json={"iceServers": []}))
-        guest.page.route(is_waiting_page, wait)
-        guest.go("/of/transport")
-        expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
-        assert asked == ["fetch", "fetch", "page"]
+def test_transport_page_yields_to_the_waiting_page(server: Server, guest: Visitor, status: int) -> None:
+    serve_others(guest.page, server, "transport.js")
+    guest.page.route("**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"}))
+    guest.page.route("**/api/turn", lambda route: route.fulfill(json={"iceServers": []}))
+    asked = serve_waiting_page(guest, server, without_gateway=1)  # at first it lacks its database
+    guest.go("/of/transport")
+    expect(guest.page.get_by_role("heading", name="This desktop is suspended")).to_be_visible()
+    assert asked == ["fetch", "fetch", "page"]
 
 
-def test_live_updates_keep_typed_text(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/desktops/alice-ubuntu")
-        guest.page.get_by_label("E-mail address").fill("dave@example.com")
-        server.do(
-            lambda: server.stage.put(
-                a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"})
-            )
-        )
-        expect(guest.page.get_by_role("button", name="Resume alice-ubuntu")).to_be_visible()
-        expect(guest.page.get_by_label("E-mail address")).to_have_value("dave@example.com")
+def test_live_updates_keep_typed_text(server: Server, guest: Visitor) -> None:
+    guest.go("/desktops/alice-ubuntu")
+    guest.page.get_by_label("E-mail address").fill("dave@example.com")
+    server.do(
+        lambda: server.stage.put(a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}))
+    )
+    expect(guest.page.get_by_role("button", name="Resume alice-ubuntu")).to_be_visible()
+    expect(guest.page.get_by_label("E-mail address")).to_have_value("dave@example.com")
 
 
-def test_page_of_a_deleted_desktop_says_so(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/desktops/alice-web")
-        session = server.stage.world.session("alice-web")
-        assert session
-        server.do(lambda: server.stage.drop(session))
-        expect(guest.page.get_by_role("heading", name="alice-web")).to_be_visible()
-        expect(guest.page.locator("main")).to_contain_text("This desktop has ended")
-        for title in ("Sharing", "About this desktop", "End this desktop"):
-            expect(guest.page.get_by_role("heading", name=title)).to_be_hidden()
-        expect(guest.page.get_by_role("heading", name="What happened")).to_be_visible()
+def test_page_of_a_deleted_desktop_says_so(server: Server, guest: Visitor) -> None:
+    guest.go("/desktops/alice-web")
+    session = server.stage.world.session("alice-web")
+    assert session
+    server.do(lambda: server.stage.drop(session))
+    expect(guest.page.get_by_role("heading", name="alice-web")).to_be_visible()
+    expect(guest.page.locator("main")).to_contain_text("This desktop has ended")
+    for title in ("Sharing", "About this desktop", "End this desktop"):
+        expect(guest.page.get_by_role("heading", name=title)).to_be_hidden()
+    expect(guest.page.get_by_role("heading", name="What happened")).to_be_visible()
 
 
-def test_end_is_confirmed_in_place_and_by_keyboard(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/desktops/alice-ubuntu")
-        end = guest.page.get_by_role("link", name="End alice-ubuntu", exact=True)
-        end.focus()
-        guest.page.keyboard.press("Enter")
-        question = guest.page.get_by_role("dialog")
-        expect(question).to_contain_text("End alice-ubuntu?")
-        guest.page.keyboard.press("Escape")
-        expect(question).to_be_hidden()
-        expect(end).to_be_focused()
-        guest.page.keyboard.press("Enter")
-        question.get_by_role("link", name="Cancel").click()
-        expect(question).to_be_hidden()
-        assert guest.page.url.endswith("/desktops/alice-ubuntu")
-        assert acts(server) == []
-        end.click()
-        question.get_by_label("Delete my files too").check()
-        question.get_by_role("button", name="End the desktop").click()
-        expect(guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")).to_be_visible()
-        assert acts(server) == ["session.end"]
-        assert quiet(guest) == []
+def test_end_is_confirmed_in_place_and_by_keyboard(server: Server, guest: Visitor) -> None:
+    guest.go("/desktops/alice-ubuntu")
+    end = guest.page.get_by_role("link", name="End alice-ubuntu", exact=True)
+    end.focus()
+    guest.page.keyboard.press("Enter")
+    question = guest.page.get_by_role("dialog")
+    expect(question).to_contain_text("End alice-ubuntu?")
+    guest.page.keyboard.press("Escape")
+    expect(question).to_be_hidden()
+    expect(end).to_be_focused()
+    guest.page.keyboard.press("Enter")
+    question.get_by_role("link", name="Cancel").click()
+    expect(question).to_be_hidden()
+    assert guest.page.url.endswith("/desktops/alice-ubuntu")
+    assert acts(server) == []
+    end.click()
+    question.get_by_label("Delete my files too").check()
+    question.get_by_role("button", name="End the desktop").click()
+    expect(guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")).to_be_visible()
+    assert acts(server) == ["session.end"]
+    assert quiet(guest) == []
 
 
-def test_end_link_of_a_missing_desktop_shows_not_found(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.page.route("**/events?*", lambda route: route.abort())
-        guest.go("/desktops/alice-ubuntu")
-        theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
-        server.do(lambda: server.stage.put(theirs))
-        guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
-        expect(guest.page.get_by_role("heading", name="Not found")).to_be_visible()
+def test_end_link_of_a_missing_desktop_shows_not_found(server: Server, guest: Visitor) -> None:
+    guest.page.route("**/events?*", lambda route: route.abort())
+    guest.go("/desktops/alice-ubuntu")
+    theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
+    server.do(lambda: server.stage.put(theirs))
+    guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
+    expect(guest.page.get_by_role("heading", name="Not found")).to_be_visible()
 
 
-def test_buttons_on_cards_act_on_their_desktop(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        guest.page.get_by_role("button", name="Resume alice-web").click()
-        expect(guest.page.get_by_text("alice-web is being resumed.")).to_be_visible()
-        guest.go("/desktops/alice-ubuntu")
-        guest.page.get_by_role("button", name="End access of carol@example.com").click()
-        expect(guest.page.get_by_text("Access to alice-ubuntu was revoked.")).to_be_visible()
+def test_buttons_on_cards_act_on_their_desktop(server: Server, guest: Visitor) -> None:
+    guest.go("/")
+    guest.page.get_by_role("button", name="Resume alice-web").click()
+    expect(guest.page.get_by_text("alice-web is being resumed.")).to_be_visible()
+    guest.go("/desktops/alice-ubuntu")
+    guest.page.get_by_role("button", name="End access of carol@example.com").click()
+    expect(guest.page.get_by_text("Access to alice-ubuntu was revoked.")).to_be_visible()
     assert acts(server) == ["session.resume", "session.unshare"]
 
 
-def test_catalogue_filters_while_typing(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/catalogue")
-        expect(guest.page.locator(".cards > li")).to_have_count(6)
-        # At once: on a slow machine htmx aborts the request of one key for that of the next, and the console says so.
-        guest.page.get_by_label("Search desktops").fill("blend")
-        expect(guest.page.locator(".cards > li")).to_have_count(1)
-        expect(guest.page.get_by_label("Search desktops")).to_be_focused()
-        assert guest.page.url.endswith("/catalogue?q=blend")
-        assert quiet(guest) == []
+def test_catalogue_filters_while_typing(guest: Visitor) -> None:
+    guest.go("/catalogue")
+    expect(guest.page.locator(".cards > li")).to_have_count(6)
+    # At once: on a slow machine htmx aborts the request of one key for that of the next, and the console says so.
+    guest.page.get_by_label("Search desktops").fill("blend")
+    expect(guest.page.locator(".cards > li")).to_have_count(1)
+    expect(guest.page.get_by_label("Search desktops")).to_be_focused()
+    assert guest.page.url.endswith("/catalogue?q=blend")
+    assert quiet(guest) == []
 
 
 def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, server: Server) -> None:
@@ -422,35 +387,32 @@ window.Notification = class {
 };"""
 
 
-def test_notify_me_notifies_once_the_desktop_is_ready(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.page.add_init_script(_RECORD)
-        guest.go("/")
-        guest.page.get_by_role("button", name="Notify me when alice-maps is ready").click()
-        expect(guest.page.get_by_role("button", name="You are notified")).to_be_disabled()
-        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
-        guest.page.wait_for_function("told.includes('alice-maps is ready')")
-        assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
-        assert quiet(guest) == []
+def test_notify_me_notifies_once_the_desktop_is_ready(server: Server, guest: Visitor) -> None:
+    guest.page.add_init_script(_RECORD)
+    guest.go("/")
+    guest.page.get_by_role("button", name="Notify me when alice-maps is ready").click()
+    expect(guest.page.get_by_role("button", name="You are notified")).to_be_disabled()
+    server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+    guest.page.wait_for_function("told.includes('alice-maps is ready')")
+    assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
+    assert quiet(guest) == []
 
 
-def test_notify_me_works_on_the_waiting_page(browser: Browser, server: Server) -> None:
+def test_notify_me_works_on_the_waiting_page(server: Server, guest: Visitor) -> None:
     update = {"stage": "opening", "summary": "<h1>Ready</h1>", "steps": ""}
     ready = f"event: stage\ndata: {json.dumps(update)}\n\n"
     asked: list[str] = []
-    with visitor(browser, server) as guest:
-        guest.page.add_init_script(_RECORD)
-        serve_others(guest.page, server)
-        guest.page.route("**/static/wait.js*", lambda route: route.fulfill(path=EDGE_FILES / "wait.js"))
-        guest.page.route(
-            "**/.vdi/events?*",
-            lambda route: route.fulfill(body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"),
-        )
-        guest.go("/of/wait-queued")
-        guest.page.get_by_role("button", name="Notify me when alice-training is ready").click()
-        guest.page.wait_for_function("told.length === 1")
-        asked.append("yes")
-        guest.page.wait_for_function("told.includes('alice-training is ready')")
+    guest.page.add_init_script(_RECORD)
+    serve_others(guest.page, server, "wait.js")
+    guest.page.route(
+        "**/.vdi/events?*",
+        lambda route: route.fulfill(body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"),
+    )
+    guest.go("/of/wait-queued")
+    guest.page.get_by_role("button", name="Notify me when alice-training is ready").click()
+    guest.page.wait_for_function("told.length === 1")
+    asked.append("yes")
+    guest.page.wait_for_function("told.includes('alice-training is ready')")
 
 
 def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -> None:
@@ -469,13 +431,12 @@ def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -
         assert quiet(guest) == []
 
 
-def test_first_tab_skips_the_navigation(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
-        guest.go("/")
-        guest.page.keyboard.press("Tab")
-        expect(guest.page.get_by_role("link", name="Skip to the content")).to_be_focused()
-        guest.page.keyboard.press("Enter")
-        expect(guest.page.locator("main")).to_be_focused()
+def test_first_tab_skips_the_navigation(guest: Visitor) -> None:
+    guest.go("/")
+    guest.page.keyboard.press("Tab")
+    expect(guest.page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    guest.page.keyboard.press("Enter")
+    expect(guest.page.locator("main")).to_be_focused()
 
 
 @pytest.mark.parametrize("person", [ALICE, BOB])
@@ -502,10 +463,13 @@ def test_portal_works_without_javascript(browser: Browser, server: Server, perso
 
 
 def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
-    with visitor(browser, server) as guest:
+    with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/")
         assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()
         expect(guest.page.locator("#card-uid-alice-training time[data-say=until]").first).to_contain_text("in about")
+        notice = guest.page.locator(".notice", has_text="this desktop ends at")
+        expect(notice).to_contain_text("After 4h this desktop ends at 17:36.")
+        expect(notice.locator("time")).to_have_attribute("title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, "))
         guest.go("/history")
         assert "UTC" not in guest.page.locator("table").inner_text()
 
@@ -522,62 +486,53 @@ def test_schedule_form_defaults_to_the_readers_zone(browser: Browser, server: Se
         assert acts(server) == ["session.schedule"]
 
 
-def test_times_in_messages_are_in_the_readers_own_zone(browser: Browser, server: Server) -> None:
-    with visitor(browser, server, zone="Asia/Kolkata") as guest:
-        guest.go("/")
-        notice = guest.page.locator(".notice", has_text="this desktop ends at")
-        expect(notice).to_contain_text("After 4h this desktop ends at 17:36.")
-        expect(notice.locator("time")).to_have_attribute("title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, "))
-
-
 def a_screen() -> bytes:
     data = io.BytesIO()
     Image.new("RGB", (320, 180), "teal").save(data, "JPEG")
     return data.getvalue()
 
 
-def test_card_shows_a_thumbnail_while_the_page_is_visible(browser: Browser, server: Server) -> None:
+def test_card_shows_a_thumbnail_while_the_page_is_visible(server: Server, guest: Visitor) -> None:
     def asked(name: str) -> int:
         return server.do(lambda: server.stage.agent.asked.count(f"GET /thumbnail of {name}"))
 
     server.do(lambda: server.stage.agent.screens.update({"alice-ubuntu": a_screen()}))
-    with visitor(browser, server) as guest:
-        now = server.stage.clock.wall
-        guest.page.clock.install(time=now)
-        guest.page.clock.pause_at(now + timedelta(seconds=1))
-        guest.go("/")
-        card = guest.page.locator("#card-uid-alice-ubuntu")
-        picture = card.locator(".screen img")
-        expect(picture).to_be_visible()
-        expect(card.locator(".screen .tile")).to_be_hidden()
-        assert picture.evaluate("image => [image.naturalWidth, image.alt]") == [320, ""]
-        wait_until("both are asked for", lambda: (asked("alice-ubuntu"), asked("alice-render")) == (1, 1))
-        expect(guest.page.locator("#card-uid-alice-render .screen")).to_be_hidden()
+    now = server.stage.clock.wall
+    guest.page.clock.install(time=now)
+    guest.page.clock.pause_at(now + timedelta(seconds=1))
+    guest.go("/")
+    card = guest.page.locator("#card-uid-alice-ubuntu")
+    picture = card.locator(".screen img")
+    expect(picture).to_be_visible()
+    expect(card.locator(".screen .tile")).to_be_hidden()
+    assert picture.evaluate("image => [image.naturalWidth, image.alt]") == [320, ""]
+    wait_until("both are asked for", lambda: (asked("alice-ubuntu"), asked("alice-render")) == (1, 1))
+    expect(guest.page.locator("#card-uid-alice-render .screen")).to_be_hidden()
 
-        larger = running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"})
-        server.do(lambda: server.stage.put(larger))
-        expect(card).to_contain_text("8 GiB")
-        expect(picture).to_be_visible()
-        assert asked("alice-ubuntu") == 1, "a card that changes keeps its picture"
+    larger = running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"})
+    server.do(lambda: server.stage.put(larger))
+    expect(card).to_contain_text("8 GiB")
+    expect(picture).to_be_visible()
+    assert asked("alice-ubuntu") == 1, "a card that changes keeps its picture"
 
-        first = picture.get_attribute("src")
-        guest.page.clock.run_for(35_000)
-        expect(picture).not_to_have_attribute("src", first or "")
-        expect(picture).to_be_visible()
-        assert asked("alice-ubuntu") == 2
-        assert asked("alice-render") == 1, "a desktop without a picture is asked less and less often"
+    first = picture.get_attribute("src")
+    guest.page.clock.run_for(35_000)
+    expect(picture).not_to_have_attribute("src", first or "")
+    expect(picture).to_be_visible()
+    assert asked("alice-ubuntu") == 2
+    assert asked("alice-render") == 1, "a desktop without a picture is asked less and less often"
 
-        guest.page.evaluate(_HIDE, True)
-        guest.page.clock.run_for(600_000)
-        assert asked("alice-ubuntu") == 2, "a page that no one sees asks for nothing"
-        guest.page.evaluate(_HIDE, False)
-        wait_until("it is asked for again", lambda: asked("alice-ubuntu") == 3)
-        expect(guest.page.locator("#card-uid-alice-ubuntu .screen img")).to_be_visible()
+    guest.page.evaluate(_HIDE, True)
+    guest.page.clock.run_for(600_000)
+    assert asked("alice-ubuntu") == 2, "a page that no one sees asks for nothing"
+    guest.page.evaluate(_HIDE, False)
+    wait_until("it is asked for again", lambda: asked("alice-ubuntu") == 3)
+    expect(guest.page.locator("#card-uid-alice-ubuntu .screen img")).to_be_visible()
 
-        suspended = a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True)
-        server.do(lambda: server.stage.put(suspended))
-        expect(card).to_contain_text("Suspended")
-        expect(guest.page.locator("#card-uid-alice-ubuntu .screen")).to_have_count(0)
+    suspended = a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True)
+    server.do(lambda: server.stage.put(suspended))
+    expect(card).to_contain_text("Suspended")
+    expect(guest.page.locator("#card-uid-alice-ubuntu .screen")).to_have_count(0)
 
 
 def test_thumbnails_are_loaded_only_on_the_owners_list(browser: Browser, server: Server) -> None:
