@@ -41,16 +41,7 @@ class Fault(StrEnum):
     GONE = "410"
 
 
-AT_A_CALL = (
-    Fault.CONFLICT,
-    Fault.BUSY,
-    Fault.BROKEN,
-    Fault.AWAY,
-    Fault.DROP_BEFORE,
-    Fault.DROP_AFTER,
-    Fault.HANG_BEFORE,
-    Fault.HANG_AFTER,
-)
+AT_A_CALL = tuple(fault for fault in Fault if fault is not Fault.GONE)
 
 
 @dataclass(frozen=True)

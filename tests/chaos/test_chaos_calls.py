@@ -1,7 +1,6 @@
 """Every fault at every call of every flow: each session of a batch meets its own, all side by side."""
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 async def test_every_fault_at_every_call(
-    world: ChaosWorld, flow: Flow, control_plane: Cluster, capsys: pytest.CaptureFixture[str]
+    world: ChaosWorld, flow: Flow, control_plane: Cluster, tell: Callable[[str], None]
 ) -> None:
     faults = FaultsByName(world.subject_of)
     world.proxy.choose = faults
@@ -62,7 +61,5 @@ async def test_every_fault_at_every_call(
         await asyncio.gather(*(play(name) for name in batch))
         await world.orderly()
     missed = sorted(set(batch) - set(faults.struck))
-    took = time.monotonic() - began
-    with capsys.disabled():
-        sys.stdout.write(f"  {flow.name}: {len(faults.struck)} faults at {len(calls)} calls, {took:.0f} s\n")
+    tell(f"{flow.name}: {len(faults.struck)} faults at {len(calls)} calls, {time.monotonic() - began:.0f} s")
     assert flow.helped or len(missed) <= len(batch) // 4, f"faults that never struck: {missed}"

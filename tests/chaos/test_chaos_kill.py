@@ -5,8 +5,8 @@ is killed and started again; n = 1, 2, ... until a run gets through untouched.
 """
 
 import asyncio
-import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal
 
@@ -49,7 +49,7 @@ async def play(world: ChaosWorld, flow: Flow, name: str, write: int, moment: Mom
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 async def test_kill_at_every_write(
-    world: ChaosWorld, flow: Flow, moment: Moment, control_plane: Cluster, capsys: pytest.CaptureFixture[str]
+    world: ChaosWorld, flow: Flow, moment: Moment, control_plane: Cluster, tell: Callable[[str], None]
 ) -> None:
     began = time.monotonic()
     machine = Machine(control_plane.name)
@@ -61,7 +61,4 @@ async def test_kill_at_every_write(
     else:
         raise AssertionError(f"{flow.name}: still writing after {MOST_WRITES} writes")
     assert write > 1, f"{flow.name}: the operator has written nothing"
-    with capsys.disabled():
-        sys.stdout.write(
-            f"  {flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s\n"
-        )
+    tell(f"{flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s")

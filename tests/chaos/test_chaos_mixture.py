@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -18,12 +19,7 @@ SEED = int(os.environ.get("VDI_CHAOS_SEED", secrets.randbelow(10**6)))
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 300)
 
 
-async def test_random_mixture(world: ChaosWorld, control_plane: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    def tell(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"  {line}\n")
-            sys.stdout.flush()
-
+async def test_random_mixture(world: ChaosWorld, control_plane: Cluster, tell: Callable[[str], None]) -> None:
     tell(f"seed {SEED}, {SECONDS:.0f} s: once more with VDI_CHAOS_SEED={SEED} VDI_CHAOS_SECONDS={SECONDS:.0f}")
     for template in (world.plain, world.homely, world.with_gpu, world.resting):
         await template()

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -18,17 +17,6 @@ from vdi.devcluster.cluster import Cluster
 pytestmark = pytest.mark.timeout(400)
 Tell = Callable[[str], None]
 Blow = Callable[[Replica], Awaitable[None]]
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
-    """Print, though pytest captures."""
-
-    def say(line: str) -> None:
-        with capsys.disabled():
-            sys.stdout.write(f"  {line}\n")
-
-    return say
 
 
 async def burst(world: ChaosWorld, count: int, prefix: str = "desk") -> list[str]:
@@ -114,16 +102,8 @@ async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_pl
     tell(f"compacted at revision {revision}; {len(world.proxy.reads())} reads to catch up")
 
 
-async def kill(replica: Replica) -> None:
-    await replica.kill()
-
-
-async def freeze(replica: Replica) -> None:
-    await replica.freeze()
-
-
 @pytest.mark.parametrize("write", [1, 10, 40])
-@pytest.mark.parametrize("blow", [kill, freeze], ids=["killed", "frozen"])
+@pytest.mark.parametrize("blow", [Replica.kill, Replica.freeze], ids=["killed", "frozen"])
 async def test_leader_is_killed_during_a_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
     async with replicas(world) as both:
         await eventually(lambda: world.audit.holder is not None, "somebody leads")
