@@ -127,6 +127,18 @@ def live_pod_of(world: World, name: str) -> Object:
     return pod
 
 
+def is_ready(pod: Object) -> bool:
+    """Whether the API server shows the pod Ready, and no one deletes it."""
+    ready = [one["status"] for one in pod["status"].get("conditions", ()) if one["type"] == "Ready"]
+    return ready == ["True"] and "deletionTimestamp" not in pod["metadata"]
+
+
+def address_of(node: Object) -> str:
+    """The node's address in the cluster."""
+    addresses = node["status"]["addresses"]
+    return str(next(address["address"] for address in addresses if address["type"] == "InternalIP"))
+
+
 def uid_of(world: World, name: str) -> str:
     """The uid of the session's pod."""
     return str(live_pod_of(world, name)["metadata"]["uid"])

@@ -96,5 +96,5 @@ def streamed(world: World, **specs: dict[str, Any]) -> Iterator[dict[str, Stream
             stack.callback(world.kubectl, "delete", "vdi", name, "--ignore-not-found", "--timeout=60s")
             start(world, name, name, wait=False)
         for name in specs:
-            world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=90s")
+            world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=120s")
         yield {name: Streamed(world, name, status_of(world, name)["url"]) for name in specs}

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from e2e.desktops import ask_agent, call_agent, run_in, start, template
+from e2e.streaming_desktops import streamed
 from e2e.test_desktop_secrets import assert_nothing_to_learn
 from e2e.world import World
 from support.waiting import wait_until
@@ -37,12 +38,9 @@ def act(world: World, name: str, action: str, **words: Any) -> dict[str, Any]:
 def driven(world: World, request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a session that agents may drive."""
     name = f"driven-{request.param.lower()}"
-    with template(world, name, agents={"enabled": True, "run": True}, streaming={"display": request.param}):
-        try:
-            start(world, name, name)
-            yield name
-        finally:
-            world.kubectl("delete", "vdi", name, "--ignore-not-found", "--timeout=60s")
+    spec: dict[str, Any] = {"agents": {"enabled": True, "run": True}, "streaming": {"display": request.param}}
+    with streamed(world, **{name: spec}):
+        yield name
 
 
 def test_an_agent_clicks_types_and_sees(world: World, driven: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from e2e.desktops import pointer_of, run_in
+from e2e.desktops import pointer_of, run_in, start
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError
@@ -30,11 +30,9 @@ def answer(url: str, path: str = "/", **headers: str) -> tuple[int, str]:
 @pytest.fixture
 def desktop(sessions: World) -> tuple[World, str, str]:
     """A running session of Anna's: the world, its name, its address."""
-    sessions.vdi("session", "create", "anna", "--user", "anna@example.com", "--template", "small", "--wait")
-    session = sessions.get("vdi", "anna")
-    assert session
-    assert session["status"]["phase"] == "Running"
-    return sessions, "anna", session["status"]["url"]
+    status = start(sessions, "anna", "small")["status"]
+    assert status["phase"] == "Running"
+    return sessions, "anna", status["url"]
 
 
 def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, str, str]) -> None:
@@ -103,5 +101,4 @@ def test_the_pod_passes_pod_security_restricted(desktop: tuple[World, str, str])
     namespace = world.get("namespace", "vdi-sessions")
     assert namespace
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    (pod,) = world.items("pod", f"vdi.kasm.io/session={name}")
-    assert world.kubectl("exec", pod["metadata"]["name"], "--", "id", "-u").strip() == "1000"
+    assert run_in(world, name, "id -u").strip() == "1000"

@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from e2e.desktops import start
 from e2e.world import World
 from vdi.demo.browser import NoPictureError
 
 pytestmark = pytest.mark.timeout(240)
 
-NAME, ALICE = "direct", "alice@example.com"
+NAME = "direct"
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def is_open(url: str) -> bool:
 
 @pytest.mark.long
 def test_direct_connection_leaves_the_owner_connected(sessions: World) -> None:
-    sessions.vdi("session", "create", NAME, "--user", ALICE, "--template", "small", "--wait")
+    start(sessions, NAME, "small")
     with sessions.browser(NAME) as alice:
         alice.log_in()
         alice.open()

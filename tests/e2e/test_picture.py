@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Route
 
 from e2e.desktops import PYTHON_ON_SCREEN, run_in, start
-from e2e.streaming_page import Raw, raw
+from e2e.streaming_page import raw
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
@@ -89,26 +89,22 @@ def test_canvas_of_one_colour_is_no_picture() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(150)
 def test_lagging_page_catches_up_on_a_static_screen(sessions: World) -> None:
+    def gated() -> bool:
+        return "Backpressure TRIGGERED" in sessions.kubectl("logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1")
+
     url = start(sessions, "sven", "small")["status"]["url"]
     with sessions.browser("sven") as browser:
         browser.open()
         browser.page.goto("about:blank")  # so that the page below is the only one
         with raw(browser, url) as page:
-            falls_behind_and_catches_up(sessions, page)
-
-
-def falls_behind_and_catches_up(world: World, page: Raw) -> None:
-    def gated() -> bool:
-        return "Backpressure TRIGGERED" in world.kubectl("logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1")
-
-    page.acknowledge()
-    wait_until("a picture", page.last_picture)
-    with page.behind():
-        run_in(world, "sven", f"{PYTHON_ON_SCREEN} -c '{DRAW}' > /tmp/drawn 2>&1 &")
-        wait_until("Selkies sends no more", gated)
-        run_in(world, "sven", "touch /tmp/enough")  # soon: after 3 s Selkies tries again by itself
-        last = float(wait_until("the last change", lambda: run_in(world, "sven", "cat /tmp/drawn")))
-    wait_until("a picture of the last change", lambda: page.last_picture() > last)
+            page.acknowledge()
+            wait_until("a picture", page.last_picture)
+            with page.behind():
+                run_in(sessions, "sven", f"{PYTHON_ON_SCREEN} -c '{DRAW}' > /tmp/drawn 2>&1 &")
+                wait_until("Selkies sends no more", gated)
+                run_in(sessions, "sven", "touch /tmp/enough")  # soon: after 3 s Selkies tries again by itself
+                last = float(wait_until("the last change", lambda: run_in(sessions, "sven", "cat /tmp/drawn")))
+            wait_until("a picture of the last change", lambda: page.last_picture() > last)
 
 
 @pytest.mark.long
@@ -121,12 +117,7 @@ def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
         browser.open()
         browser.wait_for_picture()
         seen = int(browser.page.evaluate(STREAM_BEGINS_AGAIN))
-        wait_until("a whole picture", lambda: whole_pictures(browser) > seen)
-
-
-def whole_pictures(browser: DesktopBrowser) -> int:
-    """The number of key frames that the page has begun to decode."""
-    return int(browser.page.evaluate("() => window.wholePictures"))
+        wait_until("a whole picture", lambda: int(browser.page.evaluate("() => window.wholePictures")) > seen)
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import NAME
-from e2e.desktops import start
+from e2e.desktops import is_ready, start
 from e2e.replicas import SERVERS, is_known, replicated
 from e2e.world import World
 from support.waiting import wait_until
@@ -29,15 +29,7 @@ def two_gateways(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> I
 def ready_pods(world: World, selector: str) -> dict[str, str]:
     """Name by uid: a pod of a StatefulSet has the name of the one before it."""
     pods = json.loads(world.kubectl("-n", RELEASE_NAMESPACE, "get", "pods", "-l", selector, "-o", "json"))["items"]
-    return {
-        pod["metadata"]["uid"]: pod["metadata"]["name"]
-        for pod in pods
-        if "deletionTimestamp" not in pod["metadata"]
-        and any(
-            (condition["type"], condition["status"]) == ("Ready", "True")
-            for condition in pod["status"].get("conditions", ())
-        )
-    }
+    return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if is_ready(pod)}
 
 
 def kill(world: World, portal: Any, selector: str, uid: str) -> None:

@@ -2,10 +2,12 @@
 into, clicked, its clipboard both ways, sized, watched by a second person, idle and warned."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from e2e.desktops import ask_agent, condition, log_of, pod_of, run_in, start, template, wait_for_notice
+from e2e.streaming_desktops import streamed
 from e2e.test_graphics import graphics_of
 from e2e.world import World
 from support.waiting import wait_until
@@ -26,19 +28,9 @@ DESKTOPS = pytest.mark.parametrize("name", [WHOLE, ALONE])
 
 @pytest.fixture(scope="module")
 def desktops(world: World) -> Iterator[World]:
-    wayland = {"display": "Wayland"}
-    with (
-        template(world, WHOLE, streaming=wayland),
-        template(world, ALONE, streaming=wayland, app={"command": TERMINAL}),
-    ):
-        for name in (WHOLE, ALONE):
-            start(world, name, name, wait=False)
-        try:
-            for name in (WHOLE, ALONE):
-                world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=120s")
-            yield world
-        finally:
-            world.kubectl("delete", "vdi", WHOLE, ALONE, "--ignore-not-found", "--timeout=60s")
+    wayland: dict[str, Any] = {"streaming": {"display": "Wayland"}}
+    with streamed(world, **{WHOLE: wayland, ALONE: {**wayland, "app": {"command": TERMINAL}}}):
+        yield world
 
 
 def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:

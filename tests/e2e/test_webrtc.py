@@ -19,6 +19,7 @@ from e2e.conftest import NAME
 from e2e.desktops import (
     WRITTEN,
     Object,
+    address_of,
     ask_agent,
     live_pod_of,
     picture_at_rest,
@@ -91,8 +92,8 @@ while True:
 
 
 def node_address(world: World) -> str:
-    (node,) = json.loads(world.kubectl("get", "nodes", "-o", "json"))["items"]
-    return str(next(address["address"] for address in node["status"]["addresses"] if address["type"] == "InternalIP"))
+    (node,) = world.items("node")
+    return address_of(node)
 
 
 @pytest.fixture

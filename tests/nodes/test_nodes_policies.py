@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e.desktops import live_pod_of, run_in, start, template
+from e2e.desktops import address_of, live_pod_of, run_in, start, template
 from e2e.world import World
 from network.enforcer import Nodes as Enforcing
 from network.enforcer import enforced
@@ -17,14 +17,10 @@ STREAM, AGENT = 8080, 8082
 def enforcing(nodes: Nodes) -> Enforcing:
     """All nodes, for the stand-in for a network plugin."""
     kubelets = [nodes.process(name, "kubelet") for name in nodes.names]
-    (address,) = [
-        each["address"]
-        for node in nodes.world.items("node")
-        for each in node["status"]["addresses"]
-        if each["type"] == "InternalIP" and node["metadata"]["name"] == nodes.names[0]
-    ]
+    first = nodes.world.get("node", nodes.names[0])
+    assert first
     kubectl = ["kubectl", "--kubeconfig", str(nodes.world.kubeconfig)]
-    return Enforcing(kubectl, tuple(kubelet for kubelet in kubelets if kubelet), address)
+    return Enforcing(kubectl, tuple(kubelet for kubelet in kubelets if kubelet), address_of(first))
 
 
 def connects(world: World, namespace: str, pod: str, address: str, port: int) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from e2e.desktops import Object, condition, pool, start, template
+from e2e.desktops import condition, is_ready, pool, start, template
 from nodes.several import LIGHT, LOST_SECONDS, Nodes
 from support.waiting import wait_until
 
@@ -15,12 +15,6 @@ REPLICAS = 3
 def waiting(nodes: Nodes) -> Counter[str]:
     """The number of unclaimed desktops of the pool on each node, of those that the API server shows Ready."""
     pods = nodes.world.items("pod", "vdi.kasm.io/pool,!vdi.kasm.io/session")
-
-    def is_ready(pod: Object) -> bool:
-        conditions = pod["status"].get("conditions", [])
-        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-        return ready and "deletionTimestamp" not in pod["metadata"]
-
     return Counter(pod["spec"]["nodeName"] for pod in pods if is_ready(pod))
 
 
