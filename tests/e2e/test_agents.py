@@ -19,7 +19,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image, ImageChops
 
 from bench.crowd import MAKE_TOKEN
-from e2e.desktops import pool, run_in, start, template, wait_for_pool
+from e2e.desktops import pool, run_in, start, status_of, template, wait_for_pool
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, changed_pixels
@@ -152,7 +152,7 @@ def test_owner_takes_over_in_the_middle_of_a_form(sessions: World) -> None:
         run_in(sessions, "emma", f"cat > /tmp/form.html <<'END'\n{FORM}\nEND")
         agent.open_terminal("emma")
         with owner.beside(sessions.login("noah@example.com")) as guest:
-            guest.url = (sessions.get("vdi", "emma") or {})["status"]["url"]
+            guest.url = status_of(sessions, "emma")["url"]
             guest.log_in()
             guest.open()
             agent.say("type", desktop="emma", text="firefox file:///tmp/form.html\n")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -72,12 +71,10 @@ def test_a_pod_runs_from_an_image_that_no_registry_has(
     (node,) = report["nodes"]
     assert report["images"] == node["images"] == [IMAGE] and node["loaded"] and not node["message"]
 
-    spec: dict[str, Any] = {
-        "containers": [{"name": "pause", "image": IMAGE, "imagePullPolicy": "Never"}],
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-    }
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    spec["containers"][0]["securityContext"] = security
+    container = {"name": "pause", "image": IMAGE, "imagePullPolicy": "Never", "securityContext": security}
+    of_pod = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"containers": [container], "securityContext": of_pod}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loaded"}, "spec": spec}
     world.kubectl("create", "-f", "-", stdin=json.dumps(pod))
     world.kubectl("wait", "pod/loaded", "--for=condition=Ready", "--timeout=60s")

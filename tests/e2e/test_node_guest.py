@@ -71,7 +71,8 @@ spec:
   routes: [{match: "Host(`health.vdi.localhost`)", kind: Rule, services: [{name: health, port: 80}]}]
   tls: {}
 """
-_OTHERS = ("etcd", "kube-apiserver", "containerd", "kube-proxy", "traefik")
+# Those of the control plane: tests/cluster/test_devcluster.py.
+_OTHERS = ("containerd", "kube-proxy", "traefik")
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ class Node:
         assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
 
-    def up_again(self) -> cluster.Cluster:
-        return cluster.up(NAME, fake_gpus=2, progress=self.progress)
+    def run_pod(self) -> None:
+        self.kubectl("apply", "-f", "-", stdin=POD)
+        self.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
 
 
 @pytest.fixture(scope="module")
@@ -179,14 +181,12 @@ def is_served(made: cluster.Cluster) -> bool:
 
 
 def test_restricted_pod_has_volume_dns_and_fake_gpu(node: Node) -> None:
-    node.kubectl("apply", "-f", "-", stdin=POD)
-    node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
+    node.run_pod()
     assert node.kubectl("logs", "guest") == "started\n"
     assert node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n"
     # A name that resolves went pod -> Service address -> kube-proxy's rules -> CoreDNS -> API server and back.
-    assert "kubernetes.default.svc.cluster.local" in node.kubectl(
-        "exec", "guest", "--", "getent", "hosts", "kubernetes.default"
-    )
+    resolved = node.kubectl("exec", "guest", "--", "getent", "hosts", "kubernetes.default")
+    assert "kubernetes.default.svc.cluster.local" in resolved
     claim = json.loads(node.kubectl("get", "pvc", "home", "-o", "json"))
     assert (claim["status"]["phase"], claim["spec"]["storageClassName"]) == ("Bound", "local-path")
 
@@ -198,10 +198,6 @@ def test_a_route_is_served_over_tls_on_loopback(node: Node) -> None:
 
 def test_nothing_listens_beyond_loopback(node: Node) -> None:
     assert look_at_machine().open_ports == node.before.open_ports
-
-
-def test_second_up_reports_a_running_cluster(node: Node) -> None:
-    assert node.up_again().was_running
 
 
 @pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
@@ -223,7 +219,7 @@ def test_up_restores_the_cluster_of_a_killed_supervisor(node: Node) -> None:
     os.kill(supervised["main"]["pid"], signal.SIGKILL)
     eventually(lambda: not look_at_machine().programs, "every process of the node is gone", 15)
     assert cluster.status(NAME).state == "dead"
-    assert not node.up_again().was_running
+    assert not cluster.up(NAME, fake_gpus=2, progress=node.progress).was_running
     node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
     assert node.kubectl("get", "pod", "guest", "-o", "jsonpath={.metadata.uid}") == uid
     read = ["exec", "guest", "--", "cat", "/home/file"]  # refused until its container runs again
@@ -241,8 +237,7 @@ def test_second_cluster_runs_beside_the_first(node: Node) -> None:
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
     # The kubelet's folder is a mount on a folder of the host's: taken away, no pod could start any more.
     node.kubectl("delete", "pod", "guest", "--wait=true")
-    node.kubectl("apply", "-f", "-", stdin=POD)
-    node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
+    node.run_pod()
     assert node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n"
     assert cluster.status(NAME).state == "running"
 

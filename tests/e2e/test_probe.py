@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.crowd import MAKE_TOKEN
-from e2e.desktops import ask_agent, picture_at_rest, reach, start, template, wait_for_scene
+from e2e.desktops import ask_agent, picture_at_rest, reach, start, status_of, template, wait_for_scene
 from e2e.release import metric, with_values
 from e2e.world import World
 from support.waiting import wait_until
@@ -72,7 +72,7 @@ def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) ->
 
         found = figures(sessions, "petra")
         seen = found["figures"]
-        assert found["through"] == (sessions.get("vdi", "petra") or {})["status"]["url"]
+        assert found["through"] == status_of(sessions, "petra")["url"]
         assert seen["firstPictureSeconds"] > 0
         assert seen["framesPerSecond"] > 0
         assert seen["bitrateKbps"] > 0

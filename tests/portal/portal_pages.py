@@ -114,19 +114,18 @@ def other_pages(server: Server) -> dict[str, str]:
     )
 
     def account(**context: Any) -> str:
-        mine = {"user": ALICE, "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")]}
-        empty = {"error": "", "done": "", "new_token": "", "new_label": ""}
-        mine |= {"notices": KINDS, "subscribed": {"session.ready"}}
-        given = {
-            **mine,
+        shown: dict[str, Any] = {
+            "user": ALICE,
+            "logins": [(login, "Firefox on Linux"), (other_login, "Chrome on Android")],
+            "notices": KINDS,
+            "subscribed": {"session.ready"},
             "tokens": [token],
             "lifetimes": LIFETIMES,
             "drivable": {"u": "alice-ubuntu"},
             "now": now,
-            **empty,
-            **context,
+            **dict.fromkeys(("error", "done", "new_token", "new_label"), ""),
         }
-        return fill("account.html", **given)
+        return fill("account.html", **shown | context)
 
     queued = server.stage.world.session("alice-training")
     assert queued is not None

@@ -72,6 +72,13 @@ def desktop(
         yield guest
 
 
+@pytest.fixture
+def inside(browser: Browser, server: Server) -> Iterator[Visitor]:
+    """Alice in her desktop."""
+    with desktop(browser, server) as guest:
+        yield guest
+
+
 def handle(page: Page) -> Locator:
     return page.locator("#vdi-bar .handle")
 
@@ -105,50 +112,48 @@ def test_bar_is_accessible_and_fits(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_bar_is_used_by_keyboard_alone(browser: Browser, server: Server) -> None:
-    with desktop(browser, server) as guest:
-        page = guest.page
-        page.keyboard.press("Control+Shift+M")
-        expect(bar(page)).to_have_accessible_name("Desktop alice-ubuntu")
-        expect(bar(page).get_by_role("button", name="Extend")).to_be_focused()
-        page.keyboard.press("Tab")
-        expect(bar(page).get_by_role("button", name="Files")).to_be_focused()
-        page.keyboard.press("Enter")
-        expect(page.get_by_role("region", name="Files")).to_be_visible()
-        page.keyboard.press("Escape")
-        expect(page.get_by_role("region", name="Files")).to_have_count(0)
-        expect(bar(page)).to_be_visible()
-        page.keyboard.press("Escape")
-        expect(bar(page)).to_have_count(0)
-        page.keyboard.press("a")
-        assert page.evaluate("keys").count("a") == 1, "the desktop has the keyboard again"
-        assert "Enter" not in page.evaluate("keys"), "the bar's keys stay in the bar"
+def test_bar_is_used_by_keyboard_alone(inside: Visitor) -> None:
+    page = inside.page
+    page.keyboard.press("Control+Shift+M")
+    expect(bar(page)).to_have_accessible_name("Desktop alice-ubuntu")
+    expect(bar(page).get_by_role("button", name="Extend")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(bar(page).get_by_role("button", name="Files")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Files")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("region", name="Files")).to_have_count(0)
+    expect(bar(page)).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(bar(page)).to_have_count(0)
+    page.keyboard.press("a")
+    assert page.evaluate("keys").count("a") == 1, "the desktop has the keyboard again"
+    assert "Enter" not in page.evaluate("keys"), "the bar's keys stay in the bar"
 
 
-def test_bar_steers_selkies(browser: Browser, server: Server) -> None:
-    with desktop(browser, server) as guest:
-        page = guest.page
-        for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
-            expect(page.locator(selkies_own)).to_be_hidden()
-        page.evaluate("postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)")
-        clipboard = opened(page, "Clipboard").get_by_role("textbox", name="Clipboard of the desktop")
-        expect(clipboard).to_have_value("copied there")
-        clipboard.fill("from here")
-        page.get_by_role("button", name="Send to the desktop").click()
-        opened(page, "Files").get_by_role("button", name="Upload").click()
-        opened(page, "Sound").get_by_role("button", name="Sound: on").click()
-        page.get_by_role("button", name="Sound: off").wait_for()
-        assert page.evaluate(SENT, "clipboardUpdateFromUI")[0]["text"] == "from here"
-        assert page.evaluate(SENT, "pipelineControl") == [
-            {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
-        ]
-        assert page.evaluate(SENT, "upload") == ["upload"]
-        page.evaluate("postMessage({type: 'toggleDashboard'}, location.origin)")  # Selkies' own shortcut
-        expect(bar(page)).to_have_count(0)
-        handle(page).click()
-        bar(page).get_by_role("button", name="Advanced").click()
-        page.wait_for_function("heard.some((one) => one?.type === 'toggleDashboard')")
-        assert page.evaluate(SENT, "toggleDashboard") == [{"type": "toggleDashboard", "advanced": True}]
+def test_bar_steers_selkies(inside: Visitor) -> None:
+    page = inside.page
+    for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
+        expect(page.locator(selkies_own)).to_be_hidden()
+    page.evaluate("postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)")
+    clipboard = opened(page, "Clipboard").get_by_role("textbox", name="Clipboard of the desktop")
+    expect(clipboard).to_have_value("copied there")
+    clipboard.fill("from here")
+    page.get_by_role("button", name="Send to the desktop").click()
+    opened(page, "Files").get_by_role("button", name="Upload").click()
+    opened(page, "Sound").get_by_role("button", name="Sound: on").click()
+    page.get_by_role("button", name="Sound: off").wait_for()
+    assert page.evaluate(SENT, "clipboardUpdateFromUI")[0]["text"] == "from here"
+    assert page.evaluate(SENT, "pipelineControl") == [
+        {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
+    ]
+    assert page.evaluate(SENT, "upload") == ["upload"]
+    page.evaluate("postMessage({type: 'toggleDashboard'}, location.origin)")  # Selkies' own shortcut
+    expect(bar(page)).to_have_count(0)
+    handle(page).click()
+    bar(page).get_by_role("button", name="Advanced").click()
+    page.wait_for_function("heard.some((one) => one?.type === 'toggleDashboard')")
+    assert page.evaluate(SENT, "toggleDashboard") == [{"type": "toggleDashboard", "advanced": True}]
 
 
 def test_phone_opens_the_on_screen_keyboard(browser: Browser, server: Server) -> None:
@@ -161,20 +166,19 @@ def test_phone_opens_the_on_screen_keyboard(browser: Browser, server: Server) ->
         expect(bar(page)).to_have_count(0)
 
 
-def test_owner_extends_and_suspends_from_the_bar(browser: Browser, server: Server) -> None:
+def test_owner_extends_and_suspends_from_the_bar(server: Server, inside: Visitor) -> None:
     def spec() -> Any:
         session = server.stage.world.session("alice-ubuntu")
         assert session is not None
         return session.spec
 
-    with desktop(browser, server) as guest:
-        page, before = guest.page, spec().timeout
-        opened(page, "Extend").get_by_role("button", name="1 hour more").click()
-        expect(page.get_by_role("region", name="Extend")).to_have_count(0)
-        assert server.do(spec).timeout != before
-        opened(page, "Suspend").get_by_role("button", name="Suspend now").click()
-        page.wait_for_url("**/.vdi/wait")
-        assert server.do(spec).suspended is True
+    page, before = inside.page, spec().timeout
+    opened(page, "Extend").get_by_role("button", name="1 hour more").click()
+    expect(page.get_by_role("region", name="Extend")).to_have_count(0)
+    assert server.do(spec).timeout != before
+    opened(page, "Suspend").get_by_role("button", name="Suspend now").click()
+    page.wait_for_url("**/.vdi/wait")
+    assert server.do(spec).suspended is True
 
 
 def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Server) -> None:
@@ -185,49 +189,45 @@ def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Serv
         assert offered == ["Screen"]
 
 
-def test_share_panel_has_a_guest_who_came_since(browser: Browser, server: Server) -> None:
+def test_share_panel_has_a_guest_who_came_since(server: Server, inside: Visitor) -> None:
     def share(**spec: Any) -> None:
         session = server.stage.world.session("alice-ubuntu")
         assert session is not None
         publish(server.stage.world, changed(session, spec=spec))
 
-    with desktop(browser, server) as guest:
-        with guest.page.expect_response("**/.vdi/bar"):
-            handle(guest.page).click()
-        server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
-        panel = opened(guest.page, "Share")
-        expect(panel.get_by_role("button", name="End access of dave@example.com")).to_be_visible()
-        with guest.context.expect_page():
-            panel.get_by_role("link", name="Share, or end a share").click()
-        expect(panel).to_have_count(0)
-        server.do(lambda: share(access=[]))
+    with inside.page.expect_response("**/.vdi/bar"):
+        handle(inside.page).click()
+    server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
+    panel = opened(inside.page, "Share")
+    expect(panel.get_by_role("button", name="End access of dave@example.com")).to_be_visible()
+    with inside.context.expect_page():
+        panel.get_by_role("link", name="Share, or end a share").click()
+    expect(panel).to_have_count(0)
+    server.do(lambda: share(access=[]))
 
 
-def test_lost_stream_offers_restart_and_portal(browser: Browser, server: Server) -> None:
-    with desktop(browser, server) as guest:
-        alert = guest.page.get_by_role("alert")
-        guest.page.evaluate("vdiUnheard = 9")
-        alert.get_by_role("button", name="Restart").click()
-        guest.page.get_by_role("button", name="Restart now").wait_for()
-        assert alert.get_by_role("link", name="Portal").get_attribute("href") == f"{server.url}/"
-        guest.page.evaluate("picture()")
-        expect(alert).to_have_count(0)
+def test_lost_stream_offers_restart_and_portal(server: Server, inside: Visitor) -> None:
+    alert = inside.page.get_by_role("alert")
+    inside.page.evaluate("vdiUnheard = 9")
+    alert.get_by_role("button", name="Restart").click()
+    inside.page.get_by_role("button", name="Restart now").wait_for()
+    assert alert.get_by_role("link", name="Portal").get_attribute("href") == f"{server.url}/"
+    inside.page.evaluate("picture()")
+    expect(alert).to_have_count(0)
 
 
-def test_page_that_hears_words_but_has_no_picture_requests_one(browser: Browser, server: Server) -> None:
-    with desktop(browser, server) as guest:
-        guest.page.evaluate("selkiesTransport.send = text => heard.push(text)")
-        guest.page.evaluate("document.getElementById('status-display').className = ''")
-        guest.page.wait_for_function("heard.includes('START_VIDEO')")
+def test_page_that_hears_words_but_has_no_picture_requests_one(inside: Visitor) -> None:
+    inside.page.evaluate("selkiesTransport.send = text => heard.push(text)")
+    inside.page.evaluate("document.getElementById('status-display').className = ''")
+    inside.page.wait_for_function("heard.includes('START_VIDEO')")
 
 
-def test_bar_loads_at_most_30_kb(browser: Browser, server: Server) -> None:
+def test_bar_loads_at_most_30_kb(inside: Visitor) -> None:
     loaded: list[tuple[str, int]] = []
-    with desktop(browser, server) as guest:
-        guest.page.on("response", lambda answer: loaded.append((answer.url, len(answer.body()))))
-        guest.page.reload()
-        handle(guest.page).wait_for()
-        bytes_of_bar = [size for url, size in loaded if "/.vdi/" in url and "/fonts/" not in url]
+    inside.page.on("response", lambda answer: loaded.append((answer.url, len(answer.body()))))
+    inside.page.reload()
+    handle(inside.page).wait_for()
+    bytes_of_bar = [size for url, size in loaded if "/.vdi/" in url and "/fonts/" not in url]
     assert len(bytes_of_bar) == 2
     assert sum(bytes_of_bar) <= LARGEST_BYTES
 
