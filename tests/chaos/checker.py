@@ -56,7 +56,6 @@ class Checker:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator["Checker"]:
-        """Watch while the context lasts."""
         tasks = [asyncio.create_task(reflector.run()) for reflector in self._reflectors]
         try:
             for reflector in self._reflectors:

@@ -36,7 +36,6 @@ class Kubelet:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator["Kubelet"]:
-        """Work while the context lasts."""
         reflecting = asyncio.create_task(Reflector(self._api, PODS, Pod, self._pods, namespace=self._namespace).run())
         try:
             yield self

@@ -34,23 +34,19 @@ class Model:
         self._world = world
 
     async def create(self, name: str, kind: str, user: str, priority: int) -> None:
-        """Somebody wants a desktop."""
         await self._world.create(name, self._world.templates[kind], user=user, priority=priority)
         self.expected[name] = ExpectedSession(kind, user)
 
     async def delete(self, name: str) -> None:
-        """... and no longer."""
         await self._world.delete(name)
         self.gone.add(name)
         del self.expected[name]
 
     async def suspend(self, name: str, *, suspended: bool) -> None:
-        """... not now, or again."""
         if await self._world.edit(name, suspended=suspended):
             self.expected[name].suspended = suspended
 
     async def expire(self, name: str) -> None:
-        """... for a second only."""
         if await self._world.edit(name, timeout="1s"):
             self.expected[name].expiring = True
 

@@ -27,7 +27,6 @@ class Child(msgspec.Struct, gc=False):
 
     @property
     def session_uids(self) -> list[str]:
-        """The sessions that own it."""
         return [owner.uid for owner in self.metadata.owner_references if owner.kind == "VDISession"]
 
     @property
@@ -86,12 +85,10 @@ class SeenPod(Child):
 
     @property
     def ready(self) -> bool:
-        """Whether it answers."""
         return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
 
     @property
     def unschedulable(self) -> bool:
-        """Whether the scheduler has found no node for it."""
         refused = any(
             condition.type == "PodScheduled" and condition.status == "False" for condition in self.status.conditions
         )
@@ -118,5 +115,4 @@ class SeenNode(msgspec.Struct, gc=False):
     status: _NodeStatus = msgspec.field(default_factory=_NodeStatus)
 
     def allocatable(self, resource: str) -> int:
-        """The number that the node offers."""
         return int(self.status.allocatable.get(resource, "0"))

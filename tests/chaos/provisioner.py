@@ -32,7 +32,6 @@ class Provisioner:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        """Provision while the context lasts."""
         body = {
             "apiVersion": "storage.k8s.io/v1",
             "kind": "StorageClass",

@@ -20,7 +20,6 @@ Blow = Callable[[Replica], Awaitable[None]]
 
 
 async def burst(world: ChaosWorld, count: int, prefix: str = "desk") -> list[str]:
-    """So many sessions at once."""
     template = await world.plain()
     names = [f"{prefix}-{number}" for number in range(count)]
     await asyncio.gather(*(world.create(name, template) for name in names))
@@ -28,7 +27,6 @@ async def burst(world: ChaosWorld, count: int, prefix: str = "desk") -> list[str
 
 
 def running(world: ChaosWorld) -> int:
-    """The number of running sessions."""
     return sum(session.status.phase == "Running" for session in world.checker.sessions.values())
 
 

@@ -78,7 +78,6 @@ class ChaosWorld:
         return self.templates["pooled"]
 
     async def pool(self, name: str, template: str, ready: int) -> None:
-        """Make a pool."""
         self.pools.append(name)
         spec = {"template": template, "replicas": ready}
         body = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": name}, "spec": spec}
@@ -113,7 +112,6 @@ class ChaosWorld:
         return await self.persist(lambda: self.stage.patch(SESSIONS, name, {"spec": spec}))
 
     async def delete(self, name: str) -> bool:
-        """Delete a session."""
         return await self.persist(lambda: self.stage.delete(SESSIONS, name))
 
     async def persist(self, act: Callable[[], Any]) -> bool:
@@ -140,7 +138,6 @@ class ChaosWorld:
         return self.checker.sessions.get(self.stage.namespace, name)
 
     async def reach(self, name: str, phase: str, seconds: float = 60.0) -> VDISession:
-        """Wait until the session is in that phase."""
 
         def look() -> VDISession | None:
             session = self.session(name)
@@ -184,7 +181,6 @@ class ChaosWorld:
         return len(pods), len([one for one in of_it if "vdi.kasm.io/session" not in one.metadata.labels])
 
     def pullers_of(self, template: str) -> list[SeenPod]:
-        """Puller pods of a template."""
         return self._made_by("VDITemplate", template)
 
     def _made_by(self, kind: str, name: str) -> list[SeenPod]:
@@ -199,7 +195,6 @@ class ChaosWorld:
             return None
 
     async def gone(self, name: str, seconds: float = 60.0) -> None:
-        """Wait until there is no such session."""
         await eventually(lambda: self.session(name) is None, f"{name} is gone", seconds)
 
     async def orderly(self, seconds: float = 20.0) -> None:
