@@ -66,10 +66,8 @@ class Mixture:
 
     async def rest(self) -> None:
         """Repair everything and wait until all is as the model says."""
-        for faults in self.faults:
-            faults.rate = 0.0
-        for replica in self.replicas:
-            await replica.start()
+        await self.calm()
+        await self.revive()
         await self.uncordon()
         await eventually(self.machine.is_back, "the control plane is whole", 60)
         began = time.monotonic()
@@ -144,11 +142,8 @@ class Mixture:
 
     async def restart(self) -> None:
         if name := self._pick():
-            stamp = {
-                "metadata": {
-                    "annotations": {"vdi.kasm.io/restartedAt": f"2026-11-20T08:00:{self.rng.randrange(60):02}Z"}
-                }
-            }
+            when = f"2026-11-20T08:00:{self.rng.randrange(60):02}Z"
+            stamp = {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": when}}}
             await self.world.persist(lambda: self.world.stage.patch(SESSIONS, name, stamp))
 
     async def fail(self) -> None:

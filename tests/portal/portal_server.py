@@ -13,6 +13,8 @@ import uvicorn
 
 from support.certificates import self_signed
 from unit.gateway.portal_stage import PortalStage
+from vdi.api.session import VDISession
+from vdi.api.template import VDITemplate
 from vdi.gateway.limits import Limits
 from vdi.gateway.settings import Settings
 
@@ -42,6 +44,10 @@ class Server:
             return work()
 
         return self.run(in_loop())
+
+    def put(self, *objects: VDISession | VDITemplate) -> None:
+        """Put objects into the world."""
+        self.do(lambda: self.stage.put(*objects))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await this where the portal runs."""

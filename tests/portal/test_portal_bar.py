@@ -255,11 +255,11 @@ def agent_drives(server: Server) -> Iterator[Actor]:
     session, template = world.session("alice-ubuntu"), world.template("ubuntu-desktop")
     assert session and template
     spec = msgspec.structs.replace(template.spec, agents=Agents(enabled=True))
-    server.do(lambda: server.stage.put(msgspec.structs.replace(template, spec=spec)))
+    server.put(msgspec.structs.replace(template, spec=spec))
     server.run(server.stage.edge.computer._drive(by, session))
     yield by
     server.run(server.stage.shared.pop(f"taken/{session.metadata.uid}"))
-    server.do(lambda: server.stage.put(template))
+    server.put(template)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

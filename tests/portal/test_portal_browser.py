@@ -67,13 +67,13 @@ def test_a_card_follows_its_desktop_and_the_focus_stays(server: Server, guest: V
     expect(card).to_contain_text("Starting")
     details = guest.page.locator("#details-uid-alice-maps")
     details.focus()
-    server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+    server.put(running("alice-maps", template="qgis"))
     expect(card).to_contain_text("Running")
     expect(guest.page.locator("#details-uid-alice-maps")).to_be_focused()
     expect(guest.page.locator("#announcer")).to_have_text("alice-maps: Running")
-    server.do(lambda: server.stage.put(running("from-elsewhere", template="firefox")))
+    server.put(running("from-elsewhere", template="firefox"))
     expect(guest.page.get_by_role("heading", name="from-elsewhere")).to_be_visible()
-    server.do(lambda: server.stage.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"})))
+    server.put(a_session("from-elsewhere", template="firefox", status={"phase": "Failed"}))
     expect(guest.page.locator("#card-uid-from-elsewhere")).to_contain_text("Cannot start")
     assert quiet(guest) == []
 
@@ -81,7 +81,7 @@ def test_a_card_follows_its_desktop_and_the_focus_stays(server: Server, guest: V
 def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: Visitor) -> None:
     def with_guests(*guests: str) -> None:
         access = [{"user": f"{guest}@example.com", "role": "viewer"} for guest in guests]
-        server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", access=access)))
+        server.put(running("alice-ubuntu", template="ubuntu-desktop", access=access))
 
     guest.go("/")
     name = guest.page.locator("#card-uid-alice-ubuntu h2 a")
@@ -94,7 +94,7 @@ def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: V
     guest.page.get_by_text("Technical details").click()
     address = facts.get_by_role("link")
     address.focus()
-    server.do(lambda: server.stage.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h")))
+    server.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h"))
     expect(facts).to_contain_text("9 h")
     expect(guest.page.locator(".facts").last).to_be_visible()
     expect(address).to_be_focused()
@@ -118,7 +118,7 @@ def test_broken_stream_resumes_from_the_shown_state(server: Server, guest: Visit
     """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream of its own."""
     session, status = running("from-elsewhere", template="firefox"), 503 if refused else 200
     guest.go("/")
-    server.do(lambda: server.stage.put(session))
+    server.put(session)
     heading = guest.page.get_by_role("heading", name="from-elsewhere")
     expect(heading).to_be_visible()
     if refused:
@@ -163,7 +163,7 @@ def test_extend_link_works_on_a_page_opened_before_the_run(server: Server, guest
     soon = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon", "message": "Soon."}
     status = {"startTime": format_time(server.stage.clock.wall), "conditions": [soon]}
     guest.go("/desktops/alice-training")
-    server.do(lambda: server.stage.put(running("alice-training", template="pytorch", timeout="1h", status=status)))
+    server.put(running("alice-training", template="pytorch", timeout="1h", status=status))
     guest.page.get_by_role("link", name="Extend time limit").click()
     expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
 
@@ -174,7 +174,7 @@ def test_free_gpus_are_offered_live_and_start_the_desktop(server: Server, guest:
     large = a_session("alice-training", template="pytorch", resources={"gpu": 3}, status=status)
     guest.go("/desktops/alice-training")
     expect(guest.page.get_by_text("free now")).to_have_count(0)
-    server.do(lambda: server.stage.put(large))
+    server.put(large)
     expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
     guest.page.get_by_role("button", name="Start with 2").click()
     expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
@@ -279,9 +279,7 @@ def test_transport_page_yields_to_the_waiting_page(server: Server, guest: Visito
 def test_live_updates_keep_typed_text(server: Server, guest: Visitor) -> None:
     guest.go("/desktops/alice-ubuntu")
     guest.page.get_by_label("E-mail address").fill("dave@example.com")
-    server.do(
-        lambda: server.stage.put(a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}))
-    )
+    server.put(a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}))
     expect(guest.page.get_by_role("button", name="Resume alice-ubuntu")).to_be_visible()
     expect(guest.page.get_by_label("E-mail address")).to_have_value("dave@example.com")
 
@@ -324,8 +322,7 @@ def test_end_is_confirmed_in_place_and_by_keyboard(server: Server, guest: Visito
 def test_end_link_of_a_missing_desktop_shows_not_found(server: Server, guest: Visitor) -> None:
     guest.page.route("**/events?*", lambda route: route.abort())
     guest.go("/desktops/alice-ubuntu")
-    theirs = a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com")
-    server.do(lambda: server.stage.put(theirs))
+    server.put(a_session("alice-ubuntu", template="ubuntu-desktop", user="eve@example.com"))
     guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
     expect(guest.page.get_by_role("heading", name="Not found")).to_be_visible()
 
@@ -355,10 +352,9 @@ def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, ser
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions?q=alice&phase=Running")
         guest.page.get_by_label("All sessions on this page").check()
-        changed = running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"})
-        server.do(lambda: server.stage.put(changed))
+        server.put(running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"}))
         expect(guest.page.locator("tbody")).to_contain_text("gpu-node-7")
-        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+        server.put(running("alice-maps", template="qgis"))
         expect(guest.page.locator("tbody tr")).to_have_count(3)
         expect(guest.page.get_by_label("Choose alice-ubuntu")).to_be_checked()
         expect(guest.page.get_by_label("Choose alice-maps")).not_to_be_checked()
@@ -392,7 +388,7 @@ def test_notify_me_notifies_once_the_desktop_is_ready(server: Server, guest: Vis
     guest.go("/")
     guest.page.get_by_role("button", name="Notify me when alice-maps is ready").click()
     expect(guest.page.get_by_role("button", name="You are notified")).to_be_disabled()
-    server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+    server.put(running("alice-maps", template="qgis"))
     guest.page.wait_for_function("told.includes('alice-maps is ready')")
     assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
     assert quiet(guest) == []
@@ -424,7 +420,7 @@ def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -
         expect(rows).to_have_count(5)
         guest.page.get_by_label("State").select_option("Running")
         expect(rows).to_have_count(2)
-        server.do(lambda: server.stage.put(running("alice-maps", template="qgis")))
+        server.put(running("alice-maps", template="qgis"))
         expect(rows).to_have_count(3)
         guest.page.go_back()
         expect(rows).to_have_count(5)
@@ -509,8 +505,7 @@ def test_card_shows_a_thumbnail_while_the_page_is_visible(server: Server, guest:
     wait_until("both are asked for", lambda: (asked("alice-ubuntu"), asked("alice-render")) == (1, 1))
     expect(guest.page.locator("#card-uid-alice-render .screen")).to_be_hidden()
 
-    larger = running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"})
-    server.do(lambda: server.stage.put(larger))
+    server.put(running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"}))
     expect(card).to_contain_text("8 GiB")
     expect(picture).to_be_visible()
     assert asked("alice-ubuntu") == 1, "a card that changes keeps its picture"
@@ -529,8 +524,7 @@ def test_card_shows_a_thumbnail_while_the_page_is_visible(server: Server, guest:
     wait_until("it is asked for again", lambda: asked("alice-ubuntu") == 3)
     expect(guest.page.locator("#card-uid-alice-ubuntu .screen img")).to_be_visible()
 
-    suspended = a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True)
-    server.do(lambda: server.stage.put(suspended))
+    server.put(a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True))
     expect(card).to_contain_text("Suspended")
     expect(guest.page.locator("#card-uid-alice-ubuntu .screen")).to_have_count(0)
 
