@@ -5,15 +5,11 @@
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from e2e.world import World
-from vdi.demo import run
-from vdi.devcluster.progress import Progress
+from e2e.world import World, start_demo
 
 # Another name lets two checkouts of this project test side by side.
 NAME = os.environ.get("VDI_E2E_CLUSTER", "e2e")
@@ -26,12 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    if os.geteuid() != 0:
-        pytest.fail("the end-to-end tests need root: a node runs kubelet and containerd")
-    with Progress(Path(tempfile.mkdtemp(prefix="vdi-e2e-"))) as progress:
-        demo = run.up(NAME, browser=True, progress=progress)
-    os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
-    return World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
+    return start_demo(NAME)
 
 
 @pytest.fixture

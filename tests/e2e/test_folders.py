@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import yaml
@@ -14,44 +13,20 @@ from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
 
-VOLUMES: list[dict[str, Any]] = [
-    {
-        "name": "team",
-        "mountPath": "/team",
-        "subPath": "teams/library",
-        "groups": [{"name": "cad", "readOnly": False}, {"name": "staff"}],
-        "persistentVolumeClaim": {"claimName": "folders"},
-    },
-    {
-        "name": "own",
-        "mountPath": "/own",
-        "subPath": "users/{user}",
-        "readOnly": False,
-        "persistentVolumeClaim": {"claimName": "folders"},
-    },
-    {
-        "name": "git",
-        "mountPath": "/home/user/.config/git/config",
-        "subPath": "config",
-        "configMap": {"name": "folders"},
-    },
-    {"name": "licence", "mountPath": "/home/user/licence", "secret": {"secretName": "folders"}},
-]
-OBJECTS: list[dict[str, Any]] = [
-    {
-        "kind": "PersistentVolumeClaim",
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "local-path",
-            "resources": {"requests": {"storage": "1Gi"}},
-        },
-    },
-    {
-        "kind": "ConfigMap",
-        "data": {"config": "[user]\n\tname = Ada\n", "startup.sh": "id -u; touch ~/template-was-here\n"},
-    },
-    {"kind": "Secret", "stringData": {"key": "4711"}},
-]
+VOLUMES = yaml.safe_load("""
+- {name: team, mountPath: /team, subPath: teams/library, persistentVolumeClaim: {claimName: folders},
+   groups: [{name: cad, readOnly: false}, {name: staff}]}
+- {name: own, mountPath: /own, subPath: "users/{user}", readOnly: false, persistentVolumeClaim: {claimName: folders}}
+- {name: git, mountPath: /home/user/.config/git/config, subPath: config, configMap: {name: folders}}
+- {name: licence, mountPath: /home/user/licence, secret: {secretName: folders}}
+""")
+OBJECTS = yaml.safe_load(r"""
+- kind: PersistentVolumeClaim
+  spec: {accessModes: [ReadWriteOnce], storageClassName: local-path, resources: {requests: {storage: 1Gi}}}
+- kind: ConfigMap
+  data: {config: "[user]\n\tname = Ada\n", startup.sh: "id -u; touch ~/template-was-here\n"}
+- {kind: Secret, stringData: {key: "4711"}}
+""")
 
 
 @pytest.fixture

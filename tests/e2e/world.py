@@ -5,14 +5,18 @@ import os
 import secrets
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from vdi.demo import run
 from vdi.demo.browser import DesktopBrowser, Login, changed_pixels
-from vdi.demo.run import add_user
+from vdi.devcluster.progress import Progress
 
 NAMESPACE = "vdi-sessions"
 PICTURES = Path("build/e2e")
@@ -61,7 +65,7 @@ class World:
         """A login of this person, with a password at the portal."""
         if user not in self.logins:
             password = secrets.token_urlsafe(12)
-            add_user(self.kubeconfig, user, password)
+            run.add_user(self.kubeconfig, user, password)
             self.logins[user] = Login(self.portal, user, password)
         return self.logins[user]
 
@@ -114,3 +118,13 @@ class World:
         done = subprocess.run(argv, input=stdin, env=env, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stdout} {done.stderr}"
         return done.stdout + ("" if check else done.stderr)
+
+
+def start_demo(name: str, nodes: int | None = None) -> World:
+    """The demo's cluster of this name, with its programs on the PATH. `nodes` is as in `cluster.up`."""
+    if os.geteuid() != 0:
+        pytest.fail("these tests need root: a node runs kubelet and containerd")
+    with Progress(Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))) as progress:
+        demo = run.up(name, browser=True, nodes=nodes, progress=progress)
+    os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
+    return World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)

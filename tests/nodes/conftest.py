@@ -5,19 +5,15 @@
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from e2e.release import upgrade
-from e2e.world import World
+from e2e.world import start_demo
 from nodes.several import Nodes
 from support.waiting import wait_until
-from vdi.demo import run
 from vdi.devcluster import cluster
-from vdi.devcluster.progress import Progress
 
 # Another name lets two checkouts of this project test side by side.
 NAME = os.environ.get("VDI_E2E_CLUSTER", "nodes")
@@ -27,13 +23,7 @@ DRAIN_NOTICE = "20s"
 
 @pytest.fixture(scope="session")
 def all_nodes() -> Nodes:
-    if os.geteuid() != 0:
-        pytest.fail("these tests need root: a node runs kubelet and containerd")
-    new = cluster.status(NAME).state == "absent"
-    with Progress(Path(tempfile.mkdtemp(prefix="vdi-nodes-"))) as progress:
-        demo = run.up(NAME, browser=True, nodes=3 if new else None, progress=progress)
-    os.environ["PATH"] = f"{demo.tools}{os.pathsep}{os.environ['PATH']}"
-    world = World(kubeconfig=demo.kubeconfig, portal=demo.login.portal)
+    world = start_demo(NAME, nodes=3 if cluster.status(NAME).state == "absent" else None)
     upgrade(world, f"drainNotice={DRAIN_NOTICE}")
     return Nodes(NAME, world)
 
