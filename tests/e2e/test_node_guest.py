@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -75,20 +75,8 @@ spec:
 _OTHERS = ("containerd", "kube-proxy", "traefik")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The parts of the machine in which a guest could leave traces."""
-
-    # Only those that are known by the cluster's name: other programs come and go.
-    programs: frozenset[str]
-    mounts: tuple[str, ...]
-    links: frozenset[str]
-    rules: tuple[str, ...]
-    cgroups: frozenset[str]
-    folders: frozenset[str]
-    # What listens beyond the loopback address.
-    open_ports: frozenset[str]
-    kernel: tuple[str, ...]
+# What a guest could leave on the machine, by the kind of trace.
+Machine = dict[str, frozenset[str] | tuple[str, ...]]
 
 
 def our_programs() -> Iterator[str]:
@@ -105,20 +93,21 @@ def look_at_machine() -> Machine:
     listening = subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True).stdout
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     ports = [line.split()[4] for line in listening.splitlines()]
-    return Machine(
-        programs=frozenset(our_programs()),
+    return {
+        # Only those that are known by the cluster's name: other programs come and go.
+        "programs": frozenset(our_programs()),
         # Of images that are built meanwhile there may be some below the cache.
-        mounts=tuple(path for path in mounts if not path.startswith(str(default_cache(os.environ)))),
-        links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
+        "mounts": tuple(path for path in mounts if not path.startswith(str(default_cache(os.environ)))),
+        "links": frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         # Counters and dates change by themselves.
-        rules=tuple(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")),
-        cgroups=frozenset(
+        "rules": tuple(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")),
+        "cgroups": frozenset(
             str(path) for mount in probe.cgroup_mounts() for path in Path(mount.path).iterdir() if path.is_dir()
         ),
-        folders=frozenset(str(path) for folder in FOLDERS if Path(folder).is_dir() for path in Path(folder).iterdir()),
-        open_ports=frozenset(port for port in ports if not port.startswith(("127.", "[::1]"))),
-        kernel=tuple(Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS),
-    )
+        "folders": frozenset(str(path) for name in FOLDERS if Path(name).is_dir() for path in Path(name).iterdir()),
+        "ports beyond loopback": frozenset(port for port in ports if not port.startswith(("127.", "[::1]"))),
+        "kernel settings": tuple(Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS),
+    }
 
 
 @dataclass(frozen=True)
@@ -158,26 +147,24 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = 60) ->
     assert wait_until(condition, seconds), f"not within {seconds:.0f} s: {what}"
 
 
-def fetch_health(made: cluster.Cluster) -> str:
-    """GET the DNS server's health through Service, Traefik and TLS, trusting the cluster's own authority only."""
-    context = ssl.create_default_context(cafile=str(made.web_ca))
-    with (
-        socket.create_connection(("127.0.0.1", made.websecure_port), timeout=5) as plain,
-        context.wrap_socket(plain, server_hostname="health.vdi.localhost") as secure,
-    ):
-        secure.sendall(b"GET /health HTTP/1.1\r\nHost: health.vdi.localhost\r\nConnection: close\r\n\r\n")
-        answer = b""
-        while part := secure.recv(4096):
-            answer += part
-    return answer.decode()
-
-
 def is_served(made: cluster.Cluster) -> bool:
-    """False while a kubelet that started again calls its pods unready, or Traefik has no certificate yet."""
+    """Whether the DNS server's health comes through Service, Traefik and TLS by the cluster's own authority.
+
+    Not while a kubelet that started again calls its pods unready, or Traefik has no certificate yet.
+    """
+    context = ssl.create_default_context(cafile=str(made.web_ca))
+    answer = b""
     try:
-        return fetch_health(made).startswith("HTTP/1.1 200")
+        with (
+            socket.create_connection(("127.0.0.1", made.websecure_port), timeout=5) as plain,
+            context.wrap_socket(plain, server_hostname="health.vdi.localhost") as secure,
+        ):
+            secure.sendall(b"GET /health HTTP/1.1\r\nHost: health.vdi.localhost\r\nConnection: close\r\n\r\n")
+            while part := secure.recv(4096):
+                answer += part
     except ssl.SSLEOFError:
         return False
+    return answer.startswith(b"HTTP/1.1 200")
 
 
 def test_restricted_pod_has_volume_dns_and_fake_gpu(node: Node) -> None:
@@ -197,7 +184,7 @@ def test_a_route_is_served_over_tls_on_loopback(node: Node) -> None:
 
 
 def test_nothing_listens_beyond_loopback(node: Node) -> None:
-    assert look_at_machine().open_ports == node.before.open_ports
+    assert look_at_machine()["ports beyond loopback"] == node.before["ports beyond loopback"]
 
 
 @pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
@@ -217,7 +204,7 @@ def test_up_restores_the_cluster_of_a_killed_supervisor(node: Node) -> None:
     supervised = json.loads((node.made.state_dir / "supervisor.json").read_text())
     uid = node.kubectl("get", "pod", "guest", "-o", "jsonpath={.metadata.uid}")
     os.kill(supervised["main"]["pid"], signal.SIGKILL)
-    eventually(lambda: not look_at_machine().programs, "every process of the node is gone", 15)
+    eventually(lambda: not look_at_machine()["programs"], "every process of the node is gone", 15)
     assert cluster.status(NAME).state == "dead"
     assert not cluster.up(NAME, fake_gpus=2, progress=node.progress).was_running
     node.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=90s")
@@ -247,7 +234,7 @@ def test_down_leaves_nothing(node: Node) -> None:
     assert during != node.before, "the comparison sees nothing: it could not fail"
     cluster.down(NAME)
     wait_until(lambda: look_at_machine() == node.before, 5)
-    now, before = asdict(look_at_machine()), asdict(node.before)
+    now, before = look_at_machine(), node.before
     for what in now:  # one by one: a difference is then short enough to read
         came, went = set(now[what]) - set(before[what]), set(before[what]) - set(now[what])
         assert (came, went) == (set(), set()), what

@@ -1,14 +1,12 @@
 """The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest with view only, the end of
-the guest's access, suspension, resumption, the end. Set VDI_PICTURES to a folder to keep a picture of each page.
+the guest's access, suspension, resumption, the end.
 """
 
 import base64
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -38,14 +36,11 @@ def test_shared_desktop_from_login_to_end(sessions: World, alice: DesktopBrowser
     starts_from_the_catalogue(alice, sessions)
     alice.open_terminal()
     writes(alice, "seq 1 200")
-    keep(alice, "desktop")
     shares(alice, sessions)
     with alice.beside(sessions.login(BOB)) as bob:
         bob.open()
         only_looks_on(bob, alice)
-        keep(bob, "desktop-viewer")
         loses_access(bob, alice, sessions)
-        keep(bob, "desktop-revoked")
     suspends_and_resumes_by_opening(alice, sessions)
     ends(alice, sessions)
 
@@ -53,16 +48,13 @@ def test_shared_desktop_from_login_to_end(sessions: World, alice: DesktopBrowser
 def starts_from_the_catalogue(alice: DesktopBrowser, world: World) -> None:
     page = alice.page
     page.goto(f"{world.portal}/login")
-    keep(alice, "login")
     alice.log_in()
     page.get_by_role("navigation", name="Main").get_by_role("link", name="New desktop").click()
     page.get_by_role("link", name="Options of Writing desk").click()
     page.fill("#name", NAME)
-    keep(alice, "start")
     page.get_by_role("button", name="Start and open").click()
     page.wait_for_url(re.compile(rf"//{NAME}-\w+\."))
     assert page.locator("#wait").count() == 1, f"no waiting page but {page.url}"
-    keep(alice, "waiting")
     alice.wait_for_picture()
     session = world.get("vdi", NAME)
     assert session and session["spec"]["user"] == ALICE
@@ -122,16 +114,13 @@ def suspends_and_resumes_by_opening(alice: DesktopBrowser, world: World) -> None
 def ends(alice: DesktopBrowser, world: World) -> None:
     page = alice.page
     page.goto(f"{world.portal}/desktops/{NAME}")
-    keep(alice, "desktop-page")
     page.get_by_role("link", name=f"End {NAME}", exact=True).click()
     page.locator("#confirm").get_by_role("button", name="End").click()
     wait_until("the session is gone", lambda: world.get("vdi", NAME) is None)
     page.goto(f"{world.portal}/history")
     page.get_by_text(NAME).first.wait_for()
-    keep(alice, "history")
     page.goto(f"{world.portal}/account")
     page.get_by_text(ALICE).first.wait_for()
-    keep(alice, "account")
 
 
 @pytest.mark.long
@@ -146,7 +135,6 @@ def test_viewer_waits_for_a_restart_after_a_new_desktop_key(sessions: World) -> 
             bob.log_in()
             bob.page.goto(bob.url)
             bob.page.get_by_text("this desktop does not confirm that it restricts you to viewing").wait_for()
-            keep(bob, "desktop-denied")
             sessions.vdi("session", "restart", NAME)
             bob.wait_for_picture()
     finally:  # for the desktops of other tests
@@ -163,8 +151,3 @@ def replace_desktop_key(world: World, key: bytes) -> None:
     world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
     for name in ("vdi-operator", "vdi-gateway"):
         world.kubectl(*RELEASE, "rollout", "status", f"deployment/{name}", "--timeout=120s")
-
-
-def keep(browser: DesktopBrowser, name: str) -> None:
-    if folder := os.environ.get("VDI_PICTURES"):
-        browser.page.screenshot(path=Path(folder) / f"{name}.png")

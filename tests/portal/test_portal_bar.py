@@ -98,7 +98,7 @@ def opened(page: Page, name: str) -> Locator:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_bar_is_accessible_and_fits(
-    browser: Browser, server: Server, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+    browser: Browser, server: Server, width: int, scheme: Literal["light", "dark"]
 ) -> None:
     with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
         page = guest.page
@@ -106,7 +106,6 @@ def test_bar_is_accessible_and_fits(
         for name in ("Files", "Clipboard", "Share", "Suspend"):
             opened(page, name)
             assert grave_violations(page) == [], name
-            page.screenshot(path=tmp_path / f"bar-{width}-{scheme}-{name}.png")
             box = bar(page).bounding_box()
             assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -265,30 +264,23 @@ def agent_drives(server: Server) -> Iterator[Actor]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_person_takes_over_from_an_agent_and_gives_back(
-    browser: Browser, server: Server, agent_drives: Actor, width: int, scheme: Literal["light", "dark"], tmp_path: Path
+    browser: Browser, server: Server, agent_drives: Actor, width: int, scheme: Literal["light", "dark"]
 ) -> None:
-    computer = server.stage.edge.computer
     with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
         page = guest.page
         expect(handle(page)).to_contain_text(
             "An agent drives this desktop, started by alice@example.com's token nightly"
         )
-        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-drives.png")
         opened(page, "Agent").get_by_role("button", name="Take over").click()
         expect(handle(page)).to_contain_text("alice@example.com has taken over from the agent", timeout=15_000)
         opened(page, "Agent").get_by_role("button", name="Give back").wait_for()
         assert grave_violations(page) == []
-        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-taken.png")
         page.get_by_role("button", name="Give back").click()
         expect(handle(page)).not_to_contain_text("has taken over")
-        server.run(computer.request_human(agent_drives, "alice-ubuntu", "Solve the captcha, <b>please</b>"))
-        expect(handle(page)).to_contain_text("asks for a person: Solve the captcha, <b>please</b>", timeout=15_000)
-        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-parked.png")
-        portal = server.stage.settings.portal_url
-        page.goto(f"{portal}/desktops/alice-ubuntu")
+        asked = "Solve the captcha, <b>please</b>"
+        server.run(server.stage.edge.computer.request_human(agent_drives, "alice-ubuntu", asked))
+        expect(handle(page)).to_contain_text(f"asks for a person: {asked}", timeout=15_000)
+        page.goto(f"{server.url}/desktops/alice-ubuntu")
         expect(page.get_by_role("alert").filter(has_text="Solve the captcha")).to_be_visible()
-        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-portal.png", full_page=True)
         page.get_by_role("button", name="Give back").click()
         expect(page.get_by_role("status").filter(has_text="Agents may drive")).to_be_visible()
-        page.goto(f"{portal}/account")
-        page.screenshot(path=tmp_path / f"agent-{width}-{scheme}-account.png", full_page=True)

@@ -15,7 +15,6 @@ from unit.gateway.portal_stage import ADMIN
 pytestmark = pytest.mark.timeout(120)
 
 FILM = Path(__file__).with_name("film.mp4")
-PICTURES = Path("build/portal")
 _SEEK = """async () => {
   const video = document.querySelector('video');
   const done = (name) => new Promise((resolve) => video.addEventListener(name, resolve, { once: true }));
@@ -31,11 +30,8 @@ def test_film_plays_and_is_sought(
     browser: Browser, server: Server, tmp_path: Path, scheme: Literal["light", "dark"], width: int
 ) -> None:
     server.run(save_film(server.stage.gateway, tmp_path, content=FILM.read_bytes()))
-    PICTURES.mkdir(parents=True, exist_ok=True)
     with visitor(browser, server, ADMIN, size=(width, 860), scheme=scheme) as guest:
         guest.page.goto(f"{server.url}/recordings")
-        guest.page.screenshot(path=PICTURES / f"recordings-{scheme}.png")
         guest.page.get_by_role("link", name="alice-desktop").click()
         assert guest.page.evaluate(_SEEK) == [1920, 1080, 4, 3, None]
-        guest.page.screenshot(path=PICTURES / f"recording-{scheme}.png")
         assert not [one for one in guest.complaints if "Permissions-Policy" not in one]

@@ -31,15 +31,8 @@ class S3:
 
     def start(self) -> None:
         env = os.environ | {"ROOT_ACCESS_KEY": _KEY, "ROOT_SECRET_KEY": _SECRET}
-        command: list[str | Path] = [
-            self.program,
-            "--port",
-            self.address,
-            "--health",
-            "/health",
-            "posix",
-            str(self.bucket.parent),
-        ]
+        options = ("--port", self.address, "--health", "/health")
+        command = [str(self.program), *options, "posix", str(self.bucket.parent)]
         self.process = Popen(command, env=env, cwd=self.folder, stdout=DEVNULL, stderr=DEVNULL)
         wait_until("the S3 server answers", self._answers)
 
