@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from e2e.desktops import pod_of, reach, run_in, template
+from e2e.desktops import pod_of, reach, template
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
 
@@ -42,12 +42,12 @@ http.server.ThreadingHTTPServer(("", 8080), Answers).serve_forever()
 
 
 @contextmanager
-def small_desktops(world: World, name: str, gpu: int) -> Iterator[str]:
+def small_desktops(world: World, name: str) -> Iterator[str]:
     """A template of desktops that need next to nothing."""
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"__init__.py": ANSWERS}}
     world.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     spec: dict[str, Any] = {
-        "resources": {"defaultGPU": gpu, "defaultCPU": "100m", "defaultMemory": "64Mi"},
+        "resources": {"defaultGPU": 1, "defaultCPU": "100m", "defaultMemory": "64Mi"},
         "shmSize": "1Mi",
         "persistence": {"enabled": False},
         "volumes": [{"name": "small", "mountPath": "/usr/lib/python3.13/json", "configMap": {"name": name}}],
@@ -78,7 +78,7 @@ def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
     assert node["status"]["allocatable"][GPU] == str(SLOTS)
     name = node["metadata"]["name"]
     eight = [f"slot-{number}" for number in range(SLOTS)]
-    with small_desktops(sessions, "slots", gpu=1) as slots:
+    with small_desktops(sessions, "slots") as slots:
         ask_for(sessions, slots, *eight)
         for each in eight:
             reach(sessions, each, "Running")
@@ -99,10 +99,3 @@ def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
             reach(sessions, each, "Running")
         sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
         wait_until("all slots are free", lambda: not sessions.items("pod", "vdi.kasm.io/session"))
-
-
-def test_desktop_without_a_gpu_sees_no_gpu(sessions: World) -> None:
-    with small_desktops(sessions, "blind", gpu=0) as blind:
-        ask_for(sessions, blind, "blind")
-        reach(sessions, "blind", "Running")
-        assert run_in(sessions, "blind", "printenv NVIDIA_VISIBLE_DEVICES") == "void\n"
