@@ -3,7 +3,6 @@ page, since a page that hides a button is no lock.
 """
 
 import base64
-import json
 import math
 import struct
 import wave
@@ -11,7 +10,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page
@@ -208,9 +206,3 @@ def share_of(frequency: float, pcm: bytes, rate: int) -> float:
         at += 2 * (real * real + imaginary * imaginary) / window
         total += sum(value * value for value in part)
     return at / total if total else 0.0
-
-
-def settings(raw: Raw) -> dict[str, Any]:
-    """The settings that the server reports."""
-    found: dict[str, Any] = json.loads(raw.reported("server_settings"))["settings"]
-    return found

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Page
 
 from e2e.streaming_desktops import EVERYTHING, NOTHING, Streamed, streamed
-from e2e.streaming_page import printed, raw, settings
+from e2e.streaming_page import printed, raw
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
@@ -245,5 +245,5 @@ def after(desktop: Streamed, requests: dict[str, Any]) -> tuple[Any, ...]:
                 "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | requests), "_arg_fps,8", "vb,500"
             )
         with raw(browser, desktop.url) as wire:
-            found = settings(wire)
+            found = json.loads(wire.reported("server_settings"))["settings"]
     return tuple(found[name].get("default", found[name]["value"]) for name in requests)

@@ -201,21 +201,6 @@ def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server)
         assert quiet(guest) == []
 
 
-def test_the_start_button_says_that_it_starts_as_last_time(guest: Visitor) -> None:
-    guest.go("/catalogue")
-    expect(guest.page.get_by_text("As last time: 2 GPUs", exact=True)).to_be_visible()
-    guest.page.get_by_role("link", name="Options of PyTorch workbench").click()
-    expect(guest.page.get_by_label("GPUs")).to_have_value("2")
-    guest.go("/catalogue/office")
-    guest.page.get_by_label("Time limit").select_option("4h")
-    guest.page.get_by_label("Name").fill("letters")
-    guest.page.get_by_role("button", name="Start without opening").click()
-    expect(guest.page.get_by_text("letters is being started.")).to_be_visible()
-    guest.go("/catalogue")
-    expect(guest.page.get_by_text("As last time: time limit 4 hours", exact=True)).to_be_visible()
-    assert quiet(guest) == []
-
-
 def test_the_waiting_page_keeps_the_names_in_its_title(server: Server, guest: Visitor) -> None:
     page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}
