@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from playwright.sync_api import Page
+
 from e2e.world import World
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.run import FAKE_GPUS, RELEASE, checkout
@@ -15,6 +17,7 @@ from vdi.devcluster import binaries, cluster, images, privileged
 from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
 
+SERVERS = {"postgresql": images.POSTGRESQL, "redis": images.REDIS}
 _WAIT = ("--wait", "--timeout", "3m")
 _READ_METRICS = """
 import urllib.request as u
@@ -73,6 +76,27 @@ def server_values(server: str, image: str) -> list[str]:
     """The values that switch a server of the chart's own on, with this image."""
     repository, _, tag = image.rpartition(":")
     return [f"{server}.enabled=true", f"{server}.image.repository={repository}", f"{server}.image.tag={tag}"]
+
+
+@contextmanager
+def replicated(world: World, name: str, logs: Path, *more: str) -> Iterator[None]:
+    """Two gateways in cluster `name`, with PostgreSQL and Redis of the chart's own, while the context lasts; afterwards
+    the release is as it was before, without the database's volume. `more` are further values, as `--set` takes them.
+    """
+    load_servers(name, logs)
+    servers = [value for server, image in SERVERS.items() for value in server_values(server, image)]
+    try:
+        with with_values(world, "gateway.replicas=2", *more, *servers):
+            yield
+    finally:
+        world.kubectl("-n", RELEASE_NAMESPACE, "delete", "pvc", "-l", "app.kubernetes.io/name=postgresql")
+
+
+def is_known(portal: Page) -> bool:
+    """Whether the portal still knows who has logged in: asked by a page of it, as its own scripts would."""
+    options = "{redirect: 'manual', signal: AbortSignal.timeout(5000)}"
+    status = portal.evaluate(f"() => fetch('/account', {options}).then(answer => answer.status, () => 0)")
+    return bool(status == 200)
 
 
 def _helm(world: World, *words: str) -> str:

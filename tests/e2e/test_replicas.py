@@ -5,13 +5,13 @@ The servers' images are built from Debian's packages, since the official ones ca
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 
 from e2e.conftest import NAME
 from e2e.desktops import is_ready, start
-from e2e.replicas import SERVERS, is_known, replicated
+from e2e.release import SERVERS, is_known, replicated
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -32,7 +32,7 @@ def ready_pods(world: World, selector: str) -> dict[str, str]:
     return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if is_ready(pod)}
 
 
-def kill(world: World, portal: Any, selector: str, uid: str) -> None:
+def kill(world: World, portal: Page, selector: str, uid: str) -> None:
     """Return when another pod is Ready in its place, and the portal knows who has logged in."""
     pods = ready_pods(world, selector)
     words = ("delete", "pod", pods[uid], "--grace-period=0", "--force", "--wait=false")

@@ -50,5 +50,6 @@ def test_policies_hold_between_nodes(nodes: Nodes) -> None:
                     browser.open()
                 status, said = helm_test(world)
                 assert status == 0, said
+                assert "NetworkPolicies are enforced: all" in said and "(!)" not in said
                 assert left_behind(world) == []
                 assert not any(through())

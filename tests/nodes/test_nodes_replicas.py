@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from e2e.desktops import reach, start, template
-from e2e.replicas import SERVERS, is_known, replicated
+from e2e.release import SERVERS, is_known, replicated
 from nodes.several import LIGHT, Nodes
 from support.waiting import wait_until
 from vdi.api.meta import RELEASE_NAMESPACE
