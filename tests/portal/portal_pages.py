@@ -26,42 +26,16 @@ from vdi.gateway.store.logins import ApiToken, Login
 from vdi.gateway.web.render import Renderer
 
 OF_ALICE = (
-    "/",
-    "/shared",
-    "/help",
-    "/help/files",
-    "/catalogue",
-    "/catalogue?q=nothing-is-called-that",
-    "/catalogue/ubuntu-desktop",
-    "/catalogue/not-there",
-    "/desktops/alice-ubuntu",
-    "/desktops/alice-ubuntu/files",
-    "/desktops/alice-web/files",
-    "/desktops/alice-training",
-    "/desktops/alice-maps",
-    "/desktops/alice-render",
-    "/desktops/alice-web",
-    "/desktops/bob-review",
-    "/desktops/alice-ubuntu/suspend",
-    "/desktops/alice-ubuntu/restart",
-    "/desktops/alice-render/end",
-    "/homes",
-    "/history",
-    "/history/usage",
-)
+    "/", "/shared", "/help", "/help/files", "/homes", "/history", "/history/usage",
+    "/catalogue", "/catalogue?q=nothing-is-called-that", "/catalogue/ubuntu-desktop", "/catalogue/not-there",
+    "/desktops/alice-ubuntu", "/desktops/alice-ubuntu/files", "/desktops/alice-web/files", "/desktops/alice-training",
+    "/desktops/alice-maps", "/desktops/alice-render", "/desktops/alice-web", "/desktops/bob-review",
+    "/desktops/alice-ubuntu/suspend", "/desktops/alice-ubuntu/restart", "/desktops/alice-render/end",
+)  # fmt: skip
 OF_ADMIN = (
-    "/admin",
-    "/admin/sessions",
-    "/admin/templates",
-    "/admin/pools",
-    "/admin/limits",
-    "/admin/doctor",
-    "/admin/audit",
-    "/history?of=everyone",
-    "/recordings",
-    "/history/usage?of=everyone",
-    "/desktops/alice-ubuntu",
-)
+    "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/limits", "/admin/doctor", "/admin/audit",
+    "/history?of=everyone", "/recordings", "/history/usage?of=everyone", "/desktops/alice-ubuntu",
+)  # fmt: skip
 HANGS = {
     "type": "PodReady",
     "status": "False",
@@ -129,13 +103,13 @@ def other_pages(server: Server) -> dict[str, str]:
 
     queued = server.stage.world.session("alice-training")
     assert queued is not None
+    brand = Brand(terms="Be good.\n" * 60, support_url="mailto:a@b.c")
+    over_websocket = {"page": "/", "waits": "/.vdi/wait?next=/", "may_switch": True}
     login_page = {"next_page": "/", "provider_url": "/login/oidc", "email": ""}
     return {
         "/of/login": fill("login.html", notice="", provider="Example", with_password=True, **login_page),
         "/of/login-refused": fill("login.html", notice="Wrong.", provider="", with_password=True, **login_page),
-        "/of/terms": fill(
-            "terms.html", next_page="/", brand=Brand(terms="Be good.\n" * 60, support_url="mailto:a@b.c")
-        ),
+        "/of/terms": fill("terms.html", next_page="/", brand=brand),
         "/of/login-problem": fill("login_problem.html", words="Example did not sign you in.", again="/login"),
         "/of/logged-out": fill("logged_out.html", provider="Example", provider_url="https://sso.example.com"),
         "/of/account": account(),
@@ -149,15 +123,7 @@ def other_pages(server: Server) -> dict[str, str]:
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
         "/of/door": fill("door.html", title="No access", message="m", again="/", start="", now=now),
         "/of/ended": fill("door.html", title="Ended", message=ENDED, again="", start="blender", now=now),
-        "/of/transport": fill(
-            "transport.html",
-            name="alice-maps",
-            owner="",
-            page="/",
-            waits="/.vdi/wait?next=/",
-            why="No server.",
-            may_switch=True,
-        ),
+        "/of/transport": fill("transport.html", name="alice-maps", owner="", why="No server.", **over_websocket),
     }
 
 

@@ -67,13 +67,8 @@ AUDIT: tuple[tuple[int, str, str, str, dict[str, Any]], ...] = (
     (0, "alice", "session.start", "alice-maps", {"detail": {"template": "qgis"}}),
     (1, "frank", "session.start", "frank-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
     (4, "dave", "session.start", "dave-maps", {"outcome": "OverLimit", "detail": {"template": "qgis"}}),
-    (
-        6,
-        "alice",
-        "session.start",
-        "alice-training",
-        {"target_owner": "alice@example.com", "detail": {"template": "pytorch", "gpu": "2"}},
-    ),
+    (6, "alice", "session.start", "alice-training",
+     {"target_owner": "alice@example.com", "detail": {"template": "pytorch", "gpu": "2"}}),
     (14, "bob", "session.start", "bob-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
     (21, "alice", "session.share", "alice-ubuntu", {"detail": {"user": "bob@example.com", "role": "viewer"}}),
     (42, "erin", "session.start", "erin-web", {"detail": {"template": "firefox"}}),
@@ -81,7 +76,7 @@ AUDIT: tuple[tuple[int, str, str, str, dict[str, Any]], ...] = (
     (75, "mallory", "login.begin", "mallory@example.com", {"outcome": "refused", "detail": {"how": "password"}}),
     (107, "dave", "session.start", "dave-ubuntu", {"detail": {"template": "ubuntu-desktop"}}),
     (176, "alice", "login.begin", "alice@example.com", {"detail": {"how": "oidc"}}),
-)
+)  # fmt: skip
 _PLUGIN = "nvidia-device-plugin-daemonset"
 _CAUSE = Finding(
     code="gpu_config_not_read",
