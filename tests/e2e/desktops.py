@@ -78,6 +78,13 @@ def start(world: World, name: str, template: str, *words: str, wait: bool = True
 
 
 @contextmanager
+def started(world: World, name: str, *, wait: bool = True, **spec: Any) -> Iterator[Object]:
+    """A session of a template of its own, which has the same name and this spec, while the context lasts."""
+    with template(world, name, **spec):
+        yield start(world, name, name, wait=wait)
+
+
+@contextmanager
 def pool(world: World, template: str, replicas: int = 1, **spec: Any) -> Iterator[str]:
     """A pool of that template, with the template's name, while the context lasts."""
     body = {

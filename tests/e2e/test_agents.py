@@ -19,7 +19,7 @@ from mcp.types import CallToolResult, ImageContent, TextContent
 from PIL import Image, ImageChops
 
 from bench.crowd import MAKE_TOKEN
-from e2e.desktops import pool, run_in, start, status_of, template, wait_for_pool
+from e2e.desktops import pool, run_in, started, status_of, template, wait_for_pool
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, changed_pixels
@@ -143,10 +143,9 @@ def test_agent_reads_the_output_of_a_command_in_a_picture(sessions: World) -> No
 
 def test_owner_takes_over_in_the_middle_of_a_form(sessions: World) -> None:
     with (
-        template(sessions, "watched", agents={"enabled": True}, persistence={"enabled": False}),
+        started(sessions, "emma", agents={"enabled": True}, persistence={"enabled": False}),
         agent_of(sessions, "emma@example.com") as (agent, owner),
     ):
-        start(sessions, "emma", "watched")
         access = '{"spec":{"access":[{"user":"noah@example.com","role":"viewer"}]}}'
         sessions.kubectl("patch", "vdi", "emma", "--type=merge", "-p", access)
         run_in(sessions, "emma", f"cat > /tmp/form.html <<'END'\n{FORM}\nEND")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from e2e.desktops import ask_agent, call_agent, run_in, start, template
+from e2e.desktops import ask_agent, call_agent, run_in, start, started
 from e2e.streaming_desktops import streamed
 from e2e.test_desktop_secrets import assert_nothing_to_learn
 from e2e.world import World
@@ -97,8 +97,7 @@ def test_nothing_listens_without_agents(sessions: World) -> None:
 
 
 def test_commands_need_their_own_permission(sessions: World) -> None:
-    with template(sessions, "driven-only", agents={"enabled": True}):
-        start(sessions, "oskar", "driven-only")
+    with started(sessions, "oskar", agents={"enabled": True}):
         assert run_in(sessions, "oskar", _LISTENING).strip() == "1"
         assert "data" in act(sessions, "oskar", "screenshot")
         assert call_agent(sessions, "oskar", "/run", _NOTHING)[0] == 404

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from e2e.desktops import live_pod_of, message_of, reach, run_in, start, status_of, template, wait_for_panel
+from e2e.desktops import live_pod_of, message_of, reach, run_in, start, started, status_of, wait_for_panel
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -21,8 +21,7 @@ def test_desktop_with_a_broken_encoder_reports_it_unready(sessions: World) -> No
     sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(config))
     mounted = [{"name": "broken", "mountPath": "/broken", "configMap": {"name": "broken"}, "readOnly": True}]
     try:
-        with template(sessions, "blind", env=env(PYTHONPATH="/broken"), volumes=mounted):
-            start(sessions, "bert", "blind", wait=False)
+        with started(sessions, "bert", wait=False, env=env(PYTHONPATH="/broken"), volumes=mounted):
             said = "no picture can be made: the encoder's library can't be loaded: libva.so.2"
             wait_until("the status quotes the encoder", lambda: said in message_of(sessions, "bert"), 120)
             assert status_of(sessions, "bert")["phase"] != "Running"
@@ -32,10 +31,9 @@ def test_desktop_with_a_broken_encoder_reports_it_unready(sessions: World) -> No
 
 
 def test_unknown_settings_are_quoted_in_the_status(sessions: World) -> None:
-    with template(sessions, "wrong", env=env(VDI_KEYBOARD_LAYOUT="xx")):
-        start(sessions, "wanda", "wrong", wait=False)
+    with started(sessions, "wally", wait=False, env=env(VDI_KEYBOARD_LAYOUT="xx")):
         said = "XKB knows no layout 'xx'"
-        wait_until("the status quotes the refusal", lambda: said in message_of(sessions, "wanda"), 120)
+        wait_until("the status quotes the refusal", lambda: said in message_of(sessions, "wally"), 120)
 
 
 def test_only_opengl_programs_load_opengl(sessions: World) -> None:
@@ -63,8 +61,7 @@ def test_user_programs_have_lower_cpu_priority(sessions: World) -> None:
 @pytest.mark.long
 def test_single_application_is_restarted_and_uses_its_layout(sessions: World) -> None:
     app = {"command": ["xfce4-terminal", "--title", "alone"]}
-    with template(sessions, "single", app=app, keyboard={"layout": "de"}):
-        start(sessions, "sina", "single")
+    with started(sessions, "sina", app=app, keyboard={"layout": "de"}):
         assert "layout:     de" in run_in(
             sessions, "sina", "XAUTHORITY=/tmp/.vdi/Xauthority DISPLAY=:0 setxkbmap -query"
         )

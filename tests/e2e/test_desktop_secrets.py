@@ -13,6 +13,7 @@ from e2e.desktops import (
     reach,
     run_in,
     start,
+    started,
     template,
     token_of,
     uid_of,
@@ -82,8 +83,7 @@ def test_user_programs_cannot_read_tokens(sessions: World) -> None:
 
 @pytest.mark.long
 def test_killed_agent_keeps_its_port_and_secrets(sessions: World) -> None:
-    with template(sessions, "watched", persistence={"enabled": False}):
-        start(sessions, "theo", "watched")
+    with started(sessions, "theo", persistence={"enabled": False}):
         take_port(sessions, "theo", 8082)
         first = run_in(sessions, "theo", "pgrep -f [b]in/vdi-agent").split()
         run_in(sessions, "theo", f"kill -9 {first[0]}")
@@ -100,8 +100,7 @@ def test_killed_agent_keeps_its_port_and_secrets(sessions: World) -> None:
 
 @pytest.mark.long
 def test_restarted_container_keeps_its_port(sessions: World) -> None:
-    with template(sessions, "watched", persistence={"enabled": False}):
-        start(sessions, "tom", "watched")
+    with started(sessions, "tom", persistence={"enabled": False}):
         take_port(sessions, "tom", 8080)
         pod = uid_of(sessions, "tom")
         run_in(sessions, "tom", "kill -9 $(pgrep -f '[r]un-selkies|[s]elkies.__main__' | head -1)")

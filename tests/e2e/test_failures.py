@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e.desktops import Object, live_pod_of, pod_of, reach, run_in, start, status_of, template
+from e2e.desktops import Object, live_pod_of, pod_of, reach, run_in, start, started, status_of
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -28,8 +28,8 @@ def first_loss(world: World, name: str) -> Object:
 
 @pytest.mark.long
 def test_out_of_memory_is_named_and_fixed_by_more_memory(sessions: World) -> None:
-    with template(sessions, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}):
-        start(sessions, "otto", "tight", wait=False)
+    too_little = {"defaultGPU": 0, "defaultMemory": "96Mi", "maxMemory": "2Gi"}
+    with started(sessions, "otto", wait=False, resources=too_little):
         lost = first_loss(sessions, "otto")
         assert lost["reason"] == "OutOfMemory"
         assert "memory" in lost["message"]
@@ -51,8 +51,7 @@ def test_out_of_memory_never_loses_files(sessions: World) -> None:
 
 @pytest.mark.long
 def test_exiting_program_is_explained_as_a_crash_loop(sessions: World) -> None:
-    with template(sessions, "brief", image="docker.io/library/debian:13-slim"):
-        start(sessions, "curt", "brief", wait=False)
+    with started(sessions, "curt", wait=False, image="docker.io/library/debian:13-slim"):
         assert first_loss(sessions, "curt")["reason"] == "CrashLoop"
         status = status_of(sessions, "curt")
         assert status["message"]

@@ -4,7 +4,7 @@ import pytest
 from PIL.Image import Image
 
 from e2e.conftest import NAME
-from e2e.desktops import Object, log_of, run_in, start, status_of, template, wait_for_panel
+from e2e.desktops import Object, log_of, run_in, started, status_of, wait_for_panel
 from e2e.release import load_image
 from e2e.world import World
 from support.waiting import wait_until
@@ -25,8 +25,7 @@ def graphics_of(world: World, name: str) -> Object:
 
 
 def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> None:
-    with template(sessions, "plain"):
-        start(sessions, "petra", "plain")
+    with started(sessions, "petra"):
         graphics = graphics_of(sessions, "petra")
         assert (graphics["renderer"], graphics["reason"]) == ("Software", "NoGPU")
         assert graphics["encoder"] == "x264" and "hardwareEncoder" not in graphics
@@ -40,13 +39,12 @@ def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> No
 
 def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
     """The check that proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
-    with template(sessions, "window"):
-        start(sessions, "wanda", "window")
-        wait_for_panel(sessions, "wanda")
+    with started(sessions, "wim"):
+        wait_for_panel(sessions, "wim")
         draw = "/usr/local/lib/vdi/draw-window"
 
-        drawn = run_in(sessions, "wanda", AS_AN_APPLICATION + draw).split("\t")
-        unreachable = run_in(sessions, "wanda", f"{AS_AN_APPLICATION} DISPLAY=:78 {draw} 2>&1 || true")
+        drawn = run_in(sessions, "wim", AS_AN_APPLICATION + draw).split("\t")
+        unreachable = run_in(sessions, "wim", f"{AS_AN_APPLICATION} DISPLAY=:78 {draw} 2>&1 || true")
 
         assert drawn[0] == "Mesa" and drawn[1].startswith("llvmpipe")
         assert "the X server cannot be reached" in unreachable
@@ -62,8 +60,7 @@ def lavapipe(world: World) -> str:
 
 @pytest.mark.long
 def test_applications_use_zink_and_the_x_server_does_not(sessions: World, lavapipe: str) -> None:
-    with template(sessions, "zink", image=lavapipe):
-        start(sessions, "zoe", "zink")
+    with started(sessions, "zoe", image=lavapipe):
         graphics = graphics_of(sessions, "zoe")
         assert graphics["renderer"] == "Zink" and graphics["device"].startswith("zink Vulkan 1.")
         assert "reason" not in graphics
@@ -91,8 +88,7 @@ def test_applications_use_zink_and_the_x_server_does_not(sessions: World, lavapi
 @pytest.mark.long
 def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(sessions: World, lavapipe: str) -> None:
     variables = [{"name": "LIBGL_ALWAYS_SOFTWARE", "value": "0"}]
-    with template(sessions, "refused", image=lavapipe, env=variables):
-        start(sessions, "rita", "refused")
+    with started(sessions, "rita", image=lavapipe, env=variables):
         assert graphics_of(sessions, "rita")["renderer"] == "Software"
         wait_for_panel(sessions, "rita")
         assert "OpenGL renderer string: llvmpipe" in run_in(sessions, "rita", AS_AN_APPLICATION + "glxinfo -B")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.desktops import condition, pod_of, reach, start, status_of, template, wait_for_notice
+from e2e.desktops import condition, pod_of, reach, started, status_of, wait_for_notice
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.cluster.units import parse_time
@@ -16,8 +16,7 @@ IDLE_TIMEOUT = 40
 
 @pytest.mark.long
 def test_input_clears_the_idle_notice_an_open_tab_does_not(sessions: World, tmp_path: Path) -> None:
-    with template(sessions, "dozing", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
-        start(sessions, "ida", "dozing")
+    with started(sessions, "ida", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
         with sessions.browser("ida") as browser:
             browser.open()
             assert condition(sessions, "ida", "Idle") is None

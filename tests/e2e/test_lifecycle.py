@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from e2e.desktops import home_claim_of, live_pod_of, message_of, reach, run_in, start, template
+from e2e.desktops import home_claim_of, live_pod_of, message_of, reach, run_in, start, started
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -46,6 +46,5 @@ def test_deleted_session_leaves_only_its_home(sessions: World) -> None:
 
 def test_missing_image_is_explained(sessions: World) -> None:
     image = "registry.invalid/no/such:image"
-    with template(sessions, "broken", image=image):
-        start(sessions, "fritz", "broken", wait=False)
+    with started(sessions, "fritz", wait=False, image=image):
         wait_until("the message names the image", lambda: image in message_of(sessions, "fritz"))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.crowd import MAKE_TOKEN
-from e2e.desktops import ask_agent, picture_at_rest, start, status_of, template, wait_for_scene
+from e2e.desktops import ask_agent, picture_at_rest, started, status_of, wait_for_scene
 from e2e.release import metric, with_values
 from e2e.world import World
 from support.waiting import wait_until
@@ -21,9 +21,9 @@ from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(300)
 
-KEYS = r'session_glass_to_glass_seconds_count{template="probed"}'
-PROBES = r'vdi_probes_total{outcome="measured",template="probed"}'
-BLIND = r'vdi_probes_total{outcome="first picture",template="blind"}'
+KEYS = r'session_glass_to_glass_seconds_count{template="petra"}'
+PROBES = r'vdi_probes_total{outcome="measured",template="petra"}'
+BLIND = r'vdi_probes_total{outcome="first picture",template="paula"}'
 # The template that the chart makes for the CronJob.
 PROBED = "vdi-probe.vdi-system.vdi"
 
@@ -63,8 +63,7 @@ def figures(world: World, name: str) -> dict[str, Any]:
 
 @pytest.mark.long
 def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) -> None:
-    with template(sessions, "probed", persistence={"enabled": False}):
-        start(sessions, "petra", "probed")
+    with started(sessions, "petra", persistence={"enabled": False}):
         log_in(sessions, "petra@example.com")
         keys, probes = metric(sessions, KEYS), metric(sessions, PROBES)  # of an earlier run on the same cluster
         before = ask_agent(sessions, "petra")
@@ -100,8 +99,7 @@ def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) ->
 @pytest.mark.long
 def test_probe_without_a_picture_says_so_and_is_counted(sessions: World, home: Path) -> None:
     env = [{"name": "SELKIES_VIDEO_ON_START", "value": "false"}]
-    with template(sessions, "blind", persistence={"enabled": False}, env=env):
-        start(sessions, "paula", "blind")
+    with started(sessions, "paula", persistence={"enabled": False}, env=env):
         log_in(sessions, "paula@example.com")
         failures = metric(sessions, BLIND)  # of an earlier run on the same cluster
         said = probe(sessions, "paula")

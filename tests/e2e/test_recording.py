@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from cluster.edge_traefik import free_port
 from e2e.conftest import NAME
-from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, status_of, template
+from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, started, status_of, template
 from e2e.world import World
 from support.s3_server import S3, s3_program
 from support.waiting import wait_until
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
 RELEASE, GATEWAY = ("-n", "vdi-system"), "deployment/vdi-gateway"
 A_MARK = 0.8
-ALWAYS = {"recording": {"mode": "Always", "ownerMayWatch": True}, "persistence": {"enabled": False}}
+ALWAYS: dict[str, Any] = {"recording": {"mode": "Always", "ownerMayWatch": True}, "persistence": {"enabled": False}}
 # A film's length in seconds, and its picture at a part of it, as a PNG.
 _SEEK = """async (part) => {
   const video = document.querySelector('video');
@@ -122,8 +122,7 @@ def film_state(world: World, name: str) -> str:
 @contextmanager
 def filmed(world: World, name: str, **spec: Any) -> Iterator[None]:
     """A desktop of this name whose film runs."""
-    with template(world, "filmed", **ALWAYS, **spec):
-        start(world, name, "filmed")
+    with started(world, name, **ALWAYS, **spec):
         wait_for_film(world, name)
         yield
 
@@ -237,8 +236,7 @@ def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> N
 
 
 def test_no_picture_where_no_film_is_kept(sessions: World) -> None:
-    with template(sessions, "filmed", **ALWAYS):
-        start(sessions, "emma", "filmed")
+    with started(sessions, "emma", **ALWAYS):
         wait_for_film(sessions, "emma", "Failed")
         with sessions.browser("emma") as browser:
             browser.log_in()

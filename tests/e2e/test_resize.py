@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from e2e.desktops import condition, live_pod_of, run_in, start, template, uid_of
+from e2e.desktops import condition, live_pod_of, run_in, started, uid_of
 from e2e.world import World
 from support.waiting import wait_until
 
@@ -24,8 +24,7 @@ def wait_for_memory(world: World, name: str, gib: int) -> None:
 
 
 def test_running_desktop_grows_and_shrinks(sessions: World) -> None:
-    with template(sessions, "elastic", resources={"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "9Ti"}):
-        start(sessions, "ella", "elastic")
+    with started(sessions, "ella", resources={"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "9Ti"}):
         process, pod = run_in(sessions, "ella", _SCREEN), uid_of(sessions, "ella")
         assert process
         assert limit_of(sessions, "ella") == 2 * _GIB
@@ -46,8 +45,7 @@ def test_running_desktop_grows_and_shrinks(sessions: World) -> None:
 
 
 def test_full_memory_is_offered_more_in_one_click(sessions: World) -> None:
-    with template(sessions, "hungry", resources={"defaultGPU": 0, "defaultMemory": "1Gi", "maxMemory": "3Gi"}):
-        start(sessions, "hugo", "hungry")
+    with started(sessions, "hugo", resources={"defaultGPU": 0, "defaultMemory": "1Gi", "maxMemory": "3Gi"}):
         with sessions.browser("hugo") as browser:
             browser.open()
             # Fills the memory up to 94 %, as the kernel counts it, and holds it.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from e2e.desktops import run_in, start, template
+from e2e.desktops import run_in, started
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
@@ -32,8 +32,7 @@ def fetch(browser: DesktopBrowser) -> dict[str, Any]:
 
 
 def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
-    with template(sessions, "seen", persistence={"enabled": False}):
-        start(sessions, "nina", "seen")
+    with started(sessions, "nina", persistence={"enabled": False}):
         files = run_in(sessions, "nina", "find /tmp /home -type f -name '*.jp*' | sort")
         with DesktopBrowser(sessions.portal, sessions.login("nina@example.com")) as browser:
             browser.log_in()
@@ -57,5 +56,5 @@ def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
                 sessions.kubectl("patch", "vdi", "nina", "--type=merge", "-p", access)
                 wait_until("the gateway knows of the guest", lambda: fetch(other)["status"] == 403)
 
-            sessions.kubectl("patch", "vdit", "seen", "--type=merge", "-p", '{"spec":{"thumbnails":false}}')
+            sessions.kubectl("patch", "vdit", "nina", "--type=merge", "-p", '{"spec":{"thumbnails":false}}')
             wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 204)

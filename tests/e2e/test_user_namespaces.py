@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from e2e.desktops import DESKTOP_IMAGE, live_pod_of, reach, run_in, start, template
+from e2e.desktops import DESKTOP_IMAGE, live_pod_of, reach, run_in, start, started, template
 from e2e.release import metric
 from e2e.world import World
 from support.waiting import wait_until
@@ -116,8 +116,7 @@ def test_template_that_needs_a_feature_runs_or_waits(
 @pytest.mark.usefixtures("able")
 def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:
     for number, mode in enumerate(("Required", "Off", "Required")):
-        with template(sessions, "userns", isolation={"userNamespaces": mode}):
-            start(sessions, "lena", "userns")
+        with started(sessions, "lena", isolation={"userNamespaces": mode}):
             assert (uid_outside(sessions, "lena") >= 2**16) == (mode == "Required")
             owners = run_in(sessions, "lena", f"id -u; touch ~/in-{number}; stat -c %u ~/in-*").split()
             # More of an earlier run: the home is kept.

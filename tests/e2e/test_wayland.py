@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.desktops import ask_agent, condition, log_of, pod_of, run_in, start, template, wait_for_notice
+from e2e.desktops import ask_agent, condition, log_of, pod_of, run_in, started, wait_for_notice
 from e2e.streaming_desktops import streamed
 from e2e.test_graphics import graphics_of
 from e2e.world import World
@@ -112,21 +112,20 @@ def test_the_status_names_the_display(desktops: World) -> None:
 
 
 def test_input_clears_the_notice(sessions: World) -> None:
-    lifecycle = {"idleTimeout": f"{IDLE_TIMEOUT}s"}
-    with template(sessions, "dozing-on-wayland", streaming={"display": "Wayland"}, lifecycle=lifecycle):
-        start(sessions, "wendy", "dozing-on-wayland")
-        with sessions.browser("wendy") as browser:
-            browser.open()
-            wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
-            wait_until("the warning", lambda: condition(sessions, "wendy", "Idle"))
-            browser.type("x")
-            wait_for_notice(browser, shown=False, seconds=10)
-            wait_until("the warning is taken back", lambda: condition(sessions, "wendy", "Idle") is None)
-            assert pod_of(sessions, "wendy")
+    with (
+        started(sessions, "willi", streaming={"display": "Wayland"}, lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}),
+        sessions.browser("willi") as browser,
+    ):
+        browser.open()
+        wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
+        wait_until("the warning", lambda: condition(sessions, "willi", "Idle"))
+        browser.type("x")
+        wait_for_notice(browser, shown=False, seconds=10)
+        wait_until("the warning is taken back", lambda: condition(sessions, "willi", "Idle") is None)
+        assert pod_of(sessions, "willi")
 
 
 def test_auto_without_a_gpu_logs_the_choice_of_x11(sessions: World) -> None:
-    with template(sessions, "automatic", streaming={"display": "Auto"}):
-        start(sessions, "walter", "automatic")
+    with started(sessions, "walter", streaming={"display": "Auto"}):
         assert graphics_of(sessions, "walter")["display"] == "X11"
         assert "display: X11 (auto: the pod has no GPU)" in log_of(sessions, "walter")

@@ -23,8 +23,7 @@ from e2e.desktops import (
     ask_agent,
     live_pod_of,
     picture_at_rest,
-    start,
-    template,
+    started,
     wait_until_cut_off,
     writes,
 )
@@ -115,8 +114,8 @@ def relayed(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 @pytest.fixture
 def desktop(relayed: World) -> Iterator[Object]:
     """Wendy's, whose template streams over WebRTC."""
-    with template(relayed, "webrtc", streaming={"transport": "WebRTC"}):
-        yield start(relayed, SESSION, "webrtc")
+    with started(relayed, SESSION, streaming={"transport": "WebRTC"}) as session:
+        yield session
         relayed.kubectl("delete", "vdi", SESSION, "--ignore-not-found", "--timeout=60s")
 
 
