@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from PIL import Image, ImageChops, ImageStat
 
 from e2e.world import World
 from support.waiting import wait_until
+from vdi.api.meta import API_VERSION
 from vdi.demo.browser import DesktopBrowser, changed_pixels
 
 DESKTOP_IMAGE = "localhost/vdi/desktop:dev"
@@ -55,13 +55,8 @@ _CELL_CHANGED = 10
 @contextmanager
 def template(world: World, name: str, **spec: Any) -> Iterator[str]:
     """A template while the context lasts."""
-    body = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDITemplate",
-        "metadata": {"name": name},
-        "spec": {"image": DESKTOP_IMAGE, "resources": {"defaultGPU": 0, "maxMemory": "4Gi"}} | spec,
-    }
-    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    base = {"image": DESKTOP_IMAGE, "resources": {"defaultGPU": 0, "maxMemory": "4Gi"}}
+    _apply(world, "VDITemplate", name, base | spec)
     try:
         yield name
     finally:
@@ -87,17 +82,16 @@ def started(world: World, name: str, *, wait: bool = True, **spec: Any) -> Itera
 @contextmanager
 def pool(world: World, template: str, replicas: int = 1, **spec: Any) -> Iterator[str]:
     """A pool of that template, with the template's name, while the context lasts."""
-    body = {
-        "apiVersion": "vdi.kasm.io/v1alpha1",
-        "kind": "VDIPool",
-        "metadata": {"name": template},
-        "spec": {"template": template, "replicas": replicas, **spec},
-    }
-    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(body))
+    _apply(world, "VDIPool", template, {"template": template, "replicas": replicas, **spec})
     try:
         yield template
     finally:
         world.kubectl("delete", "vdipool", template)
+
+
+def _apply(world: World, kind: str, name: str, spec: Object) -> None:
+    body = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+    world.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
 
 def wait_for_pool(world: World, name: str, seconds: float = 90.0) -> Object:
