@@ -94,11 +94,3 @@ def test_no_key_starts_a_program_that_is_missing(desktop: tuple[World, str, str]
     ).splitlines()
     assert "/usr/bin/xfce4-popup-whiskermenu" in programs
     assert [line for line in programs if line.startswith("none")] == []
-
-
-def test_the_pod_passes_pod_security_restricted(desktop: tuple[World, str, str]) -> None:
-    world, name, _ = desktop
-    namespace = world.get("namespace", "vdi-sessions")
-    assert namespace
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert run_in(world, name, "id -u").strip() == "1000"
