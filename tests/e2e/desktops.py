@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,6 +70,20 @@ def start(world: World, name: str, template: str, *words: str, wait: bool = True
     session = world.get("vdi", name)
     assert session
     return session
+
+
+def create(world: World, template: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """A session for each name, all at once, as the gateway makes it for a user in these groups."""
+    sessions = [
+        {
+            "apiVersion": API_VERSION,
+            "kind": "VDISession",
+            "metadata": {"name": name, "annotations": {"vdi.kasm.io/groups": json.dumps(of)}},
+            "spec": {"user": f"{name}@example.com", "template": template},
+        }
+        for name, of in groups.items()
+    ]
+    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}))
 
 
 @contextmanager

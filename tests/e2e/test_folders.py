@@ -1,12 +1,11 @@
 """Shared folders, files in the home and start-up scripts on a real node."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import yaml
 
-from e2e.desktops import reach, run_in, template
+from e2e.desktops import create, reach, run_in, template
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
@@ -42,26 +41,15 @@ def cad(sessions: World) -> Iterator[World]:
         sessions.kubectl("delete", made["kind"], "folders", "--wait=false")
 
 
-def create(world: World, name: str, *groups: str) -> None:
-    """A session as the gateway makes it for a user in these groups."""
-    metadata = {"name": name, "namespace": NAMESPACE, "annotations": {"vdi.kasm.io/groups": json.dumps(groups)}}
-    spec = {"user": f"{name}@example.com", "template": "cad"}
-    body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata, "spec": spec}
-    world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
-
-
-def start(world: World, name: str, *groups: str) -> None:
-    create(world, name, *groups)
-    reach(world, name, "Running", seconds=120)
+def start(world: World, groups: Mapping[str, Sequence[str]]) -> None:
+    create(world, "cad", groups)
+    for name in groups:
+        reach(world, name, "Running", seconds=120)
 
 
 @pytest.mark.long
 def test_team_folder_access_follows_groups(cad: World) -> None:
-    groups: dict[str, tuple[str, ...]] = {"ada": ("cad",), "bob": ("staff",), "eve": ()}
-    for name, of in groups.items():
-        create(cad, name, *of)
-    for name in groups:
-        reach(cad, name, "Running", seconds=120)
+    start(cad, {"ada": ("cad",), "bob": ("staff",), "eve": ()})
     assert (
         run_in(cad, "ada", "echo plan > /team/plan && echo mine > /own/note && cat /team/plan /own/note")
         == "plan\nmine\n"
@@ -71,7 +59,7 @@ def test_team_folder_access_follows_groups(cad: World) -> None:
 
 
 def test_parents_of_mounted_files_belong_to_the_user(cad: World) -> None:
-    start(cad, "ada")
+    start(cad, {"ada": ()})
     seen = run_in(
         cad,
         "ada",
@@ -83,7 +71,7 @@ def test_parents_of_mounted_files_belong_to_the_user(cad: World) -> None:
 
 @pytest.mark.long
 def test_startup_scripts_run_as_the_user_and_are_logged(cad: World) -> None:
-    start(cad, "ada")
+    start(cad, {"ada": ()})
     run_in(
         cad,
         "ada",

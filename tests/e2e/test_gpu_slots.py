@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from e2e.desktops import pod_of, reach, template
-from e2e.world import NAMESPACE, World
+from e2e.desktops import create, pod_of, reach, template
+from e2e.world import World
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -59,31 +59,17 @@ def small_desktops(world: World, name: str) -> Iterator[str]:
         world.kubectl("delete", "configmap", name, "--ignore-not-found")
 
 
-def ask_for(world: World, template: str, *names: str) -> None:
-    """A session for each name, all at once."""
-    sessions = [
-        {
-            "apiVersion": "vdi.kasm.io/v1alpha1",
-            "kind": "VDISession",
-            "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {"user": f"{name}@example.com", "template": template},
-        }
-        for name in names
-    ]
-    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}))
-
-
 def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
     (node,) = sessions.items("node")
     assert node["status"]["allocatable"][GPU] == str(SLOTS)
     name = node["metadata"]["name"]
     eight = [f"slot-{number}" for number in range(SLOTS)]
     with small_desktops(sessions, "slots") as slots:
-        ask_for(sessions, slots, *eight)
+        create(sessions, slots, dict.fromkeys(eight, ()))
         for each in eight:
             reach(sessions, each, "Running")
 
-        ask_for(sessions, slots, "ninth")
+        create(sessions, slots, {"ninth": ()})
         waits = reach(sessions, "ninth", "Pending", f"all {SLOTS} {GPU} on node {name} are in use")
         assert "number 1 in line" in waits["status"]["message"]
         assert (waits["status"]["queue"]["position"], waits["status"]["queue"]["reason"]) == (1, "GPUsBusy")
