@@ -12,39 +12,31 @@ from vdi.kasm.preflight.facts import Facts, Tool
 CARRIED = {"dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
 
 
-def with_helm(version: str = "", problem: str = "") -> Facts:
+def with_tool(name: str, version: str = "", problem: str = "") -> Facts:
     facts = k3s_with_traefik()
-    return msgspec.structs.replace(facts, tools={**facts.tools, "helm": Tool("helm", version, problem)})
-
-
-def with_kubectl(version: str = "", problem: str = "") -> Facts:
-    facts = k3s_with_traefik()
-    return msgspec.structs.replace(facts, tools={**facts.tools, "kubectl": Tool("kubectl", version, problem)})
+    return msgspec.structs.replace(facts, tools={**facts.tools, name: Tool(name, version, problem)})
 
 
 @pytest.mark.parametrize(
-    ("generation", "version", "verdict"),
+    ("tool", "version", "generation", "severity"),
     [
-        ("C", "3.17.3", Severity.ERROR),
-        ("C", "3.18.0", Severity.OK),
-        ("C", "4.0.1", Severity.OK),
-        ("A", "3.14.0", Severity.OK),
+        ("helm", "3.17.3", "C", "error"),
+        ("helm", "3.18.0", "C", "ok"),
+        ("helm", "4.0.1", "C", "ok"),
+        ("helm", "3.14.0", "A", "ok"),
+        ("kubectl", "v1.33.0", "C", "ok"),  # of a cluster with 1.34
+        ("kubectl", "v1.32.9", "C", "warning"),
     ],
 )
-def test_helm(generation: str, version: str, verdict: Severity) -> None:
-    assert line_of("helm", with_helm(version), a_plan(generation)).severity is verdict
+def test_a_program_has_a_lowest_version(tool: str, version: str, generation: str, severity: str) -> None:
+    assert line_of(tool, with_tool(tool, version), a_plan(generation)).severity == severity
 
 
 def test_no_helm_is_a_failure_and_no_kubectl_a_warning() -> None:
-    line = line_of("helm", with_helm(problem="there is no helm in PATH"))
+    line = line_of("helm", with_tool("helm", problem="there is no helm in PATH"))
     assert line.severity is Severity.ERROR
     assert "there is no helm in PATH" in line.message
-    assert line_of("kubectl", with_kubectl(problem="kubectl is not in PATH")).severity is Severity.WARNING
-
-
-@pytest.mark.parametrize(("version", "verdict"), [("v1.33.0", Severity.OK), ("v1.32.9", Severity.WARNING)])
-def test_kubectl_is_held_against_the_cluster(version: str, verdict: Severity) -> None:
-    assert line_of("kubectl", with_kubectl(version)).severity is verdict
+    assert line_of("kubectl", with_tool("kubectl", problem="kubectl is not in PATH")).severity is Severity.WARNING
 
 
 def namespace(level: str = "") -> dict[str, Any]:
