@@ -25,11 +25,9 @@ GENERATIONS = pytest.mark.parametrize("generation", ALL, ids=lambda each: each.l
 def test_each_wait_targets_a_component_and_its_port(generation: Generation) -> None:
     for component in generation.components:
         for step in component.init_containers:
-            if not step.waits_for:
-                continue
-            targets = [component for component in generation.components if component.key == step.waits_for]
-            assert targets, f"{component.key}: {step.name} waits for {step.waits_for}"
-            assert any(step.port in target.ports for target in targets), f"{component.key}: {step.name}"
+            targets = [target for target in generation.components if target.key == step.waits_for]
+            is_open = any(step.port in target.ports for target in targets)
+            assert is_open or not step.waits_for, f"{component.key}: {step.name} waits for {step.waits_for}"
 
 
 @GENERATIONS
@@ -45,41 +43,37 @@ def test_each_size_has_resources_and_replicas(generation: Generation) -> None:
 
 
 def test_same_step_count_is_another_wait_by_generation() -> None:
-    a = A.component("proxy")
-    b = B.component("proxy")
-    assert a is not None
-    assert b is not None
+    a, b = A.component("proxy"), B.component("proxy")
+    assert a and b
     waits_a = [step.name for step in a.steps(A.newest) if not step.as_root]
     waits_b = [step.name for step in b.steps(B.newest)]
     assert len(waits_a) == len(waits_b) == 5
-    assert a.step(waits_a[1]) is not None
-    assert [a.step(waits_a[1]).waits_for, b.step(waits_b[1]).waits_for] == ["manager", "api"]  # type: ignore[union-attr]
+    second_of_a, second_of_b = a.step(waits_a[1]), b.step(waits_b[1])
+    assert second_of_a and second_of_b
+    assert (second_of_a.waits_for, second_of_b.waits_for) == ("manager", "api")
 
 
-def test_only_first_version_of_c_proxy_waits_for_gateways() -> None:
-    proxy = C.component("proxy")
-    assert proxy is not None
-    first = [step.waits_for for step in proxy.steps((1, 1190, 0))]
-    later = [step.waits_for for step in proxy.steps((1, 1190, 1))]
-    assert first == ["", "api", "manager", "guac", "rdp-gateway"]
-    assert later == ["", "api", "manager"]
-
-
-def test_only_first_version_of_c_gateways_waits_for_api() -> None:
-    guac = C.component("guac", (1, 1190, 0))
-    assert guac is not None
-    assert [step.waits_for for step in guac.steps((1, 1190, 0))] == ["", "api", ""]
-    assert [step.waits_for for step in guac.steps((1, 1190, 1))] == ["", "proxy", ""]
+@pytest.mark.parametrize(
+    ("key", "first", "later"),
+    [
+        ("proxy", ["", "api", "manager", "guac", "rdp-gateway"], ["", "api", "manager"]),
+        ("guac", ["", "api", ""], ["", "proxy", ""]),
+    ],
+)
+def test_first_version_of_c_waits_the_other_way_round(key: str, first: list[str], later: list[str]) -> None:
+    component = C.component(key, (1, 1190, 0))
+    assert component
+    waits = [[step.waits_for for step in component.steps((1, 1190, patch))] for patch in (0, 1)]
+    assert waits == [first, later]
 
 
 def test_step_name_matches_with_release_and_zone() -> None:
     proxy = B.component("proxy")
-    assert proxy is not None
+    assert proxy
     assert proxy.owns({"app.kubernetes.io/component": "proxy", "app.kubernetes.io/instance": "kasm"})
     assert proxy.step("my-kasm-proxy-data-perms") is proxy.init_containers[0]
     manager = proxy.step("kasm-manager-zone-a-is-ready")
-    assert manager is not None
-    assert manager.waits_for == "manager"
+    assert manager and manager.waits_for == "manager"
     assert proxy.step("somebody-elses") is None
 
 
