@@ -1,5 +1,6 @@
 """Answers as hypothesis makes them up: every combination, also those that are refused."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -58,20 +59,12 @@ def options(draw: st.DrawFn) -> InstallOptions:
 @st.composite
 def good_options(draw: st.DrawFn) -> InstallOptions:
     """Answers that go together."""
-    generation = draw(st.sampled_from(ALL))
-    version = draw(st.sampled_from([None, *versions[generation.letter]]))
-    profile = draw(st.sampled_from(PROFILES))
-    has_switch = "ingress_enabled" in generation.paths
-    return InstallOptions(
-        generation=generation,
-        hostname=draw(hosts),
-        version=version,
-        release=draw(names),
-        size=draw(st.sampled_from(SIZES)) if profile is CHART else "small",
-        profile=profile,
-        ingress=draw(st.sampled_from(Ingress)) if has_switch else Ingress.TRAEFIK,
-        storage_class=draw(st.sampled_from(["", "local-path"])),
-        tls_secret=draw(names),
+    drawn = draw(options())
+    return replace(
+        drawn,
+        size=drawn.size if drawn.profile is CHART else "small",
+        ingress=drawn.ingress if "ingress_enabled" in drawn.generation.paths else Ingress.TRAEFIK,
+        tls_secret=drawn.tls_secret or "tls",
     )
 
 
