@@ -14,9 +14,12 @@ LONG_AGO = "2026-11-20T08:00:00Z"
 EARLIER = "2026-11-20T09:00:00Z"
 LATER = "2026-11-20T10:00:00Z"
 EIGHT = SharingRequest({"any": Sharing()}, "any")
+SEVERAL = SharingRequest({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
 
 
-def a_node(name: str = "gpu-1", gpus: int = 1, labels: Obj | None = None, *, advertises: int | None = None) -> Node:
+def a_node(
+    name: str = "gpu-1", gpus: int = 1, labels: Obj | None = None, *, advertises: int | None = None, k3s: str = ""
+) -> Node:
     """A node as GPU Feature Discovery labels it while nothing is shared; `labels` without their `nvidia.com/`."""
     count = str(gpus if advertises is None else advertises)
     found = {
@@ -29,7 +32,7 @@ def a_node(name: str = "gpu-1", gpus: int = 1, labels: Obj | None = None, *, adv
         **{f"nvidia.com/{key}": value for key, value in (labels or {}).items()},
     }
     room = {"cpu": "8", RESOURCE: count}
-    status = {"capacity": dict(room), "allocatable": dict(room), "nodeInfo": {"kubeletVersion": "v1.34.4"}}
+    status = {"capacity": dict(room), "allocatable": dict(room), "nodeInfo": {"kubeletVersion": f"v1.34.4{k3s}"}}
     return Node({"metadata": {"name": name, "labels": found}, "status": status})
 
 
@@ -48,21 +51,12 @@ def shared(node: Node, replicas: int = 8, *, resource: str = RESOURCE) -> Node:
 
 def unlabelled(node: Node) -> Node:
     """The node without GPU Feature Discovery."""
-    raw = deepcopy(dict(node.raw))
-    raw["metadata"]["labels"] = {}
-    return replace(node, raw=raw)
+    return replace(node, raw={**node.raw, "metadata": {**node.raw["metadata"], "labels": {}}})
 
 
-def on_k3s(node: Node) -> Node:
-    raw = deepcopy(dict(node.raw))
-    raw["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
-    return replace(node, raw=raw)
-
-
-def labelled(node: Node, config: str) -> Node:
-    raw = deepcopy(dict(node.raw))
-    raw["metadata"]["labels"][CONFIG_LABEL] = config
-    return replace(node, raw=raw)
+def labelled(node: Node, value: str, label: str = CONFIG_LABEL) -> Node:
+    labels = {**node.raw["metadata"]["labels"], label: value}
+    return replace(node, raw={**node.raw, "metadata": {**node.raw["metadata"], "labels": labels}})
 
 
 def a_config_map(changed_at: str = EARLIER, name: str = "time-slicing-config", **data: str) -> ConfigMap:

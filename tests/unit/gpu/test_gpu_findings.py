@@ -8,13 +8,13 @@ from unit.gpu.gpu_states import (
     EARLIER,
     LATER,
     LONG_AGO,
+    SEVERAL,
     a_config_map,
     a_daemon_set,
     a_node,
     a_policy,
     configured,
     labelled,
-    on_k3s,
     shared,
 )
 from unit.gpu.test_gpu_sharing import MISSION
@@ -67,10 +67,7 @@ def test_healthy(gpus: int) -> None:
 
 
 def test_healthy_with_several_configurations() -> None:
-    request = SharingRequest(
-        {"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"}
-    )
-    observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), request=request)
+    observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), request=SEVERAL)
     assert codes(observed) == []
     assert [node.count("nvidia.com/gpu") for node in observed.nodes] == [8, 4, 4]
 
@@ -80,20 +77,14 @@ def test_healthy_when_renamed() -> None:
     assert (observed.nodes[0].count(RENAMED), codes(observed)) == (8, [])
 
 
-def evidence(finding: Finding) -> str:
-    return "\n".join(finding.evidence)
-
-
 def test_without_default_but_every_node_labelled() -> None:
     node = labelled(shared(a_node()), "any")
     assert codes(operator(a_policy({"name": "time-slicing-config"}), GOOD, node)) == []
 
 
 def test_shared_by_mps_instead() -> None:
-    node = shared(a_node())
-    other = {**node.raw["metadata"]["labels"], "nvidia.com/gpu.sharing-strategy": "mps"}
-    raw = {**node.raw, "metadata": {**node.raw["metadata"], "labels": other}}
-    assert "shared by MPS" in only(operator(None, GOOD, Node(raw))).message
+    node = labelled(shared(a_node()), "mps", "nvidia.com/gpu.sharing-strategy")
+    assert "shared by MPS" in only(operator(None, GOOD, node)).message
 
 
 @pytest.mark.parametrize(
@@ -126,7 +117,7 @@ def test_feature_discovery_has_not_read_it_either() -> None:
 
 
 def test_toolkit_with_another_containerd_than_k3s() -> None:
-    observed = operator(None, GOOD, on_k3s(shared(a_node())))
+    observed = operator(None, GOOD, shared(a_node(k3s="+k3s1")))
     finding = only(observed)
     assert (finding.code, finding.severity) == ("gpu_toolkit_paths_not_k3s", Severity.WARNING)
     assert "/run/k3s/containerd/containerd.sock" in finding.remedy.text

@@ -11,6 +11,7 @@ from unit.gpu.gpu_states import (
     EIGHT,
     LATER,
     LONG_AGO,
+    SEVERAL,
     a_config_map,
     a_daemon_set,
     a_node,
@@ -19,7 +20,6 @@ from unit.gpu.gpu_states import (
     configured,
     fresh,
     labelled,
-    on_k3s,
     played,
     shared,
     unlabelled,
@@ -39,8 +39,6 @@ from vdi.gpu.sharing.plan import (
     state_after,
 )
 from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node
-
-SEVERAL = SharingRequest({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
 
 
 def helm(observed: GpuState, **config: str) -> GpuState:
@@ -404,7 +402,7 @@ def test_gpus_without_an_encoder_are_named() -> None:
 
 def test_what_settings_and_cluster_bring_with_them() -> None:
     request = SharingRequest({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
-    observed = replace(fresh(on_k3s(a_node())), policy=a_policy(None, mig={"strategy": "single"}))
+    observed = replace(fresh(a_node(k3s="+k3s1")), policy=a_policy(None, mig={"strategy": "single"}))
     said = notes(observed, request)
     assert f"gpuResource={RENAMED}" in said
     assert "UnexpectedAdmissionError" in said

@@ -6,33 +6,24 @@ from vdi.gpu.sharing.state import lacks_encoder
 
 
 @pytest.mark.parametrize(
-    "product",
+    ("product", "lacks"),
     [
-        "NVIDIA-A100-SXM4-80GB",
-        "NVIDIA-A100-PCIE-40GB-MIG-1g.5gb",
-        "A100-SXM4-40GB-SHARED",
-        "NVIDIA-A30",
-        "NVIDIA-H100-80GB-HBM3",
-        "NVIDIA-H200",
-        "NVIDIA-GH200-480GB",
+        ("NVIDIA-A100-SXM4-80GB", True),
+        ("NVIDIA-A100-PCIE-40GB-MIG-1g.5gb", True),
+        ("A100-SXM4-40GB-SHARED", True),
+        ("NVIDIA-A30", True),
+        ("NVIDIA-H100-80GB-HBM3", True),
+        ("NVIDIA-H200", True),
+        ("NVIDIA-GH200-480GB", True),
+        ("NVIDIA-L4", False),
+        ("NVIDIA-L40S", False),
+        ("NVIDIA-A10", False),
+        ("NVIDIA-A16", False),
+        ("NVIDIA-A2", False),
+        ("Tesla-T4", False),
+        ("NVIDIA-RTX-A3000-Laptop-GPU", False),
+        ("", False),  # an unknown one counts as able to
     ],
 )
-def test_gpus_for_computing_cannot_encode(product: str) -> None:
-    assert lacks_encoder(product)
-
-
-@pytest.mark.parametrize(
-    "product",
-    [
-        "NVIDIA-L4",
-        "NVIDIA-L40S",
-        "NVIDIA-A10",
-        "NVIDIA-A16",
-        "NVIDIA-A2",
-        "Tesla-T4",
-        "NVIDIA-RTX-A3000-Laptop-GPU",
-        "",
-    ],
-)
-def test_gpus_for_desktops_and_unknown_ones_count_as_able_to(product: str) -> None:
-    assert not lacks_encoder(product)
+def test_gpus_for_computing_alone_cannot_encode(product: str, lacks: bool) -> None:
+    assert lacks_encoder(product) is lacks
