@@ -89,12 +89,27 @@ def test_a_good_cluster_has_nothing_in_the_way() -> None:
 
 
 TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"})
+
+
+def with_certificate(**fields: Any) -> dict[str, Any]:
+    """The Secret of TLS, with this certificate in it."""
+    return {"objects": (TLS,), "certificates": (Certificate(namespace="kasm", secret="wild", **fields),)}
+
+
+def a_namespace(labels: dict[str, str] | None = None, phase: str = "Active") -> dict[str, Any]:
+    return {"kasm": {"metadata": {"name": "kasm", "labels": labels or {}}, "status": {"phase": phase}}}
+
+
+def a_template(**spec: Any) -> dict[str, Any]:
+    return {"kind": "VDITemplate", "metadata": {"name": "t"}, "spec": {"image": "i.example.com/d:1", **spec}}
+
+
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "old kubernetes": ({"kubernetes": "v1.29.9"}, "error", "1.30 or later is required"),
     "no node": ({"nodes": ()}, "error", "The cluster has no node"),
     "closed nodes": ({"nodes": (a_node(unschedulable=True),)}, "error", "None of 1 nodes is ready"),
     "a namespace that goes": (
-        {"namespaces": {"kasm": {"metadata": {"name": "kasm"}, "status": {"phase": "Terminating"}}}},
+        {"namespaces": a_namespace(phase="Terminating")},
         "error",
         "The namespace kasm is being deleted",
     ),
@@ -118,10 +133,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a kind nobody brings": (
         {"unknown": frozenset({("monitoring.coreos.com/v1", "PodMonitor")})},
         "error",
-        (
-            "does not know PodMonitor (monitoring.coreos.com/v1), which these values create. Install the "
-            "Prometheus operator"
-        ),
+        "does not know PodMonitor (monitoring.coreos.com/v1), which these values create. Install the Prometheus "
+        "operator",
     ),
     "no storage class": (
         {"objects": (an_operator(), {"kind": "PersistentVolumeClaim", "metadata": {"name": "d"}, "spec": {}})},
@@ -129,51 +142,27 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "The volume d needs a default StorageClass, which does not exist; available: local-path",
     ),
     "a template's class": (
-        {
-            "objects": (
-                {
-                    "kind": "VDITemplate",
-                    "metadata": {"name": "t"},
-                    "spec": {"image": "i.example.com/d:1", "persistence": {"enabled": True, "storageClass": "fast"}},
-                },
-            )
-        },
+        {"objects": (a_template(persistence={"enabled": True, "storageClass": "fast"}),)},
         "error",
         "The template t (homes) needs the StorageClass 'fast'",
     ),
     "a template that leaves out what is its default": (
-        {
-            "objects": ({"kind": "VDITemplate", "metadata": {"name": "t"}, "spec": {"image": "i.example.com/d:1"}},),
-            "classes": ({"metadata": {"name": "gp3"}},),
-        },
+        {"objects": (a_template(),), "classes": ({"metadata": {"name": "gp3"}},)},
         "error",
         "The template t (homes) needs the StorageClass 'local-path'",
     ),
     "no certificate": (
-        {
-            "objects": (TLS,),
-            "certificates": (Certificate(namespace="kasm", secret="wild", problem="missing"),),
-        },
+        with_certificate(problem="missing"),
         "warning",
         "The TLS Secret kasm/wild does not exist; without it, Traefik presents its own certificate",
     ),
     "a certificate for somebody else": (
-        {
-            "objects": (TLS,),
-            "certificates": (
-                Certificate(namespace="kasm", secret="wild", names=("*.example.org",), ends="2027-01-01T00:00:00Z"),
-            ),
-        },
+        with_certificate(names=("*.example.org",), ends="2027-01-01T00:00:00Z"),
         "warning",
         "is for *.example.org, not for *.vdi.example.com",
     ),
     "a certificate that has ended": (
-        {
-            "objects": (TLS,),
-            "certificates": (
-                Certificate(namespace="kasm", secret="wild", names=("*.vdi.example.com",), ends="2026-01-01T00:00:00Z"),
-            ),
-        },
+        with_certificate(names=("*.vdi.example.com",), ends="2026-01-01T00:00:00Z"),
         "warning",
         "kasm/wild expired on 2026-01-01T00:00:00Z",
     ),
@@ -191,7 +180,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a Secret that is missing": (
         {
             "objects": (an_operator(volumes=[{"name": "s", "secret": {"secretName": "db"}}]),),
-            "namespaces": {"kasm": {"metadata": {"name": "kasm"}}},
+            "namespaces": a_namespace(),
             "secrets": {"kasm": {}},
         },
         "error",
@@ -204,7 +193,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
                     {"image": "localhost/vdi/vdi:dev", "env": [
                         {"name": "A", "valueFrom": {"secretKeyRef": {"name": "db", "key": "url"}}}]}]),
             ),
-            "namespaces": {"kasm": {"metadata": {"name": "kasm"}}},
+            "namespaces": a_namespace(),
             "secrets": {"kasm": {"db": frozenset({"uri"})}},
         },
         "error",
@@ -213,9 +202,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a node's network where it is forbidden": (
         {
             "objects": (an_operator(hostNetwork=True),),
-            "namespaces": {
-                "kasm": {"metadata": {"name": "kasm", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-            },
+            "namespaces": a_namespace({"pod-security.kubernetes.io/enforce": "restricted"}),
         },
         "error",
         "uses its node's network, and the namespace kasm enforces 'restricted'",
@@ -228,12 +215,10 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "a namespace that somebody made before": (
         {"foreign": (ForeignObject("Namespace", "", "vdi-sessions", ""),)},
         "error",
-        (
-            "Namespace vdi-sessions already exists and belongs to no release, so Helm would not adopt it. Set "
-            "sessions.createNamespace=false, or let the release adopt it: kubectl annotate namespace vdi-sessions "
-            "meta.helm.sh/release-name=vdi meta.helm.sh/release-namespace=kasm; kubectl label namespace "
-            "vdi-sessions app.kubernetes.io/managed-by=Helm"
-        ),
+        "Namespace vdi-sessions already exists and belongs to no release, so Helm would not adopt it. Set "
+        "sessions.createNamespace=false, or let the release adopt it: kubectl annotate namespace vdi-sessions "
+        "meta.helm.sh/release-name=vdi meta.helm.sh/release-namespace=kasm; kubectl label namespace "
+        "vdi-sessions app.kubernetes.io/managed-by=Helm",
     ),
     "CRDs of another release": (
         {"foreign": (ForeignObject("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", "other/vdi"),)},
@@ -256,13 +241,6 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "Revision 3 of vdi is pending-upgrade",
     ),
 }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_what_stands_in_the_way_of_an_install(name: str) -> None:
-    changes, level, words = CASES[name]
-    found = verdicts(**changes)
-    assert [one for one in found if one[0] == level and words in one[1]], found
 
 
 UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -293,10 +271,12 @@ UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", UPGRADES)
-def test_what_stands_in_the_way_of_an_upgrade(name: str) -> None:
-    changes, level, words = UPGRADES[name]
-    found = verdicts(upgrading=True, **changes)
+@pytest.mark.parametrize(
+    ("upgrading", "name"), [*((False, name) for name in CASES), *((True, name) for name in UPGRADES)]
+)
+def test_what_stands_in_the_way(upgrading: bool, name: str) -> None:
+    changes, level, words = (UPGRADES if upgrading else CASES)[name]
+    found = verdicts(upgrading, **changes)
     assert [one for one in found if one[0] == level and words in one[1]], found
 
 
@@ -315,8 +295,7 @@ def test_crds_that_were_applied_by_hand_are_taken_over() -> None:
 
 def test_a_certificate_that_cert_manager_makes_need_not_be_there() -> None:
     made = {"kind": "Certificate", "metadata": {"name": "w", "namespace": "kasm"}, "spec": {"secretName": "wild"}}
-    missing = Certificate(namespace="kasm", secret="wild", problem="missing")
-    assert verdicts(objects=(TLS, made), certificates=(missing,)) == []
+    assert verdicts(**with_certificate(problem="missing") | {"objects": (TLS, made)}) == []
 
 
 def with_namespaces(*namespaces: str) -> dict[str, Any]:

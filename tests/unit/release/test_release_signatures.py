@@ -31,17 +31,20 @@ def a_cosign(folder: Path, stderr: str = "", status: int = 0) -> Path:
     return path
 
 
-@pytest.fixture
-def signed(tmp_path: Path) -> Path:
-    """A folder of three files, one of them below."""
-    folder = tmp_path / "chart"
+def a_signed_folder(folder: Path, **contents: str) -> Path:
+    """A chart of three files, one of them below."""
     (folder / "templates").mkdir(parents=True)
     for name in ("Chart.yaml", "values.yaml", "templates/a.yaml"):
-        (folder / name).write_text(name)
+        (folder / name).write_text(contents.get(Path(name).stem, "a: b\n"))
     (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()))
     for name in (BUNDLE, PUBLIC_KEY):
         (folder / name).write_text("{}")
     return folder
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> Path:
+    return a_signed_folder(tmp_path / "chart")
 
 
 def test_each_file_of_a_signed_folder_is_proven(signed: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unit.release.test_release_preflight import a_revision, an_operator, facts
-from unit.release.test_release_signatures import a_cosign
+from unit.release.test_release_signatures import a_cosign, a_signed_folder
 from vdi.cli import install as release_run
 from vdi.cli.errors import CliError
 from vdi.cli.findings import FindingsOutput
@@ -23,7 +23,7 @@ from vdi.helm.run import Helm
 from vdi.release.apply import HelmRun
 from vdi.release.chart import Chart, find_chart
 from vdi.release.facts import Facts
-from vdi.release.signatures import BUNDLE, PUBLIC_KEY, SUMS, checksums
+from vdi.release.signatures import PUBLIC_KEY
 
 DIGEST = f"sha256:{'1' * 64}"
 OURS = "r.example.com/vdi"
@@ -34,15 +34,7 @@ AT = ReleaseOptions(KubeConnection("kasm", None, None), "vdi", Helm(Path("/helm"
 @pytest.fixture
 def chart(tmp_path: Path) -> Path:
     """A signed chart."""
-    folder = tmp_path / "chart"
-    (folder / "templates").mkdir(parents=True)
-    (folder / "Chart.yaml").write_text("name: vdi\nversion: 0.2.0\n")
-    (folder / "values.yaml").write_text(SIGNED)
-    (folder / "templates/a.yaml").write_text("a: b\n")
-    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()))
-    for name in (BUNDLE, PUBLIC_KEY):
-        (folder / name).write_text("{}")
-    return folder
+    return a_signed_folder(tmp_path / "chart", Chart="name: vdi\nversion: 0.2.0\n", values=SIGNED)
 
 
 @pytest.fixture
