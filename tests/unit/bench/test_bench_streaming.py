@@ -87,10 +87,7 @@ def test_a_pod_without_a_cgroup_is_an_error_and_not_a_zero(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("bench", [main, first_picture.main])
 def test_missing_cluster_names_make_demo(
-    bench: Any,
-    tmp_path: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    bench: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in ("VDI_STATE", "VDI_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))

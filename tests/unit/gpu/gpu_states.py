@@ -119,12 +119,7 @@ def a_static_plugin(**env: str) -> DaemonSet:
 
 def with_pods(name: str, pod_spec: Obj, made: str, ready: int) -> DaemonSet:
     meta = {"name": name, "namespace": "gpu-operator", "generation": 2, "uid": name}
-    status = {
-        "observedGeneration": 2,
-        "desiredNumberScheduled": 1,
-        "updatedNumberScheduled": 1,
-        "numberReady": ready,
-    }
+    status = {"observedGeneration": 2, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": ready}
     pod = {"metadata": {"name": f"{name}-x", "creationTimestamp": made}}
     return DaemonSet({"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}, (pod,))
 

@@ -43,12 +43,7 @@ class FakeServer:
 class PlaceholderWorld(QueueWorld):
     """A full cluster, and the placeholders' pass."""
 
-    def __init__(
-        self,
-        gpus: int = 1,
-        server: FakeServer | None = None,
-        **settings: Any,
-    ) -> None:
+    def __init__(self, gpus: int = 1, server: FakeServer | None = None, **settings: Any) -> None:
         super().__init__(gpus, autoscaled=True)
         self.server = server or FakeServer()
         cluster = ClusterContext(cast(Client, self.server), self.caches, ClusterSettings(), self.clock, (NAMESPACE,))

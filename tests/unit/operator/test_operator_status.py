@@ -51,11 +51,7 @@ EVICTED = {
     "conditions": [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")],
 }
 TIMED_OUT = {"phase": "Terminating", "message": "Over.", "conditions": [a_condition("Ready", "False", "TimedOut")]}
-CRASHED = {
-    "phase": "Pending",
-    "message": "Crashed.",
-    "failures": {"count": 1, "reason": "CrashLoop", "time": "t"},
-}
+CRASHED = {"phase": "Pending", "message": "Crashed.", "failures": {"count": 1, "reason": "CrashLoop", "time": "t"}}
 EXPIRING = {"phase": "Running", "conditions": [a_condition("Expiring", "True", "ExpiringSoon", "Soon.")]}
 SUSPENDED = {
     "phase": "Suspended",

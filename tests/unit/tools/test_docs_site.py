@@ -5,11 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.docs_site import (
-    ROOT,
-    external_loads,
-    long_lines,
-)
+from tools.docs_site import ROOT, external_loads, long_lines
 from tools.generate.page import BEGIN, END
 
 DOCS = ROOT / "docs"

@@ -100,11 +100,7 @@ postgresql:
 @pytest.mark.parametrize(
     ("registry", "image", "desktop"),
     [
-        (
-            "",
-            {"repository": "localhost/vdi/vdi", "tag": VERSION, "digest": ""},
-            f"localhost/vdi/desktop:{VERSION}",
-        ),
+        ("", {"repository": "localhost/vdi/vdi", "tag": VERSION, "digest": ""}, f"localhost/vdi/desktop:{VERSION}"),
         (
             "r.example.com/vdi",
             {"repository": "r.example.com/vdi/vdi", "tag": VERSION, "digest": DIGEST},

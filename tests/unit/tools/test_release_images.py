@@ -65,8 +65,7 @@ def test_the_source_is_the_address_of_origin_without_credentials(checkout: Path,
 
 
 @pytest.mark.parametrize(
-    ("names", "chosen"),
-    [("", ()), ("kiosk", ("kiosk",)), ("office  science", ("office", "science")), ("all", GALLERY)],
+    ("names", "chosen"), [("", ()), ("kiosk", ("kiosk",)), ("office  science", ("office", "science")), ("all", GALLERY)]
 )
 def test_images_of_the_gallery_are_named_or_all(
     monkeypatch: pytest.MonkeyPatch, names: str, chosen: tuple[str, ...]
