@@ -103,31 +103,32 @@ def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monk
     assert reached == {name: [443, 6443, 16443] for name in _CLIENTS}
 
 
-def test_helm_test_plan_follows_the_api_server_ports(helm: Path) -> None:
+_ELSEWHERE = "network.apiServerPorts={16443}"
+_OIDC = f"{_ELSEWHERE},gateway.oidc.clientId=vdi,gateway.oidc.issuer=https://sso.example.com"
+_HOOK, _S3 = "gateway.notices.webhook", "gateway.recordings.s3"
+
+
+@pytest.mark.parametrize(
+    ("values", "reach"),
+    [
+        ("", ["desktop", "operator", "gateway", "doctor"]),
+        (_ELSEWHERE, ["desktop"]),
+        (f"{_OIDC}/x", ["desktop", "gateway"]),
+        (f"{_OIDC}:8443/x", ["desktop"]),
+        (f"{_ELSEWHERE},{_HOOK}.url=https://hooks.example.com/vdi,{_HOOK}.existingSecret=x", ["desktop", "gateway"]),
+        (
+            f"{_ELSEWHERE},{_S3}.bucket=films,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=films",
+            ["desktop", "gateway"],
+        ),
+    ],
+)
+def test_helm_test_plan_follows_the_api_server_ports(helm: Path, values: str, reach: list[str]) -> None:
     """The rule for the API server names no address, so it opens port 443 of all hosts, if that is among the ports."""
-
-    def expected(*words: str) -> list[str]:
-        done = template(helm, *words)
-        assert done.returncode == 0, done.stderr
-        plans = [made["data"].get("plan.json") for made in read_objects(done.stdout) if made["kind"] == "ConfigMap"]
-        (plan,) = [json.loads(text) for text in plans if text]
-        allowed: list[str] = plan["allowed"]["the internet 443"]
-        return allowed
-
-    assert expected() == ["desktop", "operator", "gateway", "doctor"]
-    elsewhere = ("--set", "network.apiServerPorts={16443}")
-    assert expected(*elsewhere) == ["desktop"]
-    for issuer, opened in (("https://sso.example.com/x", ["gateway"]), ("https://sso.example.com:8443/x", [])):
-        provider = ("--set", f"gateway.oidc.issuer={issuer}", "--set", "gateway.oidc.clientId=vdi")
-        assert expected(*elsewhere, *provider) == ["desktop", *opened]
-    hook = (
-        "--set",
-        "gateway.notices.webhook.url=https://hooks.example.com/vdi,gateway.notices.webhook.existingSecret=x",
-    )
-    assert expected(*elsewhere, *hook) == ["desktop", "gateway"]
-    films = {"bucket": "films", "endpoint": "https://s3.example.com", "existingSecret": "films"}
-    s3 = ("--set-json", f"gateway.recordings.s3={json.dumps(films)}")
-    assert expected(*elsewhere, *s3) == ["desktop", "gateway"]
+    done = template(helm, "--set", values)
+    assert done.returncode == 0, done.stderr
+    plans = [made["data"].get("plan.json") for made in read_objects(done.stdout) if made["kind"] == "ConfigMap"]
+    (plan,) = [json.loads(text) for text in plans if text]
+    assert plan["allowed"]["the internet 443"] == reach
 
 
 def test_metrics_of_another_release_do_not_count(helm: Path) -> None:
@@ -156,13 +157,10 @@ def priorities(objects: list[Object]) -> dict[str, str | None]:
     }
 
 
-def test_production_servers_outrank_desktops(helm: Path) -> None:
+def test_servers_outrank_desktops_in_production_alone(helm: Path) -> None:
     names = ("operator", "gateway", "postgresql", "redis", "coturn")
     found = priorities(render(helm, "values-production.yaml"))
     assert found == {f"vdi-{name}": "system-cluster-critical" for name in names}
-
-
-def test_servers_have_no_priority_by_default(helm: Path) -> None:
-    servers = ("--set", "postgresql.enabled=true,redis.enabled=true,coturn.enabled=true,coturn.realm=r")
-    peers = ("--set", "coturn.allowedPeers={10.42.0.0/16}")
-    assert set(priorities(render(helm, "values.yaml", *servers, *peers)).values()) == {None}
+    servers = "postgresql.enabled=true,redis.enabled=true,coturn.enabled=true,coturn.realm=r"
+    peers = "coturn.allowedPeers={10.42.0.0/16}"
+    assert set(priorities(render(helm, "values.yaml", "--set", f"{servers},{peers}")).values()) == {None}
