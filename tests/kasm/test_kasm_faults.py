@@ -12,6 +12,7 @@ from support.waiting import wait_until
 from vdi.cli.main import main
 
 NOWHERE = "localhost/no/such/image:1"
+SHARE = "kasmApp__servicesToDeploy__kasmShare"
 
 
 def wait_initialised(ward: KasmStage, job: str) -> None:
@@ -53,30 +54,90 @@ def test_init_1_of_5_in_generation_b_is_the_api(ward: KasmStage, capsys: pytest.
     assert codes == ["kasm_image_unavailable", "kasm_pod_waiting"]
 
 
-# Images, references, programs
+# Values that are wrong
 
 
-def test_image_of_the_database(ward: KasmStage) -> None:
-    ward.install("b", components__db__image=NOWHERE)
-    ward.finds("kasm_image_unavailable", "pod/kasm-db-statefulset-0")
-    ward.follows(
-        "kasm-proxy-default-deployment-",
-        "kasm_pod_waiting kasm-api-deployment-",
-        "kasm_image_unavailable kasm-db-statefulset-0",
-    )
+Follows = tuple[str, ...]  # from the pod whose name begins so, to the cause
+FAULTS: dict[str, tuple[str, dict[str, str], str, str, tuple[str, ...], Follows]] = {
+    "image of the database": (
+        "b", {"components__db__image": NOWHERE}, "kasm_image_unavailable", "pod/kasm-db-statefulset-0", (),
+        ("kasm-proxy-default-deployment-", "kasm_pod_waiting kasm-api-deployment-",
+         "kasm_image_unavailable kasm-db-statefulset-0"),
+    ),
+    "image of the init containers": (
+        "a", {"images__program": "alpine/curl:8.8.0-not-mirrored"}, "kasm_image_unavailable", "pod/",
+        ("init container",), (),
+    ),
+    "Secret of the certificate missing": (
+        "b", {"certificate__secretName": "kasm-tls"}, "kasm_reference_missing", "pod/kasm-proxy-default-deployment-",
+        ("needs the Secret kasm-tls", "create secret tls kasm-tls"), (),
+    ),
+    "ConfigMap missing": (
+        "c", {"components__proxy__configMap": "kasm-own-settings"}, "kasm_reference_missing",
+        "pod/kasm-proxy-default-", ("the ConfigMap kasm-own-settings",), (),
+    ),
+    "program missing": (
+        "b", {"components__guac__program": "/usr/bin/no-such-program"}, "kasm_cannot_start",
+        "pod/kasm-guac-deployment-", (), (),
+    ),
+    "crash with its last words": (
+        "c", {"components__rdpGateway__env__CRASH": "cannot bind to 3389"}, "kasm_crashes",
+        "pod/kasm-rdp-gateway-default-", ("log: cannot bind to 3389",), (),
+    ),
+    "out of memory": (
+        "a", {f"{SHARE}__resources__limits__memory": "24Mi", f"{SHARE}__env__HUNGRY": "200"}, "kasm_out_of_memory",
+        "pod/kasm-share-deployment-", ("24Mi",), (),
+    ),
+    "probe fails": (
+        "c", {"components__manager__env__UNWELL": "yes"}, "kasm_probe_fails", "pod/kasm-manager-default-", ("503",),
+        ("kasm-proxy-default-", "kasm_probe_fails kasm-manager-default-"),
+    ),
+    "StorageClass missing": (
+        "c", {"database__storage__storageClassName": "longhorn"}, "kasm_claim_class_missing",
+        "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0", ("'longhorn'", "local-path"),
+        ("kasm-guac-default-0", "kasm_pod_waiting kasm-proxy-default-", "kasm_pod_waiting kasm-api-default-",
+         "kasm_pod_waiting kasm-db-1-19-0-0", "kasm_claim_class_missing kasm-database-kasm-db-1-19-0-0"),
+    ),
+    "requests too large": (
+        "c", {"components__api__resources__requests__cpu": "100"}, "kasm_unschedulable", "pod/kasm-api-default-",
+        ("It requests 100 CPU; the node with the most free capacity has",),
+        ("kasm-proxy-default-", "kasm_unschedulable kasm-api-default-"),
+    ),
+    "external database missing": (
+        "c", {"database__standalone": "true", "database__hostname": "pg.example.invalid",
+              "dbManagement__initialize": "false"}, "kasm_outside_silent", "", (), (),
+    ),
+    "circular wait as in 1.1190.0": (
+        "c", {"circularWait": "true"}, "kasm_circular_wait", "pod/kasm-",
+        ("2 pods wait for each other", "--version 1.1190.6"), (),
+    ),
+    "db-init failed": (
+        "c", {"initDatabase": "no-such-database", "initTries": "0"}, "kasm_db_init_failed", "job/kasm-db-init", (),
+        ("kasm-proxy-default-", "kasm_pod_waiting kasm-api-default-", "kasm_db_init_failed kasm-db-init"),
+    ),
+    "db-init crashes": (
+        "a", {"initDatabase": "no-such-database"}, "kasm_crashes", "pod/kasm-db-init-job-",
+        ('database "no-such-database" does not exist',), (),
+    ),
+    "no Job initialises the database": (
+        "b", {"dbManagement__initialize": "false"}, "kasm_database_not_initialised", "service/kasm-db",
+        ("dbManagement.initialize=true",), (),
+    ),
+}  # fmt: skip
 
 
-def test_image_of_the_init_containers(ward: KasmStage) -> None:
-    ward.install("a", images__program="alpine/curl:8.8.0-not-mirrored")
-    found = ward.finds("kasm_image_unavailable", "pod/")
-    assert "init container" in found.message
+@pytest.mark.parametrize("name", FAULTS)
+def test_wrong_value_is_the_top_finding(ward: KasmStage, name: str) -> None:
+    letter, values, code, where, said, follows = FAULTS[name]
+    ward.install(letter, **values)
+    found = ward.finds(code, where)
+    text = "\n".join((found.message, *found.evidence, found.remedy.text))
+    assert [words for words in said if words not in text] == []
+    if follows:
+        ward.follows(*follows)
 
 
-def test_secret_of_the_certificate_missing(ward: KasmStage) -> None:
-    ward.install("b", certificate__secretName="kasm-tls")
-    found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-deployment-")
-    assert "needs the Secret kasm-tls" in found.message
-    assert "create secret tls kasm-tls" in found.remedy.text
+# References
 
 
 def test_key_of_a_secret_missing(ward: KasmStage) -> None:
@@ -89,53 +150,7 @@ def test_key_of_a_secret_missing(ward: KasmStage) -> None:
     )
 
 
-def test_config_map_missing(ward: KasmStage) -> None:
-    ward.install("c", components__proxy__configMap="kasm-own-settings")
-    found = ward.finds("kasm_reference_missing", "pod/kasm-proxy-default-")
-    assert "the ConfigMap kasm-own-settings" in found.message
-
-
-def test_program_missing(ward: KasmStage) -> None:
-    ward.install("b", components__guac__program="/usr/bin/no-such-program")
-    ward.finds("kasm_cannot_start", "pod/kasm-guac-deployment-")
-
-
-def test_crash_with_its_last_words(ward: KasmStage) -> None:
-    ward.install("c", components__rdpGateway__env__CRASH="cannot bind to 3389")
-    found = ward.finds("kasm_crashes", "pod/kasm-rdp-gateway-default-")
-    assert "log: cannot bind to 3389" in found.evidence
-
-
-def test_out_of_memory(ward: KasmStage) -> None:
-    hungry = "kasmApp__servicesToDeploy__kasmShare"
-    limit = {f"{hungry}__resources__limits__memory": "24Mi", f"{hungry}__env__HUNGRY": "200"}
-    ward.install("a", **limit)
-    found = ward.finds("kasm_out_of_memory", "pod/kasm-share-deployment-")
-    assert "24Mi" in found.message
-
-
-def test_probe_fails(ward: KasmStage) -> None:
-    ward.install("c", components__manager__env__UNWELL="yes")
-    found = ward.finds("kasm_probe_fails", "pod/kasm-manager-default-")
-    assert "503" in found.message
-    ward.follows("kasm-proxy-default-", "kasm_probe_fails kasm-manager-default-")
-
-
 # Volumes and room
-
-
-def test_storage_class_missing(ward: KasmStage) -> None:
-    ward.install("c", database__storage__storageClassName="longhorn")
-    found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-database-kasm-db-1-19-0-0")
-    assert "'longhorn'" in found.message
-    assert "local-path" in found.message
-    ward.follows(
-        "kasm-guac-default-0",
-        "kasm_pod_waiting kasm-proxy-default-",
-        "kasm_pod_waiting kasm-api-default-",
-        "kasm_pod_waiting kasm-db-1-19-0-0",
-        "kasm_claim_class_missing kasm-database-kasm-db-1-19-0-0",
-    )
 
 
 @contextmanager
@@ -181,13 +196,6 @@ def test_provisioner_stopped(ward: KasmStage) -> None:
         ward.install("a")
         found = ward.finds("kasm_claim_pending", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
     assert "rancher.io/local-path" in found.message
-
-
-def test_requests_too_large(ward: KasmStage) -> None:
-    ward.install("c", components__api__resources__requests__cpu="100")
-    found = ward.finds("kasm_unschedulable", "pod/kasm-api-default-")
-    assert "It requests 100 CPU; the node with the most free capacity has" in found.message
-    ward.follows("kasm-proxy-default-", "kasm_unschedulable kasm-api-default-")
 
 
 # Who makes pods
@@ -273,38 +281,7 @@ def _dns_down(ward: KasmStage) -> Any:
     return next((one for one in ward.look() if one.code == "dns_down"), None)
 
 
-def test_external_database_missing(ward: KasmStage) -> None:
-    outside = {"database__standalone": "true", "database__hostname": "pg.example.invalid"}
-    ward.install("c", **outside, dbManagement__initialize="false")
-    ward.finds("kasm_outside_silent", "")
-
-
-def test_circular_wait_as_in_1_1190_0(ward: KasmStage) -> None:
-    ward.install("c", circularWait="true")
-    found = ward.finds("kasm_circular_wait", "pod/kasm-")
-    assert "2 pods wait for each other" in found.message
-    assert "--version 1.1190.6" in found.remedy.text
-
-
 # The database's contents
-
-
-def test_db_init_failed(ward: KasmStage) -> None:
-    ward.install("c", initDatabase="no-such-database", initTries="0")
-    ward.finds("kasm_db_init_failed", "job/kasm-db-init")
-    ward.follows("kasm-proxy-default-", "kasm_pod_waiting kasm-api-default-", "kasm_db_init_failed kasm-db-init")
-
-
-def test_db_init_crashes(ward: KasmStage) -> None:
-    ward.install("a", initDatabase="no-such-database")
-    found = ward.finds("kasm_crashes", "pod/kasm-db-init-job-")
-    assert any('database "no-such-database" does not exist' in line for line in found.evidence)
-
-
-def test_no_job_initialises_the_database(ward: KasmStage) -> None:
-    ward.install("b", dbManagement__initialize="false")
-    found = ward.finds("kasm_database_not_initialised", "service/kasm-db")
-    assert "dbManagement.initialize=true" in found.remedy.text
 
 
 def test_database_password_wrong(ward: KasmStage) -> None:
