@@ -44,15 +44,6 @@ def test_picture_is_a_png_of_its_size() -> None:
     assert len(zlib.decompress(data)) == 720 * (1 + 3 * 1280)
 
 
-def test_demo_is_named_where_it_is_missing(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for variable in ("VDI_STATE", "VDI_CACHE"):
-        monkeypatch.setenv(variable, str(tmp_path))
-    assert main(["--demo"]) == 3
-    assert "make demo" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("turns", ["0", "251"])
 def test_number_of_turns_is_limited(turns: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

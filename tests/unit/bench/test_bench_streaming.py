@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from bench import first_picture
+from bench import agent, first_picture
 from bench.podload import Load, read
 from bench.streaming import main
 from bench.streaming_report import OURS, PLAIN, compare, delays, lost, table, verdicts
@@ -85,13 +85,13 @@ def test_a_pod_without_a_cgroup_is_an_error_and_not_a_zero(tmp_path: Path) -> No
         read([CgroupMount(str(tmp_path), v2=True)], "demo", UID)
 
 
-@pytest.mark.parametrize("bench", [main, first_picture.main])
+@pytest.mark.parametrize(("bench", "words"), [(main, []), (first_picture.main, []), (agent.main, ["--demo"])])
 def test_missing_cluster_names_make_demo(
-    bench: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any, words: list[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in ("VDI_STATE", "VDI_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    assert bench([]) == 3
+    assert bench(words) == 3
     assert "make demo" in capsys.readouterr().err
 
 

@@ -38,27 +38,26 @@ def test_a_dirty_checkout_is_refused_with_the_file(repository: Path) -> None:
         find_release(VERSION, "", repository)
 
 
-def test_a_version_without_a_tag_is_refused_with_the_command(repository: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"no tag v0\.3\.0.*git tag --annotate --message=v0\.3\.0 v0\.3\.0"):
-        find_release("0.3.0", "", repository)
-
-
-def test_a_tag_of_another_commit_is_refused(repository: Path) -> None:
-    git(repository, "commit", "--quiet", "--allow-empty", "--message=B")
-    with pytest.raises(ReleaseError, match=r"not at this commit.*git checkout v0"):
-        find_release(VERSION, "", repository)
-
-
-def test_a_version_that_the_changelog_lacks_is_refused(repository: Path) -> None:
-    git(repository, "tag", "v0.2.0")
-    with pytest.raises(ReleaseError, match=r'no section "## 0\.2\.0 - YYYY-MM-DD"'):
-        find_release("0.2.0", "", repository)
-
-
-@pytest.mark.parametrize("version", ["", "v0.2.0", "0.2.0rc1", "next"])
-def test_a_version_in_another_style_is_refused(repository: Path, version: str) -> None:
-    with pytest.raises(ReleaseError, match=f"VERSION={version}: allowed: versions such as 0.2.0 and 0.2.0-rc.1"):
-        find_release(version, "", repository)
+@pytest.mark.parametrize(
+    ("words", "version", "registry", "reason"),
+    [
+        ((), "0.3.0", "", r"no tag v0\.3\.0.*git tag --annotate --message=v0\.3\.0 v0\.3\.0"),
+        (("commit", "--quiet", "--allow-empty", "--message=B"), VERSION, "", "not at this commit.*git checkout v0"),
+        (("tag", "v0.2.0"), "0.2.0", "", r'no section "## 0\.2\.0 - YYYY-MM-DD"'),
+        ((), VERSION, "https://r.example.com/", r"REGISTRY=https://r\.example\.com/: allowed: HOST"),
+        *(
+            ((), version, "", f"VERSION={version}: allowed: versions such as 0.2.0 and 0.2.0-rc.1")
+            for version in ("", "v0.2.0", "0.2.0rc1", "next")
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_allowed_or_to_do(
+    repository: Path, words: tuple[str, ...], version: str, registry: str, reason: str
+) -> None:
+    if words:
+        git(repository, *words)
+    with pytest.raises(ReleaseError, match=reason):
+        find_release(version, registry, repository)
 
 
 def test_commands_without_key_or_registry_say_what_is_allowed(
@@ -76,11 +75,6 @@ def test_commands_without_key_or_registry_say_what_is_allowed(
     assert "argument --key: '' is no file" in capsys.readouterr().err
     assert main(["publish", "--key", __file__, "--registry", ""]) == 1
     assert "REGISTRY=: allowed: HOST[:PORT]/PATH" in capsys.readouterr().err
-
-
-def test_a_registry_that_is_an_address_is_refused(repository: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"REGISTRY=https://r\.example\.com/: allowed: HOST"):
-        find_release(VERSION, "https://r.example.com/", repository)
 
 
 VALUES = """image:
