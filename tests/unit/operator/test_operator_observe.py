@@ -24,9 +24,6 @@ def home_of(session: VDISession) -> str:
 class SessionsWorld(ObserverWorld):
     """The stores of an observer, with short ways to fill them."""
 
-    def template(self, name: str, **spec: Any) -> VDITemplate:
-        return self.put_template(name, **spec)
-
     def session(
         self, name: str, created: str = "2026-11-20T08:00:00Z", *, status: dict[str, Any] | None = None, **spec: Any
     ) -> VDISession:
@@ -101,7 +98,7 @@ def test_session_with_an_existing_larger_home_keeps_it(world: SessionsWorld) -> 
 
 def test_scope_user_shares_one_home_between_templates(world: SessionsWorld) -> None:
     for name in ("cad", "office"):
-        world.template(name, persistence={"scope": "User"})
+        world.put_template(name, persistence={"scope": "User"})
     first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="office")
     assert world.holder(second) == "first"
     assert world.observer.observe(first).home_claim == world.observer.observe(second).home_claim
@@ -110,8 +107,8 @@ def test_scope_user_shares_one_home_between_templates(world: SessionsWorld) -> N
 
 
 def test_change_of_scope_to_user_keeps_an_existing_home(world: SessionsWorld) -> None:
-    world.template("cad", persistence={"scope": "User"})
-    world.template("office", persistence={"scope": "User"})
+    world.put_template("cad", persistence={"scope": "User"})
+    world.put_template("office", persistence={"scope": "User"})
     session = world.session("first", OLD, template="cad")
     world.put(world.caches.claims, PersistentVolumeClaim, home_of(session))
     assert world.observer.observe(session).home_claim == home_of(session)
@@ -121,7 +118,7 @@ def test_change_of_scope_to_user_keeps_an_existing_home(world: SessionsWorld) ->
 
 
 def test_home_with_read_write_many_is_held_by_no_desktop(world: SessionsWorld) -> None:
-    world.template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
+    world.put_template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
     first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="cad")
     assert world.holder(second) == "first", "until the claim is there"
     claim = home_names(first)[1]
@@ -131,15 +128,15 @@ def test_home_with_read_write_many_is_held_by_no_desktop(world: SessionsWorld) -
 
 
 def test_scope_session_gives_each_session_its_own_home(world: SessionsWorld) -> None:
-    world.template("cad", persistence={"scope": "Session"})
+    world.put_template("cad", persistence={"scope": "Session"})
     world.session("first", OLD, template="cad")
     observed = world.observer.observe(world.session("second", YOUNG, template="cad"))
     assert (observed.home_claim, observed.home_holder) == ("second-home", None)
 
 
 def test_template_with_scope_user_wakes_those_of_other_templates(world: SessionsWorld) -> None:
-    world.template("cad", persistence={"scope": "User"})
-    world.template("office", persistence={"scope": "User"})
+    world.put_template("cad", persistence={"scope": "User"})
+    world.put_template("office", persistence={"scope": "User"})
     world.session("first", OLD, template="cad")
     world.session("second", YOUNG, template="office")
     world.session("else", YOUNG, user="bob@example.com")

@@ -105,21 +105,10 @@ def test_capacity_of_an_admitted_session_is_kept_for_its_pod() -> None:
     assert world.reported(second) == (1, "GPUsBusy")
     world.remove(world.caches.pods, pod)
     assert world.woken == ["second"]
-    assert world.request(second) is None
-    assert world.request(first), "its capacity went with its pod"
-    assert world.waited == [0.0, 0.0]
-
-
-def test_withdrawn_capacity_goes_to_the_next_session() -> None:
-    world = QueueWorld(gpus=1)
-    world.request(world.session("first"))
-    second = world.session("second")
-    assert world.request(second)
-    world.admission.withdraw("uid-first")
-    assert world.woken == ["second"]
     world.clock.forward(seconds=3)
     assert world.request(second) is None
-    assert world.waited[-1] == 3.0
+    assert world.request(first), "its capacity went with its pod"
+    assert world.waited == [0.0, 3.0]
 
 
 def test_run_keeps_its_capacity_while_its_pod_is_replaced() -> None:
@@ -213,7 +202,7 @@ def test_restart_keeps_order_and_waiting_times() -> None:
 NO_ROOM = {"count": 1, "reason": "NoGPUFree", "message": "No room.", "time": "2026-11-20T08:00:15Z", "generation": 1}
 
 
-def refused_by_the_scheduler(world: QueueWorld, *, node: str = "") -> VDISession:
+def refused_by_the_scheduler(world: QueueWorld, *, node: str) -> VDISession:
     """A session that has waited since 05:55 and is granted; its pod (on `node`) is taken back, and it pauses."""
     (pod,) = world.fill(1)
     alice = world.session("alice", status=waited_since("2026-11-20T05:55:00Z", 1))
@@ -232,21 +221,16 @@ def refused_by_the_scheduler(world: QueueWorld, *, node: str = "") -> VDISession
     return alice
 
 
-def test_session_refused_by_the_scheduler_keeps_its_waiting_time() -> None:
+@pytest.mark.parametrize(("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"])
+def test_waiting_time_outlives_a_refusal_by_the_scheduler(node: str, position: int, waited: int) -> None:
+    """A pod that was scheduled has ended it."""
     world = QueueWorld(gpus=1)
     world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
-    alice = refused_by_the_scheduler(world)
-    assert world.reported(alice)[0] == 1
-    assert world.waited_for(alice) == 7500
+    alice = refused_by_the_scheduler(world, node=node)
+    assert world.reported(alice)[0] == position
+    assert world.waited_for(alice) == waited
     world.admission.forget(alice.metadata.uid)
     assert world.admission._granted_since == {}, "nothing is kept of a session that is gone"
-
-
-def test_session_with_a_scheduled_pod_waits_from_now() -> None:
-    world = QueueWorld(gpus=1)
-    alice = refused_by_the_scheduler(world, node="n1")
-    assert world.request(alice)
-    assert world.waited_for(alice) == 0
 
 
 @pytest.mark.parametrize(("hours", "by"), [(11, "19:00 UTC"), (30, "2026-11-21T14:00:00Z")])

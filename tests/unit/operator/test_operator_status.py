@@ -103,11 +103,14 @@ def test_difference_has_only_changes_and_nulls_for_removals() -> None:
     }
 
 
-class PatchingClient:
-    """In the place of the Client: answers with the session as it would be."""
+class WriterWorld:
+    """A StatusWriter, and the client that it writes with: this answers with the session as it would be."""
 
     def __init__(self) -> None:
         self.patches: list[dict[str, Any]] = []
+        self.clock = FakeClock(NOW)
+        self.clock.seconds = 0.0
+        self.write = StatusWriter(self, SimpleNamespace(remember=lambda _: None), self.clock).write  # type: ignore[arg-type]
 
     async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any) -> VDISession:
         self.patches.append(patch)
@@ -115,114 +118,92 @@ class PatchingClient:
 
 
 @pytest.fixture
-def client() -> PatchingClient:
-    return PatchingClient()
+def world() -> WriterWorld:
+    return WriterWorld()
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    clock = FakeClock(NOW)
-    clock.seconds = 0.0
-    return clock
-
-
-@pytest.fixture
-def writer(client: PatchingClient, clock: FakeClock) -> StatusWriter:
-    return StatusWriter(client, SimpleNamespace(remember=lambda _: None), clock)  # type: ignore[arg-type]
-
-
-async def test_progress_is_throttled_and_a_new_phase_is_not(
-    writer: StatusWriter, client: PatchingClient, clock: FakeClock
-) -> None:
-    session, due = await writer.write(session_with(), SessionStatus(phase="Failed", message="one"))
+async def test_progress_is_throttled_and_a_new_phase_is_not(world: WriterWorld) -> None:
+    session, due = await world.write(session_with(), SessionStatus(phase="Failed", message="one"))
     assert due is None
-    unchanged, due = await writer.write(session, SessionStatus(phase="Failed", message="two"))
+    unchanged, due = await world.write(session, SessionStatus(phase="Failed", message="two"))
     assert (unchanged is session, due) == (True, PROGRESS_PAUSE)
-    clock.seconds = 2.0
-    session, due = await writer.write(session, SessionStatus(phase="Running"))
+    world.clock.seconds = 2.0
+    session, due = await world.write(session, SessionStatus(phase="Running"))
     assert (session.status.phase, due) == ("Running", None)
-    session, due = await writer.write(session, SessionStatus(phase="Running"))
+    session, due = await world.write(session, SessionStatus(phase="Running"))
     assert due is None
-    clock.seconds = 5.0
-    session, _ = await writer.write(session, SessionStatus(phase="Running", message="note"))
+    world.clock.seconds = 5.0
+    session, _ = await world.write(session, SessionStatus(phase="Running", message="note"))
     assert session.status.message == "note"
-    assert [patch["metadata"] for patch in client.patches] == [{"uid": "uid-a"}] * 3
+    assert [patch["metadata"] for patch in world.patches] == [{"uid": "uid-a"}] * 3
 
 
-async def test_hostile_text_in_a_status_is_escaped_and_written_once(
-    writer: StatusWriter, client: PatchingClient, clock: FakeClock
-) -> None:
+async def test_hostile_text_in_a_status_is_escaped_and_written_once(world: WriterWorld) -> None:
     """kubelet repeats what an image is called and what a desktop's program says when it ends."""
     desired = msgspec.convert(sample(SessionStatus, HOSTILE) | {"phase": "Failed"}, SessionStatus)
-    session, _ = await writer.write(session_with(), desired)
-    status = client.patches[0]["status"]
+    session, _ = await world.write(session_with(), desired)
+    status = world.patches[0]["status"]
     assert [path for path in leaves(status) if not is_printable(text_at(status, path), "\n")] == []
     assert "\\u001b]0;title" in status["message"]
-    clock.seconds = 60.0
-    assert await writer.write(session, desired) == (session, None)
-    assert len(client.patches) == 1
+    world.clock.seconds = 60.0
+    assert await world.write(session, desired) == (session, None)
+    assert len(world.patches) == 1
 
 
-async def test_quick_start_is_one_status(writer: StatusWriter, client: PatchingClient, clock: FakeClock) -> None:
-    session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+async def test_quick_start_is_one_status(world: WriterWorld) -> None:
+    session, due = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
     assert due == START_PAUSE
-    clock.seconds = START_PAUSE - 0.1
-    session, _ = await writer.write(session, SessionStatus(phase="Running"))
-    assert [patch["status"]["phase"] for patch in client.patches] == ["Running"]
+    world.clock.seconds = START_PAUSE - 0.1
+    session, _ = await world.write(session, SessionStatus(phase="Running"))
+    assert [patch["status"]["phase"] for patch in world.patches] == ["Running"]
 
 
-async def test_slow_start_is_reported_when_it_has_become_slow(
-    writer: StatusWriter, client: PatchingClient, clock: FakeClock
-) -> None:
-    session, _ = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
-    clock.seconds = 1.0
-    session, due = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+async def test_slow_start_is_reported_when_it_has_become_slow(world: WriterWorld) -> None:
+    session, _ = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    world.clock.seconds = 1.0
+    session, due = await world.write(session, SessionStatus(phase="Creating", message="two"))
     assert due == pytest.approx(START_PAUSE - 1.0)
-    clock.seconds = START_PAUSE
-    session, _ = await writer.write(session, SessionStatus(phase="Creating", message="two"))
+    world.clock.seconds = START_PAUSE
+    session, _ = await world.write(session, SessionStatus(phase="Creating", message="two"))
     assert session.status.message == "two"
 
 
 @pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (100, 5.0), (200, 10.0), (1000, 15.0)])
-async def test_many_starts_delay_the_status_of_the_last(
-    writer: StatusWriter, clock: FakeClock, others: int, due: float
-) -> None:
+async def test_many_starts_delay_the_status_of_the_last(world: WriterWorld, others: int, due: float) -> None:
     crowd = []
     for number in range(others):
         one = session_with(phase="Pending")
         crowd.append(msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, uid=f"uid-{number}")))
-        await writer.write(crowd[-1], SessionStatus(phase="Creating"))
-    _, wait = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
+        await world.write(crowd[-1], SessionStatus(phase="Creating"))
+    _, wait = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
     assert wait == pytest.approx(due)
     for one in crowd:
-        await writer.write(one, SessionStatus(phase="Running"))
-    clock.seconds = 1.0
-    _, wait = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
+        await world.write(one, SessionStatus(phase="Running"))
+    world.clock.seconds = 1.0
+    _, wait = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
     assert wait == pytest.approx(due - 1.0)
 
 
-async def test_status_needed_by_the_next_step_is_written_at_once(writer: StatusWriter) -> None:
-    session, due = await writer.write(session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
+async def test_status_needed_by_the_next_step_is_written_at_once(world: WriterWorld) -> None:
+    session, due = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
     assert (session.status.phase, due) == ("Creating", None)
 
 
-async def test_activity_alone_is_not_written(writer: StatusWriter, client: PatchingClient) -> None:
+async def test_activity_alone_is_not_written(world: WriterWorld) -> None:
     runs = {"phase": "Running", "lastActivityTime": "2026-11-20T08:00:00Z"}
     later = SessionStatus(phase="Running", last_activity_time="2026-11-20T08:05:00Z")
-    _, due = await writer.write(session_with(**runs), later)
-    assert (due, client.patches) == (None, [])
+    _, due = await world.write(session_with(**runs), later)
+    assert (due, world.patches) == (None, [])
     later = msgspec.structs.replace(later, phase="Suspended")
-    session, _ = await writer.write(session_with(**runs), later)
+    session, _ = await world.write(session_with(**runs), later)
     assert session.status.last_activity_time == "2026-11-20T08:05:00Z"
 
 
-async def test_warning_is_reported_when_it_begins_and_when_it_ends(
-    writer: StatusWriter, client: PatchingClient
-) -> None:
+async def test_warning_is_reported_when_it_begins_and_when_it_ends(world: WriterWorld) -> None:
     warned = session_with(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
-    session, _ = await writer.write(session_with(phase="Running"), warned)
-    session, _ = await writer.write(session, SessionStatus(phase="Running"))
-    assert len(client.patches) == 2
+    session, _ = await world.write(session_with(phase="Running"), warned)
+    session, _ = await world.write(session, SessionStatus(phase="Running"))
+    assert len(world.patches) == 2
 
 
 def test_reservation_is_one_sessions_until_released() -> None:
