@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from support.builders import a_session, a_template
+from support.web_server import serve_app
 from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
 from vdi.cli.gpu import status_lines, user_lines
@@ -87,16 +88,10 @@ async def exporters(answers: dict[str, str | int], *, port: int | None = 9401) -
     app.router.add_get("/apis/apps/v1/daemonsets", listed)
     app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", listed)
     app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods/{{pod}}:{{port}}/proxy/metrics", proxied)
-    runner = web.AppRunner(app, shutdown_timeout=0.01)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        config = ClusterConfig(server=f"http://127.0.0.1:{runner.addresses[0][1]}")
+    async with serve_app(app) as server:
+        config = ClusterConfig(server=f"http://127.0.0.1:{server}")
         async with Client(config, field_manager="test") as client:
             yield client
-    finally:
-        await runner.cleanup()
 
 
 async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from websockets.asyncio.client import connect
 
+from support.web_server import serve_app
 from unit.latency_probe.selkies_stream import Encoder
 from vdi.devcluster.credentials import authority
 from vdi.http_client import unverified
@@ -95,22 +95,13 @@ async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = No
     app.router.add_post("/.vdi/leave", desktop.go_out)
     app.router.add_get("/api/health", desktop.health)
     app.router.add_get("/api/websockets", desktop.stream)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
     if tls and certificate:
         tls.load_cert_chain(*certificate)
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
-    url = f"{f'https://{HOST}' if tls else 'http://127.0.0.1'}:{runner.addresses[0][1]}"
-    try:
-        yield DesktopAccess(url, "one-use", "the-state", MARK)
-    finally:
-        await runner.cleanup()
-
-
-def socket_to(url: str) -> connect:
-    headers = {"Origin": url, "Cookie": "x"}
-    return connect(f"ws{url.removeprefix('http')}/api/websockets", additional_headers=headers, proxy=None)
+    async with serve_app(app, tls=tls) as port:
+        yield DesktopAccess(
+            f"https://{HOST}:{port}" if tls else f"http://127.0.0.1:{port}", "one-use", "the-state", MARK
+        )
 
 
 async def test_probe_enters_measures_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
