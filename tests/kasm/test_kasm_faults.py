@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -13,15 +12,6 @@ from vdi.cli.main import main
 
 NOWHERE = "localhost/no/such/image:1"
 SHARE = "kasmApp__servicesToDeploy__kasmShare"
-
-
-def wait_initialised(ward: KasmStage, job: str) -> None:
-    """The Job that makes the tables is done."""
-
-    def done() -> bool:
-        return "1" in ward.kubectl("get", "job", job, "-o", "jsonpath={.status.succeeded}")
-
-    wait_until(f"{job} is done", done, 120)
 
 
 # Init:1/5: the same words, another container
@@ -153,21 +143,17 @@ def test_key_of_a_secret_missing(ward: KasmStage) -> None:
 # Volumes and room
 
 
-@contextmanager
-def default_class(ward: KasmStage, *, there: bool) -> Iterator[None]:
-    """Whether local-path is the default."""
-    note = "storageclass.kubernetes.io/is-default-class"
-    ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: str(there).lower()}}})
-    try:
-        yield
-    finally:
-        ward.patch("storageclass", "local-path", {"metadata": {"annotations": {note: "true"}}})
-
-
 def test_no_default_storage_class(ward: KasmStage) -> None:
-    with default_class(ward, there=False):
+    def change(is_default: str) -> None:
+        note = {"storageclass.kubernetes.io/is-default-class": is_default}
+        ward.patch("storageclass", "local-path", {"metadata": {"annotations": note}})
+
+    change("false")
+    try:
         ward.install("b")
         found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
+    finally:
+        change("true")
     assert "has no default" in found.message
 
 
@@ -273,12 +259,8 @@ def test_target_port_of_a_service_wrong(ward: KasmStage) -> None:
 def test_dns_stopped(ward: KasmStage) -> None:
     with stopped(ward, "kube-system", "coredns"):
         ward.install("c")
-        found = wait_until("DNS is blamed", lambda: _dns_down(ward), 120)
-    assert "scale deployment coredns --replicas 1" in found.remedy.text
-
-
-def _dns_down(ward: KasmStage) -> Any:
-    return next((one for one in ward.look() if one.code == "dns_down"), None)
+        found = wait_until("DNS is blamed", lambda: [one for one in ward.look() if one.code == "dns_down"], 120)
+    assert "scale deployment coredns --replicas 1" in found[0].remedy.text
 
 
 # The database's contents
@@ -286,7 +268,8 @@ def _dns_down(ward: KasmStage) -> Any:
 
 def test_database_password_wrong(ward: KasmStage) -> None:
     ward.install("b")
-    wait_initialised(ward, "kasm-db-init-job")
+    job = ("get", "job", "kasm-db-init-job", "-o", "jsonpath={.status.succeeded}")
+    wait_until("the tables are made", lambda: "1" in ward.kubectl(*job), 120)
     ward.patch("secret", "kasm-secrets", {"stringData": {"db-password": "another"}})
     ward.kubectl("delete", "pod", "--selector", "app.kubernetes.io/component=api", "--now")
     found = ward.finds("kasm_database_not_initialised", "service/kasm-db")

@@ -23,12 +23,8 @@ _ONCE = {("", "configmaps"), ("coordination.k8s.io", "leases")}
 def within(objects: list[Object], namespace: str) -> dict[tuple[str, str], Object]:
     """Objects of a namespace without its name, by kind and name."""
     found = [made for made in objects if made["metadata"].get("namespace") == namespace]
-    return {(made["kind"], made["metadata"]["name"]): _without_namespace(made, namespace) for made in found}
-
-
-def _without_namespace(made: Object, namespace: str) -> Object:
-    bare: Object = json.loads(json.dumps(made).replace(f'"{namespace}"', '"NAMESPACE"'))
-    return bare
+    bare: list[Object] = json.loads(json.dumps(found).replace(f'"{namespace}"', '"NAMESPACE"'))
+    return {(made["kind"], made["metadata"]["name"]): made for made in bare}
 
 
 def variables(objects: list[Object], deployment: str) -> dict[str, str]:

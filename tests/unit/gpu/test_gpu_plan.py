@@ -162,10 +162,7 @@ def test_without_feature_discovery_the_count_of_before_is_noted() -> None:
     assert find(played(observed, plan_configure(observed, EIGHT))) == []
 
 
-nodes_of = st.lists(st.integers(1, 8), min_size=1, max_size=4)
-
-
-@given(nodes_of, st.data())
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.data())
 def test_a_plan_converges_and_its_undo_reverts_it(gpus: list[int], data: Any) -> None:
     nodes = [a_node(f"n{i}", count) for i, count in enumerate(gpus)]
     if data.draw(st.booleans(), "a label of somebody's"):

@@ -86,13 +86,16 @@ def a_service(
     }
 
 
-def a_svclb(service: str, namespace: str = "kube-system") -> Object:
-    labels = {SVCLB: service, SVCLB_NAMESPACE: namespace}
-    return {"metadata": {"name": f"svclb-{service}-1a2b3c4d", "namespace": "kube-system", "labels": labels}}
+def a_storage_class(name: str, provisioner: str = "example.com/disks", *, default: bool = False) -> Object:
+    marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+    return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}
 
 
 def k3s_with_traefik() -> Facts:
     """One K3s node as it is after installation, with room for anything."""
+    of_traefik = {SVCLB: "traefik", SVCLB_NAMESPACE: "kube-system"}
+    traefik = {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}}
+    svclb = {"metadata": {"name": "svclb-traefik-1a2b3c4d", "namespace": "kube-system", "labels": of_traefik}}
     return Facts(
         objects={
             "nodes": [a_node()],
@@ -102,24 +105,14 @@ def k3s_with_traefik() -> Facts:
                 a_pod("local-path-provisioner-1", labels={"app": "local-path-provisioner"}),
                 a_pod(
                     "svclb-traefik-1",
-                    labels={"app": "svclb-traefik", SVCLB: "traefik", SVCLB_NAMESPACE: "kube-system"},
+                    labels={"app": "svclb-traefik", **of_traefik},
                     ports=({"hostPort": 80, "containerPort": 80}, {"hostPort": 443, "containerPort": 443}),
                 ),
             ],
             "services": [a_service("kube-dns", 53, kind="ClusterIP"), a_service("traefik", 80, 443, labels=TRAEFIK)],
-            "daemonsets": [a_svclb("traefik")],
-            "storageclasses": [
-                {
-                    "metadata": {
-                        "name": "local-path",
-                        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-                    },
-                    "provisioner": "rancher.io/local-path",
-                }
-            ],
-            "ingressclasses": [
-                {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}}
-            ],
+            "daemonsets": [svclb],
+            "storageclasses": [a_storage_class("local-path", "rancher.io/local-path", default=True)],
+            "ingressclasses": [traefik],
             "namespaces": [],
             "deployments": [],
             "statefulsets": [],

@@ -12,6 +12,7 @@ from unit.kasm.preflight_site import (
     a_node,
     a_plan,
     a_pod,
+    a_storage_class,
     changed,
     k3s_with_traefik,
     line_of,
@@ -137,11 +138,6 @@ def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
     assert line_of("room", changed(facts, deployments=[])).observed.startswith("4 CPU")
 
 
-def storage_class(name: str, *, default: bool = False) -> dict[str, Any]:
-    marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
-    return {"metadata": {"name": name, "annotations": marks}, "provisioner": "example.com/disks"}
-
-
 NO_PROVISIONER = [pod for pod in k3s_with_traefik().all("pods") if "local-path" not in pod["metadata"]["name"]]
 
 
@@ -149,8 +145,8 @@ NO_PROVISIONER = [pod for pod in k3s_with_traefik().all("pods") if "local-path" 
     ("objects", "severity", "words"),
     [
         ({"storageclasses": []}, "error", ""),
-        ({"storageclasses": [storage_class("fast")]}, "error", "kubectl annotate storageclass fast"),
-        ({"storageclasses": [storage_class(name, default=True) for name in "ab"]}, "warning", ""),
+        ({"storageclasses": [a_storage_class("fast")]}, "error", "kubectl annotate storageclass fast"),
+        ({"storageclasses": [a_storage_class(name, default=True) for name in "ab"]}, "warning", ""),
         ({"pods": NO_PROVISIONER}, "error", ""),
     ],
 )

@@ -83,12 +83,6 @@ class QueueWorld(OperatorWorld):
         """Desktops that run already."""
         return [self.pod(f"r{number}", owner=f"r{number}") for number in range(count)]
 
-    def waited_for(self, session: VDISession) -> int:
-        """Seconds."""
-        pending = self.admission._queue.waiting(session.metadata.uid)
-        assert pending
-        return round(pending.waited(int(self.clock.now().timestamp() * 1000)) / 1000)
-
     def reported(self, session: VDISession) -> tuple[int, str]:
         waiting = self.request(session)
         assert waiting
@@ -202,8 +196,11 @@ def test_restart_keeps_order_and_waiting_times() -> None:
 NO_ROOM = {"count": 1, "reason": "NoGPUFree", "message": "No room.", "time": "2026-11-20T08:00:15Z", "generation": 1}
 
 
-def refused_by_the_scheduler(world: QueueWorld, *, node: str) -> VDISession:
-    """A session that has waited since 05:55 and is granted; its pod (on `node`) is taken back, and it pauses."""
+@pytest.mark.parametrize(("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"])
+def test_waiting_time_outlives_a_refusal_by_the_scheduler(node: str, position: int, waited: int) -> None:
+    """Alice's pod is taken back, and she pauses; a pod that was on a node has ended the wait."""
+    world = QueueWorld(gpus=1)
+    world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
     (pod,) = world.fill(1)
     alice = world.session("alice", status=waited_since("2026-11-20T05:55:00Z", 1))
     assert world.request(alice)
@@ -218,17 +215,8 @@ def refused_by_the_scheduler(world: QueueWorld, *, node: str) -> VDISession:
     alice = world.session("alice", status={"conditions": [admitted], "failures": NO_ROOM})
     world.remove(world.caches.pods, pod)
     world.admission.withdraw("uid-alice")
-    return alice
-
-
-@pytest.mark.parametrize(("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"])
-def test_waiting_time_outlives_a_refusal_by_the_scheduler(node: str, position: int, waited: int) -> None:
-    """A pod that was scheduled has ended it."""
-    world = QueueWorld(gpus=1)
-    world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
-    alice = refused_by_the_scheduler(world, node=node)
     assert world.reported(alice)[0] == position
-    assert world.waited_for(alice) == waited
+    assert [round(seconds) for seconds in world.admission.waits()] == [3600, waited], "bob, then alice"
     world.admission.forget(alice.metadata.uid)
     assert world.admission._granted_since == {}, "nothing is kept of a session that is gone"
 
