@@ -1,5 +1,7 @@
 """Answers become values that the chart reads, that the check accepts, and that say what was asked."""
 
+from typing import Any
+
 import pytest
 import yaml
 from hypothesis import given
@@ -56,38 +58,27 @@ def test_options_are_rendered_or_refused(given_options: InstallOptions) -> None:
         assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 
+def sizes(block: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    return block["resources"]["requests"], block["resources"]["limits"]
+
+
 def test_small_node_has_the_required_sizes_and_no_gateways() -> None:
     values = values_of(InstallOptions(C, HOST, profile=NODE_4GB))
-    assert values["database"]["resources"] == {
-        "requests": {"cpu": "250m", "memory": "512Mi"},
-        "limits": {"cpu": "500m", "memory": "1Gi"},
-    }
-    assert values["components"]["manager"]["resources"] == {
-        "requests": {"cpu": "500m", "memory": "1Gi"},
-        "limits": {"cpu": "1000m", "memory": "2Gi"},
-    }
-    assert values["components"]["api"]["resources"] == {
-        "requests": {"cpu": "250m", "memory": "512Mi"},
-        "limits": {"cpu": "500m", "memory": "1Gi"},
-    }
-    assert values["database"]["storage"]["storageClassName"] == "local-path"
+    database, components = values["database"], values["components"]
+    half = ({"cpu": "250m", "memory": "512Mi"}, {"cpu": "500m", "memory": "1Gi"})
+    assert sizes(database) == sizes(components["api"]) == half
+    assert sizes(components["manager"]) == ({"cpu": "500m", "memory": "1Gi"}, {"cpu": "1000m", "memory": "2Gi"})
+    assert database["storage"]["storageClassName"] == "local-path"
     assert values["imagePullPolicy"] == "IfNotPresent"
-    assert [values["components"][key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
+    assert [components[key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
     redis = values_of(InstallOptions(A, HOST, profile=NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
-    assert redis["resources"] == {
-        "requests": {"cpu": "100m", "memory": "256Mi"},
-        "limits": {"cpu": "200m", "memory": "512Mi"},
-    }
+    assert sizes(redis) == ({"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"})
 
 
 def test_ingress_option_has_three_kinds() -> None:
-    def way(ingress: Ingress) -> tuple[str, bool]:
-        values = values_of(InstallOptions(C, HOST, ingress=ingress))
-        return values["proxyService"]["type"], values["ingress"]["enabled"]
-
-    assert way(Ingress.TRAEFIK) == ("ClusterIP", True)
-    assert way(Ingress.LOADBALANCER) == ("LoadBalancer", False)
-    assert way(Ingress.NONE) == ("ClusterIP", False)
+    found = [values_of(InstallOptions(C, HOST, ingress=ingress)) for ingress in Ingress]
+    kinds = [(values["proxyService"]["type"], values["ingress"]["enabled"]) for values in found]
+    assert kinds == [("ClusterIP", True), ("LoadBalancer", False), ("ClusterIP", False)]
     text = render(InstallOptions(C, HOST, release="mine", ingress=Ingress.NONE, tls_secret="tls"))
     assert f"route {HOST} to Service mine-proxy-default, port 8080" in text
 
@@ -103,11 +94,9 @@ def test_generation_a_sets_replicas_of_every_component(profile: Profile, count: 
 
 
 def test_the_ingress_class_is_written_where_the_chart_reads_one() -> None:
-    def ingress_class(version: tuple[int, ...]) -> str | None:
-        found: str | None = values_of(InstallOptions(A, HOST, version=version))["global"].get("ingressClassName")
-        return found
-
-    assert [ingress_class(version) for version in ((1, 16, 0), (1, 16, 1), (1, 17, 0))] == [None, "traefik", "traefik"]
+    versions = ((1, 16, 0), (1, 16, 1), (1, 17, 0))
+    found = [values_of(InstallOptions(A, HOST, version=version))["global"] for version in versions]
+    assert [values.get("ingressClassName") for values in found] == [None, "traefik", "traefik"]
 
 
 @pytest.mark.parametrize(

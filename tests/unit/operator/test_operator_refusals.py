@@ -27,9 +27,7 @@ _CREATE = "POST /api/v1/namespaces/vdi-sessions/pods"
     ],
 )
 def test_denial_of_a_webhook_is_a_reason(failure: ApiError, message: str) -> None:
-    session = type("Session", (), {"metadata": type("Meta", (), {"name": "alice"})})
-    observed = cast(Observed, type("Seen", (), {"session": session}))
-    built = _collect_failures(observed, [failure])
+    built = _collect_failures(Observed(a_session(), a_template()), [failure])
     assert (built.blocked is not None and message in built.blocked.message) == bool(message)
     assert (built.failure is failure) == (not message)
 
