@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +37,7 @@ from vdi.gpu.sharing.plan import (
     parse_request,
     plan_configure,
     plan_undo,
+    render_files,
     state_after,
 )
 from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node
@@ -72,6 +74,15 @@ def test_fresh_operator() -> None:
         "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
     }
     assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start again
+
+
+def test_manifests_say_what_configure_does() -> None:
+    config_map, patch = (yaml.safe_load(text) for text in render_files().values())
+    done = configured()
+    assert done.config_map and done.policy
+    assert config_map["data"] == {"any": MISSION} == done.config_map.data
+    assert config_map["metadata"] == {"name": "time-slicing-config", "namespace": "gpu-operator"}
+    assert patch == {"spec": {"devicePlugin": {"config": done.policy.config}}}
 
 
 def test_the_config_map_comes_before_what_names_it() -> None:

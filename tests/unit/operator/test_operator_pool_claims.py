@@ -358,17 +358,6 @@ async def test_desktop_without_a_secret_gets_one(world: PoolWorld) -> None:
     assert set(world.live("secrets")) == {f"{name}-auth"}
 
 
-async def test_deleted_pool_leaves_claimed_desktops_alone(world: PoolWorld) -> None:
-    await world.fill()
-    world.session()
-    claimed = await world.claim()
-    assert claimed
-    world.api.remove("vdipools", "warm", namespace="")
-    await world.synced()
-    await world.controller.reconcile("warm")
-    assert list(world.live("pods")) == [claimed.metadata.name]
-
-
 @pytest.mark.parametrize(
     ("code", "message", "seconds"),
     [
