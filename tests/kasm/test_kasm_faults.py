@@ -8,40 +8,9 @@ import pytest
 
 from kasm.kasm_ward import KasmStage
 from support.waiting import wait_until
-from vdi.cli.main import main
 
 NOWHERE = "localhost/no/such/image:1"
 SHARE = "kasmApp__servicesToDeploy__kasmShare"
-
-
-# Init:1/5: the same words, another container
-
-
-def test_init_1_of_5_in_generation_a_is_the_manager(ward: KasmStage) -> None:
-    ward.install("a", kasmApp__servicesToDeploy__kasmManager__env__CRASH="zone default is not known")
-    found = ward.finds("kasm_crashes", "pod/kasm-manager-deployment-")
-    assert "exit code 3" in found.message
-    assert "zone default is not known" in found.message
-    wait_until("the proxy is at its second step", lambda: ward.look() and "Init:1/5" in _proxy(ward))
-    assert "second init container kasm-manager-is-ready" in _proxy(ward)
-    ward.follows("kasm-proxy-deployment-", "kasm_crashes kasm-manager-deployment-")
-
-
-def _proxy(ward: KasmStage) -> str:
-    found = ward.look()
-    return next((one.message for one in found if "/kasm-proxy-deployment-" in one.object), "")
-
-
-def test_init_1_of_5_in_generation_b_is_the_api(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
-    ward.install("b", components__api__image=NOWHERE)
-    ward.finds("kasm_image_unavailable", "pod/kasm-api-deployment-")
-    said = ward.message_of("kasm-proxy-default-deployment-")
-    assert "Init:1/5 (chart kasm-1.1181.1)" in said
-    assert "second init container kasm-api-is-ready" in said
-    place = ["--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig)]
-    assert main(["kasm", "diagnose", "kasm-proxy-default-deployment", *place, "-o", "json"]) == 1
-    codes = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
-    assert codes == ["kasm_image_unavailable", "kasm_pod_waiting"]
 
 
 # Values that are wrong
@@ -49,6 +18,15 @@ def test_init_1_of_5_in_generation_b_is_the_api(ward: KasmStage, capsys: pytest.
 
 Follows = tuple[str, ...]  # from the pod whose name begins so, to the cause
 FAULTS: dict[str, tuple[str, dict[str, str], str, str, tuple[str, ...], Follows]] = {
+    "Init:1/5 in A is the manager": (
+        "a", {"kasmApp__servicesToDeploy__kasmManager__env__CRASH": "zone default is not known"}, "kasm_crashes",
+        "pod/kasm-manager-deployment-", ("exit code 3", "zone default is not known"),
+        ("kasm-proxy-deployment-", "kasm_crashes kasm-manager-deployment-"),
+    ),
+    "Init:1/5 in B is the API": (
+        "b", {"components__api__image": NOWHERE}, "kasm_image_unavailable", "pod/kasm-api-deployment-", (),
+        ("kasm-proxy-default-deployment-", "kasm_image_unavailable kasm-api-deployment-"),
+    ),
     "image of the database": (
         "b", {"components__db__image": NOWHERE}, "kasm_image_unavailable", "pod/kasm-db-statefulset-0", (),
         ("kasm-proxy-default-deployment-", "kasm_pod_waiting kasm-api-deployment-",

@@ -25,7 +25,6 @@ from vdi.kasm.values.render import (
     Profile,
     check,
     entries,
-    profile_of,
     render,
 )
 
@@ -123,12 +122,6 @@ def test_conflicting_options_are_refused(wrong: InstallOptions, words: str) -> N
     with pytest.raises(BadOptionsError) as error:
         check(wrong)
     assert words in str(error.value)
-
-
-def test_an_unknown_profile_is_refused_with_what_is_allowed() -> None:
-    assert profile_of("4gb") is NODE_4GB
-    with pytest.raises(ValueError, match="--profile is '16gb'; allowed: chart, 4gb, 8gb"):
-        profile_of("16gb")
 
 
 def test_every_profile_has_figures_for_every_component() -> None:
