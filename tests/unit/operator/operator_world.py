@@ -28,7 +28,6 @@ from vdi.session.naming import build_reservation
 T = TypeVar("T")
 NAMESPACE = "vdi-sessions"
 START = datetime(2026, 11, 20, 8, tzinfo=UTC)
-HOST_KEY = b"k" * 32
 _CLUSTER_SCOPED = (VDITemplate, Node, PersistentVolume)
 
 
@@ -100,7 +99,7 @@ class ObserverWorld(OperatorWorld):
     def __init__(self, *namespaces: str) -> None:
         super().__init__(namespaces=namespaces or (NAMESPACE,))
         self.reservations = Reservations()
-        self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=HOST_KEY)))
+        self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=b"k" * 32)))
         self.unpublished = False
         self.observer = Observer(
             self.caches, self.reservations, self.hosts, ClusterSettings(), lambda _: None, lambda _: self.unpublished

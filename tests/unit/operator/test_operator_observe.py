@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.operator.operator_world import HOST_KEY, NAMESPACE, ObserverWorld
+from unit.operator.operator_world import NAMESPACE, ObserverWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod
@@ -13,7 +13,6 @@ from vdi.operator.reservations import home_reservation
 from vdi.session.children import Route, Secret
 from vdi.session.decide import host_taken
 from vdi.session.homes import home_names
-from vdi.session.naming import host_label
 
 
 def home_of(session: VDISession) -> str:
@@ -294,19 +293,6 @@ def test_suspended_session_lends_its_home_and_keeps_its_host(world: SessionsWorl
     world.caches.routes.observe_deleted(route)
     world.session("first", OLD, hostname="desk", suspended=True)
     assert world.host(older) == "desk", "it never had it"
-
-
-def keyed(name: str, user: str = "alice@example.com") -> str:
-    return host_label(namespace=NAMESPACE, session_name=name, user=user, key=HOST_KEY)
-
-
-def test_host_of_a_session_name_is_another_one_for_the_next_user(world: SessionsWorld) -> None:
-    mallorys = world.session("alice-small", user="mallory@example.com")
-    host = world.host(mallorys)
-    world.caches.sessions.observe_deleted(mallorys)
-    again = world.session("alice-small")
-    assert (host, world.host(again)) == (keyed("alice-small", "mallory@example.com"), keyed("alice-small"))
-    assert not world.hosts.needs_reservation(again, keyed("alice-small")), "no write for the usual case"
 
 
 def test_chosen_host_stays_its_owners_without_a_session(world: SessionsWorld) -> None:
