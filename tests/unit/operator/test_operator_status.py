@@ -266,18 +266,11 @@ def sample_of(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"vdi_{name}", labels)
 
 
-def test_sessions_are_counted_by_user_namespace() -> None:
-    metrics = Metrics()
-    sessions = [session_with(phase="Running", isolation=one) for one in ({"userNamespace": True}, {}, {})]
-    metrics.watch_sessions(lambda: [*sessions, session_with()])
-    assert sample_of(metrics, "session_user_namespaces", used="true") == 1
-    assert sample_of(metrics, "session_user_namespaces", used="false") == 2
-
-
-def test_sessions_are_counted_by_phase_and_graphics() -> None:
+def test_sessions_are_counted_by_phase_graphics_and_user_namespace() -> None:
     zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
     software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}
-    sessions = [session_with(phase="Running", graphics=graphics) for graphics in (zink, software, software)]
+    kinds = ((zink, {"userNamespace": True}), (software, {}), (software, {}))
+    sessions = [session_with(phase="Running", graphics=graphics, isolation=own) for graphics, own in kinds]
     metrics = Metrics()
     metrics.watch_sessions(lambda: [*sessions, session_with(), session_with(phase="Running")])
     phases = {phase: sample_of(metrics, "sessions", phase=phase) for phase in ("Running", "Pending", "Failed")}
@@ -285,6 +278,7 @@ def test_sessions_are_counted_by_phase_and_graphics() -> None:
     assert sample_of(metrics, "session_graphics", encoder="gpu", renderer="gpu") == 1
     assert sample_of(metrics, "session_graphics", encoder="software", renderer="software") == 2
     assert sample_of(metrics, "session_graphics", encoder="software", renderer="gpu") == 0
+    assert [sample_of(metrics, "session_user_namespaces", used=used) for used in ("true", "false")] == [1, 2]
 
 
 def test_waiting_sessions_are_counted_at_each_scrape() -> None:
