@@ -58,7 +58,7 @@ def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
         ("disk", {"disk": "100G"}, "ok"),
     ],
 )
-def test_minimum_and_advice(check: str, node: dict[str, str], severity: str) -> None:
+def test_minimum_and_advice(check: str, node: dict[str, Any], severity: str) -> None:
     assert line_of(check, changed(k3s_with_traefik(), nodes=[a_node(**node)])).severity == severity
 
 
