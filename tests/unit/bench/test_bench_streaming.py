@@ -49,6 +49,12 @@ def test_goals_compare_p95_and_added_latency() -> None:
     assert [line[:6] for line in verdicts(figures(ours=41.0, plain=40.0))] == ["MISSED", "met   ", "met   "]
 
 
+def test_goals_of_the_first_picture_are_met_by_the_median() -> None:
+    measured = [{"way": "vdi", "picture_s": seconds} for seconds in (3.0, 3.9, 9.0)]
+    measured += [{"way": "from a pool", "picture_s": seconds} for seconds in (0.5, 1.0, 1.1)]
+    assert [line.split()[0] for line in first_picture.verdicts(measured)] == ["met", "MISSED"]
+
+
 def test_a_key_without_a_letter_is_counted_and_in_no_percentile() -> None:
     measured = figures()
     measured["photons"][0]["ms"] = None

@@ -40,7 +40,7 @@ from vdi.gpu.sharing.plan import (
     render_files,
     state_after,
 )
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node
+from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, lacks_encoder
 
 
 def helm(observed: GpuState, **config: str) -> GpuState:
@@ -400,6 +400,19 @@ def test_gpus_without_an_encoder_are_named() -> None:
     said = "gpu-h: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
     assert said in list(notes_on(observed))
     assert said in notes(observed)
+
+
+@pytest.mark.parametrize(
+    ("products", "lacks"),
+    [
+        ("NVIDIA-A100-SXM4-80GB NVIDIA-A100-PCIE-40GB-MIG-1g.5gb A100-SXM4-40GB-SHARED NVIDIA-A30", True),
+        ("NVIDIA-H100-80GB-HBM3 NVIDIA-H200 NVIDIA-GH200-480GB", True),
+        ("NVIDIA-L4 NVIDIA-L40S NVIDIA-A10 NVIDIA-A16 NVIDIA-A2 Tesla-T4 NVIDIA-RTX-A3000-Laptop-GPU unknown", False),
+    ],
+    ids=["of an older generation", "of a newer one", "for desktops"],
+)
+def test_gpus_for_computing_alone_cannot_encode(products: str, lacks: bool) -> None:
+    assert [product for product in products.split() if lacks_encoder(product) is not lacks] == []
 
 
 def test_what_settings_and_cluster_bring_with_them() -> None:
