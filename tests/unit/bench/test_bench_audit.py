@@ -5,16 +5,14 @@ from bench.audit import Request, count_requests, read_requests
 USER = "system:serviceaccount:vdi-system:vdi-operator"
 
 
-def a_line(
-    audit_id: str, verb: str, resource: str, *, subresource: str = "", user: str = USER, code: int = 200, at: str = "00"
-) -> str:
+def a_line(audit_id: str, verb: str, resource: str, *, subresource: str = "", user: str = USER, at: str = "00") -> str:
     event = {
         "auditID": audit_id,
         "user": {"username": user},
         "verb": verb,
         "requestReceivedTimestamp": f"1970-01-01T00:00:{at}.500000Z",
         "objectRef": {"resource": resource} | ({"subresource": subresource} if subresource else {}),
-        "responseStatus": {"code": code},
+        "responseStatus": {"code": 200},
     }
     return json.dumps(event) + "\n"
 

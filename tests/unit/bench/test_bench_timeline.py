@@ -7,11 +7,11 @@ import pytest
 from bench.timeline import Timeline, sighting
 
 
-def a_line(kind: str = "ADDED", *, phase: str | None = None, owner: str | None = None, name: str = "p") -> bytes:
+def a_line(*, phase: str | None = None, owner: str | None = None, name: str = "p") -> bytes:
     metadata: dict[str, Any] = {"name": name, "resourceVersion": "41"}
     if owner:
         metadata["ownerReferences"] = [{"kind": "Other", "name": "x"}, {"kind": "VDISession", "name": owner}]
-    return json.dumps({"type": kind, "object": {"metadata": metadata, "status": {"phase": phase}}}).encode()
+    return json.dumps({"type": "ADDED", "object": {"metadata": metadata, "status": {"phase": phase}}}).encode()
 
 
 def test_a_pod_counts_for_the_session_that_owns_it() -> None:

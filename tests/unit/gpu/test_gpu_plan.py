@@ -413,6 +413,7 @@ def test_gpus_without_an_encoder_are_named() -> None:
 )
 def test_gpus_for_computing_alone_cannot_encode(products: str, lacks: bool) -> None:
     assert [product for product in products.split() if lacks_encoder(product) is not lacks] == []
+    assert not lacks_encoder("")
 
 
 def test_what_settings_and_cluster_bring_with_them() -> None:

@@ -29,7 +29,6 @@ def a_node(
     memory: str = "16Gi",
     disk: str = "120G",
     version: str = "v1.34.4+k3s1",
-    address: str = "192.0.2.10",
     args: tuple[str, ...] = ("server",),
     taints: tuple[Object, ...] = (),
     ready: bool = True,
@@ -42,7 +41,7 @@ def a_node(
             "capacity": dict(sizes),
             "allocatable": dict(sizes),
             "nodeInfo": {"kubeletVersion": version},
-            "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}],
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.10"}, {"type": "Hostname", "address": name}],
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
         },
     }
@@ -52,7 +51,6 @@ def a_pod(
     name: str,
     *,
     namespace: str = "kube-system",
-    node: str = "k3s-1",
     cpu: str = "",
     memory: str = "",
     labels: dict[str, str] | None = None,
@@ -65,7 +63,7 @@ def a_pod(
     container = {"name": "main", "resources": {"requests": requests}, "ports": list(ports)}
     return {
         "metadata": {"name": name, "namespace": namespace, "uid": f"{namespace}/{name}", "labels": labels or {}},
-        "spec": {"nodeName": node, "hostNetwork": host_network, "containers": [container]},
+        "spec": {"nodeName": "k3s-1", "hostNetwork": host_network, "containers": [container]},
         "status": {"phase": phase, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
     }
 

@@ -71,11 +71,11 @@ def _parts(generation: Generation, component: Component) -> dict[str, Object]:
     return found
 
 
-def an_ingress(service: str, *, secret: str = "kasm-tls", address: str = "192.0.2.10", host: str = HOST) -> Object:
+def an_ingress(service: str, *, address: str = "192.0.2.10") -> Object:
     path = {"path": "/", "backend": {"service": {"name": service, "port": {"number": 8080}}}}
     return {
         "metadata": {"name": "kasm-ingress", "namespace": "kasm"},
-        "spec": {"rules": [{"host": host, "http": {"paths": [path]}}], "tls": [{"secretName": secret}]},
+        "spec": {"rules": [{"host": HOST, "http": {"paths": [path]}}], "tls": [{"secretName": "kasm-tls"}]},
         "status": {"loadBalancer": {"ingress": [{"ip": address}] if address else []}},
     }
 

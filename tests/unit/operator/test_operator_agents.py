@@ -69,8 +69,8 @@ class ActivityWorld(OperatorWorld):
         status = {"podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]}
         return self.put(self.caches.pods, Pod, "alice", "alice", metadata=metadata, status=status)
 
-    def secret(self, token: str = "t0ken") -> None:
-        data = {"agentToken": b64encode(token.encode()).decode(), "password": "cHc="}
+    def secret(self) -> None:
+        data = {"agentToken": b64encode(b"t0ken").decode(), "password": "cHc="}
         self.put(self.caches.secrets, Secret, "alice-auth", data=data)
 
     async def poll(self) -> float | None:
