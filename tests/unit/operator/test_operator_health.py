@@ -33,24 +33,24 @@ class Sight:
         self.reflector = SimpleNamespace(
             resource=PODS, synced=True, last_error=None, last_contact=self.clock.monotonic(), store=[1, 2]
         )
-        self.elector = SimpleNamespace(last_error=None, leads=False, age=None)
-        self.host_key = SimpleNamespace(problem="")
+        self.elector: Any = SimpleNamespace(last_error=None, leads=False, age=None)
+        self.host_key: Any = SimpleNamespace(problem="")
         self.metrics = Metrics()
         self.health = Health(self.metrics, self.clock, MetricsToken(token))
 
     def begin(self) -> None:
         caches: Any = SimpleNamespace(reflectors=(self.reflector,))
         caches.troubles = lambda: Caches.troubles(caches)
-        elector: Any = self.elector
-        keys: Any = (self.host_key,)
-        self.health.watch(caches, elector, keys)
-        self.metrics.watch_lease(elector)
+        self.health.watch(caches, self.elector, (self.host_key,))
+        self.metrics.watch_lease(self.elector)
         self.metrics.watch_caches(caches.reflectors)
 
 
 @pytest.fixture
 def sight(tmp_path: Path) -> Sight:
-    return Sight(token_file(tmp_path))
+    sight = Sight(token_file(tmp_path))
+    sight.begin()
+    return sight
 
 
 async def ask(sight: Sight, request: bytes) -> tuple[int, bytes]:
@@ -78,21 +78,20 @@ def get(path: str, method: str = "GET", authorization: str = "") -> bytes:
 SCRAPE = get("/metrics", authorization=f"bearer {TOKEN}")
 
 
-async def test_not_ready_before_it_has_begun_but_alive(sight: Sight) -> None:
+async def test_not_ready_before_it_has_begun_but_alive(tmp_path: Path) -> None:
+    sight = Sight(token_file(tmp_path))
     assert await ask(sight, get("/readyz")) == (503, b"the operator has not started yet\n")
     assert await ask(sight, get("/healthz")) == (200, b"ok\n")
     assert await ask(sight, get("/healthz", "HEAD")) == (200, b"")
 
 
 async def test_standby_is_ready_until_a_watch_is_stuck(sight: Sight) -> None:
-    sight.begin()
     assert await ask(sight, get("/readyz")) == (200, b"ok\n")
     await sight.clock.advance(STALE + 1)
     assert await ask(sight, get("/readyz")) == (503, b"pods: no message from the API server for 151 s\n")
 
 
 async def test_readyz_names_each_refusal(sight: Sight) -> None:
-    sight.begin()
     sight.reflector.last_error = FORBIDDEN
     sight.elector.last_error = ConnectionFailed("https://api", f"GET {LEASES.plural}", "refused")
     sight.host_key.problem = "the Secret a/vdi-host-key cannot be read"
@@ -106,7 +105,6 @@ async def test_readyz_names_each_refusal(sight: Sight) -> None:
 
 
 async def test_metrics_have_the_leader_and_the_caches(sight: Sight) -> None:
-    sight.begin()
     sight.metrics.watch_sessions(list)
     text = (await ask(sight, SCRAPE))[1].decode()
     assert "vdi_leader 0.0" in text
@@ -125,7 +123,6 @@ async def test_metrics_have_the_leader_and_the_caches(sight: Sight) -> None:
     ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xff"],
 )
 async def test_metrics_need_the_token_and_probes_need_none(sight: Sight, authorization: str) -> None:
-    sight.begin()
     for method in ("GET", "HEAD"):
         status, body = await ask(sight, get("/metrics", method, authorization))
         assert status == 401
