@@ -89,8 +89,13 @@ class QueueWorld(OperatorWorld):
         return waiting.queue.position, waiting.queue.reason
 
 
-def test_capacity_of_an_admitted_session_is_kept_for_its_pod() -> None:
-    world = QueueWorld(gpus=1)
+@pytest.fixture
+def world() -> QueueWorld:
+    """With one GPU."""
+    return QueueWorld(gpus=1)
+
+
+def test_capacity_of_an_admitted_session_is_kept_for_its_pod(world: QueueWorld) -> None:
     first, second = world.session("first"), world.session("second")
     assert world.request(first) is None
     assert world.reported(second) == (1, "GPUsBusy")
@@ -105,8 +110,7 @@ def test_capacity_of_an_admitted_session_is_kept_for_its_pod() -> None:
     assert world.waited == [0.0, 3.0]
 
 
-def test_run_keeps_its_capacity_while_its_pod_is_replaced() -> None:
-    world = QueueWorld(gpus=1)
+def test_run_keeps_its_capacity_while_its_pod_is_replaced(world: QueueWorld) -> None:
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
     pod = world.pod("running", owner="running")
@@ -121,8 +125,7 @@ def test_run_keeps_its_capacity_while_its_pod_is_replaced() -> None:
 
 
 @pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
-def test_session_that_cannot_run_loses_its_capacity(change: dict[str, Any]) -> None:
-    world = QueueWorld(gpus=1)
+def test_session_that_cannot_run_loses_its_capacity(world: QueueWorld, change: dict[str, Any]) -> None:
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
     pod = world.pod("running", owner="running")
@@ -132,8 +135,7 @@ def test_session_that_cannot_run_loses_its_capacity(change: dict[str, Any]) -> N
     assert world.woken == ["waiting"]
 
 
-def test_capacity_on_a_cordoned_node_is_lost() -> None:
-    world = QueueWorld(gpus=1)
+def test_capacity_on_a_cordoned_node_is_lost(world: QueueWorld) -> None:
     world.node("n2", 1)
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
@@ -145,8 +147,7 @@ def test_capacity_on_a_cordoned_node_is_lost() -> None:
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-def test_ended_pod_takes_no_capacity(phase: str) -> None:
-    world = QueueWorld(gpus=1)
+def test_ended_pod_takes_no_capacity(world: QueueWorld, phase: str) -> None:
     (pod,) = world.fill(1)
     waiting = world.session("waiting")
     assert world.request(waiting)
@@ -166,8 +167,7 @@ def test_pods_of_others_count_in_every_namespace() -> None:
         assert world.woken == ["waiting"]
 
 
-def test_heartbeat_of_a_node_does_not_change_the_queue() -> None:
-    world = QueueWorld(gpus=1)
+def test_heartbeat_of_a_node_does_not_change_the_queue(world: QueueWorld) -> None:
     before = world.admission._queue.changes
     world.node("n1", 1)
     assert world.admission._queue.changes == before
@@ -180,8 +180,7 @@ def waited_since(moment: str, place: int) -> dict[str, Any]:
     return {"conditions": [condition], "queue": {"position": place, "reason": "GPUsBusy"}}
 
 
-def test_restart_keeps_order_and_waiting_times() -> None:
-    world = QueueWorld(gpus=1)
+def test_restart_keeps_order_and_waiting_times(world: QueueWorld) -> None:
     world.fill(1)
     second = world.session("second", status=waited_since("2026-11-20T07:00:00Z", 2))
     first = world.session("first", status=waited_since("2026-11-20T07:00:00Z", 1))
@@ -197,9 +196,10 @@ NO_ROOM = {"count": 1, "reason": "NoGPUFree", "message": "No room.", "time": "20
 
 
 @pytest.mark.parametrize(("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"])
-def test_waiting_time_outlives_a_refusal_by_the_scheduler(node: str, position: int, waited: int) -> None:
+def test_waiting_time_outlives_a_refusal_by_the_scheduler(
+    world: QueueWorld, node: str, position: int, waited: int
+) -> None:
     """Alice's pod is taken back, and she pauses; a pod that was on a node has ended the wait."""
-    world = QueueWorld(gpus=1)
     world.session("bob", status=waited_since("2026-11-20T07:00:00Z", 2))
     (pod,) = world.fill(1)
     alice = world.session("alice", status=waited_since("2026-11-20T05:55:00Z", 1))
@@ -222,9 +222,8 @@ def test_waiting_time_outlives_a_refusal_by_the_scheduler(node: str, position: i
 
 
 @pytest.mark.parametrize(("hours", "by"), [(11, "19:00 UTC"), (30, "2026-11-21T14:00:00Z")])
-def test_expected_time_of_another_day_has_its_date(hours: int, by: str) -> None:
+def test_expected_time_of_another_day_has_its_date(world: QueueWorld, hours: int, by: str) -> None:
     """In both sentences; the portal shows either form in the browser's time zone, on the right day."""
-    world = QueueWorld(gpus=1)
     world.fill(1)
     slot = world.clock.now() + timedelta(hours=hours)
     world.session("r0", status={"phase": "Running", "expiresAt": format_time(slot)})
@@ -237,8 +236,7 @@ def test_expected_time_of_another_day_has_its_date(hours: int, by: str) -> None:
     assert f'<time datetime="{format_time(slot)}"' in local_times(said, world.clock.now())
 
 
-def test_restart_admits_no_newcomer_before_waiting_sessions() -> None:
-    world = QueueWorld(gpus=1)
+def test_restart_admits_no_newcomer_before_waiting_sessions(world: QueueWorld) -> None:
     world.session("waiting", status=waited_since("2026-11-20T07:00:00Z", 1))
     assert world.request(world.session("newcomer"))
     assert world.woken == ["waiting"]
@@ -257,8 +255,7 @@ def test_waiting_time_counts_from_creation_and_apart_for_gpus() -> None:
     assert world.admission.waits(gpu=True) == [300.0]
 
 
-def test_pods_without_a_node_count_after_a_restart() -> None:
-    world = QueueWorld(gpus=1)
+def test_pods_without_a_node_count_after_a_restart(world: QueueWorld) -> None:
     world.pod("made", owner="made", node="")
     assert world.request(world.session("waiting"))
 
@@ -294,8 +291,7 @@ async def test_gpus_that_are_free_are_published_as_they_change() -> None:
     assert world.request(world.session("large", resources={"gpu": 2})) is None
 
 
-async def test_sessions_with_a_changed_position_are_woken() -> None:
-    world = QueueWorld(gpus=1)
+async def test_sessions_with_a_changed_position_are_woken(world: QueueWorld) -> None:
     world.fill(1)
     sessions = [world.session(f"s{number}") for number in range(3)]
     for session in sessions:
@@ -305,8 +301,7 @@ async def test_sessions_with_a_changed_position_are_woken() -> None:
     assert world.woken == ["s1", "s2"]
 
 
-async def test_unused_capacity_is_taken_back() -> None:
-    world = QueueWorld(gpus=1)
+async def test_unused_capacity_is_taken_back(world: QueueWorld) -> None:
     pods = world.fill(1)
     first, second = world.session("first"), world.session("second")
     world.request(first)
@@ -319,8 +314,7 @@ async def test_unused_capacity_is_taken_back() -> None:
     assert world.request(second) is None
 
 
-def test_home_requires_the_node_of_its_volume() -> None:
-    world = QueueWorld(gpus=1)
+def test_home_requires_the_node_of_its_volume(world: QueueWorld) -> None:
     world.node("n2", 1)
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
     terms = [{"matchExpressions": [expression]}]
@@ -351,8 +345,7 @@ def test_pools_yield_as_many_desktops_as_sessions_wait() -> None:
     assert len(world.yielded) == 2
 
 
-def test_pool_is_refused_while_a_session_waits() -> None:
-    world = QueueWorld(gpus=1)
+def test_pool_is_refused_while_a_session_waits(world: QueueWorld) -> None:
     session = world.session("one")
     desktop = resolve(session, world.template, ClusterSettings())
     assert isinstance(desktop, Desktop)
@@ -367,8 +360,7 @@ def test_pool_is_refused_while_a_session_waits() -> None:
     assert refused and world.woken == ["two"]
 
 
-def test_session_with_a_desktop_of_a_pool_leaves_the_queue() -> None:
-    world = QueueWorld(gpus=1)
+def test_session_with_a_desktop_of_a_pool_leaves_the_queue(world: QueueWorld) -> None:
     pod = world.pod("pool-1", pool=True)
     session = world.session("alice")
     assert world.request(session)
