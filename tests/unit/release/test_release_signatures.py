@@ -1,6 +1,7 @@
 """What a signature covers, and what the words of cosign mean. cosign is a stand-in; the real one: tests/cluster."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,45 +55,37 @@ def test_each_file_of_a_signed_folder_is_proven(signed: Path, tmp_path: Path) ->
     assert words.split()[-2:] == ["--", str(signed / SUMS)]
 
 
-@pytest.mark.parametrize("name", ["Chart.yaml", "templates/a.yaml"])
-def test_a_changed_file_is_named(signed: Path, tmp_path: Path, name: str) -> None:
-    content = bytearray((signed / name).read_bytes())
-    content[0] ^= 1
-    (signed / name).write_bytes(content)
-    with pytest.raises(BadSignatureError, match=rf"{name}: it was changed: its SHA-256 is \w+, signed is \w+"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
+NEW = "templates/b.yaml"
+CHANGED = r"it was changed: its SHA-256 is \w+, signed is \w+"
+LINK = r"^templates/b\.yaml: it is a symbolic link; allowed: regular files"
 
 
-def test_missing_and_new_files_are_named(signed: Path, tmp_path: Path) -> None:
-    (signed / "templates/b.yaml").write_text("a: b")
-    with pytest.raises(BadSignatureError, match=r"templates/b\.yaml: it is not a file of the release"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
-    (signed / "templates/b.yaml").unlink()
-    (signed / "values.yaml").unlink()
-    with pytest.raises(BadSignatureError, match=r"values\.yaml: it is missing"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
-    (signed / BUNDLE).unlink()
-    with pytest.raises(BadSignatureError, match=r"it is not signed: SHA256SUMS\.bundle is missing"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
+def link_the_checksums(folder: Path) -> None:
+    (folder / SUMS).rename(folder.parent / SUMS)
+    (folder / SUMS).symlink_to(folder.parent / SUMS)
 
 
-@pytest.mark.parametrize("target", ["a.yaml", "..", "nowhere", "/dev/zero"])
-def test_a_symbolic_link_is_refused_in_words(signed: Path, tmp_path: Path, target: str) -> None:
-    (signed / "templates/b.yaml").symlink_to(target)
-    with pytest.raises(BadSignatureError, match=r"^templates/b\.yaml: it is a symbolic link; allowed: regular files"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
-
-
-def test_a_fifo_is_refused_in_words(signed: Path, tmp_path: Path) -> None:
-    os.mkfifo(signed / "templates/b.yaml")
-    with pytest.raises(BadSignatureError, match=r"^templates/b\.yaml: it is a special file; allowed: regular files"):
-        verify_folder(a_cosign(tmp_path), signed, KEY)
-
-
-def test_a_link_in_place_of_the_checksums_is_refused(signed: Path, tmp_path: Path) -> None:
-    (signed / SUMS).rename(tmp_path / SUMS)
-    (signed / SUMS).symlink_to(tmp_path / SUMS)
-    with pytest.raises(BadSignatureError, match=r"^SHA256SUMS: it is a symbolic link"):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda folder: (folder / "Chart.yaml").write_text("b: b\n"), rf"Chart\.yaml: {CHANGED}"),
+        (lambda folder: (folder / "templates/a.yaml").write_text("b: b\n"), rf"templates/a\.yaml: {CHANGED}"),
+        (lambda folder: (folder / NEW).write_text("a: b"), r"templates/b\.yaml: it is not a file of the release"),
+        (lambda folder: (folder / "values.yaml").unlink(), r"values\.yaml: it is missing"),
+        (lambda folder: (folder / BUNDLE).unlink(), r"it is not signed: SHA256SUMS\.bundle is missing"),
+        (lambda folder: (folder / NEW).symlink_to("a.yaml"), LINK),
+        (lambda folder: (folder / NEW).symlink_to(".."), LINK),
+        (lambda folder: (folder / NEW).symlink_to("nowhere"), LINK),
+        (lambda folder: (folder / NEW).symlink_to("/dev/zero"), LINK),
+        (lambda folder: os.mkfifo(folder / NEW), r"^templates/b\.yaml: it is a special file; allowed: regular files"),
+        (link_the_checksums, r"^SHA256SUMS: it is a symbolic link"),
+    ],
+)
+def test_a_folder_that_is_not_as_signed_is_refused(
+    signed: Path, tmp_path: Path, change: Callable[[Path], object], reason: str
+) -> None:
+    change(signed)
+    with pytest.raises(BadSignatureError, match=reason):
         verify_folder(a_cosign(tmp_path), signed, KEY)
 
 
