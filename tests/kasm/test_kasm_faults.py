@@ -211,13 +211,6 @@ def test_selector_of_a_service_wrong(ward: KasmStage) -> None:
     assert not (wrong := ward.look()), str(wrong)
 
 
-def test_service_deleted(ward: KasmStage) -> None:
-    ward.install("b")
-    ward.kubectl("delete", "service", "kasm-manager-default")
-    found = ward.finds("kasm_service_missing", "service/kasm-manager-default")
-    assert "kasm-manager-default-is-ready" in found.message
-
-
 def test_service_port_not_named_by_a_container(ward: KasmStage) -> None:
     ward.install("c")
     change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": "manager-pt"}]
@@ -225,13 +218,6 @@ def test_service_port_not_named_by_a_container(ward: KasmStage) -> None:
     found = ward.finds("kasm_service_port_wrong", "service/kasm-manager-default")
     assert "manager-pt" in found.message
     ward.follows("kasm-proxy-default-", "kasm_service_port_wrong kasm-manager-default")
-
-
-def test_target_port_of_a_service_wrong(ward: KasmStage) -> None:
-    ward.install("a")
-    change = [{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 9090}]
-    ward.patch("service", "kasm-proxy", change, how="json")
-    assert "9090" in ward.finds("kasm_service_port_wrong", "service/kasm-proxy").message
 
 
 def test_dns_stopped(ward: KasmStage) -> None:
