@@ -22,8 +22,7 @@ def test_each_picture_is_seen_at_once(codec: str) -> None:
     screen, encoder = Screen(0, 0, 48), Encoder(codec)
     for number, grey in enumerate((0, 255, 0, 255)):
         seen = look(screen, encoder.message(grey, number))
-        assert seen is not None
-        assert abs(seen - grey) <= 20  # black is 16 and white 235 in video
+        assert seen is not None and abs(seen - grey) <= 20  # black is 16 and white 235 in video
 
 
 def test_stripe_with_the_mark_counts() -> None:
@@ -31,8 +30,7 @@ def test_stripe_with_the_mark_counts() -> None:
     screen = Screen(0, 32, 16)
     assert look(screen, upper.message(255, 1)) is None
     seen = look(screen, lower.message(200, 1))
-    assert seen is not None
-    assert abs(seen - 200) <= 20
+    assert seen is not None and abs(seen - 200) <= 20
     assert look(screen, upper.message(0, 2)) is None
 
 

@@ -104,8 +104,7 @@ async def test_used_desktop_is_polled_when_its_warning_would_be_due(running: Act
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
     assert await running.poll() == 600.0
     activity = running.agents.report("uid-alice")
-    assert activity is not None
-    assert activity.last_input == START + timedelta(minutes=9)
+    assert activity and activity.last_input == START + timedelta(minutes=9)
     assert activity.last_connect == START + timedelta(minutes=8)
     assert not running.was_woken()
 
@@ -132,8 +131,7 @@ async def test_a_delay_on_the_way_is_no_input(running: ActivityWorld) -> None:
     running.agent.answer["idleSeconds"] = 60.0
     await running.poll()
     activity = running.agents.report("uid-alice")
-    assert activity is not None
-    assert activity.last_input == START
+    assert activity and activity.last_input == START
 
 
 GRAPHICS = {

@@ -207,8 +207,7 @@ async def test_claim_survives_a_change_of_the_pod(world: PoolWorld) -> None:
     await world.fill()
     world.session()
     world.api.faults.append(("PATCH", refusal(409, "Conflict")))
-    pod = await world.claim()
-    assert pod is not None
+    assert await world.claim() is not None
     assert world.api.count("GET") > 0
 
 
