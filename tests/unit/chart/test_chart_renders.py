@@ -3,14 +3,13 @@
 import json
 import subprocess
 from collections.abc import Iterable, Iterator
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.web_server import serve_handler
 from tools.generate.chart_render import CHART, DEV_IMAGES, pod_specs, read_objects, render
+from unit.cli.fake_cluster import FakeCluster
 
 Object = dict[str, Any]
 _API_SERVER = {
@@ -25,7 +24,7 @@ _CLIENTS = ("vdi-operator", "vdi-gateway", "vdi-doctor")
 _WITH_DOCTOR = ("--set", "doctor.schedule=@hourly")
 
 
-def api_server(kinds: Iterable[Object]) -> type[BaseHTTPRequestHandler]:
+def know(cluster: FakeCluster, kinds: Iterable[Object]) -> None:
     """As much of an API server as helm needs: it knows the kinds of these objects, and has one object, its own."""
     answers: dict[str, Object] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
@@ -43,21 +42,8 @@ def api_server(kinds: Iterable[Object]) -> type[BaseHTTPRequestHandler]:
         resource = {"name": f"{kind.lower()}s", "kind": kind, "namespaced": True, "verbs": ["get"]}
         answers[path]["resources"].append(resource)
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = answers.get(self.path.partition("?")[0])
-            status = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
-            body = json.dumps(answer or status).encode()
-            self.send_response(200 if answer else 404)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            """Nothing."""
-
-    return Handler
+    for path, answer in answers.items():
+        cluster.answer("GET", path, answer)
 
 
 def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -93,10 +79,10 @@ def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monk
     monkeypatch.setenv("KUBECONFIG", "/dev/null")
     monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
     kinds = render(helm, "values.yaml", *_WITH_DOCTOR)
-    with serve_handler(api_server([*kinds, _API_SERVER])) as server:
+    with FakeCluster().running() as cluster:
+        know(cluster, [*kinds, _API_SERVER])
         words = ("--dry-run=server", "--disable-openapi-validation", "--skip-tests")
-        address = f"http://127.0.0.1:{server.server_port}"
-        done = template(helm, *_WITH_DOCTOR, *words, "--kube-apiserver", address)
+        done = template(helm, *_WITH_DOCTOR, *words, "--kube-apiserver", cluster.url)
     assert done.returncode == 0, done.stderr
     assert "203.0.113.7/32" in done.stdout
     reached = dict(api_server_ports(read_objects(done.stdout)))
