@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from support.builders import a_session, a_template
-from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.effective import Blocked, resolve
+from support.builders import a_template
+from unit.session.resolving import BEHIND_GATEWAY, refused
 from vdi.session.streaming import find_image_problems, settings
 
 
@@ -38,7 +37,5 @@ def test_agents_need_the_gateway() -> None:
 
 @pytest.mark.parametrize("name", ["VDI_AGENTS", "SELKIES_COMPUTER_USE_BIND", "SELKIES_COMPUTER_USE_TOKEN"])
 def test_variables_of_agents_are_the_operators(name: str) -> None:
-    template = a_template("t", env=[{"name": name, "value": "x"}])
-    blocked = resolve(a_session("alice", template="t"), template, ClusterSettings(edge_middleware="vdi-edge"))
-    assert isinstance(blocked, Blocked)
+    blocked = refused(None, BEHIND_GATEWAY, env=[{"name": name, "value": "x"}])
     assert f"spec.env: {name} is reserved for the operator" in blocked.message

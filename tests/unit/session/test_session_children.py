@@ -6,27 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.builders import a_session, a_template
-from vdi.session.children import Route, Secret, build_home, build_pod, build_route, build_secret, build_service
+from support.builders import a_session
+from unit.session.resolving import BEHIND_GATEWAY, IDENTITY, desktop_of, pod_of
+from vdi.session.children import Route, Secret, build_home, build_route, build_secret, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens
-from vdi.session.effective import Desktop, resolve
-from vdi.session.naming import Identity
 
 FIXTURES = Path(__file__).parent / "fixtures"
-IDENTITY = Identity.of(a_session())
-
-
-def desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
-    answer = resolve(a_session(**(session or {})), a_template(**template), ClusterSettings())
-    assert isinstance(answer, Desktop), answer
-    return answer
-
-
-def pod(session: dict[str, Any] | None = None, **template: Any) -> dict[str, Any]:
-    return build_pod(identity=IDENTITY, desktop=desktop(session, **template))
-
-
 FULL_TEMPLATE: dict[str, Any] = {
     "env": [
         {"name": "SELKIES_ENCODER", "value": "nvh264enc"},
@@ -48,12 +34,12 @@ FULL_TEMPLATE: dict[str, Any] = {
 
 def test_pod_is_as_the_golden_file_has_it() -> None:
     golden = FIXTURES / "pod-full.golden.json"
-    assert pod(**FULL_TEMPLATE) == json.loads(golden.read_text())
+    assert pod_of(**FULL_TEMPLATE) == json.loads(golden.read_text())
 
 
 @pytest.mark.parametrize("template", [{}, FULL_TEMPLATE | {"volumes": []}, {"resources": {"defaultGPU": 0}}])
 def test_pod_passes_the_restricted_standard(template: dict[str, Any]) -> None:
-    spec = pod(**template)["spec"]
+    spec = pod_of(**template)["spec"]
     assert all(set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
     security = spec["securityContext"]
@@ -73,7 +59,7 @@ def environment(built: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_desktop_requires_the_password_of_its_secret() -> None:
-    env = environment(pod())
+    env = environment(pod_of())
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "true"
     assert env["SELKIES_BASIC_AUTH_USER"] == "user"
     secret = {"secretKeyRef": {"name": "alice-desktop-auth", "key": "password"}}
@@ -81,9 +67,7 @@ def test_desktop_requires_the_password_of_its_secret() -> None:
 
 
 def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
-    answer = resolve(a_session(), a_template(), ClusterSettings(edge_middleware="vdi-edge"))
-    assert isinstance(answer, Desktop)
-    env = environment(build_pod(identity=IDENTITY, desktop=answer))
+    env = environment(pod_of(settings=BEHIND_GATEWAY))
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "false"
     taken = {name: from_["secretKeyRef"]["key"] for name, from_ in env.items() if isinstance(from_, dict)}
     assert taken == {"VDI_MASTER_TOKEN_SHA256": "passwordSha256", "VDI_AGENT_TOKEN_SHA256": "agentTokenSha256"}
@@ -95,21 +79,21 @@ def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
 
 def test_session_s_time_zone_replaces_the_template_s() -> None:
     template: dict[str, Any] = {"env": [{"name": "TZ", "value": "Europe/Berlin"}]}
-    assert environment(pod({"timeZone": "Asia/Calcutta"}, **template))["TZ"] == "Asia/Calcutta"
-    assert environment(pod(**template))["TZ"] == "Europe/Berlin"
+    assert environment(pod_of(a_session(timeZone="Asia/Calcutta"), **template))["TZ"] == "Asia/Calcutta"
+    assert environment(pod_of(**template))["TZ"] == "Europe/Berlin"
 
 
 def test_cpu_desktop_sees_no_gpu() -> None:
-    built = pod(resources={"defaultGPU": 0})
+    built = pod_of(resources={"defaultGPU": 0})
     assert environment(built)["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert "nvidia.com/gpu" not in built["spec"]["containers"][0]["resources"]["limits"]
 
 
 def test_everything_but_a_retained_home_dies_with_the_session() -> None:
-    shared, own = desktop().home, desktop({"persistence": {"retain": False}}).home
+    shared, own = desktop_of().home, desktop_of(a_session(persistence={"retain": False})).home
     assert shared and own
     children = [
-        pod(),
+        pod_of(),
         build_service(identity=IDENTITY),
         build_route(identity=IDENTITY, host="h", settings=ClusterSettings()),
         build_secret(identity=IDENTITY, tokens=DesktopTokens("p", "t")),
@@ -125,8 +109,8 @@ def test_everything_but_a_retained_home_dies_with_the_session() -> None:
 def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
     spec = build_service(identity=IDENTITY)["spec"]
     assert spec["clusterIP"] == "None"
-    assert spec["selector"].items() <= pod()["metadata"]["labels"].items()
-    assert spec["ports"][0]["targetPort"] == pod()["spec"]["containers"][0]["ports"][0]["name"]
+    assert spec["selector"].items() <= pod_of()["metadata"]["labels"].items()
+    assert spec["ports"][0]["targetPort"] == pod_of()["spec"]["containers"][0]["ports"][0]["name"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +133,7 @@ def test_route_takes_its_certificate_from_where_the_policy_says(settings: Cluste
 def test_route_passes_the_gateways_check_where_there_is_one() -> None:
     bare = build_route(identity=IDENTITY, host="h", settings=ClusterSettings())
     assert "middlewares" not in bare["spec"]["routes"][0]
-    guarded = build_route(identity=IDENTITY, host="h", settings=ClusterSettings(edge_middleware="vdi-edge"))
+    guarded = build_route(identity=IDENTITY, host="h", settings=BEHIND_GATEWAY)
     assert guarded["spec"]["routes"][0]["middlewares"] == [{"name": "vdi-edge"}]
 
 

@@ -5,39 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_claim, a_session, a_template
+from unit.session.resolving import ALONE, BEHIND_GATEWAY, desktop_of, refused
 from vdi.cluster.units import parse_quantity
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.homes import home_names
 
-SETTINGS = ClusterSettings()
-
-
-def resolved(session: dict[str, Any], template: dict[str, Any], settings: ClusterSettings = SETTINGS) -> Desktop:
-    answer = resolve(a_session(**session), a_template(**template), settings)
-    assert isinstance(answer, Desktop), answer
-    return answer
-
-
-def refused(session: dict[str, Any], template: dict[str, Any]) -> Blocked:
-    answer = resolve(a_session(**session), a_template(**template), SETTINGS)
-    assert isinstance(answer, Blocked), answer
-    return answer
-
 
 @pytest.mark.parametrize(
     ("session", "template", "resources"),
     [
-        (None, {"defaultGPU": 2, "defaultMemory": "6Gi", "defaultCPU": "3"}, (2, "6Gi", "3")),
-        ({"cpu": "1"}, {"defaultMemory": "6Gi"}, (1, "4Gi", "1")),
-        ({"gpu": 3}, {"defaultGPU": 0}, (0, "4Gi", "2")),
+        ({}, {"defaultGPU": 2, "defaultMemory": "6Gi", "defaultCPU": "3"}, (2, "6Gi", "3")),
+        ({"resources": {"cpu": "1"}}, {"defaultMemory": "6Gi"}, (1, "4Gi", "1")),
+        ({"resources": {"gpu": 3}}, {"defaultGPU": 0}, (0, "4Gi", "2")),
     ],
     ids=["the template's defaults", "the schema's defaults beside what is named", "a CPU template ignores GPUs"],
 )
 def test_resources_come_from_session_schema_and_template(
-    session: dict[str, Any] | None, template: dict[str, Any], resources: tuple[int, str, str]
+    session: dict[str, Any], template: dict[str, Any], resources: tuple[int, str, str]
 ) -> None:
-    desktop = resolved({"resources": session} if session else {}, {"resources": template})
+    desktop = desktop_of(a_session(**session), resources=template)
     assert (desktop.gpu, desktop.memory, desktop.cpu) == resources
 
 
@@ -50,7 +37,7 @@ def test_resources_come_from_session_schema_and_template(
     ],
 )
 def test_image_without_a_desktop_is_refused_with_advice(image: str) -> None:
-    blocked = refused({}, {"image": image})
+    blocked = refused(image=image)
     assert blocked.reason == "InvalidTemplate" and blocked.needs_change
     assert f"spec.image: {image!r} contains no desktop, only a part of Selkies" in blocked.message
     assert "use `registry.example.com/vdi/desktop:1`" in blocked.message
@@ -62,7 +49,7 @@ amounts = st.sampled_from(["1m", "100m", "250m", "1", "2", "4", "0.3", "128Mi", 
 @given(limit=amounts, request=amounts)
 def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
     settings = ClusterSettings(requests_cpu=request, requests_memory=request)
-    desktop = resolved({}, {"resources": {"defaultCPU": limit, "defaultMemory": limit}}, settings)
+    desktop = desktop_of(settings=settings, resources={"defaultCPU": limit, "defaultMemory": limit})
     assert parse_quantity(desktop.request_cpu) <= parse_quantity(desktop.cpu)
     assert parse_quantity(desktop.request_memory) <= parse_quantity(desktop.memory)
 
@@ -70,7 +57,7 @@ def test_no_request_is_ever_above_its_limit(limit: str, request: str) -> None:
 @given(requested=st.integers(1, 20), default=st.integers(1, 8), maximum=st.none() | st.integers(1, 8))
 def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, default: int, maximum: int | None) -> None:
     offer = {"defaultGPU": default} | ({"maxGPU": maximum} if maximum else {})
-    answer = resolve(a_session(resources={"gpu": requested}), a_template(resources=offer), SETTINGS)
+    answer = resolve(a_session(resources={"gpu": requested}), a_template(resources=offer), ALONE)
     most = maximum or max(1, default)
     assert answer.gpu == requested if isinstance(answer, Desktop) else requested > most
     assert isinstance(answer, Desktop) == (requested <= most)
@@ -99,7 +86,7 @@ def test_gpus_are_granted_exactly_or_refused_never_clipped(requested: int, defau
     ],
 )
 def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: dict[str, Any], words: str) -> None:
-    problem = refused({"resources": session}, {"resources": template})
+    problem = refused(a_session(resources=session), resources=template)
     assert problem.reason == "OverLimit"
     assert words in problem.message
     assert problem.needs_change
@@ -117,7 +104,7 @@ def test_over_a_maximum_is_refused_in_words(session: dict[str, Any], template: d
 )
 def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict[str, Any], words: str | None) -> None:
     session, template = a_session(persistence={"size": size}), a_template(persistence=offer)
-    answer = resolve(session, template, SETTINGS)
+    answer = resolve(session, template, ALONE)
     if words is None:
         assert isinstance(answer, Desktop), answer
     else:
@@ -125,14 +112,13 @@ def test_a_new_home_is_no_larger_than_the_template_allows(size: str, offer: dict
         assert (answer.reason, answer.needs_change) == ("OverLimit", True)
         assert words in answer.message
     homes = {name: a_claim(name=name) for name in home_names(session)}
-    assert isinstance(resolve(session, template, SETTINGS, homes), Desktop), "it keeps the size that it has"
+    assert isinstance(resolve(session, template, ALONE, homes), Desktop), "it keeps the size that it has"
 
 
 def test_all_that_is_over_is_said_at_once() -> None:
-    asked = {"resources": {"gpu": 5, "memory": "64Gi", "cpu": "32"}, "persistence": {"size": "1Ti"}}
-    problem = refused(asked, {})
-    fields = ("resources.gpu", "resources.memory", "resources.cpu", "persistence.size")
-    assert all(field in problem.message for field in fields)
+    asked = {"gpu": 5, "memory": "64Gi", "cpu": "32"}
+    problem = refused(a_session(resources=asked, persistence={"size": "1Ti"}))
+    assert all(error.field in problem.message for error in problem.errors)
     assert [(error.field, error.value, error.allowed) for error in problem.errors] == [
         ("spec.resources.gpu", 5, "at most 1"),
         ("spec.resources.memory", "64Gi", "at most 4Gi"),
@@ -141,26 +127,20 @@ def test_all_that_is_over_is_said_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SELKIES_ENABLE_BASIC_AUTH",
-        "SELKIES_BASIC_AUTH_PASSWORD",
-        "SELKIES_MASTER_TOKEN",
-        "VDI_MASTER_TOKEN_SHA256",
-        "VDI_AGENT_TOKEN_SHA256",
-    ],
-)
+PROTECTED = "SELKIES_ENABLE_BASIC_AUTH SELKIES_BASIC_AUTH_PASSWORD SELKIES_MASTER_TOKEN"
+
+
+@pytest.mark.parametrize("name", [*PROTECTED.split(), "VDI_MASTER_TOKEN_SHA256", "VDI_AGENT_TOKEN_SHA256"])
 def test_template_may_not_touch_what_protects_the_session(name: str) -> None:
-    problem = refused({}, {"env": [{"name": name, "value": "false"}]})
+    problem = refused(env=[{"name": name, "value": "false"}])
     assert problem.reason == "InvalidTemplate"
     assert name in problem.message
 
 
 def test_gpu_visibility_may_be_set_only_by_a_template_with_gpus() -> None:
     env = [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]
-    assert refused({}, {"env": env, "resources": {"defaultGPU": 0}}).reason == "InvalidTemplate"
-    assert resolved({}, {"env": env}).env[0].name == "NVIDIA_VISIBLE_DEVICES"
+    assert refused(env=env, resources={"defaultGPU": 0}).reason == "InvalidTemplate"
+    assert desktop_of(env=env).env[0].name == "NVIDIA_VISIBLE_DEVICES"
 
 
 @pytest.mark.parametrize(
@@ -175,33 +155,29 @@ def test_gpu_visibility_may_be_set_only_by_a_template_with_gpus() -> None:
 def test_home_is_there_if_the_session_says_so_else_the_template(
     session: dict[str, Any], template: dict[str, Any], has_home: bool
 ) -> None:
-    desktop = resolved({"persistence": session}, {"persistence": template})
+    desktop = desktop_of(a_session(persistence=session), persistence=template)
     assert (desktop.home is not None) == has_home
 
 
 @pytest.mark.parametrize("volume", [{"name": "home", "mountPath": "/x"}, {"name": "x", "mountPath": "/home/user/"}])
 def test_volume_that_collides_with_the_home_is_refused(volume: dict[str, Any]) -> None:
-    problem = refused({}, {"volumes": [{**volume, "configMap": {"name": "c"}}]})
+    problem = refused(volumes=[{**volume, "configMap": {"name": "c"}}])
     assert problem.reason == "InvalidTemplate"
 
 
 def test_values_that_cannot_be_read_are_refused_in_words() -> None:
-    assert "spec.timeout: 'soon' is not a duration" in refused({"timeout": "soon"}, {}).message
-    assert "spec.resources.memory: '4Gib' is not a quantity" in refused({"resources": {"memory": "4Gib"}}, {}).message
-    assert "spec.timeZone: 'Mars/Base' is not a known time zone" in refused({"timeZone": "Mars/Base"}, {}).message
-    assert "spec.shmSize: '-1Gi' is not allowed" in refused({}, {"shmSize": "-1Gi"}).message
+    assert "spec.timeout: 'soon' is not a duration" in refused(a_session(timeout="soon")).message
+    assert "spec.resources.memory: '4Gib' is not a quantity" in refused(a_session(resources={"memory": "4Gib"})).message
+    assert "spec.timeZone: 'Mars/Base' is not a known time zone" in refused(a_session(timeZone="Mars/Base")).message
+    assert "spec.shmSize: '-1Gi' is not allowed" in refused(shmSize="-1Gi").message
 
 
 def test_no_desktop_takes_the_portals_address() -> None:
-    session = a_session(hostname="portal")
-    assert isinstance(resolve(session, a_template(), ClusterSettings()), Desktop)
-    problem = resolve(session, a_template(), ClusterSettings(edge_middleware="vdi-edge"))
-    assert isinstance(problem, Blocked)
+    assert desktop_of(a_session(hostname="portal"), ALONE)
+    problem = refused(a_session(hostname="portal"), BEHIND_GATEWAY)
     assert problem.needs_change
     assert "the portal's own address" in problem.message
-    assert isinstance(
-        resolve(a_session(name="portal"), a_template(), ClusterSettings(edge_middleware="vdi-edge")), Desktop
-    )
+    assert desktop_of(a_session(name="portal"), BEHIND_GATEWAY)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +185,6 @@ def test_no_desktop_takes_the_portals_address() -> None:
     [("alice-5tq2mzk4", "the operator generates"), ("xn--lice-8na", "encoded"), ("ab--c", "encoded")],
 )
 def test_hostname_like_a_keyed_or_encoded_label_is_refused(hostname: str, said: str) -> None:
-    problem = resolve(a_session(hostname=hostname), a_template(), ClusterSettings())
-    assert isinstance(problem, Blocked)
+    problem = refused(a_session(hostname=hostname))
     assert (problem.reason, problem.needs_change) == ("InvalidSession", True)
     assert said in problem.message

@@ -4,36 +4,21 @@ from typing import Any
 
 import pytest
 
-from support.builders import a_session, a_template
+from support.builders import a_template
+from unit.session.resolving import ALONE, BEHIND_GATEWAY, IDENTITY, pod_of, refused
 from vdi.api.template import Scheme
-from vdi.session.children import build_pod, build_route
+from vdi.session.children import build_route
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.naming import Identity
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
-IDENTITY = Identity.of(a_session())
-GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 LOGIN = {"name": "kasmvnc"}
 WEB: dict[str, Any] = {"protocol": "Web"}
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
 
 
-def container(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
-    (found,) = pod(settings, **template)["spec"]["containers"]
+def container(settings: ClusterSettings = BEHIND_GATEWAY, **template: Any) -> dict[str, Any]:
+    (found,) = pod_of(settings=settings, **template)["spec"]["containers"]
     return dict(found)
-
-
-def pod(settings: ClusterSettings = GATEWAY, **template: Any) -> dict[str, Any]:
-    answer = resolve(a_session(), a_template(**template), settings)
-    assert isinstance(answer, Desktop), answer
-    return build_pod(identity=IDENTITY, desktop=answer)
-
-
-def refused(settings: ClusterSettings = GATEWAY, **template: Any) -> str:
-    answer = resolve(a_session(), a_template(**template), settings)
-    assert isinstance(answer, Blocked) and answer.reason == "InvalidTemplate", answer
-    return answer.message
 
 
 def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
@@ -45,14 +30,18 @@ def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
 @pytest.mark.parametrize(
     ("settings", "template", "probe"),
     [
-        (GATEWAY, WEB, {"httpGet": {"path": "/", "port": "http"}}),
-        (GATEWAY, WEB | {"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
-        (GATEWAY, WEB | {"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
-        (GATEWAY, WEB | {"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
-        (GATEWAY, WEB | {"basicAuthSecret": LOGIN, "healthPath": "/up"}, {"httpGet": {"path": "/up", "port": "http"}}),
-        (GATEWAY, {"image": SELKIES_1}, {"httpGet": {"path": "/health", "port": "http"}}),
-        (GATEWAY, {"image": SELKIES_1, "healthPath": "/mine"}, {"httpGet": {"path": "/mine", "port": "http"}}),
-        (ClusterSettings(), {"image": SELKIES_1}, {"tcpSocket": {"port": "http"}}),
+        (BEHIND_GATEWAY, WEB, {"httpGet": {"path": "/", "port": "http"}}),
+        (BEHIND_GATEWAY, WEB | {"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
+        (BEHIND_GATEWAY, WEB | {"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
+        (BEHIND_GATEWAY, WEB | {"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
+        (
+            BEHIND_GATEWAY,
+            WEB | {"basicAuthSecret": LOGIN, "healthPath": "/up"},
+            {"httpGet": {"path": "/up", "port": "http"}},
+        ),
+        (BEHIND_GATEWAY, {"image": SELKIES_1}, {"httpGet": {"path": "/health", "port": "http"}}),
+        (BEHIND_GATEWAY, {"image": SELKIES_1, "healthPath": "/mine"}, {"httpGet": {"path": "/mine", "port": "http"}}),
+        (ALONE, {"image": SELKIES_1}, {"tcpSocket": {"port": "http"}}),
     ],
 )
 def test_image_is_probed_where_it_responds(
@@ -85,13 +74,13 @@ def test_image_gets_the_port_of_its_template(template: dict[str, Any], variable:
 
 
 def test_the_image_runs_as_the_user_that_the_template_names() -> None:
-    context = pod(protocol="Web", runAsUser=1001)["spec"]["securityContext"]
+    context = pod_of(settings=BEHIND_GATEWAY, protocol="Web", runAsUser=1001)["spec"]["securityContext"]
     assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {1001}
 
 
 def test_only_routes_to_https_desktops_skip_verification() -> None:
     def service(scheme: Scheme) -> dict[str, Any]:
-        route = build_route(identity=IDENTITY, host="h", settings=GATEWAY, scheme=scheme)
+        route = build_route(identity=IDENTITY, host="h", settings=BEHIND_GATEWAY, scheme=scheme)
         (found,) = route["spec"]["routes"][0]["services"]
         return dict(found)
 
@@ -102,13 +91,15 @@ def test_only_routes_to_https_desktops_skip_verification() -> None:
 
 def test_pod_carries_its_scheme() -> None:
     annotation = "vdi.kasm.io/scheme"
-    assert annotation not in pod(protocol="Web")["metadata"]["annotations"]
-    assert pod(protocol="Web", scheme="HTTPS")["metadata"]["annotations"][annotation] == "HTTPS"
+    assert annotation not in pod_of()["metadata"]["annotations"]
+    https = pod_of(settings=BEHIND_GATEWAY, protocol="Web", scheme="HTTPS")
+    assert https["metadata"]["annotations"][annotation] == "HTTPS"
 
 
 def test_web_image_needs_a_gateway_or_basic_auth() -> None:
-    assert "spec.protocol: 'Web' needs the gateway" in refused(ClusterSettings(), protocol="Web")
-    assert container(ClusterSettings(), protocol="Web", basicAuthSecret=LOGIN), "this one asks for a password itself"
+    blocked = refused(protocol="Web")
+    assert blocked.reason == "InvalidTemplate" and "spec.protocol: 'Web' needs the gateway" in blocked.message
+    assert container(ALONE, protocol="Web", basicAuthSecret=LOGIN), "this one asks for a password itself"
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.builders import a_node, a_session, a_template
+from support.builders import a_node
+from unit.session.resolving import IDENTITY, desktop_of, refused
 from vdi.cluster.capacity import NodeCapacity, read_capacity
 from vdi.cluster.objects import NodeInfo, NodeStatus, PersistentVolume, RuntimeHandler
 from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.isolation import Isolation, isolate, lacking_node
-from vdi.session.naming import Identity
 
 REQUIRED: dict[str, Any] = {"isolation": {"userNamespaces": "Required"}}
 ROOT: dict[str, Any] = {"isolation": {"userNamespaces": "Required", "rootInDesktop": True}}
@@ -26,10 +25,6 @@ LOCAL: dict[str, Any] = {"hostPath": {}}
 EXT4: dict[str, Any] = {"csi": {"fsType": "ext4"}}
 
 
-def resolved(template: dict[str, Any], gpu_resource: str = "nvidia.com/gpu") -> Desktop | Blocked:
-    return resolve(a_session(), a_template(**template), ClusterSettings(gpu_resource=gpu_resource))
-
-
 def an_able_node(name: str = "able") -> NodeCapacity:
     capacity = read_capacity(a_node(name))
     info = NodeInfo("v1.36.0", "containerd://2.3.4", "6.8.0")
@@ -38,17 +33,14 @@ def an_able_node(name: str = "able") -> NodeCapacity:
 
 
 def isolated(template: dict[str, Any], *nodes: NodeCapacity, volumes: list[dict[str, Any]] | None = None) -> Isolation:
-    desktop = resolved(template)
-    assert isinstance(desktop, Desktop), desktop
+    desktop = desktop_of(**template)
     found = [{"metadata": {"name": "pv"}, "spec": spec} for spec in ([LOCAL] if volumes is None else volumes)]
     return isolate(desktop.isolation, nodes, desktop.home, msgspec.convert(found, list[PersistentVolume]))
 
 
 def pod(template: dict[str, Any], *nodes: NodeCapacity) -> dict[str, Any]:
-    desktop = resolved(template)
-    assert isinstance(desktop, Desktop), desktop
-    desktop = replace(desktop, isolation=isolated(template, *nodes))
-    return build_pod(identity=Identity.of(a_session()), desktop=desktop)
+    desktop = replace(desktop_of(**template), isolation=isolated(template, *nodes))
+    return build_pod(identity=IDENTITY, desktop=desktop)
 
 
 @pytest.mark.parametrize(
@@ -96,10 +88,12 @@ def test_auto_needs_able_nodes_and_volumes(
     ],
 )
 def test_impossible_template_is_refused_in_words(template: dict[str, Any], gpu_resource: str, words: str) -> None:
-    answer = resolved(template, gpu_resource)
-    assert isinstance(answer, Blocked) == bool(words)
-    if isinstance(answer, Blocked):
-        assert answer.reason == "InvalidTemplate" and words in answer.message
+    settings = ClusterSettings(gpu_resource=gpu_resource)
+    if not words:
+        assert desktop_of(None, settings, **template)
+        return
+    blocked = refused(None, settings, **template)
+    assert blocked.reason == "InvalidTemplate" and words in blocked.message
 
 
 def test_required_binds_the_pod_to_able_nodes() -> None:

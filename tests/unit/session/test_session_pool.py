@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from support.builders import a_node, a_session, a_template
 from support.desktop_key import KEY
+from unit.session.resolving import desktop_of, pod_of
 from vdi.api.pool import VDIPool
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_time
-from vdi.session.children import build_pod, build_pool_pod, build_pool_secret
+from vdi.session.children import build_pool_pod, build_pool_secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.credentials import DesktopTokens
-from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.naming import Identity, PoolIdentity, pod_name, pool_pod_name, pool_secret_name
+from vdi.session.effective import Blocked, Desktop
+from vdi.session.naming import PoolIdentity, pod_name, pool_pod_name, pool_secret_name
 from vdi.session.pool import (
     Backoff,
     Obstacles,
@@ -44,9 +45,7 @@ def a_pool(ready: int = 1, **status: Any) -> VDIPool:
 
 
 def a_desktop(session: dict[str, Any] | None = None, **template: Any) -> Desktop:
-    answer = resolve(a_session(**(session or {})), a_template(**{**NO_HOME, **template}), SETTINGS)
-    assert isinstance(answer, Desktop), answer
-    return answer
+    return desktop_of(a_session(**(session or {})), **{**NO_HOME, **template})
 
 
 FITS = fingerprint("ubuntu-desktop", a_desktop(), SETTINGS, KEY)
@@ -189,11 +188,7 @@ def test_desktop_fits_who_would_get_the_same_pod() -> None:
     same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
     assert fingerprint("ubuntu-desktop", same, SETTINGS, KEY) == FITS
     assert fingerprint("ubuntu-desktop", a_desktop({"timeZone": "Asia/Calcutta"}), SETTINGS, KEY) == FITS
-    renamed = resolve(
-        a_session(), a_template(generation=7, displayName="New", persistence={"enabled": False}), SETTINGS
-    )
-    assert isinstance(renamed, Desktop)
-    assert fingerprint("ubuntu-desktop", renamed, SETTINGS, KEY) == FITS
+    assert fingerprint("ubuntu-desktop", a_desktop(generation=7, displayName="New"), SETTINGS, KEY) == FITS
     for other in (
         fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), SETTINGS, KEY),
         fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS, KEY),
@@ -292,7 +287,7 @@ def test_pods_of_pools_have_names_that_no_session_has() -> None:
 def test_pool_pod_differs_in_secret_and_owner_only() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
     ours = build_pool_pod(identity=identity, name="warm-x", desktop=a_desktop(), annotations={"a": "b"})
-    theirs = build_pod(identity=Identity.of(a_session()), desktop=a_desktop())
+    theirs = pod_of(**NO_HOME)
     text = msgspec.json.encode(ours["spec"]).decode().replace("warm-x-auth", "alice-desktop-auth")
     assert msgspec.json.decode(text) == theirs["spec"]
     (owner,) = ours["metadata"]["ownerReferences"]

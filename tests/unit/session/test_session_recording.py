@@ -5,11 +5,9 @@ from typing import Any
 import pytest
 
 from support.builders import a_session, a_template
+from unit.session.resolving import BEHIND_GATEWAY, desktop_of, pod_of
 from vdi.api.recording import RecordingMode
-from vdi.session.children import build_pod, build_spec
-from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.effective import Desktop, resolve
-from vdi.session.naming import Identity
+from vdi.session.children import build_spec
 from vdi.session.recording import recording_note, refuse_picture
 from vdi.session.streaming import find_image_problems, settings
 
@@ -71,21 +69,16 @@ def test_template_records_only_behind_the_gateway() -> None:
 
 
 def test_watermark_names_the_user_of_the_pod() -> None:
-    template = a_template("t", watermark={"text": "{user} $(HOME)", "position": "Middle"})
-    sent = {variable.name: variable.value for variable in settings(template.spec)}
+    template: dict[str, Any] = {"watermark": {"text": "{user} $(HOME)", "position": "Middle"}}
+    sent = {variable.name: variable.value for variable in settings(a_template(**template).spec)}
     assert sent["VDI_WATERMARK"] == "{user} $$(HOME)"
     assert sent["SELKIES_WATERMARK_LOCATION"] == "5"
-    desktop = resolve(a_session("alice", template="t"), template, ClusterSettings(edge_middleware="vdi-edge"))
-    assert isinstance(desktop, Desktop)
-    env = {variable["name"]: variable for variable in build_spec(desktop, "s", 8082)["containers"][0]["env"]}
+    built = build_spec(desktop_of(None, BEHIND_GATEWAY, **template), "s", 8082)
+    env = {variable["name"]: variable for variable in built["containers"][0]["env"]}
     path = env["VDI_USER"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert path == "metadata.annotations['vdi.kasm.io/user']"
 
 
 def test_pod_says_how_it_is_recorded() -> None:
-    template = a_template("t", recording={"mode": "OnDemand"})
-    session = a_session("alice", template="t")
-    desktop = resolve(session, template, ClusterSettings(edge_middleware="vdi-edge"))
-    assert isinstance(desktop, Desktop)
-    pod = build_pod(identity=Identity.of(session), desktop=desktop)
+    pod = pod_of(None, BEHIND_GATEWAY, recording={"mode": "OnDemand"})
     assert pod["metadata"]["annotations"]["vdi.kasm.io/recording"] == "OnDemand"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_node, a_pod, a_route, a_service, a_session, a_template
+from unit.session.resolving import refused
 from vdi.api.schedule import Day, PoolSchedule, SessionSchedule, TemplateSchedule
 from vdi.api.session import VDISession
 from vdi.cluster.units import format_time, parse_time
@@ -19,7 +20,6 @@ from vdi.session.alerts import find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import CLOSING, Reason
 from vdi.session.decide import Observed
-from vdi.session.effective import Blocked, resolve
 from vdi.session.ending import find_ending, next_requeue
 from vdi.session.lifetime import Activity
 from vdi.session.naming import RUN_STARTED
@@ -128,8 +128,7 @@ def test_next_change_of_overlapping_windows() -> None:
 def test_a_schedule_that_cannot_be_read_is_named_with_its_field(fields: dict[str, Any], words: str) -> None:
     schedule = office(**fields)
     assert words in " ".join(find_problems(schedule))
-    blocked = resolve(a_session(), a_template(schedule=msgspec.to_builtins(schedule)), SETTINGS)
-    assert isinstance(blocked, Blocked)
+    blocked = refused(schedule=msgspec.to_builtins(schedule))
     assert words in blocked.message
     assert blocked.needs_change
 
@@ -458,7 +457,6 @@ def test_run_with_a_schedule_is_suspended_not_deleted() -> None:
 @pytest.mark.parametrize("zone", ["Europe/Atlantis", "../etc/passwd"])
 def test_an_unknown_time_zone_is_refused_by_its_field(zone: str) -> None:
     session = a_scheduled(timeZone=zone)
-    blocked = resolve(session, a_template(), SETTINGS)
-    assert isinstance(blocked, Blocked)
-    assert f"spec.schedule.timeZone: {zone!r} is not allowed; allowed: a known time zone" in blocked.message
+    words = f"spec.schedule.timeZone: {zone!r} is not allowed; allowed: a known time zone"
+    assert words in refused(session).message
     assert next_start(session, at("2026-06-01 08:00")) is None

@@ -7,15 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_pod, a_session, a_template
+from unit.session.resolving import ALONE, BEHIND_GATEWAY, pod_of, refused
 from vdi.api.session import VDISession
 from vdi.cluster.explain import StartState, explain
-from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.effective import Blocked, Desktop, resolve
-from vdi.session.naming import Identity
 from vdi.session.volumes import GROUPS, depend_on_user, folder_name, groups_annotation, groups_of
 
-BEHIND_GATEWAY = ClusterSettings(edge_middleware="vdi-edge")
 CLAIM = {"persistentVolumeClaim": {"claimName": "teams"}}
 TEAMS = [{"name": "cad", "readOnly": False}, {"name": "staff"}]
 
@@ -33,9 +30,7 @@ def a_member(*groups: str, **spec: Any) -> VDISession:
 
 
 def pod(session: VDISession, *volumes: dict[str, Any], **template: Any) -> dict[str, Any]:
-    desktop = resolve(session, a_template(volumes=list(volumes), **template), BEHIND_GATEWAY)
-    assert isinstance(desktop, Desktop), desktop
-    built: dict[str, Any] = build_pod(identity=Identity.of(session), desktop=desktop)["spec"]
+    built: dict[str, Any] = pod_of(session, BEHIND_GATEWAY, volumes=list(volumes), **template)["spec"]
     return built
 
 
@@ -44,9 +39,9 @@ def mounts(session: VDISession, *volumes: dict[str, Any]) -> list[dict[str, Any]
     return [mount for mount in container["volumeMounts"] if mount["name"] not in ("shm", "home")]
 
 
-def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY) -> str:
-    blocked = resolve(a_session(), a_template(volumes=list(volumes)), settings)
-    assert isinstance(blocked, Blocked) and blocked.reason == "InvalidTemplate", blocked
+def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY, **template: Any) -> str:
+    blocked = refused(None, settings, volumes=list(volumes), **template)
+    assert blocked.reason == "InvalidTemplate", blocked
     return blocked.message
 
 
@@ -121,7 +116,7 @@ def test_several_folders_of_a_claim_are_one_volume_of_the_pod() -> None:
 
 
 def test_groups_without_a_gateway_are_refused_in_words() -> None:
-    message = problem(a_volume(groups=TEAMS), settings=ClusterSettings())
+    message = problem(a_volume(groups=TEAMS), settings=ALONE)
     assert "'team' has groups, which only the gateway knows. Set gateway.enabled: true" in message
 
 
@@ -234,5 +229,4 @@ def test_the_start_up_script_of_a_template_is_mounted_and_named() -> None:
 @pytest.mark.parametrize("fields", [{"name": "vdi-startup"}, {"mountPath": "/etc/vdi-startup/"}])
 def test_a_volume_in_the_place_of_the_start_up_script_is_refused(fields: dict[str, str]) -> None:
     script = {"configMapKeyRef": {"name": "cad-startup"}}
-    blocked = resolve(a_session(), a_template(volumes=[a_volume(**fields)], startupScript=script), BEHIND_GATEWAY)
-    assert isinstance(blocked, Blocked) and "vdi-startup" in blocked.message
+    assert "vdi-startup" in problem(a_volume(**fields), startupScript=script)
