@@ -60,8 +60,11 @@ DONE = {"containerStatuses": [{"name": "pull", "image": IMAGE, "imageID": "sha25
 class PrePullSimulation:
     """Nodes and pullers of one template, planned again and again, as the operator does."""
 
-    def __init__(self, template: VDITemplate, *nodes: Node) -> None:
-        self.template, self.nodes, self.memory, self.now = template, list(nodes), PullMemory(), NOW
+    def __init__(self, *nodes: Node) -> None:
+        self.template, self.nodes, self.memory, self.now = wanting(), list(nodes), PullMemory(), NOW
+
+    def puller(self, node: str, **status: Any) -> Pod:
+        return a_puller(self.template, node, **status)
 
     def plan(self, *pullers: Pod) -> PullPlan:
         pods = [(pod, ()) for pod in pullers]
@@ -72,10 +75,9 @@ class PrePullSimulation:
 
 
 def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, *(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
+    stage = PrePullSimulation(*(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
     assert stage.created() == ["node-0", "node-1", "node-2"]
-    at_work = [a_puller(template, f"node-{n}") for n in range(2)]
+    at_work = [stage.puller(f"node-{n}") for n in range(2)]
     step = stage.plan(*at_work)
     assert ([node.metadata.name for node in step.create], step.remove) == (["node-2"], ())
     progress = summarise(step, stage.memory)
@@ -83,58 +85,52 @@ def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
 
 
 def test_finished_puller_counts_without_the_nodes_report() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node())
-    puller = a_puller(template, "node-1", phase="Succeeded")
+    stage = PrePullSimulation(a_node())
+    puller = stage.puller("node-1", phase="Succeeded")
     step = stage.plan(puller)
     assert (step.remove, step.create, summarise(step, stage.memory).ready) == ((puller,), (), 1)
     assert stage.created() == []
 
 
 def test_image_is_pulled_again_where_it_is_gone() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node("lost", images=[IMAGE]), a_node("replaced"))
+    stage = PrePullSimulation(a_node("lost", images=[IMAGE]), a_node("replaced"))
     assert stage.created() == ["replaced"]
-    stage.plan(a_puller(template, "replaced", **DONE))
+    stage.plan(stage.puller("replaced", **DONE))
     stage.nodes = [a_node("lost"), a_node("replaced", uid="another")]
     assert stage.created() == ["lost", "replaced"]
 
 
 def test_changed_image_is_pulled_everywhere_and_old_pullers_go() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node("node-1", images=[IMAGE]), a_node("node-2"))
-    old = a_puller(template, "node-2")
-    template.spec.image = "registry.example.com/desktop:2"
+    stage = PrePullSimulation(a_node("node-1", images=[IMAGE]), a_node("node-2"))
+    old = stage.puller("node-2")
+    stage.template.spec.image = "registry.example.com/desktop:2"
     step = stage.plan(old)
     assert step.remove == (old,)
     assert [node.metadata.name for node in step.create] == ["node-1", "node-2"]
-    assert puller_name(template, "node-2") != old.metadata.name
+    assert puller_name(stage.template, "node-2") != old.metadata.name
 
 
 def test_puller_of_a_node_that_is_out_of_the_question_is_removed() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node(unschedulable=True))
-    puller = a_puller(template, "node-1")
+    stage = PrePullSimulation(a_node(unschedulable=True))
+    puller = stage.puller("node-1")
     assert stage.plan(puller).remove == (puller,)
     stage.nodes = [a_node("node-1", images=[IMAGE])]
     assert stage.plan(puller).remove == (puller,), "somebody else has brought the image there"
-    of_an_earlier_template = a_puller(template, "node-1")
-    template.metadata.uid = "another"
+    of_an_earlier_template = stage.puller("node-1")
+    stage.template.metadata.uid = "another"
     stage.nodes = [a_node(uid="of-a-new-node")]
     assert stage.plan(of_an_earlier_template).remove == (of_an_earlier_template,)
 
 
 def test_puller_that_is_leaving_keeps_its_place() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node())
-    step = stage.plan(a_puller(template, "node-1", deleting=CREATED, phase="Failed"))
+    stage = PrePullSimulation(a_node())
+    step = stage.plan(stage.puller("node-1", deleting=CREATED, phase="Failed"))
     assert (step.create, step.remove) == ((), ())
 
 
 def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node())
-    refused = a_puller(template, "node-1", **waiting("ErrImagePull", "manifest unknown"))
+    stage = PrePullSimulation(a_node())
+    refused = stage.puller("node-1", **waiting("ErrImagePull", "manifest unknown"))
     pause = FIRST_PAUSE
     for _ in range(3):
         step = stage.plan(refused)
@@ -146,14 +142,13 @@ def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
         stage.now += pause
         pause *= 2
         assert stage.created() == ["node-1"]
-    assert stage.plan(a_puller(template, "node-1", **DONE)).create == ()
+    assert stage.plan(stage.puller("node-1", **DONE)).create == ()
     assert stage.memory.failures == {}
 
 
 def test_broken_nodes_do_not_keep_the_others_waiting() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, *(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
-    stage.plan(*(a_puller(template, f"a{n}", **waiting("ErrImagePull", "x")) for n in range(3)))
+    stage = PrePullSimulation(*(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
+    stage.plan(*(stage.puller(f"a{n}", **waiting("ErrImagePull", "x")) for n in range(3)))
     stage.now += FIRST_PAUSE
     assert stage.created() == ["b0", "b1", "b2"]
 
@@ -201,16 +196,12 @@ def test_trouble_that_may_pass_counts_after_a_while() -> None:
         "NoRoom",
         "The node has no capacity for the small pod that pulls the image (0/1 nodes are available: 1 Too many pods).",
     )
-    no_network = msgspec.convert(
-        {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}, Event
-    )
+    event = {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}
+    no_network = msgspec.convert(event, Event)
     stuck = a_puller(wanting(), "node-1", **waiting("ContainerCreating"))
     assert evaluate_puller(stuck, (no_network,), NOW) is None
     verdict = evaluate_puller(stuck, (no_network,), NOW + PULL_TIMEOUT)
-    assert verdict and (verdict.reason, verdict.message) == (
-        "NodeNetwork",
-        "The node cannot set up the pod: cni is down.",
-    )
+    assert verdict == PullResult(False, "NodeNetwork", "The node cannot set up the pod: cni is down.")
     assert evaluate_puller(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
 
 
@@ -250,18 +241,17 @@ def test_image_is_recognised_by_the_name_that_the_node_uses(given: str, named: s
 
 
 def test_condition_says_how_far_it_is_and_why_not_further() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template)
+    stage = PrePullSimulation()
 
     def verdict(*pullers: Pod) -> tuple[str, str, str]:
-        condition = image_pulled(template, summarise(stage.plan(*pullers), stage.memory), NOW)
-        template.status.conditions = (condition,)
+        condition = image_pulled(stage.template, summarise(stage.plan(*pullers), stage.memory), NOW)
+        stage.template.status.conditions = (condition,)
         return condition.status, condition.reason, condition.message
 
     assert verdict()[:2] == ("False", "NoNodes")
     stage.nodes = [a_node("node-1"), a_node("node-2", images=[IMAGE])]
     assert verdict() == ("False", "Pulling", "1 of 2 nodes have the image.")
-    status, reason, message = verdict(a_puller(template, "node-1", **waiting("ErrImagePull", "x509: unknown")))
+    status, reason, message = verdict(stage.puller("node-1", **waiting("ErrImagePull", "x509: unknown")))
     assert (status, reason) == ("False", "PullFailed")
     assert message.startswith("1 of 2 nodes have the image. node-1: The image") and "certificate" in message
     stage.nodes = [a_node("node-1", images=[IMAGE]), a_node("node-2", images=[IMAGE])]
@@ -287,19 +277,18 @@ def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
 @given(st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12), st.data())
 def test_pulling_reaches_every_node_few_at_a_time(kinds: list[str], data: st.DataObject) -> None:
     """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
-    template = wanting()
     nodes = [
         a_node(f"node-{n}", images=[IMAGE] if kind == "has" else [], unschedulable=kind == "cordoned")
         for n, kind in enumerate(kinds)
     ]
-    stage = PrePullSimulation(template, *nodes)
+    stage = PrePullSimulation(*nodes)
     pullers: dict[str, Pod] = {}
     for turn in range(400):
         step = stage.plan(*pullers.values())
         for pod in step.remove:
             del pullers[pod.metadata.name]
         for node in step.create:
-            pod = a_puller(template, node.metadata.name)
+            pod = stage.puller(node.metadata.name)
             assert pod.metadata.name not in pullers
             pullers[pod.metadata.name] = pod
         assert len(pullers) <= AT_ONCE
@@ -309,17 +298,15 @@ def test_pulling_reaches_every_node_few_at_a_time(kinds: list[str], data: st.Dat
             break
         for name, pod in pullers.items():
             fate = data.draw(st.sampled_from(["works", "fails", "done"])) if turn < 20 else "done"
-            node_name = pod.spec.node_name
             status = {"works": {}, "fails": waiting("ErrImagePull", "no"), "done": DONE}[fate]
-            pullers[name] = a_puller(template, node_name, **status)
+            pullers[name] = stage.puller(pod.spec.node_name, **status)
         stage.now += timedelta(minutes=1)
     assert progress.desired == sum(kind != "cordoned" for kind in kinds)
     assert progress.ready == progress.desired and not pullers
 
 
 def test_time_of_the_next_look_is_never_in_the_past() -> None:
-    template = wanting()
-    stage = PrePullSimulation(template, a_node())
+    stage = PrePullSimulation(a_node())
     stage.now = NOW + timedelta(hours=1)
-    step = stage.plan(a_puller(template, "node-1"))
+    step = stage.plan(stage.puller("node-1"))
     assert isinstance(step.again, datetime) and step.again > stage.now
