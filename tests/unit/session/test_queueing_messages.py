@@ -36,6 +36,7 @@ CLOSED = [a_node("n1", unschedulable=True), a_node("n2", ready=False)]
 LABELLED = [a_node("n1"), a_node("n2", labels={"kind": "gpu"})]
 USED = {"n1": {"memory": 10 * 2**30}, "n2": {"memory": 20 * 2**30}}
 MIXED = {**full("n1", "n2"), "n3": {"cpu": 16000}}
+WITH_PROGRAMS = a_demand(needs=(Need(IMAGE_VOLUMES),))
 ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
 
 
@@ -49,21 +50,9 @@ ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
         (a_demand(gpu=4), ONE, {"n1": {GPU: 6}}, "GPUsBusy", "needed on one node, but the most that is free is 2"),
         (a_demand(), WITHOUT_GPUS, {}, "NoGPUs", f"no node (there is only n1) offers {GPU}"),
         (a_demand(gpu=9), TWO, {}, "TooLarge", f"it needs 9 of {GPU}, but the largest node has 8"),
-        (
-            a_demand(gpu=8, cpu=16000),
-            FEW_GPUS,
-            {},
-            "TooLarge",
-            "no single node has everything that is needed (16",
-        ),
+        (a_demand(gpu=8, cpu=16000), FEW_GPUS, {}, "TooLarge", "no single node has everything that is needed (16"),
         (a_demand(selector=OF_GPU), TWO, {}, "NoMatchingNode", "none of 2 nodes has the label kind=gpu"),
-        (
-            a_demand(),
-            TAINTED,
-            {},
-            "NoMatchingNode",
-            "a taint that the template does not tolerate (owner=lab:",
-        ),
+        (a_demand(), TAINTED, {}, "NoMatchingNode", "a taint that the template does not tolerate (owner=lab:"),
         (a_demand(), CLOSED, {}, "NodesUnavailable", "node n1 is cordoned and node n2 is not ready"),
         (a_demand(pin=ON_N1), CLOSED, {}, "NodesUnavailable", "the home is on node n1, and node n1 is cordoned"),
         (a_demand(pin=ON_N1), TWO, full("n1"), "HomeNodeFull", "the home is on node n1, where all 8"),
@@ -71,11 +60,11 @@ ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
         (a_demand(pin=ON_N9), ONE, {}, "HomeNodeGone", "the home is on node n9, which is not in the"),
         (a_demand(pin=ON_N1, selector=OF_GPU), LABELLED, {}, "NoMatchingNode", "placement does not allow this desktop"),
         (
-            a_demand(needs=(Need(IMAGE_VOLUMES),)),
+            WITH_PROGRAMS,
             ONE,
             {},
             "NodeFeatureMissing",
-            "the template needs image volumes, but node n1 has kubelet of unknown version",
+            "needs image volumes, but node n1 has kubelet of unknown version",
         ),
         (a_demand(memory=60 * 2**30), TWO, USED, "MemoryBusy", "but the most that is free is 54Gi, on node n1"),
         (a_demand(gpu=0, cpu=2000), ONE, {"n1": {"cpu": 15500}}, "CPUBusy", "but node n1 has 500m of 16 free"),

@@ -82,17 +82,15 @@ def test_placeholder_on_a_node_is_deleted_first() -> None:
     assert plan_placeholders({ONE_GPU: 1}, [waits, bound, younger]).delete == (bound, younger)
 
 
-def test_name_of_an_ended_placeholder_is_not_reused_at_once() -> None:
-    ended = a_placeholder(CPU, 0, node="n1", status={"phase": "Failed"})
-    plan = plan_placeholders({CPU: 1}, [ended])
-    assert plan.delete == (ended,)
-    assert [name for name, _ in plan.create] == numbers(CPU, 1)
-
-
-def test_terminating_placeholder_is_not_deleted_again() -> None:
-    leaving = a_placeholder(CPU, 0, metadata={"deletionTimestamp": CREATED})
-    plan = plan_placeholders({CPU: 1}, [leaving])
-    assert plan.delete == ()
+@pytest.mark.parametrize(
+    ("fields", "is_deleted"),
+    [({"status": {"phase": "Failed"}}, True), ({"metadata": {"deletionTimestamp": CREATED}}, False)],
+    ids=["ended", "terminating"],
+)
+def test_name_of_a_placeholder_is_not_reused_at_once(fields: dict[str, Any], is_deleted: bool) -> None:
+    gone = a_placeholder(CPU, 0, node="n1", **fields)
+    plan = plan_placeholders({CPU: 1}, [gone])
+    assert plan.delete == ((gone,) if is_deleted else ())
     assert [name for name, _ in plan.create] == numbers(CPU, 1)
 
 
