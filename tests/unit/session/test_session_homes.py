@@ -140,25 +140,11 @@ CREATED, NOW = "2026-11-20T08:00:00Z", parse_time("2026-11-20T09:00:00Z")
 
 def claim(name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capacity: str = "") -> HomeClaim:
     owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice-desktop", "uid": "u"}
-    return msgspec.convert(
-        {
-            "metadata": {
-                "name": name,
-                "namespace": "vdi-sessions",
-                "uid": f"uid-{name}",
-                "creationTimestamp": CREATED,
-                "annotations": notes,
-                "ownerReferences": [owner] if owned else [],
-            },
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": "local-path",
-                "resources": {"requests": {"storage": "10Gi"}},
-            },
-            "status": {"phase": "Bound", "capacity": {"storage": capacity} if capacity else {}},
-        },
-        HomeClaim,
-    )
+    metadata: dict[str, Any] = {"name": name, "namespace": "vdi-sessions", "uid": f"uid-{name}"}
+    metadata |= {"creationTimestamp": CREATED, "annotations": notes, "ownerReferences": [owner] if owned else []}
+    spec = {"resources": {"requests": {"storage": "10Gi"}}}
+    status = {"phase": "Bound", "capacity": {"storage": capacity} if capacity else {}}
+    return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, HomeClaim)
 
 
 def summary(made: HomeClaim, **status: Any) -> HomeSummary:
@@ -167,10 +153,8 @@ def summary(made: HomeClaim, **status: Any) -> HomeSummary:
 
 
 def test_scope_is_read_from_the_claim() -> None:
-    assert (summary(claim(OF_TEMPLATE)).scope, summary(claim(OF_TEMPLATE)).template) == (
-        "UserAndTemplate",
-        "ubuntu-desktop",
-    )
+    of_template = summary(claim(OF_TEMPLATE))
+    assert (of_template.scope, of_template.template) == ("UserAndTemplate", "ubuntu-desktop")
     of_user = summary(claim(OF_USER, notes={"vdi.kasm.io/user": "alice@example.com"}))
     assert (of_user.scope, of_user.template, of_user.user) == ("User", "", "alice@example.com")
     assert summary(claim(OWN, owned=True)).scope == "Session"
