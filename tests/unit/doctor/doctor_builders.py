@@ -76,9 +76,8 @@ class Cluster:
 
     def add_session(self, name: str, user: str) -> None:
         """A session that runs, with all that belongs to it."""
-        meta: Object = {"name": name, "namespace": SPACE, "uid": f"uid-{name}", "generation": 1}
-        meta |= {"creationTimestamp": BEGAN, "finalizers": ["vdi.kasm.io/session-cleanup"]}
-        session: Object = {"metadata": meta, "spec": {"user": user, "template": "ubuntu-desktop"}}
+        metadata = meta_of(SPACE, name, generation=1, finalizers=["vdi.kasm.io/session-cleanup"])
+        session: Object = {"metadata": metadata, "spec": {"user": user, "template": "ubuntu-desktop"}}
         session["status"] = {
             "phase": "Running",
             "url": f"https://{name}.vdi.example.com",
@@ -103,20 +102,14 @@ class Cluster:
         claim["metadata"] |= {"uid": f"uid-home-{name}", "creationTimestamp": BEGAN}
         claim["spec"]["volumeName"] = f"pv-{name}"
         claim["status"] = {"phase": "Bound"}
-        volume = _volume(f"pv-{name}", "node-1")
-        slice_meta = {"name": f"{name}-x", "namespace": SPACE, "labels": {"kubernetes.io/service-name": name}}
         made = {
             "vdisessions": session,
             "pods": pod,
             "persistentvolumeclaims": claim,
-            "persistentvolumes": volume,
+            "persistentvolumes": _volume(f"pv-{name}", "node-1"),
             "services": build_service(identity=identity),
             "ingressroutes": build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS),
-            "endpointslices": {
-                "metadata": slice_meta,
-                "endpoints": [{"conditions": {"ready": True}}],
-                "ports": [{"name": "http", "port": 8080}],
-            },
+            "endpointslices": endpoint_slice(SPACE, name, ("http", 8080)),
         }
         for plural, one in made.items():
             self.objects[plural].append(one)
@@ -124,6 +117,12 @@ class Cluster:
     def one(self, plural: str, name: str = "") -> Object:
         """The first object of a kind, or the one of that name."""
         return next(one for one in self.objects[plural] if name in ("", one["metadata"]["name"]))
+
+    def add(self, plural: str, metadata: Object, **fields: Any) -> Object:
+        """One more object."""
+        made = {"metadata": metadata, **fields}
+        self.objects[plural].append(made)
+        return made
 
     def drop(self, plural: str, name: str = "") -> None:
         """Without it."""
@@ -133,6 +132,26 @@ class Cluster:
     def session(self) -> Object:
         """The first session."""
         return self.one("vdisessions")
+
+    @property
+    def template(self) -> Object:
+        """The spec of its template."""
+        spec: Object = self.one("vditemplates")["spec"]
+        return spec
+
+    @property
+    def operator_env(self) -> list[Object]:
+        """The settings of the operator."""
+        operator = self.one("deployments", "vdi-operator")
+        env: list[Object] = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+        return env
+
+    @property
+    def traefik_args(self) -> list[str]:
+        """The command line of Traefik."""
+        traefik = self.one("deployments", "traefik")
+        args: list[str] = traefik["spec"]["template"]["spec"]["containers"][0]["args"]
+        return args
 
     @property
     def pod(self) -> Object:
@@ -164,15 +183,38 @@ class Cluster:
         self.pod["status"] = base | status
         self.session["status"]["phase"] = "Creating"
 
+    def crashes(self, reason: str = "Error", *, message: str = "", restarts: int = 2) -> None:
+        """The first desktop is restarted again and again."""
+        last = {"reason": reason, "message": message}
+        self.not_ready(waiting={"reason": "CrashLoopBackOff"}, last=last, restarts=restarts)
+
+    def say(self, *lines: str) -> None:
+        """The log of the first desktop."""
+        self.logs[f"{SPACE}/{self.session['metadata']['name']}"] = [*lines]
+
+    def unscheduled(self, message: str, at: str = BEGAN) -> None:
+        """The first desktop is on no node, and the scheduler says why."""
+        self.not_ready()
+        del self.pod["spec"]["nodeName"]
+        condition = {"type": "PodScheduled", "status": "False", "message": message, "lastTransitionTime": at}
+        self.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+
+    def add_pod(self, name: str, namespace: str = "lab", **metadata: Any) -> Object:
+        """One more pod on the node, which is ready."""
+        spec = {"nodeName": "node-1", "containers": [{"name": name, "image": "x"}]}
+        return self.add("pods", meta_of(namespace, name, **metadata), spec=spec, status=ready_status())
+
+    def warn_pod(self, reason: str, note: str, uid: str = "", at: str = BEGAN) -> None:
+        """An Event about the first desktop's pod, or about its pod before with this uid."""
+        self.warn("Pod", self.session["metadata"]["name"], reason, note, uid, at)
+
     def warn(self, kind: str, name: str, reason: str, note: str, uid: str = "", at: str = BEGAN) -> None:
         """An Event about the object of that name, or about an earlier one with this uid."""
-        meta = {"name": f"e{len(self.objects['events'])}", "namespace": SPACE, "creationTimestamp": at}
+        event: Object = {"metadata": meta_of(SPACE, f"e{len(self.objects['events'])}", creationTimestamp=at)}
         found = (one["metadata"] for one in self.objects.get(f"{kind.lower()}s", ()))
-        uid = uid or next((meta.get("uid", "") for meta in found if meta["name"] == name), "")
-        regarding = {"kind": kind, "name": name, "uid": uid}
-        self.objects["events"].append(
-            {"metadata": meta, "regarding": regarding, "type": "Warning", "reason": reason, "note": note}
-        )
+        uid = uid or next((one.get("uid", "") for one in found if one["name"] == name), "")
+        event["regarding"] = {"kind": kind, "name": name, "uid": uid}
+        self.objects["events"].append(event | {"type": "Warning", "reason": reason, "note": note})
 
     def snapshot(self) -> Snapshot:
         """As it would be collected."""
@@ -231,6 +273,11 @@ class Faults(dict[str, tuple[frozenset[str], Break]]):
         return cluster
 
 
+def meta_of(namespace: str, name: str, **more: Any) -> Object:
+    """The metadata of an object that is an hour old."""
+    return {"name": name, "namespace": namespace, "uid": f"uid-{name}", "creationTimestamp": BEGAN, **more}
+
+
 def ready_status() -> Object:
     """Of a pod that answers."""
     container = {"name": "desktop", "image": "registry.example.com/desktop:1", "ready": True, "restartCount": 0}
@@ -241,6 +288,15 @@ def ready_status() -> Object:
             {"type": "Ready", "status": "True", "lastTransitionTime": READY},
         ],
         "containerStatuses": [{**container, "state": {"running": {"startedAt": "2026-11-20T11:00:02Z"}}}],
+    }
+
+
+def endpoint_slice(namespace: str, service: str, *ports: tuple[str, int]) -> Object:
+    """Of a Service with a pod that is ready."""
+    return {
+        "metadata": meta_of(namespace, f"{service}-x", labels={"kubernetes.io/service-name": service}),
+        "endpoints": [{"conditions": {"ready": True}}],
+        "ports": [{"name": name, "port": port} for name, port in ports],
     }
 
 
@@ -259,17 +315,12 @@ def _node(name: str) -> Object:
 
 
 def _operator() -> Object:
-    env = {
-        "VDI_NAMESPACE": SPACE,
-        "VDI_DOMAIN": "vdi.example.com",
-        "VDI_TLS_SECRET": "wildcard",
-        "HTTPS_PROXY": "u:p@x",
-    }
-    container = {"name": "operator", "image": "localhost/vdi/vdi:dev"}
-    container["env"] = [{"name": name, "value": value} for name, value in env.items()]  # type: ignore[assignment]
-    labels = OPERATOR_LABELS
+    env = {"VDI_NAMESPACE": SPACE, "VDI_DOMAIN": "vdi.example.com", "VDI_TLS_SECRET": "wildcard"}
+    env["HTTPS_PROXY"] = "u:p@x"
+    variables = [{"name": name, "value": value} for name, value in env.items()]
+    container = {"name": "operator", "image": "localhost/vdi/vdi:dev", "env": variables}
     spec = {"serviceAccountName": "vdi-operator", "containers": [container]}
-    return deployment("vdi-operator", "kasm", labels, spec)
+    return deployment("vdi-operator", "kasm", OPERATOR_LABELS, spec)
 
 
 def _traefik() -> Object:
@@ -281,7 +332,7 @@ def _traefik() -> Object:
 def deployment(name: str, namespace: str, labels: Object, spec: Object) -> Object:
     """A Deployment of one replica, which answers."""
     return {
-        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": BEGAN, "uid": f"uid-{name}"},
+        "metadata": meta_of(namespace, name),
         "spec": {
             "replicas": 1,
             "selector": {"matchLabels": labels},
@@ -292,9 +343,8 @@ def deployment(name: str, namespace: str, labels: Object, spec: Object) -> Objec
 
 
 def _operator_pod() -> Object:
-    meta = {"name": POD, "namespace": "kasm", "uid": "uid-op", "labels": OPERATOR_LABELS}
     spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "x"}]}
-    return {"metadata": {**meta, "creationTimestamp": BEGAN}, "spec": spec, "status": ready_status()}
+    return {"metadata": meta_of("kasm", POD, labels=OPERATOR_LABELS), "spec": spec, "status": ready_status()}
 
 
 def _lease() -> Object:
@@ -303,8 +353,8 @@ def _lease() -> Object:
 
 
 def _class() -> Object:
-    meta = {"name": "local-path"}
-    return {"metadata": meta, "provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
+    provisioner = {"provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
+    return {"metadata": {"name": "local-path"}, **provisioner}
 
 
 def _volume(name: str, node: str) -> Object:
@@ -313,16 +363,18 @@ def _volume(name: str, node: str) -> Object:
     return {"metadata": {"name": name}, "spec": {"nodeAffinity": affinity}}
 
 
+def _of_operator(kind: str) -> Object:
+    return {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
+
+
 def _role(kind: str, rights: frozenset[Right]) -> Object:
     rules = [
         {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
         for right in sorted(rights, key=str)
     ]
-    meta = {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
-    return {"metadata": meta, "rules": rules}
+    return {"metadata": _of_operator(kind), "rules": rules}
 
 
 def _binding(kind: str) -> Object:
-    meta = {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
     subjects = [{"kind": "ServiceAccount", "name": "vdi-operator", "namespace": "kasm"}]
-    return {"metadata": meta, "subjects": subjects, "roleRef": {"kind": kind, "name": "vdi-operator"}}
+    return {"metadata": _of_operator(kind), "subjects": subjects, "roleRef": {"kind": kind, "name": "vdi-operator"}}

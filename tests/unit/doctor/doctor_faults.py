@@ -4,7 +4,7 @@ import copy
 from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, ready_status
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, POD, SPACE, Cluster, Faults, Object, deployment, meta_of
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS = fault = Faults()
@@ -29,15 +29,14 @@ def operator_gone(cluster: Cluster) -> None:
 
 @fault("session_unwatched")
 def operator_watches_elsewhere(cluster: Cluster) -> None:
-    cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = "elsewhere"
+    cluster.operator_env[0]["value"] = "elsewhere"
     cluster.drop("leases")
     cluster.without_pod()
 
 
 @fault("operator_settings_bad")
 def setting_unreadable(cluster: Cluster) -> None:
-    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
-    env.append({"name": "VDI_URL_PORT", "value": "many"})
+    cluster.operator_env.append({"name": "VDI_URL_PORT", "value": "many"})
     cluster.one("deployments")["status"] = {}
 
 
@@ -73,7 +72,7 @@ def template_gone(cluster: Cluster) -> None:
 @fault("template_invalid")
 def template_bad(cluster: Cluster) -> None:
     cluster.without_pod()
-    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_MASTER_TOKEN", "value": "x"}]
+    cluster.template["env"] = [{"name": "SELKIES_MASTER_TOKEN", "value": "x"}]
 
 
 @fault("session_over_limit")
@@ -98,14 +97,8 @@ _said("session_failed", "given_up", "Restarting", phase="Failed")
 
 def _failures(cluster: Cluster, reason: str, count: int) -> Object:
     message = "The desktop used more memory than its limit and was stopped."
-    reported = {
-        "reason": reason,
-        "message": message,
-        "time": "2026-11-20T11:59:30Z",
-        "generation": 1,
-        "restartedAt": "",
-    }
-    cluster.without_pod(failures={"count": count, **reported})
+    reported = {"reason": reason, "message": message, "time": "2026-11-20T11:59:30Z", "generation": 1}
+    cluster.without_pod(failures={"count": count, "restartedAt": "", **reported})
     found: Object = cluster.session["status"]
     return found
 
@@ -139,18 +132,16 @@ def disk_full(cluster: Cluster) -> None:
 @fault("gpu_insufficient")
 def no_node_has_gpus(cluster: Cluster) -> None:
     cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 9, "maxGPU": 9}
+    cluster.template["resources"] = {"defaultGPU": 9, "maxGPU": 9}
 
 
 @fault("gpu_insufficient")
 def gpus_busy_and_operator_silent(cluster: Cluster) -> None:
     """The queue's own calculation, since the operator has said nothing."""
     cluster.without_pod()
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 8}
-    taken: Object = {"metadata": {"name": "job", "namespace": "others", "uid": "job"}, "status": {"phase": "Running"}}
-    limits = {"limits": {"nvidia.com/gpu": "4"}}
-    taken["spec"] = {"nodeName": "node-1", "containers": [{"name": "x", "resources": limits}]}
-    cluster.objects["pods"].append(taken)
+    cluster.template["resources"] = {"defaultGPU": 8}
+    job = cluster.add_pod("job")
+    job["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "4"}}
 
 
 @fault("room_insufficient")
@@ -162,7 +153,7 @@ def no_memory(cluster: Cluster) -> None:
 @fault("user_namespace_unavailable")
 def node_without_user_namespaces(cluster: Cluster) -> None:
     cluster.without_pod()
-    cluster.one("vditemplates")["spec"]["isolation"] = {"userNamespaces": "Required"}
+    cluster.template["isolation"] = {"userNamespaces": "Required"}
 
 
 @fault("user_namespace_unavailable")
@@ -176,11 +167,7 @@ def desktops_without_user_namespaces(cluster: Cluster) -> None:
 
 @fault("desktop_unschedulable")
 def no_node_fits(cluster: Cluster) -> None:
-    cluster.not_ready()
-    del cluster.pod["spec"]["nodeName"]
-    words = "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: x}."
-    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
-    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    cluster.unscheduled("0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: x}.")
 
 
 @fault("desktop_cannot_start")
@@ -215,13 +202,13 @@ def node_removed_and_pod_deleted(cluster: Cluster) -> None:
 @fault("node_network_broken")
 def no_sandbox(cluster: Cluster) -> None:
     cluster.not_ready(waiting={"reason": "ContainerCreating"})
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedCreatePodSandBox", "no IP addresses available")
+    cluster.warn_pod("FailedCreatePodSandBox", "no IP addresses available")
 
 
 @fault("volume_not_mounted")
 def mount_denied(cluster: Cluster) -> None:
     cluster.not_ready(waiting={"reason": "ContainerCreating"})
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedMount", "MountVolume.SetUp failed: Permission denied")
+    cluster.warn_pod("FailedMount", "MountVolume.SetUp failed: Permission denied")
 
 
 def _pending_claim(cluster: Cluster) -> Object:
@@ -229,11 +216,7 @@ def _pending_claim(cluster: Cluster) -> Object:
     claim["status"]["phase"] = "Pending"
     del claim["spec"]["volumeName"]
     claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = "node-1"
-    cluster.not_ready()
-    cluster.pod["spec"].pop("nodeName")
-    words = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
-    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
-    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    cluster.unscheduled("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
     return claim
 
 
@@ -264,8 +247,7 @@ def _local_path(cluster: Cluster, setup: str) -> None:
     cluster.objects["deployments"].append(
         deployment("local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]})
     )
-    meta = {"name": "local-path-config", "namespace": "kube-system"}
-    cluster.objects["configmaps"].append({"metadata": meta, "data": {"setup": setup}})
+    cluster.add("configmaps", meta_of("kube-system", "local-path-config"), data={"setup": setup})
 
 
 # As K3s has it, with 0777.
@@ -277,8 +259,8 @@ def new_homes_are_roots_alone(cluster: Cluster) -> None:
     """The cause of homes that are not writable."""
     _local_path(cluster, SETUP.format("0700"))
     words = "mkdir: cannot create directory '/home/user/.config': Permission denied"
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
-    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = [words]
+    cluster.crashes()
+    cluster.say(words)
 
 
 @fault("home_lost")
@@ -295,8 +277,7 @@ def home_elsewhere(cluster: Cluster) -> None:
 
 @fault("home_mounted_twice")
 def two_on_one_home(cluster: Cluster) -> None:
-    other = {**cluster.pod, "metadata": {"name": "intruder", "namespace": SPACE, "uid": "x"}}
-    cluster.objects["pods"].append(other)
+    cluster.objects["pods"].append(cluster.pod | {"metadata": meta_of(SPACE, "intruder")})
 
 
 @fault("start_slow")
@@ -319,8 +300,7 @@ def no_traefik_kinds(cluster: Cluster) -> None:
 
 @fault("traefik_not_watching")
 def traefik_looks_elsewhere(cluster: Cluster) -> None:
-    container = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]
-    container["args"].append("--providers.kubernetesCRD.namespaces=kasm,web")
+    cluster.traefik_args.append("--providers.kubernetesCRD.namespaces=kasm,web")
 
 
 def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> None:
@@ -343,7 +323,7 @@ def link_of_a_chain_is_gone(cluster: Cluster) -> None:
     cluster.one("ingressroutes")["spec"]["routes"][0]["middlewares"] = [{"name": "vdi-edge"}]
     chain = {"middlewares": [{"name": "vdi-edge-headers"}, {"name": "vdi-edge-auth"}]}
     for name, spec in (("vdi-edge", {"chain": chain}), ("vdi-edge-auth", {})):
-        cluster.objects["middlewares"].append({"metadata": {"name": name, "namespace": SPACE}, "spec": spec})
+        cluster.add("middlewares", meta_of(SPACE, name), spec=spec)
 
 
 _route("middleware_elsewhere", "middleware_missing", middlewares=[{"name": "auth", "namespace": "kasm"}])
@@ -368,8 +348,8 @@ def _log(code: str, name: str, line: str, *, crash: bool = False) -> None:
     @fault(code, name=name)
     def said(cluster: Cluster) -> None:
         if crash:
-            cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
-        cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["starting", line]
+            cluster.crashes()
+        cluster.say("starting", line)
 
 
 _library = "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
@@ -401,7 +381,7 @@ def desktop_frozen(cluster: Cluster) -> None:
     ready = next(one for one in cluster.pod["status"]["conditions"] if one["type"] == "Ready")
     ready["lastTransitionTime"] = "2026-11-20T11:59:30Z"
     timeout = "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", timeout)
+    cluster.warn_pod("Unhealthy", timeout)
 
 
 @fault("desktop_hung")
@@ -410,9 +390,7 @@ def restarted_because_it_hung(cluster: Cluster) -> None:
     container = cluster.pod["status"]["containerStatuses"][0]
     ended = {"exitCode": 137, "reason": "Error", "startedAt": BEGAN, "finishedAt": "2026-11-20T11:50:00Z"}
     container |= {"restartCount": 1, "lastState": {"terminated": ended}}
-    cluster.warn(
-        "Pod", cluster.pod["metadata"]["name"], "Unhealthy", "Liveness probe failed: context deadline exceeded"
-    )
+    cluster.warn_pod("Unhealthy", "Liveness probe failed: context deadline exceeded")
 
 
 @fault("secret_newer")
@@ -425,38 +403,35 @@ def password_changed_under_the_desktop(cluster: Cluster) -> None:
 def two_default_classes(cluster: Cluster) -> None:
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     cluster.one("storageclasses")["metadata"] |= {"creationTimestamp": BEGAN, "annotations": default}
-    meta = {"name": "longhorn", "creationTimestamp": JUST_NOW, "annotations": default}
-    cluster.objects["storageclasses"].append({"metadata": meta, "provisioner": "driver.longhorn.io"})
+    longhorn = {"name": "longhorn", "creationTimestamp": JUST_NOW, "annotations": default}
+    cluster.add("storageclasses", longhorn, provisioner="driver.longhorn.io")
 
 
 @fault("desktop_port_wrong")
 def listens_on_another_port_than_the_template_says(cluster: Cluster) -> None:
     """First its start is slow, then the liveness probe ends it again and again."""
-    spec = cluster.one("vditemplates")["spec"]
+    spec = cluster.template
     spec |= {"port": 8081, "env": [{"name": "SELKIES_PORT", "value": "8080"}]}
     cluster.not_ready(restarts=2, last={"exitCode": 137, "reason": "Error"}, phase="Running")
     refused = "Readiness probe failed: Get http://10.42.0.5:8081/api/health: dial tcp: connect: connection refused"
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", refused)
+    cluster.warn_pod("Unhealthy", refused)
 
 
 @fault("desktop_port_wrong")
 def starts_for_minutes_on_another_port(cluster: Cluster) -> None:
     """As its own log says."""
-    cluster.one("vditemplates")["spec"]["port"] = 3000
+    cluster.template["port"] = 3000
     cluster.not_ready(phase="Running")
     refused = "Readiness probe failed: Get http://10.42.0.5:3000/api/health: dial tcp: connect: connection refused"
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", refused)
-    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["INFO: Uvicorn running on http://0.0.0.0:8080"]
+    cluster.warn_pod("Unhealthy", refused)
+    cluster.say("INFO: Uvicorn running on http://0.0.0.0:8080")
 
 
 @fault("route_shadowed")
 def another_route_takes_the_host(cluster: Cluster) -> None:
     match = f"Host(`{cluster.session['metadata']['name']}.vdi.example.com`)"
     rule = {"kind": "Rule", "match": match, "priority": 500, "services": [{"name": "web", "port": 80}]}
-    meta = {"name": "web", "namespace": SPACE, "uid": "uid-web", "creationTimestamp": BEGAN}
-    cluster.objects["ingressroutes"].append(
-        {"metadata": meta, "spec": {"entryPoints": ["websecure"], "routes": [rule]}}
-    )
+    cluster.add("ingressroutes", meta_of(SPACE, "web"), spec={"entryPoints": ["websecure"], "routes": [rule]})
 
 
 @fault("traefik_down")
@@ -471,28 +446,24 @@ _log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No
 
 @fault("memory_limit_high")
 def limit_above_the_largest_node(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 0, "defaultMemory": "900Gi"}
+    cluster.template["resources"] = {"defaultGPU": 0, "defaultMemory": "900Gi"}
 
 
 @fault("cpu_limit_low")
 def a_hundredth_of_a_processor(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["resources"] |= {"defaultCPU": "10m"}
+    cluster.template["resources"] |= {"defaultCPU": "10m"}
     cluster.not_ready(restarts=3, last={"exitCode": 137, "reason": "Error"}, phase="Running")
     cluster.pod["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "10m"}}
-    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = ["something that has nothing to do with it"]
+    cluster.say("something that has nothing to do with it")
 
 
 # Nodes that an autoscaler could remove
 
 
 def with_autoscaler(cluster: Cluster) -> None:
-    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
-    env += [
-        {"name": "VDI_PLACEHOLDER_NAMESPACE", "value": "vdi-sessions-placeholders"},
-        {"name": "VDI_PLACEHOLDER_IMAGE", "value": "registry.example.com/vdi:1"},
-        {"name": "VDI_PLACEHOLDER_PRIORITY_CLASS", "value": "vdi-placeholder"},
-    ]
-    cluster.one("pods", "vdi-operator-7d-abc")["metadata"]["ownerReferences"] = [
+    env = {"NAMESPACE": "vdi-sessions-placeholders", "IMAGE": "x:1", "PRIORITY_CLASS": "vdi-placeholder"}
+    cluster.operator_env.extend({"name": f"VDI_PLACEHOLDER_{name}", "value": value} for name, value in env.items())
+    cluster.one("pods", POD)["metadata"]["ownerReferences"] = [
         {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "vdi-operator-7d", "uid": "rs", "controller": True}
     ]
     cluster.session["status"]["expiresAt"] = "2026-11-20T19:00:00Z"
@@ -515,15 +486,8 @@ def node_annotated_to_stay(cluster: Cluster) -> None:
 @fault("node_kept")
 def pods_that_no_autoscaler_evicts(cluster: Cluster) -> None:
     with_autoscaler(cluster)
-    add_pod(cluster, "toolbox")
-    add_pod(cluster, "batch", annotations={"karpenter.sh/do-not-disrupt": "true"})
-
-
-def add_pod(cluster: Cluster, name: str, **metadata: Any) -> None:
-    """A pod of somebody else's on node-1."""
-    meta = {"name": name, "namespace": "lab", "uid": f"uid-{name}", **metadata}
-    spec = {"nodeName": "node-1", "containers": [{"name": name, "image": "x"}]}
-    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+    cluster.add_pod("toolbox")
+    cluster.add_pod("batch", annotations={"karpenter.sh/do-not-disrupt": "true"})
 
 
 fault("crd_missing", name="pool_kind_missing")(
@@ -566,14 +530,8 @@ fault("reference_missing", name="secret_missing")(
         waiting={"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
     )
 )
-fault("desktop_crashes", name="crash_loop")(
-    lambda cluster: cluster.not_ready(
-        waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error", "message": "bye"}, restarts=2
-    )
-)
-fault("desktop_out_of_memory", name="memory_used_up")(
-    lambda cluster: cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
-)
+fault("desktop_crashes", name="crash_loop")(lambda cluster: cluster.crashes(message="bye"))
+fault("desktop_out_of_memory", name="memory_used_up")(lambda cluster: cluster.crashes("OOMKilled"))
 fault("node_refused", name="two_slices")(
     lambda cluster: cluster.not_ready(
         phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas"
@@ -590,12 +548,8 @@ fault("service_missing", name="no_service")(lambda cluster: cluster.drop("servic
 fault("service_without_endpoints", name="no_one_behind_the_service")(
     lambda cluster: setitem(cluster.one("endpointslices"), "endpoints", [])
 )
-fault("shm_too_small", name="shared_memory_of_1_mib")(
-    lambda cluster: setitem(cluster.one("vditemplates")["spec"], "shmSize", "1Mi")
-)
+fault("shm_too_small", name="shared_memory_of_1_mib")(lambda cluster: setitem(cluster.template, "shmSize", "1Mi"))
 fault("api_server_slow", name="each_request_takes_two_seconds")(lambda cluster: setattr(cluster, "api_seconds", 2.04))
 fault("encoder_obsolete", name="encoder_of_selkies_1")(
-    lambda cluster: setitem(
-        cluster.one("vditemplates")["spec"], "env", [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
-    )
+    lambda cluster: setitem(cluster.template, "env", [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
 )

@@ -5,7 +5,17 @@ from typing import Any
 
 import msgspec
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, ready_status
+from unit.doctor.doctor_builders import (
+    BEGAN,
+    JUST_NOW,
+    SPACE,
+    Cluster,
+    Faults,
+    Object,
+    deployment,
+    endpoint_slice,
+    meta_of,
+)
 from vdi.diagnosis.snapshot import Unreadable
 
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
@@ -24,21 +34,10 @@ def with_gateway(cluster: Cluster) -> None:
     dns["metadata"]["labels"] = {"k8s-app": "kube-dns"}
     turn = deployment("coturn", "kasm", {}, {"containers": [{"name": "coturn"}]})
     turn["metadata"]["labels"] = {"app.kubernetes.io/name": "coturn"}
-    cluster.objects["deployments"] += [
-        deployment("vdi-gateway", "kasm", _LABELS, {"containers": [container]}),
-        dns,
-        turn,
-    ]
-    meta = {
-        "name": "vdi-gateway-1",
-        "namespace": "kasm",
-        "uid": "uid-gw",
-        "labels": _LABELS,
-        "creationTimestamp": BEGAN,
-    }
+    gateway = deployment("vdi-gateway", "kasm", _LABELS, {"containers": [container]})
+    cluster.objects["deployments"] += [gateway, dns, turn]
     ports = [{"name": "http", "containerPort": 8080}, {"name": "internal", "containerPort": 8081}]
-    spec = {"nodeName": "node-1", "containers": [{"name": "gateway", "image": "x", "ports": ports}]}
-    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+    cluster.add_pod("vdi-gateway-1", "kasm", labels=_LABELS)["spec"]["containers"][0]["ports"] = ports
     cluster.logs["kasm/vdi-gateway-1"] = [_LINE.format("serving https://portal.vdi.example.com, 1 sessions")]
     _request_path(cluster)
     release = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kasm"}}}
@@ -61,15 +60,12 @@ def _request_path(cluster: Cluster) -> None:
     host = {"priority": 2000, "match": "Host(`portal.vdi.example.com`)"}
     rest = {"priority": 1, "match": "HostRegexp(`^[a-z0-9-]+[.]vdi[.]example[.]com$`)"}
     rules = [{**rule, "kind": "Rule", "services": [{"name": "vdi-gateway", "port": "http"}]} for rule in (host, rest)]
-    meta = {"name": "vdi-gateway", "namespace": "kasm"}
-    cluster.objects["ingressroutes"].append({"metadata": meta, "spec": {"entryPoints": ["websecure"], "routes": rules}})
+    meta = meta_of("kasm", "vdi-gateway")
+    cluster.add("ingressroutes", meta, spec={"entryPoints": ["websecure"], "routes": rules})
     ports = [{"name": "http", "port": 8080, "targetPort": "http"}, {"name": "internal", "port": 8081}]
-    cluster.objects["services"].append({"metadata": meta, "spec": {"selector": _LABELS, "ports": ports}})
-    listed = {"name": "vdi-gateway-x", "namespace": "kasm", "labels": {"kubernetes.io/service-name": "vdi-gateway"}}
-    numbers = [{"name": "http", "port": 8080}, {"name": "internal", "port": 8081}]
-    cluster.objects["endpointslices"].append(
-        {"metadata": listed, "endpoints": [{"conditions": {"ready": True}}], "ports": numbers}
-    )
+    cluster.add("services", meta, spec={"selector": _LABELS, "ports": ports})
+    listed = endpoint_slice("kasm", "vdi-gateway", ("http", 8080), ("internal", 8081))
+    cluster.objects["endpointslices"].append(listed)
     address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
     links = [{"name": f"vdi-edge-{link}"} for link in ("headers", "auth")]
     for name, spec in (
@@ -77,7 +73,7 @@ def _request_path(cluster: Cluster) -> None:
         ("vdi-edge-headers", {"headers": {}}),
         ("vdi-edge-auth", {"forwardAuth": {"address": address}}),
     ):
-        cluster.objects["middlewares"].append({"metadata": {"name": name, "namespace": SPACE}, "spec": spec})
+        cluster.add("middlewares", meta_of(SPACE, name), spec=spec)
     for route in cluster.objects["ingressroutes"]:
         if route["metadata"]["namespace"] == SPACE:
             route["spec"]["routes"][0]["middlewares"] = [{"name": "vdi-edge"}]
@@ -97,18 +93,15 @@ def _says(cluster: Cluster, *messages: str) -> None:
 
 def _office(cluster: Cluster, secret: Object | None = None) -> None:
     """A template for an image as KasmVNC: TLS and basic auth. Its session runs."""
-    container = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"][0]
-    container["env"].append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
+    cluster.operator_env.append({"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"})
     spec = {"image": "kasmweb/chrome:1", "protocol": "Web", "scheme": "HTTPS", "port": 6901}
     spec |= {"basicAuthSecret": {"name": "kasmvnc"}, "resources": {"defaultGPU": 0}}
-    cluster.objects["vditemplates"].append({"metadata": {"name": "office", "generation": 1}, "spec": spec})
+    cluster.add("vditemplates", {"name": "office", "generation": 1}, spec=spec)
     cluster.session["spec"]["template"] = "office"
     service = cluster.one("ingressroutes", "alice-0")["spec"]["routes"][0]["services"][0]
     service |= {"scheme": "https", "serversTransport": "vdi-desktop-tls"}
-    transport = {"metadata": {"name": "vdi-desktop-tls", "namespace": SPACE}}
-    cluster.objects["serverstransports"] = [transport]
-    meta = {"name": "kasmvnc", "namespace": SPACE}
-    cluster.objects["secrets"] = [{"metadata": meta, "type": "Opaque", "data": secret or {}}]
+    cluster.add("serverstransports", meta_of(SPACE, "vdi-desktop-tls"))
+    cluster.add("secrets", meta_of(SPACE, "kasmvnc"), type="Opaque", data=secret or {})
 
 
 _CREDENTIALS = {"username": "a2FzbV91c2Vy", "password": "b2YtdGhlLWltYWdl"}
@@ -163,28 +156,18 @@ def routes_ask_no_one(cluster: Cluster) -> None:
     cluster.one("endpointslices", "vdi-gateway-x")["endpoints"] = []
 
 
-def _at(namespace: str, name: str) -> Object:
-    return {"name": name, "namespace": namespace, "uid": f"uid-{name}", "creationTimestamp": BEGAN}
-
-
 def add_ingress(cluster: Cluster, host: str, path: str = "/", **spec: Any) -> Object:
     """A plain Ingress of another namespace."""
     backend = {"service": {"name": "web", "port": {"number": 80}}}
     paths = [{"path": path, "pathType": "Prefix", "backend": backend}]
-    made: Object = {
-        "metadata": _at("web", "web"),
-        "spec": {"rules": [{"host": host, "http": {"paths": paths}}], **spec},
-    }
-    cluster.objects["ingresses"].append(made)
-    return made
+    rules = [{"host": host, "http": {"paths": paths}}]
+    return cluster.add("ingresses", meta_of("web", "web"), spec={"rules": rules, **spec})
 
 
 def add_route(cluster: Cluster, match: str, **spec: Any) -> Object:
     """An IngressRoute of another namespace, without a priority."""
     rule = {"kind": "Rule", "match": match, "services": [{"name": "web", "port": 80}]}
-    made: Object = {"metadata": _at("web", "web"), "spec": {"routes": [rule], **spec}}
-    cluster.objects["ingressroutes"].append(made)
-    return made
+    return cluster.add("ingressroutes", meta_of("web", "web"), spec={"routes": [rule], **spec})
 
 
 @fault("backend_unreachable")
@@ -212,12 +195,10 @@ def the_middleware_asks_a_port_that_no_service_has(cluster: Cluster) -> None:
 
 @fault("backend_unreachable")
 def traefik_s_service_selects_nothing(cluster: Cluster) -> None:
-    pod = {"nodeName": "node-1", "containers": [{"name": "traefik", "image": "x"}]}
-    meta = {**_at("kube-system", "traefik-1"), "labels": {"app": "traefik"}}
-    cluster.objects["pods"].append({"metadata": meta, "spec": pod, "status": ready_status()})
+    cluster.add_pod("traefik-1", "kube-system", labels={"app": "traefik"})
     ports = [{"name": "websecure", "port": 443, "targetPort": "websecure"}]
     spec = {"type": "LoadBalancer", "selector": {"app": "proxy"}, "ports": ports}
-    cluster.objects["services"].append({"metadata": _at("kube-system", "traefik"), "spec": spec})
+    cluster.add("services", meta_of("kube-system", "traefik"), spec=spec)
 
 
 @fault("service_without_endpoints")
@@ -312,16 +293,13 @@ def the_database_lets_no_one_in(cluster: Cluster) -> None:
     release = {"app.kubernetes.io/instance": "vdi"}
     cluster.one("deployments", "vdi-gateway")["metadata"]["labels"] = release
     labels = {"app.kubernetes.io/name": "postgresql", **release}
-    spec = {"nodeName": "node-1", "containers": [{"name": "postgresql", "image": "x"}]}
-    meta = {**_at("kasm", "vdi-postgresql-0"), "labels": labels}
-    cluster.objects["pods"].append({"metadata": meta, "spec": spec, "status": ready_status()})
+    cluster.add_pod("vdi-postgresql-0", "kasm", labels=labels)
     cluster.objects["networkpolicies"].append(_policy("postgresql", "kasm", {"matchLabels": labels}, []))
 
 
 @fault("network_policy_blocks")
 def the_operator_may_not_reach_the_api_server(cluster: Cluster) -> None:
-    slice_of_api = {"metadata": _at("default", "kubernetes"), "endpoints": [], "ports": [{"name": "", "port": 6443}]}
-    cluster.objects["endpointslices"].append(slice_of_api)
+    cluster.add("endpointslices", meta_of("default", "kubernetes"), endpoints=[], ports=[{"name": "", "port": 6443}])
     policy = _policy("operator-out", "kasm", {"matchLabels": _VDI}, [])
     pods: Object = {"to": [{"namespaceSelector": {}}]}
     policy["spec"] |= {"policyTypes": ["Egress"], "egress": [pods, {"ports": [{"port": 443}]}]}

@@ -3,43 +3,34 @@
 from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, Cluster, Faults, Object
+from unit.doctor.doctor_builders import Cluster, Faults, Object, meta_of
 from vdi.gpu.sharing.config import Sharing, render_config
 
 
 def shared(cluster: Cluster) -> None:
     """The device plugin alone, which reads a ConfigMap that shares each of two GPUs by eight."""
-    env = [{"name": "CONFIG_FILE", "value": "/config/any"}]
-    container: Object = {
-        "name": "nvidia-device-plugin",
-        "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1",
-        "env": env,
-    }
+    container: Object = {"name": "nvidia-device-plugin", "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}
+    container["env"] = [{"name": "CONFIG_FILE", "value": "/config/any"}]
     container["volumeMounts"] = [{"name": "config", "mountPath": "/config"}]
     volumes = [
         {"name": "config", "configMap": {"name": "time-slicing-config"}},
         {"name": "plugins", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}},
     ]
-    meta = {"name": "plugin", "namespace": "gpu-operator", "uid": "uid-ds", "generation": 1, "creationTimestamp": BEGAN}
-    status = {"desiredNumberScheduled": 1, "numberReady": 1, "updatedNumberScheduled": 1, "observedGeneration": 1}
-    spec = {"template": {"spec": {"containers": [container], "volumes": volumes}}}
-    cluster.objects["daemonsets"] = [{"metadata": meta, "spec": spec, "status": status}]
-    owner = [{"uid": "uid-ds", "kind": "DaemonSet", "name": "plugin", "apiVersion": "apps/v1"}]
-    pod = {
-        "name": "plugin-1",
-        "namespace": "gpu-operator",
-        "uid": "p",
-        "creationTimestamp": BEGAN,
-        "ownerReferences": owner,
-    }
-    place: Object = {"nodeName": "node-1", "containers": [{"name": "x"}]}
-    cluster.objects["pods"].append({"metadata": pod, "spec": place, "status": {"phase": "Running"}})
-    meta = {"name": "time-slicing-config", "namespace": "gpu-operator", "creationTimestamp": "2026-11-20T10:00:00Z"}
-    cluster.objects["configmaps"] = [{"metadata": meta, "data": {"any": render_config(Sharing(8))}}]
+    _add_daemonset(cluster, "plugin", container, volumes)
+    owner = {"uid": "uid-plugin", "kind": "DaemonSet", "name": "plugin", "apiVersion": "apps/v1"}
+    cluster.add_pod("plugin-1", "gpu-operator", ownerReferences=[owner])
+    meta = meta_of("gpu-operator", "time-slicing-config", creationTimestamp="2026-11-20T10:00:00Z")
+    cluster.add("configmaps", meta, data={"any": render_config(Sharing(8))})
     node = cluster.one("nodes")
     node["metadata"]["labels"] |= {"nvidia.com/gpu.present": "true", "nvidia.com/gpu.count": "2"}
     for part in ("capacity", "allocatable"):
         node["status"][part] = {**node["status"][part], "nvidia.com/gpu": "16"}
+
+
+def _add_daemonset(cluster: Cluster, name: str, container: Object, volumes: list[Object], ready: int = 1) -> None:
+    status = {"desiredNumberScheduled": 1, "numberReady": ready, "updatedNumberScheduled": 1, "observedGeneration": 1}
+    spec = {"template": {"spec": {"containers": [container], "volumes": volumes}}}
+    cluster.add("daemonsets", meta_of("gpu-operator", name, generation=1), spec=spec, status=status)
 
 
 def by_policy(cluster: Cluster) -> None:
@@ -65,18 +56,17 @@ def _advertise(cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", 
 
 
 def _wait_for_gpu(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.template["resources"] = {"defaultGPU": 1}
     cluster.without_pod("GPUsBusy", "All GPUs are in use.", queue={"position": 1, "reason": "GPUsBusy"})
-    containers = [{"name": "x", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]
-    job: Object = {"metadata": {"name": "job", "namespace": "others", "uid": "job"}, "status": {"phase": "Running"}}
-    cluster.objects["pods"].append({**job, "spec": {"nodeName": "node-1", "containers": containers}})
+    job = cluster.add_pod("job")
+    job["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "2"}}
 
 
 @fault("gpu_nodes_missing", on=lambda _: None)
 def no_gpu_anywhere(cluster: Cluster) -> None:
     for part in ("capacity", "allocatable"):
         cluster.one("nodes")["status"][part].pop("nvidia.com/gpu", None)
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.template["resources"] = {"defaultGPU": 1}
     cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
 
 
@@ -113,13 +103,10 @@ def plugin_not_restarted(cluster: Cluster) -> None:
 
 @fault("gpu_config_reader_not_ready")
 def discovery_fails(cluster: Cluster) -> None:
-    reader = {"name": "config-manager", "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}]}
+    reader: Object = {"name": "config-manager", "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}]}
     reader["volumeMounts"] = [{"name": "config", "mountPath": "/available"}]
     volumes = [{"name": "config", "configMap": {"name": "time-slicing-config"}}]
-    meta = {"name": "gfd", "namespace": "gpu-operator", "uid": "uid-gfd", "generation": 1}
-    status = {"desiredNumberScheduled": 1, "numberReady": 0, "updatedNumberScheduled": 1, "observedGeneration": 1}
-    spec = {"template": {"spec": {"containers": [reader], "volumes": volumes}}}
-    cluster.objects["daemonsets"].append({"metadata": meta, "spec": spec, "status": status})
+    _add_daemonset(cluster, "gfd", reader, volumes, ready=0)
 
 
 def _k3s(cluster: Cluster) -> None:
@@ -138,18 +125,18 @@ def black_picture(cluster: Cluster) -> None:
     _k3s(cluster)
     cluster.objects["runtimeclasses"] = [{"metadata": {"name": "nvidia"}}]
     cluster.pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "1"
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.template["resources"] = {"defaultGPU": 1}
 
 
 def _draws_in_software(cluster: Cluster, reason: str, message: str) -> None:
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.template["resources"] = {"defaultGPU": 1}
     graphics = {"renderer": "Software", "reason": reason, "message": message, "encoder": "x264"}
     cluster.session["status"]["graphics"] = graphics
 
 
 @fault("gpu_encoder_missing", on=lambda _: None)
 def gpu_for_computing(cluster: Cluster) -> None:
-    cluster.one("vditemplates")["spec"]["resources"] = {"defaultGPU": 1}
+    cluster.template["resources"] = {"defaultGPU": 1}
     cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"
 
 
@@ -171,10 +158,7 @@ fault("gpu_node_config_unknown", name="label_of_nothing", on=by_policy)(
 )
 fault("gpu_mig_mismatch", name="cut_by_mig")(
     lambda cluster: cluster.one("nodes")["metadata"]["labels"].update(
-        {
-            "nvidia.com/mig.config": "all-1g",
-            "nvidia.com/mig.strategy": "single",
-        }
+        {"nvidia.com/mig.config": "all-1g", "nvidia.com/mig.strategy": "single"}
     )
 )
 fault("gpu_capacity_wrong", name="one_and_not_eight")(lambda cluster: _advertise(cluster, 2))

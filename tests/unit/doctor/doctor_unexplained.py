@@ -12,7 +12,7 @@ from unit.doctor.doctor_builders import (
     Faults,
     Object,
     deployment,
-    ready_status,
+    meta_of,
 )
 
 UNEXPLAINED_FAULTS = fault = Faults()
@@ -26,13 +26,18 @@ def condition(kind: str, status: str, reason: str = "", message: str = "", at: s
 
 def add_pool(cluster: Cluster, reason: str, message: str = "", at: str = BEGAN) -> Object:
     """A pool whose condition Ready is False for this reason."""
-    pool: Object = {"metadata": {"name": "warm", "uid": "uid-warm"}, "spec": {"template": "ubuntu-desktop"}}
-    pool["status"] = {"conditions": [condition("Ready", "False", reason, message, at)]}
-    cluster.objects["vdipools"].append(pool)
-    return pool
+    status = {"conditions": [condition("Ready", "False", reason, message, at)]}
+    meta = {"name": "warm", "uid": "uid-warm"}
+    return cluster.add("vdipools", meta, spec={"template": "ubuntu-desktop"}, status=status)
 
 
-def ended(cluster: Cluster, pod: Object, **terminated: Any) -> None:
+def add_certificate(cluster: Cluster, secret: str, *conditions: Object) -> None:
+    """A Certificate of cert-manager for this Secret."""
+    status = {"conditions": [*conditions]}
+    cluster.add("certificates", meta_of(SPACE, secret), spec={"secretName": secret}, status=status)
+
+
+def ended(pod: Object, **terminated: Any) -> None:
     """The container of this pod was restarted five minutes ago, after it had run for some, and is ready again."""
     last = {"exitCode": 1, "reason": "Error", "startedAt": BEGAN, "finishedAt": MINUTES_AGO, **terminated}
     container = pod["status"]["containerStatuses"][0]
@@ -44,9 +49,7 @@ def fails(cluster: Cluster, namespace: str, name: str, reason: str, message: str
     """A pod that has been waiting for something for five minutes."""
     container = {"name": name, "image": "x:1", "state": {"waiting": {"reason": reason, "message": message}}}
     status = {"phase": "Pending", "conditions": [condition("Ready", "False")], "containerStatuses": [container]}
-    meta = {"name": name, "namespace": namespace, "uid": f"uid-{name}", "labels": labels}
-    meta["creationTimestamp"] = MINUTES_AGO
-    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": status})
+    cluster.add_pod(name, namespace, labels=labels, creationTimestamp=MINUTES_AGO)["status"] = status
 
 
 @fault("unexplained_condition")
@@ -108,11 +111,9 @@ def template_is_deleted_under_a_desktop(cluster: Cluster) -> None:
 
 @fault("unexplained_condition")
 def certificate_is_not_issued(cluster: Cluster) -> None:
-    meta = {"name": "wildcard", "namespace": SPACE, "uid": "uid-cert", "creationTimestamp": BEGAN}
     waits = condition("Ready", "False", "DoesNotExist", "Issuing certificate: the ACME order failed.")
     issuing = condition("Issuing", "False", "Failed")
-    certificate = {"metadata": meta, "spec": {"secretName": "wildcard"}, "status": {"conditions": [issuing, waits]}}
-    cluster.objects["certificates"].append(certificate)
+    add_certificate(cluster, "wildcard", issuing, waits)
 
 
 @fault("unexplained_condition")
@@ -131,7 +132,7 @@ def volume_of_a_suspended_session_is_lost(cluster: Cluster) -> None:
 @fault("unexplained_event")
 def secret_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
     note = 'MountVolume.SetUp failed for volume "keys" : secret "keys" not found'
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedMount", note, at=SECONDS_AGO)
+    cluster.warn_pod("FailedMount", note, at=SECONDS_AGO)
 
 
 @fault("unexplained_event")
@@ -180,12 +181,12 @@ def home_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
 
 @fault("container_restarted")
 def desktop_was_killed_for_its_memory(cluster: Cluster) -> None:
-    ended(cluster, cluster.pod, reason="OOMKilled", exitCode=137)
+    ended(cluster.pod, reason="OOMKilled", exitCode=137)
 
 
 @fault("container_restarted")
 def operator_has_crashed_once(cluster: Cluster) -> None:
-    ended(cluster, cluster.one("pods", POD), message="panic\nTraceback: KeyError")
+    ended(cluster.one("pods", POD), message="panic\nTraceback: KeyError")
 
 
 def lost(cluster: Cluster, **failure: Any) -> None:
@@ -199,13 +200,15 @@ def desktop_was_evicted_for_its_disk(cluster: Cluster) -> None:
     """Its first pod, which had ended with 0, is gone: only the Event of that pod names the disk."""
     lost(cluster)
     note = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi."
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Evicted", note, uid="of-the-first-pod", at=MINUTES_AGO)
+    cluster.warn_pod("Evicted", note, uid="of-the-first-pod", at=MINUTES_AGO)
 
 
 @fault()
 def replacement_pods_are_ready(cluster: Cluster) -> None:
     """Nothing: an evicted pod of the operator is left over, and its successor is ready."""
-    meta = {**cluster.one("pods", POD)["metadata"], "name": f"{POD}-0", "uid": "uid-op-0"}
-    gone = {**ready_status(), "phase": "Failed", "reason": "Evicted"}
-    gone["conditions"] = [condition("Ready", "False", at="2026-11-20T10:00:00Z")]
-    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": gone})
+    gone = {
+        "phase": "Failed",
+        "reason": "Evicted",
+        "conditions": [condition("Ready", "False", at="2026-11-20T10:00:00Z")],
+    }
+    cluster.add_pod(f"{POD}-0", "kasm", labels=OPERATOR_LABELS)["status"] |= gone

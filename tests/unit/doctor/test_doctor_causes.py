@@ -45,10 +45,7 @@ def test_exec_format_error_names_the_architecture(waiting: str) -> None:
 )
 def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool) -> None:
     cluster = Cluster()
-    cluster.one("vditemplates")["spec"] |= {
-        "image": "registry.example.com/desktop:1",
-        "imagePullSecrets": [{"name": "regcred"}],
-    }
+    cluster.template["imagePullSecrets"] = [{"name": "regcred"}]
     cluster.not_ready(waiting={"reason": "ErrImagePull", "message": f"failed to authorize: {message}"})
     finding = root(cluster)
     words = "The registry registry.example.com refuses the credentials of the Secret regcred."
@@ -60,7 +57,7 @@ def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool
 
 def test_all_pull_secrets_are_named() -> None:
     cluster = Cluster()
-    cluster.one("vditemplates")["spec"]["imagePullSecrets"] = [{"name": "one"}, {"name": "two"}]
+    cluster.template["imagePullSecrets"] = [{"name": "one"}, {"name": "two"}]
     cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "failed to authorize: 401 Unauthorized"})
     finding = root(cluster)
     assert finding.message.endswith("refuses the credentials of the Secrets one, two.")
@@ -76,7 +73,7 @@ def test_k3s_is_restarted_only_where_it_runs(version: str, commands: tuple[str, 
 
 def test_full_disk_may_lack_inodes() -> None:
     cluster = Cluster()
-    cluster.logs[f"{SPACE}/alice-0"] = ["OSError: [Errno 28] No space left on device"]
+    cluster.say("OSError: [Errno 28] No space left on device")
     exec_in_pod = f"{KUBECTL} exec alice-0 -- df"
     assert root(cluster).remedy.commands == (f"{exec_in_pod} -h", f"{exec_in_pod} -i", RESTART)
 
@@ -84,8 +81,8 @@ def test_full_disk_may_lack_inodes() -> None:
 def test_no_command_runs_in_a_desktop_that_crashes() -> None:
     cluster = Cluster()
     cluster.one("persistentvolumes")["spec"] = {"hostPath": {"path": "/srv/a home"}}
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
-    cluster.logs[f"{SPACE}/alice-0"] = ["No space left on device"]
+    cluster.crashes()
+    cluster.say("No space left on device")
     assert root(cluster).remedy.commands == ("df -h '/srv/a home'", "df -i '/srv/a home'", RESTART)
 
 
@@ -101,13 +98,13 @@ def test_value_that_selkies_rejects_is_named() -> None:
 )
 def test_complaints_of_other_programs_are_no_setting(line: str) -> None:
     cluster = Cluster()
-    cluster.logs[f"{SPACE}/alice-0"] = [line]
+    cluster.say(line)
     assert cluster.roots() == []
 
 
 def test_rejected_encoder_of_selkies_1_is_one_cause() -> None:
     cluster = FAULTS.broken("encoder_unknown")
-    cluster.one("vditemplates")["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
+    cluster.template["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
     assert cluster.roots() == ["encoder_obsolete"]
 
 
@@ -173,7 +170,7 @@ def test_cause_is_read_from_the_words_in_the_status(log: str, message: str) -> N
 
 def test_previous_log_is_read_where_there_is_one() -> None:
     cluster = Cluster()
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=2)
+    cluster.crashes()
     assert root(cluster).remedy.commands == (f"{KUBECTL} logs alice-0 --previous", RESTART)
 
 
@@ -227,5 +224,5 @@ def test_runtime_class_in_the_template_ends_the_finding() -> None:
     cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
     cluster.pod["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
     assert "gpu_runtime_class_unset" in cluster.roots()
-    cluster.one("vditemplates")["spec"]["placement"] = {"runtimeClassName": "nvidia"}
+    cluster.template["placement"] = {"runtimeClassName": "nvidia"}
     assert "gpu_runtime_class_unset" not in cluster.roots()

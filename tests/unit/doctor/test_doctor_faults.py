@@ -8,7 +8,7 @@ import pytest
 
 from support.bundles import renamed
 from support.variants import first_of
-from unit.doctor.doctor_builders import BEGAN, Cluster
+from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_findings import ALL, every_finding, findings_of, snapshot_of
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
@@ -17,7 +17,7 @@ from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
 from vdi.diagnosis.check import code_page
 from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import load, save
+from vdi.diagnosis.snapshot import Unreadable, load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.data_plane import PROBES
@@ -38,12 +38,8 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
 )
 def test_scheduler_has_a_minute_to_see_the_claim(created: str, has_claim: bool, is_found: bool) -> None:
     cluster = Cluster()
-    cluster.not_ready()
-    del cluster.pod["spec"]["nodeName"]
     name = cluster.one("persistentvolumeclaims")["metadata"]["name"]
-    words = f'0/1 nodes are available: persistentvolumeclaim "{name}" not found.'
-    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": BEGAN}
-    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    cluster.unscheduled(f'0/1 nodes are available: persistentvolumeclaim "{name}" not found.')
     cluster.pod["metadata"]["creationTimestamp"] = f"2026-11-20T{created}Z"
     if not has_claim:
         cluster.drop("persistentvolumeclaims")
@@ -62,7 +58,7 @@ def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
     cluster = FAULTS.broken("home_0700")
     volume = cluster.one("persistentvolumes")
     volume["spec"] = {**volume["spec"], "hostPath": {"path": "/srv/homes of us"}}
-    cluster.one("vditemplates")["spec"]["runAsUser"] = 1234
+    cluster.template["runAsUser"] = 1234
     (finding,) = roots(run_checks(cluster.snapshot()))
     assert finding.remedy and finding.remedy.commands == (
         "chown -R 1234:1234 '/srv/homes of us'",
@@ -136,10 +132,7 @@ def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
 
 @pytest.mark.parametrize("kind", sorted({kind for check in CHECKS for kind in check.needs}))
 def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
-    cluster = Cluster()
-    snapshot = cluster.snapshot()
-    from vdi.diagnosis.snapshot import Unreadable
-
+    snapshot = Cluster().snapshot()
     objects = {plural: found for plural, found in snapshot.objects.items() if plural != kind}
     blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unreadable(kind, "You may not.", "ask"),))
     findings = run_checks(blind)

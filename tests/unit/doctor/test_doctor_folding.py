@@ -71,7 +71,7 @@ def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
 
 def test_the_log_of_a_desktop_that_crashes_is_read_at_once() -> None:
     cluster = Cluster()
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
+    cluster.crashes(restarts=1)
     cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
     assert (SPACE, "alice-0") in pods_to_log(cluster.snapshot(), 9)
 
@@ -150,7 +150,7 @@ RAW = (
 
 def _desktop_has_no_program(cluster: Cluster) -> None:
     cluster.not_ready(waiting={"reason": "RunContainerError", "message": RAW})
-    cluster.warn("Pod", "alice-0", "Failed", RAW)
+    cluster.warn_pod("Failed", RAW)
 
 
 def _operator_has_no_program(cluster: Cluster) -> None:
@@ -178,7 +178,7 @@ def test_layers_of_the_runtime_are_evidence_not_message(breaks: Break) -> None:
 
 def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
     cluster = Cluster()
-    cluster.logs[f"{SPACE}/alice-0"] = ["OSError: [Errno 98] address already in use " + 80 * "words "]
+    cluster.say("OSError: [Errno 98] address already in use " + 80 * "words ")
     snapshot = cluster.snapshot()
     short = "\n".join(as_text(make_report(cluster.findings(), snapshot)))
     full = "\n".join(as_text(make_report(cluster.findings(), snapshot, verbose=True)))
@@ -197,7 +197,7 @@ def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
 )
 def test_a_timeout_of_traefik_that_cuts_websockets_is_named(argument: str, words: str) -> None:
     cluster = GATEWAY_FAULTS.broken("a_proxy_in_front_cuts_connections")
-    cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]["args"].append(argument)
+    cluster.traefik_args.append(argument)
     (found,) = cluster.findings()
     assert f"deployment/kube-system/traefik: {argument}" in found.evidence
     assert words in found.message
@@ -220,8 +220,8 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
 
 def test_a_log_of_a_desktop_killed_for_memory_is_folded() -> None:
     cluster = Cluster()
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=1)
-    cluster.logs[f"{SPACE}/alice-0"] = ["Error: cannot open display :0"]
+    cluster.crashes("OOMKilled")
+    cluster.say("Error: cannot open display :0")
     memory, log = cluster.findings()
     assert (memory.code, log.code, log.caused_by) == ("desktop_out_of_memory", "selkies_error", memory.key)
 

@@ -19,10 +19,7 @@ LAB = "lab"
 def cluster() -> Cluster:
     """A healthy cluster whose operator works in two namespaces, with a Role in each."""
     cluster = Cluster()
-    (container,) = cluster.one("deployments", "vdi-operator")["spec"]["template"]["spec"]["containers"]
-    for variable in container["env"]:
-        if variable["name"] == "VDI_NAMESPACE":
-            variable["value"] = f"{SPACE},{LAB}"
+    cluster.operator_env[0]["value"] = f"{SPACE},{LAB}"
     for kind in ("roles", "rolebindings"):
         second = copy.deepcopy(cluster.one(kind))
         second["metadata"]["namespace"] = LAB

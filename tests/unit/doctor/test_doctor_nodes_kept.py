@@ -4,7 +4,6 @@ import pytest
 
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import (
-    add_pod,
     desktop_without_an_end,
     node_annotated_to_stay,
     pods_that_no_autoscaler_evicts,
@@ -55,11 +54,10 @@ def test_pods_and_annotations_are_named_with_what_changes_them() -> None:
 def test_a_desktop_with_an_end_in_sight_is_no_finding(field: str) -> None:
     cluster = Cluster()
     desktop_without_an_end(cluster)
-    spec = cluster.one("vditemplates")["spec"]
     if field == "idleTimeout":
-        spec["lifecycle"] = {"idleTimeout": "1h"}
+        cluster.template["lifecycle"] = {"idleTimeout": "1h"}
     elif field == "schedule":
-        spec["schedule"] = {"timeZone": "UTC", "windows": [{"start": "0 8 * * *", "end": "0 18 * * *"}]}
+        cluster.template["schedule"] = {"timeZone": "UTC", "windows": [{"start": "0 8 * * *", "end": "0 18 * * *"}]}
     else:
         cluster.session["status"]["startTime"] = "2026-11-20T11:30:00Z"
     assert node_findings(cluster) == []
@@ -70,10 +68,10 @@ def test_evictable_pods_are_no_finding() -> None:
     with_autoscaler(cluster)
     for name, kind in (("agent", "DaemonSet"), ("static", "Node")):
         owner = {"apiVersion": "v1", "kind": kind, "name": name, "uid": name, "controller": True}
-        add_pod(cluster, name, ownerReferences=[owner])
-    add_pod(cluster, "loose", annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"})
-    add_pod(cluster, "place", labels={PLACEHOLDER: "x"})
-    add_pod(cluster, "done")
+        cluster.add_pod(name, ownerReferences=[owner])
+    cluster.add_pod("loose", annotations={"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"})
+    cluster.add_pod("place", labels={PLACEHOLDER: "x"})
+    cluster.add_pod("done")
     cluster.objects["pods"][-1]["status"]["phase"] = "Succeeded"
     assert cluster.findings() == []
 
@@ -81,8 +79,7 @@ def test_evictable_pods_are_no_finding() -> None:
 def test_without_an_autoscaler_nothing_is_said() -> None:
     cluster = Cluster()
     desktop_without_an_end(cluster)
-    env = cluster.one("deployments")["spec"]["template"]["spec"]["containers"][0]["env"]
-    next(variable for variable in env if variable["name"] == "VDI_PLACEHOLDER_NAMESPACE")["value"] = ""
+    next(variable for variable in cluster.operator_env if variable["name"] == "VDI_PLACEHOLDER_NAMESPACE")["value"] = ""
     assert node_findings(cluster) == []
 
 

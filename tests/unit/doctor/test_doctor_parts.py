@@ -14,7 +14,7 @@ from vdi.diagnosis.certificate import covers, read_certificate
 from vdi.diagnosis.check import Check
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
-from vdi.doctor.checks.run import rank, run_checks
+from vdi.doctor.checks.run import CHECKS, rank, run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
 from vdi.doctor.objects.references import pods_to_log
@@ -67,17 +67,14 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
     cluster = Cluster()
     cluster.drop("ingressroutes")
     checks = (Check("broken", frozenset(), broken),)  # type: ignore[arg-type]
-    from vdi.doctor.checks.run import CHECKS
-
     codes = [finding.code for finding in run_checks(cluster.snapshot(), (*checks, *CHECKS))]
     assert codes == ["route_missing", "check_failed"]
 
 
 def test_the_proof_is_the_event_that_says_why() -> None:
     cluster = FAULTS.broken("image_wrong")
-    name = cluster.pod["metadata"]["name"]
     for note in ("Failed to pull: manifest unknown", "Error: ErrImagePull", "Error: ImagePullBackOff"):
-        cluster.warn("Pod", name, "Failed", note)
+        cluster.warn_pod("Failed", note)
     (finding,) = cluster.findings()
     assert "Failed: Failed to pull: manifest unknown" in finding.evidence
     assert not any("Error: " in line for line in finding.evidence)
@@ -110,20 +107,15 @@ SECRET = "hunter2hunter2"
 
 def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
     cluster = Cluster()
-    template = cluster.one("vditemplates")
-    template["spec"]["env"] = [{"name": "API_KEY", "value": SECRET}]
-    container = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]
-    container["args"].append(f"--certificatesresolvers.x.acme.eab.hmac={SECRET}")
+    cluster.template["env"] = [{"name": "API_KEY", "value": SECRET}]
+    cluster.traefik_args.append(f"--certificatesresolvers.x.acme.eab.hmac={SECRET}")
     notes = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"env": SECRET}})}
     cluster.pod["metadata"]["annotations"] |= notes
     cluster.pod["spec"]["containers"][0]["env"].append({"name": "PASSWORD", "value": SECRET})
-    cluster.logs[f"{SPACE}/{cluster.pod['metadata']['name']}"] = [
-        f"login of alice0@example.com with password={SECRET}",
-        f'{{"token": "{SECRET}"}}',
-        f"Authorization: Bearer {SECRET}",
-    ]
+    login = f"login of alice0@example.com with password={SECRET}"
+    cluster.say(login, f'{{"token": "{SECRET}"}}', f"Authorization: Bearer {SECRET}")
     cluster.not_ready(last={"reason": "Error", "message": f"password={SECRET}"}, restarts=2)
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "BackOff", f"it said: token: {SECRET}")
+    cluster.warn_pod("BackOff", f"it said: token: {SECRET}")
     bundle = save(redact(cluster.snapshot())).decode()
     assert SECRET not in bundle
     assert "alice0" not in bundle
@@ -165,7 +157,7 @@ def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     cluster = Cluster(5)
     names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
     assert len(pods_to_log(cluster.snapshot(), 20)) == 1
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "Error"}, restarts=1)
+    cluster.crashes(restarts=1)
     assert pods_to_log(cluster.snapshot(), 20)[0] == (SPACE, names[0])
     assert len(pods_to_log(cluster.snapshot(), 1)) == 1
     one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))

@@ -42,10 +42,7 @@ def test_lasting_causes_are_reported_at_once(waiting: dict[str, Any], code: str 
 
 def test_cordoned_nodes_are_reported_at_once() -> None:
     cluster = newborn()
-    del cluster.pod["spec"]["nodeName"]
-    words = "0/1 nodes are available: 1 node(s) were unschedulable."
-    condition = {"type": "PodScheduled", "status": "False", "message": words, "lastTransitionTime": JUST_NOW}
-    cluster.pod["status"] = {"phase": "Pending", "conditions": [condition]}
+    cluster.unscheduled("0/1 nodes are available: 1 node(s) were unschedulable.", at=JUST_NOW)
     assert cluster.roots() == ["desktop_unschedulable"]
 
 
@@ -95,9 +92,9 @@ def test_hung_desktop_that_starts_again_has_not_crashed() -> None:
 def slow(note: str, cpu: str = "2") -> Finding:
     """The finding of a desktop that has started for an hour, with this message of its probe."""
     cluster = Cluster()
-    cluster.one("vditemplates")["spec"]["resources"] |= {"defaultCPU": cpu}
+    cluster.template["resources"] |= {"defaultCPU": cpu}
     cluster.not_ready(phase="Running")
-    cluster.warn("Pod", "alice-0", "Unhealthy", f"Readiness probe failed: {note}")
+    cluster.warn_pod("Unhealthy", f"Readiness probe failed: {note}")
     (finding,) = cluster.findings()
     assert finding.code == "start_slow"
     return finding

@@ -22,14 +22,9 @@ def gateway() -> Cluster:
     return cluster
 
 
-def traefik_args(cluster: Cluster) -> list[str]:
-    args: list[str] = cluster.one("deployments", "traefik")["spec"]["template"]["spec"]["containers"][0]["args"]
-    return args
-
-
 def _in_an_unwatched_namespace(cluster: Cluster) -> None:
     add_route(cluster, f"Host(`{HOST}`)")
-    traefik_args(cluster).extend(ARGS)
+    cluster.traefik_args.extend(ARGS)
 
 
 def _of_another_release(cluster: Cluster) -> None:

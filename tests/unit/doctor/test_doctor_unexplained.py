@@ -2,12 +2,13 @@
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster, Faults
+from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Break, Cluster, Faults
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
     SECONDS_AGO,
     UNEXPLAINED_FAULTS,
+    add_certificate,
     add_pool,
     condition,
     ended,
@@ -56,7 +57,7 @@ def resumed_a_moment_ago(cluster: Cluster) -> None:
 @normal()
 def warned_while_it_started(cluster: Cluster) -> None:
     for reason in ("FailedScheduling", "FailedMount", "Failed", "FailedAttachVolume"):
-        cluster.warn("Pod", cluster.pod["metadata"]["name"], reason, "not yet", at=MINUTES_AGO)
+        cluster.warn_pod(reason, "not yet", at=MINUTES_AGO)
     for one in cluster.pod["status"]["conditions"]:
         one["lastTransitionTime"] = SECONDS_AGO
     cluster.pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": SECONDS_AGO}}
@@ -65,12 +66,12 @@ def warned_while_it_started(cluster: Cluster) -> None:
 
 @normal()
 def probe_failed_once(cluster: Cluster) -> None:
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "Unhealthy", "Liveness probe failed", at=SECONDS_AGO)
+    cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)
 
 
 @normal()
 def mount_failed_some_minutes_ago(cluster: Cluster) -> None:
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedMount", "timed out", at=MINUTES_AGO)
+    cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)
 
 
 @normal()
@@ -121,26 +122,20 @@ def image_is_being_pulled(cluster: Cluster) -> None:
 
 @normal()
 def replica_of_an_upgrade_starts(cluster: Cluster) -> None:
-    meta = {**cluster.one("pods", POD)["metadata"], "name": f"{POD}-2", "uid": "uid-op-2"}
     status = {"phase": "Pending", "conditions": [condition("Ready", "False", at="2026-11-20T11:58:10Z")]}
-    cluster.objects["pods"].append({"metadata": meta, "spec": {"nodeName": "node-1"}, "status": status})
+    cluster.add_pod(f"{POD}-2", "kasm", labels=OPERATOR_LABELS)["status"] = status
     available = condition("Available", "False", "MinimumReplicasUnavailable", at=SECONDS_AGO)
     cluster.one("deployments")["status"]["conditions"] = [available, condition("Progressing", "True")]
 
 
 @normal()
 def certificate_is_renewed(cluster: Cluster) -> None:
-    conditions = [condition("Ready", "True"), condition("Issuing", "False")]
-    meta = {"name": "w", "namespace": SPACE, "uid": "uid-w"}
-    certificate = {"metadata": meta, "spec": {"secretName": "wildcard"}, "status": {"conditions": conditions}}
-    cluster.objects["certificates"].append(certificate)
+    add_certificate(cluster, "wildcard", condition("Ready", "True"), condition("Issuing", "False"))
 
 
 @normal()
 def certificate_that_no_route_names(cluster: Cluster) -> None:
-    meta = {"name": "web", "namespace": SPACE, "uid": "uid-web"}
-    status = {"conditions": [condition("Ready", "False")]}
-    cluster.objects["certificates"].append({"metadata": meta, "spec": {"secretName": "web"}, "status": status})
+    add_certificate(cluster, "web", condition("Ready", "False"))
 
 
 @normal()
@@ -151,23 +146,23 @@ def claim_was_deleted_seconds_ago(cluster: Cluster) -> None:
 
 @normal()
 def user_has_logged_out(cluster: Cluster) -> None:
-    ended(cluster, cluster.pod, reason="Completed", exitCode=0)
+    ended(cluster.pod, reason="Completed", exitCode=0)
 
 
 @normal()
 def container_failed_before_it_had_started(cluster: Cluster) -> None:
-    ended(cluster, cluster.one("pods", POD), startedAt="2026-11-20T11:54:50Z")
+    ended(cluster.one("pods", POD), startedAt="2026-11-20T11:54:50Z")
 
 
 @normal()
 def container_crashed_hours_ago(cluster: Cluster) -> None:
-    ended(cluster, cluster.pod, startedAt="2026-11-20T08:00:00Z", finishedAt=OLD)
+    ended(cluster.pod, startedAt="2026-11-20T08:00:00Z", finishedAt=OLD)
 
 
 @normal()
 def machine_was_off(cluster: Cluster) -> None:
     for pod in cluster.objects["pods"]:
-        ended(cluster, pod)
+        ended(pod)
         pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:56:00Z"}}
 
 
@@ -226,9 +221,9 @@ def test_a_session_that_stays_names_the_operator() -> None:
 
 
 def crash_loops(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "CrashLoopBackOff"}, last={"reason": "OOMKilled"}, restarts=4)
+    cluster.crashes("OOMKilled")
     cluster.session["status"]["conditions"] = [condition("Ready", "False", "Starting", at=OLD)]
-    cluster.warn("Pod", cluster.pod["metadata"]["name"], "FailedSomething", "of the crash", at=SECONDS_AGO)
+    cluster.warn_pod("FailedSomething", "of the crash", at=SECONDS_AGO)
 
 
 def is_lost_on_a_full_node(cluster: Cluster) -> None:
@@ -259,7 +254,7 @@ def test_what_a_finding_explains_is_not_shown_again(breaks: Break, code: str) ->
 
 def test_advice_about_a_template_explains_no_bad_state() -> None:
     cluster = UNEXPLAINED_FAULTS.broken("image_that_no_node_can_pull_in_advance")
-    cluster.one("vditemplates")["spec"]["shmSize"] = "1Mi"
+    cluster.template["shmSize"] = "1Mi"
     assert set(cluster.roots()) == {"shm_too_small", "unexplained_condition"}
 
 
