@@ -109,10 +109,19 @@ class Cluster:
             "persistentvolumes": _volume(f"pv-{name}", "node-1"),
             "services": build_service(identity=identity),
             "ingressroutes": build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS),
-            "endpointslices": endpoint_slice(SPACE, name, ("http", 8080)),
         }
         for plural, one in made.items():
             self.objects[plural].append(one)
+        self.add_slice(SPACE, name, ("http", 8080))
+
+    def add_slice(self, namespace: str, service: str, *ports: tuple[str, int]) -> None:
+        """The EndpointSlice of a Service with a pod that is ready."""
+        labels = {"kubernetes.io/service-name": service}
+        numbers = [{"name": name, "port": port} for name, port in ports]
+        endpoints = [{"conditions": {"ready": True}}]
+        self.add(
+            "endpointslices", meta_of(namespace, f"{service}-x", labels=labels), endpoints=endpoints, ports=numbers
+        )
 
     def one(self, plural: str, name: str = "") -> Object:
         """The first object of a kind, or the one of that name."""
@@ -288,15 +297,6 @@ def ready_status() -> Object:
             {"type": "Ready", "status": "True", "lastTransitionTime": READY},
         ],
         "containerStatuses": [{**container, "state": {"running": {"startedAt": "2026-11-20T11:00:02Z"}}}],
-    }
-
-
-def endpoint_slice(namespace: str, service: str, *ports: tuple[str, int]) -> Object:
-    """Of a Service with a pod that is ready."""
-    return {
-        "metadata": meta_of(namespace, f"{service}-x", labels={"kubernetes.io/service-name": service}),
-        "endpoints": [{"conditions": {"ready": True}}],
-        "ports": [{"name": name, "port": port} for name, port in ports],
     }
 
 

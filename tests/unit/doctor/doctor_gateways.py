@@ -5,17 +5,7 @@ from typing import Any
 
 import msgspec
 
-from unit.doctor.doctor_builders import (
-    BEGAN,
-    JUST_NOW,
-    SPACE,
-    Cluster,
-    Faults,
-    Object,
-    deployment,
-    endpoint_slice,
-    meta_of,
-)
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, meta_of
 from vdi.diagnosis.snapshot import Unreadable
 
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
@@ -64,8 +54,7 @@ def _request_path(cluster: Cluster) -> None:
     cluster.add("ingressroutes", meta, spec={"entryPoints": ["websecure"], "routes": rules})
     ports = [{"name": "http", "port": 8080, "targetPort": "http"}, {"name": "internal", "port": 8081}]
     cluster.add("services", meta, spec={"selector": _LABELS, "ports": ports})
-    listed = endpoint_slice("kasm", "vdi-gateway", ("http", 8080), ("internal", 8081))
-    cluster.objects["endpointslices"].append(listed)
+    cluster.add_slice("kasm", "vdi-gateway", ("http", 8080), ("internal", 8081))
     address = "http://vdi-gateway.kasm.svc:8081/edge/verify"
     links = [{"name": f"vdi-edge-{link}"} for link in ("headers", "auth")]
     for name, spec in (

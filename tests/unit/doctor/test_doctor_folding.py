@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, POD, SPACE, Break, Cluster
+from unit.doctor.doctor_builders import POD, SPACE, Break, Cluster
 from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
@@ -15,7 +15,7 @@ from unit.doctor.kasm_builders import Kasm
 from vdi.doctor.checks.run import rank
 from vdi.doctor.codes import make_finding
 from vdi.doctor.fixes import FIXES
-from vdi.doctor.objects.references import observe_gpus, pods_to_log
+from vdi.doctor.objects.references import observe_gpus
 from vdi.doctor.probe.reach import Seen, Target, judge
 from vdi.doctor.report import make_report
 from vdi.findings.model import Remedy, roots
@@ -69,31 +69,10 @@ def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
     assert found.remedy.commands == (f"kubectl --namespace {SPACE} edit resourcequota few",)
 
 
-def test_the_log_of_a_desktop_that_crashes_is_read_at_once() -> None:
-    cluster = Cluster()
-    cluster.crashes(restarts=1)
-    cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
-    assert (SPACE, "alice-0") in pods_to_log(cluster.snapshot(), 9)
-
-
 def test_time_before_the_pod_is_not_a_slow_start() -> None:
     """The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop."""
     cluster = Cluster()
     cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T10:55:00Z"
-    assert cluster.findings() == []
-
-
-def test_after_the_whole_machine_was_off_nothing_is_wrong() -> None:
-    """The container was started again, the operator's too; its Lease is as old as the power cut."""
-    cluster = Cluster()
-    back = "2026-11-20T11:59:40Z"
-    for pod in cluster.objects["pods"]:
-        container = pod["status"]["containerStatuses"][0]
-        container |= {"restartCount": 1, "state": {"running": {"startedAt": "2026-11-20T11:59:20Z"}}}
-        next(condition for condition in pod["status"]["conditions"] if condition["type"] == "Ready")[
-            "lastTransitionTime"
-        ] = back
-    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
     assert cluster.findings() == []
 
 

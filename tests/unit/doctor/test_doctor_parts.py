@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.permissions import operator_rules
-from unit.doctor.doctor_builders import SPACE, Cluster
+from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, two_on_one_home
 from vdi.diagnosis.certificate import covers, read_certificate
 from vdi.diagnosis.check import Check
@@ -158,6 +158,7 @@ def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
     assert len(pods_to_log(cluster.snapshot(), 20)) == 1
     cluster.crashes(restarts=1)
+    cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
     assert pods_to_log(cluster.snapshot(), 20)[0] == (SPACE, names[0])
     assert len(pods_to_log(cluster.snapshot(), 1)) == 1
     one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))

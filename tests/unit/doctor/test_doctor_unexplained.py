@@ -161,9 +161,12 @@ def container_crashed_hours_ago(cluster: Cluster) -> None:
 
 @normal()
 def machine_was_off(cluster: Cluster) -> None:
+    """Every container was started again, and the operator's Lease is as old as the power cut."""
     for pod in cluster.objects["pods"]:
         ended(pod)
-        pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:56:00Z"}}
+        pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:59:20Z"}}
+        pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:59:40Z"
+    cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
 
 
 @pytest.mark.parametrize("name", NORMAL)
