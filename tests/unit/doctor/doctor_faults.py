@@ -113,9 +113,8 @@ def routes_forbidden(cluster: Cluster) -> None:
 
 
 def _condition(cluster: Cluster, kind: str, status: str) -> None:
-    conditions: list[Object] = cluster.one("nodes")["status"]["conditions"]
-    conditions[:] = [condition for condition in conditions if condition["type"] != kind]
-    conditions.append({"type": kind, "status": status, "lastTransitionTime": OLD, "message": "as the kubelet says"})
+    condition = next(one for one in cluster.one("nodes")["status"]["conditions"] if one["type"] == kind)
+    condition |= {"status": status, "lastTransitionTime": OLD, "message": "as the kubelet says"}
 
 
 @fault("node_not_ready")
@@ -283,9 +282,7 @@ def two_on_one_home(cluster: Cluster) -> None:
 @fault("start_slow")
 def slow_image(cluster: Cluster) -> None:
     status = cluster.pod["status"]
-    for condition in status["conditions"]:
-        if condition["type"] == "Ready":
-            condition["lastTransitionTime"] = "2026-11-20T11:01:05Z"
+    status["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:01:05Z"
     status["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
 
 
@@ -378,8 +375,7 @@ _log("selkies_setting_invalid", "encoder_unknown", "WARNING:root:Invalid value(s
 def desktop_frozen(cluster: Cluster) -> None:
     """It was ready, and its program answers no more."""
     cluster.not_ready(phase="Running")
-    ready = next(one for one in cluster.pod["status"]["conditions"] if one["type"] == "Ready")
-    ready["lastTransitionTime"] = "2026-11-20T11:59:30Z"
+    cluster.pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:59:30Z"
     timeout = "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
     cluster.warn_pod("Unhealthy", timeout)
 

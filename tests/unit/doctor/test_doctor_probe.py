@@ -20,7 +20,6 @@ from unit.doctor import doctor_builders
 from unit.doctor.doctor_gateways import with_gateway
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import rank
 from vdi.doctor.objects.components import Gateway
 from vdi.doctor.probe.reach import (
@@ -111,9 +110,7 @@ async def test_what_is_answered_is_said(
         assert await found_at(url) == code
 
 
-async def test_an_untrusted_certificate_does_not_stop_the_probe(
-    certificate: tuple[Path, Path],
-) -> None:
+async def test_an_untrusted_certificate_does_not_stop_the_probe(certificate: tuple[Path, Path]) -> None:
     async with server(certificate, http("404 Not Found"), http("404 Not Found")) as url:
         assert await found_at(url) == {"probe_certificate_refused", "probe_bad_answer"}
 
@@ -162,35 +159,19 @@ async def test_a_health_page_that_may_not_be_read_is_not_silent() -> None:
         await probe_health(cast(Client, Api()), "vdisession/vdi-sessions/alice", pod, 8080, "/health")
 
 
-def denying(snapshot_objects: dict[str, Any], *policies: dict[str, Any]) -> DeniedPort | None:
-    """Where the probe tries to connect to, with these policies."""
-    snapshot = Snapshot(taken_at="2026-11-20T10:00:00Z", objects={**snapshot_objects, "networkpolicies": [*policies]})
-    return find_denied_port(snapshot, "vdi-sessions")
-
-
 def test_a_port_denied_to_desktops_is_found() -> None:
-    labels = {"app": "operator"}
-    container = {"name": "operator", "env": [{"name": "VDI_NAMESPACE", "value": "vdi-sessions"}]}
-    deployment = {
-        "metadata": {"name": "vdi-operator", "namespace": "kasm", "labels": {"app.kubernetes.io/instance": "vdi"}},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"spec": {"containers": [container]}}},
-    }
-    pod: dict[str, Any] = {
-        "metadata": {"name": "vdi-operator-1", "namespace": "kasm", "labels": labels},
-        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
-    }
-    objects = {"deployments": [deployment], "pods": [pod]}
-    closed = {
-        "metadata": {"name": "vdi-desktops", "namespace": "vdi-sessions"},
-        "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": []},
-    }
-    found = denying(objects, closed)
-    assert found and (found.namespace, found.pod, found.port) == ("kasm", "vdi-operator-1", 8081)
+    cluster = doctor_builders.Cluster(0)
+    cluster.one("deployments", "vdi-operator")["metadata"]["labels"] = {"app.kubernetes.io/instance": "vdi"}
+    closed = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
+    cluster.add("networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec=closed)
+    found = find_denied_port(cluster.snapshot(), "vdi-sessions")
+    assert found and (found.namespace, found.pod, found.port) == ("kasm", doctor_builders.POD, 8081)
     assert found.policies == ("networkpolicy/vdi-sessions/vdi-desktops",)
     assert found.remedy == Remedy.run("helm test vdi --namespace kasm --logs")
-    assert denying(objects) is None, "a cluster without policies has none that could be enforced"
-    pod["status"]["conditions"] = []
-    assert denying(objects, closed) is None, "nothing listens there for sure"
+    cluster.one("pods")["status"]["conditions"] = []
+    assert find_denied_port(cluster.snapshot(), "vdi-sessions") is None, "nothing listens there for sure"
+    without_policies = doctor_builders.Cluster(0).snapshot()
+    assert find_denied_port(without_policies, "vdi-sessions") is None, "there is none that could be enforced"
 
 
 class Cluster:
@@ -235,12 +216,10 @@ class Cluster:
             ran = await asyncio.create_subprocess_exec("sh", "-c", script)
             code = await ran.wait()
             ended = {"exitCode": code, "message": words.read()}
-        status = {
-            "phase": "Failed" if code else "Succeeded",
-            "containerStatuses": [{"name": "desktop", "state": {"terminated": ended}}],
-        }
-        spec = {"nodeName": "node-1"}
-        return msgspec.convert({"metadata": self.pod["metadata"], "spec": spec, "status": status}, Pod)
+        statuses = [{"name": "desktop", "state": {"terminated": ended}}]
+        status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": statuses}
+        pod = {"metadata": self.pod["metadata"], "spec": {"nodeName": "node-1"}, "status": status}
+        return msgspec.convert(pod, Pod)
 
 
 @pytest.mark.parametrize("enforced", [True, False])
@@ -250,23 +229,18 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
         port = server.getsockname()[1]
         if enforced:
             server.close()
-        findings = await cluster.findings(
-            DeniedPort(
-                "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), Remedy.run("helm test vdi")
-            )
-        )
+        test = Remedy.run("helm test vdi")
+        denied = DeniedPort("deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), test)
+        findings = await cluster.findings(denied)
     assert "pods" in cluster.removed
     if enforced:
         assert findings == []
-    else:
-        (finding,) = findings
-        assert finding.code == "network_policy_not_enforced"
-        assert finding.severity is Severity.WARNING
-        assert (
-            f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
-            in finding.message
-        )
-        assert finding.remedy.commands == ("helm test vdi",)
+        return
+    (finding,) = findings
+    assert (finding.code, finding.severity) == ("network_policy_not_enforced", Severity.WARNING)
+    words = f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
+    assert words in finding.message
+    assert finding.remedy.commands == ("helm test vdi",)
 
 
 @pytest.mark.parametrize(
@@ -348,13 +322,9 @@ async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("vdi.doctor.probe.run.allocate", ask)
     env = [{"name": "VDI_TURN_URLS", "value": "turn:turn.example.com:3478?transport=udp"}]
-    pod = {
-        "containers": [{"name": "gateway", "env": env}],
-        "volumes": [{"name": "turn", "secret": {"secretName": "t"}}],
-    }
-    gateway = Gateway(
-        "deployment", {"metadata": {"namespace": "kasm"}, "spec": {"template": {"spec": pod}}}, ("vdi-sessions",)
-    )
+    volumes = [{"name": "turn", "secret": {"secretName": "t"}}]
+    spec = {"containers": [{"name": "gateway", "env": env}], "volumes": volumes}
+    gateway = Gateway("deployment", doctor_builders.deployment("vdi-gateway", "kasm", {}, spec), ("vdi-sessions",))
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
     good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
