@@ -1,7 +1,6 @@
 """A healthy cluster as a snapshot, and ways to break it. What an API server would send, as `trim` leaves it."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -192,6 +191,10 @@ class Cluster:
         self.pod["status"] = base | status
         self.session["status"]["phase"] = "Creating"
 
+    def waits(self, reason: str, message: str = "") -> None:
+        """The container of the first desktop does not start."""
+        self.not_ready(waiting={"reason": reason, "message": message})
+
     def crashes(self, reason: str = "Error", *, message: str = "", restarts: int = 2) -> None:
         """The first desktop is restarted again and again."""
         last = {"reason": reason, "message": message}
@@ -249,37 +252,6 @@ class Cluster:
     def roots(self) -> list[str]:
         """Codes of the causes."""
         return [root.code for root in roots(self.findings())]
-
-
-Break = Callable[[Cluster], object]
-
-
-class Faults(dict[str, tuple[frozenset[str], Break]]):
-    """Faults by name: the codes of their causes, and the function that breaks a healthy cluster in one place.
-
-    As a decorator it adds one. `on`: what the cluster has beside that of `Cluster`.
-    """
-
-    def __init__(self, on: Break = lambda _: None, prefix: str = "") -> None:
-        super().__init__()
-        self._on, self._prefix = on, prefix
-
-    def __call__(self, *codes: str, name: str = "", on: Break | None = None) -> Callable[[Break], Break]:
-        def add(make: Break) -> Break:
-            def both(cluster: Cluster) -> None:
-                (on or self._on)(cluster)
-                make(cluster)
-
-            self[self._prefix + (name or make.__name__)] = frozenset(codes), both
-            return make
-
-        return add
-
-    def broken(self, name: str, sessions: int = 1) -> Cluster:
-        """A cluster with this fault."""
-        cluster = Cluster(sessions)
-        self[name][1](cluster)
-        return cluster
 
 
 def meta_of(namespace: str, name: str, **more: Any) -> Object:

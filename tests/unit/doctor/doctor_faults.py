@@ -4,11 +4,19 @@ import copy
 from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, POD, SPACE, Cluster, Faults, Object, deployment, meta_of
+from unit.doctor.doctor_breaks import Break, Faults, gone, put
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, POD, SPACE, Cluster, Object, deployment, meta_of
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
+DISK_LIMIT = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+BAD_CONFIG = "CreateContainerConfigError"
+TERMS = "spec.nodeAffinity.required.nodeSelectorTerms"
+LARGE = {"defaultGPU": 0, "defaultMemory": "900Gi"}
+ENCODER_OF_SELKIES_1 = {"name": "SELKIES_ENCODER", "value": "nvh264enc"}
+# As the operator reports it, which alone may read that Secret.
+PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop had started."
 
 
 # Control plane
@@ -122,10 +130,14 @@ def node_lost(cluster: Cluster) -> None:
     _condition(cluster, "Ready", "Unknown")
 
 
+def _pod_failed(reason: str, message: str) -> Break:
+    return lambda cluster: cluster.not_ready(phase="Failed", reason=reason, message=message)
+
+
 @fault("node_under_pressure")
 def disk_full(cluster: Cluster) -> None:
     _condition(cluster, "DiskPressure", "True")
-    cluster.not_ready(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral-storage.")
+    _pod_failed("Evicted", "The node was low on resource: ephemeral-storage.")(cluster)
 
 
 @fault("gpu_insufficient")
@@ -172,18 +184,7 @@ def no_node_fits(cluster: Cluster) -> None:
 @fault("desktop_cannot_start")
 def program_missing(cluster: Cluster) -> None:
     words = 'exec: "vdi-desktop": executable file not found in $PATH'
-    cluster.not_ready(waiting={"reason": "RunContainerError", "message": words})
-
-
-@fault("desktop_evicted")
-def evicted(cluster: Cluster) -> None:
-    cluster.not_ready(phase="Failed", reason="Evicted", message="low on memory")
-
-
-@fault("desktop_out_of_disk")
-def disk_limit_reached(cluster: Cluster) -> None:
-    words = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
-    cluster.not_ready(phase="Failed", reason="Evicted", message=words)
+    cluster.waits("RunContainerError", words)
 
 
 @fault("desktop_on_lost_node", "home_on_lost_node")
@@ -200,13 +201,13 @@ def node_removed_and_pod_deleted(cluster: Cluster) -> None:
 
 @fault("node_network_broken")
 def no_sandbox(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "ContainerCreating"})
+    cluster.waits("ContainerCreating")
     cluster.warn_pod("FailedCreatePodSandBox", "no IP addresses available")
 
 
 @fault("volume_not_mounted")
 def mount_denied(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "ContainerCreating"})
+    cluster.waits("ContainerCreating")
     cluster.warn_pod("FailedMount", "MountVolume.SetUp failed: Permission denied")
 
 
@@ -237,11 +238,6 @@ def helper_pod_says_why(cluster: Cluster) -> None:
     cluster.logs[f"kube-system/helper-pod-create-pvc-{uid}"] = ["mkdir: can't create directory: Permission denied"]
 
 
-@fault("provisioner_silent")
-def provisioner_says_nothing(cluster: Cluster) -> None:
-    _pending_claim(cluster)
-
-
 def _local_path(cluster: Cluster, setup: str) -> None:
     cluster.objects["deployments"].append(
         deployment("local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]})
@@ -266,12 +262,6 @@ def new_homes_are_roots_alone(cluster: Cluster) -> None:
 def volume_gone(cluster: Cluster) -> None:
     cluster.without_pod()
     cluster.one("persistentvolumeclaims")["status"]["phase"] = "Lost"
-
-
-@fault("home_on_lost_node")
-def home_elsewhere(cluster: Cluster) -> None:
-    expression = cluster.one("persistentvolumes")["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"][0]
-    expression["matchExpressions"][0]["values"] = ["node-that-was"]
 
 
 @fault("home_mounted_twice")
@@ -389,12 +379,6 @@ def restarted_because_it_hung(cluster: Cluster) -> None:
     cluster.warn_pod("Unhealthy", "Liveness probe failed: context deadline exceeded")
 
 
-@fault("secret_newer")
-def password_changed_under_the_desktop(cluster: Cluster) -> None:
-    """As the operator reports it, which alone may read that Secret."""
-    cluster.session["status"]["message"] = "The Secret with the password was replaced after the desktop had started."
-
-
 @fault("storage_class_ambiguous")
 def two_default_classes(cluster: Cluster) -> None:
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
@@ -440,11 +424,6 @@ _log("home_full", "home_full_while_it_runs", "OSError: [Errno 28] No space left 
 _log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No space left on device", crash=True)
 
 
-@fault("memory_limit_high")
-def limit_above_the_largest_node(cluster: Cluster) -> None:
-    cluster.template["resources"] = {"defaultGPU": 0, "defaultMemory": "900Gi"}
-
-
 @fault("cpu_limit_low")
 def a_hundredth_of_a_processor(cluster: Cluster) -> None:
     cluster.template["resources"] |= {"defaultCPU": "10m"}
@@ -486,66 +465,50 @@ def pods_that_no_autoscaler_evicts(cluster: Cluster) -> None:
     cluster.add_pod("batch", annotations={"karpenter.sh/do-not-disrupt": "true"})
 
 
-fault("crd_missing", name="pool_kind_missing")(
-    lambda cluster: cluster.drop("customresourcedefinitions", "vdipools.vdi.kasm.io")
+FAULTS.table(
+    ("operator_down", "operator_scaled_away", put("deployments", "spec.replicas", 0)),
+    ("operator_without_lease", "lease_not_renewed", put("leases", "spec.renewTime", OLD)),
+    ("lease_of_a_stranger", "another_leads", put("leases", "spec.holderIdentity", "laptop_99")),
+    ("operators_collide", "two_operators_for_one_namespace", _second_operator),
+    (
+        "operators_collide",
+        "two_releases_with_one_domain",
+        lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab"),
+    ),
+    (
+        "",
+        "two_releases_side_by_side",
+        lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
+    ),
+    ("operator_rights_missing", "role_cut", lambda cluster: cluster.one("roles")["rules"].pop()),
+    ("operator_rights_missing", "binding_gone", gone("clusterrolebindings")),
+    ("deletion_stuck", "finalizer_stays", put("vdisessions", "metadata.deletionTimestamp", OLD)),
+    ("session_ignored", "no_one_looks", lambda cluster: cluster.without_pod()),
+    ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),
+    ("check_failed", "nonsense_in_an_object", put("persistentvolumeclaims", "status", "Bound?")),
+    ("desktop_crashes", "crash_loop", lambda cluster: cluster.crashes(message="bye")),
+    ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled")),
+    ("provisioner_silent", "provisioner_says_nothing", _pending_claim),
+    ("secret_newer", "password_changed_under_the_desktop", put("vdisessions", "status.message", PASSWORD_REPLACED)),
+    ("home_on_lost_node", "home_elsewhere", put("persistentvolumes", f"{TERMS}.0.matchExpressions.0.values", ["n-9"])),
+    ("traefik_down", "traefik_not_ready", put("deployments/traefik", "status", {})),
+    ("route_missing", "no_route", gone("ingressroutes")),
+    ("service_missing", "no_service", gone("services")),
+    ("service_without_endpoints", "no_one_behind_the_service", put("endpointslices", "endpoints", [])),
+    ("shm_too_small", "shared_memory_of_1_mib", put("vditemplates", "spec.shmSize", "1Mi")),
+    ("memory_limit_high", "limit_above_the_largest_node", put("vditemplates", "spec.resources", LARGE)),
+    ("encoder_obsolete", "encoder_of_selkies_1", put("vditemplates", "spec.env", [ENCODER_OF_SELKIES_1])),
+    ("api_server_slow", "each_request_takes_two_seconds", lambda cluster: setattr(cluster, "api_seconds", 2.04)),
+    ("crd_missing", "pool_kind_missing", gone("customresourcedefinitions", "vdipools.vdi.kasm.io")),
+    ("image_unavailable", "image_wrong", lambda cluster: cluster.waits("ErrImagePull", "manifest unknown")),
+    ("reference_missing", "secret_missing", lambda cluster: cluster.waits(BAD_CONFIG, 'secret "keys" not found')),
+    ("desktop_evicted", "evicted", _pod_failed("Evicted", "low on memory")),
+    ("desktop_out_of_disk", "disk_limit_reached", _pod_failed("Evicted", DISK_LIMIT)),
+    ("node_refused", "two_slices", _pod_failed("UnexpectedAdmissionError", "request for 2 replicas")),
 )
-fault("operator_down", name="operator_scaled_away")(
-    lambda cluster: setitem(cluster.one("deployments")["spec"], "replicas", 0)
-)
-fault("operator_without_lease", name="lease_not_renewed")(
-    lambda cluster: setitem(cluster.one("leases")["spec"], "renewTime", OLD)
-)
-fault("lease_of_a_stranger", name="another_leads")(
-    lambda cluster: setitem(cluster.one("leases")["spec"], "holderIdentity", "laptop_99")
-)
-fault("operators_collide", name="two_operators_for_one_namespace")(_second_operator)
-fault("operators_collide", name="two_releases_with_one_domain")(
-    lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab")
-)
-fault(name="two_releases_side_by_side")(
-    lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com")
-)
-fault("operator_rights_missing", name="role_cut")(lambda cluster: cluster.one("roles")["rules"].pop())
-fault("operator_rights_missing", name="binding_gone")(lambda cluster: cluster.drop("clusterrolebindings"))
-fault("deletion_stuck", name="finalizer_stays")(
-    lambda cluster: setitem(cluster.session["metadata"], "deletionTimestamp", OLD)
-)
-fault("session_ignored", name="no_one_looks")(lambda cluster: cluster.without_pod())
 fault("desktop_out_of_memory", name="given_up_for_memory")(
     lambda cluster: setitem(_failures(cluster, "OutOfMemory", 6), "phase", "Failed")
 )
-fault("desktop_crashes", name="pause_after_a_crash")(lambda cluster: _failures(cluster, "CrashLoop", 4))
-fault("check_failed", name="nonsense_in_an_object")(
-    lambda cluster: setitem(cluster.one("persistentvolumeclaims"), "status", "Bound?")
-)
-fault("image_unavailable", name="image_wrong")(
-    lambda cluster: cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
-)
-fault("reference_missing", name="secret_missing")(
-    lambda cluster: cluster.not_ready(
-        waiting={"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
-    )
-)
-fault("desktop_crashes", name="crash_loop")(lambda cluster: cluster.crashes(message="bye"))
-fault("desktop_out_of_memory", name="memory_used_up")(lambda cluster: cluster.crashes("OOMKilled"))
-fault("node_refused", name="two_slices")(
-    lambda cluster: cluster.not_ready(
-        phase="Failed", reason="UnexpectedAdmissionError", message="request for 2 replicas"
-    )
-)
 fault("local_path_mode_wrong", name="the_mode_of_new_homes_is_changed_afterwards")(
     lambda cluster: _local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
-)
-fault("traefik_down", name="traefik_not_ready")(
-    lambda cluster: setitem(cluster.one("deployments", "traefik"), "status", {})
-)
-fault("route_missing", name="no_route")(lambda cluster: cluster.drop("ingressroutes"))
-fault("service_missing", name="no_service")(lambda cluster: cluster.drop("services"))
-fault("service_without_endpoints", name="no_one_behind_the_service")(
-    lambda cluster: setitem(cluster.one("endpointslices"), "endpoints", [])
-)
-fault("shm_too_small", name="shared_memory_of_1_mib")(lambda cluster: setitem(cluster.template, "shmSize", "1Mi"))
-fault("api_server_slow", name="each_request_takes_two_seconds")(lambda cluster: setattr(cluster, "api_seconds", 2.04))
-fault("encoder_obsolete", name="encoder_of_selkies_1")(
-    lambda cluster: setitem(cluster.template, "env", [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}])
 )

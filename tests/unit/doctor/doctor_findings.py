@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import chain
 
-from unit.doctor.doctor_builders import Faults
+from unit.doctor.doctor_breaks import Faults
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS

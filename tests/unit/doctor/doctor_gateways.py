@@ -5,9 +5,11 @@ from typing import Any
 
 import msgspec
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Faults, Object, deployment, meta_of
+from unit.doctor.doctor_breaks import Faults, gone, put
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of
 from vdi.diagnosis.snapshot import Unreadable
 
+_PORTAL = "ingressroutes/vdi-gateway"
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
 _VDI = {"app.kubernetes.io/name": "vdi"}
 _TRAEFIK = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "traefik"}}}
@@ -167,16 +169,6 @@ def the_gateway_s_service_selects_nothing(cluster: Cluster) -> None:
 
 
 @fault("backend_unreachable")
-def the_gateway_s_service_leads_to_another_port(cluster: Cluster) -> None:
-    cluster.one("endpointslices", "vdi-gateway-x")["ports"][1]["port"] = 9999
-
-
-@fault("backend_unreachable")
-def the_gateway_s_service_is_gone(cluster: Cluster) -> None:
-    cluster.drop("services", "vdi-gateway")
-
-
-@fault("backend_unreachable")
 def the_middleware_asks_a_port_that_no_service_has(cluster: Cluster) -> None:
     auth = cluster.one("middlewares", "vdi-edge-auth")["spec"]["forwardAuth"]
     auth["address"] = auth["address"].replace("8081", "8443")
@@ -190,26 +182,6 @@ def traefik_s_service_selects_nothing(cluster: Cluster) -> None:
     cluster.add("services", meta_of("kube-system", "traefik"), spec=spec)
 
 
-@fault("service_without_endpoints")
-def the_desktop_s_service_leads_to_another_port(cluster: Cluster) -> None:
-    cluster.one("endpointslices", "alice-0-x")["ports"][0]["port"] = 9999
-
-
-@fault("route_missing")
-def the_portal_has_no_route(cluster: Cluster) -> None:
-    cluster.drop("ingressroutes", "vdi-gateway")
-
-
-fault("servers_transport_missing", name="the_portal_s_transport_is_gone")(
-    lambda cluster: setitem(
-        cluster.one("ingressroutes", "vdi-gateway")["spec"]["routes"][0]["services"][0], "serversTransport", "gone"
-    )
-)
-fault("middleware_missing", name="the_portal_s_middleware_is_gone")(
-    lambda cluster: setitem(
-        cluster.one("ingressroutes", "vdi-gateway")["spec"]["routes"][0], "middlewares", [{"name": "vdi-gateway-retry"}]
-    )
-)
 fault("route_shadowed", name="a_route_of_another_namespace_takes_the_host")(
     lambda cluster: add_route(cluster, "Host(`alice-0.vdi.example.com`)")
 )
@@ -301,37 +273,55 @@ def node_is_ahead(cluster: Cluster) -> None:
         condition["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
 
 
-fault(name="an_image_with_tls_and_a_login_that_has_all_it_needs")(lambda cluster: _office(cluster, _CREDENTIALS))
+GATEWAY_FAULTS.table(
+    ("backend_unreachable", "the_gateway_s_service_is_gone", gone("services", "vdi-gateway")),
+    ("backend_unreachable", "gateway_service_port_wrong", put("endpointslices/vdi-gateway-x", "ports.1.port", 9999)),
+    ("service_without_endpoints", "desktop_service_port_wrong", put("endpointslices/alice-0-x", "ports.0.port", 9999)),
+    (
+        "servers_transport_missing",
+        "portal_transport_gone",
+        put(_PORTAL, "spec.routes.0.services.0.serversTransport", "gone"),
+    ),
+    ("middleware_missing", "portal_middleware_gone", put(_PORTAL, "spec.routes.0.middlewares", [{"name": "retry"}])),
+    ("route_missing", "the_portal_has_no_route", gone("ingressroutes", "vdi-gateway")),
+    ("", "an_image_with_tls_and_a_login_that_has_all_it_needs", lambda cluster: _office(cluster, _CREDENTIALS)),
+    ("unexplained_condition", "turn_away", put("deployments/coturn", "status", {"conditions": [_UNAVAILABLE]})),
+    ("session_overdue", "no_one_ends_it", put("vdisessions", "status.expiresAt", "2026-11-20T11:50:00Z")),
+)
 fault("basic_auth_secret_missing", name="a_secret_to_sign_in_with_another_key")(
     lambda cluster: _office(cluster, {**_CREDENTIALS, "password": ""})
 )
 fault("gateway_down", name="gateway_set_wrong")(
     lambda cluster: _does_not_start(cluster, "Error: VDI_LOGIN_IDLE='soon': allowed: a duration such as 8h")
 )
+fault("database_unreachable", name="database_away_from_the_start")(
+    lambda cluster: _does_not_start(cluster, _LINE.format("waiting for the database: connection refused"))
+)
+fault("gateway_troubled", name="keys_forbidden")(
+    lambda cluster: cluster.logs["kasm/vdi-gateway-1"].append(
+        '{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}'
+    )
+)
+fault("api_certificate_ends", name="k3s_up_for_a_year")(
+    lambda cluster: setattr(cluster, "api_certificate_ends", "2026-12-01T00:00:00Z")
+)
 fault("database_unreachable", name="database_away")(
     lambda cluster: _says(
         cluster, "trouble: shared state: no answer", "trouble: database: refused", "no trouble any more: shared state"
     )
 )
-fault("database_unreachable", name="database_away_from_the_start")(
-    lambda cluster: _does_not_start(cluster, _LINE.format("waiting for the database: connection refused"))
+
+
+def _trouble(code: str, name: str, message: str) -> None:
+    fault(code, name=name)(lambda cluster: _says(cluster, f"trouble: {message}"))
+
+
+_trouble("redis_unreachable", "redis_away", "shared state: no response within 2 s")
+_trouble("oidc_unreachable", "provider_away", "single sign-on: https://id: GET https://id/: 502")
+_trouble(
+    "websocket_cut", "a_proxy_in_front_cuts_connections", "websockets of alice-0: they are disconnected every 61 s"
 )
-fault("redis_unreachable", name="redis_away")(
-    lambda cluster: _says(cluster, "trouble: shared state: no response within 2 s")
-)
-fault("oidc_unreachable", name="provider_away")(
-    lambda cluster: _says(cluster, "trouble: single sign-on: https://id.example.com: GET https://id.example.com/: 502")
-)
-fault("websocket_cut", name="a_proxy_in_front_cuts_connections")(
-    lambda cluster: _says(cluster, "trouble: websockets of alice-0: they are disconnected every 61 s")
-)
-fault("gateway_troubled", name="keys_forbidden")(
-    lambda cluster: setitem(
-        cluster.logs,
-        "kasm/vdi-gateway-1",
-        ['{"level": "warning", "msg": "trouble: signing keys: secrets is forbidden"}'],
-    )
-)
+_trouble("clock_wrong", "a_replica_of_the_gateway_is_ahead", "clock: it is 300 s ahead of the API server's.")
 # It answers, so the gateway is ready.
 fault("history_not_written", name="database_read_only")(
     lambda cluster: _says(
@@ -339,18 +329,4 @@ fault("history_not_written", name="database_read_only")(
         "history is not written, and goes on when this has passed: attempt to write a readonly database",
         "history: the retention is put off for 30 s: attempt to write a readonly database",
     )
-)
-fault("unexplained_condition", name="turn_away")(
-    lambda cluster: setitem(cluster.one("deployments", "coturn"), "status", {"conditions": [_UNAVAILABLE]})
-)
-fault("clock_wrong", name="a_replica_of_the_gateway_is_ahead")(
-    lambda cluster: _says(
-        cluster, "trouble: clock: it is 300 s ahead of the API server's. Set the clocks of the nodes (NTP)"
-    )
-)
-fault("api_certificate_ends", name="k3s_up_for_a_year")(
-    lambda cluster: setattr(cluster, "api_certificate_ends", "2026-12-01T00:00:00Z")
-)
-fault("session_overdue", name="no_one_ends_it")(
-    lambda cluster: setitem(cluster.session["status"], "expiresAt", "2026-11-20T11:50:00Z")
 )

@@ -1,9 +1,9 @@
 """What can be wrong with shared GPUs, on a cluster where eight desktops share each."""
 
-from operator import setitem
 from typing import Any
 
-from unit.doctor.doctor_builders import Cluster, Faults, Object, meta_of
+from unit.doctor.doctor_breaks import Break, Faults, gone, put
+from unit.doctor.doctor_builders import Cluster, Object, meta_of
 from vdi.gpu.sharing.config import Sharing, render_config
 
 
@@ -128,10 +128,12 @@ def black_picture(cluster: Cluster) -> None:
     cluster.template["resources"] = {"defaultGPU": 1}
 
 
-def _draws_in_software(cluster: Cluster, reason: str, message: str) -> None:
-    cluster.template["resources"] = {"defaultGPU": 1}
-    graphics = {"renderer": "Software", "reason": reason, "message": message, "encoder": "x264"}
-    cluster.session["status"]["graphics"] = graphics
+def _draws_in_software(name: str, reason: str, message: str) -> None:
+    @fault("graphics_in_software", name=name, on=lambda _: None)
+    def reported(cluster: Cluster) -> None:
+        cluster.template["resources"] = {"defaultGPU": 1}
+        graphics = {"renderer": "Software", "reason": reason, "message": message, "encoder": "x264"}
+        cluster.session["status"]["graphics"] = graphics
 
 
 @fault("gpu_encoder_missing", on=lambda _: None)
@@ -140,52 +142,43 @@ def gpu_for_computing(cluster: Cluster) -> None:
     cluster.one("nodes")["metadata"]["labels"]["nvidia.com/gpu.product"] = "NVIDIA-H100-80GB-HBM3"
 
 
-fault("gpu_device_plugin_missing", name="plugin_gone", on=by_policy)(
-    lambda cluster: setitem(cluster.objects, "daemonsets", [])
+def _label(name: str, value: str = "") -> Break:
+    """The node has this label, or lacks it."""
+
+    def change(cluster: Cluster) -> None:
+        labels = cluster.one("nodes")["metadata"]["labels"]
+        labels.pop(f"nvidia.com/{name}", None)
+        labels |= {f"nvidia.com/{name}": value} if value else {}
+
+    return change
+
+
+GPU_FAULTS.table(
+    ("gpu_config_map_missing", "config_map_gone", gone("configmaps")),
+    ("gpu_config_invalid", "config_is_no_yaml", put("configmaps", "data.any", "version: [v2")),
+    ("gpu_device_plugin_not_ready", "plugin_fails", put("daemonsets", "status.numberReady", 0)),
+    ("gpu_capacity_wrong", "one_and_not_eight", lambda cluster: _advertise(cluster, 2)),
+    ("gpu_count_unknown", "no_one_counts", _label("gpu.count")),
+    ("gpu_unhealthy", "broken_gpu", lambda cluster: _advertise(cluster, 8, part="allocatable")),
+    ("gpu_resource_twice", "two_names", lambda cluster: _advertise(cluster, 16, "nvidia.com/gpu.shared")),
+    ("gpu_runtime_class_missing", "no_runtime_class", _k3s),
 )
-fault("gpu_config_map_missing", name="config_map_gone")(lambda cluster: setitem(cluster.objects, "configmaps", []))
-fault("gpu_config_invalid", name="config_is_no_yaml")(
-    lambda cluster: setitem(cluster.one("configmaps")["data"], "any", "version: [v2")
-)
-fault("gpu_default_key_missing", name="default_is_no_key", on=by_policy)(
-    lambda cluster: setitem(cluster.one("configmaps"), "data", {"other": render_config(Sharing(8))})
-)
-fault("gpu_device_plugin_not_ready", name="plugin_fails")(
-    lambda cluster: setitem(cluster.one("daemonsets")["status"], "numberReady", 0)
-)
-fault("gpu_node_config_unknown", name="label_of_nothing", on=by_policy)(
-    lambda cluster: setitem(cluster.one("nodes")["metadata"]["labels"], "nvidia.com/device-plugin.config", "huge")
+GPU_FAULTS.table(
+    ("gpu_device_plugin_missing", "plugin_gone", gone("daemonsets")),
+    ("gpu_default_key_missing", "default_is_no_key", put("configmaps", "data", {"other": render_config(Sharing(8))})),
+    ("gpu_node_config_unknown", "label_of_nothing", _label("device-plugin.config", "huge")),
+    ("gpu_labels_stale", "labels_of_yesterday", _label("gpu.replicas", "4")),
+    on=by_policy,
 )
 fault("gpu_mig_mismatch", name="cut_by_mig")(
     lambda cluster: cluster.one("nodes")["metadata"]["labels"].update(
         {"nvidia.com/mig.config": "all-1g", "nvidia.com/mig.strategy": "single"}
     )
 )
-fault("gpu_capacity_wrong", name="one_and_not_eight")(lambda cluster: _advertise(cluster, 2))
-fault("gpu_count_unknown", name="no_one_counts")(
-    lambda cluster: cluster.one("nodes")["metadata"]["labels"].pop("nvidia.com/gpu.count")
-)
-fault("gpu_unhealthy", name="broken_gpu")(lambda cluster: _advertise(cluster, 8, part="allocatable"))
-fault("gpu_resource_twice", name="two_names")(lambda cluster: _advertise(cluster, 16, "nvidia.com/gpu.shared"))
-fault("gpu_labels_stale", name="labels_of_yesterday", on=by_policy)(
-    lambda cluster: setitem(cluster.one("nodes")["metadata"]["labels"], "nvidia.com/gpu.replicas", "4")
-)
-fault("gpu_runtime_class_missing", name="no_runtime_class")(_k3s)
-fault("graphics_in_software", name="capability_left_out", on=lambda _: None)(
-    lambda cluster: _draws_in_software(
-        cluster, "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"
-    )
-)
-fault("graphics_in_software", name="zink_draws_nothing", on=lambda _: None)(
-    lambda cluster: _draws_in_software(
-        cluster, "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"
-    )
-)
-fault("graphics_in_software", name="no_device_in_the_pod", on=lambda _: None)(
-    lambda cluster: _draws_in_software(cluster, "NoGPU", "the pod has no GPU")
-)
-fault("graphics_in_software", name="intel_gpu_on_x11", on=lambda _: None)(
-    lambda cluster: _draws_in_software(
-        cluster, "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland"
-    )
-)
+for name, reason, message in (
+    ("capability_left_out", "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"),
+    ("zink_draws_nothing", "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"),
+    ("no_device_in_the_pod", "NoGPU", "the pod has no GPU"),
+    ("intel_gpu_on_x11", "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland"),
+):
+    _draws_in_software(name, reason, message)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from unit.doctor.doctor_builders import BEGAN, Faults
+from unit.doctor.doctor_breaks import Faults
+from unit.doctor.doctor_builders import BEGAN
 from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B

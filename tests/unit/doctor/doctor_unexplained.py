@@ -2,18 +2,8 @@
 
 from typing import Any
 
-from unit.doctor.doctor_builders import (
-    BEGAN,
-    NOW,
-    OPERATOR_LABELS,
-    POD,
-    SPACE,
-    Cluster,
-    Faults,
-    Object,
-    deployment,
-    meta_of,
-)
+from unit.doctor.doctor_breaks import Faults
+from unit.doctor.doctor_builders import BEGAN, NOW, OPERATOR_LABELS, POD, SPACE, Cluster, Object, deployment, meta_of
 
 UNEXPLAINED_FAULTS = fault = Faults()
 MINUTES_AGO = "2026-11-20T11:55:00Z"

@@ -58,7 +58,7 @@ def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool
 def test_all_pull_secrets_are_named() -> None:
     cluster = Cluster()
     cluster.template["imagePullSecrets"] = [{"name": "one"}, {"name": "two"}]
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "failed to authorize: 401 Unauthorized"})
+    cluster.waits("ErrImagePull", "failed to authorize: 401 Unauthorized")
     finding = root(cluster)
     assert finding.message.endswith("refuses the credentials of the Secrets one, two.")
     assert [command.split()[6] for command in finding.remedy.commands[1:-1]] == ["one", "two"]

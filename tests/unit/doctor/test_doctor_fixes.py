@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import Cluster, Faults
+from unit.doctor.doctor_breaks import Faults
+from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.cli.main import main

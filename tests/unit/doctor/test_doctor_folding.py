@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import POD, SPACE, Break, Cluster
+from unit.doctor.doctor_breaks import Break
+from unit.doctor.doctor_builders import POD, SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path, _pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
@@ -55,7 +56,7 @@ def test_events_of_a_claim_of_kasm_are_matched_by_uid(uid: str, is_found: bool) 
 
 def test_a_pod_without_login_secret_is_a_consequence() -> None:
     cluster = GATEWAY_FAULTS.broken("no_secret_to_sign_in_to_an_image")
-    cluster.not_ready(waiting={"reason": "CreateContainerConfigError", "message": 'secret "kasmvnc" not found'})
+    cluster.waits("CreateContainerConfigError", 'secret "kasmvnc" not found')
     assert [root.code for root in roots(cluster.findings())] == ["basic_auth_secret_missing"]
     assert "reference_missing" in [finding.code for finding in cluster.findings()]
 
@@ -128,7 +129,7 @@ RAW = (
 
 
 def _desktop_has_no_program(cluster: Cluster) -> None:
-    cluster.not_ready(waiting={"reason": "RunContainerError", "message": RAW})
+    cluster.waits("RunContainerError", RAW)
     cluster.warn_pod("Failed", RAW)
 
 

@@ -87,7 +87,7 @@ def test_an_image_is_pulled_on_a_node_only_where_that_can_help(
     message: str, words: str, commands: tuple[str, ...]
 ) -> None:
     cluster = Cluster()
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": message})
+    cluster.waits("ErrImagePull", message)
     (finding,) = cluster.findings()
     assert words in finding.remedy.sentence
     assert finding.remedy.commands == commands
@@ -99,7 +99,7 @@ def test_an_image_is_pulled_on_a_node_only_where_that_can_help(
 def test_x509_on_k3s_says_where_the_ca_goes() -> None:
     cluster = Cluster()
     cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = "v1.34.9+k3s1"
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "x509: unknown authority"})
+    cluster.waits("ErrImagePull", "x509: unknown authority")
     (finding,) = cluster.findings()
     assert "/etc/rancher/k3s/registry-ca.crt" in finding.remedy.sentence
     assert "`registry.example.com`, tls, ca_file" in finding.remedy.sentence
@@ -108,7 +108,7 @@ def test_x509_on_k3s_says_where_the_ca_goes() -> None:
 
 def test_an_image_without_a_registry_is_imported() -> None:
     cluster = Cluster()
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "connection refused"})
+    cluster.waits("ErrImagePull", "connection refused")
     cluster.pod["status"]["containerStatuses"][0]["image"] = "localhost/vdi/desktpo:dev"
     (finding,) = cluster.findings()
     assert "import the image on the node node-1" in finding.remedy.sentence

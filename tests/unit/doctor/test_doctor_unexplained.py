@@ -2,7 +2,8 @@
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Break, Cluster, Faults
+from unit.doctor.doctor_breaks import Break, Faults
+from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
@@ -30,7 +31,7 @@ def only(cluster: Cluster) -> Finding:
 
 def starts(cluster: Cluster, at: str) -> None:
     """The first desktop has been starting since then."""
-    cluster.not_ready(waiting={"reason": "ContainerCreating"})
+    cluster.waits("ContainerCreating")
     cluster.pod["metadata"]["creationTimestamp"] = at
     for one in cluster.pod["status"]["conditions"]:
         one["lastTransitionTime"] = at
@@ -311,5 +312,5 @@ def test_causes_of_the_whole_cluster_explain_the_rest() -> None:
 def test_a_template_is_explained_by_its_session(session_waits: bool) -> None:
     cluster = UNEXPLAINED_FAULTS.broken("image_that_no_node_can_pull_in_advance")
     if session_waits:
-        cluster.not_ready(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
+        cluster.waits("ErrImagePull", "manifest unknown")
     assert cluster.roots() == ["image_unavailable" if session_waits else "unexplained_condition"]
