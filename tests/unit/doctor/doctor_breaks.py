@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 from unit.doctor.doctor_builders import Cluster
 
@@ -47,7 +48,7 @@ def put(where: str, path: str, value: object) -> Break:
     def change(cluster: Cluster) -> None:
         plural, _, name = where.partition("/")
         *keys, field = path.split(".")
-        found = cluster.one(plural, name)
+        found: Any = cluster.one(plural, name)
         for key in keys:
             found = found[int(key) if key.isdigit() else key]
         found[field] = copy.deepcopy(value)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object
+from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object, meta_of, ready_status
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 
 # The operator runs in this namespace too.
@@ -35,13 +35,7 @@ class Kasm:
         return {key: named(value) for key, value in component.labels.items()} | chart
 
     def _meta(self, name: str, labels: Object) -> Object:
-        return {
-            "name": name,
-            "namespace": PLACE,
-            "uid": f"uid-kasm-{name}",
-            "creationTimestamp": BEGAN,
-            "labels": dict(labels),
-        }
+        return meta_of(PLACE, name, uid=f"uid-kasm-{name}", labels=dict(labels))
 
     def _add(self, component: Component) -> None:
         labels, name = self._labels(component), named(component.name)
@@ -57,24 +51,18 @@ class Kasm:
             for container in component.containers
         ] or [{"name": name, "image": "kasmweb/x:1"}]
         if component.key != "db-init":
-            self.cluster.objects["pods"].append(self._pod(component, f"{name}-0", labels, steps, containers))
+            self._add_pod(component, f"{name}-0", labels, steps, containers)
         template = {"metadata": {"labels": labels}, "spec": {"containers": []}}
         spec: Object = {"selector": {"matchLabels": match}, "template": template}
         status: Object = {"conditions": [{"type": "Complete", "status": "True"}]}
         if component.kind != "Job":
             spec, status = spec | {"replicas": 1}, {"readyReplicas": 1}
-        workload = {"metadata": self._meta(name, labels), "spec": spec, "status": status}
-        self.cluster.objects[_PLURALS[component.kind]].append(workload)
+        self.cluster.add(_PLURALS[component.kind], self._meta(name, labels), spec=spec, status=status)
         if component.service:
             service = named(component.service)
             ports = [{"port": port} for port in component.ports]
-            self.cluster.objects["services"].append(
-                {"metadata": self._meta(service, labels), "spec": {"selector": match, "ports": ports}}
-            )
-            slice_meta = self._meta(f"{service}-x", {**labels, "kubernetes.io/service-name": service})
-            self.cluster.objects["endpointslices"].append(
-                {"metadata": slice_meta, "endpoints": [{"conditions": {"ready": True}}]}
-            )
+            self.cluster.add("services", self._meta(service, labels), spec={"selector": match, "ports": ports})
+            self.cluster.add_slice(PLACE, service)
 
     @staticmethod
     def _is_there(step: InitContainer) -> bool:
@@ -96,42 +84,22 @@ class Kasm:
             line = f"until redis-cli -h {host} -p 6379 ping | grep PONG; do sleep 5; done"
         return found | {"command": ["/bin/sh", "-c"], "args": [line]}
 
-    def _pod(
+    def _add_pod(
         self, component: Component, name: str, labels: Object, steps: list[Object], containers: list[Object]
-    ) -> Object:
+    ) -> None:
         spec: Object = {"nodeName": "node-1", "initContainers": steps, "containers": containers, "volumes": []}
         if component.key == "db":
-            claim = {"persistentVolumeClaim": {"claimName": "data-kasm-db"}}
-            spec["volumes"] = [{"name": "data", **claim}]
-            self.cluster.objects["persistentvolumeclaims"].append(
-                {
-                    "metadata": self._meta("data-kasm-db", labels),
-                    "spec": {"storageClassName": "local-path", "volumeName": "pv-kasm"},
-                    "status": {"phase": "Bound"},
-                }
-            )
-        conditions = [
-            {"type": "PodScheduled", "status": "True", "lastTransitionTime": BEGAN},
-            {"type": "Ready", "status": "True", "lastTransitionTime": READY},
-        ]
-        status = {
-            "phase": "Running",
-            "conditions": conditions,
-            "initContainerStatuses": [
-                {"name": step["name"], "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
-                for step in steps
-            ],
-            "containerStatuses": [
-                {
-                    "name": container["name"],
-                    "ready": True,
-                    "restartCount": 0,
-                    "state": {"running": {"startedAt": READY}},
-                }
-                for container in containers
-            ],
+            spec["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "data-kasm-db"}}]
+            bound = {"storageClassName": "local-path", "volumeName": "pv-kasm"}
+            meta = self._meta("data-kasm-db", labels)
+            self.cluster.add("persistentvolumeclaims", meta, spec=bound, status={"phase": "Bound"})
+        completed = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+        running = {"ready": True, "restartCount": 0, "state": {"running": {"startedAt": READY}}}
+        status = ready_status() | {
+            "initContainerStatuses": [{"name": step["name"], "state": completed} for step in steps],
+            "containerStatuses": [{"name": container["name"], **running} for container in containers],
         }
-        return {"metadata": self._meta(name, labels), "spec": spec, "status": status}
+        self.cluster.add("pods", self._meta(name, labels), spec=spec, status=status)
 
     # What can be broken
 
@@ -171,12 +139,8 @@ class Kasm:
     def at_step(self, key: str, waits_for: str, **state: Any) -> Object:
         """Its pod is at the init container that waits for that component; gives that container's status."""
         pod = self.pod(key)
-        place = next(
-            place
-            for place, container in enumerate(pod["spec"]["initContainers"])
-            for step in [self.components[key].step(container["name"])]
-            if step and step.waits_for == waits_for
-        )
+        steps = [self.components[key].step(container["name"]) for container in pod["spec"]["initContainers"]]
+        place = next(place for place, step in enumerate(steps) if step and step.waits_for == waits_for)
         return self.at_place(key, place, **state)
 
     def at_place(self, key: str, place: int, **state: Any) -> Object:
@@ -189,12 +153,6 @@ class Kasm:
             later["state"] = {"waiting": {"reason": "PodInitializing"}}
         steps[place] |= state or {"state": {"running": {"startedAt": BEGAN}}}
         return steps[place]
-
-    def leave_service_alone(self, key: str) -> None:
-        """It is switched off, and the chart has made its Service all the same."""
-        self.without_pod(key)
-        plural = _PLURALS[self.components[key].kind]
-        self.cluster.drop(plural, named(self.components[key].name))
 
     def add_wait(self, key: str, name: str) -> None:
         """Its pod has one more init container, as another version of the chart, or somebody's values, give it."""

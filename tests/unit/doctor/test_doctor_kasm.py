@@ -274,7 +274,8 @@ def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]
 def test_a_service_of_a_component_that_is_off_is_no_fault() -> None:
     """Chart A makes guac's Service whatever the switch says, so that vdi's own small profile has one without pods."""
     kasm = Kasm(Cluster(0), A)
-    kasm.leave_service_alone("guac")
+    kasm.without_pod("guac")
+    kasm.cluster.objects["deployments"].remove(kasm.workload("guac"))
     assert run_checks(kasm_scope(kasm.cluster), CHECKS) == []
 
 
