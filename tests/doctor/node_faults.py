@@ -6,12 +6,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
 from e2e.conftest import NAME
-from e2e.desktops import Object, pod_of, reach, start, template
+from e2e.desktops import Object, home_claim_of, reach, start, template
 from e2e.world import World
 from support.certificates import self_signed
 from support.waiting import wait_until
@@ -22,6 +23,7 @@ Break = Callable[[World], Iterator[None]]
 FAULTS: dict[str, tuple[str, Callable[[World], AbstractContextManager[None]]]] = {}
 RELEASE = ("-n", RELEASE_NAMESPACE)
 SYSTEM = ("-n", "kube-system")
+_DEBIAN = "docker.io/library/debian:13-slim"
 _LIBRARIES = "/opt/selkies/lib/python3.13/site-packages/pixelflux.libs"
 
 
@@ -94,32 +96,26 @@ def taken_away(world: World, *what: str) -> Iterator[None]:
 
 def on_node(world: World, folder: str, image: str, user: int, *command: str) -> None:
     """A command on the node, in a pod with a folder of the node at /node, until it has ended well."""
-    pod: Object = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "mender", "namespace": "kube-system"},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 0,
-            "securityContext": {"runAsUser": user},
-            "volumes": [{"name": "node", "hostPath": {"path": folder}}],
-            "containers": [
-                {
-                    "name": "mender",
-                    "image": image,
-                    "command": [*command],
-                    "volumeMounts": [{"name": "node", "mountPath": "/node"}],
-                }
-            ],
-        },
-    }
-    with applied(world, pod):
+    mounts = [{"name": "node", "mountPath": "/node"}]
+    container = {"name": "mender", "image": image, "command": [*command], "volumeMounts": mounts}
+    spec: Object = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+    spec |= {"securityContext": {"runAsUser": user}, "volumes": [{"name": "node", "hostPath": {"path": folder}}]}
+    meta = {"name": "mender", "namespace": "kube-system"}
+    with applied(world, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}):
         world.kubectl(*SYSTEM, "wait", "pod/mender", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
 
 
 def as_root(world: World, script: str, folder: str) -> None:
     """A shell script on the node, as root, with that folder at /node."""
-    on_node(world, folder, "docker.io/library/debian:13-slim", 0, "sh", "-ec", script)
+    on_node(world, folder, _DEBIAN, 0, "sh", "-ec", script)
+
+
+@contextmanager
+def desktop(world: World, name: str, *, wait: bool = False, **spec: Any) -> Iterator[None]:
+    """A session of a template of its own; the template is there while the context lasts."""
+    with template(world, name, **spec):
+        start(world, name, name, wait=wait)
+        yield
 
 
 # The image and its settings
@@ -130,73 +126,7 @@ def a_library_is_not_in_the_image(world: World) -> Iterator[None]:
     """What pixelflux was linked with is hidden: the page says "Waiting for stream", and the log says why."""
     empty = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "empty", "namespace": "vdi-sessions"}}
     volume = {"name": "hidden", "mountPath": _LIBRARIES, "configMap": {"name": "empty"}}
-    with applied(world, empty), template(world, "bare", volumes=[volume]) as name:
-        start(world, "lib", name, wait=False)
-        yield
-
-
-@fault("image_unavailable")
-def the_image_is_nowhere(world: World) -> Iterator[None]:
-    with template(world, "typo", image="localhost/vdi/desktpo:dev") as name:
-        start(world, "typo", name, wait=False)
-        yield
-
-
-@fault("desktop_crashes")
-def the_image_is_no_desktop(world: World) -> Iterator[None]:
-    with template(world, "brief", image="docker.io/library/debian:13-slim") as name:
-        start(world, "brief", name, wait=False)
-        yield
-
-
-@fault("desktop_out_of_memory")
-def too_little_memory(world: World) -> Iterator[None]:
-    with template(world, "tight", resources={"defaultGPU": 0, "defaultMemory": "96Mi"}) as name:
-        start(world, "tight", name, wait=False)
-        yield
-
-
-@fault("reference_missing")
-def a_secret_of_the_template_is_missing(world: World) -> Iterator[None]:
-    source = {"secretKeyRef": {"name": "nobody", "key": "word"}}
-    with template(world, "secret", env=[{"name": "WORD", "valueFrom": source}]) as name:
-        start(world, "secret", name, wait=False)
-        yield
-
-
-@fault("reference_missing")
-def a_volume_of_the_template_is_missing(world: World) -> Iterator[None]:
-    volume = {"name": "more", "mountPath": "/more", "configMap": {"name": "nobody"}}
-    with template(world, "volume", volumes=[volume]) as name:
-        start(world, "volume", name, wait=False)
-        yield
-
-
-@fault("encoder_obsolete")
-def an_encoder_of_selkies_1(world: World) -> Iterator[None]:
-    with template(world, "old", env=[{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]) as name:
-        start(world, "old", name)
-        yield
-
-
-@fault("desktop_port_wrong")
-def the_desktop_listens_elsewhere(world: World) -> Iterator[None]:
-    with template(world, "port", port=8081, env=[{"name": "SELKIES_PORT", "value": "8080"}]) as name:
-        start(world, "port", name, wait=False)
-        yield
-
-
-@fault("cpu_limit_low")
-def a_hundredth_of_a_processor(world: World) -> Iterator[None]:
-    with template(world, "slow", resources={"defaultGPU": 0, "defaultCPU": "10m"}) as name:
-        start(world, "slow", name, wait=False)
-        yield
-
-
-@fault("shm_too_small")
-def shared_memory_of_1_mib(world: World) -> Iterator[None]:
-    with template(world, "shm", shmSize="1Mi") as name:
-        start(world, "shm", name)
+    with applied(world, empty), desktop(world, "bare", volumes=[volume]):
         yield
 
 
@@ -207,12 +137,7 @@ def shared_memory_of_1_mib(world: World) -> Iterator[None]:
 def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
     """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet fixes by itself.)"""
     start(world, "home", "small")
-    pod = pod_of(world, "home")
-    assert pod
-    (claim,) = [
-        volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"] if volume["name"] == "home"
-    ]
-    bound = world.get("pvc", claim)
+    bound = world.get("pvc", home_claim_of(world, "home"))
     assert bound
     volume = json.loads(world.kubectl("get", "pv", bound["spec"]["volumeName"], "-o", "json"))["spec"]
     path = (volume.get("hostPath") or volume["local"])["path"]
@@ -228,8 +153,7 @@ def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
 
 @fault("storage_class_missing")
 def a_storage_class_that_no_one_has(world: World) -> Iterator[None]:
-    with template(world, "fast", persistence={"storageClass": "fast-ssd"}) as name:
-        start(world, "fast", name, wait=False)
+    with desktop(world, "fast", persistence={"storageClass": "fast-ssd"}):
         yield
     for claim in world.items("pvc"):
         if claim["spec"].get("storageClassName") == "fast-ssd":
@@ -239,9 +163,7 @@ def a_storage_class_that_no_one_has(world: World) -> Iterator[None]:
 @fault("home_mounted_twice")
 def somebody_elses_pod_has_the_home(world: World) -> Iterator[None]:
     start(world, "twice", "small")
-    pod = pod_of(world, "twice")
-    assert pod
-    (home,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "home"]
+    home = {"name": "home", "persistentVolumeClaim": {"claimName": home_claim_of(world, "twice")}}
     container = {
         "name": "shell",
         "image": "localhost/vdi/desktop:dev",
@@ -259,23 +181,11 @@ def somebody_elses_pod_has_the_home(world: World) -> Iterator[None]:
 # The operator
 
 
-@fault("operator_down")
-def the_operator_is_scaled_away(world: World) -> Iterator[None]:
-    with without(world, RELEASE, "vdi-operator"):
-        yield
-
-
 @fault("operator_settings_bad")
 def the_operator_cannot_read_its_settings(world: World) -> Iterator[None]:
     with without(world, RELEASE, "vdi-operator"):
         pass  # the old replicas would go on while the new ones fail
     with environment(world, "vdi-operator", "VDI_DRAIN_NOTICE=soon"):
-        yield
-
-
-@fault("operator_rights_missing")
-def the_operators_rights_are_taken(world: World) -> Iterator[None]:
-    with taken_away(world, "rolebinding", "vdi-operator"):
         yield
 
 
@@ -285,9 +195,8 @@ def the_operators_rights_are_taken(world: World) -> Iterator[None]:
 @fault("pod_refused")
 def a_quota_lets_no_pod_in(world: World) -> Iterator[None]:
     meta = {"name": "none", "namespace": "vdi-sessions"}
-    with applied(
-        world, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": {"hard": {"pods": "0"}}}
-    ):
+    spec = {"hard": {"pods": "0"}}
+    with applied(world, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec}):
         start(world, "quota", "small", wait=False)
         yield
 
@@ -322,10 +231,10 @@ def the_template_is_gone(world: World) -> Iterator[None]:
 @fault("room_insufficient")
 def no_node_is_so_large(world: World) -> Iterator[None]:
     big = {"defaultGPU": 0, "defaultMemory": "800Gi", "maxMemory": "900Gi"}
-    with environment(world, "vdi-operator", "VDI_REQUESTS_MEMORY=800Gi"), template(world, "big", resources=big) as name:
+    with environment(world, "vdi-operator", "VDI_REQUESTS_MEMORY=800Gi"):
         world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-operator", "--timeout=120s")
-        start(world, "big", name, wait=False)
-        yield
+        with desktop(world, "big", resources=big):
+            yield
 
 
 # No rule was written for these: the API says that something is not well
@@ -354,30 +263,6 @@ def somebody_elses_finalizer_is_on_a_claim(world: World) -> Iterator[None]:
 
 
 # The way in
-
-
-@fault("gateway_down")
-def the_gateway_is_scaled_away(world: World) -> Iterator[None]:
-    with without(world, RELEASE, "vdi-gateway"):
-        yield
-
-
-@fault("gateway_down")
-def the_gateway_cannot_read_its_settings(world: World) -> Iterator[None]:
-    with environment(world, "vdi-gateway", "VDI_LOGIN_IDLE=soon"):
-        yield
-
-
-@fault("database_unreachable")
-def the_database_is_not_there(world: World) -> Iterator[None]:
-    with environment(world, "vdi-gateway", "VDI_DATABASE_URL=postgresql+asyncpg://vdi:word@127.0.0.1:9/vdi"):
-        yield
-
-
-@fault("redis_unreachable")
-def redis_is_not_there(world: World) -> Iterator[None]:
-    with environment(world, "vdi-gateway", "VDI_REDIS_URL=redis://127.0.0.1:9/0"):
-        yield
 
 
 @fault("database_newer")
@@ -479,6 +364,7 @@ def the_middleware_is_gone(world: World) -> Iterator[None]:
         yield
 
 
+@contextmanager
 def certificate(world: World, name: str, days: int) -> Iterator[None]:
     """A certificate for this name, over so many days from now, on the route of a session."""
     made, key = self_signed(name, days=days)
@@ -490,16 +376,6 @@ def certificate(world: World, name: str, days: int) -> Iterator[None]:
     ):
         start(world, "tls", "small")
         yield
-
-
-@fault("certificate_expired")
-def the_certificate_is_over(world: World) -> Iterator[None]:
-    yield from certificate(world, "*.vdi.localhost", -1)
-
-
-@fault("certificate_for_other_names")
-def the_certificate_is_for_another_domain(world: World) -> Iterator[None]:
-    yield from certificate(world, "*.example.com", 300)
 
 
 # The cluster
@@ -516,12 +392,6 @@ def the_kubelet_hangs(world: World) -> Iterator[None]:
         os.kill(kubelet.pid, signal.SIGCONT)
 
 
-@fault("dns_down")
-def names_are_not_found(world: World) -> Iterator[None]:
-    with without(world, SYSTEM, "coredns"):
-        yield
-
-
 @fault("provisioner_silent")
 def no_one_makes_volumes(world: World) -> Iterator[None]:
     names = json.loads(world.kubectl("get", "deployments", "-A", "-o", "json"))["items"]
@@ -529,3 +399,61 @@ def no_one_makes_volumes(world: World) -> Iterator[None]:
     with without(world, ("-n", where["namespace"]), where["name"]):
         start(world, "unhoused", "small", wait=False)
         yield
+
+
+_NO_SECRET = {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "nobody", "key": "word"}}}
+_NO_CONFIG_MAP = {"name": "more", "mountPath": "/more", "configMap": {"name": "nobody"}}
+_OLD_ENCODER = {"name": "SELKIES_ENCODER", "value": "nvh264enc"}
+_PORT = {"name": "SELKIES_PORT", "value": "8080"}
+_TIGHT, _SLOW = {"defaultGPU": 0, "defaultMemory": "96Mi"}, {"defaultGPU": 0, "defaultCPU": "10m"}
+_NO_DATABASE = "VDI_DATABASE_URL=postgresql+asyncpg://vdi:word@127.0.0.1:9/vdi"
+
+FAULTS |= {
+    # Desktops of a template with one mistake
+    "the_image_is_nowhere": (
+        "image_unavailable",
+        lambda world: desktop(world, "typo", image="localhost/vdi/desktpo:dev"),
+    ),
+    "the_image_is_no_desktop": ("desktop_crashes", lambda world: desktop(world, "brief", image=_DEBIAN)),
+    "too_little_memory": ("desktop_out_of_memory", lambda world: desktop(world, "tight", resources=_TIGHT)),
+    "a_secret_of_the_template_is_missing": (
+        "reference_missing",
+        lambda world: desktop(world, "secret", env=[_NO_SECRET]),
+    ),
+    "a_volume_of_the_template_is_missing": (
+        "reference_missing",
+        lambda world: desktop(world, "volume", volumes=[_NO_CONFIG_MAP]),
+    ),
+    "an_encoder_of_selkies_1": ("encoder_obsolete", lambda world: desktop(world, "old", env=[_OLD_ENCODER], wait=True)),
+    "the_desktop_listens_elsewhere": (
+        "desktop_port_wrong",
+        lambda world: desktop(world, "port", port=8081, env=[_PORT]),
+    ),
+    "a_hundredth_of_a_processor": ("cpu_limit_low", lambda world: desktop(world, "slow", resources=_SLOW)),
+    "shared_memory_of_1_mib": ("shm_too_small", lambda world: desktop(world, "shm", shmSize="1Mi", wait=True)),
+    # What is scaled away, taken away or set wrong
+    "the_operator_is_scaled_away": ("operator_down", lambda world: without(world, RELEASE, "vdi-operator")),
+    "the_operators_rights_are_taken": (
+        "operator_rights_missing",
+        lambda world: taken_away(world, "rolebinding", "vdi-operator"),
+    ),
+    "the_gateway_is_scaled_away": ("gateway_down", lambda world: without(world, RELEASE, "vdi-gateway")),
+    "the_gateway_cannot_read_its_settings": (
+        "gateway_down",
+        lambda world: environment(world, "vdi-gateway", "VDI_LOGIN_IDLE=soon"),
+    ),
+    "the_database_is_not_there": (
+        "database_unreachable",
+        lambda world: environment(world, "vdi-gateway", _NO_DATABASE),
+    ),
+    "redis_is_not_there": (
+        "redis_unreachable",
+        lambda world: environment(world, "vdi-gateway", "VDI_REDIS_URL=redis://127.0.0.1:9/0"),
+    ),
+    "names_are_not_found": ("dns_down", lambda world: without(world, SYSTEM, "coredns")),
+    "the_certificate_is_over": ("certificate_expired", lambda world: certificate(world, "*.vdi.localhost", -1)),
+    "the_certificate_is_for_another_domain": (
+        "certificate_for_other_names",
+        lambda world: certificate(world, "*.example.com", 300),
+    ),
+}
