@@ -127,14 +127,15 @@ def test_all_that_is_over_is_said_at_once() -> None:
     ]
 
 
-PROTECTED = "SELKIES_ENABLE_BASIC_AUTH SELKIES_BASIC_AUTH_PASSWORD SELKIES_MASTER_TOKEN"
+OF_SELKIES = "ENABLE_BASIC_AUTH BASIC_AUTH_PASSWORD MASTER_TOKEN COMPUTER_USE_BIND COMPUTER_USE_TOKEN"
+OURS = "VDI_MASTER_TOKEN_SHA256 VDI_AGENT_TOKEN_SHA256 VDI_AGENTS"
 
 
-@pytest.mark.parametrize("name", [*PROTECTED.split(), "VDI_MASTER_TOKEN_SHA256", "VDI_AGENT_TOKEN_SHA256"])
+@pytest.mark.parametrize("name", [*(f"SELKIES_{name}" for name in OF_SELKIES.split()), *OURS.split()])
 def test_template_may_not_touch_what_protects_the_session(name: str) -> None:
     problem = refused(env=[{"name": name, "value": "false"}])
     assert problem.reason == "InvalidTemplate"
-    assert name in problem.message
+    assert f"spec.env: {name} is reserved for the operator" in problem.message
 
 
 def test_gpu_visibility_may_be_set_only_by_a_template_with_gpus() -> None:

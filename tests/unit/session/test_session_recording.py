@@ -9,7 +9,7 @@ from unit.session.resolving import BEHIND_GATEWAY, desktop_of, pod_of
 from vdi.api.recording import RecordingMode
 from vdi.session.children import build_spec
 from vdi.session.recording import recording_note, refuse_picture
-from vdi.session.streaming import find_image_problems, settings
+from vdi.session.streaming import settings
 
 KEPT = "Films are kept for 30 days, and administrators can watch them."
 
@@ -50,22 +50,8 @@ def test_note_says_what_is_kept_and_who_sees_it(recording: Any, note: str) -> No
     assert recording_note(a_template("t", recording=recording) if recording is not None else None) == note
 
 
-@pytest.mark.parametrize(("mode", "sent"), [("Off", []), ("OnDemand", ["OnDemand"]), ("Always", ["Always"])])
-def test_mode_reaches_the_desktop(mode: str, sent: list[str]) -> None:
-    spec = a_template("t", recording={"mode": mode}).spec
-    assert [variable.value for variable in settings(spec) if variable.name == "VDI_RECORDING"] == sent
-
-
 def test_mode_of_a_later_version_is_always() -> None:
     assert RecordingMode("Sometimes") is RecordingMode.ALWAYS
-
-
-def test_template_records_only_behind_the_gateway() -> None:
-    spec = a_template("t", recording={"mode": "Always"}).spec
-    assert not list(find_image_problems(spec, behind_gateway=True))
-    assert list(find_image_problems(spec, behind_gateway=False)) == [
-        "spec.recording needs the gateway, which keeps the films (gateway.enabled in the chart's values)"
-    ]
 
 
 def test_watermark_names_the_user_of_the_pod() -> None:

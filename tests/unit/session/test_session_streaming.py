@@ -15,7 +15,7 @@ from unit.session.resolving import refused
 from unit.session.selkies_settings import meaning
 from vdi.api.streaming import ENCODERS, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
-from vdi.session.streaming import find_warnings, generation, settings, uses_webrtc
+from vdi.session.streaming import find_image_problems, find_warnings, generation, settings, uses_webrtc
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
 ALWAYS = {"SELKIES_TURN_HOST": "localhost", "SELKIES_STUN_HOST": "localhost", "SELKIES_COMMAND_ENABLED": "false"}
@@ -88,6 +88,39 @@ def test_an_application_and_a_keyboard() -> None:
 
 def test_the_kubelet_puts_no_variable_into_a_command() -> None:
     assert sent(app={"command": ["sh", "-c", "echo $(HOME) $HOME"]})["VDI_APP"] == '["sh","-c","echo $$(HOME) $$HOME"]'
+
+
+ALL_OF_AGENTS = {"recordText": True, "run": True, "countsAsUse": True, "enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("fields", "variable", "value"),
+    [
+        ({}, "VDI_AGENTS", None),
+        ({"agents": {}}, "VDI_AGENTS", None),
+        ({"agents": {"run": True}}, "VDI_AGENTS", None),
+        ({"agents": {"enabled": True}}, "VDI_AGENTS", "enabled"),
+        ({"agents": ALL_OF_AGENTS}, "VDI_AGENTS", "enabled,countsAsUse,run,recordText"),
+        ({"recording": {"mode": "Off"}}, "VDI_RECORDING", None),
+        ({"recording": {"mode": "OnDemand"}}, "VDI_RECORDING", "OnDemand"),
+        ({"recording": {"mode": "Always"}}, "VDI_RECORDING", "Always"),
+    ],
+)
+def test_agents_and_recording_reach_the_desktop(fields: dict[str, Any], variable: str, value: str | None) -> None:
+    assert sent(**fields).get(variable) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"agents": {"enabled": True}}, "spec.agents needs the gateway, through which agents act"),
+        ({"recording": {"mode": "Always"}}, "spec.recording needs the gateway, which keeps the films"),
+    ],
+)
+def test_agents_and_recording_need_the_gateway(fields: dict[str, Any], words: str) -> None:
+    assert not list(find_image_problems(spec(**fields), behind_gateway=True))
+    problems = list(find_image_problems(spec(**fields), behind_gateway=False))
+    assert problems == [f"{words} (gateway.enabled in the chart's values)"]
 
 
 @pytest.mark.parametrize(
