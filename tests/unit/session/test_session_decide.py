@@ -25,12 +25,6 @@ SETTINGS = ClusterSettings()
 NOW = parse_time(CREATED)
 
 
-def test_session_with_its_template_may_start() -> None:
-    verdict = decide(Observed(a_session(), a_template()), SETTINGS, NOW)
-    assert verdict.blocked is None
-    assert verdict.desktop and verdict.desktop.image == "registry.example.com/desktop:1"
-
-
 def test_missing_template_is_waited_for() -> None:
     blocked = decide(Observed(a_session()), SETTINGS, NOW).blocked
     assert blocked and (blocked.condition, blocked.needs_change) == ("TemplateFound", False)
