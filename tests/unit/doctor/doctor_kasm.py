@@ -11,17 +11,18 @@ from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import Generation
 
 KASM_FAULTS = Faults(prefix="kasm_")
+UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 VIOLATION = (
     'pods "kasm-proxy-default-deployment-x" is forbidden: violates PodSecurity "restricted:latest":'
     ' runAsNonRoot != true (container "kasm-proxy-data-perms" must not set securityContext.runAsNonRoot=false)'
 )
 
 
-def fault(code: str, generation: Generation) -> Callable[[Callable[[Kasm], None]], None]:
+def fault(code: str, generation: Generation, name: str = "") -> Callable[[Callable[[Kasm], object]], None]:
     """A fault of a healthy Kasm of this generation, by the code of its cause."""
 
-    def add(make: Callable[[Kasm], None]) -> None:
-        KASM_FAULTS(code, name=make.__name__)(lambda cluster: make(Kasm(cluster, generation)))
+    def add(make: Callable[[Kasm], object]) -> None:
+        KASM_FAULTS(code, name=name or make.__name__)(lambda cluster: make(Kasm(cluster, generation)))
 
     return add
 
@@ -53,27 +54,17 @@ def _unbound(kasm: Kasm, message: str, **spec: str) -> None:
 
 @fault("kasm_claim_class_missing", C)
 def the_whole_chain_down_to_a_storage_class(kasm: Kasm) -> None:
-    _unbound(kasm, "pod has unbound immediate PersistentVolumeClaims.", storageClassName="longhorn")
+    _unbound(kasm, f"{UNBOUND}.", storageClassName="longhorn")
     kasm.at_step("api", "db")
     kasm.at_step("manager", "api")
     kasm.at_step("proxy", "api")
     kasm.at_step("guac", "proxy")
 
 
-@fault("kasm_claim_class_missing", B)
-def no_default_storage_class(kasm: Kasm) -> None:
-    _unbound(kasm, "pod has unbound immediate PersistentVolumeClaims")
-
-
 @fault("kasm_claim_pending", A)
 def provisioner_fails(kasm: Kasm) -> None:
     _unbound(kasm, "", storageClassName="local-path")
     kasm.warn("PersistentVolumeClaim", "data-kasm-db", "ProvisioningFailed", "mkdir /data: permission denied")
-
-
-@fault("kasm_claim_pending", A)
-def provisioner_says_nothing(kasm: Kasm) -> None:
-    _unbound(kasm, "", storageClassName="local-path")
 
 
 @fault("kasm_claim_pending", A)
@@ -116,11 +107,6 @@ def database_stopped(kasm: Kasm) -> None:
     kasm.without_pod("db")
     kasm.at_step("api", "db")
     kasm.at_step("proxy", "api")
-
-
-@fault("kasm_pods_missing", B)
-def no_one_makes_pods(kasm: Kasm) -> None:
-    kasm.without_pod("guac")
 
 
 @fault("kasm_unschedulable", C)
@@ -231,16 +217,6 @@ def port_of_the_service_wrong(kasm: Kasm) -> None:
     kasm.at_step("proxy", "manager")
 
 
-@fault("kasm_service_port_wrong", C)
-def target_port_wrong(kasm: Kasm) -> None:
-    kasm.find("services", "proxy")["spec"]["ports"] = [{"port": 8080, "targetPort": 9090}]
-
-
-@fault("kasm_service_silent", C)
-def answers_do_not_come_through(kasm: Kasm) -> None:
-    kasm.at_step("proxy", "manager")
-
-
 @fault("kasm_outside_silent", C)
 def external_database_silent(kasm: Kasm) -> None:
     kasm.at_step("api", "db")
@@ -270,11 +246,6 @@ def no_one_makes_tables(kasm: Kasm) -> None:
     kasm.at_step("manager", "db")
 
 
-@fault("kasm_database_not_initialised", A)
-def password_changed(kasm: Kasm) -> None:
-    kasm.at_step("api", "db")
-
-
 @fault("kasm_circular_wait", C)
 def circle_of_waits(kasm: Kasm) -> None:
     kasm.add_wait("proxy", "kasm-guac-is-ready")
@@ -291,6 +262,26 @@ def an_init_container_hangs_and_does_not_say_on_whom(kasm: Kasm) -> None:
     kasm.at_step("proxy", "api")
 
 
-@fault("kasm_start_stalled", A)
-def no_one_says_why(kasm: Kasm) -> None:
-    kasm.unready("redis", state={"running": {"startedAt": BEGAN}})
+_RUNS = {"running": {"startedAt": BEGAN}}
+_PORTS = [{"port": 8080, "targetPort": 9090}]
+_TABLE: tuple[tuple[str, Generation, str, Callable[[Kasm], object]], ...] = (
+    ("kasm_claim_class_missing", B, "no_default_storage_class", lambda kasm: _unbound(kasm, UNBOUND)),
+    (
+        "kasm_claim_pending",
+        A,
+        "provisioner_says_nothing",
+        lambda kasm: _unbound(kasm, "", storageClassName="local-path"),
+    ),
+    ("kasm_pods_missing", B, "no_one_makes_pods", lambda kasm: kasm.without_pod("guac")),
+    ("kasm_service_silent", C, "answers_do_not_come_through", lambda kasm: kasm.at_step("proxy", "manager")),
+    (
+        "kasm_service_port_wrong",
+        C,
+        "target_port_wrong",
+        lambda kasm: kasm.find("services", "proxy")["spec"].update(ports=_PORTS),
+    ),
+    ("kasm_database_not_initialised", A, "password_changed", lambda kasm: kasm.at_step("api", "db")),
+    ("kasm_start_stalled", A, "no_one_says_why", lambda kasm: kasm.unready("redis", state=_RUNS)),
+)
+for _code, _generation, _name, _make in _TABLE:
+    fault(_code, _generation, _name)(_make)

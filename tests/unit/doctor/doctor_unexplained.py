@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unit.doctor.doctor_breaks import Faults
+from unit.doctor.doctor_breaks import Break, Faults
 from unit.doctor.doctor_builders import BEGAN, NOW, OPERATOR_LABELS, POD, SPACE, Cluster, Object, deployment, meta_of
 
 UNEXPLAINED_FAULTS = fault = Faults()
@@ -43,19 +43,9 @@ def fails(cluster: Cluster, namespace: str, name: str, reason: str, message: str
 
 
 @fault("unexplained_condition")
-def pool_of_a_template_with_a_home(cluster: Cluster) -> None:
-    add_pool(cluster, "TemplateHasHome", "Template 'ubuntu-desktop' has a home. A pool needs one without.", NOW)
-
-
-@fault("unexplained_condition")
 def image_that_no_node_can_pull_in_advance(cluster: Cluster) -> None:
     words = "1 of 1 nodes failed; node-1: no space"
     cluster.one("vditemplates")["status"] = {"conditions": [condition("ImagePulled", "False", "PullFailed", words)]}
-
-
-@fault("unexplained_condition")
-def second_replica_of_the_operator_has_no_image(cluster: Cluster) -> None:
-    fails(cluster, "kasm", f"{POD}-2", "ErrImagePull", "manifest unknown", OPERATOR_LABELS)
 
 
 def of_release(cluster: Cluster, kind: str, name: str) -> Object:
@@ -84,12 +74,6 @@ def pod_of_the_database_is_refused(cluster: Cluster) -> None:
 def image_of_the_database_is_gone(cluster: Cluster) -> None:
     of_release(cluster, "statefulsets", "postgresql")["status"] = {}
     fails(cluster, "kasm", "postgresql-0", "ErrImagePull", "manifest unknown", {"app": "postgresql"})
-
-
-@fault("unexplained_condition")
-def condition_of_another_controller_on_a_desktop(cluster: Cluster) -> None:
-    gate = condition("example.com/scanned", "False", "Infected", "The scanner found a virus.")
-    cluster.pod["status"]["conditions"].append(gate)
 
 
 @fault("unexplained_condition")
@@ -126,12 +110,6 @@ def secret_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
 
 
 @fault("unexplained_event")
-def agent_of_a_desktop_is_silent(cluster: Cluster) -> None:
-    note = "The operator cannot check whether the desktop is in use, so it does not count as idle."
-    cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", note, at=MINUTES_AGO)
-
-
-@fault("unexplained_event")
 def warning_of_an_hour_ago_is_repeated(cluster: Cluster) -> None:
     cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", "silent", at=BEGAN)
     cluster.objects["events"][-1]["series"] = {"count": 60, "lastObservedTime": SECONDS_AGO}
@@ -144,39 +122,10 @@ def volume_does_not_grow(cluster: Cluster) -> None:
 
 
 @fault("deletion_stuck")
-def foreign_finalizer_on_a_claim(cluster: Cluster) -> None:
-    meta = cluster.one("persistentvolumeclaims")["metadata"]
-    finalizers = ["kubernetes.io/pvc-protection", "backup.example.com/hold"]
-    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": finalizers}
-
-
-@fault("deletion_stuck")
 def foreign_finalizer_on_the_pod_of_a_deleted_session(cluster: Cluster) -> None:
     """The session stays too, as a consequence."""
     cluster.pod["metadata"] |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["batch.example.com/tracking"]}
     cluster.session["metadata"]["deletionTimestamp"] = MINUTES_AGO
-
-
-@fault("deletion_stuck")
-def foreign_finalizer_on_a_session(cluster: Cluster) -> None:
-    meta = cluster.session["metadata"]
-    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["audit.example.com/keep"]}
-
-
-@fault("deletion_stuck")
-def home_of_a_running_desktop_is_deleted(cluster: Cluster) -> None:
-    meta = cluster.one("persistentvolumeclaims")["metadata"]
-    meta |= {"deletionTimestamp": MINUTES_AGO, "finalizers": ["kubernetes.io/pvc-protection"]}
-
-
-@fault("container_restarted")
-def desktop_was_killed_for_its_memory(cluster: Cluster) -> None:
-    ended(cluster.pod, reason="OOMKilled", exitCode=137)
-
-
-@fault("container_restarted")
-def operator_has_crashed_once(cluster: Cluster) -> None:
-    ended(cluster.one("pods", POD), message="panic\nTraceback: KeyError")
 
 
 def lost(cluster: Cluster, **failure: Any) -> None:
@@ -202,3 +151,50 @@ def replacement_pods_are_ready(cluster: Cluster) -> None:
         "conditions": [condition("Ready", "False", at="2026-11-20T10:00:00Z")],
     }
     cluster.add_pod(f"{POD}-0", "kasm", labels=OPERATOR_LABELS)["status"] |= gone
+
+
+def _deleted(plural: str, *finalizers: str) -> Break:
+    """The first object of this kind is deleted, and its finalizers keep it."""
+    deleted = {"deletionTimestamp": MINUTES_AGO, "finalizers": [*finalizers]}
+    return lambda cluster: cluster.one(plural)["metadata"].update(deleted)
+
+
+_HOMES, _PROTECTION, _BACKUP = "persistentvolumeclaims", "kubernetes.io/pvc-protection", "backup.example.com/hold"
+_HAS_HOME = "Template 'ubuntu-desktop' has a home. A pool needs one without."
+_VIRUS = condition("example.com/scanned", "False", "Infected", "The scanner found a virus.")
+_SILENT = "The operator cannot check whether the desktop is in use, so it does not count as idle."
+UNEXPLAINED_FAULTS.table(
+    (
+        "unexplained_event",
+        "agent_of_a_desktop_is_silent",
+        lambda cluster: cluster.warn("VDISession", "alice-0", "ActivityUnknown", _SILENT, at=MINUTES_AGO),
+    ),
+    (
+        "unexplained_condition",
+        "pool_of_a_template_with_a_home",
+        lambda cluster: add_pool(cluster, "TemplateHasHome", _HAS_HOME, NOW),
+    ),
+    (
+        "unexplained_condition",
+        "second_replica_of_the_operator_has_no_image",
+        lambda cluster: fails(cluster, "kasm", f"{POD}-2", "ErrImagePull", "manifest unknown", OPERATOR_LABELS),
+    ),
+    (
+        "unexplained_condition",
+        "condition_of_another_controller_on_a_desktop",
+        lambda cluster: cluster.pod["status"]["conditions"].append(_VIRUS),
+    ),
+    ("deletion_stuck", "foreign_finalizer_on_a_claim", _deleted(_HOMES, _PROTECTION, _BACKUP)),
+    ("deletion_stuck", "foreign_finalizer_on_a_session", _deleted("vdisessions", "audit.example.com/keep")),
+    ("deletion_stuck", "home_of_a_running_desktop_is_deleted", _deleted(_HOMES, _PROTECTION)),
+    (
+        "container_restarted",
+        "desktop_was_killed_for_its_memory",
+        lambda cluster: ended(cluster.pod, reason="OOMKilled", exitCode=137),
+    ),
+    (
+        "container_restarted",
+        "operator_has_crashed_once",
+        lambda cluster: ended(cluster.one("pods", POD), message="panic\nTraceback: KeyError"),
+    ),
+)

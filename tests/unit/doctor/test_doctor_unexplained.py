@@ -21,6 +21,8 @@ from vdi.findings.model import Finding, roots
 from vdi.findings.render import as_text
 
 OLD = "2026-11-20T09:00:00Z"
+LONG_AGO = "2026-11-20T08:00:00Z"
+SHORTLY_BEFORE = "2026-11-20T11:54:50Z"
 NORMAL = normal = Faults()
 
 
@@ -66,16 +68,6 @@ def warned_while_it_started(cluster: Cluster) -> None:
 
 
 @normal()
-def probe_failed_once(cluster: Cluster) -> None:
-    cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)
-
-
-@normal()
-def mount_failed_some_minutes_ago(cluster: Cluster) -> None:
-    cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)
-
-
-@normal()
 def warned_before_ten_minutes(cluster: Cluster) -> None:
     at = "2026-11-20T11:49:00Z"
     cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", "silent", at=at)
@@ -89,30 +81,10 @@ def warning_of_a_namesake(cluster: Cluster) -> None:
 
 
 @normal()
-def pod_was_deleted_by_a_person(cluster: Cluster) -> None:
-    lost(cluster, reason="PodDeleted", message="The desktop's pod was deleted by someone else.")
-
-
-@normal()
-def restarted_by_a_person_since_it_was_lost(cluster: Cluster) -> None:
-    lost(cluster, restartedAt="before")
-
-
-@normal()
 def session_announces_its_end(cluster: Cluster) -> None:
     cluster.session["status"]["conditions"].append(condition("Expiring", "True", "ExpiringSoon"))
     for reason in ("ExpiringSoon", "ClosingSoon", "Idle", "NodeCordoned"):
         cluster.warn("VDISession", cluster.session["metadata"]["name"], reason, "soon", at=SECONDS_AGO)
-
-
-@normal()
-def pool_fills_up_all_day(cluster: Cluster) -> None:
-    add_pool(cluster, "Filling", "1 of 2 desktops is ready, 1 starting.")
-
-
-@normal()
-def pool_waits_for_a_moment(cluster: Cluster) -> None:
-    add_pool(cluster, "GPUsBusy", "1 of 2 desktops is ready.", at=SECONDS_AGO)
 
 
 @normal()
@@ -130,34 +102,9 @@ def replica_of_an_upgrade_starts(cluster: Cluster) -> None:
 
 
 @normal()
-def certificate_is_renewed(cluster: Cluster) -> None:
-    add_certificate(cluster, "wildcard", condition("Ready", "True"), condition("Issuing", "False"))
-
-
-@normal()
-def certificate_that_no_route_names(cluster: Cluster) -> None:
-    add_certificate(cluster, "web", condition("Ready", "False"))
-
-
-@normal()
 def claim_was_deleted_seconds_ago(cluster: Cluster) -> None:
     meta = cluster.one("persistentvolumeclaims")["metadata"]
     meta |= {"deletionTimestamp": SECONDS_AGO, "finalizers": ["backup.example.com/hold"]}
-
-
-@normal()
-def user_has_logged_out(cluster: Cluster) -> None:
-    ended(cluster.pod, reason="Completed", exitCode=0)
-
-
-@normal()
-def container_failed_before_it_had_started(cluster: Cluster) -> None:
-    ended(cluster.one("pods", POD), startedAt="2026-11-20T11:54:50Z")
-
-
-@normal()
-def container_crashed_hours_ago(cluster: Cluster) -> None:
-    ended(cluster.pod, startedAt="2026-11-20T08:00:00Z", finishedAt=OLD)
 
 
 @normal()
@@ -168,6 +115,29 @@ def machine_was_off(cluster: Cluster) -> None:
         pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:59:20Z"}}
         pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:59:40Z"
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
+
+
+def certificate_is_renewed(cluster: Cluster) -> None:
+    add_certificate(cluster, "wildcard", condition("Ready", "True"), condition("Issuing", "False"))
+
+
+NORMAL.table(
+    ("", "probe_failed_once", lambda cluster: cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)),
+    ("", "mount_failed_some_minutes_ago", lambda cluster: cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)),
+    ("", "pod_was_deleted_by_a_person", lambda cluster: lost(cluster, reason="PodDeleted", message="It was deleted.")),
+    ("", "restarted_by_a_person_since_it_was_lost", lambda cluster: lost(cluster, restartedAt="before")),
+    ("", "pool_fills_up_all_day", lambda cluster: add_pool(cluster, "Filling", "1 of 2 desktops is ready.")),
+    ("", "pool_waits_for_a_moment", lambda cluster: add_pool(cluster, "GPUsBusy", "All are in use.", at=SECONDS_AGO)),
+    ("", "user_has_logged_out", lambda cluster: ended(cluster.pod, reason="Completed", exitCode=0)),
+    (
+        "",
+        "container_failed_before_it_had_started",
+        lambda cluster: ended(cluster.one("pods", POD), startedAt=SHORTLY_BEFORE),
+    ),
+    ("", "container_crashed_hours_ago", lambda cluster: ended(cluster.pod, startedAt=LONG_AGO, finishedAt=OLD)),
+    ("", "certificate_is_renewed", certificate_is_renewed),
+    ("", "certificate_no_route_names", lambda cluster: add_certificate(cluster, "web", condition("Ready", "False"))),
+)
 
 
 @pytest.mark.parametrize("name", NORMAL)
