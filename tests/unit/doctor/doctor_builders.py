@@ -28,6 +28,11 @@ JUST_NOW = "2026-11-20T11:59:58Z"
 SETTINGS = ClusterSettings(domain="vdi.example.com", tls_secret="wildcard")
 SPACE = "vdi-sessions"
 POD = "vdi-operator-7d-abc"
+PLURALS = (
+    "pods leases storageclasses clusterroles clusterrolebindings roles rolebindings vditemplates vdisessions "
+    "ingressroutes services endpointslices persistentvolumeclaims events persistentvolumes middlewares clusterpolicies "
+    "daemonsets runtimeclasses configmaps networkpolicies secrets serverstransports vdipools certificates ingresses"
+)
 OPERATOR_LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "operator"}
 
 
@@ -35,38 +40,28 @@ class Cluster:
     """Objects by plural; what a test changes is what is wrong."""
 
     def __init__(self, sessions: int = 1) -> None:
-        self.objects: dict[str, list[Object]] = {
-            "customresourcedefinitions": copy.deepcopy(CRDS),
-            "vditemplates": [_template()],
-            "nodes": [_node("node-1")],
-            "deployments": [_operator(), _traefik()],
-            "daemonsets": [],
-            "pods": [_operator_pod()],
-            "leases": [_lease()],
-            "storageclasses": [_class()],
-            "clusterroles": [_role("ClusterRole", IN_CLUSTER)],
-            "clusterrolebindings": [_binding("ClusterRole")],
-            "roles": [_role("Role", IN_FIRST_NAMESPACE)],
-            "rolebindings": [_binding("Role")],
-        }
-        for plural in (
-            *("vdisessions", "ingressroutes", "services", "endpointslices", "persistentvolumeclaims", "events"),
-            *("persistentvolumes", "middlewares", "clusterpolicies", "runtimeclasses", "configmaps"),
-            *("networkpolicies", "secrets", "serverstransports", "vdipools", "certificates", "ingresses"),
-        ):
-            self.objects[plural] = []
+        self.objects: dict[str, list[Object]] = {plural: [] for plural in PLURALS.split()}
+        self.objects["customresourcedefinitions"] = copy.deepcopy(CRDS)
+        template = {"image": "registry.example.com/desktop:1", "resources": {"defaultGPU": 0}}
+        self.add("vditemplates", {"name": "ubuntu-desktop", "generation": 1}, spec=template)
+        self.objects["nodes"] = [_node("node-1")]
+        self.objects["deployments"] = [_operator(), _traefik()]
+        self.add_pod(POD, "kasm", labels=OPERATOR_LABELS)
+        lease = {"holderIdentity": f"{POD}_1234", "renewTime": "2026-11-20T11:59:59.000000Z"}
+        self.add("leases", {"name": LEASE, "namespace": SPACE}, spec=lease)
+        volumes = {"provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
+        self.add("storageclasses", {"name": "local-path"}, **volumes)
+        subjects = [{"kind": "ServiceAccount", "name": "vdi-operator", "namespace": "kasm"}]
+        for kind, rights in (("Role", IN_FIRST_NAMESPACE), ("ClusterRole", IN_CLUSTER)):
+            place = {"namespace": SPACE} if kind == "Role" else {}
+            role = {"kind": kind, "name": "vdi-operator"}
+            self.add(f"{kind.lower()}s", {"name": "vdi-operator", **place}, rules=rules_of(rights))
+            self.add(f"{kind.lower()}bindings", {"name": "vdi-operator", **place}, subjects=subjects, roleRef=role)
         self.logs: dict[str, list[str]] = {}
         self.unread: list[Unreadable] = []
         self.absent: list[str] = []
-        self.certificates = [
-            Certificate(
-                namespace=SPACE,
-                secret="wildcard",
-                names=("*.vdi.example.com",),
-                begins="2026-11-01T00:00:00Z",
-                ends="2027-02-01T00:00:00Z",
-            )
-        ]
+        names, begins, ends = ("*.vdi.example.com",), "2026-11-01T00:00:00Z", "2027-02-01T00:00:00Z"
+        self.certificates = [Certificate(namespace=SPACE, secret="wildcard", names=names, begins=begins, ends=ends)]
         self.api_certificate_ends = "2027-11-01T00:00:00Z"
         self.api_seconds = 0.012
         self.scope = Scope(SPACE)
@@ -272,11 +267,6 @@ def ready_status() -> Object:
     }
 
 
-def _template() -> Object:
-    spec = {"image": "registry.example.com/desktop:1", "resources": {"defaultGPU": 0}}
-    return {"metadata": {"name": "ubuntu-desktop", "generation": 1}, "spec": spec}
-
-
 def _node(name: str) -> Object:
     room = {"cpu": "64", "memory": "256Gi", "pods": "2000", "nvidia.com/gpu": "8"}
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": BEGAN}
@@ -314,39 +304,15 @@ def deployment(name: str, namespace: str, labels: Object, spec: Object) -> Objec
     }
 
 
-def _operator_pod() -> Object:
-    spec = {"nodeName": "node-1", "containers": [{"name": "operator", "image": "x"}]}
-    return {"metadata": meta_of("kasm", POD, labels=OPERATOR_LABELS), "spec": spec, "status": ready_status()}
-
-
-def _lease() -> Object:
-    spec = {"holderIdentity": f"{POD}_1234", "renewTime": "2026-11-20T11:59:59.000000Z"}
-    return {"metadata": {"name": LEASE, "namespace": SPACE}, "spec": spec}
-
-
-def _class() -> Object:
-    provisioner = {"provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
-    return {"metadata": {"name": "local-path"}, **provisioner}
-
-
 def _volume(name: str, node: str) -> Object:
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
     affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
     return {"metadata": {"name": name}, "spec": {"nodeAffinity": affinity}}
 
 
-def _of_operator(kind: str) -> Object:
-    return {"name": "vdi-operator"} | ({"namespace": SPACE} if kind == "Role" else {})
-
-
-def _role(kind: str, rights: frozenset[Right]) -> Object:
-    rules = [
+def rules_of(rights: frozenset[Right]) -> list[Object]:
+    """The rules of a Role that gives these rights."""
+    return [
         {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
         for right in sorted(rights, key=str)
     ]
-    return {"metadata": _of_operator(kind), "rules": rules}
-
-
-def _binding(kind: str) -> Object:
-    subjects = [{"kind": "ServiceAccount", "name": "vdi-operator", "namespace": "kasm"}]
-    return {"metadata": _of_operator(kind), "subjects": subjects, "roleRef": {"kind": kind, "name": "vdi-operator"}}

@@ -5,7 +5,7 @@ import copy
 import msgspec
 import pytest
 
-from unit.doctor.doctor_builders import SPACE, Cluster
+from unit.doctor.doctor_builders import SPACE, Cluster, rules_of
 from unit.doctor.doctor_faults import _second_operator
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
@@ -24,10 +24,7 @@ def cluster() -> Cluster:
         second = copy.deepcopy(cluster.one(kind))
         second["metadata"]["namespace"] = LAB
         cluster.objects[kind].append(second)
-    cluster.objects["roles"][1]["rules"] = [
-        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
-        for right in sorted(IN_NAMESPACE, key=str)
-    ]
+    cluster.objects["roles"][1]["rules"] = rules_of(IN_NAMESPACE)
     return cluster
 
 
