@@ -13,6 +13,7 @@ OLD = "2026-11-20T10:00:00Z"
 DISK_LIMIT = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
 BAD_CONFIG = "CreateContainerConfigError"
 TERMS = "spec.nodeAffinity.required.nodeSelectorTerms"
+NOT_WRITABLE = "mkdir: cannot create directory '/home/user/.config': Permission denied"
 LARGE = {"defaultGPU": 0, "defaultMemory": "900Gi"}
 ENCODER_OF_SELKIES_1 = {"name": "SELKIES_ENCODER", "value": "nvh264enc"}
 # As the operator reports it, which alone may read that Secret.
@@ -253,9 +254,8 @@ SETUP = '#!/bin/sh\nset -eu\nmkdir -m {} -p "$VOL_DIR"\nchmod 700 "$VOL_DIR/.."\
 def new_homes_are_roots_alone(cluster: Cluster) -> None:
     """The cause of homes that are not writable."""
     _local_path(cluster, SETUP.format("0700"))
-    words = "mkdir: cannot create directory '/home/user/.config': Permission denied"
     cluster.crashes()
-    cluster.say(words)
+    cluster.say(NOT_WRITABLE)
 
 
 @fault("home_lost")
@@ -341,23 +341,12 @@ def _log(code: str, name: str, line: str, *, crash: bool = False) -> None:
 
 _library = "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
 _log("library_missing", "waiting_for_stream", _library)
-_log(
-    "library_missing",
-    "crash_for_a_library",
-    "x: error while loading shared libraries: libX.so.6: cannot open",
-    crash=True,
-)
-_log(
-    "home_not_writable",
-    "home_of_root",
-    "mkdir: cannot create directory '/home/user/.config': Permission denied",
-    crash=True,
-)
+_shared = "x: error while loading shared libraries: libX.so.6: cannot open"
+_log("library_missing", "crash_for_a_library", _shared, crash=True)
+_log("home_not_writable", "home_of_root", NOT_WRITABLE, crash=True)
 _log("home_not_writable", "home_0700", "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'")
 _log("selkies_error", "no_display", "Error: cannot open display :0")
 _log("selkies_error", "port_in_use", "OSError: [Errno 98] address already in use")
-
-
 _log("selkies_setting_invalid", "encoder_unknown", "WARNING:root:Invalid value(s) 'h266enc' for encoder, using default")
 
 

@@ -1,5 +1,6 @@
 """Which placeholders are made and deleted, what they look like, and what the autoscaler's Events mean."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -130,29 +131,18 @@ def test_placeholder_has_the_shape_of_the_desktop() -> None:
 FIRST, SECOND = a_placeholder(ONE_GPU, 0), a_placeholder(ONE_GPU, 1, made="2026-11-20T08:05:00Z")
 REQUESTED = "A node was requested at 08:00:00 UTC."
 ADDING = "A node is being added (requested at 08:00:00 UTC)."
-FULL = (
-    "The autoscaler cannot add a node: 1 node group has reached its maximum size, "
-    "2 node(s) had untolerated taint(s) (requested at 08:00:00 UTC)."
-)
-BACKOFF = (
-    "The autoscaler cannot add a node: 1 node group failed to grow (cloud quota, or no machines left) and is "
-    "retried later (requested at 08:00:00 UTC)."
-)
-EXCEEDED = "Failed to schedule pod, all available instance types exceed limits for nodepool (NodePool=gpu)"
-NODE_POOL = (
-    "The autoscaler cannot add a node: all available instance types exceed limits for nodepool (NodePool=gpu) "
-    "(requested at 08:00:00 UTC)."
-)
+CANNOT = "The autoscaler cannot add a node: {} (requested at 08:00:00 UTC)."
+FULL = CANNOT.format("1 node group has reached its maximum size, 2 node(s) had untolerated taint(s)")
+BACKOFF = CANNOT.format("1 node group failed to grow (cloud quota, or no machines left) and is retried later")
+LIMITS = "all available instance types exceed limits for nodepool (NodePool=gpu)"
+EXCEEDED, NODE_POOL = f"Failed to schedule pod, {LIMITS}", CANNOT.format(LIMITS)
 
 
-def of_autoscaler(reason: str, note: str = "", minute: int = 0) -> AutoscalerEvent:
-    return an_event(FIRST, reason, note, at=f"2026-11-20T08:{minute:02}:00Z")
+def of_autoscaler(reason: str, note: str = "", minute: int = 0, by: str = "cluster-autoscaler") -> AutoscalerEvent:
+    return an_event(FIRST, reason, note, by=by, at=f"2026-11-20T08:{minute:02}:00Z")
 
 
-def of_karpenter(reason: str, note: str, minute: int = 0) -> AutoscalerEvent:
-    return an_event(FIRST, reason, note, by="karpenter", at=f"2026-11-20T08:{minute:02}:00Z")
-
-
+of_karpenter = partial(of_autoscaler, by="karpenter")
 NO_SCALE_UP, PENDING = "pod didn't trigger scale-up:", "Pod should schedule on: "
 TWO_REASONS = f"{NO_SCALE_UP} 1 max node group size reached, 2 node(s) had untolerated taint(s)"
 NO_REASON = "The autoscaler has not added a node and reports no reason (requested at 08:00:00 UTC)."
