@@ -105,6 +105,12 @@ def on_node(world: World, folder: str, image: str, user: int, *command: str) -> 
         world.kubectl(*SYSTEM, "wait", "pod/mender", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
 
 
+def folder_of(world: World, claim: Object) -> str:
+    """The folder on the node that a bound claim has."""
+    volume = json.loads(world.kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json"))["spec"]
+    return str((volume.get("hostPath") or volume["local"])["path"])
+
+
 def as_root(world: World, script: str, folder: str) -> None:
     """A shell script on the node, as root, with that folder at /node."""
     on_node(world, folder, _DEBIAN, 0, "sh", "-ec", script)
@@ -137,10 +143,9 @@ def a_library_is_not_in_the_image(world: World) -> Iterator[None]:
 def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
     """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet fixes by itself.)"""
     start(world, "home", "small")
-    bound = world.get("pvc", home_claim_of(world, "home"))
-    assert bound
-    volume = json.loads(world.kubectl("get", "pv", bound["spec"]["volumeName"], "-o", "json"))["spec"]
-    path = (volume.get("hostPath") or volume["local"])["path"]
+    claim = world.get("pvc", home_claim_of(world, "home"))
+    assert claim
+    path = folder_of(world, claim)
     world.vdi("session", "suspend", "home")
     reach(world, "home", "Suspended")
     as_root(world, "cd /node; rm -rf .config .cache; mkdir .config .cache; chmod 0700 .config .cache", path)
@@ -280,18 +285,13 @@ def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        volume = json.loads(world.kubectl(*RELEASE, "get", "pvc", "vdi-gateway", "-o", "json"))["spec"]["volumeName"]
-        found = json.loads(world.kubectl("get", "pv", volume, "-o", "json"))["spec"]
-        fix_database(world, (found.get("hostPath") or found["local"])["path"], known)
+        # With the gateway's own Python, since the gateway itself does not start.
+        claim = json.loads(world.kubectl(*RELEASE, "get", "pvc", "vdi-gateway", "-o", "json"))
+        update = f"UPDATE alembic_version SET version_num = '{known}'"
+        script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
+        on_node(world, folder_of(world, claim), "localhost/vdi/vdi:dev", 65532, "python3", "-c", script)
         world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
         world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
-
-
-def fix_database(world: World, folder: str, revision: str) -> None:
-    """The revision as it was, with the gateway's own Python, since the gateway itself does not start."""
-    update = f"UPDATE alembic_version SET version_num = '{revision}'"
-    script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
-    on_node(world, folder, "localhost/vdi/vdi:dev", 65532, "python3", "-c", script)
 
 
 @fault("history_not_written")

@@ -1,6 +1,7 @@
 """One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed beside it."""
 
 import json
+import re
 import shlex
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from support.bundles import renamed
 from support.variants import first_of
+from tools.generate.doctor_pages import INDEX
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_findings import ALL, every_finding, findings_of, snapshot_of
@@ -138,6 +140,13 @@ def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     findings = run_checks(blind)
     assert {finding.severity for finding in findings} == {Severity.UNKNOWN}
     assert "Not checked: " in findings[0].message
+
+
+@pytest.mark.parametrize("layer", sorted({code.layer for code in CODES.values()}))
+def test_every_code_has_a_heading_on_its_page(layer: str) -> None:
+    codes = [code for code in CODES.values() if code.layer == layer]
+    page = INDEX.parents[1] / code_page(codes[0])
+    assert re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE) == [code.code for code in codes]
 
 
 def test_causes_exist_and_form_no_circle() -> None:

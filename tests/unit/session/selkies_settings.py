@@ -7,19 +7,11 @@ log as invalid and pass over, or clamp.
 import re
 from typing import NamedTuple
 
-BOOLS = frozenset(
-    {
-        "SELKIES_AUDIO_ENABLED",
-        "SELKIES_COMMAND_ENABLED",
-        "SELKIES_ENABLE_DUAL_MODE",
-        "SELKIES_ENABLE_RESIZE",
-        "SELKIES_GAMEPAD_ENABLED",
-        "SELKIES_MICROPHONE_ENABLED",
-        "SELKIES_PRINTING_ENABLED",
-        "SELKIES_SECOND_SCREEN",
-        "SELKIES_WEBRTC_ICE_LITE",
-    }
+SWITCHES = (
+    "AUDIO_ENABLED COMMAND_ENABLED ENABLE_DUAL_MODE ENABLE_RESIZE GAMEPAD_ENABLED MICROPHONE_ENABLED PRINTING_ENABLED "
+    "SECOND_SCREEN WEBRTC_ICE_LITE"
 )
+BOOLS = frozenset(f"SELKIES_{name}" for name in SWITCHES.split())
 RANGES = {"SELKIES_FRAMERATE": (8, 240), "SELKIES_VIDEO_BITRATE": (100, 1_000_000)}
 ENUMS = {
     "SELKIES_ENCODER": ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg"),
