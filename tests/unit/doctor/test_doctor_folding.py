@@ -69,13 +69,6 @@ def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
     assert found.remedy.commands == (f"kubectl --namespace {SPACE} edit resourcequota few",)
 
 
-def test_time_before_the_pod_is_not_a_slow_start() -> None:
-    """The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop."""
-    cluster = Cluster()
-    cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T10:55:00Z"
-    assert cluster.findings() == []
-
-
 def test_no_restart_is_advised_for_a_broken_gpu_configuration() -> None:
     cluster = GPU_FAULTS.broken("plugin_not_restarted")
     put("configmaps", "data.any", "version: [")(cluster)
@@ -95,12 +88,6 @@ def test_no_restart_is_advised_for_a_broken_gpu_configuration() -> None:
 def test_own_authority_of_a_local_cluster_is_no_fault(host: str, why: str, codes: list[str]) -> None:
     target = Target("vdisession/vdi-sessions/alice", f"https://{host}:8443")
     assert [one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))] == codes
-
-
-def test_setup_script_of_k3s_local_path_is_no_fault() -> None:
-    cluster = Cluster()
-    _local_path(cluster, SETUP.format("0777"))
-    assert cluster.findings() == []
 
 
 def test_only_the_mode_of_the_setup_script_is_fixed() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from unit.doctor.doctor_breaks import Break, Faults
+from unit.doctor.doctor_breaks import Break, Faults, put
 from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Cluster
-from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
     SECONDS_AGO,
@@ -122,6 +122,9 @@ def certificate_is_renewed(cluster: Cluster) -> None:
 
 
 NORMAL.table(
+    # The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop.
+    ("", "pod_came_late", put("vdisessions", "metadata.creationTimestamp", "2026-11-20T10:55:00Z")),
+    ("", "setup_script_of_k3s", lambda cluster: _local_path(cluster, SETUP.format("0777"))),
     ("", "probe_failed_once", lambda cluster: cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)),
     ("", "mount_failed_some_minutes_ago", lambda cluster: cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)),
     ("", "pod_was_deleted_by_a_person", lambda cluster: lost(cluster, reason="PodDeleted", message="It was deleted.")),
