@@ -87,9 +87,9 @@ def on_one_node(name: str) -> Node | None:
     return a_node() if name == "node-1" else None
 
 
-def look(desired: int, *pods: Pod, nodes: tuple[Node, ...] = (), fits: str | None = FITS) -> PoolPlan:
+def look(desired: int, *pods: Pod, nodes: tuple[Node, ...] = ()) -> PoolPlan:
     known = {node.metadata.name: node for node in nodes or (a_node(),)}
-    return plan(desired, fits, pods, known.get, NOW)
+    return plan(desired, FITS, pods, known.get, NOW)
 
 
 def names(pods: tuple[Pod, ...]) -> list[str]:

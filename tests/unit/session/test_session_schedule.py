@@ -48,8 +48,8 @@ WEEKDAYS = [{"start": "0 9 * * MON-FRI", "end": "0 18 * * MON-FRI"}]
 SETTINGS = ClusterSettings(max_timeout=None)
 
 
-def at(text: str, zone: str = BERLIN) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(BERLIN)).astimezone(UTC)
 
 
 def office(*windows: dict[str, str], **fields: Any) -> TemplateSchedule:
