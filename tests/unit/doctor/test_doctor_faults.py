@@ -58,8 +58,7 @@ def test_the_cause_is_found_and_nothing_else_is_blamed(name: str) -> None:
 
 def test_a_home_is_given_to_the_user_that_the_template_names() -> None:
     cluster = FAULTS.broken("home_0700")
-    volume = cluster.one("persistentvolumes")
-    volume["spec"] = {**volume["spec"], "hostPath": {"path": "/srv/homes of us"}}
+    cluster.one("persistentvolumes")["spec"]["hostPath"] = {"path": "/srv/homes of us"}
     cluster.template["runAsUser"] = 1234
     (finding,) = roots(run_checks(cluster.snapshot()))
     assert finding.remedy and finding.remedy.commands == (
@@ -79,15 +78,7 @@ def test_files_of_a_database_are_never_opened_to_all(line: str, commands: tuple[
     cluster = KASM_FAULTS.broken("kasm_database_may_not_write")
     (key,) = (key for key in cluster.logs if key.startswith("kasm/"))
     cluster.logs[key] = [line]
-    pod = next(pod for pod in cluster.objects["pods"] if f"kasm/{pod['metadata']['name']}/" in key)
-    claim = next(
-        volume["persistentVolumeClaim"] for volume in pod["spec"]["volumes"] if "persistentVolumeClaim" in volume
-    )
-    bound = next(
-        one for one in cluster.objects["persistentvolumeclaims"] if one["metadata"]["name"] == claim["claimName"]
-    )
-    bound["spec"]["volumeName"] = "pv-db"
-    cluster.objects["persistentvolumes"].append({"metadata": {"name": "pv-db"}, "spec": {"local": {"path": "/srv/db"}}})
+    cluster.add("persistentvolumes", {"name": "pv-kasm"}, spec={"local": {"path": "/srv/db"}})
     (finding,) = roots(run_checks(cluster.snapshot()))
     assert finding.remedy and finding.remedy.commands == commands
 
