@@ -70,19 +70,13 @@ class Cluster:
 
     def add_session(self, name: str, user: str) -> None:
         """A session that runs, with all that belongs to it."""
+        true = {"status": "True", "lastTransitionTime": READY}
+        conditions = [{"type": kind, "reason": kind, **true} for kind in ("Admitted", "PodReady", "Ready")]
+        status: Object = {"phase": "Running", "url": f"https://{name}.vdi.example.com", "podName": name}
+        status |= {"startTime": BEGAN, "observedGeneration": 1, "conditions": conditions}
         metadata = meta_of(SPACE, name, generation=1, finalizers=["vdi.kasm.io/session-cleanup"])
-        session: Object = {"metadata": metadata, "spec": {"user": user, "template": "ubuntu-desktop"}}
-        session["status"] = {
-            "phase": "Running",
-            "url": f"https://{name}.vdi.example.com",
-            "podName": name,
-            "startTime": BEGAN,
-            "observedGeneration": 1,
-            "conditions": [
-                {"type": one, "status": "True", "reason": one, "lastTransitionTime": READY}
-                for one in ("Admitted", "PodReady", "Ready")
-            ],
-        }
+        spec = {"user": user, "template": "ubuntu-desktop"}
+        session = self.add("vdisessions", metadata, spec=spec, status=status)
         struct = msgspec.convert(session, VDISession)
         desktop = resolve(struct, msgspec.convert(self.one("vditemplates"), VDITemplate), SETTINGS)
         assert isinstance(desktop, Desktop)
@@ -96,16 +90,12 @@ class Cluster:
         claim["metadata"] |= {"uid": f"uid-home-{name}", "creationTimestamp": BEGAN}
         claim["spec"]["volumeName"] = f"pv-{name}"
         claim["status"] = {"phase": "Bound"}
-        made = {
-            "vdisessions": session,
-            "pods": pod,
-            "persistentvolumeclaims": claim,
-            "persistentvolumes": _volume(f"pv-{name}", "node-1"),
-            "services": build_service(identity=identity),
-            "ingressroutes": build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS),
-        }
-        for plural, one in made.items():
-            self.objects[plural].append(one)
+        self.objects["pods"].append(pod)
+        self.objects["persistentvolumeclaims"].append(claim)
+        self.objects["persistentvolumes"].append(_volume(f"pv-{name}", "node-1"))
+        self.objects["services"].append(build_service(identity=identity))
+        route = build_route(identity=identity, host=SETTINGS.host(name), settings=SETTINGS)
+        self.objects["ingressroutes"].append(route)
         self.add_slice(SPACE, name, ("http", 8080))
 
     def add_slice(self, namespace: str, service: str, *ports: tuple[str, int]) -> None:
