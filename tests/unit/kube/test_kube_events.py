@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from support.clock import FakeClock
 from support.waiting import PATIENCE, eventually
-from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from unit.kube.kube_fake_api import FakeApi, refusal
 from vdi.kube import events
 from vdi.kube.events import EventRecorder
 from vdi.kube.meta import ObjectReference
@@ -38,161 +38,150 @@ class Reporter:
         return [body for sent, _, _, body, _ in self.api.requests if sent == method]
 
 
-@asynccontextmanager
-async def reporter(*, running: bool = True) -> AsyncIterator[Reporter]:
-    clock = FakeClock()
-    async with fake_api() as api, Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
-        this = Reporter(api, client, clock)
-        task = asyncio.create_task(this.recorder.run()) if running else None
-        yield this
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+@pytest.fixture
+async def idle(api: FakeApi) -> AsyncIterator[Reporter]:
+    """A recorder that sends nothing yet."""
+    async with Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
+        yield Reporter(api, client, FakeClock())
 
 
-async def test_event_has_all_fields_of_the_api() -> None:
-    async with reporter() as here:
-        here.say("hello")
-        await here.flushed()
-        (body,) = here.sent("POST")
-        assert body["metadata"].pop("name").startswith("a.")
-        assert body == {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"namespace": "ns"},
-            "eventTime": "2026-11-20T12:00:00.000000Z",
-            "reportingController": "example.org/tests",
-            "reportingInstance": "tests-0",
-            "type": "Normal",
-            "reason": "Tested",
-            "action": "Test",
-            "note": "hello",
-            "regarding": {
-                "apiVersion": "example.org/v1",
-                "kind": "Thing",
-                "name": "a",
-                "namespace": "ns",
-                "uid": "uid-a",
-            },
-        }
+@pytest.fixture
+async def here(idle: Reporter) -> AsyncIterator[Reporter]:
+    task = asyncio.create_task(idle.recorder.run())
+    yield idle
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_unprintable_text_in_a_note_is_escaped() -> None:
-    async with reporter() as here:
-        here.say("its agent says \x1b]0;title\x07\u202e\nx")
-        await here.flushed()
-        assert here.reported() == [("its agent says \\u001b]0;title\\u0007\\u202e\\u000ax", 1)]
+async def test_event_has_all_fields_of_the_api(here: Reporter) -> None:
+    here.say("hello")
+    await here.flushed()
+    (body,) = here.sent("POST")
+    assert body["metadata"].pop("name").startswith("a.")
+    assert body == {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"namespace": "ns"},
+        "eventTime": "2026-11-20T12:00:00.000000Z",
+        "reportingController": "example.org/tests",
+        "reportingInstance": "tests-0",
+        "type": "Normal",
+        "reason": "Tested",
+        "action": "Test",
+        "note": "hello",
+        "regarding": {
+            "apiVersion": "example.org/v1",
+            "kind": "Thing",
+            "name": "a",
+            "namespace": "ns",
+            "uid": "uid-a",
+        },
+    }
 
 
-async def test_repetitions_become_one_series_with_few_requests() -> None:
-    async with reporter() as here:
+async def test_unprintable_text_in_a_note_is_escaped(here: Reporter) -> None:
+    here.say("its agent says \x1b]0;title\x07\u202e\nx")
+    await here.flushed()
+    assert here.reported() == [("its agent says \\u001b]0;title\\u0007\\u202e\\u000ax", 1)]
+
+
+async def test_repetitions_become_one_series_with_few_requests(here: Reporter) -> None:
+    here.say()
+    await here.flushed()
+    for _ in range(100):
         here.say()
-        await here.flushed()
-        for _ in range(100):
-            here.say()
-        assert here.reported() == [("something", 1)]
-        await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.reported() == [("something", 101)])
-        assert here.api.count("POST") == here.api.count("PATCH") == 1
-        assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}]
+    assert here.reported() == [("something", 1)]
+    await here.clock.advance(events.SERIES_PAUSE + 1)
+    await eventually(lambda: here.reported() == [("something", 101)])
+    assert here.api.count("POST") == here.api.count("PATCH") == 1
+    assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}]
 
 
-async def test_other_words_or_another_object_are_another_event() -> None:
-    async with reporter() as here:
-        here.say("one")
-        here.say("two")
-        here.say("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
-        await here.flushed()
-        assert here.reported() == [("one", 1), ("two", 1), ("one", 1)]
+async def test_other_words_or_another_object_are_another_event(here: Reporter) -> None:
+    here.say("one")
+    here.say("two")
+    here.say("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
+    await here.flushed()
+    assert here.reported() == [("one", 1), ("two", 1), ("one", 1)]
 
 
-async def test_repetition_after_a_long_pause_is_a_new_event() -> None:
-    async with reporter() as here:
+async def test_repetition_after_a_long_pause_is_a_new_event(here: Reporter) -> None:
+    here.say()
+    await here.flushed()
+    await here.clock.advance(events.SERIES_LIFE + 1)
+    here.say()
+    await here.flushed()
+    assert here.reported() == [("something", 1), ("something", 1)]
+
+
+async def test_repetitions_before_sending_are_one_request(here: Reporter) -> None:
+    for _ in range(3):
         here.say()
-        await here.flushed()
-        await here.clock.advance(events.SERIES_LIFE + 1)
+    await here.flushed()
+    assert here.reported() == [("something", 3)]
+    assert here.api.count("POST") == 1
+
+
+async def test_repetition_during_the_request_is_counted(here: Reporter) -> None:
+    async def say_again(request: web.Request) -> None:
         here.say()
-        await here.flushed()
-        assert here.reported() == [("something", 1), ("something", 1)]
+
+    here.api.faults = [("POST", say_again)]
+    here.say()
+    await here.flushed()
+    await here.clock.advance(events.SERIES_PAUSE + 1)
+    await eventually(lambda: here.reported() == [("something", 2)])
 
 
-async def test_repetitions_before_sending_are_one_request() -> None:
-    async with reporter() as here:
-        for _ in range(3):
-            here.say()
-        await here.flushed()
-        assert here.reported() == [("something", 3)]
-        assert here.api.count("POST") == 1
+async def test_a_series_that_the_server_threw_away_begins_again(here: Reporter) -> None:
+    here.say()
+    await here.flushed()
+    here.api.objects.clear()
+    here.say()
+    await here.clock.advance(events.SERIES_PAUSE + 1)
+    await eventually(lambda: here.reported() == [("something", 2)])
 
 
-async def test_repetition_during_the_request_is_counted() -> None:
-    async with reporter() as here:
-
-        async def say_again(request: web.Request) -> None:
-            here.say()
-
-        here.api.faults = [("POST", say_again)]
-        here.say()
-        await here.flushed()
-        await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.reported() == [("something", 2)])
+async def test_overload_drops_and_counts_events(idle: Reporter) -> None:
+    for number in range(events.WAITING + 50):
+        idle.say(f"note {number}")
+    assert idle.recorder.dropped == 50
 
 
-async def test_a_series_that_the_server_threw_away_begins_again() -> None:
-    async with reporter() as here:
-        here.say()
-        await here.flushed()
-        here.api.objects.clear()
-        here.say()
-        await here.clock.advance(events.SERIES_PAUSE + 1)
-        await eventually(lambda: here.reported() == [("something", 2)])
+async def test_refused_event_is_counted_and_the_next_is_sent(here: Reporter) -> None:
+    here.api.faults = [("POST", refusal(403, "Forbidden"))]
+    here.say("refused")
+    await here.flushed()
+    assert here.recorder.dropped == 1
+    here.say("refused")
+    await here.flushed()
+    assert here.reported() == [("refused", 1)]
 
 
-async def test_overload_drops_and_counts_events() -> None:
-    async with reporter(running=False) as here:
-        for number in range(events.WAITING + 50):
-            here.say(f"note {number}")
-        assert here.recorder.dropped == 50
-
-
-async def test_refused_event_is_counted_and_the_next_is_sent() -> None:
-    async with reporter() as here:
-        here.api.faults = [("POST", refusal(403, "Forbidden"))]
-        here.say("refused")
-        await here.flushed()
-        assert here.recorder.dropped == 1
-        here.say("refused")
-        await here.flushed()
-        assert here.reported() == [("refused", 1)]
-
-
-async def test_lost_answer_to_an_event_counts_as_sent() -> None:
+async def test_lost_answer_to_an_event_counts_as_sent(here: Reporter) -> None:
     """The client tries again, and the server has it already: seen in the chaos suite as "was not sent"."""
-    async with reporter() as here:
-        here.api.faults = [("POST", refusal(409, "AlreadyExists"))]
-        here.say()
-        await here.flushed()
-        assert here.recorder.dropped == 0
-        assert len(here.sent("POST")) == 1
+    here.api.faults = [("POST", refusal(409, "AlreadyExists"))]
+    here.say()
+    await here.flushed()
+    assert here.recorder.dropped == 0
+    assert len(here.sent("POST")) == 1
 
 
-async def test_long_notes_and_names_fit() -> None:
-    async with reporter() as here:
-        here.say("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
-        await here.flushed()
-        (body,) = here.sent("POST")
-        assert len(body["note"].encode()) == events.NOTE_BYTES
-        assert len(body["metadata"]["name"]) <= 253
-        assert ".." not in body["metadata"]["name"]
-        assert body["metadata"]["namespace"] == "default"
+async def test_long_notes_and_names_fit(here: Reporter) -> None:
+    here.say("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
+    await here.flushed()
+    (body,) = here.sent("POST")
+    assert len(body["note"].encode()) == events.NOTE_BYTES
+    assert len(body["metadata"]["name"]) <= 253
+    assert ".." not in body["metadata"]["name"]
+    assert body["metadata"]["namespace"] == "default"
 
 
-async def test_in_a_crowd_events_give_way_and_warnings_go_first() -> None:
-    async with reporter() as here:
-        for number in range(20):
-            here.say(str(number))
-        here.recorder.emit(ABOUT, "Warning", "Tested", "look", "Test")
-        await eventually(lambda: events.CROWD_PAUSE in here.clock.slept)
-        assert [body["note"] for body in here.sent("POST")] == ["look"]
-        await here.clock.advance(events.CROWD_PAUSE)
-        await eventually(lambda: len(here.sent("POST")) == 2)
+async def test_in_a_crowd_events_give_way_and_warnings_go_first(here: Reporter) -> None:
+    for number in range(20):
+        here.say(str(number))
+    here.recorder.emit(ABOUT, "Warning", "Tested", "look", "Test")
+    await eventually(lambda: events.CROWD_PAUSE in here.clock.slept)
+    assert [body["note"] for body in here.sent("POST")] == ["look"]
+    await here.clock.advance(events.CROWD_PAUSE)
+    await eventually(lambda: len(here.sent("POST")) == 2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from support.clock import FakeClock, settle
 from support.waiting import PATIENCE, eventually
-from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
+from unit.kube.kube_fake_api import FakeApi, refusal
 from unit.kube.kube_lease_world import LeaseSimulation
 from unit.kube.kube_things import THINGS, Thing, requested
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotLeader
@@ -253,9 +253,9 @@ async def electing(api: FakeApi, clock: FakeClock, identity: str = "me") -> Asyn
             task.cancel()
 
 
-async def test_over_http_one_leads_renews_and_hands_over() -> None:
+async def test_over_http_one_leads_renews_and_hands_over(api: FakeApi) -> None:
     clock = FakeClock()
-    async with fake_api() as api, electing(api, clock, "one") as one, electing(api, clock, "two") as two:
+    async with electing(api, clock, "one") as one, electing(api, clock, "two") as two:
         await eventually(lambda: one.holder and two.holder, "both have looked")
         leader, other = (one, two) if one.leads else (two, one)
         assert not other.leads
@@ -272,9 +272,9 @@ async def test_over_http_one_leads_renews_and_hands_over() -> None:
         await asyncio.wait_for(other.wait_leading(), PATIENCE)
 
 
-async def test_refused_write_renews_the_lease_at_once() -> None:
+async def test_refused_write_renews_the_lease_at_once(api: FakeApi) -> None:
     clock = FakeClock()
-    async with fake_api() as api, electing(api, clock) as elector:
+    async with electing(api, clock) as elector:
         await asyncio.wait_for(elector.wait_leading(), PATIENCE)
         clock.wall += timedelta(hours=1)
         with pytest.raises(NotLeader):
@@ -283,29 +283,28 @@ async def test_refused_write_renews_the_lease_at_once() -> None:
         assert elector.allowance() > TIMING.deadline
 
 
-async def test_refusal_is_logged_once_and_kept_for_the_probe(caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusal_is_logged_once_and_kept_for_the_probe(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
-    async with fake_api() as api:
-        api.faults = [("GET", refusal(403, "Forbidden")) for _ in range(3)]
-        with caplog.at_level(logging.WARNING):
-            async with electing(api, clock) as elector:
-                await eventually(lambda: elector.last_error, "the refusal was noticed")
-                assert isinstance(elector.last_error, Forbidden)
-                for _ in range(3):
-                    await settle()
-                    sent = api.count("GET")
-                    await clock.advance(TIMING.look)
-                    await eventually(partial(lambda sent: api.count("GET") > sent, sent), "another look")
-                await asyncio.wait_for(elector.wait_leading(), PATIENCE)
-                assert elector.last_error is None
+    api.faults = [("GET", refusal(403, "Forbidden")) for _ in range(3)]
+    with caplog.at_level(logging.WARNING):
+        async with electing(api, clock) as elector:
+            await eventually(lambda: elector.last_error, "the refusal was noticed")
+            assert isinstance(elector.last_error, Forbidden)
+            for _ in range(3):
+                await settle()
+                sent = api.count("GET")
+                await clock.advance(TIMING.look)
+                await eventually(partial(lambda sent: api.count("GET") > sent, sent), "another look")
+            await asyncio.wait_for(elector.wait_leading(), PATIENCE)
+            assert elector.last_error is None
     assert len([record for record in caplog.records if "lease" in record.message]) == 1
 
 
-async def test_write_without_the_lease_is_not_sent() -> None:
+async def test_write_without_the_lease_is_not_sent(api: FakeApi) -> None:
     def shut() -> float:
         raise NotLeader("somebody else leads")
 
-    async with fake_api() as api, Client(api.config(), field_manager="t", lease_guard=shut) as client:
+    async with Client(api.config(), field_manager="t", lease_guard=shut) as client:
         api.put("things", "a")
         assert await client.get(THINGS, "a", namespace="ns", into=Thing)
         with pytest.raises(NotLeader):
@@ -319,7 +318,7 @@ async def test_write_without_the_lease_is_not_sent() -> None:
     assert [request[0] for request in api.requests] == ["GET"]
 
 
-async def test_lease_lost_while_connecting_stops_the_write() -> None:
+async def test_lease_lost_while_connecting_stops_the_write(api: FakeApi) -> None:
     looks = 0
 
     def closing() -> float:
@@ -329,21 +328,18 @@ async def test_lease_lost_while_connecting_stops_the_write() -> None:
             raise NotLeader("somebody else leads by now")
         return 9.0
 
-    async with fake_api() as api, Client(api.config(), field_manager="t", lease_guard=closing) as client:
+    async with Client(api.config(), field_manager="t", lease_guard=closing) as client:
         with pytest.raises(NotLeader):
             await client.create(THINGS, requested("b"), namespace="ns", into=Thing)
     assert looks > 1
     assert api.requests == []
 
 
-async def test_a_write_is_given_up_when_its_allowance_is_spent() -> None:
+async def test_a_write_is_given_up_when_its_allowance_is_spent(api: FakeApi) -> None:
     async def never(_request: Any) -> None:
         await asyncio.sleep(5)
 
-    async with (
-        fake_api() as api,
-        Client(api.config(), field_manager="t", lease_guard=lambda: 0.05, retry=NO_RETRY) as client,
-    ):
+    async with Client(api.config(), field_manager="t", lease_guard=lambda: 0.05, retry=NO_RETRY) as client:
         api.faults = [("POST", never)]
         with pytest.raises(ConnectionFailed):
             await client.create(THINGS, requested("b"), namespace="ns", into=Thing)
