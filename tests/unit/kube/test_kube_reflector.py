@@ -15,7 +15,7 @@ from unit.kube.kube_fake_api import FakeApi, refusal
 from unit.kube.kube_things import THINGS, Journal, Thing, a_thing
 from vdi.kube.errors import ConnectionFailed, Forbidden, NotFound
 from vdi.kube.store import Store
-from vdi.kube.transport import NO_RETRY, PAGE_SIZE, Client
+from vdi.kube.transport import NO_RETRY, Client
 from vdi.kube.watch import Reflector, WatchTiming
 
 QUICK = WatchTiming(read_deadline=5, backoff=0.005, backoff_cap=0.02)
@@ -52,7 +52,9 @@ async def reflected(api: FakeApi, timing: WatchTiming = QUICK, **scope: Any) -> 
 
 @pytest.fixture
 async def this(api: FakeApi) -> AsyncIterator[Reflected]:
+    """With its watch open."""
     async with reflected(api) as this:
+        await eventually(lambda: api.watching)
         yield this
 
 
@@ -68,15 +70,6 @@ async def test_list_then_watch(api: FakeApi) -> None:
         await eventually(lambda: this.journal.lines == ["+a", "+b", "~a", "-b"])
         assert this.size_of("a") == 3
         assert api.count("GET") == api.count("WATCH") == 1
-
-
-async def test_pages_come_together(api: FakeApi) -> None:
-    for number in range(2 * PAGE_SIZE + 1):
-        api.put("things", f"t{number}")
-    async with reflected(api) as this:
-        await this.reflector.wait_synced()
-        assert this.equals_server()
-        assert api.count("GET") == 3
 
 
 async def test_the_watch_asks_for_its_scope_bookmarks_and_an_end(api: FakeApi) -> None:
@@ -95,7 +88,6 @@ async def test_the_watch_asks_for_its_scope_bookmarks_and_an_end(api: FakeApi) -
 
 
 async def test_a_cut_stream_goes_on_where_it_was_without_a_list(api: FakeApi, this: Reflected) -> None:
-    await eventually(lambda: api.watching)
     api.put("things", "a")
     await eventually(lambda: this.size_of("a") is not None)
     await api.cut_streams()
@@ -106,7 +98,6 @@ async def test_a_cut_stream_goes_on_where_it_was_without_a_list(api: FakeApi, th
 
 
 async def test_a_bookmark_moves_the_place_to_go_on(api: FakeApi, this: Reflected) -> None:
-    await eventually(lambda: api.watching)
     api.version = 500
     before = this.reflector.last_contact
     api.bookmark("things")
@@ -117,7 +108,6 @@ async def test_a_bookmark_moves_the_place_to_go_on(api: FakeApi, this: Reflected
 
 
 async def test_older_bookmark_of_a_lagging_server_is_ignored(api: FakeApi, this: Reflected) -> None:
-    await eventually(lambda: api.watching)
     before = this.reflector.last_contact
     await api.say(b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"7"}}}\n')
     await eventually(lambda: this.reflector.last_contact != before)
@@ -126,7 +116,9 @@ async def test_older_bookmark_of_a_lagging_server_is_ignored(api: FakeApi, this:
     assert api.requests[-1][2]["resourceVersion"] == "100"
 
 
-async def test_410_as_a_status_lists_again_and_reports_what_vanished(api: FakeApi) -> None:
+@pytest.mark.parametrize("how", ["status", "event"])
+async def test_410_lists_again_and_reports_what_vanished(api: FakeApi, how: str) -> None:
+    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
     api.put("things", "stays")
     api.put("things", "vanishes")
     async with reflected(api) as this:
@@ -136,23 +128,13 @@ async def test_410_as_a_status_lists_again_and_reports_what_vanished(api: FakeAp
         api.put("things", "appears")
         api.forget_history()
         api.silent = False
-        await api.cut_streams()
+        if how == "status":
+            await api.cut_streams()
+        else:
+            await api.say(json.dumps(gone).encode() + b"\n")
         await eventually(this.equals_server)
         assert this.journal.lines == ["+stays", "+vanishes", "+appears", "-vanishes"]
         assert this.reflector.last_error is None or "410" in str(this.reflector.last_error)
-
-
-async def test_410_as_an_event_lists_again_and_reports_what_vanished(api: FakeApi) -> None:
-    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
-    api.put("things", "vanishes")
-    async with reflected(api) as this:
-        await eventually(lambda: api.watching)
-        api.silent = True
-        api.remove("things", "vanishes")
-        api.forget_history()
-        api.silent = False
-        await api.say(json.dumps(gone).encode() + b"\n")
-        await eventually(lambda: this.journal.lines == ["+vanishes", "-vanishes"])
         await eventually(lambda: api.watching)
 
 
@@ -241,18 +223,7 @@ async def test_a_quiet_kind_is_no_trouble(api: FakeApi) -> None:
         assert api.count("GET") == 1
 
 
-async def test_a_watch_that_is_refused_after_silence_is_trouble(api: FakeApi) -> None:
-    timing = WatchTiming(read_deadline=0.05, backoff=0.005, backoff_cap=0.01)
-    async with reflected(api, timing) as this:
-        await eventually(lambda: api.watching)
-        await api.stop()
-        await eventually(lambda: this.reflector.last_error is not None)
-        await api.start()
-        await eventually(lambda: this.reflector.last_error is None)
-
-
 async def test_a_line_of_a_megabyte_split_anywhere(api: FakeApi, this: Reflected) -> None:
-    await eventually(lambda: api.watching)
     obj = {"metadata": {"name": "big", "namespace": "ns", "uid": "u", "resourceVersion": "200"}, "size": 7}
     line = json.dumps({"type": "ADDED", "object": {**obj, "pad": "ü" * 700_000}}, ensure_ascii=False).encode()
     assert len(line) > 2**20
@@ -264,8 +235,6 @@ async def test_a_line_of_a_megabyte_split_anywhere(api: FakeApi, this: Reflected
 
 
 async def test_duplicate_and_out_of_order_events(api: FakeApi, this: Reflected) -> None:
-    await eventually(lambda: api.watching)
-
     def event(kind: str, version: int, size: int, uid: str = "u") -> bytes:
         metadata = {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": str(version)}
         return json.dumps({"type": kind, "object": {"metadata": metadata, "size": size}}).encode() + b"\n"
@@ -286,7 +255,6 @@ async def test_duplicate_and_out_of_order_events(api: FakeApi, this: Reflected) 
 async def test_known_version_is_not_decoded_again(
     api: FakeApi, this: Reflected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await eventually(lambda: api.watching)
     decoded: list[bytes] = []
     decode = this.reflector._decode
 
