@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.hostile_server import HOSTILE, serve_answer
+from support.hostile_server import HOSTILE, Answer, serve_answer, whole
 from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import Authority
@@ -200,111 +200,60 @@ async def test_a_large_answer_is_read_to_its_end(before: int) -> None:
     assert len((await response).body) == 3 * BUFFERED
 
 
-@asynccontextmanager
-async def server(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]) -> AsyncIterator[str]:
-    open_now: set[asyncio.StreamWriter] = set()
+async def test_parallel_requests_are_limited_and_connections_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, connect = 0, Target.connect
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_now.add(writer)
-        try:
-            while await reader.readuntil(b"\r\n\r\n"):
-                done = talk(reader, writer)
-                if asyncio.iscoroutine(done):
-                    await done
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
+    async def counted(target: Target, buffer: memoryview) -> Connection:
+        nonlocal opened
+        opened += 1
+        return await connect(target, buffer)
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    finally:
-        for writer in open_now:
-            writer.close()
-        listener.close()
-        await listener.wait_closed()
-
-
-async def test_parallel_requests_are_limited_and_connections_kept() -> None:
-    peers, most, now = set(), 0, 0
-
-    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal most, now
-        peers.add(writer.get_extra_info("peername"))
-        now += 1
-        most = max(most, now)
-        await asyncio.sleep(0)
-        now -= 1
-        writer.write(SHORT)
-
-    async with server(talk) as url:
-        client = HttpClient(Target(url), limit=3)
+    monkeypatch.setattr(Target, "connect", counted)
+    async with serve_answer(Answer(SHORT)) as server:
+        client = HttpClient(Target(server.url), limit=3)
         answers = await asyncio.gather(*(client.request(GET, soon()) for _ in range(30)))
         assert all(response.body == b"ok" for response in answers)
         await client.close()
-    assert most <= 3
-    assert len(peers) == 3
+    assert opened == 3
 
 
 async def test_connection_closed_by_the_server_is_not_used() -> None:
-    writers = []
-
-    def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        writer.write(SHORT)
-
-    async with server(talk) as url:
-        client = HttpClient(Target(url), limit=1)
+    async with serve_answer(Answer(SHORT)) as server:
+        client = HttpClient(Target(server.url), limit=1)
         await client.request(GET, soon())
-        kept = client._idle[0]
-        writers[0].close()
+        [kept], [writer] = client._idle, server.connections.values()
+        writer.close()
         await eventually(lambda: kept.lost)
         assert (await client.request(GET, soon())).body == b"ok"
         await client.close()
-    assert len(writers) == 2
 
 
 async def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.05)
-    left = asyncio.Event()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(SHORT)
-        with suppress(ConnectionError):
-            await reader.read()
-        left.set()
-
-    async with server(talk) as url:
-        client = HttpClient(Target(url), limit=1)
+    async with serve_answer(Answer(SHORT)) as server:
+        client = HttpClient(Target(server.url), limit=1)
         await client.request(GET, soon())
         [kept] = client._idle
-        await asyncio.wait_for(left.wait(), 5)
+        await eventually(lambda: not server.connections, seconds=5)
         assert not client._idle
         assert kept._response is None, "an answer may be large"
         await client.close()
 
 
 async def test_timeout_leaves_no_half_read_connection() -> None:
-    def mute(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        return
-
-    async with server(mute) as url:
-        client = HttpClient(Target(url), limit=1)
+    async with serve_answer(Answer(b"")) as server:
+        client = HttpClient(Target(server.url), limit=1)
         with pytest.raises(TimeoutError):
             await client.request(GET, soon(0.02))
+        await eventually(lambda: server.requests, "no connection is half accepted at the end")
         assert not client._idle
         assert not client._busy
         await client.close()
 
 
 async def test_endless_answer_is_read_to_the_limit_only() -> None:
-    async def endless(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        while not writer.is_closing():
-            writer.write(b"x" * 1000)
-            await writer.drain()
-
-    async with server(endless) as url:
-        assert await ask_once("it", "GET", url, bearer="t", most=2500, seconds=PATIENCE) == b"x" * 2500
+    async with serve_answer(Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000)) as server:
+        assert await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE) == b"x" * 2500
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -346,56 +295,47 @@ async def test_whole_answer_has_a_largest_size(name: str, monkeypatch: pytest.Mo
 async def test_ended_connection_needs_no_garbage_collector() -> None:
     """The operator polls hundreds of desktops every minute, and its collector rarely runs."""
 
-    def short(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(SHORT)
-
     def connections() -> int:
         return sum(isinstance(thing, Connection) for thing in gc.get_objects())
 
-    async with server(short) as url:
+    async with serve_answer(Answer(SHORT)) as server:
         before = connections()
         gc.disable()
         try:
-            assert await ask_once("it", "GET", url, bearer="t", most=2500, seconds=PATIENCE) == b"ok"
+            assert await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE) == b"ok"
             await eventually(lambda: connections() <= before, "the connection has gone", seconds=5)
         finally:
             gc.enable()
 
 
 async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
-    def begin(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-
-    async with server(begin) as url, Client(ClusterConfig(url), field_manager="tester") as client:
+    begun = Answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    async with (
+        serve_answer(begun) as server,
+        Client(ClusterConfig(server.url), field_manager="tester") as client,
+    ):
         with pytest.raises(StreamSilent, match="silent for 0"):
             async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.02):
                 pass
 
 
 async def test_server_of_another_protocol_is_named() -> None:
-    def other(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"220 mail.example.org ESMTP\r\n\r\n")
-
-    async with server(other) as url, Client(ClusterConfig(url), field_manager="t", retry=NO_RETRY) as client:
+    async with (
+        serve_answer(Answer(b"220 mail.example.org ESMTP\r\n\r\n")) as server,
+        Client(ClusterConfig(server.url), field_manager="t", retry=NO_RETRY) as client,
+    ):
         with pytest.raises(ConnectionFailed, match="not HTTP"):
             await client.list(THINGS, into=Thing)
 
 
 async def test_a_path_in_the_servers_url_stands_before_every_path() -> None:
-    seen = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen.append((await reader.readuntil(b"\r\n\r\n")).split()[1])
-        body = b'{"metadata":{},"items":[]}'
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        writer.close()
-
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with listener:
-        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/k8s/clusters/c-1/"
-        async with Client(ClusterConfig(url), field_manager="tester") as client:
-            assert await client.list(THINGS, into=Thing) == []
-    assert seen == [f"/k8s/clusters/c-1/apis/example.org/v1/things?limit={PAGE_SIZE}".encode()]
+    async with (
+        serve_answer(whole(b'{"metadata":{},"items":[]}')) as server,
+        Client(ClusterConfig(f"{server.url}/k8s/clusters/c-1/"), field_manager="tester") as client,
+    ):
+        assert await client.list(THINGS, into=Thing) == []
+    (request,) = server.requests
+    assert request.split()[1] == f"/k8s/clusters/c-1/apis/example.org/v1/things?limit={PAGE_SIZE}".encode()
 
 
 @asynccontextmanager
