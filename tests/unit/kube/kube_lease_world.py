@@ -82,6 +82,12 @@ class Process:
         if self._work is None and not self.over and self.world.time >= self.due:
             self._go(self.elector.step())
 
+    def wait_for_request(self) -> None:
+        """Live until a request is under way."""
+        while self.request is None:
+            self.world.time += 0.1
+            self.begin()
+
     def release(self) -> None:
         """All writes have ended, and `run` is cancelled, wherever it was."""
         if not self.over:

@@ -118,9 +118,7 @@ def test_release_follows_a_renewal_without_an_answer() -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.live(5)
     process = world.processes[0]
-    while process.request is None:
-        world.time += 0.1
-        process.begin()
+    process.wait_for_request()
     process.execute()
     process.release()
     for _ in range(3):  # conflict, look, given back
@@ -135,9 +133,7 @@ def test_lost_answers_to_renewal_and_takeover_do_no_harm() -> None:
     for _ in range(2):
         for number in (0, 1):
             process = world.processes[number]
-            while process.request is None:
-                world.time += 0.1
-                process.begin()
+            process.wait_for_request()
             process.execute()
             process.deliver(lost=True)
         world.live(4)
@@ -182,9 +178,7 @@ def test_renewal_counts_from_when_it_was_sent() -> None:
     world = LeaseSimulation(rates=(1.0,))
     world.live(0.3)
     process = world.processes[0]
-    while process.request is None:
-        world.time += 0.1
-        process.begin()
+    process.wait_for_request()
     process.execute()
     world.time += 4.0
     process.deliver()
@@ -307,14 +301,14 @@ async def test_write_without_the_lease_is_not_sent(api: FakeApi) -> None:
     async with Client(api.config(), field_manager="t", lease_guard=shut) as client:
         api.put("things", "a")
         assert await client.get(THINGS, "a", namespace="ns", into=Thing)
-        with pytest.raises(NotLeader):
-            await client.create(THINGS, requested("b"), namespace="ns", into=Thing)
-        with pytest.raises(NotLeader):
-            await client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing)
-        with pytest.raises(NotLeader):
-            await client.apply(THINGS, "a", requested("a"), namespace="ns", into=Thing)
-        with pytest.raises(NotLeader):
-            await client.delete(THINGS, "a", namespace="ns", into=Thing)
+        for write in (
+            client.create(THINGS, requested("b"), namespace="ns", into=Thing),
+            client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing),
+            client.apply(THINGS, "a", requested("a"), namespace="ns", into=Thing),
+            client.delete(THINGS, "a", namespace="ns", into=Thing),
+        ):
+            with pytest.raises(NotLeader):
+                await write
     assert [request[0] for request in api.requests] == ["GET"]
 
 

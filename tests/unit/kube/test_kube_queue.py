@@ -12,6 +12,24 @@ from vdi.kube.errors import Conflict, TooManyRequests
 from vdi.kube.queue import GRAIN, Controller, Result, WorkQueue
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def queue(clock: FakeClock) -> AsyncIterator[WorkQueue[str]]:
+    queue: WorkQueue[str] = WorkQueue(clock)
+    timer = asyncio.create_task(queue.run_timer())
+    yield queue
+    timer.cancel()
+
+
+@pytest.fixture
+def controller(clock: FakeClock) -> Controller[str]:
+    return Controller("test", clock=clock)
+
+
 @asynccontextmanager
 async def at_work(controller: Controller[str], reconcile: Callable[[str], Awaitable[Result]]) -> AsyncIterator[None]:
     task = asyncio.create_task(controller.run(reconcile))
@@ -23,8 +41,7 @@ async def at_work(controller: Controller[str], reconcile: Callable[[str], Awaita
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_key_is_in_the_queue_once() -> None:
-    queue: WorkQueue[str] = WorkQueue(FakeClock())
+async def test_a_key_is_in_the_queue_once(queue: WorkQueue[str]) -> None:
     for _ in range(3):
         queue.add("a")
     queue.add("b")
@@ -32,8 +49,7 @@ async def test_a_key_is_in_the_queue_once() -> None:
     assert [await queue.take(), await queue.take()] == ["a", "b"]
 
 
-async def test_key_added_during_its_work_comes_once_more() -> None:
-    queue: WorkQueue[str] = WorkQueue(FakeClock())
+async def test_key_added_during_its_work_comes_once_more(queue: WorkQueue[str]) -> None:
     queue.add("a")
     await queue.take()
     queue.add("a")
@@ -46,8 +62,7 @@ async def test_key_added_during_its_work_comes_once_more() -> None:
     assert len(queue) == 0
 
 
-async def test_urgent_keys_come_first_and_once() -> None:
-    queue: WorkQueue[str] = WorkQueue(FakeClock())
+async def test_urgent_keys_come_first_and_once(queue: WorkQueue[str]) -> None:
     for key in "abcd":
         queue.add(key)
     queue.add("c", urgent=True)
@@ -65,8 +80,7 @@ async def test_urgent_keys_come_first_and_once() -> None:
     assert [await queue.take(), await queue.take()] == ["b", "a"]
 
 
-async def test_a_key_that_was_urgent_is_so_no_longer() -> None:
-    queue: WorkQueue[str] = WorkQueue(FakeClock())
+async def test_a_key_that_was_urgent_is_so_no_longer(queue: WorkQueue[str]) -> None:
     queue.add("a")
     queue.add("a", urgent=True)
     assert await queue.take() == "a"
@@ -84,10 +98,7 @@ async def test_a_key_that_was_urgent_is_so_no_longer() -> None:
     assert await waiting is None
 
 
-async def test_earliest_delay_of_a_key_counts() -> None:
-    clock = FakeClock()
-    queue: WorkQueue[str] = WorkQueue(clock)
-    timer = asyncio.create_task(queue.run_timer())
+async def test_earliest_delay_of_a_key_counts(clock: FakeClock, queue: WorkQueue[str]) -> None:
     queue.add_after("late", 10)
     queue.add_after("early", 5)
     queue.add_after("late", 20)
@@ -102,13 +113,9 @@ async def test_earliest_delay_of_a_key_counts() -> None:
     queue.done("late")
     await clock.advance(30)
     assert len(queue) == 0, "the later time of a key that had two must not bring it again"
-    timer.cancel()
 
 
-async def test_earlier_work_on_a_key_satisfies_requeue_within() -> None:
-    clock = FakeClock()
-    queue: WorkQueue[str] = WorkQueue(clock)
-    timer = asyncio.create_task(queue.run_timer())
+async def test_earlier_work_on_a_key_satisfies_requeue_within(clock: FakeClock, queue: WorkQueue[str]) -> None:
     queue.requeue_within("a", 5)
     queue.requeue_within("a", 3)
     queue.add("a")
@@ -123,12 +130,9 @@ async def test_earlier_work_on_a_key_satisfies_requeue_within() -> None:
     queue.done("b")
     await clock.advance(10)
     assert len(queue) == 2, "one that nobody looked at, and one that was wanted then, whatever happened before"
-    timer.cancel()
 
 
-async def test_outdated_delays_are_dropped() -> None:
-    clock = FakeClock()
-    queue: WorkQueue[str] = WorkQueue(clock)
+async def test_outdated_delays_are_dropped(clock: FakeClock, queue: WorkQueue[str]) -> None:
     for round_ in range(1000):
         queue.requeue_within("a", 9000 - round_)
         queue.add("a")
@@ -136,10 +140,8 @@ async def test_outdated_delays_are_dropped() -> None:
         queue.done("a")
     queue.requeue_within("b", 8)
     assert len(queue._heap) < 250
-    timer = asyncio.create_task(queue.run_timer())
     await clock.advance(9)
     assert await queue.take() == "b"
-    timer.cancel()
 
 
 async def test_backoff_grows_to_its_cap_and_success_resets_it() -> None:
@@ -221,7 +223,7 @@ async def test_the_outcomes_are_counted_and_reported() -> None:
         assert controller.outcomes["done"] == 1
 
 
-async def test_own_writes_of_a_reconcile_enqueue_it_once_more() -> None:
+async def test_own_writes_of_a_reconcile_enqueue_it_once_more(controller: Controller[str]) -> None:
     called = 0
 
     async def reconcile(key: str) -> Result:
@@ -234,14 +236,13 @@ async def test_own_writes_of_a_reconcile_enqueue_it_once_more() -> None:
     async def tell(key: str) -> None:
         controller.enqueue(key)
 
-    controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert called == 2
 
 
-async def test_changes_during_a_reconcile_are_not_missed() -> None:
+async def test_changes_during_a_reconcile_are_not_missed(controller: Controller[str]) -> None:
     called: list[str] = []
     end, late = asyncio.Event(), asyncio.Event()
     lingering: list[asyncio.Task[None]] = []
@@ -258,7 +259,6 @@ async def test_changes_during_a_reconcile_are_not_missed() -> None:
             await end.wait()
         return Result()
 
-    controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
@@ -273,7 +273,7 @@ async def test_changes_during_a_reconcile_are_not_missed() -> None:
         assert lingering[0].done()
 
 
-async def test_a_failure_loses_no_call_of_its_own() -> None:
+async def test_a_failure_loses_no_call_of_its_own(controller: Controller[str]) -> None:
     called = 0
 
     async def reconcile(key: str) -> Result:
@@ -284,16 +284,13 @@ async def test_a_failure_loses_no_call_of_its_own() -> None:
             raise Conflict(409, "Conflict", "changed")
         return Result()
 
-    controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert called == 2
 
 
-async def test_retry_after_of_the_server_is_honoured() -> None:
-    clock = FakeClock()
-    controller: Controller[str] = Controller("test", clock=clock)
+async def test_retry_after_of_the_server_is_honoured(clock: FakeClock, controller: Controller[str]) -> None:
     async with at_work(controller, failing(TooManyRequests(429, "", "busy", retry_after=30))):
         controller.enqueue("a")
         await clock.advance(29)
@@ -302,8 +299,9 @@ async def test_retry_after_of_the_server_is_honoured() -> None:
         assert controller.outcomes["retry"] == 2
 
 
-async def test_conflict_is_retried_without_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    controller: Controller[str] = Controller("test", clock=FakeClock())
+async def test_conflict_is_retried_without_a_log_line(
+    controller: Controller[str], caplog: pytest.LogCaptureFixture
+) -> None:
     async with at_work(controller, failing(Conflict(409, "Conflict", "changed"))):
         controller.enqueue("a")
         await settle()
@@ -343,7 +341,7 @@ async def test_stop_lets_the_work_under_way_end_and_takes_no_more() -> None:
     assert finished == ["a"]
 
 
-async def test_cancelling_run_cancels_the_work() -> None:
+async def test_cancelling_run_cancels_the_work(controller: Controller[str]) -> None:
     cancelled: list[str] = []
 
     async def reconcile(key: str) -> Result:
@@ -354,15 +352,13 @@ async def test_cancelling_run_cancels_the_work() -> None:
             raise
         return Result()
 
-    controller: Controller[str] = Controller("test", clock=FakeClock())
     async with at_work(controller, reconcile):
         controller.enqueue("a")
         await settle()
     assert cancelled == ["a"]
 
 
-async def test_cancelled_worker_leaves_its_key_to_another() -> None:
-    queue: WorkQueue[str] = WorkQueue(FakeClock())
+async def test_cancelled_worker_leaves_its_key_to_another(queue: WorkQueue[str]) -> None:
     first, second = asyncio.create_task(queue.take()), asyncio.create_task(queue.take())
     await settle()
     queue.add("a")
@@ -370,14 +366,10 @@ async def test_cancelled_worker_leaves_its_key_to_another() -> None:
     assert await asyncio.wait_for(second, PATIENCE) == "a"
 
 
-async def test_many_delays_share_few_wake_ups() -> None:
-    clock = FakeClock()
-    queue: WorkQueue[int] = WorkQueue(clock)
-    timer = asyncio.create_task(queue.run_timer())
+async def test_many_delays_share_few_wake_ups(clock: FakeClock, queue: WorkQueue[str]) -> None:
     for number in range(100):
-        queue.add_after(number, 1 + number / 1000)
+        queue.add_after(str(number), 1 + number / 1000)
     before = len(clock.slept)
     await clock.advance(1.2)
     assert len(queue) == 100
     assert len(clock.slept) - before <= 0.1 / GRAIN + 2
-    timer.cancel()
