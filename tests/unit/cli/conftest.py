@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.main import main
+
+# Five minutes after everything in `objects` was created.
+NOW = datetime(2026, 11, 20, 8, 5, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ def clean_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("session.commands", "session.kube_backend", "session.wait", "template", "pool", "home"):
+        monkeypatch.setattr(f"vdi.cli.{module}.now_utc", lambda: NOW)
 
 
 @pytest.fixture

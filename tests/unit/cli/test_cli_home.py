@@ -1,7 +1,6 @@
 """`vdi home` against a fake cluster."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,7 @@ OF_TEMPLATE = home_claim_name(session_name="", user=ALICE, template="ubuntu-desk
 OF_USER = user_home_claim_name(BOB)
 
 
-@pytest.fixture(autouse=True)
-def nine(monkeypatch: pytest.MonkeyPatch) -> None:
-    __import__("vdi.cli.home")
-    monkeypatch.setattr("vdi.cli.home.now_utc", lambda: datetime(2026, 11, 20, 9, 0, 0, tzinfo=UTC))
+pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
 def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:
@@ -47,7 +43,7 @@ def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict
 @pytest.fixture
 def homes(fake: FakeCluster) -> FakeCluster:
     fake.put(CLAIMS, a_home(OF_TEMPLATE, ALICE, "ubuntu-desktop"))
-    fake.put(CLAIMS, a_home(OF_USER, BOB, **{"vdi.kasm.io/last-used": "2026-11-20T08:30:00Z"}))
+    fake.put(CLAIMS, a_home(OF_USER, BOB, **{"vdi.kasm.io/last-used": "2026-11-20T07:35:00Z"}))
     fake.put(SESSIONS, a_session(status=running(homeClaim=OF_TEMPLATE)))
     return fake
 

@@ -57,12 +57,9 @@ def screen() -> Iterator[Screen]:
 
 
 @pytest.fixture
-def typed(fake: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+def typed(fake: FakeCluster, clean_machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
     """Type a command at a terminal; returns what the terminal got."""
-    for name in ("VDI_KUBECONFIG", "VDI_NAMESPACE", "VDI_SERVER", "VDI_DEBUG", "DISPLAY", "WAYLAND_DISPLAY"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("TERM", "xterm")
 
     def run(*words: str) -> str:

@@ -1,35 +1,18 @@
 """The pool commands against a fake cluster."""
 
 import json
-from datetime import UTC, datetime
 
 import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import POOLS, a_pool
+from unit.cli.objects import POOLS, a_pool, conditions
 
-STATUS = {
-    "ready": 1,
-    "starting": 1,
-    "claimed": 4,
-    "message": "One desktop is starting.",
-    "conditions": [
-        {
-            "type": "Ready",
-            "status": "False",
-            "reason": "Starting",
-            "message": "One desktop is starting.",
-            "lastTransitionTime": "2026-11-20T08:04:00Z",
-        }
-    ],
-}
+STARTING = "One desktop is starting."
+STATUS = {"ready": 1, "starting": 1, "claimed": 4, "message": STARTING, "conditions": conditions(Ready=STARTING)}
 
 
-@pytest.fixture(autouse=True)
-def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    __import__("vdi.cli.pool")
-    monkeypatch.setattr("vdi.cli.pool.now_utc", lambda: datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC))
+pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
 def test_pools_are_listed(vdi: Vdi, fake: FakeCluster) -> None:
@@ -56,8 +39,8 @@ def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
         "Created:   2026-11-20T08:00:00Z (5m ago)\n"
         "\n"
         "Conditions\n"
-        "  TYPE    STATUS   REASON     SINCE   MESSAGE\n"
-        "  Ready   False    Starting   1m      One desktop is starting.\n"
+        "  TYPE    STATUS   REASON    SINCE   MESSAGE\n"
+        "  Ready   False    Waiting   4m55s   One desktop is starting.\n"
     )
     assert json.loads(vdi("pool", "show", "warm", "-o", "json").out)["status"]["claimed"] == 4
 

@@ -1,6 +1,5 @@
 """Actions on sessions at a fake cluster: what the commands send, print and return."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -9,15 +8,9 @@ from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import SESSIONS, TEMPLATES, a_session, a_template, running
 
-NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 ALICE = f"{SESSIONS}/alice-desktop"
 
-
-@pytest.fixture(autouse=True)
-def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("vdi.cli.session.commands", "vdi.cli.session.kube_backend"):
-        __import__(module)
-        monkeypatch.setattr(f"{module}.now_utc", lambda: NOW)
+pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
 def test_suspend_shows_how_to_resume(vdi: Vdi, fake: FakeCluster) -> None:

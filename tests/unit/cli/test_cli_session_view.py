@@ -1,17 +1,15 @@
 """The page of `show`, and the words for a session's state."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from unit.cli.conftest import NOW
 from unit.cli.objects import a_session, a_template, conditions, running
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.session.view import SessionDetails, details_lines, expires_in, watch_line
-
-NOW = datetime(2026, 11, 20, 8, 5, 0, tzinfo=UTC)
 
 
 def session(**parts: Any) -> VDISession:
