@@ -2,16 +2,16 @@
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.web_server import serve_handler
 from unit.devcluster.image_scripts import load_script
 
 FILM = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/film.py"
@@ -87,8 +87,6 @@ def filmed_desktop(folder: Path, mode: str = "Always") -> Iterator[FilmedDesktop
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield FilmedDesktop(folder, server.server_address[1], recorder, mode)
-        server.shutdown()
+    with serve_handler(Handler) as server:
+        yield FilmedDesktop(folder, server.server_port, recorder, mode)
         recorder.end()

@@ -1,10 +1,15 @@
 """The programs of the desktop image as modules, with or without `.py` in their names."""
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -20,3 +25,13 @@ def load_script(script: Path) -> ModuleType:
         patch.setitem(sys.modules, loader.name, module)
         loader.exec_module(module)
     return module
+
+
+@contextmanager
+def serve_agent(agent: Any) -> Iterator[int]:
+    """The port of this `vdi-agent`, whose token is `secret`."""
+    agent.Handler.digest = sha256(b"secret").hexdigest()
+    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from unit.devcluster.image_scripts import load_script
+from unit.devcluster.image_scripts import load_script, serve_agent
 
 AGENT = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-agent"
 
@@ -45,16 +45,13 @@ def screen(agent: Any) -> Screen:
 
 @pytest.fixture
 def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
-    agent.Handler.digest, agent.Handler.notices = sha256(b"secret").hexdigest(), screen.notices
-    agent.Handler.photon = agent.Photon(":77777", Path("/nowhere"))
+    agent.Handler.notices, agent.Handler.photon = screen.notices, agent.Photon(":77777", Path("/nowhere"))
     agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
     agent.Handler.script_reports = tmp_path
     agent.Handler.transfers, agent.Handler.transfers_digest = agent.Transfers(), sha256(b"selkies").hexdigest()
     agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    with serve_agent(agent) as port:
+        yield port
 
 
 def ask(port: int, method: str, path: str, token: str = "secret", body: str | None = None) -> tuple[int, str]:
@@ -160,6 +157,12 @@ def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:
         assert ask(port, "POST", "/photon", body=wrong)[0] == 400, wrong
     status, words = ask(port, "POST", "/photon", body='{"seconds": 5}')
     assert (status, "the X server can't be asked" in words) == (503, True)
+
+
+def test_a_probe_of_a_desktop_on_wayland_is_refused_in_words(agent: Any, port: int) -> None:
+    agent.Handler.photon = agent.NoMark()
+    status, words = ask(port, "POST", "/photon", body='{"seconds": 5}')
+    assert (status, "needs a desktop on X11" in words) == (503, True)
 
 
 def test_a_browser_of_a_probe_is_no_visit(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:

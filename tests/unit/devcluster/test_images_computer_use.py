@@ -1,17 +1,16 @@
 """Software agents at a desktop: what vdi-agent passes on to Selkies, when a person comes first, and commands."""
 
 import json
-import threading
 from collections.abc import Iterator
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from unit.devcluster.image_scripts import load_script
+from support.web_server import serve_handler
+from unit.devcluster.image_scripts import load_script, serve_agent
 from unit.devcluster.test_images_agent import AGENT, ask
 
 CLICK = '{"action": "right_click", "coordinate": [10, 20]}'
@@ -20,12 +19,11 @@ CLICK = '{"action": "right_click", "coordinate": [10, 20]}'
 class Desktop:
     """pixelflux' server, which answers as it is told, and the agent's `Computer` before it."""
 
-    def __init__(self, agent: ModuleType, server: str, home: Path) -> None:
-        self.agent, self.server, self.home = agent, server, home
+    def __init__(self, agent: ModuleType, server: str, home: Path, port: int) -> None:
+        self.agent, self.server, self.home, self.port = agent, server, home, port
         self.answer: tuple[int, bytes] = (200, b'{"result":"ok"}')
         self.asked: list[tuple[str, str | None, Any]] = []
         self.last_input = (0.5, False)
-        self.port = 0
 
     def allow(self, fields: str, server: str | None = None) -> Any:
         env = {"VDI_AGENTS": fields, "SELKIES_COMPUTER_USE_BIND": server or self.server, "HOME": str(self.home)}
@@ -52,17 +50,10 @@ def desktop(tmp_path: Path) -> Iterator[Desktop]:
         def log_message(self, *_: object) -> None:
             pass
 
-    agent.Handler.digest = sha256(b"secret").hexdigest()
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Pixelflux), agent.Server(("127.0.0.1", 0), agent.Handler)]
-    made = Desktop(agent, f"127.0.0.1:{servers[0].server_address[1]}", tmp_path)
-    made.port = servers[1].server_address[1]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    made.allow("enabled,run")
-    yield made
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with serve_handler(Pixelflux) as server, serve_agent(agent) as port:
+        made = Desktop(agent, f"127.0.0.1:{server.server_port}", tmp_path, port)
+        made.allow("enabled,run")
+        yield made
 
 
 def test_an_action_is_passed_on_with_selkies_token(desktop: Desktop) -> None:

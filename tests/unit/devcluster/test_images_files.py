@@ -5,10 +5,8 @@ import json
 import os
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,12 @@ from zipfile import ZipFile
 
 import pytest
 
-from unit.devcluster.image_scripts import load_script
+from unit.devcluster.image_scripts import load_script, serve_agent
 from unit.devcluster.test_images_agent import AGENT
 
 
 @pytest.fixture
-def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
+def agent() -> Any:
     return load_script(AGENT)
 
 
@@ -48,11 +45,9 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(agent: Any, home: Path) -> Iterator[int]:
-    agent.Handler.digest, agent.Handler.home = sha256(b"secret").hexdigest(), home
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    agent.Handler.home = home
+    with serve_agent(agent) as port:
+        yield port
 
 
 def ask(port: int, method: str, where: str, path: str = "", **options: Any) -> tuple[int, bytes]:

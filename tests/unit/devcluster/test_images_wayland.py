@@ -9,8 +9,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
-from http.client import HTTPConnection
 from pathlib import Path
 from threading import Thread
 from types import ModuleType
@@ -345,26 +343,3 @@ def test_a_silent_compositor_is_late_and_a_gone_one_fails(tmp_path: Path) -> Non
 
     status, said = prove_picture(tmp_path, path)
     assert status == 1 and "the compositor cannot be reached" in said
-
-
-@pytest.fixture
-def agent() -> ModuleType:
-    return load_script(LOCAL / "bin/vdi-agent")
-
-
-@pytest.fixture
-def port(agent: ModuleType) -> Iterator[int]:
-    agent.Handler.digest, agent.Handler.photon = sha256(b"secret").hexdigest(), agent.NoMark()
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
-
-
-def test_a_probe_of_a_desktop_on_wayland_is_refused_in_words(port: int) -> None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("POST", "/photon", body='{"seconds": 5}', headers={"Authorization": "Bearer secret"})
-    answer = connection.getresponse()
-
-    assert (answer.status, "needs a desktop on X11" in answer.read().decode()) == (503, True)
-    connection.close()
