@@ -30,21 +30,14 @@ SCRIPT = ROOTFS / "usr/local/bin/vdi-desktop"
 LIBRARY = ROOTFS / "usr/local/lib/vdi"
 
 
+Judge = Callable[[list[tuple[int, str]]], None]
+Decide = Callable[[int, str], tuple[Any, dict[str, str]]]
+
+
 @pytest.fixture(scope="module")
 def desktop() -> ModuleType:
     """The script as a module."""
     return load_script(SCRIPT)
-
-
-@pytest.fixture
-def environment(desktop: ModuleType) -> Callable[[dict[str, str]], dict[str, str]]:
-    """Selkies' environment for a pod's."""
-
-    def made(given: dict[str, str]) -> dict[str, str]:
-        env: dict[str, str] = desktop.stream_environment(given)
-        return env
-
-    return made
 
 
 def test_a_desktop_without_a_password_is_refused_in_words(desktop: ModuleType) -> None:
@@ -52,25 +45,19 @@ def test_a_desktop_without_a_password_is_refused_in_words(desktop: ModuleType) -
         desktop.take_secrets({})
 
 
-def test_each_container_has_an_agent_token_of_its_own(
-    desktop: ModuleType,
-) -> None:
+def test_each_container_has_an_agent_token_of_its_own(desktop: ModuleType) -> None:
     env = {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
     first, second = desktop.take_secrets(env), desktop.take_secrets(env)
 
-    assert (
-        list(first) == ["SELKIES_MASTER_TOKEN", "SELKIES_AUDIT_WEBHOOK_TOKEN", "SELKIES_COMPUTER_USE_TOKEN"]
-        and len(first["SELKIES_MASTER_TOKEN"]) >= 32
-    )
+    assert list(first) == ["SELKIES_MASTER_TOKEN", "SELKIES_AUDIT_WEBHOOK_TOKEN", "SELKIES_COMPUTER_USE_TOKEN"]
+    assert len(first["SELKIES_MASTER_TOKEN"]) >= 32
     assert first != second
     assert env == {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
 
 
-def test_selkies_listens_for_agents_only_where_the_template_says_so(
-    environment: Callable[[dict[str, str]], dict[str, str]],
-) -> None:
-    assert "SELKIES_COMPUTER_USE_BIND" not in environment({"VDI_AGENT_TOKEN_SHA256": "e"})
-    assert environment({"VDI_AGENTS": "enabled"})["SELKIES_COMPUTER_USE_BIND"] == "127.0.0.1:9500"
+def test_selkies_listens_for_agents_only_where_the_template_says_so(desktop: ModuleType) -> None:
+    assert "SELKIES_COMPUTER_USE_BIND" not in desktop.stream_environment({"VDI_AGENT_TOKEN_SHA256": "e"})
+    assert desktop.stream_environment({"VDI_AGENTS": "enabled"})["SELKIES_COMPUTER_USE_BIND"] == "127.0.0.1:9500"
 
 
 def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleType) -> None:
@@ -195,21 +182,17 @@ def test_a_bearer_is_known_by_the_digest_of_its_token(desktop: ModuleType, heade
     assert not is_bearer_of(header, "")
 
 
-def test_dangerous_defaults_are_off_and_no_third_party_relays(
-    environment: Callable[[dict[str, str]], dict[str, str]],
-) -> None:
-    env = environment({})
+def test_dangerous_defaults_are_off_and_no_third_party_relays(desktop: ModuleType) -> None:
+    env = desktop.stream_environment({})
 
     assert env["SELKIES_UI_SIDEBAR_SHOW_SHARING"] == "false"
     assert env["SELKIES_COMMAND_ENABLED"] == "false" and env["SELKIES_ENABLE_DUAL_MODE"] == "false"
     assert env["SELKIES_TURN_HOST"] == env["SELKIES_STUN_HOST"] == "localhost"
 
 
-def test_only_changes_are_encoded_unless_the_pod_says_so(
-    environment: Callable[[dict[str, str]], dict[str, str]],
-) -> None:
+def test_only_changes_are_encoded_unless_the_pod_says_so(desktop: ModuleType) -> None:
     name = "SELKIES_VIDEO_STREAMING_MODE"
-    assert (environment({})[name], environment({name: "true"})[name]) == ("false", "true")
+    assert (desktop.stream_environment({})[name], desktop.stream_environment({name: "true"})[name]) == ("false", "true")
 
 
 def test_dropped_encoders_are_those_the_operator_warns_of(desktop: ModuleType) -> None:
@@ -228,14 +211,14 @@ def test_dropped_encoders_are_those_the_operator_warns_of(desktop: ModuleType) -
     ],
 )
 def test_gamepads_that_no_application_would_see_are_warned_of(
-    environment: Callable[[dict[str, str]], dict[str, str]],
+    desktop: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     given: dict[str, str],
     warned: bool,
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
-    environment(given)
+    desktop.stream_environment(given)
     assert ("but no application" in capsys.readouterr().err) is warned
 
 
@@ -250,13 +233,9 @@ def test_gamepads_that_no_application_would_see_are_warned_of(
     ],
 )
 def test_encoders_of_selkies_1_are_left_out_and_named(
-    environment: Callable[[dict[str, str]], dict[str, str]],
-    capsys: pytest.CaptureFixture[str],
-    given: str,
-    kept: str,
-    warned: bool,
+    desktop: ModuleType, capsys: pytest.CaptureFixture[str], given: str, kept: str, warned: bool
 ) -> None:
-    assert environment({"SELKIES_ENCODER": given})["SELKIES_ENCODER"] == kept
+    assert desktop.stream_environment({"SELKIES_ENCODER": given})["SELKIES_ENCODER"] == kept
     assert ("was a name of Selkies 1" in capsys.readouterr().err) is warned
 
 
@@ -406,9 +385,7 @@ def test_a_display_of_another_container_is_left_alone(desktop: ModuleType) -> No
 
 
 @pytest.fixture
-def judged(
-    desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[list[tuple[int, str]]], None]:
+def judged(desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Judge:
     """A desktop that gets these answers from its tries at a picture: (status, output)."""
     monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
 
@@ -426,18 +403,14 @@ BAD = (1, "noise\nthe encoder's library can't be loaded: libva.so.2\n\n")
 
 
 @pytest.mark.parametrize("answer", [BAD, (3, "the encoder made nothing in 75 s\n"), (-11, "noise\n")])
-def test_without_a_first_picture_the_desktop_ends_and_quotes_why(
-    judged: Callable[[list[tuple[int, str]]], None], answer: tuple[int, str]
-) -> None:
+def test_without_a_first_picture_the_desktop_ends_and_quotes_why(judged: Judge, answer: tuple[int, str]) -> None:
     words = {1: "can't be loaded: libva.so.2", 3: "made nothing in 75 s", -11: "ended by signal 11"}[answer[0]]
 
     with pytest.raises(SystemExit, match=f"no picture can be made: .*{words}"):
         judged([answer])
 
 
-def test_three_later_failures_end_it_and_slowness_never_does(
-    judged: Callable[[list[tuple[int, str]]], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_three_later_failures_end_it_and_slowness_never_does(judged: Judge, capsys: pytest.CaptureFixture[str]) -> None:
     judged([GOOD, BAD, BAD, GOOD, BAD, BAD, *[(3, "late")] * 9])
     assert capsys.readouterr().err.count("no picture now") == 13
 
@@ -497,9 +470,7 @@ def test_what_is_drawn_starts_once_selkies_serves_and_not_again(
 
 
 @pytest.fixture
-def decided(
-    desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[int, str], tuple[Any, dict[str, str]]]:
+def decided(desktop: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Decide:
     """The desktop and the decision on disk, after prove-graphics has ended with that status."""
     monkeypatch.setattr(desktop, "RUNTIME", tmp_path)
 
@@ -517,10 +488,7 @@ def decided(
 
 @pytest.mark.parametrize(("renderer", "variables"), [("Zink", "ZINK"), ("Native", "NVIDIA_GLX")])
 def test_applications_draw_on_the_gpu_and_the_x_server_never(
-    desktop: ModuleType,
-    decided: Callable[[int, str], tuple[Any, dict[str, str]]],
-    renderer: str,
-    variables: str,
+    desktop: ModuleType, decided: Decide, renderer: str, variables: str
 ) -> None:
     parts, _ = decided(0, renderer)
 
@@ -532,9 +500,7 @@ def test_applications_draw_on_the_gpu_and_the_x_server_never(
     assert "__GLX_VENDOR_LIBRARY_NAME" not in environment("selkies")
 
 
-def test_selkies_accepts_after_picture_and_graphics_decision(
-    decided: Callable[[int, str], tuple[Any, dict[str, str]]], tmp_path: Path
-) -> None:
+def test_selkies_accepts_after_picture_and_graphics_decision(decided: Decide, tmp_path: Path) -> None:
     parts, _ = decided(0, "Software")
     assert not (tmp_path / "ready").exists()
 
@@ -545,10 +511,7 @@ def test_selkies_accepts_after_picture_and_graphics_decision(
 
 @pytest.mark.parametrize(("code", "said"), [(1, "ended with status 1; what it said"), (-9, "ended by signal 9")])
 def test_a_failed_graphics_probe_leaves_software_and_says_why(
-    decided: Callable[[int, str], tuple[Any, dict[str, str]]],
-    capsys: pytest.CaptureFixture[str],
-    code: int,
-    said: str,
+    decided: Decide, capsys: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
     parts, decision = decided(code, "")
 
