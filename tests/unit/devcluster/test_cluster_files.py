@@ -128,36 +128,31 @@ def test_a_cluster_stays_as_it_was_made(
     assert starting.choose_kind("t", known, **requested) == kind  # type: ignore[arg-type]
 
 
+GPUS = "a full node with 8 simulated GPUs, but"
+
+
 @pytest.mark.parametrize(
-    ("known", "control_plane_only", "fake_gpus", "both", "options"),
+    ("known", "kind", "both", "options"),
     [
+        (WITH_GPUS, (False, 4, None), f"{GPUS} a full node with 4 simulated GPUs", " --fake-gpus 4"),
+        (WITH_GPUS, (False, 0, None), f"{GPUS} a full node is", ""),
+        (WITH_GPUS, (True, None, None), f"{GPUS} a control plane only", " --control-plane-only"),
         (
-            WITH_GPUS,
-            False,
-            4,
-            "a full node with 8 simulated GPUs, but a full node with 4 simulated GPUs",
-            " --fake-gpus 4",
+            CONTROL_PLANE, (False, 2, None), "a control plane only, but a full node with 2 simulated GPUs",
+            " --fake-gpus 2",
         ),
-        (WITH_GPUS, False, 0, "a full node with 8 simulated GPUs, but a full node is", ""),
-        (WITH_GPUS, True, None, "a full node with 8 simulated GPUs, but a control plane only", " --control-plane-only"),
-        (CONTROL_PLANE, False, 2, "a control plane only, but a full node with 2 simulated GPUs", " --fake-gpus 2"),
+        (FULL_NODE, (False, None, 2), "a full node, but 2 full nodes are requested", " --nodes 2"),
     ],
-)
+)  # fmt: skip
 def test_a_contradiction_is_refused_with_the_command(
-    known: ClusterSettings, control_plane_only: bool, fake_gpus: int | None, both: str, options: str
+    known: ClusterSettings, kind: tuple[bool, int | None, int | None], both: str, options: str
 ) -> None:
+    control_plane_only, fake_gpus, nodes = kind
     with pytest.raises(ClusterError) as refused:
-        starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus)
+        starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes)
     assert f"was created as {both}" in str(refused.value)
     assert f"`vdi cluster up --name demo{options}`" in str(refused.value)
-
-
-def test_more_nodes_are_refused_with_the_command_that_adds_one() -> None:
-    with pytest.raises(ClusterError) as refused:
-        starting.choose_kind("demo", FULL_NODE, control_plane_only=False, fake_gpus=None, nodes=2)
-    assert "a full node, but 2 full nodes are requested" in str(refused.value)
-    assert "`vdi cluster up --name demo --nodes 2`" in str(refused.value)
-    assert "`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)
+    assert ("`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)) is bool(nodes)
 
 
 def test_each_node_has_certificates_of_its_own(layout: Layout) -> None:

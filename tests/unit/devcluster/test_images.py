@@ -1,6 +1,8 @@
 """Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder that is named."""
 
 import os
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from vdi.devcluster.images.base import BASE
 from vdi.devcluster.images.builder import require_builder
 from vdi.devcluster.progress import Progress, StepFailed
 
+Build = Callable[..., Path]
 RECIPE = ImageRecipe("Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",))
 
 
@@ -119,43 +122,47 @@ def pretender(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return builder
 
 
-def test_image_is_built_once_until_its_files_change(pretender: Pretender, checkout: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    """Ensure an image, in a cache of the test's own."""
     with Progress(tmp_path / "logs") as progress:
-        first = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
-        assert images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache") == first
-        assert pretender.asked == [
-            ("load", "image.tar"),
-            ("build", (["Containerfile", "rootfs", "rootfs/file"], "localhost/vdi/it:dev")),
-            ("save", "localhost/vdi/it:dev"),
-        ]
-        (checkout / "images/it/rootfs/file").write_text("two")
-        second = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
+        yield partial(images.ensure_image, progress=progress, cache=tmp_path / "cache")
+
+
+def test_image_is_built_once_until_its_files_change(pretender: Pretender, checkout: Path, build: Build) -> None:
+    first = build("desktop")
+    assert build("desktop") == first
+    assert pretender.asked == [
+        ("load", "image.tar"),
+        ("build", (["Containerfile", "rootfs", "rootfs/file"], "localhost/vdi/it:dev")),
+        ("save", "localhost/vdi/it:dev"),
+    ]
+    (checkout / "images/it/rootfs/file").write_text("two")
+    second = build("desktop")
     assert second != first and second.exists()
     assert first.exists(), "another checkout may use it now"
 
 
 def test_the_cache_keeps_the_three_builds_that_were_used_last(
-    pretender: Pretender, checkout: Path, tmp_path: Path
+    pretender: Pretender, checkout: Path, build: Build
 ) -> None:
     assert pretender.asked == []
     made: dict[str, Path] = {}
-    with Progress(tmp_path / "logs") as progress:
-        for used, content in enumerate(("one", "two", "three", "one", "four")):
-            (checkout / "images/it/rootfs/file").write_text(content)
-            made[content] = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
-            os.utime(made[content].parent, (used, used))
+    for used, content in enumerate(("one", "two", "three", "one", "four")):
+        (checkout / "images/it/rootfs/file").write_text(content)
+        made[content] = build("desktop")
+        os.utime(made[content].parent, (used, used))
     assert {content for content, archive in made.items() if archive.exists()} == {"three", "one", "four"}
 
 
 def test_the_image_of_a_release_is_not_that_of_the_demo(
-    pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretender: Pretender, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(images._RECIPES, "vdi", RECIPE)
-    with Progress(tmp_path / "logs") as progress:
-        demo = images.ensure_image("vdi", progress=progress, cache=tmp_path / "cache")
-        assert pretender.arguments == {"BASE": BASE}, "the base was pulled by digest, its archive has none"
-        release = images.ensure_image("vdi", progress=progress, cache=tmp_path / "cache", version="0.2.0", epoch=5)
-        assert pretender.arguments == {"BASE": BASE, "VERSION": "0.2.0", "SOURCE_DATE_EPOCH": "5"}
+    demo = build("vdi")
+    assert pretender.arguments == {"BASE": BASE}, "the base was pulled by digest, its archive has none"
+    release = build("vdi", version="0.2.0", epoch=5)
+    assert pretender.arguments == {"BASE": BASE, "VERSION": "0.2.0", "SOURCE_DATE_EPOCH": "5"}
     assert release != demo
     assert demo.exists()
 
@@ -170,14 +177,13 @@ def gallery(pretender: Pretender, checkout: Path, monkeypatch: pytest.MonkeyPatc
     return pretender
 
 
-def test_an_image_of_the_gallery_is_built_from_its_desktop(gallery: Pretender, checkout: Path, tmp_path: Path) -> None:
-    with Progress(tmp_path / "logs") as progress:
-        first = images.ensure_image("a", progress=progress, cache=tmp_path / "cache", epoch=5)
-        assert gallery.arguments == {"BASE": images.DESKTOP, "SOURCE_DATE_EPOCH": "5"}
-        assert [what for name, what in gallery.asked if name == "save"] == [RECIPE.tag, "localhost/vdi/a:dev"]
-        assert gallery.asked[-2] == ("build", (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"))
-        (checkout / "images/gallery/shared").write_text("two")
-        assert images.ensure_image("a", progress=progress, cache=tmp_path / "cache", epoch=5) != first
+def test_an_image_of_the_gallery_is_built_from_its_desktop(gallery: Pretender, checkout: Path, build: Build) -> None:
+    first = build("a", epoch=5)
+    assert gallery.arguments == {"BASE": images.DESKTOP, "SOURCE_DATE_EPOCH": "5"}
+    assert [what for name, what in gallery.asked if name == "save"] == [RECIPE.tag, "localhost/vdi/a:dev"]
+    assert gallery.asked[-2] == ("build", (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"))
+    (checkout / "images/gallery/shared").write_text("two")
+    assert build("a", epoch=5) != first
 
 
 STAND_IN = """#!/bin/sh
@@ -192,7 +198,7 @@ echo 27.1
 
 @pytest.mark.parametrize("name", ["docker", "podman", "buildah"])
 def test_each_builder_builds_for_another_platform(
-    pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    pretender: Pretender, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The programs are stand-ins in PATH."""
     (program := tmp_path / "bin" / name).parent.mkdir()
@@ -203,8 +209,7 @@ def test_each_builder_builds_for_another_platform(
     monkeypatch.setattr(images, "require_builder", require_builder)
     foreign = next(arch for arch in ARCHITECTURES if arch != architecture())
 
-    with Progress(tmp_path / "logs") as progress:
-        made = images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache", epoch=5, arch=foreign)
+    made = build("desktop", epoch=5, arch=foreign)
 
     assert made.read_bytes() == pretender.result.read_bytes() and made.parent.name.endswith(f"-{foreign}")
     (built,) = [line for line in (tmp_path / "log").read_text().splitlines() if f"--platform linux/{foreign}" in line]
@@ -213,12 +218,12 @@ def test_each_builder_builds_for_another_platform(
 
 
 def test_an_image_with_data_of_the_machine_is_not_kept(
-    pretender: Pretender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pretender: Pretender, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_settings, "LEFTOVERS", ("it",))
 
-    with Progress(tmp_path / "logs") as progress, pytest.raises(StepFailed, match="contains data of this machine"):
-        images.ensure_image("desktop", progress=progress, cache=tmp_path / "cache")
+    with pytest.raises(StepFailed, match="contains data of this machine"):
+        build("desktop")
 
     assert not list((tmp_path / "cache").glob("image-*"))
     assert not list((tmp_path / "cache" / "unfinished").iterdir())

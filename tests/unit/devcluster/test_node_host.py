@@ -57,19 +57,13 @@ def test_a_v1_cpuset_inherits_what_it_may_use(tmp_path: Path) -> None:
     assert (tmp_path / "vdi-demo" / "cpuset.mems").read_text() == "0-1\n"
 
 
-def test_a_v2_cgroup_gets_every_controller(tmp_path: Path) -> None:
-    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
-    host.make_cgroup(CgroupMount(str(tmp_path), v2=True), "vdi-demo")
-    for folder in (tmp_path, tmp_path / "vdi-demo"):
-        assert (folder / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
-
-
-def test_a_further_node_has_its_cgroup_in_that_of_the_cluster(tmp_path: Path) -> None:
+def test_v2_cgroups_of_a_clusters_nodes_get_every_controller(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
     cluster = Layout(tmp_path / "state" / "demo")
     for layout in (cluster, cluster.of_node(3)):
         host.make_cgroup(CgroupMount(str(tmp_path), v2=True), layout.cgroup)
-    assert (tmp_path / "vdi-demo" / "node-3" / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
+    for folder in (tmp_path, tmp_path / "vdi-demo", tmp_path / "vdi-demo" / "node-3"):
+        assert (folder / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
 
 
 @pytest.fixture
@@ -91,10 +85,7 @@ def test_a_further_node_is_joined_to_the_first_one(commands: list[str]) -> None:
     said = [command.removeprefix("nsenter --target 41 --net ") for command in commands]
     assert "ip link add node-3 type veth peer name eth0 netns 42" in said
     assert "ip address add 10.213.32.9/30 dev node-3" in said
-    assert said[-2:] == [
-        "ip link set node-3 up",
-        "ip route replace 10.213.18.0/24 via 10.213.32.10 dev node-3",
-    ]
+    assert said[-2:] == ["ip link set node-3 up", "ip route replace 10.213.18.0/24 via 10.213.32.10 dev node-3"]
 
 
 def test_packets_to_a_cut_node_stay_on_the_machine(commands: list[str]) -> None:
