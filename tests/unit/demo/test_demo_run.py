@@ -2,7 +2,8 @@
 
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -83,53 +84,49 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     return made
 
 
-def test_password_of_the_demo_user_is_kept(commands: Commands, tmp_path: Path) -> None:
-    first = ready_user(tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU)
+@pytest.fixture
+def user(commands: Commands, tmp_path: Path) -> Callable[..., Login]:
+    """The demo's user, whose login is kept in the test's folder."""
+    return partial(ready_user, tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU)
+
+
+def test_password_of_the_demo_user_is_kept_and_private(
+    commands: Commands, user: Callable[..., Login], tmp_path: Path
+) -> None:
+    first = user(timeout_factor=20)
     assert commands.users == {YOU: first.password}
     assert commands.typed == [("add", YOU, "--admin", "--password-stdin")]
-    assert ready_user(tmp_path / "k", tmp_path, "https://portal.vdi.localhost", YOU) == first
+    assert user(timeout_factor=20) == first
     assert len(commands.typed) == 1, "another password would end everything that is open"
+    assert commands.seconds == {1200.0}
+    assert stat.S_IMODE((tmp_path / f"portal-login-{YOU}.json").stat().st_mode) == 0o600
+    assert first.password not in repr(first)
 
 
-def test_removed_user_gets_another_password(commands: Commands, tmp_path: Path) -> None:
-    first = ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    commands.users.clear()
-    again = ready_user(tmp_path / "k", tmp_path, "p", YOU)
+@pytest.mark.parametrize("lost", ["user", "file"])
+def test_a_lost_user_or_file_means_another_password(
+    commands: Commands, user: Callable[..., Login], tmp_path: Path, lost: str
+) -> None:
+    first = user()
+    if lost == "user":
+        commands.users.clear()
+    else:
+        (tmp_path / f"portal-login-{YOU}.json").unlink()
+    again = user()
     assert again.password != first.password
     assert commands.users == {YOU: again.password}
+    assert commands.typed[-1][0] == ("add" if lost == "user" else "passwd")
 
 
-def test_a_lost_file_means_another_password_for_the_same_user(commands: Commands, tmp_path: Path) -> None:
-    ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    (tmp_path / f"portal-login-{YOU}.json").unlink()
-    again = ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    assert commands.users == {YOU: again.password}
-    assert commands.typed[-1] == ("passwd", YOU, "--password-stdin")
-
-
-def test_password_file_is_private(commands: Commands, tmp_path: Path) -> None:
-    login = ready_user(tmp_path / "k", tmp_path, "p", YOU)
-    assert stat.S_IMODE((tmp_path / f"portal-login-{YOU}.json").stat().st_mode) == 0o600
-    assert login.password not in repr(login)
-    assert not any(login.password in word for words in commands.typed for word in words)
-
-
-def test_command_timeouts_scale_on_a_slow_machine(commands: Commands, tmp_path: Path) -> None:
-    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
-    ready_user(tmp_path / "k", tmp_path, "p", YOU, timeout_factor=20)
-    assert commands.seconds == {1200.0}
-
-
-def test_error_of_a_command_names_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "message"),
+    [(60.0, "vdi gateway user ls"), (0.01, r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10")],
+    ids=["error", "late"],
+)
+def test_a_command_that_fails_is_named(tmp_path: Path, seconds: float, message: str) -> None:
     (tmp_path / "kubeconfig").write_text("{}")
-    with pytest.raises(PeopleError, match="vdi gateway user ls"):
-        add_user(tmp_path / "kubeconfig", YOU, "p")
-
-
-def test_a_command_that_takes_too_long_names_the_setting(tmp_path: Path) -> None:
-    (tmp_path / "kubeconfig").write_text("{}")
-    with pytest.raises(PeopleError, match=r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10"):
-        add_user(tmp_path / "kubeconfig", YOU, "p", seconds=0.01)
+    with pytest.raises(PeopleError, match=message):
+        add_user(tmp_path / "kubeconfig", YOU, "p", seconds=seconds)
 
 
 def test_kubectl_helm_and_vdi_bypass_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,28 +164,29 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return typed
 
 
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exists: bool, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("exists", "factor", "limit"),
+    [
+        (False, 1.0, ["--timeout-wait", "300s"]),
+        (False, 10.0, ["--timeout-wait", "3000s"]),
+        (True, 1.5, ["--timeout=450s"]),
+    ],
+)
+def test_session_has_the_scaled_time_limit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[list[str]],
+    exists: bool,
+    factor: float,
+    limit: list[str],
+) -> None:
     def kubectl(_kubeconfig: Path, _kubectl: Path, *words: str) -> str:
         return '{"status": {"url": "https://first.vdi.localhost"}}' if "json" in words else "vdi/first" * exists
 
     monkeypatch.setattr(run, "kubectl", kubectl)
     with Progress(tmp_path / "logs") as progress:
         run.start_session(run.Demo(tmp_path / "kubeconfig", tmp_path, LOGIN, factor), progress=progress)
-
-
-@pytest.mark.parametrize(("factor", "limit"), [(1.0, "300s"), (10.0, "3000s")])
-def test_new_session_has_the_scaled_time_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]], factor: float, limit: str
-) -> None:
-    start(tmp_path, monkeypatch, exists=False, factor=factor)
-    assert steps[0][-2:] == ["--timeout-wait", limit]
-
-
-def test_existing_session_has_the_scaled_time_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[list[str]]
-) -> None:
-    start(tmp_path, monkeypatch, exists=True, factor=1.5)
-    assert "--timeout=450s" in steps[0]
+    assert [word for word in steps[0] if word.startswith("--timeout") or word == limit[-1]] == limit
 
 
 def test_cluster_process_timeouts_scale_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
