@@ -49,10 +49,7 @@ def test_each_stage_is_passed_once_with_its_own_seconds() -> None:
         ("home volume bound", 0.0),
         ("pod placed on node n1", 0.0),
     ]
-    assert [(p.text, p.seconds) for p in third] == [
-        ("image pulled, container started", 2.5),
-        ("desktop answers", 0.0),
-    ]
+    assert [(p.text, p.seconds) for p in third] == [("image pulled, container started", 2.5), ("desktop answers", 0.0)]
     assert [(p.text, p.seconds) for p in last] == [("session Running", 0.25)]
     assert start.outcome is Outcome.RUNNING
     assert 104.25 - start.begun == pytest.approx(sum(p.seconds for p in start.passed))

@@ -19,8 +19,7 @@ echo "${{COMPREPLY[*]}}"
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
-    [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")],
+    ("words", "offered"), [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")]
 )
 def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: str, offered: str) -> None:
     if shutil.which("bash") is None:

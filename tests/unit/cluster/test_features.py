@@ -19,12 +19,7 @@ REPORTS: list[dict[str, Any]] = [{"name": "", "features": {"userNamespaces": Tru
     ("need", "versions", "handlers", "words"),
     [
         (USERNS, K3S, REPORTS, ""),
-        (
-            NVIDIA,
-            K3S,
-            REPORTS,
-            "containerd 2.3.4-k3s1 without user namespaces for the runtime class nvidia",
-        ),
+        (NVIDIA, K3S, REPORTS, "containerd 2.3.4-k3s1 without user namespaces for the runtime class nvidia"),
         (USERNS, K3S, [], "containerd 2.3.4-k3s1 without user namespaces"),
         (
             USERNS,

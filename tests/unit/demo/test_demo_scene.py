@@ -47,11 +47,7 @@ def test_second_run_waits_and_goes_on() -> None:
 
 @pytest.mark.parametrize(
     ("cores", "kib", "reason"),
-    [
-        (2, 6 << 20, ""),
-        (1, 9 << 20, "this machine has 1 and 9.0 GiB"),
-        (4, 5 << 20, "this machine has 4 and 5.0 GiB"),
-    ],
+    [(2, 6 << 20, ""), (1, 9 << 20, "this machine has 1 and 9.0 GiB"), (4, 5 << 20, "this machine has 4 and 5.0 GiB")],
 )
 def test_pool_needs_free_cores_and_memory(cores: int, kib: int, reason: str) -> None:
     left_out = scene.missing_capacity(cores, f"MemFree: 1 kB\nMemAvailable:   {kib} kB\n")

@@ -10,10 +10,7 @@ import pytest
 from unit.devcluster.binaries_servers import build_cache_in, script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.binaries.components import DebianPackage, PythonPackage
-from vdi.devcluster.binaries.packages import (
-    install_wheel,
-    unpack_debian_package,
-)
+from vdi.devcluster.binaries.packages import install_wheel, unpack_debian_package
 from vdi.devcluster.build_cache import SourceFailed
 
 RUNC = DebianPackage(key="runc", title="unpack runc", provides={"runc": "usr/sbin/runc"}, package="runc")

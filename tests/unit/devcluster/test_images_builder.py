@@ -6,14 +6,7 @@ import pytest
 
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.images import builder as images_builder
-from vdi.devcluster.images.builder import (
-    Builder,
-    Storage,
-    clean_storage,
-    find_builder,
-    mounts_below,
-    require_builder,
-)
+from vdi.devcluster.images.builder import Builder, Storage, clean_storage, find_builder, mounts_below, require_builder
 from vdi.devcluster.progress import Progress
 
 STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))

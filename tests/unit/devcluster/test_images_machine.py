@@ -4,13 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster.host_settings import (
-    apt_settings,
-    debian_sources,
-    pip_settings,
-    prepare_apt,
-    prepare_home,
-)
+from vdi.devcluster.host_settings import apt_settings, debian_sources, pip_settings, prepare_apt, prepare_home
 
 
 def test_the_environment_wins_over_later_files_over_earlier_ones(tmp_path: Path) -> None:

@@ -29,12 +29,7 @@ class Thing(msgspec.Struct, gc=False):
 
 
 def a_thing(
-    name: str = "a",
-    version: int = 1,
-    uid: str = "",
-    size: int = 0,
-    owners: tuple[str, ...] = (),
-    namespace: str = "ns",
+    name: str = "a", version: int = 1, uid: str = "", size: int = 0, owners: tuple[str, ...] = (), namespace: str = "ns"
 ) -> Thing:
     references = tuple(OwnerRef(owner) for owner in owners)
     return Thing(Meta(name, namespace, uid or f"uid-{name}", str(version), None, references), size)

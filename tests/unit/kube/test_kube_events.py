@@ -69,13 +69,7 @@ async def test_event_has_all_fields_of_the_api(here: Reporter) -> None:
         "reason": "Tested",
         "action": "Test",
         "note": "hello",
-        "regarding": {
-            "apiVersion": "example.org/v1",
-            "kind": "Thing",
-            "name": "a",
-            "namespace": "ns",
-            "uid": "uid-a",
-        },
+        "regarding": {"apiVersion": "example.org/v1", "kind": "Thing", "name": "a", "namespace": "ns", "uid": "uid-a"},
     }
 
 

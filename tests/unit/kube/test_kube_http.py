@@ -310,10 +310,7 @@ async def test_ended_connection_needs_no_garbage_collector() -> None:
 
 async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
     begun = Answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    async with (
-        serve_answer(begun) as server,
-        Client(ClusterConfig(server.url), field_manager="tester") as client,
-    ):
+    async with serve_answer(begun) as server, Client(ClusterConfig(server.url), field_manager="tester") as client:
         with pytest.raises(StreamSilent, match="silent for 0"):
             async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.02):
                 pass

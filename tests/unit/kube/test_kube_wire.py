@@ -108,8 +108,7 @@ def test_paths(path: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("namespace", "name", "subresource"),
-    [(None, "a", None), ("", "a", None), ("ns", "", None), ("ns", None, "status")],
+    ("namespace", "name", "subresource"), [(None, "a", None), ("", "a", None), ("ns", "", None), ("ns", None, "status")]
 )
 def test_parts_that_do_not_fit_together_are_refused(
     namespace: str | None, name: str | None, subresource: str | None
