@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.devcluster.images_elf import elf
+from unit.devcluster.images_elf import a_static_program, elf
 from vdi.devcluster.images.archive import (
     BadProgram,
     ImageConfig,
@@ -19,17 +19,20 @@ from vdi.devcluster.images.archive import (
 )
 
 
-def a_program(folder: Path, content: bytes | None = None) -> Path:
-    path = folder / "program"
-    path.write_bytes(elf(1, 1) if content is None else content)
-    return path
-
-
 def an_archive(folder: Path, name: str = "example.org/tool:1") -> Path:
     layer, target = folder / "layer.tar", folder / "image.tar"
-    write_program_layer({"/usr/bin/tool": a_program(folder)}, layer)
+    write_program_layer({"/usr/bin/tool": a_static_program(folder / "program")}, layer)
     config = ImageConfig(entrypoint=("tool",), user="1:1")
     write_archive(target, name=name, layer=layer, config=config, arch="arm64", comment="a tool")
+    return target
+
+
+def an_archive_with(folder: Path, name: str, comment: str = "") -> Path:
+    """An image whose one layer has this file."""
+    layer, target = folder / "layer.tar", folder / "image.tar"
+    with tarfile.open(layer, "w") as tar:
+        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    write_archive(target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment=comment)
     return target
 
 
@@ -49,17 +52,13 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_program_that_cannot_run_alone_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "program").write_bytes(content)
     with pytest.raises(BadProgram, match=words):
-        require_static(a_program(tmp_path, content))
+        require_static(tmp_path / "program")
 
 
 def test_leaks_are_found_in_the_history_and_in_the_layers(tmp_path: Path) -> None:
-    layer, target = tmp_path / "layer.tar", tmp_path / "image.tar"
-    with tarfile.open(layer, "w") as tar:
-        tar.addfile(tarfile.TarInfo("./root/ca.crt"), io.BytesIO())
-    write_archive(
-        target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="RUN pip --proxy http://me:pw@p"
-    )
+    target = an_archive_with(tmp_path, "./root/ca.crt", "RUN pip --proxy http://me:pw@p")
 
     assert find_leaks(target, ["http://me:pw@p", ""], ["root/ca.crt", "root/.netrc"]) == [
         "its configuration or history contains 'http://me:pw@p'",
@@ -69,10 +68,7 @@ def test_leaks_are_found_in_the_history_and_in_the_layers(tmp_path: Path) -> Non
 
 
 def test_a_layer_cannot_write_outside_of_the_folder(tmp_path: Path) -> None:
-    layer, target = tmp_path / "layer.tar", tmp_path / "image.tar"
-    with tarfile.open(layer, "w") as tar:
-        tar.addfile(tarfile.TarInfo("opt/../../outside"), io.BytesIO())
-    write_archive(target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
+    target = an_archive_with(tmp_path, "opt/../../outside")
 
     with pytest.raises(tarfile.FilterError):
         extract(target, tmp_path / "root", ["opt/"])
