@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from support.hostile_server import HOSTILE, Answer, serve_answer, whole
 from support.waiting import PATIENCE, eventually
 from unit.kube.kube_fake_api import FakeApi
-from unit.kube.kube_pki import Authority
+from unit.kube.kube_pki import server_context
 from unit.kube.kube_things import THINGS, Thing
+from vdi.devcluster.credentials import authority
 from vdi.kube import connections
 from vdi.kube.config import ClusterConfig
 from vdi.kube.connections import AnswerError, HttpClient, Target, _Turns, ask_once
@@ -364,18 +365,20 @@ async def proxy(
 
 
 async def test_tunnel_through_a_proxy_checks_the_servers_certificate(tmp_path: Path) -> None:
-    authority = Authority()
+    ours = authority(tmp_path, "ca", "test authority")
     api = FakeApi()
-    await api.start(authority.server_context(tmp_path, ask_for_client=False))
+    await api.start(server_context(ours))
     heads: list[bytes] = []
     try:
         async with proxy(heads) as address:
-            config = api.config(ca=authority.cert, proxy_url=f"http://me:p%40ss@{address}")
+            config = api.config(ca=ours.file.read_bytes(), proxy_url=f"http://me:p%40ss@{address}")
             async with Client(config, field_manager="tester") as client:
                 api.put("things", "a", size=7)
                 assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
                 assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
-            stranger = api.config(ca=Authority().cert, proxy_url=f"http://{address}")
+            stranger = api.config(
+                ca=authority(tmp_path, "other", "another authority").file.read_bytes(), proxy_url=f"http://{address}"
+            )
             async with Client(stranger, field_manager="tester", retry=NO_RETRY) as client:
                 with pytest.raises(ConnectionFailed, match="certificate verify failed"):
                     await client.list(THINGS, into=Thing)

@@ -1,20 +1,20 @@
 """TLS: whom we believe, and how we show who we are."""
 
 import asyncio
-import base64
 import gc
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
-from unit.kube.kube_pki import Authority
+from unit.kube.kube_pki import server_context
 from unit.kube.kube_things import THINGS, Thing
+from unit.kube.test_kube_config import a_file
+from vdi.devcluster.credentials import Authority, authority
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.connections import Target
 from vdi.kube.errors import ConfigError, ConnectionFailed
@@ -24,10 +24,18 @@ from vdi.kube.transport import NO_RETRY, Client
 from vdi.kube.watch import Reflector
 
 
-async def serve(authority: Authority, folder: Path, *, ask_for_client: bool = False) -> FakeApi:
+@pytest.fixture
+def ours(tmp_path: Path) -> Authority:
+    return authority(tmp_path, "ca", "test authority")
+
+
+@pytest.fixture
+async def api(ours: Authority) -> AsyncIterator[FakeApi]:
+    """It has a certificate of ours."""
     api = FakeApi()
-    await api.start(authority.server_context(folder, ask_for_client=ask_for_client))
-    return api
+    await api.start(server_context(ours))
+    yield api
+    await api.stop()
 
 
 async def listed(config: ClusterConfig) -> list[Thing]:
@@ -35,40 +43,24 @@ async def listed(config: ClusterConfig) -> list[Thing]:
         return await client.list(THINGS, into=Thing)
 
 
-async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(tmp_path: Path) -> None:
-    authority = Authority()
-    pair = authority.issue("somebody")
-    api = await serve(authority, tmp_path, ask_for_client=True)
-
-    def b64(data: bytes) -> str:
-        return base64.b64encode(data).decode()
-
-    user = {"client-certificate-data": b64(pair.cert), "client-key-data": b64(pair.key)}
-    cluster = {"server": api.config().server, "certificate-authority-data": b64(authority.cert)}
-    content: dict[str, Any] = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        "clusters": [{"name": "k", "cluster": cluster}],
-        "users": [{"name": "u", "user": user}],
-    }
-    file = tmp_path / "config"
-    file.write_text(yaml.safe_dump(content))
+async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(ours: Authority, tmp_path: Path) -> None:
+    api = FakeApi()
+    await api.start(server_context(ours, ask_for_client=True))
+    certificate, key = ours.issue("somebody", "somebody")
+    user = {"client-certificate": str(certificate), "client-key": str(key)}
+    cluster = {"server": api.config().server, "certificate-authority": str(ours.file)}
     try:
-        assert await listed(load_config(file)) == []
+        assert await listed(load_config(a_file(tmp_path / "config", user=user, **cluster))) == []
         with pytest.raises(ConnectionFailed):
-            await listed(api.config(ca=authority.cert))
+            await listed(api.config(ca=ours.file.read_bytes()))
     finally:
         await api.stop()
 
 
-async def test_a_stranger_is_not_believed_unless_reported_to(tmp_path: Path) -> None:
-    api = await serve(Authority(), tmp_path)
-    try:
-        with pytest.raises(ConnectionFailed, match="certificate verify failed"):
-            await listed(api.config(ca=Authority().cert))
-        assert await listed(api.config(insecure=True)) == []
-    finally:
-        await api.stop()
+async def test_a_stranger_is_not_believed_unless_reported_to(api: FakeApi, tmp_path: Path) -> None:
+    with pytest.raises(ConnectionFailed, match="certificate verify failed"):
+        await listed(api.config(ca=authority(tmp_path, "other", "another authority").file.read_bytes()))
+    assert await listed(api.config(insecure=True)) == []
 
 
 def test_an_unusable_certificate_names_its_source() -> None:
@@ -77,10 +69,8 @@ def test_an_unusable_certificate_names_its_source() -> None:
         config.ssl_context()
 
 
-async def test_nothing_stays_open_when_the_client_closes_amid_watches(tmp_path: Path) -> None:
-    authority = Authority()
-    api = await serve(authority, tmp_path)
-    async with Client(api.config(ca=authority.cert), field_manager="tester") as client:
+async def test_nothing_stays_open_when_the_client_closes_amid_watches(api: FakeApi, ours: Authority) -> None:
+    async with Client(api.config(ca=ours.file.read_bytes()), field_manager="tester") as client:
         reflector = Reflector(client, THINGS, Thing, Store())
         task = asyncio.create_task(reflector.run())
         await eventually(lambda: api.watching)
@@ -92,7 +82,9 @@ async def test_nothing_stays_open_when_the_client_closes_amid_watches(tmp_path: 
     gc.collect()  # an unclosed transport warns now, and warnings are errors here
 
 
-async def test_connection_abandoned_at_its_handshake_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_abandoned_at_its_handshake_is_closed(
+    ours: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """asyncio itself would close it politely, and wait 30 s for a server that says nothing."""
     made: list[Connection] = []
 
@@ -106,11 +98,10 @@ async def test_connection_abandoned_at_its_handshake_is_closed(tmp_path: Path, m
         return context.wrap_socket(listener.accept()[0], server_side=True)
 
     monkeypatch.setattr("vdi.kube.connections.Connection", GivenUp)
-    authority = Authority()
-    context = authority.server_context(tmp_path, ask_for_client=False)
+    context = server_context(ours)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted = asyncio.create_task(asyncio.to_thread(accept))
-        config = ClusterConfig(server=f"https://127.0.0.1:{listener.getsockname()[1]}", ca=authority.cert)
+        config = ClusterConfig(server=f"https://127.0.0.1:{listener.getsockname()[1]}", ca=ours.file.read_bytes())
         target = Target(config.server, config.ssl_context())
         connecting = asyncio.create_task(target.connect(memoryview(bytearray(BUFFER))))
         with pytest.raises(asyncio.CancelledError):
