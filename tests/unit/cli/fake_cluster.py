@@ -14,6 +14,7 @@ from aiohttp import web
 from support.waiting import eventually
 from support.web_server import serve_app
 from unit.kube.kube_fake_api import FakeApi, parts_of, status
+from unit.kube.kube_things import a_kubeconfig
 
 Obj = dict[str, Any]
 _PLURALS = {
@@ -131,17 +132,7 @@ class FakeCluster(InThread):
 
     def kubeconfig(self, folder: Path) -> Path:
         """A kubeconfig for this server."""
-        text = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
-            "users": [{"name": "tester", "user": {"token": "none"}}],
-            "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "tester"}}],
-            "current-context": "fake",
-        }
-        path = folder / "kubeconfig"
-        path.write_text(json.dumps(text))
-        return path
+        return a_kubeconfig(folder / "kubeconfig", name="fake", server=self.url)
 
 
 class _Api(FakeApi):

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from typer.testing import CliRunner
 
+from unit.devcluster.binaries_servers import script
 from vdi.cli.errors import USAGE
 from vdi.cli.main import app, main
 from vdi.demo import run
@@ -139,9 +140,8 @@ def test_kubectl_helm_and_vdi_bypass_the_proxy(tmp_path: Path, monkeypatch: pyte
         environments.append(env)
 
     monkeypatch.setattr(Step, "run", remember)
-    kubectl, kubeconfig = tmp_path / "kubectl", tmp_path / "kubeconfig"
-    kubectl.write_text(f'#!/bin/sh\nenv >> {tmp_path}/seen\necho \'{{"status": {{"url": "https://first"}}}}\'\n')
-    kubectl.chmod(0o755)
+    script(tmp_path / "kubectl", f'env >> {tmp_path}/seen\necho \'{{"status": {{"url": "https://first"}}}}\'')
+    kubeconfig = tmp_path / "kubeconfig"
     with Progress(tmp_path / "logs") as progress:
         run._install(tmp_path / "values.yaml", kubeconfig, tmp_path, timeout_factor=1, progress=progress)
         run.start_session(run.Demo(kubeconfig, tmp_path, LOGIN), progress=progress)

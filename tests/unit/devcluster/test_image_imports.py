@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from vdi.devcluster import privileged
 from vdi.devcluster.layout import ClusterError, Layout
 from vdi.devcluster.machine import GIB, KEPT_FREE_BYTES
 
 Import = Callable[..., list[str]]
 
-CTR = """#!/bin/sh
-names={names}
+CTR = """names={names}
 case "$2" in */node-2/*) names={names}-of-node-2; touch $names ;; esac
 case "$6" in
 list) cat $names ;;
@@ -45,9 +45,7 @@ def names(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def ctr(tmp_path: Path, names: Path) -> Path:
-    (tmp_path / "ctr").write_text(CTR.format(names=names, name="docker.io/library/redis:7"))
-    (tmp_path / "ctr").chmod(0o755)
-    return tmp_path / "ctr"
+    return script(tmp_path / "ctr", CTR.format(names=names, name="docker.io/library/redis:7"))
 
 
 @pytest.fixture
@@ -117,9 +115,7 @@ def test_an_image_without_its_archive_comes_from_the_first_node(
 def test_without_root_sudo_runs_the_function(
     layout: Layout, ctr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (sudo := tmp_path / "bin/sudo").parent.mkdir()
-    sudo.write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" > {tmp_path}/called\necho \'["new.tar"]\'\n')
-    sudo.chmod(0o755)
+    sudo = script(tmp_path / "bin/sudo", f'printf "%s\\n" "$*" > {tmp_path}/called\necho \'["new.tar"]\'')
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", f"{sudo.parent}:/usr/bin:/bin")
     assert privileged.copy_images(layout, 2, ctr) == ["new.tar"]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unit.devcluster.binaries_servers import script
 from unit.devcluster.images_elf import a_static_program
 from vdi.devcluster import host_settings, images
 from vdi.devcluster.binaries import packages
@@ -186,7 +187,7 @@ def test_an_image_of_the_gallery_is_built_from_its_desktop(gallery: Pretender, c
     assert build("a", epoch=5) != first
 
 
-STAND_IN = """#!/bin/sh
+STAND_IN = """
 # A stand-in for docker, podman or buildah: it notes how it was called, and saves an archive that was prepared.
 echo "$@" >> {log}
 for word; do case "$word" in docker-archive:*) target=${{word#docker-archive:}}; target=${{target%%:*}} ;; esac; done
@@ -201,9 +202,7 @@ def test_each_builder_builds_for_another_platform(
     pretender: Pretender, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The programs are stand-ins in PATH."""
-    (program := tmp_path / "bin" / name).parent.mkdir()
-    program.write_text(STAND_IN.format(log=tmp_path / "log", archive=pretender.result))
-    program.chmod(0o755)
+    program = script(tmp_path / "bin" / name, STAND_IN.format(log=tmp_path / "log", archive=pretender.result))
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setattr(packages, "root_rights", lambda: ())
     monkeypatch.setattr(images, "require_builder", require_builder)

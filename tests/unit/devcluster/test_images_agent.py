@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from unit.devcluster.image_scripts import load_script, serve_agent
 
 AGENT = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/bin/vdi-agent"
@@ -219,33 +220,26 @@ def test_idle_time_is_unknown_without_the_last_input(agent: Any, tmp_path: Path)
         ask()
 
 
-def program(tmp_path: Path, script: str) -> str:
-    """In the place of capture-thumbnail."""
-    made = tmp_path / "capture-thumbnail"
-    made.write_text(f"#!/bin/sh\n{script}\n")
-    made.chmod(0o755)
-    return str(made)
-
-
 def test_a_thumbnail_is_taken_for_who_has_the_token_only(
     agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VDI_AGENT_TOKEN", "hidden")
-    monkeypatch.setattr(agent, "CAPTURE", program(tmp_path, 'printf "%s %s" "$DISPLAY" "$VDI_AGENT_TOKEN"'))
+    capture = script(tmp_path / "capture-thumbnail", 'printf "%s %s" "$DISPLAY" "$VDI_AGENT_TOKEN"')
+    monkeypatch.setattr(agent, "CAPTURE", str(capture))
     assert ask(port, "GET", "/thumbnail", token="wrong")[0] == 401
     assert ask(port, "POST", "/thumbnail", body="{}")[0] == 404
     assert ask(port, "GET", "/thumbnail") == (200, ":77777 "), "the program gets the display, and no secret"
 
 
 @pytest.mark.parametrize(
-    ("script", "words"),
+    ("does", "words"),
     [("echo no cookie >&2; exit 1", "the screen can't be captured: no cookie"), ("exec sleep 9", "timed out after")],
 )
 def test_a_screen_that_cannot_be_captured_is_no_thumbnail(
-    agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str
+    agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, words: str
 ) -> None:
-    monkeypatch.setattr(agent, "CAPTURE", program(tmp_path, script))
-    monkeypatch.setattr(agent, "CAPTURE_SECONDS", 0.2 if "sleep" in script else 5.0)
+    monkeypatch.setattr(agent, "CAPTURE", str(script(tmp_path / "capture-thumbnail", does)))
+    monkeypatch.setattr(agent, "CAPTURE_SECONDS", 0.2 if "sleep" in does else 5.0)
     status, why = ask(port, "GET", "/thumbnail")
     assert (status, words in why) == (503, True), why
 

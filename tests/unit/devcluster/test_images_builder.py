@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.images import builder as images_builder
 from vdi.devcluster.images.builder import Builder, Storage, clean_storage, find_builder, mounts_below, require_builder
@@ -15,8 +16,7 @@ STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))
 def programs(folder: Path, *names: str) -> dict[str, str]:
     """An environment whose PATH has these programs."""
     for name in names:
-        (folder / name).write_text("#!/bin/sh\n")
-        (folder / name).chmod(0o755)
+        script(folder / name, "")
     return {"PATH": str(folder)}
 
 

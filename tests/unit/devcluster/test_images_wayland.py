@@ -3,6 +3,7 @@ given."""
 
 import json
 import os
+import shlex
 import socket
 import socketserver
 import struct
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_picture import prove
 
@@ -57,13 +59,8 @@ OTHER = ("SELKIES_GPU_BACKEND=wayland\n", "GPU: some", 0)
 
 def probe_program(tmp_path: Path, answer: tuple[str, str, int]) -> str:
     """A stand-in for selkies-gpu-probe."""
-    output, said, status = answer
-    program = tmp_path / "selkies-gpu-probe"
-    program.write_text(f"#!{sys.executable}\nimport sys\nprint({output!r}, end='')\n")
-    with program.open("a") as script:
-        script.write(f"print({said!r}, file=sys.stderr)\nsys.exit({status})\n")
-    program.chmod(0o755)
-    return str(program)
+    output, said, status = map(shlex.quote, map(str, answer))
+    return str(script(tmp_path / "selkies-gpu-probe", f"printf %s {output}; printf %s {said} >&2; exit {status}"))
 
 
 @pytest.mark.parametrize(
@@ -110,10 +107,8 @@ def test_a_probe_that_is_not_there_or_hangs_is_an_answer_too(
     assert "does not start" in display.ask_probe(tmp_path / "a", str(tmp_path / "none")).error
 
     monkeypatch.setattr(display, "PROBE_SECONDS", 0.2)
-    program = tmp_path / "hangs"
-    program.write_text("#!/bin/sh\nexec sleep 60\n")
-    program.chmod(0o755)
-    assert display.ask_probe(tmp_path / "b", str(program)).error == "selkies-gpu-probe gave no answer in 0 s"
+    hangs = script(tmp_path / "hangs", "exec sleep 60")
+    assert display.ask_probe(tmp_path / "b", str(hangs)).error == "selkies-gpu-probe gave no answer in 0 s"
 
 
 def test_the_probe_runs_once_and_only_for_auto(display: ModuleType, tmp_path: Path) -> None:

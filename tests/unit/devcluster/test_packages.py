@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.binaries.packages import PackagesUnavailable
 from vdi.devcluster.progress import Progress, Step
@@ -17,8 +18,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("env", "sh"):
         (folder / name).symlink_to(Path("/usr/bin") / name)
-    (folder / "apt-get").write_text(f'#!/bin/sh\necho "$DEBIAN_FRONTEND $*" >> {tmp_path}/called\n')
-    (folder / "apt-get").chmod(0o755)
+    script(folder / "apt-get", f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/called')
     monkeypatch.setenv("PATH", str(folder))
     return folder
 

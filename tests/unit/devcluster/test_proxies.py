@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from unit.devcluster.binaries_servers import script
 from unit.devcluster.node_settings import DEBIAN_12, THREE_NODES
 from vdi.devcluster import probe, starting
 from vdi.devcluster.layout import Layout
@@ -91,10 +92,8 @@ def test_a_proxys_password_is_for_the_owner_alone(cluster: Layout, number: int) 
 
 
 def test_the_add_ons_go_past_the_proxy(cluster: Layout, tmp_path: Path) -> None:
-    kubectl, crds = tmp_path / "kubectl", tmp_path / "crds.yaml"
-    kubectl.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\ncat > /dev/null\n")
-    kubectl.chmod(0o755)
-    crds.touch()
+    kubectl = script(tmp_path / "kubectl", f"env > {tmp_path}/seen\ncat > /dev/null")
+    (crds := tmp_path / "crds.yaml").touch()
     with Progress(tmp_path / "logs") as progress, progress.step("Apply") as step:
         apply_addons(step, cluster, THREE_NODES, {"kubectl": kubectl, "traefik-crds.yaml": crds})
     seen = (tmp_path / "seen").read_text()

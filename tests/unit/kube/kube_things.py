@@ -1,8 +1,10 @@
 """A kind of its own for these tests, and short ways to its objects."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
 from vdi.kube.resource import Resource
 
@@ -37,6 +39,23 @@ def a_thing(
 
 def requested(name: str = "a", **content: Any) -> dict[str, Any]:
     return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": name, "namespace": "ns"}, **content}
+
+
+def a_kubeconfig(
+    path: Path, *, name: str = "one", current: str | None = None, user: Any = None, **cluster: Any
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "preferences": {},
+        "current-context": name if current is None else current,
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": f"ns-{name}"}}],
+        "clusters": [{"name": name, "cluster": {"server": f"https://{name}:6443/", **cluster}}],
+        "users": [{"name": name, "user": user if user is not None else {"token": f"token-{name}"}}],
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
 class Journal:

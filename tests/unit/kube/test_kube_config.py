@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from unit.kube.kube_things import a_kubeconfig
 from vdi.kube import config
 from vdi.kube.config import load_config
 from vdi.kube.errors import ConfigError
@@ -21,38 +21,23 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def a_file(path: Path, *, name: str = "one", current: str | None = None, user: Any = None, **cluster: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "preferences": {},
-        "current-context": name if current is None else current,
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": f"ns-{name}"}}],
-        "clusters": [{"name": name, "cluster": {"server": f"https://{name}:6443/", **cluster}}],
-        "users": [{"name": name, "user": user if user is not None else {"token": f"token-{name}"}}],
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
 def test_the_file_given_wins_over_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", str(a_file(tmp_path / "env", name="env")))
-    found = load_config(a_file(tmp_path / "given", name="given"))
+    monkeypatch.setenv("KUBECONFIG", str(a_kubeconfig(tmp_path / "env", name="env")))
+    found = load_config(a_kubeconfig(tmp_path / "given", name="given"))
     assert (found.server, found.namespace, found.token) == ("https://given:6443", "ns-given", "token-given")
 
 
 def test_the_variable_wins_over_the_pod_and_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    a_file(tmp_path / "home/.kube/config", name="home")
+    a_kubeconfig(tmp_path / "home/.kube/config", name="home")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("KUBECONFIG", str(a_file(tmp_path / "env", name="env")))
+    monkeypatch.setenv("KUBECONFIG", str(a_kubeconfig(tmp_path / "env", name="env")))
     assert load_config().server == "https://env:6443"
 
 
 def test_several_files_are_merged_and_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = a_file(tmp_path / "1", name="a", current="b", user={"token": "first"})
-    second = a_file(tmp_path / "2", name="b")
-    third = a_file(tmp_path / "3", name="a", user={"token": "third"})
+    first = a_kubeconfig(tmp_path / "1", name="a", current="b", user={"token": "first"})
+    second = a_kubeconfig(tmp_path / "2", name="b")
+    third = a_kubeconfig(tmp_path / "3", name="a", user={"token": "third"})
     monkeypatch.setenv("KUBECONFIG", f"{first}:{second}:{third}")
     assert load_config().server == "https://b:6443"
     assert load_config(context="a").token == "first"
@@ -76,14 +61,14 @@ def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytes
 def test_the_home_is_last(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--kubeconfig or \$KUBECONFIG"):
         load_config()
-    a_file(tmp_path / "home/.kube/config", name="home")
+    a_kubeconfig(tmp_path / "home/.kube/config", name="home")
     assert load_config().server == "https://home:6443"
 
 
 def test_relative_paths_start_at_their_file(tmp_path: Path) -> None:
     folder = tmp_path / "deep"
     user = {"client-certificate": "c.pem", "client-key": "sub/k.pem"}
-    file = a_file(folder / "config", user=user, **{"certificate-authority": "ca.pem"})
+    file = a_kubeconfig(folder / "config", user=user, **{"certificate-authority": "ca.pem"})
     (folder / "sub").mkdir()
     for name, text in (("c.pem", "cert"), ("sub/k.pem", "key"), ("ca.pem", "ca")):
         (folder / name).write_text(text)
@@ -99,7 +84,7 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
         "tls-server-name": "kubernetes",
         "proxy-url": "http://proxy:3128",
     }
-    found = load_config(a_file(tmp_path / "c", user={"tokenFile": "token"}, **cluster))
+    found = load_config(a_kubeconfig(tmp_path / "c", user={"tokenFile": "token"}, **cluster))
     assert (found.ca, found.insecure, found.tls_server_name, found.proxy_url) == (
         b"ca",
         True,
@@ -123,17 +108,17 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
 )
 def test_wrong_entry_is_named(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        load_config(a_file(tmp_path / "c", user=user, **cluster))
+        load_config(a_kubeconfig(tmp_path / "c", user=user, **cluster))
 
 
 def test_missing_files_contexts_and_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         load_config(tmp_path / "nowhere")
-    file = a_file(tmp_path / "c")
+    file = a_kubeconfig(tmp_path / "c")
     with pytest.raises(ConfigError, match="no context 'other'; available: one"):
         load_config(file, "other")
     with pytest.raises(ConfigError, match="current-context is not set; choose one of: one"):
-        load_config(a_file(tmp_path / "d", current=""))
+        load_config(a_kubeconfig(tmp_path / "d", current=""))
     file.write_text("]")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(file)
@@ -148,7 +133,7 @@ def plugin(tmp_path: Path, status: str) -> dict[str, Any]:
 
 
 def test_exec_plugin_gives_the_token_and_a_fresh_one(tmp_path: Path) -> None:
-    found = load_config(a_file(tmp_path / "c", user=plugin(tmp_path, '{"token":"from-plugin"}')))
+    found = load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, '{"token":"from-plugin"}')))
     assert found.token == "from-plugin"
     assert found.token_plugin is not None
     assert found.token_plugin() == "from-plugin"
@@ -157,13 +142,13 @@ def test_exec_plugin_gives_the_token_and_a_fresh_one(tmp_path: Path) -> None:
 
 def test_an_exec_plugin_gives_a_certificate(tmp_path: Path) -> None:
     status = '{"clientCertificateData":"cert","clientKeyData":"key"}'
-    found = load_config(a_file(tmp_path / "c", user=plugin(tmp_path, status)))
+    found = load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, status)))
     assert (found.client_cert, found.client_key, found.token) == (b"cert", b"key", None)
 
 
 def test_a_plugin_that_fails_or_gives_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plugin\.sh' returned neither"):
-        load_config(a_file(tmp_path / "c", user=plugin(tmp_path, "{}")))
+        load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, "{}")))
     (tmp_path / "plugin.sh").write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(ConfigError, match=r"plugin\.sh'.*returned 3"):
         load_config(tmp_path / "c")
@@ -175,4 +160,4 @@ def test_a_plugin_that_fails_or_gives_nothing_is_named(tmp_path: Path) -> None:
 def test_without_the_official_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes.config.exec_provider", None)
     with pytest.raises(ConfigError, match=r"vdi-kubernetes\[exec-auth\]"):
-        load_config(a_file(tmp_path / "c", user=plugin(tmp_path, "{}")))
+        load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, "{}")))

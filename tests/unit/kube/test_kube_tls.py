@@ -12,8 +12,7 @@ import pytest
 from support.waiting import eventually
 from unit.kube.kube_fake_api import FakeApi
 from unit.kube.kube_pki import server_context
-from unit.kube.kube_things import THINGS, Thing
-from unit.kube.test_kube_config import a_file
+from unit.kube.kube_things import THINGS, Thing, a_kubeconfig
 from vdi.devcluster.credentials import Authority, authority
 from vdi.kube.config import ClusterConfig, load_config
 from vdi.kube.connections import Target
@@ -50,7 +49,7 @@ async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(ours: Autho
     user = {"client-certificate": str(certificate), "client-key": str(key)}
     cluster = {"server": api.config().server, "certificate-authority": str(ours.file)}
     try:
-        assert await listed(load_config(a_file(tmp_path / "config", user=user, **cluster))) == []
+        assert await listed(load_config(a_kubeconfig(tmp_path / "config", user=user, **cluster))) == []
         with pytest.raises(ConnectionFailed):
             await listed(api.config(ca=ours.file.read_bytes()))
     finally:
