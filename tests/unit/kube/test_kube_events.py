@@ -30,6 +30,10 @@ class Reporter:
     async def flushed(self) -> None:
         await asyncio.wait_for(self.recorder.flush(), PATIENCE)
 
+    async def send(self, note: str = "something", about: ObjectReference = ABOUT) -> None:
+        self.say(note, about)
+        await self.flushed()
+
     def reported(self) -> list[tuple[str, int]]:
         """(note, count) of each Event on the server."""
         return [(event["note"], event.get("series", {}).get("count", 1)) for event in self.api.objects.values()]
@@ -54,8 +58,7 @@ async def here(idle: Reporter) -> AsyncIterator[Reporter]:
 
 
 async def test_event_has_all_fields_of_the_api(here: Reporter) -> None:
-    here.say("hello")
-    await here.flushed()
+    await here.send("hello")
     (body,) = here.sent("POST")
     assert body["metadata"].pop("name").startswith("a.")
     assert body == {
@@ -74,14 +77,12 @@ async def test_event_has_all_fields_of_the_api(here: Reporter) -> None:
 
 
 async def test_unprintable_text_in_a_note_is_escaped(here: Reporter) -> None:
-    here.say("its agent says \x1b]0;title\x07\u202e\nx")
-    await here.flushed()
+    await here.send("its agent says \x1b]0;title\x07\u202e\nx")
     assert here.reported() == [("its agent says \\u001b]0;title\\u0007\\u202e\\u000ax", 1)]
 
 
 async def test_repetitions_become_one_series_with_few_requests(here: Reporter) -> None:
-    here.say()
-    await here.flushed()
+    await here.send()
     for _ in range(100):
         here.say()
     assert here.reported() == [("something", 1)]
@@ -94,17 +95,14 @@ async def test_repetitions_become_one_series_with_few_requests(here: Reporter) -
 async def test_other_words_or_another_object_are_another_event(here: Reporter) -> None:
     here.say("one")
     here.say("two")
-    here.say("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
-    await here.flushed()
+    await here.send("one", ObjectReference("example.org/v1", "Thing", "b", "uid-b", "ns"))
     assert here.reported() == [("one", 1), ("two", 1), ("one", 1)]
 
 
 async def test_repetition_after_a_long_pause_is_a_new_event(here: Reporter) -> None:
-    here.say()
-    await here.flushed()
+    await here.send()
     await here.clock.advance(events.SERIES_LIFE + 1)
-    here.say()
-    await here.flushed()
+    await here.send()
     assert here.reported() == [("something", 1), ("something", 1)]
 
 
@@ -121,15 +119,13 @@ async def test_repetition_during_the_request_is_counted(here: Reporter) -> None:
         here.say()
 
     here.api.faults = [("POST", say_again)]
-    here.say()
-    await here.flushed()
+    await here.send()
     await here.clock.advance(events.SERIES_PAUSE + 1)
     await eventually(lambda: here.reported() == [("something", 2)])
 
 
 async def test_a_series_that_the_server_threw_away_begins_again(here: Reporter) -> None:
-    here.say()
-    await here.flushed()
+    await here.send()
     here.api.objects.clear()
     here.say()
     await here.clock.advance(events.SERIES_PAUSE + 1)
@@ -144,26 +140,22 @@ async def test_overload_drops_and_counts_events(idle: Reporter) -> None:
 
 async def test_refused_event_is_counted_and_the_next_is_sent(here: Reporter) -> None:
     here.api.faults = [("POST", refusal(403, "Forbidden"))]
-    here.say("refused")
-    await here.flushed()
+    await here.send("refused")
     assert here.recorder.dropped == 1
-    here.say("refused")
-    await here.flushed()
+    await here.send("refused")
     assert here.reported() == [("refused", 1)]
 
 
 async def test_lost_answer_to_an_event_counts_as_sent(here: Reporter) -> None:
     """The client tries again, and the server has it already: seen in the chaos suite as "was not sent"."""
     here.api.faults = [("POST", refusal(409, "AlreadyExists"))]
-    here.say()
-    await here.flushed()
+    await here.send()
     assert here.recorder.dropped == 0
     assert len(here.sent("POST")) == 1
 
 
 async def test_long_notes_and_names_fit(here: Reporter) -> None:
-    here.say("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
-    await here.flushed()
+    await here.send("ü" * 2000, ObjectReference("example.org/v1", "Thing", "x." * 126, "uid-x"))
     (body,) = here.sent("POST")
     assert len(body["note"].encode()) == events.NOTE_BYTES
     assert len(body["metadata"]["name"]) <= 253
