@@ -200,19 +200,11 @@ def test_show_prints_state_objects_and_events(vdi: Vdi, fake: FakeCluster) -> No
     fake.put(SESSIONS, a_session(status=running(conditions=conditions(PodReady="Pulling."), phase="Creating")))
     fake.put(f"{CORE}/pods", a_pod(ready=False, restarts=2))
     note = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
-    event = {
-        "metadata": {"name": "e1"},
-        "regarding": {"kind": "Pod", "name": "alice-desktop"},
-        "reason": "FailedScheduling",
-        "note": note,
-        "deprecatedLastTimestamp": "2026-11-20T08:04:00Z",
-        "deprecatedCount": 3,
-    }
-    fake.put(EVENTS, event)
+    event = {"metadata": {"name": "e1"}, "regarding": {"kind": "Pod", "name": "alice-desktop"}, "note": note}
+    seen = {"reason": "FailedScheduling", "deprecatedLastTimestamp": "2026-11-20T08:04:00Z", "deprecatedCount": 3}
+    fake.put(EVENTS, event | seen)
     ran = vdi("session", "show", "alice-desktop")
     assert ran.code == 0, ran.err
-    assert "Session:   vdi-sessions/alice-desktop" in ran.out
-    assert "Expires:   2026-11-20T16:00:01Z (in 7h55m; timeout 8h)" in ran.out
     assert "PodReady   False    Waiting   4m55s   Pulling." in ran.out
     assert "Pod                     alice-desktop" in ran.out
     assert "Running, not ready, restarted 2 times" in ran.out
