@@ -1,4 +1,4 @@
-"""Resources and placement of pods, as Kubernetes computes them."""
+"""Resources and placement of pods, as Kubernetes computes them, and what is kept of objects for it."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from vdi.api.template import Toleration
 from vdi.cluster.capacity import Tolerance, allows_placement, reaches_home, read_capacity
 from vdi.cluster.objects import (
     ForeignPod,
+    Node,
     NodeSelectorRequirement,
     NodeSelectorTerm,
     PersistentVolume,
@@ -132,3 +133,25 @@ def test_homes_and_labels_and_taints_of_state() -> None:
     assert pressed.closed == "short of disk" and allows_placement(a_demand(), pressed)
     rather_not = read_capacity(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
     assert not rather_not.closed and allows_placement(a_demand(), rather_not)
+
+
+def test_node_with_an_unnamed_image_is_decoded() -> None:
+    """Seen with containerd: `names: null`, after a tag had moved to a newer image."""
+    images = b'[{"names":null,"sizeBytes":5},{"names":["a:1"],"sizeBytes":7}]'
+    node = msgspec.json.decode(b'{"metadata":{"name":"n"},"status":{"images":' + images + b"}}", type=Node)
+    assert [image.names for image in node.status.images] == [None, ("a:1",)]
+
+
+def test_decoded_pod_keeps_only_used_fields() -> None:
+    pod = msgspec.json.decode(
+        b"""{"metadata": {"name": "p"},
+        "spec": {"volumes": [{"name": "tmp", "emptyDir": {}},
+                             {"name": "home", "persistentVolumeClaim": {"claimName": "home-a"}}]},
+        "status": {"conditions": [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"},
+                                  {"type": "PodScheduled", "status": "True"},
+                                  {"type": "DisruptionTarget", "status": "True"}]}}""",
+        type=Pod,
+    )
+    assert [condition.type for condition in pod.status.conditions] == ["Ready", "PodScheduled", "DisruptionTarget"]
+    assert [volume.name for volume in pod.spec.volumes] == ["home"]
+    assert pod.home_claim == "home-a"

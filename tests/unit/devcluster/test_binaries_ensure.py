@@ -9,8 +9,8 @@ import pytest
 from tools.binaries import RECIPES
 from unit.devcluster.binaries_servers import Server, build_cache_in, script, serving
 from vdi.devcluster import binaries
-from vdi.devcluster.binaries import BinaryUnavailable, Finder, entry_key
-from vdi.devcluster.binaries.components import Download, GoBuild, Recipe
+from vdi.devcluster.binaries import BinaryUnavailable, Finder, entry_key, from_named_folder
+from vdi.devcluster.binaries.components import CNI_PLUGINS, Download, GoBuild, Recipe
 from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.progress import Step, StepFailed
 
@@ -105,3 +105,21 @@ def test_different_recipes_never_share_a_cache_entry() -> None:
     recipes = {id(recipe): recipe for each in RECIPES.values() for recipe in each}.values()
     keys = [entry_key(recipe) for recipe in recipes]
     assert len(keys) == len(set(keys))
+
+
+def test_only_an_executable_in_the_named_folder_is_taken(tmp_path: Path) -> None:
+    env = {"VDI_BINARIES": str(tmp_path)}
+    (tmp_path / "etcd").touch()
+    assert from_named_folder("etcd", env) == (None, f"VDI_BINARIES={tmp_path}: contains no executable etcd")
+    tool = script(tmp_path / "etcd", "")
+    assert from_named_folder("etcd", env) == (tool, "")
+
+
+def test_plugin_folder_must_be_whole(tmp_path: Path) -> None:
+    for plugin in CNI_PLUGINS[:-1]:
+        script(tmp_path / "cni" / plugin, "")
+    env = {"VDI_BINARIES": str(tmp_path)}
+    lacks = f"VDI_BINARIES={tmp_path}: the folder {tmp_path / 'cni'} lacks the plugins portmap"
+    assert from_named_folder("cni", env) == (None, lacks)
+    script(tmp_path / "cni" / "portmap", "")
+    assert from_named_folder("cni", env) == (tmp_path / "cni", "")

@@ -1,7 +1,8 @@
-"""Packages of the distribution and of PyPI: names, command lines, and that nothing gets installed on the machine."""
+"""Packages of the distribution and of PyPI: names, command lines, and what gets installed on the machine, by whom."""
 
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from unit.devcluster.binaries_servers import build_cache_in, script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.binaries.components import DebianPackage, PythonPackage
-from vdi.devcluster.binaries.packages import install_wheel, unpack_debian_package
+from vdi.devcluster.binaries.packages import PackagesUnavailable, install_wheel, unpack_debian_package
 from vdi.devcluster.build_cache import SourceFailed
+from vdi.devcluster.progress import Progress, Step
 
 RUNC = DebianPackage(key="runc", title="unpack runc", provides={"runc": "usr/sbin/runc"}, package="runc")
 WHEEL = PythonPackage(
@@ -146,3 +148,48 @@ def test_wheel_goes_into_the_cache_alone(tmp_path: Path, monkeypatch: pytest.Mon
     assert os.access(entry / "bin" / "tool", os.X_OK)
     arguments = (tmp_path / "arguments").read_text()
     assert arguments.startswith("--no-deps --only-binary :all: --require-hashes --target ")
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Installs two packages; PATH has an apt-get that writes down how it was called, `env` and `sh`."""
+    script(tmp_path / "bin" / "apt-get", f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/called')
+    for name in ("env", "sh"):
+        (tmp_path / "bin" / name).symlink_to(Path("/usr/bin") / name)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+
+    def run() -> None:
+        with Progress(tmp_path / "logs") as progress, progress.step("packages") as step:
+            packages.install(step, ["buildah", "chromium"])
+
+    return run
+
+
+def test_lists_are_fetched_first_and_the_lock_is_waited_for(
+    install: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    install()
+    update, installed = (tmp_path / "called").read_text().splitlines()
+    assert update == "noninteractive --quiet update"
+    assert installed == (
+        "noninteractive --quiet -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends buildah chromium"
+    )
+
+
+def test_package_lists_are_locked_only_while_replaced(
+    install: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    seen: list[tuple[str, bool]] = []
+    monkeypatch.setattr(Step, "run", lambda _, argv, **__: seen.append((argv[-1], packages.lists.locked())))
+    install()
+    assert seen == [("update", True), ("chromium", False)]
+
+
+def test_a_user_without_rights_is_reported_the_command(
+    install: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(PackagesUnavailable, match="sudo apt-get install buildah chromium"):
+        install()
