@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
 from unit.cli.remote_stage import RemoteGateway
 from vdi.cli.main import main
+from vdi.session.children import MASTER_TOKEN_DIGEST
 
 # Five minutes after everything in `objects` was created.
 NOW = datetime(2026, 11, 20, 8, 5, tzinfo=UTC)
@@ -45,6 +47,24 @@ def gateway(gateway_server: RemoteGateway, tmp_path: Path) -> Iterator[RemoteGat
 def fake() -> Iterator[FakeCluster]:
     with FakeCluster().running() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def alice(fake: FakeCluster) -> FakeCluster:
+    """The fake cluster, on which Alice's desktop runs."""
+    fake.put(SESSIONS, a_session(status=running()))
+    fake.put(f"{CORE}/secrets", a_secret())
+    fake.put(f"{CORE}/pods", a_pod())
+    return fake
+
+
+@pytest.fixture
+def behind_gateway(alice: FakeCluster) -> FakeCluster:
+    """`alice`, where a gateway holds the tokens of her desktop."""
+    pod = a_pod()
+    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": MASTER_TOKEN_DIGEST}]}]
+    alice.put(f"{CORE}/pods", pod)
+    return alice
 
 
 @pytest.fixture

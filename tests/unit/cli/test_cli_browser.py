@@ -7,7 +7,7 @@ import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
+from unit.cli.objects import SESSIONS, a_session, running
 from vdi.cli.browser import check_address, domain_of, opens_browser
 from vdi.cli.errors import CliError
 from vdi.cli.logins import Login, Logins, write_logins
@@ -132,12 +132,10 @@ def test_open_refuses_the_address_of_a_hostile_gateway(
 
 
 def test_open_refuses_what_somebody_wrote_into_the_status(
-    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    vdi: Vdi, alice: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webbrowser, "open", lambda _: pytest.fail("opened"))
-    fake.put(SESSIONS, a_session(status=running(url="file:///etc/passwd")))
-    fake.put(f"{CORE}/secrets", a_secret())
-    fake.put(f"{CORE}/pods", a_pod())
+    alice.put(SESSIONS, a_session(status=running(url="file:///etc/passwd")))
     ran = vdi("session", "open", "alice-desktop")
     assert (ran.code, ran.out) == (1, "")
     assert "the browser does not get the address 'file:///etc/passwd'" in ran.err

@@ -14,14 +14,12 @@ from unit.cli.objects import (
     SESSIONS,
     TEMPLATES,
     a_pod,
-    a_secret,
     a_session,
     a_template,
     conditions,
     running,
 )
 from vdi.cli.progress import ProgressView
-from vdi.session.children import MASTER_TOKEN_DIGEST
 from vdi.session.naming import home_claim_name
 
 HOME = home_claim_name(session_name="", user="alice@example.com", template="ubuntu-desktop", retain=True)
@@ -74,8 +72,7 @@ def test_create_takes_the_user_from_the_environment(
     assert fake.bodies[0]["spec"]["user"] == "bob@example.com"
 
 
-def test_a_taken_name_is_reported_with_its_owner(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
+def test_a_taken_name_is_reported_with_its_owner(vdi: Vdi, alice: FakeCluster) -> None:
     ran = vdi("session", "create", "alice-desktop", "-t", "x", "--user", "bob@example.com")
     assert ran.code == 1
     assert "already exists" in ran.err
@@ -215,20 +212,18 @@ def test_show_prints_state_objects_and_events(vdi: Vdi, fake: FakeCluster) -> No
     ) in ran.out
 
 
-def test_show_hides_events_of_an_earlier_session(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
+def test_show_hides_events_of_an_earlier_session(vdi: Vdi, alice: FakeCluster) -> None:
     for name, time in (("before", "2026-11-20T07:59:59.900000Z"), ("after", "2026-11-20T08:00:00.100000Z")):
         regarding = {"kind": "VDISession", "name": "alice-desktop"}
-        fake.put(EVENTS, {"metadata": {"name": name}, "regarding": regarding, "note": name, "eventTime": time})
+        alice.put(EVENTS, {"metadata": {"name": name}, "regarding": regarding, "note": name, "eventTime": time})
     out = vdi("session", "show", "alice-desktop").out
     assert "before" not in out
     assert "VDISession   after" in out
 
 
-def test_show_names_what_may_not_be_read(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.refuse("GET", f"{CORE}/secrets/alice-desktop-auth", 403, reason="Forbidden", message="secrets is forbidden")
-    fake.refuse("GET", EVENTS, 403, reason="Forbidden", message="events is forbidden")
+def test_show_names_what_may_not_be_read(vdi: Vdi, alice: FakeCluster) -> None:
+    alice.refuse("GET", f"{CORE}/secrets/alice-desktop-auth", 403, reason="Forbidden", message="secrets is forbidden")
+    alice.refuse("GET", EVENTS, 403, reason="Forbidden", message="events is forbidden")
     ran = vdi("session", "show", "alice-desktop")
     assert ran.code == 0
     assert "Could not check Secret alice-desktop-auth: secrets is forbidden" in ran.out
@@ -246,11 +241,8 @@ def test_show_of_nothing_names_the_namespace(vdi: Vdi, fake: FakeCluster) -> Non
 
 
 def test_open_prints_the_password_and_keeps_it_from_the_browser(
-    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+    vdi: Vdi, alice: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/secrets", a_secret())
-    fake.put(f"{CORE}/pods", a_pod())
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     ran = vdi("session", "open", "alice-desktop")
@@ -261,13 +253,8 @@ def test_open_prints_the_password_and_keeps_it_from_the_browser(
     assert opened == [URL_NO_ONE_ANSWERS]
 
 
-def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster) -> None:
+def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, behind_gateway: FakeCluster) -> None:
     """The Secret holds Selkies' master token then, which opens the desktop past the gateway."""
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/secrets", a_secret())
-    pod = a_pod()
-    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": MASTER_TOKEN_DIGEST}]}]
-    fake.put(f"{CORE}/pods", pod)
     ran = vdi("session", "open", "alice-desktop", "--print")
     assert ran.code == 0
     assert ran.out.splitlines() == [
@@ -275,7 +262,7 @@ def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, fake: FakeCluster) ->
         "The browser asks for the portal's login if you are not logged in there.",
     ]
     assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NO_ONE_ANSWERS}
-    assert not any("secrets" in path for _, path in fake.requests)
+    assert not any("secrets" in path for _, path in behind_gateway.requests)
 
 
 def test_open_needs_a_running_desktop(vdi: Vdi, fake: FakeCluster) -> None:
@@ -356,10 +343,8 @@ def test_rm_keeps_a_home_that_another_session_has(vdi: Vdi, fake: FakeCluster) -
 # logs
 
 
-def test_logs_prints_the_desktop_s_log(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/pods", a_pod())
-    fake.logs[f"{CORE}/pods/alice-desktop"] = "one\ntwo\n"
+def test_logs_prints_the_desktop_s_log(vdi: Vdi, alice: FakeCluster) -> None:
+    alice.logs[f"{CORE}/pods/alice-desktop"] = "one\ntwo\n"
     assert vdi("session", "logs", "alice-desktop").out == "one\ntwo\n"
 
 

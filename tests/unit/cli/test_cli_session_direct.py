@@ -14,7 +14,7 @@ import pytest
 from support.variants import first_of
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
+from unit.cli.objects import CORE, a_pod
 from unit.cli.test_cli_interrupts import line_with, typed
 from vdi.session.credentials import direct_token
 
@@ -78,15 +78,6 @@ def desktop() -> Iterator[Desktop]:
         thread.join()
 
 
-@pytest.fixture
-def behind_gateway(fake: FakeCluster) -> None:
-    pod = a_pod()
-    pod["spec"]["containers"] = [{"name": "desktop", "env": [{"name": "VDI_MASTER_TOKEN_SHA256"}]}]
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/secrets", a_secret())
-    fake.put(f"{CORE}/pods", pod)
-
-
 def have_kubectl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.joinpath("kubectl").write_text(script)
     folder.joinpath("kubectl").chmod(0o755)
@@ -137,22 +128,17 @@ def test_json_is_the_address_and_an_end_by_itself_is_a_failure(vdi: Vdi, desktop
     assert (ran.code, ran.err) == (1, "Error: the connection to the desktop has ended: error: lost connection to pod\n")
 
 
-@pytest.mark.usefixtures("ending")
-def test_without_a_gateway_the_password_is_shown(vdi: Vdi, fake: FakeCluster, desktop: Desktop) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/secrets", a_secret())
-    fake.put(f"{CORE}/pods", a_pod())
+@pytest.mark.usefixtures("alice", "ending")
+def test_without_a_gateway_the_password_is_shown(vdi: Vdi, desktop: Desktop) -> None:
     ran = vdi("session", "open", "alice-desktop", "--direct", "--print")
     assert ran.out == f"URL:      http://127.0.0.1:{desktop.server_port}/\nUser:     user\nPassword: {MASTER}\n"
 
 
 @pytest.mark.usefixtures("ending")
-def test_an_image_with_a_page_of_its_own_is_opened_as_it_is(vdi: Vdi, fake: FakeCluster, desktop: Desktop) -> None:
+def test_an_image_with_a_page_of_its_own_is_opened_as_it_is(vdi: Vdi, alice: FakeCluster, desktop: Desktop) -> None:
     pod = a_pod()
     pod["metadata"]["annotations"] = {"vdi.kasm.io/protocol": "Web", "vdi.kasm.io/scheme": "HTTPS"}
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(f"{CORE}/secrets", a_secret())
-    fake.put(f"{CORE}/pods", pod)
+    alice.put(f"{CORE}/pods", pod)
     ran = vdi("session", "open", "alice-desktop", "--direct", "-o", "json")
     assert json.loads(ran.out) == {"url": f"https://127.0.0.1:{desktop.server_port}/"}
 

@@ -13,13 +13,12 @@ ALICE = f"{SESSIONS}/alice-desktop"
 pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
-def test_suspend_shows_how_to_resume(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
+def test_suspend_shows_how_to_resume(vdi: Vdi, alice: FakeCluster) -> None:
     ran = vdi("session", "suspend", "alice-desktop")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out == ("session alice-desktop is being suspended; start it again: vdi session resume alice-desktop\n")
-    uid = fake.objects[ALICE]["metadata"]["uid"]
-    assert fake.bodies == [{"spec": {"suspended": True}, "metadata": {"uid": uid}}]
+    uid = alice.objects[ALICE]["metadata"]["uid"]
+    assert alice.bodies == [{"spec": {"suspended": True}, "metadata": {"uid": uid}}]
 
 
 def test_suspend_waits_for_the_status_of_this_suspension(vdi: Vdi, fake: FakeCluster) -> None:
@@ -33,9 +32,8 @@ def test_suspend_waits_for_the_status_of_this_suspension(vdi: Vdi, fake: FakeClu
     assert fake.objects[ALICE]["status"]["observedGeneration"] == 5
 
 
-def test_suspend_that_takes_too_long_fails(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suspend_that_takes_too_long_fails(vdi: Vdi, alice: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.cli.session.commands._SUSPENDED_SECONDS", 0.2)
-    fake.put(SESSIONS, a_session(status=running()))
     ran = vdi("session", "suspend", "alice-desktop", "--wait")
     assert ran.code == 1
     assert "session alice-desktop is not suspended after 0s: see vdi session show alice-desktop" in ran.err
@@ -127,13 +125,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=lambda each: str(each)[:40])
-def test_refused_actions_change_nothing(vdi: Vdi, fake: FakeCluster, words: list[str], code: int, said: str) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(TEMPLATES, a_template(lifecycle={"maxTimeout": "4h"}))
+def test_refused_actions_change_nothing(vdi: Vdi, alice: FakeCluster, words: list[str], code: int, said: str) -> None:
+    alice.put(TEMPLATES, a_template(lifecycle={"maxTimeout": "4h"}))
     ran = vdi("session", words[0], "alice-desktop", *words[1:])
     assert ran.code == code
     assert said in ran.err
-    assert fake.bodies == []
+    assert alice.bodies == []
 
 
 @pytest.mark.parametrize("words", [["suspend"], ["restart"], ["extend", "1h"]])
@@ -162,19 +159,17 @@ def test_share_and_unshare_edit_the_guests(vdi: Vdi, fake: FakeCluster) -> None:
     assert fake.objects[ALICE]["spec"]["access"] == [{"user": "eve@example.com"}]
 
 
-def test_an_unreadable_template_allows_no_viewer_but_more_time(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
+def test_an_unreadable_template_allows_no_viewer_but_more_time(vdi: Vdi, alice: FakeCluster) -> None:
     path = f"{TEMPLATES}/ubuntu-desktop"
-    fake.refuse("GET", path, 403, reason="Forbidden", message="vditemplates is forbidden")
+    alice.refuse("GET", path, 403, reason="Forbidden", message="vditemplates is forbidden")
     assert vdi("session", "share", "alice-desktop", "bob@example.com").code == 3
-    assert fake.bodies == []
+    assert alice.bodies == []
     assert vdi("session", "extend", "alice-desktop", "1h").code == 0
 
 
-def test_guests_are_edited_again_after_a_conflict(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running()))
-    fake.put(TEMPLATES, a_template())
-    fake.refuse("PATCH", ALICE, 409, reason="Conflict", message="the object has been modified")
+def test_guests_are_edited_again_after_a_conflict(vdi: Vdi, alice: FakeCluster) -> None:
+    alice.put(TEMPLATES, a_template())
+    alice.refuse("PATCH", ALICE, 409, reason="Conflict", message="the object has been modified")
     ran = vdi("session", "share", "alice-desktop", "bob@example.com")
     assert (ran.code, ran.err) == (1, "Error: session alice-desktop keeps being changed by others; try again\n")
-    assert [request for request in fake.requests if request[0] == "PATCH"] == [("PATCH", ALICE)] * 5
+    assert [request for request in alice.requests if request[0] == "PATCH"] == [("PATCH", ALICE)] * 5
