@@ -22,20 +22,10 @@ pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:
     notes = {"vdi.kasm.io/user": user, **({"vdi.kasm.io/template": template} if template else {}), **annotations}
+    labels = {"app.kubernetes.io/managed-by": "vdi-operator"}
     return {
-        "metadata": {
-            "name": name,
-            "namespace": "vdi-sessions",
-            "uid": f"uid-{name}",
-            "creationTimestamp": "2026-11-20T08:00:00Z",
-            "labels": {"app.kubernetes.io/managed-by": "vdi-operator"},
-            "annotations": notes,
-        },
-        "spec": {
-            "accessModes": ["ReadWriteOnce"],
-            "storageClassName": "local-path",
-            "resources": {"requests": {"storage": "10Gi"}},
-        },
+        "metadata": {"name": name, "labels": labels, "annotations": notes},
+        "spec": {"storageClassName": "local-path", "resources": {"requests": {"storage": "10Gi"}}},
         "status": {"phase": "Bound"},
     }
 

@@ -3,7 +3,6 @@
 import json
 import os
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,14 +47,7 @@ def environments(layout: Layout) -> dict[str, dict[str, str]]:
     components = [Component(**component) for component in json.loads(layout.spec.read_bytes())["components"]]
     script = 'env -0 > "$0.partial"; mv "$0.partial" "$0"; exec sleep 60'
     programs = [
-        replace(
-            component,
-            argv=["/bin/sh", "-c", script, str(folder / component.name)],
-            after=[],
-            ready={},
-            needs_file="",
-            listen_name="",
-        )
+        Component(component.name, ["/bin/sh", "-c", script, str(folder / component.name)], component.env)
         for component in components
     ]
     write_spec(layout, programs, [])
