@@ -234,24 +234,6 @@ async def test_a_line_of_a_megabyte_split_anywhere(api: FakeApi, this: Reflected
     await eventually(lambda: this.size_of("big") == 7)
 
 
-async def test_duplicate_and_out_of_order_events(api: FakeApi, this: Reflected) -> None:
-    def event(kind: str, version: int, size: int, uid: str = "u") -> bytes:
-        metadata = {"name": "a", "namespace": "ns", "uid": uid, "resourceVersion": str(version)}
-        return json.dumps({"type": kind, "object": {"metadata": metadata, "size": size}}).encode() + b"\n"
-
-    for line in (
-        event("ADDED", 201, 1),
-        event("MODIFIED", 205, 5),
-        event("MODIFIED", 203, 3),
-        event("ADDED", 205, 99),
-        event("DELETED", 190, 0, uid="an earlier one"),
-        event("MODIFIED", 206, 6),
-    ):
-        await api.say(line)
-    await eventually(lambda: this.size_of("a") == 6)
-    assert this.journal.lines == ["+a", "~a", "~a"]
-
-
 async def test_known_version_is_not_decoded_again(
     api: FakeApi, this: Reflected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
