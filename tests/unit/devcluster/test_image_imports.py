@@ -63,21 +63,16 @@ def import_images(layout: Layout, ctr: Path) -> Import:
     return lambda *tars: privileged.import_images(layout, ctr, *tars)
 
 
-def test_an_archive_is_imported_once(archive: Path, import_images: Import) -> None:
+def test_an_archive_is_imported_again_once_it_or_its_image_changed(
+    archive: Path, names: Path, import_images: Import
+) -> None:
     assert import_images(archive) == [str(archive)]
     assert import_images(archive) == []
-
-
-def test_an_archive_that_was_built_again_is_imported_again(archive: Path, import_images: Import) -> None:
-    import_images(archive)
     os.utime(archive, (0, 0))
-    assert import_images(archive) == [str(archive)]
-
-
-def test_an_image_that_the_kubelet_deleted_is_imported_again(archive: Path, names: Path, import_images: Import) -> None:
-    import_images(archive)
+    assert import_images(archive) == [str(archive)], "it was built again"
+    assert import_images(archive) == []
     names.write_text("docker.io/library/other-redis:7\n")
-    assert import_images(archive) == [str(archive)]
+    assert import_images(archive) == [str(archive)], "the kubelet deleted the image"
 
 
 def test_an_image_that_fills_the_disk_is_refused(archive: Path) -> None:
@@ -89,25 +84,17 @@ def test_an_image_that_fills_the_disk_is_refused(archive: Path) -> None:
         privileged.require_room(archive, GIB)
 
 
-def test_a_further_node_gets_only_the_imported_archives(
-    archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import
+@pytest.mark.parametrize("archive_is", ["as imported", "built again", "gone"])
+def test_a_further_node_gets_the_images_of_the_first_once(
+    archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import, archive_is: str
 ) -> None:
     import_images(archive)
-    assert privileged.copy_images(layout, 2, ctr) == [str(archive)]
-    assert privileged.copy_images(layout, 2, ctr) == []
-    assert names.with_name("names-of-node-2").read_text() == "docker.io/library/redis:7\n"
-
-
-@pytest.mark.parametrize("is_gone", [False, True], ids=["built again", "gone"])
-def test_an_image_without_its_archive_comes_from_the_first_node(
-    archive: Path, names: Path, layout: Layout, ctr: Path, import_images: Import, is_gone: bool
-) -> None:
-    import_images(archive)
-    if is_gone:
+    if archive_is == "gone":
         archive.unlink()
-    else:
+    elif archive_is == "built again":
         os.utime(archive, (0, 0))
-    assert privileged.copy_images(layout, 2, ctr) == ["docker.io/library/redis:7"]
+    source = str(archive) if archive_is == "as imported" else "docker.io/library/redis:7"
+    assert privileged.copy_images(layout, 2, ctr) == [source]
     assert privileged.copy_images(layout, 2, ctr) == []
     assert names.with_name("names-of-node-2").read_text() == "docker.io/library/redis:7\n"
 
