@@ -22,15 +22,6 @@ def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
 
-def film_begun(desktop: FilmedDesktop) -> int:
-    """The number of a film whose first five bytes the gateway has stored."""
-    desktop.look()
-    desktop.recorder.film(b"begin")
-    number, _, _ = store(desktop)
-    store(desktop, number, 5)
-    return number
-
-
 def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop, tmp_path: Path) -> None:
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
     desktop.recorder.film(b"begin")
@@ -68,7 +59,10 @@ def test_another_size_of_the_screen_begins_another_film(desktop: FilmedDesktop) 
 
 
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:
-    film_begun(desktop)
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
     desktop.recorder.end()
     assert desktop.look() == {"state": "Failed", "message": STARTING}
     assert desktop.look() == {"state": "On", "message": ""}
@@ -91,7 +85,10 @@ def test_full_spool_ends_the_film_until_it_is_fetched(desktop: FilmedDesktop) ->
 
 
 def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
-    number = film_begun(desktop)
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
     desktop.films.stored_at -= desktop.module.STORED_SECONDS + 1
     store(desktop, number, 5)
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
