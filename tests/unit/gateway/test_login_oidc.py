@@ -6,7 +6,7 @@ import hmac
 import html
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -29,7 +29,6 @@ from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer
 from unit.gateway.gateway_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login import oidc
-from vdi.gateway.login import oidc as provider_module
 from vdi.gateway.login.logins import SOURCE_OIDC, AnotherAccountError, Device, Identity
 from vdi.gateway.login.oidc import (
     ClaimsError,
@@ -45,9 +44,10 @@ from vdi.gateway.settings import OIDCSettings, Settings
 from vdi.gateway.shared_state import MemorySharedState
 from vdi.http_client import HttpClient
 
-ISSUER = "https://id.example.com/realms/vdi"
+ISSUER, BACK = "https://id.example.com/realms/vdi", "/login/oidc/back"
 CONFIG = OIDCSettings(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
 WITH_OIDC = Settings(oidc=CONFIG, admin_users=frozenset({"boss@example.com"}), admin_groups=frozenset({"admins"}))
+ACCOUNT = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
 KEY = RSAKey.generate_key(2048, parameters={"kid": "k1", "use": "sig", "alg": "RS256"})
 OTHER_KEY = RSAKey.generate_key(2048, parameters={"kid": "k1"})
 
@@ -139,18 +139,20 @@ class SignOn:
         self.provider.nonce, self.provider.challenge = query["nonce"], query["code_challenge"]
         return {"code": "c", "state": query["state"]}
 
-    async def come_back(self, **claims: Any) -> httpx.Response:
-        """There and back in one browser."""
+    async def come_back(
+        self, browser: Browser | None = None, next_page: str = "/history", **claims: Any
+    ) -> httpx.Response:
+        """There and back, by default in a new browser."""
         self.provider.claims |= claims
-        browser = self.stage.browser()
-        return await browser.get("/login/oidc/back", params=await self.go(browser))
+        browser = browser or self.stage.browser()
+        return await browser.get(BACK, params=await self.go(browser, next_page))
 
     async def come_back_with_a_wrong_code(self, address: str = "203.0.113.7") -> httpx.Response:
         """There and back, with a code that the provider does not know."""
         browser = self.stage.browser(address)
         back = await self.go(browser)
         self.provider.challenge = "of another code"
-        return await browser.get("/login/oidc/back", params=back)
+        return await browser.get(BACK, params=back)
 
 
 def _unread(answer: httpx.Response) -> httpx.Response:
@@ -187,8 +189,7 @@ async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
 
 async def test_there_and_back(sign_on: SignOn) -> None:
     browser = sign_on.stage.browser()
-    back = await sign_on.go(browser, "/desktops/x")
-    answer = await browser.get("/login/oidc/back", params=back)
+    answer = await sign_on.come_back(browser, "/desktops/x")
     assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/x")
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
@@ -212,72 +213,57 @@ async def test_two_tabs_may_be_under_way(sign_on: SignOn) -> None:
     first = await sign_on.go(browser, "/one")
     nonce, challenge = sign_on.provider.nonce, sign_on.provider.challenge
     second = await sign_on.go(browser, "/two")
-    answer = await browser.get("/login/oidc/back", params=second)
+    answer = await browser.get(BACK, params=second)
     assert answer.headers["location"] == "/two"
     sign_on.provider.nonce, sign_on.provider.challenge = nonce, challenge
-    assert (await browser.get("/login/oidc/back", params=first)).headers["location"] == "/one"
+    assert (await browser.get(BACK, params=first)).headers["location"] == "/one"
 
 
 async def test_a_way_back_is_for_one_browser_once_and_soon(sign_on: SignOn) -> None:
     browser, thief = sign_on.stage.browser(), sign_on.stage.browser()
     back = await sign_on.go(browser)
     await sign_on.go(thief)
-    assert (await thief.get("/login/oidc/back", params=back)).status_code == 403
-    assert (await sign_on.stage.browser().get("/login/oidc/back", params=back)).status_code == 403
+    assert (await thief.get(BACK, params=back)).status_code == 403
+    assert (await sign_on.stage.browser().get(BACK, params=back)).status_code == 403
     back = await sign_on.go(browser)
-    assert (await browser.get("/login/oidc/back", params=back)).status_code == 303
-    assert (await browser.get("/login/oidc/back", params=back)).status_code == 403
+    assert (await browser.get(BACK, params=back)).status_code == 303
+    assert (await browser.get(BACK, params=back)).status_code == 403
     late = await sign_on.go(browser)
     sign_on.stage.clock.forward(seconds=oidc.STATE_SECONDS + 1)
-    assert (await browser.get("/login/oidc/back", params=late)).status_code == 403
+    assert (await browser.get(BACK, params=late)).status_code == 403
 
 
 @pytest.mark.parametrize("state", ["", ".", "a.b", "é.é", "=.="])
 async def test_a_made_up_state_is_refused(sign_on: SignOn, state: str) -> None:
     browser = sign_on.stage.browser()
     await sign_on.go(browser)
-    assert (await browser.get("/login/oidc/back", params={"code": "c", "state": state})).status_code == 403
+    assert (await browser.get(BACK, params={"code": "c", "state": state})).status_code == 403
 
 
 async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
-    answer = await browser.get("/login/oidc/back", params=await sign_on.go(browser, "https://evil.example/"))
-    assert answer.headers["location"] == "/"
+    assert (await sign_on.come_back(next_page="https://evil.example/")).headers["location"] == "/"
 
 
-WRONG_CLAIMS: list[dict[str, Any]] = [
-    {"iss": "https://evil.example"},
-    {"iss": ISSUER + "/"},
-    {"iss": None},
-    {"aud": "another"},
-    {"aud": ["another"]},
-    {"aud": None},
-    {"aud": ["vdi", "another"]},
+def pairs(rows: Mapping[str, Iterable[Any]]) -> list[tuple[Any, str]]:
+    """Each value with the key under which it stands."""
+    return [(value, key) for key, values in rows.items() for value in values]
+
+
+NOT_A_TIME = (None, 10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf"))
+WRONG_VALUES: dict[str, tuple[Any, ...]] = {
+    "iss": ("https://evil.example", ISSUER + "/", None),
+    "aud": ("another", ["another"], None, ["vdi", "another"]),
+    "azp": ("another",),
+    "exp": (1, True, "never", *NOT_A_TIME),
+    "iat": (99999999999, *NOT_A_TIME),
+    "nbf": (99999999999, *NOT_A_TIME[1:]),
+    "nonce": ("another", None, 1, "\ud800"),
+    "at_hash": ("AAAAAAAAAAAAAAAAAAAAAA", 1, "", "\ud800"),
+    "sub": ("", None, 1, "1" * 256, "ä", "1\0"),
+}
+WRONG_CLAIMS = [
     {"aud": ["vdi", "another"], "azp": "another"},
-    {"azp": "another"},
-    {"exp": 1},
-    {"exp": None},
-    {"exp": True},
-    {"exp": "never"},
-    {"iat": 99999999999},
-    {"iat": None},
-    {"nbf": 99999999999},
-    {"nonce": "another"},
-    {"nonce": None},
-    {"nonce": 1},
-    {"nonce": "\ud800"},
-    {"at_hash": "\ud800"},
-    {"sub": ""},
-    {"sub": None},
-    {"sub": 1},
-    {"sub": "1" * 256},
-    {"sub": "ä"},
-    {"sub": "1\0"},
-    *(
-        {name: value}
-        for name in ("exp", "iat", "nbf")
-        for value in (10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf"))
-    ),
+    *({name: value} for value, name in pairs(WRONG_VALUES)),
 ]
 
 
@@ -305,7 +291,7 @@ async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> N
 
 
 async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provider_module, "_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(oidc, "_REQUEST_SECONDS", 0.2)
     async with serve_answer(Answer(b"", b"HTTP/1.1 100 Continue\r\n\r\n")) as server:
         provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC)
         with pytest.raises(ProviderDownError, match="no response in time"):
@@ -313,8 +299,18 @@ async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch
         await provider.close()
 
 
-@pytest.mark.parametrize("claims", [{"aud": ["vdi"]}, {"aud": ["vdi", "x"], "azp": "vdi"}, {"azp": "vdi"}], ids=str)
-async def test_audiences_that_name_us_are_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": ["vdi"]},
+        {"aud": ["vdi", "x"], "azp": "vdi"},
+        {"azp": "vdi"},
+        # OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it.
+        {"at_hash": oidc._base64url(hashlib.sha256(b"at").digest()[:16])},
+    ],
+    ids=str,
+)
+async def test_audiences_and_access_tokens_of_ours_are_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
     assert (await sign_on.come_back(**claims)).status_code == 303
 
 
@@ -388,7 +384,7 @@ async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn) -> 
     back = [await sign_on.go(browser) for _ in range(12)]
     sign_on.provider.any_verifier = True
     asked = sign_on.provider.asked.count("/keys")
-    answers = await asyncio.gather(*(browser.get("/login/oidc/back", params=each) for each in back))
+    answers = await asyncio.gather(*(browser.get(BACK, params=each) for each in back))
     assert [answer.status_code for answer in answers] == [403] * 12
     assert sign_on.provider.asked.count("/keys") == asked + 1
 
@@ -421,39 +417,17 @@ async def test_odd_key_sets_let_no_one_in(sign_on: SignOn) -> None:
         assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie")), keys
 
 
-def hs256_with_a_published_secret(claims: dict[str, Any]) -> str:
-    return hs256(claims, b"secret" * 10)
-
-
 async def test_a_shared_secret_among_the_keys_signs_nothing(sign_on: SignOn) -> None:
     sign_on.provider.keys = [{"kty": "oct", "k": oidc._base64url(b"secret" * 10), "kid": "k1"}]
-    sign_on.provider.sign = hs256_with_a_published_secret
+    sign_on.provider.sign = lambda claims: hs256(claims, b"secret" * 10)
     assert (await sign_on.come_back()).status_code == 403
 
 
-@pytest.mark.parametrize(
-    ("name", "seconds", "status"),
-    [
-        ("exp", -59, 303),
-        ("exp", -60, 403),
-        ("iat", 60, 303),
-        ("iat", 61, 403),
-        ("nbf", 60, 303),
-        ("nbf", 61, 403),
-    ],
-)
-async def test_clocks_may_differ_by_a_minute(sign_on: SignOn, name: str, seconds: int, status: int) -> None:
+@pytest.mark.parametrize(("name", "last", "first_refused"), [("exp", -59, -60), ("iat", 60, 61), ("nbf", 60, 61)])
+async def test_clocks_may_differ_by_a_minute(sign_on: SignOn, name: str, last: int, first_refused: int) -> None:
     now = int(sign_on.stage.clock.now().timestamp())
-    assert (await sign_on.come_back(**{name: now + seconds})).status_code == status
-
-
-@pytest.mark.parametrize(("at_hash", "status"), [(True, 303), ("AAAAAAAAAAAAAAAAAAAAAA", 403), (1, 403), ("", 403)])
-async def test_an_access_token_of_another_person_is_not_used(
-    sign_on: SignOn, at_hash: str | int | bool, status: int
-) -> None:
-    """OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it."""
-    right = oidc._base64url(hashlib.sha256(b"at").digest()[:16])
-    assert (await sign_on.come_back(at_hash=right if at_hash is True else at_hash)).status_code == status
+    answers = [await sign_on.come_back(**{name: now + seconds}) for seconds in (last, first_refused)]
+    assert [answer.status_code for answer in answers] == [303, 403]
 
 
 async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
@@ -466,27 +440,19 @@ async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
     assert (await sign_on.come_back()).status_code == 303
 
 
-@pytest.mark.parametrize(
-    ("claims", "words"),
-    [
-        ({"email": None}, "did not send your e-mail address"),
-        ({"email": ""}, "did not send your e-mail address"),
-        ({"email": ["a@b.c"]}, "did not send your e-mail address"),
-        ({"email_verified": False}, "not verified"),
-        ({"email_verified": "false"}, "not verified"),
-        ({"email_verified": "False"}, "not verified"),
-        ({"email_verified": "no"}, "not verified"),
-        ({"email_verified": "true"}, "allowed: true"),
-        ({"email_verified": 1}, "allowed: true"),
-        ({"email_verified": [True]}, "allowed: true"),
-        ({"email_verified": None}, "gateway.oidc.requireVerified"),
-        ({"email": "no address"}, "cannot be used"),
-        ({"email": "a@b.c\nd@e.f"}, "cannot be used"),
-        ({"email": "bob\u200b@example.com"}, "cannot be used"),
-        ({"email": "bob\ud800@example.com"}, "cannot be used"),
-        ({"email": "bob\0@example.com"}, "cannot be used"),
+REFUSED_ADDRESSES: dict[str, list[dict[str, Any]]] = {
+    "did not send your e-mail address": [{"email": email} for email in (None, "", ["a@b.c"])],
+    "not verified": [{"email_verified": said} for said in (False, "false", "False", "no")],
+    "allowed: true": [{"email_verified": said} for said in ("true", 1, [True])],
+    "gateway.oidc.requireVerified": [{"email_verified": None}],
+    "cannot be used": [
+        {"email": email}
+        for email in ("no address", "a@b.c\nd@e.f", *(f"bob{odd}@example.com" for odd in ("\u200b", "\ud800", "\0")))
     ],
-)
+}
+
+
+@pytest.mark.parametrize(("claims", "words"), pairs(REFUSED_ADDRESSES), ids=str)
 async def test_without_an_address_that_is_theirs_no_one_comes_in(
     sign_on: SignOn, claims: dict[str, Any], words: str
 ) -> None:
@@ -498,8 +464,7 @@ async def test_without_an_address_that_is_theirs_no_one_comes_in(
 async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn) -> None:
     sign_on.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
     browser = sign_on.stage.browser()
-    sign_on.provider.claims = {"email": None, "email_verified": None, "groups": None}
-    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
+    await sign_on.come_back(browser, email=None, email_verified=None, groups=None)
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
 
@@ -528,9 +493,8 @@ async def test_a_setting_allows_addresses_without_verification(tmp_path: Path) -
 
 async def user_of(sign_on: SignOn, **claims: Any) -> str:
     """Who a browser is after there and back; or what the page says."""
-    sign_on.provider.claims |= claims
     browser = sign_on.stage.browser()
-    answer = await browser.get("/login/oidc/back", params=await sign_on.go(browser))
+    answer = await sign_on.come_back(browser, **claims)
     if answer.status_code == 403:
         return html.unescape(answer.text)
     return str((await browser.get("/api/v1/me")).json()["user"])
@@ -559,7 +523,7 @@ async def test_a_changed_address_at_the_provider_opens_no_other_one(sign_on: Sig
 
 
 async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> None:
-    logins = sign_on.stage.login.services.logins
+    logins = sign_on.stage.logins
     assert await user_of(sign_on) == "alice@example.com"
     assert await logins.release("alice@example.com")
     assert not await logins.release("alice@example.com")
@@ -568,23 +532,16 @@ async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> N
 
 
 async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
-    logins = sign_on.stage.login.services.logins
-    who = [
-        Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject=str(number))
-        for number in range(8)
-    ]
+    logins = sign_on.stage.logins
+    who = [replace(ACCOUNT, subject=str(number)) for number in range(8)]
     done = await asyncio.gather(*(logins.begin(one, Device()) for one in who), return_exceptions=True)
     assert sum(isinstance(each, AnotherAccountError) for each in done) == 7
     assert len(await logins.of("alice@example.com")) == 1
 
 
 async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
-    logins = sign_on.stage.login.services.logins
-    old, new = (
-        Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=issuer, subject=str(number))
-        for number, issuer in enumerate((ISSUER, "https://new.example.com"))
-    )
-    await logins.begin(old, Device())
+    logins, new = sign_on.stage.logins, replace(ACCOUNT, issuer="https://new.example.com", subject="2")
+    await logins.begin(ACCOUNT, Device())
     secret, login = await logins.begin(new, Device())
     assert await logins.of("alice@example.com") == [login]
     again, _ = await logins.begin(new, Device())
@@ -593,34 +550,30 @@ async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
 
 async def test_the_first_login_of_another_issuer_ends_what_was_open(sign_on: SignOn) -> None:
     """The person at the new provider may be another one."""
-    logins = sign_on.stage.login.services.logins
-    old = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
-    local = Identity(user="alice@example.com")
-    tokens = []
-    for who in (old, replace(old, user="bob@example.com", subject="2"), local):
+    logins, tokens = sign_on.stage.logins, []
+    for who in (ACCOUNT, replace(ACCOUNT, user="bob@example.com", subject="2"), Identity(user=ACCOUNT.user)):
         secret, _ = await logins.begin(who, Device())
         person = await logins.person_by_cookie(secret)
         assert person is not None
         tokens.append((secret, (await logins.new_token(person, "script", timedelta(days=1)))[0]))
-    await logins.begin(replace(old, issuer="https://new.example.com"), Device())
+    await logins.begin(replace(ACCOUNT, issuer="https://new.example.com"), Device())
     held = [(await logins.person_by_cookie(secret), await logins.person_by_token(token)) for secret, token in tokens]
     assert held[0] == (None, None)
     assert None not in held[1] and None not in held[2], "neither of somebody else nor of the local user"
 
 
 async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -> None:
-    logins = sign_on.stage.login.services.logins
-    who = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
+    logins = sign_on.stage.logins
 
     async def release() -> bool:
-        released = await logins.release(who.user)
-        await logins.end_all(who.user)
+        released = await logins.release(ACCOUNT.user)
+        await logins.end_all(ACCOUNT.user)
         return released
 
     for _ in range(20):
-        _, released = await asyncio.gather(logins.begin(who, Device()), release())
+        _, released = await asyncio.gather(logins.begin(ACCOUNT, Device()), release())
         if released:
-            assert await logins.of(who.user) == []
+            assert await logins.of(ACCOUNT.user) == []
         else:
             assert await release()
 
@@ -629,8 +582,7 @@ async def test_a_refused_account_leaves_the_browsers_login(sign_on: SignOn) -> N
     assert await user_of(sign_on) == "alice@example.com"
     browser = sign_on.stage.browser()
     await browser.log_in()
-    sign_on.provider.claims |= {"sub": "2"}
-    assert (await browser.get("/login/oidc/back", params=await sign_on.go(browser))).status_code == 403
+    assert (await sign_on.come_back(browser, sub="2")).status_code == 403
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
@@ -645,9 +597,8 @@ async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn)
 
 
 async def test_what_no_database_and_no_terminal_can_show_is_left_out(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
-    sign_on.provider.claims = {"name": "A\0\ud800\x1b]0;\u202eB", "groups": ["a\0", "\ud800", "\x1b[2J", "fine"]}
-    assert (await browser.get("/login/oidc/back", params=await sign_on.go(browser))).status_code == 303
+    browser, groups = sign_on.stage.browser(), ["a\0", "\ud800", "\x1b[2J", "fine"]
+    assert (await sign_on.come_back(browser, name="A\0\ud800\x1b]0;\u202eB", groups=groups)).status_code == 303
     assert (await browser.get("/api/v1/me")).json()["groups"] == ["fine"]
     (login,) = await sign_on.stage.logins.of("alice@example.com")
     assert login.name == "A]0;B"
@@ -662,14 +613,14 @@ async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn) -> None:
     """RFC 9207: against being sent to one provider and coming back from another."""
     browser = sign_on.stage.browser()
     back = await sign_on.go(browser) | {"iss": "https://evil.example"}
-    answer = await browser.get("/login/oidc/back", params=back)
+    answer = await browser.get(BACK, params=back)
     assert answer.status_code == 403, "also where the provider does not announce it"
     assert "/token" not in sign_on.provider.asked, "the code went to no one"
     sign_on.provider.metadata = {"authorization_response_iss_parameter_supported": True}
     sign_on.stage.clock.forward(seconds=31)
     for iss, status in (({}, 403), ({"iss": "https://evil.example"}, 403), ({"iss": ISSUER}, 303)):
         back = await sign_on.go(browser) | iss
-        assert (await browser.get("/login/oidc/back", params=back)).status_code == status
+        assert (await browser.get(BACK, params=back)).status_code == status
 
 
 async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn) -> None:
@@ -679,7 +630,7 @@ async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn) 
     sign_on.stage.clock.forward(seconds=31)
     assert (await browser.get("/login/oidc")).status_code == 503
     sign_on.provider.down = False
-    assert (await browser.get("/login/oidc/back", params=back)).status_code == 303, "what is known of it still holds"
+    assert (await browser.get(BACK, params=back)).status_code == 303, "what is known of it still holds"
 
 
 async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplog: pytest.LogCaptureFixture) -> None:
@@ -714,26 +665,19 @@ async def test_a_provider_that_fails_is_known_before_a_login(sign_on: SignOn) ->
     assert await problems() == []
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"issuer": "https://evil.example"},
-        {"issuer": ISSUER + "/"},
-        {"token_endpoint": "http://id.example.com/token"},
-        {"jwks_uri": None},
-        {"jwks_uri": "http://id.example.com/keys"},
-        {"jwks_uri": "https://"},
-        {"jwks_uri": "https://[::1"},
-        {"jwks_uri": "https://id.example.com:x/keys"},
-        {"userinfo_endpoint": "http://id.example.com/me"},
-        {"end_session_endpoint": "http://id.example.com/end"},
-        {"authorization_endpoint": "http://id.example.com/auth"},
-        {"authorization_endpoint": "javascript:alert(1)"},
-        {"authorization_endpoint": "https:///auth"},
-    ],
-)
-async def test_a_provider_with_odd_metadata_counts_as_down(sign_on: SignOn, metadata: dict[str, Any]) -> None:
-    sign_on.provider.metadata = metadata
+ODD_METADATA: dict[str, tuple[str | None, ...]] = {
+    "issuer": ("https://evil.example", ISSUER + "/"),
+    "token_endpoint": ("http://id.example.com/token",),
+    "jwks_uri": (None, "http://id.example.com/keys", "https://", "https://[::1", "https://id.example.com:x/keys"),
+    "userinfo_endpoint": ("http://id.example.com/me",),
+    "end_session_endpoint": ("http://id.example.com/end",),
+    "authorization_endpoint": ("http://id.example.com/auth", "javascript:alert(1)", "https:///auth"),
+}
+
+
+@pytest.mark.parametrize(("value", "field"), pairs(ODD_METADATA))
+async def test_a_provider_with_odd_metadata_counts_as_down(sign_on: SignOn, field: str, value: Any) -> None:
+    sign_on.provider.metadata = {field: value}
     assert (await sign_on.stage.browser().get("/login/oidc")).status_code == 503
 
 
@@ -750,7 +694,7 @@ async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:
     browser = sign_on.stage.browser()
     back = await sign_on.go(browser)
     said = {"state": back["state"], "error": "access_denied", "error_description": "<script>alert(1)</script>"}
-    answer = await browser.get("/login/oidc/back", params=said)
+    answer = await browser.get(BACK, params=said)
     assert answer.status_code == 403
     assert "access_denied" in answer.text
     assert "<script>alert" not in answer.text
@@ -758,7 +702,7 @@ async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:
 
 async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn) -> None:
     browser = sign_on.stage.browser()
-    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
+    await sign_on.come_back(browser)
     answer = await browser.submit("/logout", (await browser.get("/account")).text)
     there = urlsplit(answer.headers["refresh"].removeprefix("1; url="))
     assert f"{there.scheme}://{there.netloc}{there.path}" == f"{ISSUER}/end"
@@ -769,15 +713,14 @@ async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn) -> None:
 
 
 async def test_a_new_login_brings_the_tokens_up_to_date(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
-    await browser.get("/login/oidc/back", params=await sign_on.go(browser))
-    person = await sign_on.stage.login.services.logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
+    browser, logins = sign_on.stage.browser(), sign_on.stage.logins
+    await sign_on.come_back(browser)
+    person = await logins.person_by_cookie(browser.copy_cookies()["__Host-vdi-login"])
     assert person is not None
-    token, _ = await sign_on.stage.login.services.logins.new_token(person, "script", timedelta(days=1))
+    token, _ = await logins.new_token(person, "script", timedelta(days=1))
     await sign_on.come_back(groups=["admins"])
-    again = await sign_on.stage.login.services.logins.person_by_token(token)
-    assert again is not None
-    assert again.admin
+    again = await logins.person_by_token(token)
+    assert again is not None and again.admin
 
 
 async def test_failed_sign_ons_from_one_address_are_refused_after_some(tmp_path: Path) -> None:
@@ -812,8 +755,8 @@ async def test_a_provider_that_is_down_counts_as_a_failed_sign_on(tmp_path: Path
         browser = sign_on.stage.browser()
         first, second = [await sign_on.go(browser) for _ in range(2)]
         sign_on.provider.down = True
-        assert (await browser.get("/login/oidc/back", params=first)).status_code == 503
-        assert (await browser.get("/login/oidc/back", params=second)).status_code == 429
+        assert (await browser.get(BACK, params=first)).status_code == 503
+        assert (await browser.get(BACK, params=second)).status_code == 429
 
 
 async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
@@ -821,7 +764,7 @@ async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
         browser = sign_on.stage.browser()
         ways = [await sign_on.go(browser) for _ in range(8)]
         sign_on.provider.challenge = "of another code"
-        answers = await asyncio.gather(*(browser.get("/login/oidc/back", params=back) for back in ways))
+        answers = await asyncio.gather(*(browser.get(BACK, params=back) for back in ways))
         assert sorted(answer.status_code for answer in answers) == [403] * 3 + [429] * 5
         assert sign_on.provider.asked.count("/token") == 3
 
@@ -829,7 +772,7 @@ async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
 async def test_without_a_provider_its_pages_are_not_there() -> None:
     async with LoginStage() as stage:
         assert (await stage.browser().get("/login/oidc")).status_code == 404
-        assert (await stage.browser().get("/login/oidc/back")).status_code == 404
+        assert (await stage.browser().get(BACK)).status_code == 404
 
 
 SECRETS = st.binary(min_size=32, max_size=32).map(oidc._base64url)
