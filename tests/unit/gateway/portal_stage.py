@@ -11,6 +11,7 @@ import httpx
 from support import builders
 from support.csrf import csrf_of
 from unit.gateway.gateway_stage import PORTAL, GatewayStage
+from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.rights import User
@@ -45,7 +46,11 @@ def a_template(name: str = "ubuntu", **spec: Any) -> VDITemplate:
 
 
 class PortalStage(GatewayStage):
-    """The gateway, and browsers in which people are logged in."""
+    """The gateway, and browsers in which people are logged in; the watch has brought `objects`."""
+
+    def __init__(self, *objects: VDISession | VDITemplate | VDIPool, **options: Any) -> None:
+        super().__init__(**options)
+        self.put(*objects)
 
     @property
     def services(self) -> Services:
@@ -71,6 +76,13 @@ class PageBrowser:
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         return await self.client.get(path, headers=headers)
+
+    async def html(self, path: str) -> str:
+        return (await self.get(path)).text
+
+    async def text(self, path: str) -> str:
+        """What a person reads on this page."""
+        return text_of(await self.html(path))
 
     async def post(
         self, path: str, *, at: str = "/account-is-not-here", token: str | None = None, **fields: str

@@ -25,7 +25,7 @@ def request_for(host: str) -> Request:
 async def test_every_file_that_a_page_names_is_there_and_kept_for_ever() -> None:
     stage = PortalStage()
     browser = stage.browser()
-    found = re.findall(r'(?:src|href)="(/static/[^"]+)"', (await browser.get("/")).text)
+    found = re.findall(r'(?:src|href)="(/static/[^"]+)"', await browser.html("/"))
     assert len(found) == 8
     for path in found:
         answer = await browser.get(path)

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
-from vdi.api.session import VDISession
 
 # A primary button: its class says nothing else.
 _STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
 ON_DESKTOP = {"url": "https://alice-desktop.vdi.localhost"}
+PAGE = "/desktops/alice-desktop"
+VIEWER = [{"user": BOB.email, "role": "viewer"}]
 
 
 def cards(page: str) -> list[str]:
@@ -30,67 +31,53 @@ def cards(page: str) -> list[str]:
 async def test_one_action_of_a_card_stands_out(
     status: dict[str, object], spec: dict[str, Any], action: str, line: str
 ) -> None:
-    stage = PortalStage()
-    stage.put(a_template(), a_session(status=ON_DESKTOP | status, **spec))
-    (card,) = cards((await stage.browser().get("/")).text)
+    stage = PortalStage(a_template(), a_session(status=ON_DESKTOP | status, **spec))
+    (card,) = cards(await stage.browser().html("/"))
     assert _STANDS_OUT.findall(card) == [action]
     assert line in text_of(card)
 
 
-def failing(reason: str, name: str = "alice-desktop") -> VDISession:
-    at = "2026-11-20T11:54:00Z"
-    pod = {"type": "PodReady", "status": "False", "reason": reason, "message": f"{reason}.", "lastTransitionTime": at}
-    status = {"phase": "Creating", "podName": name, "message": f"{reason}.", "conditions": [pod]}
-    return a_session(name, status=ON_DESKTOP | status)
-
-
 @pytest.mark.parametrize(
-    ("reason", "title", "told", "actions"),
+    ("reason", "title", "told"),
     [
-        ("NotResponding", "Not responding", "NotResponding. Restart it: unsaved work is lost.", ["Restart"]),
-        ("ImageNotFound", "Cannot start", "Its image cannot be loaded. Ask your administrator.", ["Restart"]),
+        ("NotResponding", "Not responding", "NotResponding. Restart it: unsaved work is lost."),
+        ("ImageNotFound", "Cannot start", "Its image cannot be loaded. Ask your administrator."),
     ],
 )
-async def test_a_failing_desktop_says_what_happened_and_what_to_do(
-    reason: str, title: str, told: str, actions: list[str]
-) -> None:
-    stage = PortalStage()
-    stage.put(a_template(), failing(reason))
-    for path in ("/", "/desktops/alice-desktop"):
-        page = (await stage.browser().get(path)).text
+async def test_a_failing_desktop_says_what_happened_and_what_to_do(reason: str, title: str, told: str) -> None:
+    at = "2026-11-20T11:54:00Z"
+    pod = {"type": "PodReady", "status": "False", "reason": reason, "message": f"{reason}.", "lastTransitionTime": at}
+    status = {"phase": "Creating", "podName": "p", "message": f"{reason}.", "conditions": [pod]}
+    stage = PortalStage(a_template(), a_session(status=ON_DESKTOP | status))
+    for path in ("/", PAGE):
+        page = await stage.browser().html(path)
         assert f"{title} {told}" in text_of(page)
-        assert _STANDS_OUT.findall(page) == actions
+        assert _STANDS_OUT.findall(page) == ["Restart"]
         assert 'class="badge failed"' in page
         assert "<progress" not in page
         assert 'Since <time datetime="2026-11-20T11:54:00Z">' in page
         assert "/admin/doctor" not in page
         assert f"template ubuntu\n{title} since 2026-11-20T11:54:00Z: {reason}\n{reason}." in page
-    assert (
-        'href="/admin/doctor"'
-        in (await stage.browser(ADMIN).get("/desktops/alice-desktop")).text.partition("</nav>")[2]
-    )
+    assert 'href="/admin/doctor"' in (await stage.browser(ADMIN).html(PAGE)).partition("</nav>")[2]
 
 
 async def test_files_that_do_not_outlive_a_desktop_are_announced() -> None:
-    stage = PortalStage()
-    stage.put(a_template(persistence={"enabled": False}), running())
-    assert "Files here are deleted when this desktop ends, is suspended or restarts." in text_of(
-        (await stage.browser().get("/desktops/alice-desktop")).text
-    )
-    assert "has no home folder" in (await stage.browser().get("/catalogue/ubuntu")).text
+    stage = PortalStage(a_template(persistence={"enabled": False}), running())
+    said = "Files here are deleted when this desktop ends, is suspended or restarts."
+    assert said in await stage.browser().text(PAGE)
+    assert "has no home folder" in await stage.browser().html("/catalogue/ubuntu")
     stage.put(a_template(persistence={"scope": "Session"}))
-    assert "deleted when this desktop ends." in (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "deleted when this desktop ends." in await stage.browser().html(PAGE)
     stage.put(a_template())
-    assert "Files here" not in (await stage.browser().get("/desktops/alice-desktop")).text
+    assert "Files here" not in await stage.browser().html(PAGE)
 
 
 async def test_no_action_stands_out_where_none_is_possible() -> None:
-    stage = PortalStage()
     ending = a_session("ending", status=ON_DESKTOP | {"phase": "Terminating"})
-    viewer = [{"user": BOB.email, "role": "viewer"}]
-    stage.put(a_template(), ending, a_session("rests", status={"phase": "Suspended"}, suspended=True, access=viewer))
-    mine = [card for card in cards((await stage.browser().get("/")).text) if "name-uid-ending" in card]
-    shared = cards((await stage.browser(BOB).get("/shared")).text)
+    rests = a_session("rests", status={"phase": "Suspended"}, suspended=True, access=VIEWER)
+    stage = PortalStage(a_template(), ending, rests)
+    mine = [card for card in cards(await stage.browser().html("/")) if "name-uid-ending" in card]
+    shared = cards(await stage.browser(BOB).html("/shared"))
     assert (len(mine), len(shared)) == (1, 1)
     for card in mine + shared:
         assert _STANDS_OUT.findall(card) == []
@@ -98,9 +85,8 @@ async def test_no_action_stands_out_where_none_is_possible() -> None:
 
 
 async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
-    stage = PortalStage()
-    stage.put(a_template(), running(access=[{"user": BOB.email, "role": "viewer"}]))
-    assert "until 20 Nov 2026, 17:00 UTC · shared with 1 person" in text_of((await stage.browser().get("/")).text)
+    stage = PortalStage(a_template(), running(access=VIEWER))
+    assert "until 20 Nov 2026, 17:00 UTC · shared with 1 person" in await stage.browser().text("/")
 
 
 @pytest.mark.parametrize(
@@ -111,29 +97,26 @@ async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
     ],
 )
 async def test_a_waiting_desktop_says_when_capacity_is_expected(earliest: str, words: str) -> None:
-    stage = PortalStage()
     queue = {"position": 2, "reason": "GPUsBusy", "earliestSlot": earliest}
-    stage.put(a_session(status={"phase": "Pending", "queue": queue, "message": "Full."}))
-    for path in ("/", "/desktops/alice-desktop"):
-        page = text_of((await stage.browser().get(path)).text)
+    stage = PortalStage(a_session(status={"phase": "Pending", "queue": queue, "message": "Full."}))
+    for path in ("/", PAGE):
+        page = await stage.browser().text(path)
         assert words in page
         assert ("That is" in page) == bool(earliest)
 
 
 async def test_ending_is_away_from_opening_and_sharing_comes_first() -> None:
-    stage = PortalStage()
-    stage.put(a_template(), running())
-    assert ">End<" not in (await stage.browser().get("/")).text
-    page = (await stage.browser().get("/desktops/alice-desktop")).text
-    places = [
-        page.index(words) for words in (">Open<", ">Sharing<", ">About this desktop<", ">What happened<", ">End<")
-    ]
+    stage = PortalStage(a_template(), running())
+    assert ">End<" not in await stage.browser().html("/")
+    page = await stage.browser().html(PAGE)
+    words = (">Open<", ">Sharing<", ">About this desktop<", ">What happened<", ">End<")
+    places = [page.index(word) for word in words]
     assert places == sorted(places)
 
 
 async def test_desktops_that_need_attention_come_first() -> None:
-    stage = PortalStage()
     failed = a_session("failed", created="2026-11-20T08:00:00Z", status={"phase": "Failed", "message": "No image."})
-    stage.put(a_template(), failed, a_session("newest", created="2026-11-20T11:00:00Z"), running("older"))
-    found = re.findall(r'<article class="card( attention)?" id="card-uid-(\w+)"', (await stage.browser().get("/")).text)
+    newest = a_session("newest", created="2026-11-20T11:00:00Z")
+    stage = PortalStage(a_template(), failed, newest, running("older"))
+    found = re.findall(r'<article class="card( attention)?" id="card-uid-(\w+)"', await stage.browser().html("/"))
     assert found == [(" attention", "failed"), ("", "newest"), ("", "older")]

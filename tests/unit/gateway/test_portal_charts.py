@@ -19,8 +19,8 @@ async def test_usage_is_compared_by_user_and_by_template() -> None:
     stage = PortalStage()
     for user, template, hours in (("root", "blender", 3.0), ("root", "qgis", 1.0), ("b", "qgis", 1.0)):
         stage.use(f"{user}@example.com", hours, template)
-    page = (await stage.browser(ADMIN).get("/history/usage?of=everyone")).text
+    page = await stage.browser(ADMIN).html("/history/usage?of=everyone")
     assert re.findall(r'<rect width="([\d.]+)"', page) == ["100.0", "25.0", "100.0", "66.7"]
     assert "Hours by user" in page
-    mine = (await stage.browser(ADMIN).get("/history/usage")).text
+    mine = await stage.browser(ADMIN).html("/history/usage")
     assert "Hours by user" not in mine

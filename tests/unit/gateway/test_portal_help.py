@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from unit.gateway.portal_stage import PortalStage, text_of
+from unit.gateway.portal_stage import PortalStage
 
 PAGES = Path(__file__).parents[3] / "docs" / "use"
 
@@ -18,7 +18,7 @@ async def test_every_page_for_users_is_served_with_links_that_work() -> None:
             led_to = await browser.get(link)
             assert led_to.status_code == 200, (name, link)
             assert not place or f'id="{place}"' in led_to.text, (name, link, place)
-    assert "Where files are kept" in text_of((await browser.get("/help/files")).text)
+    assert "Where files are kept" in await browser.text("/help/files")
     assert (await browser.get("/help/not-there")).status_code == 404
 
 

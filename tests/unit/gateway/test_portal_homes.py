@@ -24,7 +24,7 @@ def stage() -> PortalStage:
 
 
 async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
-    page = (await stage.browser().get("/homes")).text
+    page = await stage.browser().html("/homes")
     assert "Files of all your desktops 10 GiB no desktop" in text_of(page)
     assert MINE not in text_of(page)
     assert 'datetime="2026-11-20T08:30:00Z"' in page
@@ -34,14 +34,14 @@ async def test_my_homes_with_size_and_last_use(stage: PortalStage) -> None:
 
 async def test_a_home_with_a_desktop_is_not_offered_for_deletion(stage: PortalStage) -> None:
     stage.put(a_session("first", status={"homeClaim": MINE, "podName": "first"}))
-    page = (await stage.browser().get("/homes")).text
+    page = await stage.browser().html("/homes")
     assert 'href="/desktops/first/files"' in page
     assert f"/homes/{MINE}/delete" not in page
 
 
 async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     browser = stage.browser()
-    assert "Files of all your desktops: delete?" in (await browser.get(f"/homes/{MINE}/delete")).text
+    assert "Files of all your desktops: delete?" in await browser.html(f"/homes/{MINE}/delete")
     answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
     assert (answer.status_code, answer.headers["location"]) == (
         303,
@@ -49,7 +49,7 @@ async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     )
     assert stage.acts == [(ALICE.email, "home.delete", MINE, "done")]
     assert [home.metadata.name for home in stage.world.homes.values()] == [THEIRS]
-    assert "Files of all your desktops are being deleted." in (await browser.get(answer.headers["location"])).text
+    assert "Files of all your desktops are being deleted." in await browser.html(answer.headers["location"])
 
 
 async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:

@@ -59,11 +59,10 @@ def test_what_is_shown_for_an_icon_and_why_not(icon: str, origins: tuple[str, ..
 
 
 async def test_icons_by_name_are_inline_and_the_default_is_desktop() -> None:
-    stage = PortalStage()
-    stage.put(a_template("qgis", icon="map"), a_template("plain"), running(template="qgis"))
+    stage = PortalStage(a_template("qgis", icon="map"), a_template("plain"), running(template="qgis"))
     for path in ("/", "/catalogue", "/catalogue/qgis", "/desktops/alice-desktop"):
-        assert icon_shapes("map") in (await stage.browser().get(path)).text
-    assert icon_shapes("desktop") in (await stage.browser().get("/catalogue")).text
+        assert icon_shapes("map") in await stage.browser().html(path)
+    assert icon_shapes("desktop") in await stage.browser().html("/catalogue")
 
 
 async def test_pictures_load_from_allowed_origins_only() -> None:
@@ -76,9 +75,8 @@ async def test_pictures_load_from_allowed_origins_only() -> None:
 
 
 async def test_administrators_read_why_an_icon_is_not_shown() -> None:
-    stage = PortalStage()
-    stage.put(a_template(icon="maps"))
-    assert "icon: &#39;maps&#39;: allowed: ai, app," in (await stage.browser(ADMIN).get("/admin/templates")).text
+    stage = PortalStage(a_template(icon="maps"))
+    assert "icon: &#39;maps&#39;: allowed: ai, app," in await stage.browser(ADMIN).html("/admin/templates")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from unit.gateway.portal_stage import (
     a_session,
     a_template,
     running,
-    text_of,
 )
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
@@ -26,24 +25,22 @@ from vdi.gateway.portal.catalogue import first_choice, offer_of, session_request
 from vdi.gateway.rights import User
 from vdi.session.cluster_settings import ClusterSettings
 
-CPU_ONLY = {"defaultGPU": 0}
+AT, CPU_ONLY = "/catalogue/ubuntu", {"defaultGPU": 0}
 
 
 @pytest.fixture
 def stage() -> PortalStage:
-    stage = PortalStage()
-    stage.put(
+    return PortalStage(
         a_template("ubuntu", description="A desktop for everything", resources={"maxGPU": 2, "maxMemory": "16Gi"}),
         a_template("build", resources={"defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "30Gi"}),
         a_template("lab", access={"groups": ["research"]}),
         a_template("hers", access={"users": ["Alice@example.com"]}),
         a_template("web", displayName="", resources=CPU_ONLY, persistence={"enabled": False}),
     )
-    return stage
 
 
 async def names(browser: PageBrowser, query: str = "") -> list[str]:
-    page = (await browser.get(f"/catalogue{query}")).text
+    page = await browser.html(f"/catalogue{query}")
     return [name for name in ("ubuntu", "lab", "hers", "web") if f'formaction="/catalogue/{name}">' in page]
 
 
@@ -54,14 +51,9 @@ async def test_the_catalogue_offers_what_one_may_use(stage: PortalStage) -> None
     assert await names(stage.browser(ADMIN)) == ["ubuntu", "lab", "hers", "web"]
 
 
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [("?q=UBU", ["ubuntu"]), ("?q=every+desk", ["ubuntu"]), ("?q=lab", []), ("?q=", ["ubuntu", "hers", "web"])],
-)
-async def test_searching_finds_words_in_name_and_description(
-    stage: PortalStage, query: str, expected: list[str]
-) -> None:
-    assert await names(stage.browser(), query) == expected
+async def test_searching_finds_words_in_name_and_description(stage: PortalStage) -> None:
+    found = {query: await names(stage.browser(), f"?q={query}") for query in ("UBU", "every+desk", "lab", "")}
+    assert found == {"UBU": ["ubuntu"], "every+desk": ["ubuntu"], "lab": [], "": ["ubuntu", "hers", "web"]}
 
 
 async def test_an_opened_form_creates_the_home_of_a_startable_template(stage: PortalStage) -> None:
@@ -69,7 +61,7 @@ async def test_an_opened_form_creates_the_home_of_a_startable_template(stage: Po
     for path in ("/catalogue", "/catalogue/lab", "/catalogue/nothing"):
         await browser.get(path)
     assert not stage.world.homes.values()
-    await browser.get("/catalogue/ubuntu")
+    await browser.get(AT)
     await eventually(lambda: len(stage.world.homes.values()) == 1, "the home is made")
     assert stage.world.homes.values()[0].metadata.annotations["vdi.kasm.io/user"] == ALICE.email
 
@@ -77,56 +69,52 @@ async def test_an_opened_form_creates_the_home_of_a_startable_template(stage: Po
 @pytest.mark.parametrize("path", ["/catalogue/lab", "/catalogue/nothing"])
 async def test_a_template_of_others_looks_like_none_at_all(stage: PortalStage, path: str) -> None:
     answer = await stage.browser().get(path)
-    assert answer.status_code == 404
-    assert "There is no template" in answer.text
-    assert (await stage.browser().post(path, at="/catalogue/ubuntu")).status_code == 404
+    assert (answer.status_code, "There is no template" in answer.text) == (404, True)
+    assert (await stage.browser().post(path, at=AT)).status_code == 404
     assert stage.acts == []
 
 
 async def test_starting_as_offered_asks_for_nothing_but_that(stage: PortalStage) -> None:
-    browser, at = stage.browser(), "/catalogue/ubuntu"
     template = stage.world.template("ubuntu")
     assert template
     offered = first_choice(template, ClusterSettings(), ALICE, [])
-    answer = await browser.post(at, at=at, then="open", time_zone="Mars/Base", **offered)
+    answer = await stage.browser().post(AT, at=AT, then="open", time_zone="Mars/Base", **offered)
     asked = {"user": "alice@example.com", "template": "ubuntu", "timeout": "8h"}
     assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
-    assert answer.status_code == 303
-    assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
+    assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/alice-ubuntu/open")
 
 
 async def test_start_button_asks_for_what_the_template_offers(stage: PortalStage) -> None:
-    browser, at = stage.browser(), "/catalogue/ubuntu"
-    answer = await browser.post(at, at="/catalogue", time_zone="Europe/Berlin")
+    browser = stage.browser()
+    answer = await browser.post(AT, at="/catalogue", time_zone="Europe/Berlin")
     asked = {"user": "alice@example.com", "template": "ubuntu", "timeZone": "Europe/Berlin"}
     assert stage.cluster.objects["alice-ubuntu"]["spec"] == asked
     assert answer.headers["location"] == "/desktops/alice-ubuntu/open"
-    again = await browser.post(at, at="/catalogue")
-    assert (again.status_code, again.headers["location"]) == (303, at), "its files are in use: the form says it"
+    again = await browser.post(AT, at="/catalogue")
+    assert (again.status_code, again.headers["location"]) == (303, AT), "its files are in use: the form says it"
 
 
 async def test_start_button_starts_as_last_time() -> None:
-    stage, at = PortalStage(), "/catalogue/ubuntu"
     home = {"size": "10Gi", "maxSize": "10Gi"}
-    stage.put(a_template("ubuntu", resources={"maxGPU": 4, "maxMemory": "16Gi"}, persistence=home))
+    stage = PortalStage(a_template("ubuntu", resources={"maxGPU": 4, "maxMemory": "16Gi"}, persistence=home))
     browser = stage.browser()
-    assert "As last time" not in (await browser.get("/catalogue")).text
+    assert "As last time" not in await browser.html("/catalogue")
     first = {"name": "first", "gpu": "2", "memory": "16Gi", "timeout": "4h", "idle": "30m", "time_zone": "Asia/Tokyo"}
-    await browser.post(at, at=at, then="stay", **first)
-    await stage.browser(BOB).post(at, at=at, gpu="3", name="bobs", home="yes")
+    await browser.post(AT, at=AT, then="stay", **first)
+    await stage.browser(BOB).post(AT, at=AT, gpu="3", name="bobs", home="yes")
     said = "As last time: 2 GPUs, 16 GiB, time limit 4 hours, idle timeout after 30 minutes, without your files"
-    assert said in text_of((await browser.get("/catalogue")).text)
-    assert '<option value="16Gi" selected>' in (await browser.get(at)).text
-    await browser.post(at, at="/catalogue")
+    assert said in await browser.text("/catalogue")
+    assert '<option value="16Gi" selected>' in await browser.html(AT)
+    await browser.post(AT, at="/catalogue")
     spec = stage.cluster.objects["alice-ubuntu"]["spec"]
     assert (spec["resources"]["gpu"], spec["resources"]["memory"]) == (2, "16Gi")
     assert (spec["timeout"], spec["idleTimeout"], spec["persistence"]) == ("4h", "30m", {"enabled": False})
     assert "timeZone" not in spec
     stage.put(a_template("ubuntu", resources={"maxGPU": 1, "maxMemory": "16Gi"}, persistence={"enabled": False}))
     said = "As last time: 16 GiB, time limit 4 hours, idle timeout after 30 minutes Start"
-    assert said in text_of((await browser.get("/catalogue")).text), "what it no longer offers is gone"
+    assert said in await browser.text("/catalogue"), "what it no longer offers is gone"
     stage.lose_audit()
-    assert "As last time" not in (await browser.get("/catalogue")).text
+    assert "As last time" not in await browser.html("/catalogue")
 
 
 async def test_opening_waits_for_the_address_and_leads_there(
@@ -149,7 +137,7 @@ async def test_opening_waits_for_the_address_and_leads_there(
 async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
     fields = {"name": "big", "gpu": "2", "memory": "16Gi", "cpu": "2", "timeout": "4h", "idle": "30m", "then": "stay"}
     fields["time_zone"] = "America/New_York"
-    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
+    answer = await stage.browser().post(AT, at=AT, **fields)
     assert stage.cluster.objects["big"]["spec"] == {
         "user": "alice@example.com",
         "template": "ubuntu",
@@ -176,71 +164,65 @@ async def test_what_is_chosen_is_asked_for(stage: PortalStage) -> None:
 )
 async def test_what_is_not_allowed_is_named(stage: PortalStage, field: str, value: str, said: str) -> None:
     fields = {"name": "mine", "gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "8h"} | {field: value}
-    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
-    assert answer.status_code == 422
-    assert said in answer.text
-    assert 'value="mine"' in answer.text
-    assert stage.acts == []
+    answer = await stage.browser().post(AT, at=AT, **fields)
+    assert (answer.status_code, stage.acts) == (422, [])
+    assert said in answer.text and 'value="mine"' in answer.text
 
 
 async def test_a_refusal_keeps_what_was_chosen(stage: PortalStage) -> None:
     stage.cluster.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     fields = {"name": "mine", "gpu": "2", "memory": "8Gi", "cpu": "1", "timeout": "12h", "idle": "2h"}
-    answer = await stage.browser().post("/catalogue/ubuntu", at="/catalogue/ubuntu", **fields)
-    assert answer.status_code == 409
-    assert "You may have 1 desktop at once." in answer.text
+    answer = await stage.browser().post(AT, at=AT, **fields)
+    assert (answer.status_code, "You may have 1 desktop at once." in answer.text) == (409, True)
     for name in ("2", "8Gi", "1", "12h", "2h"):
         assert f'<option value="{name}" selected>' in answer.text
     assert "checked" not in answer.text
 
 
 async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage) -> None:
-    page = (await stage.browser().get("/catalogue/web")).text
-    assert 'name="gpu"' not in page
-    assert 'name="home"' not in page
-    assert "No GPU" in (await stage.browser().get("/catalogue?q=web")).text
+    page = await stage.browser().html("/catalogue/web")
+    assert 'name="gpu"' not in page and 'name="home"' not in page
+    assert "No GPU" in await stage.browser().html("/catalogue?q=web")
 
 
 @pytest.mark.parametrize(("mode", "number"), [("Always", 1), ("OnDemand", 0), ("Off", 0)])
 async def test_a_card_says_that_the_desktop_is_recorded(stage: PortalStage, mode: str, number: int) -> None:
     stage.put(a_template("filmed", recording={"mode": mode}))
-    assert (await stage.browser().get("/catalogue?q=filmed")).text.count("<li>recorded</li>") == number
+    assert (await stage.browser().html("/catalogue?q=filmed")).count("<li>recorded</li>") == number
 
 
 @pytest.mark.parametrize(("action", "end"), [("Suspend", "is suspended"), ("Terminate", "ends")])
 async def test_the_form_says_what_happens_at_the_end_of_the_times(stage: PortalStage, action: str, end: str) -> None:
     stage.put(a_template("ends", lifecycle={"onTimeout": action, "onIdle": action}))
-    page = text_of((await stage.browser().get("/catalogue/ends")).text)
+    page = await stage.browser().text("/catalogue/ends")
     assert f"Then the desktop {end}" in page
     assert f"After this long without mouse or keyboard input, the desktop {end}." in page
 
 
 async def test_local_disk_is_offered_up_to_the_template_maximum(stage: PortalStage) -> None:
-    page = (await stage.browser().get("/catalogue/build")).text
+    path = "/catalogue/build"
+    page = await stage.browser().html(path)
     offered = re.search(r'<select id="ephemeral_storage".*?</select>', page, re.DOTALL)
     assert offered
     assert re.findall(r'value="(\w+)"( selected)?', offered[0]) == [
         ("1Gi", ""), ("2Gi", ""), ("5Gi", " selected"), ("10Gi", ""), ("20Gi", ""), ("30Gi", ""),
     ]  # fmt: skip
-    assert "4 GiB memory 5 GiB local disk" in text_of((await stage.browser().get("/catalogue?q=build")).text)
-    assert "ephemeral_storage" not in (await stage.browser().get("/catalogue/ubuntu")).text
+    assert "4 GiB memory 5 GiB local disk" in await stage.browser().text("/catalogue?q=build")
+    assert "ephemeral_storage" not in await stage.browser().html(AT)
 
-    fields = {"name": "big", "gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "4h", "home": "yes"}
-    path = "/catalogue/build"
-    await stage.browser().post(path, at=path, **fields, ephemeral_storage="20Gi")
-    await stage.browser().post(path, at=path, **fields | {"name": "usual"}, ephemeral_storage="5Gi")
-    resources = [stage.cluster.objects[name]["spec"].get("resources", {}) for name in ("big", "usual")]
-    assert [asked.get("ephemeralStorage") for asked in resources] == ["20Gi", None]
+    fields = {"gpu": "1", "memory": "4Gi", "cpu": "2", "timeout": "4h", "home": "yes"}
+    for name, disk, asked in (("big", "20Gi", "20Gi"), ("usual", "5Gi", None)):
+        await stage.browser().post(path, at=path, **fields, name=name, ephemeral_storage=disk)
+        spec = stage.cluster.objects[name]["spec"]
+        assert spec.get("resources", {}).get("ephemeralStorage") == asked
 
 
 async def test_the_form_names_the_desktop_that_uses_the_files(stage: PortalStage) -> None:
     stage.put(running("first", template="ubuntu"))
-    page = text_of((await stage.browser().get("/catalogue/ubuntu")).text)
-    assert "Your files are in use first uses the same home folder" in page
+    assert "Your files are in use first uses the same home folder" in await stage.browser().text(AT)
 
 
 def test_only_what_uses_the_home_is_in_the_way() -> None:
-    template = a_template()
     sessions = [
         running("uses"),
         running("sleeps", suspended=True),
@@ -249,15 +231,12 @@ def test_only_what_uses_the_home_is_in_the_way() -> None:
         running("another", template="else"),
         a_session("going", deleting=True),
     ]
-    assert sharing_home(sessions, template, ALICE) == ["uses"]
+    assert sharing_home(sessions, a_template(), ALICE) == ["uses"]
 
 
 def test_a_name_that_is_free_is_proposed() -> None:
-    template = a_template()
-    assert first_choice(template, ClusterSettings(), ALICE, [])["name"] == "alice-ubuntu"
-    assert (
-        first_choice(template, ClusterSettings(), ALICE, ["alice-ubuntu", "alice-ubuntu-2"])["name"] == "alice-ubuntu-3"
-    )
+    for taken, free in (([], "alice-ubuntu"), (["alice-ubuntu", "alice-ubuntu-2"], "alice-ubuntu-3")):
+        assert first_choice(a_template(), ClusterSettings(), ALICE, taken)["name"] == free
 
 
 _QUANTITIES = st.sampled_from(["512Mi", "1Gi", "3Gi", "4Gi", "5000Mi", "8Gi", "64Gi", "1Ti"])
@@ -279,5 +258,4 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     assert chosen in [timeout.value for timeout in offer.timeout]
     assert max(parse_duration(timeout.value) for timeout in offer.timeout) == parse_duration(longest)
     requested = session_request(first, template, ALICE)
-    assert not requested.names_resources
-    assert requested.persistence is None
+    assert not requested.names_resources and requested.persistence is None

@@ -10,7 +10,7 @@ import pytest
 
 from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
 from unit.gateway.files_agent import files_agent
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running, text_of
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User
@@ -110,7 +110,7 @@ async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict
 
 async def test_page_says_how_much_of_a_run_was_recorded(stage: RecordedStage) -> None:
     await stage.fetch(b"begin")  # 1 s of a run of an hour
-    page = text_of((await stage.browser(ADMIN).get("/recordings")).text)
+    page = await stage.browser(ADMIN).text("/recordings")
     assert "alice@example.com Ubuntu".lower() in page.lower()
     assert page.count("1.0 s") == 2, page
 
@@ -151,7 +151,7 @@ async def test_owners_see_their_films_if_the_template_allows(
     browser = stage.browser(person)
     items = (await browser.get("/api/v1/recordings", Accept="application/json")).json()["items"]
     assert [item["id"] for item in items] == [film] * sees
-    assert (f"/recordings/{film}" in (await browser.get("/recordings")).text) is sees
+    assert (f"/recordings/{film}" in await browser.html("/recordings")) is sees
     for path in (f"/recordings/{film}", f"/api/v1/recordings/{film}"):
         assert (await browser.get(path, **FROM_PAGE)).status_code == (200 if sees else 404), path
 

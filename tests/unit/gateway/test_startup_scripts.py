@@ -107,7 +107,7 @@ def test_output_is_the_end_of_it_as_plain_text(output: str, shown: str) -> None:
 
 async def test_the_page_shows_results_and_lines_escaped(portal: PortalStage) -> None:
     portal.agent.scripts["alice-desktop"] = report(ENDED, FAILED)
-    text = (await portal.browser().get(PAGE)).text
+    text = await portal.browser().html(PAGE)
     section = text.partition('<h2 id="scripts">')[2].partition("</section>")[0]
     assert section.startswith("Start-up scripts</h2>")
     assert "Completed" in section and "licence found" in section
@@ -125,23 +125,23 @@ async def test_the_page_shows_results_and_lines_escaped(portal: PortalStage) -> 
 )
 async def test_each_state_is_shown_in_words(portal: PortalStage, script: dict[str, object], words: str) -> None:
     portal.agent.scripts["alice-desktop"] = report(script)
-    text = (await portal.browser().get(PAGE)).text
+    text = await portal.browser().html(PAGE)
     assert words in text
     assert '<h2 id="scripts">Start-up script</h2>' in text
 
 
 async def test_without_scripts_and_for_others_there_is_no_section(portal: PortalStage) -> None:
     portal.agent.scripts["alice-desktop"] = report()
-    assert 'id="scripts"' not in (await portal.browser().get(PAGE)).text
+    assert 'id="scripts"' not in await portal.browser().html(PAGE)
     portal.agent.scripts["alice-desktop"] = report(ENDED)
     for person in (GUEST, ADMIN):
-        text = (await portal.browser(person).get(PAGE)).text
+        text = await portal.browser(person).html(PAGE)
         assert "alice-desktop" in text and 'id="scripts"' not in text
     portal.put(running(suspended=True, status={"phase": "Suspended"}))
-    assert 'id="scripts"' not in (await portal.browser().get(PAGE)).text
+    assert 'id="scripts"' not in await portal.browser().html(PAGE)
 
 
 async def test_an_unreadable_report_is_shown_as_such(portal: PortalStage) -> None:
-    assert "The agent does not respond." in (await portal.browser().get(PAGE)).text
+    assert "The agent does not respond." in await portal.browser().html(PAGE)
     portal.put(a_template())
-    assert 'id="scripts"' not in (await portal.browser().get(PAGE)).text
+    assert 'id="scripts"' not in await portal.browser().html(PAGE)

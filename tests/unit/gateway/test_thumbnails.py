@@ -22,8 +22,7 @@ def a_jpeg(size: tuple[int, int] = (320, 180), **options: Any) -> bytes:
 
 @pytest.fixture
 def stage() -> PortalStage:
-    stage = PortalStage()
-    stage.put(a_template(), running(access=[{"user": "bob@example.com", "role": "collaborator"}]))
+    stage = PortalStage(a_template(), running(access=[{"user": "bob@example.com", "role": "collaborator"}]))
     stage.agent.screens["alice-desktop"] = a_jpeg()
     return stage
 
@@ -84,18 +83,18 @@ async def test_an_administrator_gets_the_picture_of_their_own_desktop(stage: Por
     ],
 )
 async def test_without_a_picture_neither_card_nor_address_has_one(stage: PortalStage, change: dict[str, Any]) -> None:
-    assert PATH in (await stage.browser().get("/")).text
+    assert PATH in await stage.browser().html("/")
     stage.put(a_template(**change.get("template", {})), running(**change.get("session", {})))
-    assert "data-thumbnail" not in (await stage.browser().get("/")).text
+    assert "data-thumbnail" not in await stage.browser().html("/")
     assert (await stage.browser().get(PATH)).status_code == 204
     assert stage.agent.asked == []
 
 
 async def test_cards_of_others_have_no_place_for_it(stage: PortalStage) -> None:
-    shared = (await stage.browser(BOB).get("/shared")).text
+    shared = await stage.browser(BOB).html("/shared")
     assert "alice-desktop" in shared
     assert "data-thumbnail" not in shared
-    assert "data-thumbnail" not in (await stage.browser(ADMIN).get("/admin/sessions")).text
+    assert "data-thumbnail" not in await stage.browser(ADMIN).html("/admin/sessions")
 
 
 @pytest.mark.parametrize(

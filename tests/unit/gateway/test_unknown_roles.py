@@ -113,8 +113,7 @@ async def test_rest_shows_nothing_to_an_unknown_role(role: str) -> None:
 
 
 async def test_the_portal_shows_nothing_to_an_unknown_role(role: str) -> None:
-    stage = PortalStage()
-    stage.put(portal_stage.a_template(), running(access=[{"user": GUEST, "role": role}]))
+    stage = PortalStage(portal_stage.a_template(), running(access=[{"user": GUEST, "role": role}]))
     stage.agent.screens["alice-desktop"] = b"picture"
     bob = stage.browser(portal_stage.BOB)
     shared = await bob.get("/shared")
