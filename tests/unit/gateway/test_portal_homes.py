@@ -40,13 +40,11 @@ async def test_a_home_with_a_desktop_is_not_offered_for_deletion(stage: PortalSt
 
 
 async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
-    browser = stage.browser()
-    assert "Files of all your desktops: delete?" in await browser.html(f"/homes/{MINE}/delete")
-    answer = await browser.post(f"/homes/{MINE}/delete", at=f"/homes/{MINE}/delete")
-    assert (answer.status_code, answer.headers["location"]) == (
-        303,
-        "/homes?done=delete-home&name=Files%20of%20all%20your%20desktops",
-    )
+    browser, path = stage.browser(), f"/homes/{MINE}/delete"
+    assert "Files of all your desktops: delete?" in await browser.html(path)
+    answer = await browser.post(path, at=path)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/homes?done=delete-home&name=Files%20of%20all%20your%20desktops"
     assert stage.acts == [(ALICE.email, "home.delete", MINE, "done")]
     assert [home.metadata.name for home in stage.world.homes.values()] == [THEIRS]
     assert "Files of all your desktops are being deleted." in await browser.html(answer.headers["location"])

@@ -1,5 +1,6 @@
 """Hostile text in every field that somebody else may fill: no page and no stream lets any of it become markup."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template
 from unit.gateway.test_attack_markup import MARK, PROBES, read_markup
+from unit.gateway.test_portal_admin import PATHS
 from vdi.api.pool import VDIPool
 from vdi.cluster.units import parse_time
 from vdi.findings.model import Finding, Remedy, Severity
@@ -42,10 +44,9 @@ def furnish(bad: str) -> PortalStage:
         "failures": {"count": 1, "message": bad},
     }
     guests = [{"user": user, "role": "viewer"}]
+    texts = {"displayName": bad, "description": bad, "icon": f"data:image/png,{bad}", "image": bad}
     stage.put(
-        a_template(
-            "evil", displayName=bad, description=bad, icon=f"data:image/png,{bad}", image=bad, access={"groups": [bad]}
-        ),
+        a_template("evil", **texts, access={"groups": [bad]}),
         a_template("icon", icon=bad),
         a_session("mine", template="evil", status=status, access=guests),
         a_session("waits", template=bad, status=status | {"phase": "Pending", "queue": {"position": 1, "reason": bad}}),
@@ -61,33 +62,17 @@ def furnish(bad: str) -> PortalStage:
     stage.remember(row, run)
     stage.remember(gone, msgspec.structs.replace(run, uid="u2"))
     stage.enter_act(bad, bad, bad, address=bad, target_uid=bad, target_owner=bad, outcome=bad, detail={bad: bad})
-    finding = Finding(
-        code=bad, severity=Severity.ERROR, object=bad, message=bad, evidence=(bad,), remedy=Remedy(bad, (bad,))
-    )
+    fields = {"code": bad, "object": bad, "message": bad}
+    finding = Finding(**fields, severity=Severity.ERROR, evidence=(bad,), remedy=Remedy(bad, (bad,)))
     stage.services.doctor.last = Report(at, bad, [finding, msgspec.structs.replace(finding, caused_by=bad)], unknown=1)
     return stage
 
 
 PAGES = (
-    "/",
-    "/shared",
-    "/catalogue",
-    "/catalogue/evil",
-    "/catalogue/icon",
-    "/desktops/mine",
-    "/desktops/mine/end",
-    "/desktops/waits",
-    "/desktops/fails",
-    "/history",
-    "/history?of=everyone",
-    "/history/usage?of=everyone",
-    "/admin",
-    "/admin/sessions",
-    "/admin/templates",
-    "/admin/pools",
-    "/admin/limits",
-    "/admin/doctor",
-    "/admin/audit",
+    *("/", "/shared", "/catalogue", "/catalogue/evil", "/catalogue/icon"),
+    *("/desktops/mine", "/desktops/mine/end", "/desktops/waits", "/desktops/fails"),
+    *("/history", "/history?of=everyone", "/history/usage?of=everyone"),
+    *(f"/admin{path}" for path in PATHS),
 )
 
 
@@ -120,22 +105,12 @@ async def test_what_was_typed_and_refused_comes_back_as_text(bad: str) -> None:
 async def test_no_live_piece_lets_a_field_become_markup_or_event(bad: str) -> None:
     stage = furnish(bad)
     views = [pages.list_of(here, stage.services, ADMIN) for here in ("desktops", "shared")]
-    views += [pages.list_of("desktops", stage.services, ALICE)]
-    for name in ("mine", "waits", "fails"):
-        pieces = pages.page_of(stage.services, ADMIN, name)
+    views += [pages.list_of("desktops", stage.services, ALICE), pages.ended_pieces(bad)]
+    views += [sessions_page_pieces(stage.services, ADMIN, {}), overview_pieces(stage.services, ADMIN)]
+    for pieces in [*views, *(pages.page_of(stage.services, ADMIN, name) for name in ("mine", "waits", "fails"))]:
         assert pieces
-        views.append(pieces)
-    views += [
-        sessions_page_pieces(stage.services, ADMIN, {}),
-        overview_pieces(stage.services, ADMIN),
-        pages.ended_pieces(bad),
-    ]
-    for pieces in views:
         for piece in pieces.values():
             read_markup(piece, "a live piece")
-        names = [
-            line.removeprefix("event: ") for line in message(pieces).decode().split("\n") if line.startswith("event:")
-        ]
-        assert [name for name in names if not name.startswith("item-uid-")] == [
-            name for name in pieces if not name.startswith("item-uid-")
-        ]
+        names = re.findall(r"(?m)^event: ?(.*)$", message(pieces).decode())
+        of_page, of_stream = ([name for name in of if not name.startswith("item-uid-")] for of in (pieces, names))
+        assert of_stream == of_page
