@@ -33,17 +33,13 @@ def at(minutes: float) -> datetime:
 class Life:
     """One session; each method gives its next state, as the operator writes it. Minutes count from its creation."""
 
-    def __init__(self, name: str = "alice", *, first_version: int = 1, user: str = "alice@example.com") -> None:
-        self.name = name
-        self.uid_suffix = ""
-        self.version = first_version
+    def __init__(
+        self, name: str = "alice", *, user: str = "alice@example.com", uid: str = "", version: int = 1
+    ) -> None:
+        self.name, self.uid, self.version = name, uid or f"uid-{name}", version
         self.spec: dict[str, Any] = {"user": user, "template": "office"}
         self.status: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
-
-    @property
-    def uid(self) -> str:
-        return f"uid-{self.name}{self.uid_suffix}"
 
     def state(self, **status: Any) -> VDISession:
         """The present state with that changed; None removes."""
@@ -66,7 +62,7 @@ class Life:
         admitted = self._condition("Admitted", "False", "GPUsBusy", since)
         return self.state(**self._NO_RUN, phase="Pending", conditions=[admitted])
 
-    def starting(self, start: float, *, revision: str = "1") -> VDISession:
+    def starting(self, start: float) -> VDISession:
         admitted = self._condition("Admitted", "True", "Admitted", start)
         return self.state(
             phase="Creating",
@@ -74,7 +70,7 @@ class Life:
             startTime=format_time(at(start)),
             expiresAt=format_time(at(start + 480)),
             podName=self.name,
-            templateRevision=revision,
+            templateRevision="1",
             conditions=[admitted],
         )
 
@@ -86,15 +82,6 @@ class Life:
     def running_since(self, start: float) -> VDISession:
         self.starting(start)
         return self.running(start + 1)
-
-    def warned(self, last_input: float) -> VDISession:
-        """It is idle since then, and its user was warned."""
-        conditions = [*self.status["conditions"][:2], self._condition("Idle", "True", "Idle", last_input)]
-        return self.state(lastActivityTime=format_time(at(last_input)), conditions=conditions)
-
-    def active(self, last_input: float) -> VDISession:
-        """There is no warning, or no longer."""
-        return self.state(lastActivityTime=format_time(at(last_input)), conditions=self.status["conditions"][:2])
 
     def between_pods(self) -> VDISession:
         return self.state(phase="Pending", podName=None, nodeName=None)

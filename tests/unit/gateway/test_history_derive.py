@@ -29,9 +29,8 @@ def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tu
 
 def test_a_life_from_the_queue_to_the_end() -> None:
     life = Life()
-    session, runs = record_of(
-        life.created(), life.queued(1), life.starting(5), life.running(7), life.ending(65), gone=True, ended_by=""
-    )
+    states = [life.created(), life.queued(1), life.starting(5), life.running(7), life.ending(65)]
+    session, runs = record_of(*states, gone=True)
     assert without_marks(session) == SessionRow(
         uid="uid-alice",
         name="alice",
@@ -62,33 +61,26 @@ def test_a_life_from_the_queue_to_the_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended_by", "reason"), [("alice@example.com", "user"), ("root@example.com", "admin"), ("", "deleted")]
+    ("why", "requested_by", "reason", "ended_by"),
+    [
+        ("Stopping", "alice@example.com", "user", "alice@example.com"),
+        ("Stopping", "root@example.com", "admin", "root@example.com"),
+        ("Stopping", "", "deleted", ""),
+        ("TimedOut", "alice@example.com", "timeout", ""),
+        ("IdleTooLong", "alice@example.com", "idle", ""),
+    ],
 )
-def test_who_ended_it(ended_by: str, reason: str) -> None:
+def test_who_ended_it(why: str, requested_by: str, reason: str, ended_by: str) -> None:
     life = Life(user="Alice@Example.com")
-    session, runs = record_of(life.starting(0), life.ending(9), ended_by=ended_by)
+    session, runs = record_of(life.starting(0), life.ending(9, why), ended_by=requested_by)
     assert (session.end_reason, session.ended_by, session.ended) == (reason, ended_by, at(9))
     assert (runs[0].end_reason, runs[0].ended) == (reason, at(9))
 
 
-@pytest.mark.parametrize(("why", "reason"), [("TimedOut", "timeout"), ("IdleTooLong", "idle")])
-def test_a_session_that_times_out_was_ended_by_no_one(why: str, reason: str) -> None:
-    life = Life()
-    session, runs = record_of(life.starting(0), life.ending(480, why), ended_by="alice@example.com")
-    assert (session.end_reason, session.ended_by, runs[0].end_reason) == (reason, "", reason)
-
-
 def test_a_resume_is_a_new_run_and_a_wait_counts_once() -> None:
     life = Life()
-    _, runs = record_of(
-        life.queued(0),
-        life.starting(10),
-        life.suspended(30),
-        life.starting(60),
-        life.suspended(70),
-        life.queued(80),
-        life.starting(81),
-    )
+    states = [life.queued(0), life.starting(10), life.suspended(30), life.starting(60), life.suspended(70)]
+    _, runs = record_of(*states, life.queued(80), life.starting(81))
     assert [run.queue_seconds for run in runs.values()] == [600, None, 60]
     assert [run.ended for run in runs.values()] == [at(30), at(70), None]
     life = Life()
@@ -169,12 +161,8 @@ def test_an_unseen_end_is_unknown_unless_a_user_requested_it() -> None:
     known = lose(record, NOW, "root@example.com")
     assert (known.record.session.end_reason, known.record.session.ended_by) == ("admin", "root@example.com")
     assert not lose(derived.record, NOW + timedelta(days=1)).news
-
-
-def test_a_session_that_never_ran_is_closed_without_a_run() -> None:
-    record = fold(None, [read_snapshot(Life().created(), template())], NOW).record
-    derived = lose(record, NOW)
-    assert (derived.record.session.ended, derived.runs) == (NOW, ())
+    never_ran = lose(fold(None, [read_snapshot(Life().created(), template())], NOW).record, NOW)
+    assert (never_ran.record.session.ended, never_ran.runs) == (NOW, ())
 
 
 def test_gone_without_a_word_ends_when_it_was_noticed() -> None:
@@ -237,9 +225,8 @@ def test_a_run_keeps_what_drew_and_what_encoded_it() -> None:
 def test_gpus_are_those_that_it_was_started_with() -> None:
     life = Life()
     state = life.starting(0)
-    assert (run := read_snapshot(state, template()).run) and run.gpus == 2
-    assert (run := read_snapshot(state, template(gpu=4, generation=2)).run) and run.gpus is None  # changed since
-    assert (run := read_snapshot(state, None).run) and run.gpus is None
+    for present, gpus in ((template(), 2), (template(gpu=4, generation=2), None), (None, None)):  # 2: changed since
+        assert (run := read_snapshot(state, present).run) and run.gpus == gpus
     life.spec["resources"] = {"gpu": 3}
     assert (run := read_snapshot(life.state(), template()).run) and run.gpus == 3
     record = fold(None, [read_snapshot(state, template()), read_snapshot(life.state(), None)], NOW).record
