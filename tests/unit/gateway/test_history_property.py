@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, at, template, without_marks
-from vdi.api.session import VDISession
 from vdi.gateway.history.transitions import SessionSnapshot, derive, read_snapshot
 from vdi.gateway.store.history import Record, RunRow, SessionRow
 
 Rows = tuple[SessionRow | None, dict[datetime, RunRow]]
-
-
 Seen = tuple[SessionSnapshot, datetime]
 
 
@@ -45,12 +43,19 @@ def lives(draw: st.DrawFn) -> list[Seen]:
     on = False
     for _ in range(draw(st.integers(0, 12))):
         minute += draw(st.integers(1, 90))
-        steps = (
-            ["running", "between_pods", "suspended", "given_up", "queued"] if on else ["queued", "start", "suspended"]
-        )
-        step = draw(st.sampled_from(steps))
-        state = _take(step, life, minute, draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"])))
-        states.append((read_snapshot(state, template()), at(minute)))
+        why = draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"]))
+        while_on = {
+            "running": partial(life.running, minute),
+            "between_pods": life.between_pods,
+            "suspended": partial(life.suspended, minute, why),
+            "given_up": partial(life.given_up, minute),
+            "queued": partial(life.queued, minute),
+        }
+        while_off = {name: while_on[name] for name in ("queued", "suspended")} | {
+            "start": partial(life.starting, minute)
+        }
+        step = draw(st.sampled_from([*(while_on if on else while_off)]))
+        states.append((read_snapshot((while_on | while_off)[step](), template()), at(minute)))
         on = step in ("start", "running", "between_pods")
     if draw(st.booleans()):
         ending = life.ending(minute + 1, draw(st.sampled_from(["Stopping", "TimedOut"])))
@@ -58,22 +63,6 @@ def lives(draw: st.DrawFn) -> list[Seen]:
         if draw(st.booleans()):
             states.append((read_snapshot(ending, template(), gone=True), at(minute + 2)))
     return states
-
-
-def _take(step: str, life: Life, minute: float, why: str) -> VDISession:
-    match step:
-        case "start":
-            return life.starting(minute)
-        case "running":
-            return life.running(minute)
-        case "queued":
-            return life.queued(minute)
-        case "given_up":
-            return life.given_up(minute)
-        case "suspended":
-            return life.suspended(minute, why)
-        case _:
-            return life.between_pods()
 
 
 def recorded(states: Sequence[Seen]) -> Rows:
@@ -123,6 +112,4 @@ def test_what_never_comes_is_missed_and_not_invented(states: list[Seen], data: s
     still_open = [run for run in runs.values() if run.ended is None]
     if still_open:
         assert still_open == [runs[max(runs)]]
-        assert kept[-1][0].run
-        assert session
-        assert session.ended is None
+        assert kept[-1][0].run and session and session.ended is None

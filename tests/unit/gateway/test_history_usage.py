@@ -11,15 +11,7 @@ from msgspec.structs import replace
 from unit.gateway.gateway_stage import GatewayStage
 from unit.gateway.history_stage import at
 from vdi.gateway.history.export import ExportFormat, export_usage
-from vdi.gateway.history.usage import (
-    By,
-    Month,
-    OwnedRun,
-    Usage,
-    UsageReport,
-    seconds_within,
-    sum_up,
-)
+from vdi.gateway.history.usage import By, Month, OwnedRun, UsageReport, seconds_within, sum_up
 from vdi.gateway.limits import MonthUse
 from vdi.gateway.store.history import RunRow
 
@@ -65,10 +57,6 @@ def test_what_still_runs_counts_until_now() -> None:
     assert seconds_within(on, DECEMBER, NOW - timedelta(hours=2)) == 0  # a clock that went back
 
 
-def by_user(rows: list[tuple[str, RunRow]]) -> tuple[Usage, ...]:
-    return sum_up([OwnedRun(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW)
-
-
 def test_the_report() -> None:
     rows = [
         ("bob@example.com", run(datetime(2026, 11, 3, tzinfo=UTC), 10, uid="b", gpus=None)),
@@ -78,10 +66,10 @@ def test_the_report() -> None:
     ]
     waits = [(None, 4.0), (30.0, 5.0), (10.0, 60.0), (20.0, None)]
     timed = [
-        (user, replace(one, queue_seconds=queue, startup_seconds=startup))
+        OwnedRun(user, "office", replace(one, queue_seconds=queue, startup_seconds=startup))
         for (user, one), (queue, startup) in zip(rows, waits, strict=True)
     ]
-    alice, bob = by_user(timed)
+    alice, bob = sum_up(timed, By.USER, NOVEMBER, NOW)
     assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == ("alice@example.com", 2, 2, 12, 8)
     assert (alice.agent_hours, bob.agent_hours) == (0.75, 0), "of runs that started in this month"
     assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
@@ -93,10 +81,8 @@ def test_the_report() -> None:
         "alice@example.com,2026-11,2,2,12.0,8.0,0.75,2,15.0,60.0",
         "bob@example.com,2026-11,1,1,10.0,0.0,0.0,0,,4.0",
     ]
-    (first, *_) = (
-        export_usage(UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES).decode().splitlines()
-    )
-    assert first.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
+    lines = export_usage(UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES).decode()
+    assert lines.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
 
 
 async def test_hours_of_one_user_in_the_database() -> None:
