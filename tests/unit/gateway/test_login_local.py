@@ -129,7 +129,7 @@ async def test_what_a_page_requests_by_itself_does_not_keep_the_login(stage: Log
     browser = stage.browser()
     await browser.log_in()
     secret = browser.copy_cookies()["__Host-vdi-login"]
-    logins = stage.login.services.logins
+    logins = stage.logins
     stage.clock.forward(hours=8)
     assert await logins.person_by_cookie(secret, in_use=False)
     stage.clock.forward(hours=4.1)
@@ -143,11 +143,11 @@ async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage) -> None:
     login_id = (await browser.get("/api/v1/me")).json()["login_id"]
     for _ in range(3):
         stage.clock.forward(hours=8)
-        assert await stage.login.services.logins.touch(login_id)
-    assert await stage.login.services.logins.is_live(login_id)
+        assert await stage.logins.touch(login_id)
+    assert await stage.logins.is_live(login_id)
     stage.clock.forward(hours=13)
-    assert not await stage.login.services.logins.touch(login_id)
-    assert not await stage.login.services.logins.is_live("no such login")
+    assert not await stage.logins.touch(login_id)
+    assert not await stage.logins.is_live("no such login")
 
 
 async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: LoginStage) -> None:
