@@ -39,15 +39,9 @@ class _Probe:
 
     async def whoami(self, request: Request) -> Response:
         person = await self._guard.require(request)
-        return JSONResponse(
-            {
-                "user": person.email,
-                "groups": sorted(person.groups),
-                "admin": person.admin,
-                "login_id": person.login_id,
-                "csrf": credentials.csrf_token_of(request),
-            }
-        )
+        shown = {"user": person.email, "groups": sorted(person.groups), "admin": person.admin}
+        token = credentials.csrf_token_of(request)
+        return JSONResponse(shown | {"login_id": person.login_id, "csrf": token})
 
     async def admin(self, request: Request) -> Response:
         return PlainTextResponse((await self._guard.require_admin(request)).email)

@@ -85,15 +85,10 @@ async def post(stage: ApiStage, body: object, token: str = "", **headers: str) -
         return await http.post("/mcp", content=msgspec.json.encode(body), headers={k: v for k, v in given.items() if v})
 
 
-async def use(stage: ApiStage, tool: str, who: Identity = ALICE, **arguments: Any) -> tuple[bool, str]:
+async def use(stage: ApiStage, tool: str, who: Identity = ALICE, token: str = "", **arguments: Any) -> tuple[bool, str]:
     """Whether a tool had an error, and its text."""
-    return await use_with(stage, await token_of(stage, who), tool, arguments)
-
-
-async def use_with(stage: ApiStage, token: str, tool: str, arguments: object) -> tuple[bool, str]:
-    """The same with this token."""
     body = PING | {"method": "tools/call", "params": {"name": tool, "arguments": arguments}}
-    answer = await post(stage, body, token)
+    answer = await post(stage, body, token or await token_of(stage, who))
     assert answer.status_code == 200, answer.text
     result = answer.json()["result"]
     return result.get("isError", False), result["content"][0].get("text", "")
@@ -183,20 +178,23 @@ async def test_tool_loop_of_the_docs_drives_a_desktop(
     assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
 
 
+AT = {"x": 1, "y": 2}
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "action"),
     [
-        ("click", {"x": 1, "y": 2}, {"action": "left_click", "coordinate": [1, 2]}),
-        ("click", {"x": 1, "y": 2, "kind": "double"}, {"action": "double_click", "coordinate": [1, 2]}),
-        ("move", {"x": 1, "y": 2}, {"action": "mouse_move", "coordinate": [1, 2]}),
+        ("click", AT, {"action": "left_click", "coordinate": [1, 2]}),
+        ("click", AT | {"kind": "double"}, {"action": "double_click", "coordinate": [1, 2]}),
+        ("move", AT, {"action": "mouse_move", "coordinate": [1, 2]}),
         (
             "drag",
-            {"x": 1, "y": 2, "to_x": 3, "to_y": 4},
+            AT | {"to_x": 3, "to_y": 4},
             {"action": "left_click_drag", "start_coordinate": [1, 2], "coordinate": [3, 4]},
         ),
         (
             "scroll",
-            {"x": 1, "y": 2, "scroll_direction": "down"},
+            AT | {"scroll_direction": "down"},
             {"action": "scroll", "coordinate": [1, 2], "scroll_direction": "down", "scroll_amount": 5},
         ),
         ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),
@@ -218,9 +216,7 @@ async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch:
     assert (await use(stage, "start_desktop", **arguments))[1].endswith("to go on waiting.")
     stage.session("nightly", template="office", status=QUEUED)
     failed, text = await use(stage, "start_desktop", **arguments)
-    assert not failed
-    assert "Number 3 in line" in text
-    assert "not enough suitable GPUs are free" in text
+    assert not failed and "Number 3 in line" in text and "not enough suitable GPUs are free" in text
     monkeypatch.setattr(mcp, "CALL_SECONDS", PATIENCE)
     waits = asyncio.create_task(use(stage, "start_desktop", **arguments))
     stage.session("nightly", template="office", status=RUNNING)
@@ -230,10 +226,8 @@ async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch:
 async def test_start_resumes_a_suspended_desktop(stage: ApiStage) -> None:
     stage.session("nightly", template="office", suspended=True, status={"phase": "Suspended"})
     stage.cluster.then = [RUNNING]
-    assert await use(stage, "start_desktop", template="office", name="nightly") == (
-        False,
-        "The desktop 'nightly' is ready.",
-    )
+    resumed = await use(stage, "start_desktop", template="office", name="nightly")
+    assert resumed == (False, "The desktop 'nightly' is ready.")
 
 
 @pytest.mark.parametrize(
@@ -249,8 +243,7 @@ async def test_start_is_refused_in_words(stage: ApiStage, template: str, there: 
     if there:
         stage.session("nightly", **{"template": "office", "status": RUNNING} | there)
     failed, text = await use(stage, "start_desktop", template=template, name="nightly")
-    assert failed
-    assert words in text
+    assert failed and words in text
 
 
 @pytest.mark.parametrize(
@@ -267,8 +260,7 @@ async def test_refusal_is_a_result_for_the_model(
     stage.session("nightly", template="office", status=RUNNING)
     desktop.refuses = answer
     failed, text = await use(stage, "click", desktop="nightly", x=1, y=1)
-    assert failed
-    assert words in text
+    assert failed and words in text
 
 
 @pytest.mark.parametrize(
@@ -287,21 +279,16 @@ async def test_bad_argument_reaches_no_desktop(
 ) -> None:
     stage.session("nightly", template="office", status=RUNNING)
     failed, text = await use(stage, tool, **arguments)
-    assert failed
-    assert words in text
+    assert failed and words in text
     assert desktop.done == []
 
 
 async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop: FakeDesktop) -> None:
     stage.session("nightly", template="office", status=RUNNING)
-    failed, text = await use(stage, "request_human", desktop="nightly", reason="Log in, please.")
-    assert (failed, text) == (
-        False,
-        "A person has been asked. Your actions are refused until they give the desktop back.",
-    )
+    asked = await use(stage, "request_human", desktop="nightly", reason="Log in, please.")
+    assert asked == (False, "A person has been asked. Your actions are refused until they give the desktop back.")
     failed, text = await use(stage, "screenshot", desktop="nightly")
-    assert failed
-    assert "asks for a person: Log in, please." in text
+    assert failed and "asks for a person: Log in, please." in text
     assert await use(stage, "wait", duration=0) == (False, "Done.")
     assert desktop.done == []
 
@@ -313,8 +300,7 @@ async def test_viewer_and_stranger_cannot_drive(stage: ApiStage, desktop: FakeDe
     for name, words in (("nightly", "As viewer of"), ("other", "You have no desktop")):
         for tool in ("screenshot", "end_desktop"):
             failed, text = await use(stage, tool, BOB, desktop=name)
-            assert failed
-            assert words in text
+            assert failed and words in text
     assert desktop.done == []
     assert sorted(stage.cluster.objects) == ["nightly", "other"]
 
@@ -325,17 +311,17 @@ async def test_token_of_one_session_only_acts_in_it(stage: ApiStage) -> None:
     person = await stage.logins.person_by_cookie((await stage.logins.begin(ALICE, Device()))[0])
     assert person
     token, _ = await stage.logins.new_token(person, "bot", timedelta(days=1), "nightly")
+    not_its_own = "can only drive its desktop"
     calls: list[tuple[str, dict[str, str], str]] = [
         ("screenshot", {"desktop": "nightly"}, ""),
         ("screenshot", {"desktop": "other"}, "You have no desktop"),
-        ("list_templates", {}, "can only drive its desktop"),
-        ("start_desktop", {"template": "office", "name": "third"}, "can only drive its desktop"),
-        ("end_desktop", {"desktop": "nightly"}, "can only drive its desktop"),
+        ("list_templates", {}, not_its_own),
+        ("start_desktop", {"template": "office", "name": "third"}, not_its_own),
+        ("end_desktop", {"desktop": "nightly"}, not_its_own),
     ]
     for tool, arguments, words in calls:
-        failed, text = await use_with(stage, f"Bearer {token}", tool, arguments)
-        assert failed is bool(words), tool
-        assert words in text
+        failed, text = await use(stage, tool, token=f"Bearer {token}", **arguments)
+        assert (failed, words in text) == (bool(words), True), tool
     assert sorted(stage.cluster.objects) == ["nightly", "other"]
 
 
@@ -372,8 +358,7 @@ async def test_cookie_of_a_login_is_not_enough(stage: ApiStage) -> None:
     page = await stage.page()
     page.event_hooks = {}  # the OpenAPI document does not have /mcp
     answer = await page.post("/mcp", json=PING)
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert (answer.status_code, answer.headers["www-authenticate"].startswith("Bearer")) == (401, True)
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
@@ -389,8 +374,7 @@ async def test_only_posts_are_served(stage: ApiStage, method: str) -> None:
 )
 async def test_unknown_name_is_an_error(stage: ApiStage, method: str, params: object, code: int, words: str) -> None:
     answer = (await post(stage, {**PING, "method": method, "params": params})).json()
-    assert answer["error"]["code"] == code
-    assert words in answer["error"]["message"]
+    assert (answer["error"]["code"], words in answer["error"]["message"]) == (code, True)
 
 
 @pytest.mark.parametrize(("asked", "answered"), [*((version, version) for version in VERSIONS), ("1.0", VERSIONS[0])])
