@@ -43,9 +43,6 @@ class _Probe:
         token = credentials.csrf_token_of(request)
         return JSONResponse(shown | {"login_id": person.login_id, "csrf": token})
 
-    async def admin(self, request: Request) -> Response:
-        return PlainTextResponse((await self._guard.require_admin(request)).email)
-
     async def change(self, request: Request) -> Response:
         await self._guard.check_csrf(request)
         return PlainTextResponse((await self._guard.require(request)).email)
@@ -88,7 +85,6 @@ class LoginStage(GatewayStage):
             *self.login.portal_routes(),
             Route("/", probe.whoami),
             Route("/api/v1/me", probe.whoami),
-            Route("/admin", probe.admin),
             Route("/change", probe.change, methods=["POST"]),
         ]
         self.app = SecurityHeaders(Starlette(routes=routes), settings)

@@ -165,11 +165,6 @@ def test_an_unseen_end_is_unknown_unless_a_user_requested_it() -> None:
     assert (never_ran.record.session.ended, never_ran.runs) == (NOW, ())
 
 
-def test_gone_without_a_word_ends_when_it_was_noticed() -> None:
-    session, runs = record_of(Life().starting(0), gone=True)
-    assert (session.ended, session.end_reason, runs[0].ended) == (NOW, "deleted", NOW)
-
-
 def test_the_end_stays_what_it_was() -> None:
     life = Life()
     before = fold(None, [read_snapshot(life.starting(0), None), read_snapshot(life.ending(9), None)], NOW).record

@@ -57,13 +57,6 @@ async def test_htmx_goes_to_the_login_from_the_page_it_is_on(stage: LoginStage) 
     assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=/history%3Fpage%3D2")
 
 
-async def test_administrators_only(stage: LoginStage, alice: Browser) -> None:
-    assert (await alice.get("/admin")).status_code == 403
-    root = stage.browser()
-    await root.log_in("root")
-    assert (await root.get("/admin")).status_code == 200
-
-
 async def test_a_form_of_ours_is_taken(alice: Browser) -> None:
     token = await token_of(alice)
     for headers in ({"Origin": PORTAL}, {"Sec-Fetch-Site": "same-origin"}):

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -161,9 +160,7 @@ def _unread(answer: httpx.Response) -> httpx.Response:
 
 
 @asynccontextmanager
-async def signing_on(
-    folder: Path, throttle: Throttle | None = None, config: OIDCSettings = CONFIG
-) -> AsyncIterator[SignOn]:
+async def signing_on(throttle: Throttle | None = None, config: OIDCSettings = CONFIG) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
     settings = replace(WITH_OIDC, oidc=config)
 
@@ -182,8 +179,8 @@ async def signing_on(
 
 
 @pytest.fixture
-async def sign_on(tmp_path: Path) -> AsyncIterator[SignOn]:
-    async with signing_on(tmp_path) as sign_on:
+async def sign_on() -> AsyncIterator[SignOn]:
+    async with signing_on() as sign_on:
         yield sign_on
 
 
@@ -481,8 +478,8 @@ async def test_an_address_is_verified_only_by_what_is_said_beside_it(sign_on: Si
     assert (await sign_on.come_back(email="Alice@Example.com", email_verified=None)).status_code == 303
 
 
-async def test_a_setting_allows_addresses_without_verification(tmp_path: Path) -> None:
-    async with signing_on(tmp_path, config=replace(CONFIG, require_verified=False)) as sign_on:
+async def test_a_setting_allows_addresses_without_verification() -> None:
+    async with signing_on(config=replace(CONFIG, require_verified=False)) as sign_on:
         assert (await sign_on.come_back(email_verified=None)).status_code == 303
         assert "/me" not in sign_on.provider.asked
         refused: list[Any] = [False, "false", "no", "true", 0, 1, {}]
@@ -723,8 +720,8 @@ async def test_a_new_login_brings_the_tokens_up_to_date(sign_on: SignOn) -> None
     assert again is not None and again.admin
 
 
-async def test_failed_sign_ons_from_one_address_are_refused_after_some(tmp_path: Path) -> None:
-    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+async def test_failed_sign_ons_from_one_address_are_refused_after_some() -> None:
+    async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
         for _ in range(5):
             assert (await sign_on.come_back()).status_code == 303, "a success does not count"
         asked = sign_on.provider.asked.count("/token")
@@ -740,18 +737,18 @@ async def test_failed_sign_ons_from_one_address_are_refused_after_some(tmp_path:
         assert (await sign_on.stage.browser().log_in()).status_code == 303, "passwords are counted by themselves"
 
 
-async def test_an_account_whose_address_is_taken_is_no_guesser(tmp_path: Path) -> None:
+async def test_an_account_whose_address_is_taken_is_no_guesser() -> None:
     """A rebuilt provider changes every account, and a whole office may come from one address."""
-    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+    async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
         assert await user_of(sign_on) == "alice@example.com"
         for _ in range(5):
             assert "Another account" in await user_of(sign_on, sub="2")
         assert await user_of(sign_on, sub="3", email="bob@example.com") == "bob@example.com"
 
 
-async def test_a_provider_that_is_down_counts_as_a_failed_sign_on(tmp_path: Path) -> None:
+async def test_a_provider_that_is_down_counts_as_a_failed_sign_on() -> None:
     """Some providers answer a wrong code with another status than OAuth's 400."""
-    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 1))) as sign_on:
+    async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 1))) as sign_on:
         browser = sign_on.stage.browser()
         first, second = [await sign_on.go(browser) for _ in range(2)]
         sign_on.provider.down = True
@@ -759,8 +756,8 @@ async def test_a_provider_that_is_down_counts_as_a_failed_sign_on(tmp_path: Path
         assert (await browser.get(BACK, params=second)).status_code == 429
 
 
-async def test_sign_ons_at_once_are_each_counted(tmp_path: Path) -> None:
-    async with signing_on(tmp_path, Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+async def test_sign_ons_at_once_are_each_counted() -> None:
+    async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
         browser = sign_on.stage.browser()
         ways = [await sign_on.go(browser) for _ in range(8)]
         sign_on.provider.challenge = "of another code"

@@ -72,15 +72,6 @@ async def test_only_the_owner_may(stage: ApiStage, who: Any) -> None:
     assert (await program.put(f"{ONE}/{alice['id']}", json={"figures": FIGURES})).status_code == 403
 
 
-async def test_of_a_strangers_desktop_nothing_is_reported(stage: ApiStage) -> None:
-    stage.session("carols", user="carol@example.com", status=RUNNING)
-    program = await stage.program(BOB)
-    for name in ("carols", "nobodys"):
-        refused = await program.post(f"/api/v1/sessions/{name}/probe", json={"state": STATE})
-        said = f"You have no desktop {name!r}, and no desktop with this name is shared with you."
-        assert (refused.status_code, refused.json()["detail"]) == (404, said)
-
-
 @pytest.mark.parametrize(
     ("template", "session", "said"),
     [
