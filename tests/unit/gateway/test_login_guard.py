@@ -1,15 +1,13 @@
 """What is refused to whom: pages without a login, forms that no page of ours has sent, addresses that are not ours."""
 
 from collections.abc import AsyncIterator
-from typing import cast
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from starlette.routing import Route
 
-from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
+from unit.gateway.gateway_stage import PORTAL, Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.settings import Settings
@@ -90,43 +88,6 @@ async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Bro
         assert answer.status_code == 403, wrong
     as_json = await alice.post("/change", json={"csrf": token}, headers={"Origin": PORTAL})
     assert as_json.status_code == 403
-
-
-FORMS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("/login", {"user": "alice@example.com", "password": PASSWORD}),
-    ("/login/terms", {}),
-    ("/logout", {}),
-    ("/account/logins/x/end", {}),
-    ("/account/logout-everywhere", {}),
-    ("/account/sign-out-person", {"user": "bob@example.com"}),
-    ("/account/notices", {"notice": "session.ready"}),
-    ("/account/tokens", {"label": "x", "days": "30"}),
-    ("/account/tokens/x/revoke", {}),
-    ("/cli/authorize", {"code_challenge": "x" * 43, "code_challenge_method": "S256"}),
-)
-
-
-@pytest.mark.parametrize(("path", "fields"), FORMS, ids=[path for path, _ in FORMS])
-async def test_every_form_of_the_login_needs_its_token(stage: LoginStage, path: str, fields: dict[str, str]) -> None:
-    browser = stage.browser()
-    if path != "/login":
-        await browser.log_in("root")
-    before = browser.copy_cookies()
-    assert (await browser.post(path, data=fields, headers={"Origin": PORTAL})).status_code == 403
-    assert browser.copy_cookies().get("__Host-vdi-login") == before.get("__Host-vdi-login")
-    if path == "/login":
-        token = credentials.make_csrf_token(browser.copy_cookies()["__Host-vdi-before"])
-    else:
-        token = await token_of(browser)
-    foreign = await browser.post(path, data=fields | {"csrf": token}, headers={"Origin": "https://evil.example"})
-    assert foreign.status_code == 403
-    assert stage.grants.ended == []
-
-
-def test_every_form_is_in_the_list(stage: LoginStage) -> None:
-    routes = {route.path for route in stage.login.portal_routes() if "POST" in (cast(Route, route).methods or ())}
-    listed = {path.replace("/x/", "/{id}/") for path, _ in FORMS}
-    assert routes - listed == {"/cli/token"}, "it needs no cookie"
 
 
 OURS = Settings(domain="vdi.example.com", url_port=8443)
