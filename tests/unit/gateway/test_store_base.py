@@ -76,20 +76,22 @@ async def test_an_exception_undoes_all_of_a_transaction(database: Database) -> N
         assert (await connection.execute(select(things))).all() == []
 
 
-async def test_writers_that_read_first_take_turns(database: Database) -> None:
-    """With a plain BEGIN of SQLite all but one of them would fail."""
+async def test_writers_that_read_first_take_turns(database: Database, tmp_path: Path) -> None:
+    """In two processes: with a plain BEGIN of SQLite one of them would fail."""
     async with database.begin() as connection:
         await connection.execute(insert(things).values(id=1, name="0"))
 
-    async def add_one() -> None:
-        async with database.begin() as connection:
+    async def add_one(writer: Database) -> None:
+        async with writer.begin() as connection:
             number = int((await connection.execute(select(things.c.name))).scalar_one())
             await asyncio.sleep(0)
             await connection.execute(things.update().values(name=str(number + 1)))
 
-    await asyncio.gather(*(add_one() for _ in range(20)))
+    other = Database(sqlite_url(tmp_path))
+    await asyncio.gather(*(add_one(writer) for writer in [database, other] * 5))
+    await other.close()
     async with database.connect() as connection:
-        assert (await connection.execute(select(things.c.name))).scalar_one() == "20"
+        assert (await connection.execute(select(things.c.name))).scalar_one() == "10"
 
 
 async def test_writers_of_one_process_do_not_compete(database: Database) -> None:
