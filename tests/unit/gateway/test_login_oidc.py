@@ -69,7 +69,8 @@ class FakeProvider:
     claims: dict[str, Any] = field(default_factory=dict)
     user_info: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-    sign: Callable[[dict[str, Any]], str] = lambda claims: signed(HEAD, json.dumps(claims).encode())
+    # Makes the ID token of these claims, or is the token.
+    sign: str | Callable[[dict[str, Any]], str] = lambda claims: signed(HEAD, json.dumps(claims).encode())
     keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
     down: bool = False
     # Whether the token endpoint sends the gateway on to another host.
@@ -110,7 +111,8 @@ class FakeProvider:
                 claims |= {"email": "Alice@Example.com", "email_verified": True, "name": "Alice"}
                 claims |= {"groups": ["engineering"]} | self.claims
                 claims = {name: value for name, value in claims.items() if value is not None}
-                return httpx.Response(200, json={"id_token": self.sign(claims), "access_token": "at"})
+                token = self.sign if isinstance(self.sign, str) else self.sign(claims)
+                return httpx.Response(200, json={"id_token": token, "access_token": "at"})
             case "/keys":
                 return httpx.Response(200, json={"keys": self.keys})
             case "/me":
@@ -327,7 +329,7 @@ def tampered(claims: dict[str, Any]) -> str:
     return f"{head}.{oidc._base64url(msgspec.json.encode(claims | {'email': 'boss@example.com'}))}.{mark}"
 
 
-WRONG_TOKENS: list[Callable[[dict[str, Any]], str]] = [
+WRONG_TOKENS: list[str | Callable[[dict[str, Any]], str]] = [
     none,
     tampered,
     lambda claims: hs256(claims, KEY.as_pem(private=False)),
@@ -335,25 +337,15 @@ WRONG_TOKENS: list[Callable[[dict[str, Any]], str]] = [
     lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY),
     lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, OTHER_KEY),
     lambda claims: jwt.encode({"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY),
-    lambda claims: "a.b.c",
-    lambda claims: "",
-    lambda claims: "x" * 10000,
-    lambda _: f"{oidc._base64url(DEEP)}.e30.AAAA",
-    lambda _: signed(HEAD, b"[]"),
-    lambda _: signed(HEAD, b"1"),
-    lambda _: signed(HEAD, b"null"),
-    lambda _: signed(HEAD, b"\xff\xfe"),
-    lambda _: signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
-    lambda _: signed(HEAD, b"[" * 50_000),
-    lambda _: signed(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
-    lambda _: signed(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
-    lambda _: signed(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
-    lambda _: signed(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
-    lambda _: signed(b"[]", b"{}"),
-    lambda _: signed(b"[" * 50_000, b"{}"),
-    lambda claims: "\u212a.b.c",
-    lambda claims: "..",
-    lambda claims: "a.b.c.d.e",
+    *(signed(HEAD, body) for body in (b"[]", b"1", b"null", b"\xff\xfe", b"[" * 50_000)),
+    signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
+    *(signed(head, b"{}") for head in (b"[]", b"[" * 50_000)),
+    signed(b'{"alg":["RS256"],"kid":"k1"}', b"{}"),
+    signed(b'{"alg":"RS256","kid":["k1"]}', b"{}"),
+    signed(b'{"alg":"RS256","kid":"k1","crit":["x"],"x":1}', b"{}"),
+    signed(b'{"alg":"RS256","kid":"k1","b64":false,"crit":["b64"]}', b"{}"),
+    f"{oidc._base64url(DEEP)}.e30.AAAA",
+    *("", "..", "a.b.c", "a.b.c.d.e", "\u212a.b.c", "x" * 10000),
 ]
 
 
