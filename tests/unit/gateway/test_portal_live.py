@@ -109,19 +109,15 @@ async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: Po
         assert "Suspended" in pieces["item-uid-one"]
 
 
-async def test_a_page_that_missed_something_gets_the_list_at_once(stage: PortalStage) -> None:
+async def test_a_page_that_missed_something_gets_the_list_then_changes(stage: PortalStage) -> None:
     async with reading(stage, mine(stage), seen="of yesterday") as reader:
-        pieces = await reader.next()
-        assert list(pieces) == [LIST]
-        assert "one" in pieces[LIST] and "two" in pieces[LIST]
-
-
-async def test_each_message_ends_with_the_mark_of_the_page(stage: PortalStage) -> None:
-    async with reading(stage, mine(stage), seen="of yesterday") as reader:
-        for change in (ONE, a_session("one", status={"phase": "Suspended"}), running("three")):
+        suspended = a_session("one", status={"phase": "Suspended"})
+        for change, names in ((ONE, [LIST]), (suspended, ["item-uid-one"]), (running("three"), [LIST])):
             stage.put(change)
-            await reader.next()
-            assert reader.last_event_id == digest(mine(stage)() or {})
+            pieces = await reader.next()
+            assert list(pieces) == names
+            assert reader.last_event_id == digest(mine(stage)() or {}), "each message ends with the mark of the page"
+        assert "one" in pieces[LIST] and "two" in pieces[LIST]
 
 
 @pytest.mark.parametrize("missed", [True, False])

@@ -25,7 +25,7 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.transfers import Event, Report, TransferCollector, describe
 
 NAME = "alice-desktop"
-OWNER = ((ALICE.user, Role.OWNER),)
+OWNER = (ALICE.user, Role.OWNER)
 UPLOAD = {"event": "file.upload.end", "filename": "plan.pdf", "size_bytes": 7}
 
 
@@ -57,12 +57,12 @@ def report(agent: Any, *events: dict[str, Any]) -> None:
 
 
 @asynccontextmanager
-async def collecting(stage: ApiStage, *users: tuple[str, Role]) -> AsyncIterator[TransferCollector]:
-    """A replica's collector; `users`: those with a grant, by default the owner."""
+async def collecting(stage: ApiStage, *guests: tuple[str, Role]) -> AsyncIterator[TransferCollector]:
+    """A replica's collector; the owner and these guests have a grant."""
     session = stage.world.session(NAME)
     assert session
     of = session.metadata.uid
-    grants = [SimpleNamespace(user=user, role=role, session_uid=of) for user, role in users or OWNER]
+    grants = [SimpleNamespace(user=user, role=role, session_uid=of) for user, role in (OWNER, *guests)]
     active: Any = SimpleNamespace(find=lambda session_uid=of: grants if session_uid == of else [], grants=grants)
     agent: Any = stage.agent
     collector = TransferCollector(context=stage.context, agent=agent, active=active, audit=stage.audit, pause=0.01)
@@ -89,7 +89,7 @@ async def written(stage: ApiStage, number: int) -> list[Entry]:
 async def test_events_appear_once_in_order_for_two_replicas(stage: ApiStage, agent: Any) -> None:
     connect = {"event": "session.connect", "role": "controller"}
     kinds = ["clipboard.send", "clipboard.receive", "file.upload.error", "file.download", "print.document"]
-    async with collecting(stage, (ALICE.user, Role.OWNER)), collecting(stage, (ALICE.user, Role.OWNER)):
+    async with collecting(stage), collecting(stage):
         report(agent, connect, UPLOAD, *({"event": kind, "size_bytes": 1} for kind in kinds))
         report(agent, {"event": "capture.demand"}, {"event": "session.disconnect", "role": "controller"})
         rows = await written(stage, 9)
@@ -157,7 +157,7 @@ async def test_events_wait_for_a_database_that_is_down(
 
 async def test_one_of_several_users_is_not_named_as_the_actor(stage: ApiStage, agent: Any) -> None:
     guests = (("bob@example.com", Role.COLLABORATOR), ("eve@example.com", Role.VIEWER))
-    async with collecting(stage, (ALICE.user, Role.OWNER), *guests):
+    async with collecting(stage, *guests):
         report(agent, UPLOAD, {"event": "session.connect", "role": "viewer"})
         _, upload, connect = await written(stage, 3)
     assert (upload.actor, upload.detail["users"]) == ("", "alice@example.com, bob@example.com")
@@ -215,7 +215,7 @@ def test_details_are_printable_and_names_may_be_hashed() -> None:
 
 
 async def test_transfers_are_for_auditors_and_a_users_own_file(stage: ApiStage, agent: Any) -> None:
-    async with collecting(stage, (ALICE.user, Role.OWNER)):
+    async with collecting(stage):
         report(agent, UPLOAD | {"filename": "=cmd"})
         await written(stage, 2)
     root, alice = await stage.program(ROOT), await stage.program()
