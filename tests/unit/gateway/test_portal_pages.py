@@ -45,25 +45,6 @@ async def test_empty_list_offers_the_only_template_at_once(templates: list[str],
     assert button in page
 
 
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [
-        ({}, "Just requested"),
-        ({"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}, "message": "Full."}, "Number 3 in line"),
-        ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, "No node can run it"),
-        ({"phase": "Pending"}, "Waiting"),
-        ({"phase": "Creating"}, "Starting"),
-        ({"phase": "Suspended"}, "Suspended"),
-        ({"phase": "Failed", "message": "The image is not there."}, "The image is not there."),
-        ({"phase": "Terminating"}, "Ending"),
-        ({"phase": "Running", "failures": {"count": 2, "message": "Out of memory."}}, "failed 2 times in a row"),
-    ],
-)
-async def test_a_state_is_said_in_words(status: dict[str, object], said: str) -> None:
-    stage = PortalStage(a_session(status=status))
-    assert said in await stage.browser().text("/")
-
-
 @pytest.mark.parametrize(("kind", "said"), [("Expiring", "ends soon"), ("Idle", "is idle"), ("Draining", "will move")])
 async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:
     condition = {"type": kind, "status": "True", "reason": "R", "message": "At five o'clock."}
