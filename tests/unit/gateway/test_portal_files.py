@@ -164,8 +164,7 @@ def test_an_unknown_switch_allows_nothing(spec: dict[str, Any]) -> None:
 async def test_a_suspended_desktop_is_offered_to_be_resumed(stage: PortalStage) -> None:
     put(stage, suspended=True, status={"phase": "Suspended"})
     page = await stage.browser().html(PAGE)
-    assert "is not running" in page
-    assert 'formaction="/desktops/alice-desktop/resume"' in page
+    assert "is not running" in page and 'formaction="/desktops/alice-desktop/resume"' in page
 
 
 async def test_a_copy_ends_when_the_share_ends(stage: PortalStage, home: Path) -> None:

@@ -78,10 +78,8 @@ def test_who_may_do_what(action: Action) -> None:
 
 def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
     words = refusal(User(BOB), Action.SUSPEND, shared("viewer"), NOW) or ""
-    assert "viewer" in words
-    assert "may not suspend" in words
-    assert "open, see" in words
-    assert f"Ask {ALICE}" in words
+    assert "viewer" in words and "may not suspend" in words
+    assert "open, see" in words and f"Ask {ALICE}" in words
 
 
 def test_a_stranger_learns_nothing_of_a_session() -> None:

@@ -110,8 +110,7 @@ def test_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert "backup save > vdi.db" in capsys.readouterr().err
     assert main(["save"], Settings(database_url="postgresql+asyncpg://me:hunter2@db/vdi")) == 2
     said = capsys.readouterr().err
-    assert "pg_dump" in said
-    assert "hunter2" not in said
+    assert "pg_dump" in said and "hunter2" not in said
     assert main(["save"], sqlite) == 1
     assert "the database" in capsys.readouterr().err
 
