@@ -1,6 +1,6 @@
 """Whatever comes twice, late, from two replicas, or never: each run is there once, and nothing is invented."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from random import Random
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.history_stage import Life, at, template, without_marks
+from vdi.api.session import VDISession
 from vdi.gateway.history.transitions import SessionSnapshot, derive, read_snapshot
 from vdi.gateway.store.history import Record, RunRow, SessionRow
 
@@ -44,18 +45,16 @@ def lives(draw: st.DrawFn) -> list[Seen]:
     for _ in range(draw(st.integers(0, 12))):
         minute += draw(st.integers(1, 90))
         why = draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"]))
-        while_on = {
+        steps: dict[str, Callable[[], VDISession]] = {
+            "start": partial(life.starting, minute),  # the first: only where no run is on
             "running": partial(life.running, minute),
             "between_pods": life.between_pods,
             "suspended": partial(life.suspended, minute, why),
             "given_up": partial(life.given_up, minute),
             "queued": partial(life.queued, minute),
         }
-        while_off = {name: while_on[name] for name in ("queued", "suspended")} | {
-            "start": partial(life.starting, minute)
-        }
-        step = draw(st.sampled_from([*(while_on if on else while_off)]))
-        states.append((read_snapshot((while_on | while_off)[step](), template()), at(minute)))
+        step = draw(st.sampled_from([*steps][1:] if on else ["queued", "start", "suspended"]))
+        states.append((read_snapshot(steps[step](), template()), at(minute)))
         on = step in ("start", "running", "between_pods")
     if draw(st.booleans()):
         ending = life.ending(minute + 1, draw(st.sampled_from(["Stopping", "TimedOut"])))

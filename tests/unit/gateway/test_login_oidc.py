@@ -141,7 +141,7 @@ class SignOn:
         return {"code": "c", "state": query["state"]}
 
     async def come_back(
-        self, browser: Browser | None = None, next_page: str = "/history", **claims: Any
+        self, browser: Browser | None = None, next_page: str = "/history", /, **claims: Any
     ) -> httpx.Response:
         """There and back, by default in a new browser."""
         self.provider.claims |= claims
@@ -239,7 +239,7 @@ async def test_a_made_up_state_is_refused(sign_on: SignOn, state: str) -> None:
 
 
 async def test_the_next_page_is_ours_also_on_the_way_back(sign_on: SignOn) -> None:
-    assert (await sign_on.come_back(next_page="https://evil.example/")).headers["location"] == "/"
+    assert (await sign_on.come_back(None, "https://evil.example/")).headers["location"] == "/"
 
 
 def pairs(rows: Mapping[str, Iterable[Any]]) -> list[tuple[Any, str]]:
@@ -259,7 +259,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "at_hash": ("AAAAAAAAAAAAAAAAAAAAAA", 1, "", "\ud800"),
     "sub": ("", None, 1, "1" * 256, "ä", "1\0"),
 }
-WRONG_CLAIMS = [
+WRONG_CLAIMS: list[dict[str, Any]] = [
     {"aud": ["vdi", "another"], "azp": "another"},
     *({name: value} for value, name in pairs(WRONG_VALUES)),
 ]

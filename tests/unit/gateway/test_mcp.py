@@ -246,21 +246,11 @@ async def test_start_is_refused_in_words(stage: ApiStage, template: str, there: 
     assert failed and words in text
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        ((409, {"reason": "HumanInControl", "seconds": 4.2}), "Try again in 5 s."),
-        ((503, {}), "responds with 503"),
-        ((404, {}), "was started without agents"),
-    ],
-)
-async def test_refusal_is_a_result_for_the_model(
-    stage: ApiStage, desktop: FakeDesktop, answer: tuple[int, object], words: str
-) -> None:
+async def test_refusal_is_a_result_for_the_model(stage: ApiStage, desktop: FakeDesktop) -> None:
     stage.session("nightly", template="office", status=RUNNING)
-    desktop.refuses = answer
+    desktop.refuses = (409, {"reason": "HumanInControl", "seconds": 4.2})
     failed, text = await use(stage, "click", desktop="nightly", x=1, y=1)
-    assert failed and words in text
+    assert failed and "Try again in 5 s." in text
 
 
 @pytest.mark.parametrize(
@@ -312,7 +302,7 @@ async def test_token_of_one_session_only_acts_in_it(stage: ApiStage) -> None:
     assert person
     token, _ = await stage.logins.new_token(person, "bot", timedelta(days=1), "nightly")
     not_its_own = "can only drive its desktop"
-    calls: list[tuple[str, dict[str, str], str]] = [
+    calls: list[tuple[str, dict[str, Any], str]] = [
         ("screenshot", {"desktop": "nightly"}, ""),
         ("screenshot", {"desktop": "other"}, "You have no desktop"),
         ("list_templates", {}, not_its_own),

@@ -36,7 +36,7 @@ def a_door(*, ready: bool = True) -> HostRouter:
     return HostRouter(settings, portal=says("portal"), desktops=says("desktop"), ready=lambda: ready)
 
 
-HOSTS = {
+HOSTS: dict[str, tuple[str, ...]] = {
     "portal": ("portal.vdi.localhost", "portal.vdi.localhost:8443", "PORTAL.VDI.localhost"),
     "desktop": ("alice-desktop.vdi.localhost:8443", "x" * 63 + ".vdi.localhost"),
     "": (

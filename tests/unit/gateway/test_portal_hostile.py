@@ -44,7 +44,7 @@ def furnish(bad: str) -> PortalStage:
         "failures": {"count": 1, "message": bad},
     }
     guests = [{"user": user, "role": "viewer"}]
-    texts = {"displayName": bad, "description": bad, "icon": f"data:image/png,{bad}", "image": bad}
+    texts: dict[str, Any] = {"displayName": bad, "description": bad, "icon": f"data:image/png,{bad}", "image": bad}
     stage.put(
         a_template("evil", **texts, access={"groups": [bad]}),
         a_template("icon", icon=bad),
@@ -62,7 +62,7 @@ def furnish(bad: str) -> PortalStage:
     stage.remember(row, run)
     stage.remember(gone, msgspec.structs.replace(run, uid="u2"))
     stage.enter_act(bad, bad, bad, address=bad, target_uid=bad, target_owner=bad, outcome=bad, detail={bad: bad})
-    fields = {"code": bad, "object": bad, "message": bad}
+    fields: dict[str, Any] = {"code": bad, "object": bad, "message": bad}
     finding = Finding(**fields, severity=Severity.ERROR, evidence=(bad,), remedy=Remedy(bad, (bad,)))
     stage.services.doctor.last = Report(at, bad, [finding, msgspec.structs.replace(finding, caused_by=bad)], unknown=1)
     return stage

@@ -235,8 +235,8 @@ def test_only_what_uses_the_home_is_in_the_way() -> None:
 
 
 def test_a_name_that_is_free_is_proposed() -> None:
-    for taken, free in (([], "alice-ubuntu"), (["alice-ubuntu", "alice-ubuntu-2"], "alice-ubuntu-3")):
-        assert first_choice(a_template(), ClusterSettings(), ALICE, taken)["name"] == free
+    for taken, free in (("", "alice-ubuntu"), ("alice-ubuntu alice-ubuntu-2", "alice-ubuntu-3")):
+        assert first_choice(a_template(), ClusterSettings(), ALICE, taken.split())["name"] == free
 
 
 _QUANTITIES = st.sampled_from(["512Mi", "1Gi", "3Gi", "4Gi", "5000Mi", "8Gi", "64Gi", "1Ti"])

@@ -85,7 +85,7 @@ async def test_only_a_running_stream_of_selkies_is_measured(
     stage: ApiStage, template: dict[str, Any], session: dict[str, Any], said: str
 ) -> None:
     stage.template(**template)
-    stage.session(**{"status": RUNNING} | session)
+    stage.session("alice-desktop", **{"status": RUNNING} | session)
     refused = await (await stage.program()).post(ONE, json={"state": STATE})
     assert (refused.status_code, refused.json()["detail"].startswith(said)) == (409, True), refused.text
 
