@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from unit.gateway.gateway_stage import GatewayStage
 from unit.gateway.history_stage import at
@@ -17,6 +16,7 @@ from vdi.gateway.store.history import RunRow
 
 NOVEMBER, DECEMBER = Month(2026, 11), Month(2026, 12)
 NOW = datetime(2026, 12, 15, tzinfo=UTC)
+ALICE, BOB = "alice@example.com", "bob@example.com"
 
 
 def run(start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1, **more: Any) -> RunRow:
@@ -58,19 +58,15 @@ def test_what_still_runs_counts_until_now() -> None:
 
 
 def test_the_report() -> None:
+    eve = NOVEMBER.begin - timedelta(hours=1)
     rows = [
-        ("bob@example.com", run(datetime(2026, 11, 3, tzinfo=UTC), 10, uid="b", gpus=None)),
-        ("alice@example.com", run(datetime(2026, 10, 31, 23, tzinfo=UTC), 2, uid="a1", gpus=2, agent_minutes=9)),
-        ("alice@example.com", run(datetime(2026, 11, 4, tzinfo=UTC), 3, uid="a1", gpus=2, agent_minutes=45)),
-        ("alice@example.com", run(datetime(2026, 11, 5, tzinfo=UTC), 8, uid="a2", gpus=0)),
+        (BOB, run(NOVEMBER.begin, 10, uid="b", gpus=None, startup_seconds=4.0)),
+        (ALICE, run(eve, 2, uid="a1", gpus=2, agent_minutes=9, queue_seconds=30.0, startup_seconds=5.0)),
+        (ALICE, run(NOVEMBER.begin, 3, uid="a1", gpus=2, agent_minutes=45, queue_seconds=10.0, startup_seconds=60.0)),
+        (ALICE, run(NOVEMBER.begin, 8, uid="a2", gpus=0, queue_seconds=20.0)),
     ]
-    waits = [(None, 4.0), (30.0, 5.0), (10.0, 60.0), (20.0, None)]
-    timed = [
-        OwnedRun(user, "office", replace(one, queue_seconds=queue, startup_seconds=startup))
-        for (user, one), (queue, startup) in zip(rows, waits, strict=True)
-    ]
-    alice, bob = sum_up(timed, By.USER, NOVEMBER, NOW)
-    assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == ("alice@example.com", 2, 2, 12, 8)
+    alice, bob = sum_up([OwnedRun(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW)
+    assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == (ALICE, 2, 2, 12, 8)
     assert (alice.agent_hours, bob.agent_hours) == (0.75, 0), "of runs that started in this month"
     assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
     assert (bob.hours, bob.gpu_hours, bob.queued, bob.median_queue_seconds) == (10, 0, 0, None)
@@ -92,10 +88,7 @@ async def test_hours_of_one_user_in_the_database() -> None:
     assert await stage.history.use_this_month("Alice@example.com", at(700)) == MonthUse(2, 4, DECEMBER.begin)
     assert await stage.history.use_this_month("alice@example.com", NOW) == MonthUse(0, 0, DECEMBER.end)
     report = await stage.history.usage(NOVEMBER, NOW)
-    assert [(usage.name, usage.hours, usage.gpu_hours) for usage in report.users] == [
-        ("bob@example.com", 10, 20),
-        ("alice@example.com", 2, 4),
-    ]
+    assert [(usage.name, usage.hours, usage.gpu_hours) for usage in report.users] == [(BOB, 10, 20), (ALICE, 2, 4)]
     assert [(usage.name, usage.hours) for usage in report.templates] == [("office", 10.5), ("cad", 1.5)]
     mine = await stage.history.usage(NOVEMBER, NOW, "Alice@example.com")
     assert mine.users == report.users[1:]
