@@ -8,16 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.waiting import eventually
-from unit.gateway.portal_stage import (
-    ADMIN,
-    ALICE,
-    BOB,
-    PageBrowser,
-    PortalStage,
-    a_session,
-    a_template,
-    running,
-)
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PageBrowser, PortalStage, a_session, a_template, running
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
