@@ -317,9 +317,9 @@ def test_loopback_is_taken_by_number_and_port(uri: str) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        *(f"http://127.0.0.1{rest}" for rest in (":65536/", ":0/", "/", ":1/?x", ":1/#x", ":1/\n")),
-        *("https://127.0.0.1:1/", "http://localhost:1/", "http://127.0.0.2:1/"),
+        *(f"http://127.0.0.1{rest}" for rest in ("/", ":0/", ":65536/", ":1/?x", ":1/#x", ":1/\n")),
         *(f"http://127.0.0.1{rest}" for rest in (":1@evil.example/", ".evil.example:1/", ":1\\@evil.example")),
+        *("https://127.0.0.1:1/", "http://localhost:1/", "http://127.0.0.2:1/"),
     ],
 )
 def test_what_is_no_loopback_address_is_refused(uri: str) -> None:

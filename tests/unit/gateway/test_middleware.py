@@ -40,15 +40,10 @@ HOSTS: dict[str, tuple[str, ...]] = {
     "portal": ("portal.vdi.localhost", "portal.vdi.localhost:8443", "PORTAL.VDI.localhost"),
     "desktop": ("alice-desktop.vdi.localhost:8443", "x" * 63 + ".vdi.localhost"),
     "": (
-        *(
-            "x" * 64 + ".vdi.localhost",
-            "vdi.localhost",
-            ".vdi.localhost",
-            "a.portal.vdi.localhost",
-            "evilvdi.localhost",
-        ),
-        *(f"portal.vdi.localhost{rest}" for rest in (".evil.example", ":x", ":8443@evil.example", ".")),
-        *("-a.vdi.localhost", "p\u00f6rtal.vdi.localhost", ""),
+        "x" * 64 + ".vdi.localhost",
+        *(f"{name}vdi.localhost" for name in ("", ".", "evil", "-a.", "a.portal.", "p\u00f6rtal.")),
+        *(f"portal.vdi.localhost{rest}" for rest in (".", ".evil.example", ":x", ":8443@evil.example")),
+        "",
     ),
 }
 
