@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from support.csrf import csrf_of
-from unit.gateway.gateway_stage import PASSWORD, PORTAL
+from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import LoginStage, user
 from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, BusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
@@ -17,6 +17,13 @@ from vdi.kube.errors import ConnectionFailed
 async def stage() -> AsyncIterator[LoginStage]:
     async with LoginStage() as stage:
         yield stage
+
+
+@pytest.fixture
+async def alice(stage: LoginStage) -> Browser:
+    browser = stage.browser()
+    await browser.log_in()
+    return browser
 
 
 async def test_the_right_password_makes_a_login(stage: LoginStage) -> None:
@@ -115,10 +122,8 @@ async def test_a_login_ends_when_idle_and_after_a_week(stage: LoginStage) -> Non
         assert (await browser.get("/api/v1/me")).status_code == 401, hours
 
 
-async def test_what_a_page_requests_by_itself_does_not_keep_the_login(stage: LoginStage) -> None:
-    browser, logins = stage.browser(), stage.logins
-    await browser.log_in()
-    secret = browser.copy_cookies()["__Host-vdi-login"]
+async def test_what_a_page_requests_by_itself_does_not_keep_the_login(stage: LoginStage, alice: Browser) -> None:
+    logins, secret = stage.logins, alice.copy_cookies()["__Host-vdi-login"]
     stage.clock.forward(hours=8)
     assert await logins.person_by_cookie(secret, in_use=False)
     stage.clock.forward(hours=4.1)
@@ -126,10 +131,8 @@ async def test_what_a_page_requests_by_itself_does_not_keep_the_login(stage: Log
     assert await logins.person_by_cookie(secret) is None
 
 
-async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage) -> None:
-    browser = stage.browser()
-    await browser.log_in()
-    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
+async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage, alice: Browser) -> None:
+    login_id = (await alice.get("/api/v1/me")).json()["login_id"]
     for _ in range(3):
         stage.clock.forward(hours=8)
         assert await stage.logins.touch(login_id)
@@ -139,14 +142,12 @@ async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage) -> None:
     assert not await stage.logins.is_live("no such login")
 
 
-async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: LoginStage) -> None:
-    browser = stage.browser()
-    await browser.log_in()
-    first = browser.copy_cookies()["__Host-vdi-login"]
-    first_id = (await browser.get("/api/v1/me")).json()["login_id"]
-    page = (await browser.get("/account")).text
-    assert (await browser.submit("/login", page, user="root@example.com", password=PASSWORD)).status_code == 303
-    assert browser.copy_cookies()["__Host-vdi-login"] != first
+async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: LoginStage, alice: Browser) -> None:
+    first = alice.copy_cookies()["__Host-vdi-login"]
+    first_id = (await alice.get("/api/v1/me")).json()["login_id"]
+    page = (await alice.get("/account")).text
+    assert (await alice.submit("/login", page, user="root@example.com", password=PASSWORD)).status_code == 303
+    assert alice.copy_cookies()["__Host-vdi-login"] != first
     assert {"login_id": first_id} in stage.grants.ended
     thief = stage.browser()
     thief.cookies.set("__Host-vdi-login", first)
@@ -160,12 +161,10 @@ async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: LoginStage
     assert browser.cookies.get("__Host-vdi-login", domain="portal.vdi.localhost") != "planted"
 
 
-async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: LoginStage) -> None:
-    browser = stage.browser()
-    await browser.log_in()
-    stolen = browser.copy_cookies()
-    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
-    answer = await browser.submit("/logout", (await browser.get("/account")).text)
+async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: LoginStage, alice: Browser) -> None:
+    stolen = alice.copy_cookies()
+    login_id = (await alice.get("/api/v1/me")).json()["login_id"]
+    answer = await alice.submit("/logout", (await alice.get("/account")).text)
     assert (answer.status_code, "You are signed out" in answer.text) == (200, True)
     assert "Refresh" not in answer.headers
     assert stage.grants.ended == [{"login_id": login_id}]
@@ -174,10 +173,8 @@ async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: Logi
     assert (await thief.get("/api/v1/me")).status_code == 401
 
 
-async def test_the_login_page_leads_on_who_is_logged_in(stage: LoginStage) -> None:
-    browser = stage.browser()
-    await browser.log_in()
-    answer = await browser.get("/login?next=/history")
+async def test_the_login_page_leads_on_who_is_logged_in(alice: Browser) -> None:
+    answer = await alice.get("/login?next=/history")
     assert (answer.status_code, answer.headers["location"]) == (303, "/history")
 
 
@@ -190,9 +187,8 @@ async def test_a_form_from_before_is_shown_again(stage: LoginStage) -> None:
     assert csrf_of(answer.text)
 
 
-async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage) -> None:
-    alice, root = stage.browser(), stage.browser()
-    await alice.log_in()
+async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage, alice: Browser) -> None:
+    root = stage.browser()
     await root.log_in("root")
     login_id = (await alice.get("/api/v1/me")).json()["login_id"]
     await stage.login.follow()
@@ -209,22 +205,20 @@ async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage) -> 
 
 
 @pytest.mark.parametrize("hours", [12.1, 24 * 7 + 1])
-async def test_a_login_whose_time_is_over_takes_its_desktops_along(stage: LoginStage, hours: float) -> None:
-    browser = stage.browser()
-    await browser.log_in()
-    login_id = (await browser.get("/api/v1/me")).json()["login_id"]
+async def test_a_login_whose_time_is_over_takes_its_desktops_along(
+    stage: LoginStage, alice: Browser, hours: float
+) -> None:
+    login_id = (await alice.get("/api/v1/me")).json()["login_id"]
     stage.clock.forward(hours=hours)
     for _ in range(2):
         await stage.login.follow()
     assert stage.grants.ended == [{"login_id": login_id}]
 
 
-async def test_a_new_role_counts_without_another_login(stage: LoginStage) -> None:
-    browser = stage.browser()
-    await browser.log_in()
+async def test_a_new_role_counts_without_another_login(stage: LoginStage, alice: Browser) -> None:
     stage.set_users(alice=replace(stage.users["alice@example.com"], groups=("admins",)))
     await stage.login.follow()
-    me = (await browser.get("/api/v1/me")).json()
+    me = (await alice.get("/api/v1/me")).json()
     assert (me["admin"], me["groups"]) == (True, ["admins"])
 
 

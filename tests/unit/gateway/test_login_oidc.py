@@ -186,8 +186,12 @@ async def sign_on() -> AsyncIterator[SignOn]:
         yield sign_on
 
 
-async def test_there_and_back(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
+@pytest.fixture
+def browser(sign_on: SignOn) -> Browser:
+    return sign_on.stage.browser()
+
+
+async def test_there_and_back(sign_on: SignOn, browser: Browser) -> None:
     answer = await sign_on.come_back(browser, "/desktops/x")
     assert (answer.status_code, answer.headers["location"]) == (303, "/desktops/x")
     me = (await browser.get("/api/v1/me")).json()
@@ -206,8 +210,7 @@ async def test_the_login_page_offers_it(sign_on: SignOn) -> None:
     assert 'name="password"' not in (await sign_on.stage.browser().get("/login")).text
 
 
-async def test_two_tabs_may_be_under_way(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
+async def test_two_tabs_may_be_under_way(sign_on: SignOn, browser: Browser) -> None:
     first = await sign_on.go(browser, "/one")
     nonce, challenge = sign_on.provider.nonce, sign_on.provider.challenge
     second = await sign_on.go(browser, "/two")
@@ -232,8 +235,7 @@ async def test_a_way_back_is_for_one_browser_once_and_soon(sign_on: SignOn) -> N
 
 
 @pytest.mark.parametrize("state", ["", ".", "a.b", "é.é", "=.="])
-async def test_a_made_up_state_is_refused(sign_on: SignOn, state: str) -> None:
-    browser = sign_on.stage.browser()
+async def test_a_made_up_state_is_refused(sign_on: SignOn, browser: Browser, state: str) -> None:
     await sign_on.go(browser)
     assert (await browser.get(BACK, params={"code": "c", "state": state})).status_code == 403
 
@@ -364,11 +366,10 @@ async def test_a_swapped_key_counts_once_the_keys_are_read_again(sign_on: SignOn
     assert (await sign_on.come_back()).status_code == (303 if later > 3600 else 403)
 
 
-async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn) -> None:
+async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn, browser: Browser) -> None:
     assert (await sign_on.come_back()).status_code == 303
     sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k9"}, claims, OTHER_KEY)
     sign_on.stage.clock.forward(seconds=31)
-    browser = sign_on.stage.browser()
     back = [await sign_on.go(browser) for _ in range(12)]
     sign_on.provider.any_verifier = True
     asked = sign_on.provider.asked.count("/keys")
@@ -449,9 +450,8 @@ async def test_without_an_address_that_is_theirs_no_one_comes_in(
     assert words in answer.text
 
 
-async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn) -> None:
+async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn, browser: Browser) -> None:
     sign_on.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
-    browser = sign_on.stage.browser()
     await sign_on.come_back(browser, email=None, email_verified=None, groups=None)
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
@@ -557,17 +557,15 @@ async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -
             assert await release()
 
 
-async def test_a_refused_account_leaves_the_browsers_login(sign_on: SignOn) -> None:
+async def test_a_refused_account_leaves_the_browsers_login(sign_on: SignOn, browser: Browser) -> None:
     assert await user_of(sign_on) == "alice@example.com"
-    browser = sign_on.stage.browser()
     await browser.log_in()
     assert (await sign_on.come_back(browser, sub="2")).status_code == 403
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
-async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn) -> None:
+async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn, browser: Browser) -> None:
     """The password is a way in while the provider is down; it neither takes nor frees the address."""
-    browser = sign_on.stage.browser()
     await browser.log_in()
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
     assert await user_of(sign_on) == "alice@example.com"
@@ -588,9 +586,8 @@ async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> No
     assert (await sign_on.come_back(email=None)).status_code == 403
 
 
-async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn) -> None:
+async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn, browser: Browser) -> None:
     """RFC 9207: against being sent to one provider and coming back from another."""
-    browser = sign_on.stage.browser()
     back = await sign_on.go(browser) | {"iss": "https://evil.example"}
     answer = await browser.get(BACK, params=back)
     assert answer.status_code == 403, "also where the provider does not announce it"
@@ -602,8 +599,7 @@ async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn) -> None:
         assert (await browser.get(BACK, params=back)).status_code == status
 
 
-async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
+async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn, browser: Browser) -> None:
     back = await sign_on.go(browser)
     sign_on.provider.down = True
     sign_on.stage.clock.forward(seconds=31)
@@ -668,8 +664,7 @@ async def test_endpoints_on_other_hosts_pass_but_no_redirects(sign_on: SignOn) -
     assert sign_on.provider.asked[-1] == "/token", "the code and the client's secret went no further"
 
 
-async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
+async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn, browser: Browser) -> None:
     back = await sign_on.go(browser)
     said = {"state": back["state"], "error": "access_denied", "error_description": "<script>alert(1)</script>"}
     answer = await browser.get(BACK, params=said)
@@ -677,8 +672,7 @@ async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn) -> None:
     assert "access_denied" in answer.text and "<script>alert" not in answer.text
 
 
-async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn) -> None:
-    browser = sign_on.stage.browser()
+async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn, browser: Browser) -> None:
     await sign_on.come_back(browser)
     answer = await browser.submit("/logout", (await browser.get("/account")).text)
     there = urlsplit(answer.headers["refresh"].removeprefix("1; url="))
