@@ -22,6 +22,7 @@ from vdi.gateway.store.database import metadata
 
 SETTINGS = Settings(url_port=8443)
 PORTAL = SETTINGS.portal_url
+HOST = SETTINGS.host("alice-desktop")
 RESUMED = ("session.resume", "done")
 OWNER, GUEST, STRANGER = "alice@example.com", "bob@example.com", "mallory@example.com"
 HANDSHAKE = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
@@ -86,12 +87,23 @@ class EdgeStage(GatewayStage):
         """Who resumed which session."""
         return [(actor, target) for actor, action, target, outcome in self.acts if (action, outcome) == RESUMED]
 
+    @property
+    def session(self) -> VDISession:
+        """Alice's, as this gateway knows it."""
+        session = self.world.session("alice-desktop")
+        assert session is not None
+        return session
+
     def transport(self) -> httpx.AsyncBaseTransport:
         return FakeTraefik(self)
 
     def add(self, session: VDISession) -> VDISession:
         """A session."""
         return publish(self.world, session)
+
+    def change(self, **parts: Any) -> VDISession:
+        """The watch brings the next state of alice's session."""
+        return self.add(changed(self.session, **parts))
 
     def browser(self) -> Browser:
         """A new browser, behind Traefik."""

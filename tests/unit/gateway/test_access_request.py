@@ -131,9 +131,7 @@ def test_later_request_does_not_replace_what_the_owner_reads() -> None:
 @pytest.fixture
 async def edge() -> AsyncIterator[EdgeStage]:
     async with EdgeStage() as stage:
-        session = stage.world.session("alice-desktop")
-        assert session
-        stage.add(changed(session, spec={"access_request": REQUEST}))
+        stage.change(spec={"access_request": REQUEST})
         yield stage
 
 

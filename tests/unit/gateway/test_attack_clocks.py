@@ -5,12 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support.variants import first_of
-from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, shared_with
+from unit.gateway.edge_stage import GUEST, HOST, OWNER, EdgeStage, a_session, address, changed, shared_with
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.database import DatabaseUnavailableError
 
-HOST = SETTINGS.host("alice-desktop")
 SKEW = 300
 
 

@@ -7,13 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from unit.gateway.attack_stage import (
-    ALICE,
-    BOB,
-    DESKTOP,
-    AttackStage,
-    furnished_attack_stage,
-)
+from unit.gateway.attack_stage import ALICE, BOB, DESKTOP, AttackStage, furnished_attack_stage
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL
 from vdi.gateway.edge.headers import STATE_COOKIE
 from vdi.gateway.login.logins import Device

@@ -10,15 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.variants import first_of
-from unit.gateway.attack_stage import (
-    BOB,
-    DESKTOP,
-    READS,
-    AttackStage,
-    Way,
-    form_token,
-    furnished_attack_stage,
-)
+from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, form_token, furnished_attack_stage
 from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 
 # The one route that changes something for whoever has its code and verifier; cookies mean nothing to it.

@@ -4,11 +4,10 @@ import asyncio
 
 import pytest
 
-from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.edge_stage import HOST, OWNER, EdgeStage, address
 from vdi.gateway.edge.headers import DESKTOP_COOKIE
 from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE
 
-HOST = SETTINGS.host("alice-desktop")
 STEP = 60
 PEOPLE = 3
 

@@ -2,12 +2,10 @@
 
 import pytest
 
-from unit.gateway.edge_stage import HANDSHAKE, SETTINGS, EdgeStage
+from unit.gateway.edge_stage import HANDSHAKE, HOST, SETTINGS, EdgeStage
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.edge.tokens import LEEWAY
-
-HOST = SETTINGS.host("alice-desktop")
 
 
 @pytest.mark.parametrize(

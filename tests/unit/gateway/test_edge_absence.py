@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, EdgeStage, a_session, address, changed, gone, shared_with
+from unit.gateway.edge_stage import GUEST, OWNER, STRANGER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import NOW, Browser, a_past
 from vdi.gateway.store.history import EndReason
 from vdi.session.homes import HomeClaim
@@ -14,7 +14,7 @@ ENDED_AT = "ended it at <time"
 
 def has_ended(stage: EdgeStage, reason: EndReason | None = EndReason.USER, name: str = "alice-desktop") -> None:
     """The desktop is gone, and the history knows of it."""
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     row = a_past("uid-alice-desktop", user=OWNER, template="office")
     ended = NOW if reason else None
     stage.remember(msgspec.structs.replace(row, name=name, ended=ended, end_reason=reason))
@@ -81,16 +81,16 @@ async def test_a_past_session_says_nothing_of_one_that_exists(stage: EdgeStage) 
 
 
 async def test_former_guests_read_that_the_share_is_over(stage: EdgeStage) -> None:
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer", "2026-11-20T13:00:00Z")))
+    stage.change(spec=shared_with(GUEST, "viewer", "2026-11-20T13:00:00Z"))
     guest = await stage.logged_in(GUEST)
     stage.clock.wall = stage.clock.wall.replace(hour=14)
     assert "This desktop is no longer shared with you" in await read(guest)
 
 
 async def test_a_guest_who_was_in_reads_that_the_share_is_over(stage: EdgeStage) -> None:
-    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     guest = await stage.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
-    stage.add(changed(shared, spec={"access": []}))
+    stage.change(spec={"access": []})
     assert "This desktop is no longer shared with you" in await read(guest)
     assert NOT_HERE in await read(await stage.logged_in(STRANGER))

@@ -10,18 +10,7 @@ from aiohttp import web
 from support.clock import FakeClock
 from support.web_server import serve_app
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import (
-    GUEST,
-    OWNER,
-    SETTINGS,
-    STRANGER,
-    EdgeStage,
-    a_session,
-    address,
-    changed,
-    gone,
-    shared_with,
-)
+from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, STRANGER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
@@ -44,9 +33,7 @@ async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
 async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
     """A browser in the desktop, whose session has this spec."""
     start = {"start_time": "2026-11-20T11:59:00Z", "expires_at": "2026-11-20T19:59:00Z"}
-    session = stage.world.session("alice-desktop")
-    assert session is not None
-    stage.add(changed(session, spec=spec, status=start))
+    stage.change(spec=spec, status=start)
     browser = await stage.logged_in(user)
     await browser.open(address())
     return browser
@@ -102,7 +89,7 @@ async def test_share_that_ends_takes_the_bar_along(stage: EdgeStage) -> None:
     assert (await browser.get(BAR)).status_code == 200
     await entered(stage, access=[])
     assert (await browser.get(BAR)).status_code == 401
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     assert (await browser.get(BAR)).status_code == 401
 
 

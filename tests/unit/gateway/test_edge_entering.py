@@ -10,6 +10,7 @@ import pytest
 from support.waiting import hold_calls
 from unit.gateway.edge_stage import (
     GUEST,
+    HOST,
     OWNER,
     PORTAL,
     SETTINGS,
@@ -18,8 +19,6 @@ from unit.gateway.edge_stage import (
     a_session,
     address,
     changed,
-    gone,
-    publish,
     shared_with,
 )
 from unit.gateway.gateway_stage import Browser
@@ -29,8 +28,6 @@ from vdi.gateway.edge.authorizer import MOST_GRANTS
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, LAST_COOKIE, STATE_COOKIE
 from vdi.gateway.login.logins import SignOut
 from vdi.gateway.store.logins import GrantStore
-
-HOST = SETTINGS.host("alice-desktop")
 
 
 async def ticket_link(browser: Browser, path: str = "/") -> str:
@@ -54,7 +51,6 @@ async def test_the_owner_opens_the_address_and_is_in(stage: EdgeStage) -> None:
 async def test_who_enters_is_led_where_the_edge_would_lead_them(stage: EdgeStage) -> None:
     """One redirect sooner: to the waiting page, to the one that asks a new desktop, or to the desktop's own."""
     browser = await stage.logged_in(OWNER)
-    session = a_session()
     for phase, ready_s, path, where in (
         (Phase.RUNNING, 60, "/", "/?v=1#token=edge"),
         (Phase.RUNNING, 60, "/files?x=1", "/files?x=1"),
@@ -62,7 +58,7 @@ async def test_who_enters_is_led_where_the_edge_would_lead_them(stage: EdgeStage
         (Phase.CREATING, 60, "/files?x=1", "/.vdi/wait?next=/files%3Fx%3D1"),
     ):
         ready_time = format_time(stage.clock.now() - timedelta(seconds=ready_s))
-        session = publish(stage.world, changed(session, status={"phase": phase, "ready_time": ready_time}))
+        stage.change(status={"phase": phase, "ready_time": ready_time})
         answer = await browser.get(await ticket_link(browser, quote(path)))
         assert (answer.status_code, answer.headers["location"]) == (302, where)
 
@@ -82,7 +78,7 @@ async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Edge
 
 
 async def test_a_guest_enters_as_what_the_session_says(stage: EdgeStage) -> None:
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     browser = await stage.logged_in(GUEST)
     assert (await browser.open(address())).status_code == 200
     (grant,) = await GrantStore(stage.database).open()
@@ -102,7 +98,7 @@ async def test_entering_another_session_clears_the_former_one(
         return cleared
 
     assert [await enter(), await enter()] == [clears, None], "never here before, and the same session again"
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert [await enter(), await enter()] == [clears, None]
     browser.cookies.delete(LAST_COOKIE, domain=HOST, path="/")  # pushed out by many others
@@ -182,7 +178,7 @@ async def test_a_ticket_is_of_no_use_on_another_host(stage: EdgeStage) -> None:
 async def test_a_ticket_of_a_session_that_was_replaced_is_refused(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     link = await ticket_link(browser)
-    publish(stage.world, changed(a_session(), metadata={"uid": "uid-another", "resource_version": "9"}))
+    stage.change(metadata={"uid": "uid-another"})
     assert (await browser.get(link)).status_code == 403
 
 
@@ -192,10 +188,10 @@ async def test_a_ticket_does_not_outlive_the_login_or_the_share(stage: EdgeStage
     await stage.logins.end(browser.login_id)
     assert (await browser.get(link)).status_code == 403
 
-    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     guest = await stage.logged_in(GUEST)
     link = await ticket_link(guest)
-    publish(stage.world, changed(shared, spec={"access": ()}))
+    stage.change(spec={"access": ()})
     assert (await guest.get(link)).status_code == 403
 
 
@@ -277,7 +273,7 @@ async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
 
 async def test_a_user_has_at_most_most_grants_in_a_session(stage: EdgeStage) -> None:
     """The desktop refuses a token table that is too large, and then no one is cut off and no one gets in."""
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
     await owner.open(address())
     first = ""

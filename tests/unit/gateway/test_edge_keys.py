@@ -13,14 +13,13 @@ from joserfc import jwt
 
 from support.clock import FakeClock
 from support.waiting import eventually
-from unit.gateway.edge_stage import OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.edge_stage import HOST, OWNER, SETTINGS, EdgeStage, address
 from unit.gateway.gateway_stage import FakeCluster
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
 from vdi.kube.errors import Forbidden, ServerError
 
 NAME = SETTINGS.keys_secret
-HOST = SETTINGS.host("alice-desktop")
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 

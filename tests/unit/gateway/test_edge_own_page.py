@@ -9,17 +9,7 @@ from typing import Any
 import pytest
 
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import (
-    GUEST,
-    HANDSHAKE,
-    OWNER,
-    SETTINGS,
-    EdgeStage,
-    a_session,
-    address,
-    changed,
-    shared_with,
-)
+from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
@@ -27,7 +17,6 @@ from vdi.cluster.units import format_time
 from vdi.gateway.edge import verify
 from vdi.kube.errors import Forbidden
 
-HOST = SETTINGS.host("alice-desktop")
 PASSWORD = "hunter2-of-the-image"
 BASIC = "Basic " + base64.b64encode(f"kasm_user:{PASSWORD}".encode()).decode()
 KERNEL = "v1.kernel.websocket.jupyter.org"
@@ -79,7 +68,7 @@ async def test_own_pages_keep_their_subprotocol(stage: EdgeStage, desktop: FakeS
 
 async def test_a_collaborator_may_request_every_path_of_it(stage: EdgeStage) -> None:
     """In JupyterLab /api/sessions are its own; in Selkies it says who is connected."""
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata={"resource_version": "9"}))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     have_template(stage)
     cookies = await entered(stage, GUEST)
     for method in ("GET", "POST", "DELETE"):
@@ -88,7 +77,7 @@ async def test_a_collaborator_may_request_every_path_of_it(stage: EdgeStage) -> 
 
 
 async def test_a_viewer_of_it_is_refused_with_the_reason(stage: EdgeStage) -> None:
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "9"}))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     browser = await stage.logged_in(GUEST)
     have_template(stage)
     await browser.open(address())
@@ -155,7 +144,7 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> N
 async def test_a_new_desktop_is_asked_at_its_own_health_path(stage: EdgeStage) -> None:
     have_template(stage, health_path="/healthz")
     status = {"ready_time": format_time(stage.clock.now())}
-    stage.add(changed(a_session(), status=status, metadata={"resource_version": "9"}))
+    stage.change(status=status)
     browser = await stage.logged_in(OWNER)
     page = await browser.open(address())
     assert page.url.path == "/.vdi/open"

@@ -6,17 +6,7 @@ import pytest
 
 from support.desktop_key import MASTER
 from unit.gateway.edge_selkies import run_selkies
-from unit.gateway.edge_stage import (
-    GUEST,
-    HANDSHAKE,
-    OWNER,
-    SETTINGS,
-    EdgeStage,
-    a_session,
-    address,
-    changed,
-    shared_with,
-)
+from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
 from vdi.api.session import Role
 from vdi.gateway.edge.selkies import may_request
 
@@ -134,13 +124,12 @@ async def stage() -> AsyncIterator[EdgeStage]:
 async def test_the_edge_asks_the_table(stage: EdgeStage, role: Role) -> None:
     user = OWNER if role is Role.OWNER else GUEST
     if user == GUEST:
-        stage.add(changed(a_session(), spec=shared_with(GUEST, role)))
+        stage.change(spec=shared_with(GUEST, role))
     browser = await stage.logged_in(user)
     assert (await browser.open(address())).status_code == 200
-    host = SETTINGS.host("alice-desktop")
     for method, path, roles in TABLE:
-        headers = {"X-Forwarded-Method": method, "Cookie": browser.stolen(host)}
-        answer = await stage.verify(host, f"{path}?token=stolen", **headers)
+        headers = {"X-Forwarded-Method": method, "Cookie": browser.stolen(HOST)}
+        answer = await stage.verify(HOST, f"{path}?token=stolen", **headers)
         assert answer.status_code == (200 if role in roles.split() else 403), (method, path)
-    handshake = await stage.verify(host, "/api/sessions", Cookie=browser.stolen(host), **HANDSHAKE)
+    handshake = await stage.verify(HOST, "/api/sessions", Cookie=browser.stolen(HOST), **HANDSHAKE)
     assert handshake.status_code == (200 if role is Role.OWNER else 403)

@@ -7,18 +7,7 @@ import pytest
 from support import builders
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import (
-    GUEST,
-    HANDSHAKE,
-    OWNER,
-    SETTINGS,
-    EdgeStage,
-    a_session,
-    address,
-    browser_events,
-    changed,
-    shared_with,
-)
+from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, browser_events, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import RecordingStatus, Role, VDISession
@@ -27,7 +16,6 @@ from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.edge import token_tables
 from vdi.gateway.store.logins import GrantStore
 
-HOST = SETTINGS.host("alice-desktop")
 WHY = "it is not recorded now: disk full."
 
 
@@ -42,9 +30,8 @@ async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 def film(stage: EdgeStage, state: str, mode: str = "Always", message: str = "") -> VDISession:
-    session = stage.world.session("alice-desktop") or a_session()
     status = {"recording": RecordingStatus(mode, state, message)}
-    return stage.add(changed(session, status=status, spec=shared_with(GUEST, "viewer")))
+    return stage.change(status=status, spec=shared_with(GUEST, "viewer"))
 
 
 async def entered(stage: EdgeStage, user: str) -> Browser:

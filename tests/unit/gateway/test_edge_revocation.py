@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -14,14 +14,13 @@ from support.desktop_key import MASTER
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
+    HOST,
     OWNER,
     SETTINGS,
     EdgeStage,
     a_session,
     address,
     changed,
-    gone,
-    publish,
     shared_with,
     until,
 )
@@ -38,8 +37,6 @@ from vdi.kinds import SESSIONS
 from vdi.kube.errors import ConnectionFailed, KubeError
 from vdi.session.credentials import grant_token
 
-HOST = SETTINGS.host("alice-desktop")
-
 
 @asynccontextmanager
 async def replica(desktop: FakeSelkies, other: EdgeStage | None = None) -> AsyncIterator[EdgeStage]:
@@ -47,7 +44,7 @@ async def replica(desktop: FakeSelkies, other: EdgeStage | None = None) -> Async
     shares: dict[str, Any] = other.shares if other else {}
     async with EdgeStage(selkies=lambda _: desktop.url, **shares) as stage:
         for session in other.world.sessions.values() if other else ():
-            publish(stage.world, session)
+            stage.add(session)
         stage.edge.revoker.primed = False
         work = asyncio.create_task(stage.edge.run())
 
@@ -71,7 +68,7 @@ async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 async def a_guest(stage: EdgeStage, desktop: FakeSelkies, until: str | None = None) -> Browser:
     """The session is shared, and the guest is in; the desktop knows."""
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer", until)))
+    stage.change(spec=shared_with(GUEST, "viewer", until))
     guest = await stage.logged_in(GUEST)
     before = len(desktop.tables)
     assert (await guest.open(address())).status_code == 200
@@ -111,14 +108,13 @@ async def enter_by_token(stage: EdgeStage, user: str, lifetime: timedelta) -> Br
     """As `vdi session probe` does: an API token's ticket, and no login at the portal."""
     owner = await stage.logged_in(user)
     person = await stage.logins.person_by_id(owner.login_id)
-    session = stage.world.session("alice-desktop")
-    assert person is not None and session is not None
+    assert person is not None
     secret, _ = await stage.logins.new_token(person, "probe", lifetime)
     by_token = await stage.logins.person_by_token(secret)
     assert by_token is not None
     browser, state = stage.browser(), "s" * 43
     browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
-    ticket = await stage.edge.handoff.issue_ticket(by_token, session, hashlib.sha256(state.encode()).hexdigest())
+    ticket = await stage.edge.handoff.issue_ticket(by_token, stage.session, hashlib.sha256(state.encode()).hexdigest())
     answer = await browser.get(address(path=f"/.vdi/enter?ticket={ticket}"))
     assert (answer.status_code, GRANT_COOKIE in browser.stolen(HOST)) == (302, True)
     return browser
@@ -174,9 +170,7 @@ async def test_ending_needs_a_name(stage: EdgeStage) -> None:
 
 async def test_a_share_taken_back_cuts_the_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
-    session = stage.world.session("alice-desktop")
-    assert session is not None
-    publish(stage.world, changed(session, spec={"access": ()}))
+    stage.change(spec={"access": ()})
     await until_cut(desktop)
     assert await status(stage, guest) == 401
     await until(lambda: no_one(stage))  # written after it is in force
@@ -195,9 +189,7 @@ async def test_a_share_that_runs_out_cuts_the_picture(stage: EdgeStage, desktop:
 
 async def test_a_new_role_is_a_new_grant(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await a_guest(stage, desktop)
-    session = stage.world.session("alice-desktop")
-    assert session is not None
-    publish(stage.world, changed(session, spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     await until_cut(desktop)
 
 
@@ -206,13 +198,13 @@ async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, des
     await alice.open(address())
     await desktop.posted(1)
     before = alice.stolen(HOST)
-    session = publish(stage.world, changed(a_session(), spec={"suspended": True}))
+    stage.change(spec={"suspended": True})
     stage.clock.forward(seconds=1)
     await until_cut(desktop)
     await until(lambda: no_one(stage))
-    publish(stage.world, changed(session, status={"phase": "Suspended"}))
+    stage.change(status={"phase": "Suspended"})
     assert "This desktop is suspended" in (await alice.open(address())).text
-    publish(stage.world, changed(session, spec={"suspended": False}, metadata={"resource_version": "9"}))
+    stage.change(spec={"suspended": False}, status={"phase": "Running"})
     assert (await stage.verify(HOST, Cookie=before)).status_code == 401
     assert await status(stage, alice) == 200
 
@@ -221,7 +213,7 @@ async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop:
     await record(stage, a_session())
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     assert await status(stage, alice) == 401
     await until(lambda: no_one(stage))
     ended = await GrantStore(stage.database).ended_since(stage.clock.now())
@@ -308,19 +300,19 @@ async def test_a_late_replica_ends_no_grants_of_a_new_session(here: EdgeStage, b
     await sweep(behind)
     assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 200
     assert not await no_one(here)
-    gone(here.world, session)
+    here.drop(session)
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
 
 
 async def test_a_late_replica_ends_no_grants_of_a_new_role(here: EdgeStage, behind: EdgeStage) -> None:
-    shared = here.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    here.change(spec=shared_with(GUEST, "viewer"))
     guest = await here.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
     await sweep(behind)
     assert not await no_one(here)
     assert (await behind.verify(HOST, Cookie=guest.stolen(HOST))).status_code == 401, "it lets in whom it knows of"
-    publish(here.world, changed(shared, spec={"access": ()}))
+    here.change(spec={"access": ()})
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["access-ended"])
 
@@ -329,7 +321,7 @@ async def test_another_session_of_the_same_name_ends_the_grants(here: EdgeStage,
     session = here.add(a_session("alice-second"))
     await record(here, session)
     await (await here.logged_in(OWNER)).open(address("alice-second"))
-    publish(here.world, changed(session, metadata={"uid": "uid-of-another"}))
+    here.add(changed(session, metadata={"uid": "uid-of-another"}))
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
 
@@ -366,7 +358,7 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
     assert {grant.user for grant in await GrantStore(here.database).open()} == {OWNER}
     assert await reasons(here) == ["access-ended"]
     for name in ("alice-second", "alice-third"):
-        gone(here.world, a_session(name))
+        here.drop(a_session(name))
     await sweep(behind)
     assert await no_one(here)
 
@@ -375,13 +367,12 @@ async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behin
     early, late = await here.logged_in(OWNER), await here.logged_in(OWNER)
     await early.open(address())
     here.clock.forward(seconds=60)
-    suspended = changed(a_session(), spec={"suspended": True})
     admitted = Condition("Admitted", "False", "Suspended", last_transition_time=format_time(here.clock.now()))
-    publish(here.world, changed(suspended, status={"conditions": (admitted,)}))
+    here.change(spec={"suspended": True}, status={"conditions": (admitted,)}, metadata={"resource_version": "3"})
     here.clock.forward(seconds=60)
     await late.open(address())
     behind.clock.forward(seconds=180)
-    publish(behind.world, suspended)
+    behind.change(spec={"suspended": True})
     await behind.edge._follow()
     (kept,) = await GrantStore(here.database).open()
     assert (kept.login_id, await reasons(here)) == (late.login_id, ["suspended"])
@@ -390,8 +381,8 @@ async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behin
 async def test_a_suspension_seen_after_the_resume_ends_nothing(here: EdgeStage, behind: EdgeStage) -> None:
     alice = await here.logged_in(OWNER)
     await alice.open(address())
-    suspended = publish(behind.world, changed(a_session(), spec={"suspended": True}))
-    publish(here.world, changed(suspended, spec={"suspended": False}))
+    behind.change(spec={"suspended": True})
+    here.change(spec={"suspended": False}, metadata={"resource_version": "3"})
     await behind.edge._follow()
     assert not await no_one(here)
 
@@ -410,13 +401,8 @@ async def test_the_other_replica_refuses_at_once(stage: EdgeStage, desktop: Fake
 
 async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(stage: EdgeStage, desktop: FakeSelkies) -> None:
     guest = await a_guest(stage, desktop)
-    session = stage.world.session("alice-desktop")
-    assert session is not None
-    async with AsyncExitStack() as stack:
-        other = await stack.enter_async_context(
-            EdgeStage(cluster=stage.cluster, memory=stage.memory, selkies=lambda _: desktop.url)
-        )
-        publish(other.world, changed(session))
+    async with EdgeStage(cluster=stage.cluster, memory=stage.memory, selkies=lambda _: desktop.url) as other:
+        other.add(stage.session)
         await stage.edge.revoker.end(login_id=guest.login_id)
         await other.edge.revoker.poll()
         assert await status(other, guest) == 401
@@ -428,9 +414,7 @@ async def test_what_was_revoked_is_revoked_after_a_restart(desktop: FakeSelkies)
         stolen, shares = guest.stolen(HOST), before.shares
         await before.edge.revoker.end(user=GUEST)
     async with EdgeStage(**shares) as after:
-        publish(
-            after.world, changed(a_session(), spec=shared_with(GUEST, "viewer"), metadata={"resource_version": "5"})
-        )
+        after.change(spec=shared_with(GUEST, "viewer"))
         assert (await after.verify(HOST, Cookie=stolen)).status_code == 401
 
 
@@ -438,9 +422,8 @@ async def test_a_restart_posts_the_tables_again(desktop: FakeSelkies) -> None:
     """The gateway may have died between the database and the desktop."""
     async with replica(desktop) as before:
         guest = await a_guest(before, desktop)
-        await GrantStore(before.database).end(
-            [one.id for one in await GrantStore(before.database).open()], before.clock.now(), "x"
-        )
+        store = GrantStore(before.database)
+        await store.end([one.id for one in await store.open()], before.clock.now(), "x")
         shares, count = before.shares, len(desktop.tables)
         assert desktop.table != {}
         assert guest.login_id

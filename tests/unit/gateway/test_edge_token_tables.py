@@ -13,15 +13,12 @@ from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
+    HOST,
     OWNER,
-    SETTINGS,
     EdgeStage,
     a_session,
     address,
     browser_events,
-    changed,
-    gone,
-    publish,
     shared_with,
     until,
 )
@@ -35,7 +32,6 @@ from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_t
 from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.session.credentials import KEY_SECRET, derive_pool_tokens, grant_token, subprotocols
 
-HOST = SETTINGS.host("alice-desktop")
 UID = "uid-alice-desktop"
 
 
@@ -67,7 +63,7 @@ async def test_a_handshake_does_not_wait_for_ever(stage: EdgeStage, desktop: Fak
 
 async def as_viewer(stage: EdgeStage) -> Browser:
     """A guest who may watch, and has come as far as the desktop lets them."""
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
     return guest
@@ -125,8 +121,6 @@ async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     monkeypatch.setattr(token_tables, "ANSWER_SECONDS", 0.05)
     desktop.refuse, desktop.hangs = (404, False) if broken == "answers 404" else (0, True)
     guest = await as_viewer(stage)
-    session = stage.world.session("alice-desktop")
-    assert session is not None
     await eventually(lambda: UID in stage.edge.tables._failing)
     stage.clock.forward(seconds=9)
     assert "The desktop is opening." in (await guest.open(address())).text, "it may still be starting"
@@ -140,7 +134,7 @@ async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     events = await browser_events(stage, guest, time_passes, is_repaired, most=3)
     assert [event["stage"] for event in events] == ["opening", "denied", "opening"]
     assert f"Ask {OWNER} to share it with full control" in events[1]["summary"]
-    assert stage.edge.tables.has_taken(session, next(iter(stage.edge.tables._taken[UID].grants)))
+    assert stage.edge.tables.has_taken(stage.session, next(iter(stage.edge.tables._taken[UID].grants)))
     assert (await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)).status_code == 200
 
 
@@ -155,9 +149,7 @@ async def test_only_viewers_see_the_page_that_says_why(stage: EdgeStage, desktop
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in page
     await owner.open(address())
     assert "The desktop is opening." in (await owner.open(address(path="/.vdi/wait"))).text
-    shared = stage.world.session("alice-desktop")
-    assert shared is not None
-    publish(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    stage.change(status={"ready_time": "2026-11-20T12:00:09Z"})
     assert (await guest.open(address())).url.path == "/.vdi/open", "a new desktop has its own time"
     assert "The desktop is opening." in (await guest.open(address(path="/.vdi/wait"))).text
 
@@ -178,8 +170,7 @@ async def test_selkies_1_refuses_viewers_and_serves_collaborators(
     page = await guest.open(address(path="/.vdi/wait"))
     assert "the image of this desktop has Selkies 1" in page.text, "who waited for its start reads it too"
 
-    newer = {"resource_version": "9"}
-    stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator"), metadata=newer))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     again = await stage.logged_in(GUEST)
     await again.open(address())
     assert (await stage.verify(HOST, "/x.js", Cookie=again.stolen(HOST))).status_code == 200
@@ -206,9 +197,7 @@ async def test_a_desktop_that_was_restarted_has_confirmed_no_one(stage: EdgeStag
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
     stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 500
-    shared = stage.world.session("alice-desktop")
-    assert shared is not None
-    publish(stage.world, changed(shared, status={"ready_time": "2026-11-20T12:00:09Z"}))
+    stage.change(status={"ready_time": "2026-11-20T12:00:09Z"})
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
 
 
@@ -216,7 +205,7 @@ async def test_what_another_replica_has_posted_is_posted_again_here(desktop: Fak
     """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
     guest = await as_viewer(stage)
     async with EdgeStage(**stage.shares, selkies=lambda _: desktop.url) as other:
-        publish(other.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+        other.change(spec=shared_with(GUEST, "viewer"))
         count = len(desktop.tables)
         answer = await other.verify(HOST, "/api/websockets", Cookie=guest.stolen(HOST), **HANDSHAKE)
         assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
@@ -224,7 +213,7 @@ async def test_what_another_replica_has_posted_is_posted_again_here(desktop: Fak
 
 async def test_nothing_is_kept_of_a_session_that_has_ended(stage: EdgeStage, desktop: FakeSelkies) -> None:
     await stage.edge.tables.posted(UID, 2)
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     assert stage.edge.tables._taken == {}
 
 
@@ -241,7 +230,7 @@ async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: EdgeSta
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused)
-    publish(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": "Suspended"}))
+    stage.change(spec={"suspended": True}, status={"phase": "Suspended"})
 
     async def at_rest() -> bool:
         return not stage.edge.tables._tasks
@@ -271,9 +260,9 @@ async def test_a_desktop_that_becomes_ready_gets_its_table(stage: EdgeStage, des
     alice = await stage.logged_in(OWNER)
     await alice.open(address())
     await desktop.posted(1)
-    creating = publish(stage.world, changed(a_session(), status={"phase": "Creating", "ready_time": ""}))
+    stage.change(status={"phase": "Creating", "ready_time": ""})
     count = len(desktop.tables)
-    publish(stage.world, changed(creating, status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"}))
+    stage.change(status={"phase": "Running", "ready_time": "2026-11-20T12:00:09Z"})
     await desktop.posted(count + 1)
 
 
@@ -288,7 +277,7 @@ async def test_another_key_is_read_after_a_refusal(stage: EdgeStage, desktop: Fa
 
 async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop: FakeSelkies) -> None:
     desktop.master = derive_pool_tokens(KEY, namespace="vdi-sessions", pod="warm-3abc").password
-    stage.add(changed(a_session(), status={"pod_name": "warm-3abc"}, metadata={"resource_version": "9"}))
+    stage.change(status={"pod_name": "warm-3abc"})
     stage.edge.tables.touch(UID)
     await desktop.posted(1)
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from support.desktop_key import MASTER
-from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
+from unit.gateway.edge_stage import GUEST, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
@@ -21,7 +21,6 @@ from vdi.gateway.edge.selkies import WINDOW_SECONDS
 from vdi.gateway.store.logins import GrantStore
 from vdi.session.credentials import grant_token
 
-HOST = SETTINGS.host("alice-desktop")
 ORIGIN = SETTINGS.url(HOST)
 PAGE = address(path="/.vdi/transport")
 
@@ -70,7 +69,7 @@ async def test_a_page_that_loads_itself_again_is_tested_again(stage: EdgeStage, 
 
 async def test_the_address_of_another_grant_is_tested_again(stage: EdgeStage, alice: Browser) -> None:
     where, _ = given(await alice.open(address()))
-    publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "viewer")))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     bob = await stage.logged_in(GUEST)
     answer = await bob.open(f"{ORIGIN}{where.partition('#')[0]}")
     assert answer.url.path == "/.vdi/transport"
@@ -102,7 +101,7 @@ async def test_who_may_not_enter_gets_no_token(stage: EdgeStage, alice: Browser)
 
 
 async def test_one_that_does_not_run_is_waited_for(stage: EdgeStage, alice: Browser) -> None:
-    publish(stage.world, changed(a_session(), status={"phase": Phase.CREATING}))
+    stage.change(status={"phase": Phase.CREATING})
     assert (await alice.open(PAGE)).url.path == "/.vdi/wait"
 
 
@@ -114,7 +113,7 @@ async def test_the_script_learns_that_access_has_ended(stage: EdgeStage, alice: 
     if has_ended:
         await stage.edge.revoker.end(user=OWNER)
     else:
-        publish(stage.world, changed(a_session(), spec={"suspended": True}, status={"phase": Phase.SUSPENDED}))
+        stage.change(spec={"suspended": True}, status={"phase": Phase.SUSPENDED})
     program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
     for path in ("/api/status", waits):
         refused = await alice.get(address(path=path), headers=program)

@@ -14,14 +14,13 @@ from support.desktop_key import MASTER
 from unit.gateway.edge_stage import (
     GUEST,
     HANDSHAKE,
+    HOST,
     SETTINGS,
     STRANGER,
     EdgeStage,
     a_session,
     address,
     changed,
-    gone,
-    publish,
     shared_with,
 )
 from unit.gateway.gateway_stage import NAVIGATION, Browser
@@ -34,7 +33,6 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
 from vdi.session.credentials import grant_token, subprotocols
 
-HOST = SETTINGS.host("alice-desktop")
 ORIGIN = address(path="")
 
 
@@ -103,7 +101,7 @@ async def test_a_page_load_gets_the_fragment_that_selkies_needs(stage: EdgeStage
 
 
 async def test_a_desktop_of_a_moment_ago_is_asked_before_it_is_opened(stage: EdgeStage, alice: Browser) -> None:
-    publish(stage.world, changed(a_session(), status={"ready_time": format_time(stage.clock.now())}))
+    stage.change(status={"ready_time": format_time(stage.clock.now())})
     answer = await stage.verify(HOST, "/?a=b&v=2", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/open?next=/%3Fa%3Db%26v%3D2"
     page = await alice.get(answer.headers["location"])
@@ -180,14 +178,14 @@ async def test_without_a_database_a_token_that_holds_is_good_enough(
 
 @pytest.mark.parametrize("phase", [Phase.PENDING, Phase.CREATING, Phase.FAILED, Phase.TERMINATING, Phase.SUSPENDED])
 async def test_a_page_waits_until_the_desktop_runs(stage: EdgeStage, alice: Browser, phase: str) -> None:
-    publish(stage.world, changed(a_session(), status={"phase": phase, "queue": QueueStatus(position=2)}))
+    stage.change(status={"phase": phase, "queue": QueueStatus(position=2)})
     answer = await stage.verify(HOST, "/files?a=b&v=1", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/files%3Fa%3Db"
     assert (await stage.verify(HOST, "/api/health", Cookie=cookies(alice))).status_code == 200  # Traefik knows better
 
 
 async def test_a_suspended_desktop_answers_no_one_while_it_stops(stage: EdgeStage, alice: Browser) -> None:
-    publish(stage.world, changed(a_session(), spec={"suspended": True}))
+    stage.change(spec={"suspended": True})
     assert (await stage.verify(HOST, "/api/websockets", Cookie=cookies(alice), **HANDSHAKE)).status_code == 503
     answer = await stage.verify(HOST, "/", Cookie=cookies(alice), **NAVIGATION)
     assert answer.headers["location"] == f"{ORIGIN}/.vdi/wait?next=/"
@@ -277,7 +275,7 @@ async def test_the_owners_other_desktop_is_another_desktop(stage: EdgeStage, ali
 
 
 async def test_a_token_of_a_former_session_of_this_name(stage: EdgeStage, alice: Browser) -> None:
-    gone(stage.world, a_session())
+    stage.drop(stage.session)
     stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert (await stage.verify(HOST, Cookie=cookies(alice))).status_code == 401
 
@@ -393,7 +391,7 @@ async def test_two_cookies_of_one_name_are_none(stage: EdgeStage, alice: Browser
 
 async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: EdgeStage) -> None:
     until = format_time(stage.clock.now() + timedelta(minutes=2))
-    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator", until)))
+    stage.change(spec=shared_with(GUEST, "collaborator", until))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
     mine = cookies(guest)
@@ -402,15 +400,15 @@ async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Edg
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
     stage.clock.forward(seconds=-60)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
-    publish(stage.world, changed(shared, spec={"access": ()}))
+    stage.change(spec={"access": ()})
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 401
 
 
 async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: EdgeStage) -> None:
-    shared = stage.add(changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     guest = await stage.logged_in(GUEST)
     await guest.open(address())
-    publish(stage.world, changed(shared, spec=shared_with(GUEST, "viewer")))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     assert (await stage.verify(HOST, Cookie=cookies(guest))).status_code == 401
     answer = await guest.open(address())  # by the way in, as a viewer
     assert "The desktop is opening." in answer.text, "there is no desktop here that could confirm it"

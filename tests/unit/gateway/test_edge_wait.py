@@ -20,13 +20,11 @@ from unit.gateway.edge_stage import (
     address,
     browser_events,
     changed,
-    gone,
-    publish,
     shared_with,
 )
 from unit.gateway.gateway_stage import Browser
 from vdi.api.meta import Condition
-from vdi.api.session import Phase, QueueStatus, Role, SessionResources, VDISession
+from vdi.api.session import Phase, QueueStatus, Role, SessionResources
 from vdi.cluster.units import format_time
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.wait import GONE, describe
@@ -34,23 +32,15 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
 
-HOST = SETTINGS.host("alice-desktop")
 HERE = address(path="")
 PROGRAM = {"Sec-Fetch-Mode": "cors", "Accept": "*/*"}
 CLICKED = {"Sec-Fetch-User": "?1"}
 XSS = "<script>alert(1)</script>"
 
 
-def now(stage: EdgeStage, **parts: Any) -> VDISession:
-    """The session's next state."""
-    session = stage.world.session("alice-desktop")
-    assert session is not None
-    return publish(stage.world, changed(session, **parts))
-
-
-def suspend(stage: EdgeStage) -> VDISession:
+def suspend(stage: EdgeStage) -> None:
     message = "The desktop's programs are closed. It starts again when it is resumed."
-    return now(stage, spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
+    stage.change(spec={"suspended": True}, status={"phase": Phase.SUSPENDED, "message": message})
 
 
 def in_line(position: int = 3) -> dict[str, Any]:
@@ -59,7 +49,7 @@ def in_line(position: int = 3) -> dict[str, Any]:
 
 
 async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -> None:
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     page = await (await stage.logged_in(OWNER)).open(address())
     assert page.status_code == 200
     for words in (
@@ -80,7 +70,7 @@ async def test_a_start_shows_its_steps(stage: EdgeStage) -> None:
         Condition(type=ADMITTED, status="True", reason="Admitted"),
         Condition(type=POD_READY, status="False", reason="ImagePulling", message="The image is being pulled."),
     )
-    now(stage, status={"phase": Phase.CREATING, "message": "The image is being pulled.", "conditions": conditions})
+    stage.change(status={"phase": Phase.CREATING, "message": "The image is being pulled.", "conditions": conditions})
     page = (await (await stage.logged_in(OWNER)).open(address())).text
     states = re.findall(r'class="wait-(done|now|todo)"', page)
     assert states == ["done", "done", "now", "todo", "todo"]
@@ -88,17 +78,17 @@ async def test_a_start_shows_its_steps(stage: EdgeStage) -> None:
 
 
 async def test_without_scripts_the_page_loads_itself_again(stage: EdgeStage) -> None:
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
     assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in (await browser.open(address())).text
-    now(stage, status={"phase": Phase.RUNNING, "queue": None})
+    stage.change(status={"phase": Phase.RUNNING, "queue": None})
     page = await browser.get(address(path="/.vdi/wait?next=/files%3Fa%3Db"))
     assert '<noscript><meta http-equiv="refresh" content="1;url=/files?a=b"></noscript>' in page.text
 
 
 async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) -> None:
     ready = format_time(stage.clock.now() - timedelta(seconds=4))
-    now(stage, status={"phase": Phase.RUNNING, "ready_time": ready})
+    stage.change(status={"phase": Phase.RUNNING, "ready_time": ready})
     page = await (await stage.logged_in(OWNER)).open(address(path="/?x=1"))
     assert (page.status_code, page.url.path) == (200, "/.vdi/open")
     (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
@@ -111,7 +101,7 @@ async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) ->
 
 @pytest.mark.parametrize("phase", [Phase.CREATING, Phase.FAILED])
 async def test_a_desktop_that_does_not_run_is_not_asked(stage: EdgeStage, phase: Phase) -> None:
-    now(stage, status={"phase": phase, "ready_time": ""})
+    stage.change(status={"phase": phase, "ready_time": ""})
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     for who in (browser, stage.browser()):
@@ -120,7 +110,7 @@ async def test_a_desktop_that_does_not_run_is_not_asked(stage: EdgeStage, phase:
 
 
 async def test_what_people_and_images_say_is_shown_and_not_run(stage: EdgeStage) -> None:
-    now(stage, status={"phase": Phase.FAILED, "message": XSS, "conditions": ()})
+    stage.change(status={"phase": Phase.FAILED, "message": XSS, "conditions": ()})
     browser = await stage.logged_in(OWNER)
     page = await browser.get(address(path=f"/.vdi/wait?next=/{XSS}%22onload=x"))
     page = await browser.open(address(path="/.vdi/wait?next=/%22%3E%3Cscript%3E"))
@@ -140,7 +130,7 @@ async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
 
 async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its script fetches the page before it goes there: what counts is the mark, not the status."""
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     page = address(path="/.vdi/wait?next=/")
@@ -203,14 +193,14 @@ async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) ->
 
 
 async def test_a_collaborator_may_and_a_viewer_waits(stage: EdgeStage) -> None:
-    now(stage, spec=shared_with(GUEST, "viewer"))
+    stage.change(spec=shared_with(GUEST, "viewer"))
     suspend(stage)
     browser = await stage.logged_in(GUEST)
     page = await browser.open(address(), headers=CLICKED)
     assert f"It opens here when {OWNER} resumes it." in page.text
     assert "<form" not in page.text
     assert stage.resumed == []
-    now(stage, spec=shared_with(GUEST, "collaborator"))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     await browser.open(address(), headers=CLICKED)
     assert [person for person, _ in stage.resumed] == [GUEST]
 
@@ -238,7 +228,7 @@ async def test_the_owner_alone_starts_with_the_gpus_that_are_free(stage: EdgeSta
     stage.put(a_template("office", resources={"maxGPU": 4}))
     queue = QueueStatus(position=1, reason="GPUsBusy", available_gpu=2)
     large = {**shared_with(GUEST, "collaborator"), "resources": SessionResources(gpu=3)}
-    now(stage, spec=large, status=in_line() | {"queue": queue})
+    stage.change(spec=large, status=in_line() | {"queue": queue})
     guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
     assert "free now" not in (await guest.open(address())).text
     assert (await guest.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})).status_code == 409
@@ -261,14 +251,14 @@ async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:
 
 
 async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> None:
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     steps: list[Any] = [
-        lambda: now(stage, status=in_line(1)),
-        lambda: now(stage, status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
-        lambda: now(stage, status={"phase": Phase.RUNNING, "message": ""}),
-        lambda: gone(stage.world, changed(a_session(), metadata={"resource_version": "50"})),
+        lambda: stage.change(status=in_line(1)),
+        lambda: stage.change(status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
+        lambda: stage.change(status={"phase": Phase.RUNNING, "message": ""}),
+        lambda: stage.drop(stage.session),
     ]
     events = await browser_events(stage, browser, *steps, most=9)
     assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
@@ -278,18 +268,18 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
 
 
 async def test_who_loses_the_share_is_sent_to_look_again(stage: EdgeStage) -> None:
-    now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
+    stage.change(spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
-    events = await browser_events(stage, browser, lambda: now(stage, spec={"access": ()}), most=9)
+    events = await browser_events(stage, browser, lambda: stage.change(spec={"access": ()}), most=9)
     assert [event["stage"] for event in events] == ["queued", "again"]
 
 
 async def test_a_new_role_or_an_ended_grant_sends_to_look_again(stage: EdgeStage) -> None:
-    now(stage, spec=shared_with(GUEST, "viewer"), status=in_line())
+    stage.change(spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.logged_in(GUEST)
     await browser.open(address())
-    events = await browser_events(stage, browser, lambda: now(stage, spec=shared_with(GUEST, "collaborator")), most=9)
+    events = await browser_events(stage, browser, lambda: stage.change(spec=shared_with(GUEST, "collaborator")), most=9)
     assert [event["stage"] for event in events] == ["queued", "again"]
     await browser.open(address())
     await stage.edge.revoker.end(user=GUEST)
@@ -298,13 +288,13 @@ async def test_a_new_role_or_an_ended_grant_sends_to_look_again(stage: EdgeStage
 
 
 async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage) -> None:
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
 
     def twice() -> None:
-        now(stage, status={"observed_generation": 7})
-        now(stage, status=in_line(2))
+        stage.change(status={"observed_generation": 7})
+        stage.change(status=in_line(2))
 
     events = await browser_events(stage, browser, twice, most=2)
     assert [("Number 3 in line") in events[0]["summary"], "Number 2 in line" in events[1]["summary"]] == [
@@ -321,7 +311,7 @@ def stream_of(stage: EdgeStage, browser: Browser, name: str = "alice-desktop") -
 
 async def test_one_person_does_not_hold_all_connections(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
-    now(stage, spec=shared_with(GUEST, "collaborator"), status=in_line())
+    stage.change(spec=shared_with(GUEST, "collaborator"), status=in_line())
     stage.add(a_session("bobs-desktop", GUEST))
     guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
     for browser in (guest, owner):
@@ -342,7 +332,7 @@ async def test_streams_that_are_opened_at_once_are_counted_too(
     stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 2)
-    now(stage, status=in_line())
+    stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
     await browser.open(address())
     async with AsyncExitStack() as stack:
@@ -379,7 +369,7 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
 
 async def test_a_desktop_that_hangs_is_a_failure_with_a_way_out(stage: EdgeStage) -> None:
     hangs = Condition(POD_READY, "False", "NotResponding", "It hangs.", "2026-11-20T11:54:00Z")
-    now(stage, status={"phase": Phase.CREATING, "conditions": (hangs,)}, spec=shared_with(GUEST, "viewer"))
+    stage.change(status={"phase": Phase.CREATING, "conditions": (hangs,)}, spec=shared_with(GUEST, "viewer"))
     page = (await (await stage.logged_in(OWNER)).open(address())).text
     for words in (
         "<h1>Not responding</h1>",
@@ -397,7 +387,7 @@ async def test_a_desktop_that_hangs_is_a_failure_with_a_way_out(stage: EdgeStage
 
 async def test_a_desktop_without_a_home_says_so_while_it_starts(stage: EdgeStage) -> None:
     stage.world.templates.observe(a_template("bare", persistence={"enabled": False}))
-    now(stage, spec={"template": "bare"}, status=in_line())
+    stage.change(spec={"template": "bare"}, status=in_line())
     browser = await stage.logged_in(OWNER)
     assert "Files here are deleted when this desktop ends" in (await browser.open(address())).text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, publish, shared_with
+from unit.gateway.edge_stage import GUEST, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import Browser
 from vdi.gateway.edge.webrtc import ice_servers
 from vdi.gateway.settings import Settings, read_settings
@@ -19,7 +19,6 @@ from vdi.session.credentials import make_turn_credentials
 from vdi.settings import SettingsError
 
 SECRET = "s" * 40
-HOST = SETTINGS.host("alice-desktop")
 URLS = ("turn:turn.example.com:3478?transport=udp", "turns:turn.example.com:5349?transport=tcp")
 PAGE = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"}
 
@@ -70,10 +69,10 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: EdgeSt
 
 
 async def test_a_guest_gets_them_while_the_share_lasts(stage: EdgeStage) -> None:
-    session = publish(stage.world, changed(a_session(), spec=shared_with(GUEST, "collaborator")))
+    stage.change(spec=shared_with(GUEST, "collaborator"))
     guest = await entered(stage, GUEST)
     assert (await ask(stage, guest)).status_code == 200
-    publish(stage.world, changed(session, spec={"access": []}))
+    stage.change(spec={"access": []})
     assert (await ask(stage, guest)).status_code == 401
 
 
