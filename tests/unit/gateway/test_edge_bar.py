@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from support.builders import a_template
 from support.clock import FakeClock
 from support.web_server import serve_app
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, STRANGER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import Browser
-from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
-from vdi.api.template import Agents, Protocol, TemplateResources, TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.bar import Connection, describe_guests
 from vdi.gateway.rights import Actor
@@ -95,8 +94,7 @@ async def test_share_that_ends_takes_the_bar_along(stage: EdgeStage) -> None:
 
 async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
     browser = await entered(stage)
-    spec = TemplateSpec(image="registry.example.com/lab:1", protocol=Protocol.WEB)
-    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+    stage.put(a_template("office", protocol="Web"))
     assert (await browser.get(BAR)).status_code == 404
     assert (await browser.post(address(path="/.vdi/suspend"), headers=OURS)).status_code == 404
     assert stage.acts == []
@@ -116,7 +114,6 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
 
 
 async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = TemplateSpec(image="registry.example.com/desktop:1", resources=TemplateResources(max_memory="16Gi"))
     app = web.Application()
 
     async def memory(_request: web.Request) -> web.Response:
@@ -126,7 +123,7 @@ async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: p
     async with serve_app(app) as port:
         monkeypatch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
         browser = await entered(stage)
-        stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        stage.put(a_template("office", resources={"maxMemory": "16Gi"}))
         words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
         assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
         guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
@@ -198,8 +195,7 @@ def test_guests_are_described_by_their_connections(
 async def test_bar_shows_who_drives_to_all_and_buttons_to_some(stage: EdgeStage, role: str, drives: bool) -> None:
     browser = await entered(stage, GUEST, **shared_with(GUEST, role))
     assert (await browser.get(BAR)).json()["driver"] is None
-    spec = TemplateSpec(image="registry.example.com/desktop:1", agents=Agents(enabled=True))
-    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+    stage.put(a_template("office", agents={"enabled": True}))
     await stage.edge.computer.switch(Actor(OWNER), "alice-desktop", human=True)
     state = (await browser.get(BAR)).json()
     assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
+from support.builders import a_template
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
-from vdi.api.meta import ObjectMeta
-from vdi.api.template import LocalObjectReference, Protocol, TemplateSpec, VDITemplate
 from vdi.cluster.units import format_time
 from vdi.gateway.edge import verify
 from vdi.kube.errors import Forbidden
@@ -29,12 +28,11 @@ async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
 
 
 def have_template(stage: EdgeStage, **spec: Any) -> None:
-    spec = {"image": "registry.example.com/lab:1", "protocol": Protocol.WEB, **spec}
-    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), TemplateSpec(**spec)))
+    stage.put(a_template("office", **{"protocol": "Web", **spec}))
 
 
 def with_login(stage: EdgeStage, **secret: str) -> None:
-    have_template(stage, basic_auth_secret=LocalObjectReference("kasmvnc"))
+    have_template(stage, basicAuthSecret={"name": "kasmvnc"})
     if secret:
         stage.cluster.put_secret("kasmvnc", **secret)
 
@@ -134,7 +132,7 @@ async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) 
 
 async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> None:
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
-    have_template(stage, image=image, protocol=Protocol.SELKIES, basic_auth_secret=LocalObjectReference("kasmvnc"))
+    have_template(stage, image=image, protocol="Selkies", basicAuthSecret={"name": "kasmvnc"})
     stage.cluster.put_secret("kasmvnc", username="kasm_user", password=PASSWORD)
     answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=await entered(stage), **HANDSHAKE)
     assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
@@ -142,7 +140,7 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> N
 
 
 async def test_a_new_desktop_is_asked_at_its_own_health_path(stage: EdgeStage) -> None:
-    have_template(stage, health_path="/healthz")
+    have_template(stage, healthPath="/healthz")
     status = {"ready_time": format_time(stage.clock.now())}
     stage.change(status=status)
     browser = await stage.logged_in(OWNER)

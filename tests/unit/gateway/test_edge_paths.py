@@ -6,7 +6,7 @@ import pytest
 
 from support.desktop_key import MASTER
 from unit.gateway.edge_selkies import run_selkies
-from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
+from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, shared_with
 from vdi.api.session import Role
 from vdi.gateway.edge.selkies import may_request
 

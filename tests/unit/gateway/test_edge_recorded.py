@@ -4,14 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support import builders
+from support.builders import a_template
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, browser_events, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
-from vdi.api.meta import ObjectMeta
 from vdi.api.session import RecordingStatus, Role, VDISession
-from vdi.api.template import VDITemplate
 from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.edge import token_tables
 from vdi.gateway.store.logins import GrantStore
@@ -23,8 +21,7 @@ WHY = "it is not recorded now: disk full."
 async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[EdgeStage]:
     monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
-        spec = builders.a_template(recording={"mode": "Always"}).spec
-        stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        stage.put(a_template("office", recording={"mode": "Always"}))
         film(stage, "On")
         yield stage
 

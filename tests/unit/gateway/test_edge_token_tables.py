@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
+from support.builders import a_template
 from support.desktop_key import KEY, MASTER, tokens_of
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
@@ -23,9 +24,7 @@ from unit.gateway.edge_stage import (
     until,
 )
 from unit.gateway.gateway_stage import NAVIGATION, Browser
-from vdi.api.meta import ObjectMeta
 from vdi.api.session import Role
-from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.desktop_agent import desktop_url
 from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
@@ -154,14 +153,10 @@ async def test_only_viewers_see_the_page_that_says_why(stage: EdgeStage, desktop
     assert "The desktop is opening." in (await guest.open(address(path="/.vdi/wait"))).text
 
 
-async def test_selkies_1_refuses_viewers_and_serves_collaborators(
-    stage: EdgeStage,
-) -> None:
+async def test_selkies_1_refuses_viewers_and_serves_collaborators(stage: EdgeStage) -> None:
     guest = await as_viewer(stage)
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
-    stage.world.templates.observe(
-        VDITemplate(ObjectMeta(name="office", resource_version="5"), TemplateSpec(image=image))
-    )
+    stage.put(a_template("office", image=image))
     theirs = guest.stolen(HOST)
     for path, headers in (("/api/websockets", HANDSHAKE), ("/?v=1", NAVIGATION), ("/x.js", {})):
         answer = await stage.verify(HOST, path, Cookie=theirs, **headers)

@@ -10,13 +10,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from support.builders import a_template
 from support.desktop_key import MASTER
 from unit.gateway.edge_stage import GUEST, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import NAVIGATION, Browser
-from vdi.api.meta import ObjectMeta
 from vdi.api.session import Phase
-from vdi.api.streaming import TemplateStreaming
-from vdi.api.template import TemplateSpec, VDITemplate
 from vdi.gateway.edge.selkies import WINDOW_SECONDS
 from vdi.gateway.store.logins import GrantStore
 from vdi.session.credentials import grant_token
@@ -25,10 +23,9 @@ ORIGIN = SETTINGS.url(HOST)
 PAGE = address(path="/.vdi/transport")
 
 
-def offer(stage: EdgeStage, transport: str = "WebRTC", version: int = 1) -> None:
+def offer(stage: EdgeStage, transport: str = "WebRTC") -> None:
     """The template of alice's desktop."""
-    spec = TemplateSpec(image="example/desktop:1", streaming=TemplateStreaming(transport=transport))
-    stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version=str(version)), spec))
+    stage.put(a_template("office", streaming={"transport": transport}))
 
 
 @pytest.fixture
@@ -81,7 +78,7 @@ async def test_the_address_of_another_grant_is_tested_again(stage: EdgeStage, al
 async def test_the_marks_of_the_other_transport_do_not_count(stage: EdgeStage, alice: Browser) -> None:
     assert (await alice.open(address(path="/?v=1"))).url.path == "/.vdi/transport"
     where, _ = given(await alice.open(address()))
-    offer(stage, "WebSocket", version=2)
+    offer(stage, "WebSocket")
     answer = await alice.open(f"{ORIGIN}{where.partition('#')[0]}")
     assert (answer.url.query.decode(), answer.extensions["fragment"]) == ("v=1", "token=edge")
     assert (await alice.open(PAGE)).json()["desktop"] == HOST, "and this page sends on"

@@ -386,7 +386,7 @@ async def test_a_desktop_that_hangs_is_a_failure_with_a_way_out(stage: EdgeStage
 
 
 async def test_a_desktop_without_a_home_says_so_while_it_starts(stage: EdgeStage) -> None:
-    stage.world.templates.observe(a_template("bare", persistence={"enabled": False}))
+    stage.put(a_template("bare", persistence={"enabled": False}))
     stage.change(spec={"template": "bare"}, status=in_line())
     browser = await stage.logged_in(OWNER)
     assert "Files here are deleted when this desktop ends" in (await browser.open(address())).text
