@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from support.waiting import eventually
 from support.web_server import serve_app
 from vdi.session.credentials import direct_token
 
@@ -34,7 +35,6 @@ class FakeSelkies:
     # Text and headers by path, in place of what it answers to everything.
     pages: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     seen: list[web.Request] = field(default_factory=list)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
     sockets: dict[web.WebSocketResponse, tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -44,10 +44,7 @@ class FakeSelkies:
 
     async def posted(self, number: int, seconds: float = 5.0) -> None:
         """Return when there have been so many tables."""
-        async with asyncio.timeout(seconds):
-            while len(self.tables) < number:
-                self.news.clear()
-                await self.news.wait()
+        await eventually(lambda: len(self.tables) >= number, f"{number} tables", seconds)
 
     async def _take(self, request: web.Request) -> web.Response:
         if request.headers.get("Authorization") != f"Bearer {self.master}":
@@ -61,7 +58,6 @@ class FakeSelkies:
         if table:  # all but an empty one have it, so tests speak of the grants alone
             del table[direct_token(self.master)]
         self.tables.append(table)
-        self.news.set()
         for socket, (token, role) in list(self.sockets.items()):
             if self.table.get(token, {}).get("role") != role:
                 await socket.close(code=4002, message=b"Token revoked")

@@ -1,9 +1,7 @@
 """The gateway for tests of the edge: alice's session, states that the watch brings, and a stand-in for Traefik."""
 
 import asyncio
-import itertools
 import json
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -151,15 +149,6 @@ class FakeTraefik(httpx.AsyncBaseTransport):
         cookies = [(b"set-cookie", value.encode()) for value in answer.headers.get_list("set-cookie")]
         seen = {name: answer.headers.get(name) for name in ("authorization", "cookie", "sec-websocket-protocol")}
         return httpx.Response(200, headers=cookies, json={"desktop": request.url.host, **seen})
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:
-    """Return when the condition holds."""
-    async with asyncio.timeout(seconds):
-        for pause in itertools.repeat(0.005):
-            if await condition():
-                return
-            await asyncio.sleep(pause)
 
 
 def address(session: str = "alice-desktop", path: str = "/") -> str:

@@ -21,7 +21,6 @@ from unit.gateway.edge_stage import (
     address,
     browser_events,
     shared_with,
-    until,
 )
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.session import Role
@@ -49,15 +48,6 @@ async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Edg
     answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
     (grant,) = await GrantStore(stage.database).open()
     assert (answer.status_code, list(desktop.table)) == (200, [grant_token(MASTER, grant.id)])
-
-
-async def test_a_handshake_does_not_wait_for_ever(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
-    stage.edge.verify.handshake_seconds = 0.05
-    desktop.refuse = 500
-    answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
-    assert answer.status_code == 200
 
 
 async def as_viewer(stage: EdgeStage) -> Browser:
@@ -94,7 +84,7 @@ async def test_a_viewer_enters_no_desktop_without_confirmation(
     assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
     await owner.open(address())
     answer = await stage.verify(HOST, "/api/websockets", Cookie=owner.stolen(HOST), **HANDSHAKE)
-    assert answer.status_code == 200, "an image without a token table works for its owner"
+    assert answer.status_code == 200, "an owner waits for no confirmation, and never for ever"
 
 
 async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage, desktop: FakeSelkies) -> None:
@@ -226,11 +216,7 @@ async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: EdgeSta
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused)
     stage.change(spec={"suspended": True}, status={"phase": "Suspended"})
-
-    async def at_rest() -> bool:
-        return not stage.edge.tables._tasks
-
-    await until(at_rest)
+    await eventually(lambda: not stage.edge.tables._tasks)
     stage.edge.tables.touch("uid-of-nobody")
     await stage.edge.tables.posted("uid-of-nobody", 1)
     assert desktop.tables == []
@@ -295,11 +281,12 @@ def test_the_token_is_the_grants_and_the_masters_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "reported_role"), [(Role.OWNER, "controller"), (Role.COLLABORATOR, "controller"), (Role.VIEWER, "viewer")]
+    ("role", "reported_role", "slot"),
+    [(Role.OWNER, "controller", 1), (Role.COLLABORATOR, "controller", 2), (Role.VIEWER, "viewer", None)],
 )
-def test_only_owners_and_collaborators_control(role: Role, reported_role: str) -> None:
+def test_only_owners_and_collaborators_control(role: Role, reported_role: str, slot: int | None) -> None:
     [reported] = token_table("m", [a_grant(role)]).values()
-    assert reported["role"] == reported_role
+    assert reported == {"role": reported_role, "slot": slot}
 
 
 def test_who_controls_has_gamepads_and_no_two_share_one() -> None:
@@ -308,11 +295,6 @@ def test_who_controls_has_gamepads_and_no_two_share_one() -> None:
     guests = [a_grant(Role.COLLABORATOR, f"guest-{hour}", hour) for hour in (5, 4, 2, 3, 2)]
     assert gamepads([*owner, *guests[1:3]]) == {OWNER: 1, "guest-2": 2, "guest-4": 3}
     assert gamepads([*owner, *guests]) == {OWNER: 1, "guest-2": 2, "guest-3": 3, "guest-4": 4}, "the fourth has none"
-
-
-def test_a_viewer_has_no_gamepad() -> None:
-    assert gamepads([a_grant(Role.VIEWER)]) == {}
-    assert [one["slot"] for one in token_table("m", [a_grant(Role.VIEWER)]).values()] == [None]
 
 
 def a_grant(role: Role, user: str = OWNER, hour: int = 0) -> Grant:
