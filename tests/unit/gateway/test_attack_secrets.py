@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +12,9 @@ from support.csrf import csrf_of
 from support.desktop_key import DATA, MASTER
 from unit.gateway.attack_stage import DESKTOP, AttackStage, furnished_attack_stage
 from unit.gateway.gateway_stage import NAVIGATION, PASSWORD, PORTAL, Browser
+from vdi.gateway import __main__ as program
+from vdi.gateway.app import _uvicorn_config
+from vdi.gateway.settings import Settings
 from vdi.gateway.web import credentials
 
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
@@ -125,11 +127,8 @@ async def test_no_log_line_has_a_token_cookie_password_or_query(
 
 def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
     """The program itself: an HTTP client's own lines have whole URLs, a server's access log has every query."""
-    from vdi.gateway import __main__ as program
-    from vdi.gateway.app import _uvicorn_config
-
     levels = {name: logging.getLogger(name).level for name in ("", *SILENCED, "uvicorn", "alembic")}
-    monkeypatch.setattr(program, "read_settings", lambda _: program_settings())
+    monkeypatch.setattr(program, "read_settings", lambda _: Settings(log_level="debug"))
     monkeypatch.setattr(program, "load_config", lambda *_: None)
     monkeypatch.setattr(program, "run_process", lambda *_: None)
     monkeypatch.setattr(program, "set_up_logging", lambda level, form: logging.getLogger().setLevel(level.upper()))
@@ -141,9 +140,3 @@ def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) 
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
     assert _uvicorn_config(None).access_log is False
-
-
-def program_settings() -> Any:
-    from vdi.gateway.settings import Settings
-
-    return Settings(log_level="debug")

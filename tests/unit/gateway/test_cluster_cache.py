@@ -1,6 +1,7 @@
 """What the gateway knows, from a watch that works and one that does not."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -27,21 +28,22 @@ async def api() -> AsyncIterator[FakeApi]:
         yield api
 
 
-async def with_world(api: FakeApi, work: Callable[[ClusterCache], Awaitable[None]]) -> None:
-    """In one task, as the gateway does it."""
+@asynccontextmanager
+async def watching(api: FakeApi, *, synced: bool = True) -> AsyncIterator[ClusterCache]:
     async with (
         Client(api.config(), field_manager="t", retry=NO_RETRY) as client,
         ClusterCache(client, SETTINGS) as world,
     ):
-        await world.wait_synced()
-        await work(world)
+        if synced:
+            await world.wait_synced()
+        yield world
 
 
 async def test_sessions_are_found_by_name_host_and_uid(api: FakeApi) -> None:
     uid = put_session(api, "alice-desktop", host="alice-desktop-5tq2mzk4")
     put_session(api, "other", host="nice")
 
-    async def look(world: ClusterCache) -> None:
+    async with watching(api) as world:
         session = world.session("alice-desktop")
         assert session is not None
         assert world.by_host("alice-desktop-5tq2mzk4.vdi.localhost") is session
@@ -50,18 +52,10 @@ async def test_sessions_are_found_by_name_host_and_uid(api: FakeApi) -> None:
         found = world.by_host("nice.vdi.localhost")
         assert found
         assert found.metadata.name == "other"
-        for unknown in (
-            "alice-desktop.vdi.localhost",
-            "other.vdi.localhost",
-            "a.nice.vdi.localhost",
-            "nice.evil.example",
-            "",
-            ".vdi.localhost",
-        ):
-            assert world.by_host(unknown) is None
+        foreign = ("alice-desktop.vdi.localhost", "other.vdi.localhost", "a.nice.vdi.localhost", "nice.evil.example")
+        for unknown in (*foreign, "", ".vdi.localhost"):
+            assert world.by_host(unknown) is None, unknown
         assert (world.synced, list(world.troubles())) == (True, [])
-
-    await with_world(api, look)
 
 
 async def test_who_only_asks_for_a_host_is_not_found_there(api: FakeApi) -> None:
@@ -69,10 +63,8 @@ async def test_who_only_asks_for_a_host_is_not_found_there(api: FakeApi) -> None
     put_session(api, "same")
     put_session(api, "other", hostname="same")
 
-    async def look(world: ClusterCache) -> None:
+    async with watching(api) as world:
         assert world.by_host("same.vdi.localhost") is None
-
-    await with_world(api, look)
 
 
 async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> None:
@@ -85,25 +77,17 @@ async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> Non
         metadata = {"creationTimestamp": created}
         api.put("vdisessions", name, namespace=SETTINGS.namespaces[0], metadata=metadata, spec=spec, status=status)
 
-    async def look(world: ClusterCache) -> None:
+    async with watching(api) as world:
         found = world.by_host("same.vdi.localhost")
         assert found
         assert found.metadata.name == "alices"
-
-    await with_world(api, look)
 
 
 async def test_a_kind_that_cannot_be_watched_is_named(api: FakeApi) -> None:
     api.faults += [("GET", refusal(403, "Forbidden"))] * 3
 
-    async with (
-        Client(api.config(), field_manager="t", retry=NO_RETRY) as client,
-        ClusterCache(client, SETTINGS) as world,
-    ):
+    async with watching(api, synced=False) as world:
         await eventually(lambda: all("Forbidden" in trouble for trouble in world.troubles()), "troubles are told")
-        assert {trouble.partition(":")[0] for trouble in world.troubles()} == {
-            "vdisessions",
-            "vditemplates",
-            "vdipools",
-        }
+        kinds = {trouble.partition(":")[0] for trouble in world.troubles()}
+        assert kinds == {"vdisessions", "vditemplates", "vdipools"}
         assert not world.synced

@@ -208,6 +208,13 @@ async def test_what_a_removed_user_has_opened_ends(stage: EdgeStage, desktop: Fa
     assert (await no_one(stage), await reasons(stage)) == (True, ["login-over", "login-over"])
 
 
+async def test_a_login_that_expires_ends_its_grants(here: EdgeStage) -> None:
+    """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
+    here.enter_grant("that-login")
+    await here.login.services.sign_out.end_grants_of(["that-login"])
+    assert here.ended_grants == ["that-login"]
+
+
 async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: FakeSelkies) -> None:
     """The logins have ended by then, so who looks for logins that are over does not find them again."""
     browsers = [await a_guest(stage, desktop), await stage.logged_in(OWNER)]

@@ -9,11 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Route
 
-from unit.gateway.attack_stage import ALICE, BOB, AttackStage, Way, furnish, furnished_attack_stage, open_attack_stage
-from unit.kube.kube_fake_api import fake_api
-from vdi.gateway.edge.revocation import Revoker
+from unit.gateway.attack_stage import ALICE, BOB, AttackStage, Way, furnished_attack_stage
 from vdi.gateway.login.logins import Device
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import LOGIN_COOKIE
@@ -42,19 +39,6 @@ STREAMS = ("/events", "/.vdi/events")
 async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
     async with furnished_attack_stage(tmp_path) as stage:
         yield stage
-
-
-def ways(stage: AttackStage, table: str) -> list[Way]:
-    """Every method of every route of a table, those of the kubelet too; a route without methods gets all."""
-    every = {"GET", "POST", "PUT", "PATCH", "DELETE"}
-    routes = [route for component in stage.gateway.components for route in getattr(component, table, tuple)()]
-    assert routes
-    return [
-        Way(method, route.path)
-        for route in routes
-        if isinstance(route, Route)
-        for method in sorted(route.methods or every)
-    ]
 
 
 async def cookies_of(stage: AttackStage) -> list[str]:
@@ -108,7 +92,7 @@ async def test_no_request_is_a_fault_of_ours(stage: AttackStage, seed: int) -> N
         ("internal_routes", stage.internal, "vdi-gateway.kasm.svc"),
     ):
         asker = Asker(app, host, seed)
-        for way in ways(stage, table):
+        for way in stage.ways(table):
             if way.path in STREAMS or way.path.endswith("/events"):
                 continue  # they answer for ever where they answer
             for secret in cookies:
@@ -132,26 +116,10 @@ def is_refused(answer: httpx.Response) -> bool:
 async def test_every_page_but_these_asks_who_it_is(stage: AttackStage) -> None:
     asker = Asker(stage.public, "portal.vdi.localhost", 1)
     unguarded = set()
-    for way in ways(stage, "portal_routes"):
+    for way in stage.ways():
         answers = [await asker.ask(way, "", "x") for _ in range(4)]
         # 400 is about the body alone; whether the address asks who it is, the other answers say.
         told = [is_refused(answer) for answer in answers if answer.status_code != 400]
         if not told or not all(told):
             unguarded.add(way.path)
     assert unguarded == OPEN
-
-
-async def test_a_login_that_expires_ends_its_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
-    ended: list[str] = []
-
-    async def end(_revoker: Revoker, *, login_id: str) -> int:
-        ended.append(login_id)
-        return 1
-
-    monkeypatch.setattr(Revoker, "end", end)
-    async with fake_api() as api:
-        furnish(api)
-        async with open_attack_stage(api, tmp_path) as stage:
-            await stage.gateway.login.services.sign_out.end_grants_of(["that-login"])
-    assert ended == ["that-login"]

@@ -84,25 +84,19 @@ async def test_no_one_else_gets_any(stage: EdgeStage) -> None:
         assert (await ask(stage, owner, **headers)).status_code == 403
 
 
-async def test_a_login_that_has_ended_gets_none(stage: EdgeStage) -> None:
-    owner = await entered(stage, OWNER)
-    assert (await ask(stage, owner)).status_code == 200
-    stage.clock.forward(days=8)
-    assert (await ask(stage, owner)).status_code == 401
-
-
 async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
     owner = await entered(stage, OWNER)
     before = (await ask(stage, owner)).json()
-    assert stage.settings.turn_secret_file is not None
-    stage.settings.turn_secret_file.write_text("n" * 40)
+    secret = stage.settings.turn_secret_file
+    assert secret is not None
+    secret.write_text("n" * 40)
     after = (await ask(stage, owner)).json()["iceServers"][1]
     expires = datetime.fromtimestamp(int(after["username"].partition(":")[0]), UTC)
     assert after["credential"] == make_turn_credentials("n" * 40, "uid-alice-desktop", expires)[1]
     assert after["credential"] != before["iceServers"][1]["credential"]
-    stage.settings.turn_secret_file.write_text("short")
+    secret.write_text("short")
     assert (await ask(stage, owner)).status_code == 503
-    stage.settings.turn_secret_file.unlink()
+    secret.unlink()
     assert (await ask(stage, owner)).status_code == 503
 
 
@@ -125,7 +119,6 @@ def test_the_settings() -> None:
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"VDI_TURN_URLS": URLS[0]}, "both are required"),
         ({"VDI_TURN_SECRET_FILE": "/secret"}, "both are required"),
         ({"VDI_TURN_URLS": "turn:turn.example.com"}, "allowed: turn:HOST:PORT"),
         ({"VDI_TURN_URLS": "turns:turn.example.com:5349?transport=udp"}, "allowed: turn:HOST:PORT"),
