@@ -74,48 +74,50 @@ class SharedCluster:
             yield Replica(stage.actions, world, stage)
 
 
-@asynccontextmanager
-async def a_stage() -> AsyncIterator[SharedCluster]:
+@pytest.fixture
+async def stage() -> AsyncIterator[SharedCluster]:
     async with fake_api() as api:
         yield SharedCluster(api)
+
+
+@pytest.fixture
+async def one(stage: SharedCluster) -> AsyncIterator[Replica]:
+    async with stage.replica() as one:
+        yield one
 
 
 def requested(person: User = ALICE, template: str = "desktop", **more: Any) -> SessionRequest:
     return SessionRequest(user=person.email, template=template, **more)
 
 
-async def test_start_creates_a_session_with_a_readable_name() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        made = await one.actions.start(ALICE, SessionRequest(template="desktop", timeout="2h"))
-        assert made.metadata.name == "alice-desktop"
-        assert stage.spec("alice-desktop")["timeout"] == "2h"
-        assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
-        assert one.stage.acts == [(ALICE.email, "session.start", "alice-desktop", "done")]
+async def test_start_creates_a_session_with_a_readable_name(stage: SharedCluster, one: Replica) -> None:
+    made = await one.actions.start(ALICE, SessionRequest(template="desktop", timeout="2h"))
+    assert made.metadata.name == "alice-desktop"
+    assert stage.spec("alice-desktop")["timeout"] == "2h"
+    assert one.world.session("alice-desktop") is not None, "this replica sees its own write at once"
+    assert one.stage.acts == [(ALICE.email, "session.start", "alice-desktop", "done")]
 
 
-async def test_a_second_start_is_refused_unless_it_has_a_name() -> None:
-    async with a_stage() as stage, stage.replica() as one:
+async def test_a_second_start_is_refused_unless_it_has_a_name(stage: SharedCluster, one: Replica) -> None:
+    await one.actions.start(ALICE, requested())
+    with pytest.raises(ActionDenied, match="You already have the desktop 'alice-desktop'") as refused:
         await one.actions.start(ALICE, requested())
-        with pytest.raises(ActionDenied, match="You already have the desktop 'alice-desktop'") as refused:
-            await one.actions.start(ALICE, requested())
-        assert refused.value.code == "Conflict"
-        await one.actions.start(ALICE, requested(name="second"))
-        assert stage.names == {"alice-desktop", "second"}
+    assert refused.value.code == "Conflict"
+    await one.actions.start(ALICE, requested(name="second"))
+    assert stage.names == {"alice-desktop", "second"}
 
 
-async def test_two_users_with_one_first_name_get_two_names() -> None:
+async def test_two_users_with_one_first_name_get_two_names(stage: SharedCluster, one: Replica) -> None:
     other = User("alice@elsewhere.example")
-    async with a_stage() as stage, stage.replica() as one:
-        await one.actions.start(ALICE, requested())
-        assert (await one.actions.start(other, requested(other))).metadata.name == "alice-desktop-2"
+    await one.actions.start(ALICE, requested())
+    assert (await one.actions.start(other, requested(other))).metadata.name == "alice-desktop-2"
 
 
-async def test_a_taken_name_reveals_nothing_of_its_owner() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("nice", BOB)
-        with pytest.raises(ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$") as refused:
-            await one.actions.start(ALICE, requested(name="nice"))
-        assert BOB.email not in refused.value.sentence
+async def test_a_taken_name_reveals_nothing_of_its_owner(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("nice", BOB)
+    with pytest.raises(ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$") as refused:
+        await one.actions.start(ALICE, requested(name="nice"))
+    assert BOB.email not in refused.value.sentence
 
 
 @pytest.mark.parametrize(
@@ -141,37 +143,37 @@ async def test_a_taken_name_reveals_nothing_of_its_owner() -> None:
         (requested(timeout="8 hours"), "Invalid", "8 hours"),
     ],
 )
-async def test_a_refused_start_names_what_is_allowed(asked: SessionRequest, code: str, words: str) -> None:
-    async with a_stage() as stage:
-        stage.put_template("secret", access={"users": [BOB.email]})
-        async with stage.replica() as one:
-            with pytest.raises(ActionDenied) as refused:
-                await one.actions.start(ALICE, asked)
-        assert refused.value.code == code
-        assert words in refused.value.sentence
-        assert stage.names == set()
+async def test_a_refused_start_names_what_is_allowed(
+    stage: SharedCluster, asked: SessionRequest, code: str, words: str
+) -> None:
+    stage.put_template("secret", access={"users": [BOB.email]})
+    async with stage.replica() as one:
+        with pytest.raises(ActionDenied) as refused:
+            await one.actions.start(ALICE, asked)
+    assert refused.value.code == code
+    assert words in refused.value.sentence
+    assert stage.names == set()
 
 
-async def test_no_desktop_is_started_for_an_address_that_hides() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        with pytest.raises(
-            ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed: visible characters"
-        ) as refused:
-            await one.actions.start(ROOT, requested(User("bob\u202e@example.com")))
-        assert refused.value.code == "Invalid"
-        assert stage.names == set()
+async def test_no_desktop_is_started_for_an_address_that_hides(stage: SharedCluster, one: Replica) -> None:
+    with pytest.raises(
+        ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed: visible characters"
+    ) as refused:
+        await one.actions.start(ROOT, requested(User("bob\u202e@example.com")))
+    assert refused.value.code == "Invalid"
+    assert stage.names == set()
 
 
-async def test_administrators_start_for_others_past_their_limits() -> None:
-    async with a_stage() as stage, stage.replica("default: {sessions: 0}") as one:
+async def test_administrators_start_for_others_past_their_limits(stage: SharedCluster) -> None:
+    async with stage.replica("default: {sessions: 0}") as one:
         await one.actions.start(ROOT, requested(ALICE, priority=7))
         assert stage.spec("alice-desktop")["user"] == ALICE.email
         assert stage.spec("alice-desktop")["priority"] == 7
 
 
-async def test_limits_hold_at_start_and_at_resume() -> None:
+async def test_limits_hold_at_start_and_at_resume(stage: SharedCluster) -> None:
     limits = "groups: {students: {sessions: 1}}"
-    async with a_stage() as stage, stage.replica(limits) as one:
+    async with stage.replica(limits) as one:
         await one.actions.start(ALICE, requested(name="one"))
         with pytest.raises(ActionDenied, match="1 desktop running, and you have one") as refused:
             await one.actions.start(ALICE, requested(name="two"))
@@ -184,9 +186,9 @@ async def test_limits_hold_at_start_and_at_resume() -> None:
         assert not stage.spec("one")["suspended"]
 
 
-async def test_starts_at_one_moment_through_two_replicas_are_counted() -> None:
+async def test_starts_at_one_moment_through_two_replicas_are_counted(stage: SharedCluster) -> None:
     limits = "default: {sessions: 3}"
-    async with a_stage() as stage, stage.replica(limits) as one, stage.replica(limits) as two:
+    async with stage.replica(limits) as one, stage.replica(limits) as two:
         starts = [
             replica.actions.start(ALICE, requested(name=f"d{number}")) for number in range(4) for replica in (one, two)
         ]
@@ -200,19 +202,18 @@ class NoOneThere(MemorySharedState):
         raise SharedUnavailableError("Redis does not respond")
 
 
-async def test_limited_users_cannot_start_while_nothing_counts() -> None:
-    async with a_stage() as stage:
-        stage.shared = NoOneThere()
-        async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
-            with pytest.raises(ActionDenied, match="cannot be checked") as refused:
-                await one.actions.start(ALICE, requested())
-            assert refused.value.code == "Unavailable"
-            await one.actions.start(BOB, requested(BOB))
-        assert stage.names == {"bob-desktop"}
+async def test_limited_users_cannot_start_while_nothing_counts(stage: SharedCluster) -> None:
+    stage.shared = NoOneThere()
+    async with stage.replica("users: {alice@example.com: {sessions: 5}}") as one:
+        with pytest.raises(ActionDenied, match="cannot be checked") as refused:
+            await one.actions.start(ALICE, requested())
+        assert refused.value.code == "Unavailable"
+        await one.actions.start(BOB, requested(BOB))
+    assert stage.names == {"bob-desktop"}
 
 
-async def test_hours_are_counted_unless_the_database_is_down() -> None:
-    async with a_stage() as stage, stage.replica("default: {hoursPerMonth: 10}") as one:
+async def test_hours_are_counted_unless_the_database_is_down(stage: SharedCluster) -> None:
+    async with stage.replica("default: {hoursPerMonth: 10}") as one:
         one.stage.use(ALICE.email, 10.5)
         with pytest.raises(ActionDenied, match=r"10 hours per calendar month and have run 10\.5"):
             await one.actions.start(ALICE, requested())
@@ -220,22 +221,19 @@ async def test_hours_are_counted_unless_the_database_is_down() -> None:
         await one.actions.start(ALICE, requested())
 
 
-async def test_gpu_hours_do_not_limit_desktops_without_gpus() -> None:
-    async with a_stage() as stage:
-        stage.put_template("office", resources={"defaultGPU": 0})
-        stage.put_session("old", suspended=True)
-        async with stage.replica("default: {gpuHoursPerMonth: 10}") as one:
-            one.stage.use(ALICE.email, 5.0, gpus=2)
-            words = (
-                r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on 2026-12-01 at 00:00 UTC"
-            )
-            for refused in (one.actions.start(ALICE, requested()), one.actions.resume(ALICE, "old")):
-                with pytest.raises(ActionDenied, match=words) as denied:
-                    await refused
-                assert denied.value.code == "OverLimit"
-            await one.actions.start(ALICE, requested(template="office"))
-            one.stage.lose_history()
-            await one.actions.resume(ALICE, "old")
+async def test_gpu_hours_do_not_limit_desktops_without_gpus(stage: SharedCluster) -> None:
+    stage.put_template("office", resources={"defaultGPU": 0})
+    stage.put_session("old", suspended=True)
+    async with stage.replica("default: {gpuHoursPerMonth: 10}") as one:
+        one.stage.use(ALICE.email, 5.0, gpus=2)
+        words = r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on 2026-12-01 at 00:00 UTC"
+        for refused in (one.actions.start(ALICE, requested()), one.actions.resume(ALICE, "old")):
+            with pytest.raises(ActionDenied, match=words) as denied:
+                await refused
+            assert denied.value.code == "OverLimit"
+        await one.actions.start(ALICE, requested(template="office"))
+        one.stage.lose_history()
+        await one.actions.resume(ALICE, "old")
 
 
 def a_home(name: str, size: str, person: User = ALICE) -> dict[str, Any]:
@@ -244,36 +242,35 @@ def a_home(name: str, size: str, person: User = ALICE) -> dict[str, Any]:
     return {"name": name, "metadata": {"labels": dict(MANAGED_BY), "annotations": annotations}, "spec": spec}
 
 
-async def test_homes_together_are_limited() -> None:
+async def test_homes_together_are_limited(stage: SharedCluster) -> None:
     """Two starts one after the other, before the operator has made the first home, are counted both."""
-    async with a_stage() as stage:
-        for name in ("first", "second", "third"):
-            stage.put_template(name, persistence={"size": "40Gi", "maxSize": "90Gi"})
-        stage.put_template("none", persistence={"enabled": False})
-        of_first = home_claim_name(session_name="x", user=ALICE.email, template="first", retain=True)
-        for home in (a_home(of_first, "50Gi"), a_home("of-bob", "500Gi", BOB)):
-            stage.api.put("persistentvolumeclaims", home.pop("name"), namespace=NS, **home)
-        async with stage.replica("default: {homeStorage: 100Gi}") as one:
-            await one.actions.start(ALICE, requested(template="first", name="a"))
-            with pytest.raises(ActionDenied, match="take up 50 GiB") as denied:
-                await one.actions.start(
-                    ALICE, requested(template="second", name="b", persistence=RequestedHome(size="60Gi"))
-                )
-            assert denied.value.code == "OverLimit" and of_first in denied.value.sentence
-            await one.actions.start(ALICE, requested(template="second", name="b"))
-            with pytest.raises(ActionDenied, match=r"take up 90 GiB \(.*would add a home of 40 GiB"):
-                await one.actions.start(ALICE, requested(template="third", name="c"))
-            await one.actions.start(ALICE, requested(template="none", name="d"))
-            await one.actions.suspend(ALICE, "b")
+    for name in ("first", "second", "third"):
+        stage.put_template(name, persistence={"size": "40Gi", "maxSize": "90Gi"})
+    stage.put_template("none", persistence={"enabled": False})
+    of_first = home_claim_name(session_name="x", user=ALICE.email, template="first", retain=True)
+    for home in (a_home(of_first, "50Gi"), a_home("of-bob", "500Gi", BOB)):
+        stage.api.put("persistentvolumeclaims", home.pop("name"), namespace=NS, **home)
+    async with stage.replica("default: {homeStorage: 100Gi}") as one:
+        await one.actions.start(ALICE, requested(template="first", name="a"))
+        with pytest.raises(ActionDenied, match="take up 50 GiB") as denied:
+            await one.actions.start(
+                ALICE, requested(template="second", name="b", persistence=RequestedHome(size="60Gi"))
+            )
+        assert denied.value.code == "OverLimit" and of_first in denied.value.sentence
+        await one.actions.start(ALICE, requested(template="second", name="b"))
+        with pytest.raises(ActionDenied, match=r"take up 90 GiB \(.*would add a home of 40 GiB"):
             await one.actions.start(ALICE, requested(template="third", name="c"))
-            with pytest.raises(ActionDenied, match="take up 90 GiB"):
-                await one.actions.resume(ALICE, "b")
-            await one.actions.resume(ALICE, "a")
+        await one.actions.start(ALICE, requested(template="none", name="d"))
+        await one.actions.suspend(ALICE, "b")
+        await one.actions.start(ALICE, requested(template="third", name="c"))
+        with pytest.raises(ActionDenied, match="take up 90 GiB"):
+            await one.actions.resume(ALICE, "b")
+        await one.actions.resume(ALICE, "a")
 
 
-async def test_shares_through_two_replicas_at_once_all_count() -> None:
+async def test_shares_through_two_replicas_at_once_all_count(stage: SharedCluster, one: Replica) -> None:
     guests = [f"guest{number}@example.com" for number in range(6)]
-    async with a_stage() as stage, stage.replica() as one, stage.replica() as two:
+    async with stage.replica() as two:
         stage.put_session("a", access=[{"user": "old@example.com", "role": "viewer"}])
         await asyncio.gather(
             *(
@@ -285,45 +282,43 @@ async def test_shares_through_two_replicas_at_once_all_count() -> None:
         assert {entry["user"] for entry in stage.spec("a")["access"]} == set(guests)
 
 
-async def test_resizes_through_two_replicas_at_once_all_count() -> None:
-    async with a_stage() as stage:
-        stage.put_template("desktop", resources={"maxMemory": "16Gi", "maxCPU": "8"})
-        stage.put_session("a", resources={"memory": "4Gi"})
-        async with stage.replica() as one, stage.replica() as two:
-            cpus = [one.actions.resize(ALICE, "a", None, str(number)) for number in range(2, 6)]
-            await asyncio.gather(*cpus, two.actions.resize(ALICE, "a", "6Gi", None))
-        assert stage.spec("a")["resources"]["memory"] == "6Gi"
+async def test_resizes_through_two_replicas_at_once_all_count(stage: SharedCluster) -> None:
+    stage.put_template("desktop", resources={"maxMemory": "16Gi", "maxCPU": "8"})
+    stage.put_session("a", resources={"memory": "4Gi"})
+    async with stage.replica() as one, stage.replica() as two:
+        cpus = [one.actions.resize(ALICE, "a", None, str(number)) for number in range(2, 6)]
+        await asyncio.gather(*cpus, two.actions.resize(ALICE, "a", "6Gi", None))
+    assert stage.spec("a")["resources"]["memory"] == "6Gi"
 
 
-async def test_actions_send_what_is_decided() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("a")
-        bob = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
-        await one.actions.share(ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2))
-        assert stage.spec("a")["access"] == [bob]
-        await one.actions.unshare(ALICE, "a", BOB.email)
-        await one.actions.extend(ALICE, "a", "4h")
-        await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
-        await one.actions.restart(ALICE, "a")
-        await one.actions.suspend(ALICE, "a")
-        assert stage.spec("a") == {
-            "user": ALICE.email,
-            "template": "desktop",
-            "access": [],
-            "timeout": "4h",
-            "schedule": {"start": "08:30", "timeZone": "Europe/Berlin"},
-            "suspended": True,
-        }
-        annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
-        assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
-        await one.actions.schedule(ALICE, "a", None)
-        assert stage.spec("a").get("schedule") is None
-        actions = ["share", "unshare", "extend", "schedule", "restart", "suspend", "schedule"]
-        assert one.stage.acts == [(ALICE.email, f"session.{action}", "a", "done") for action in actions]
+async def test_actions_send_what_is_decided(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("a")
+    bob = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
+    await one.actions.share(ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2))
+    assert stage.spec("a")["access"] == [bob]
+    await one.actions.unshare(ALICE, "a", BOB.email)
+    await one.actions.extend(ALICE, "a", "4h")
+    await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
+    await one.actions.restart(ALICE, "a")
+    await one.actions.suspend(ALICE, "a")
+    assert stage.spec("a") == {
+        "user": ALICE.email,
+        "template": "desktop",
+        "access": [],
+        "timeout": "4h",
+        "schedule": {"start": "08:30", "timeZone": "Europe/Berlin"},
+        "suspended": True,
+    }
+    annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
+    assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
+    await one.actions.schedule(ALICE, "a", None)
+    assert stage.spec("a").get("schedule") is None
+    actions = ["share", "unshare", "extend", "schedule", "restart", "suspend", "schedule"]
+    assert one.stage.acts == [(ALICE.email, f"session.{action}", "a", "done") for action in actions]
 
 
-async def test_refusals_have_code_and_field_and_are_audited() -> None:
-    async with a_stage() as stage, stage.replica(settings=Settings(max_timeout="24h")) as one:
+async def test_refusals_have_code_and_field_and_are_audited(stage: SharedCluster) -> None:
+    async with stage.replica(settings=Settings(max_timeout="24h")) as one:
         stage.put_session("a", access=[{"user": BOB.email, "role": "collaborator"}])
         with pytest.raises(ActionDenied, match="25h is more than 24h") as refused:
             await one.actions.extend(ALICE, "a", "25h")
@@ -337,62 +332,58 @@ async def test_refusals_have_code_and_field_and_are_audited() -> None:
 
 
 @pytest.mark.parametrize("user", [ALICE, ROOT], ids=["owner", "administrator"])
-async def test_unusable_schedule_is_kept_nowhere(user: User) -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("a")
-        with pytest.raises(ActionDenied) as refused:
-            await one.actions.schedule(user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin"))
-        assert refused.value.code == "Invalid" and len(refused.value.sentence) < 300
-        assert one.stage.acts == []
-        assert stage.spec("a").get("schedule") is None
+async def test_unusable_schedule_is_kept_nowhere(stage: SharedCluster, one: Replica, user: User) -> None:
+    stage.put_session("a")
+    with pytest.raises(ActionDenied) as refused:
+        await one.actions.schedule(user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin"))
+    assert refused.value.code == "Invalid" and len(refused.value.sentence) < 300
+    assert one.stage.acts == []
+    assert stage.spec("a").get("schedule") is None
 
 
-async def test_files_are_deleted_after_a_dry_run_and_the_session() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("a")
-        stage.put_session("b")
-        await eventually(lambda: len(one.world.sessions) == 2)
-        with pytest.raises(ActionDenied, match="and 'b' share their files, so nothing was deleted"):
-            await one.actions.end(ALICE, "a", delete_home=True)
-        await one.actions.end(ALICE, "a")
-        await eventually(lambda: len(one.world.sessions) == 1)
-        await one.actions.end(ALICE, "b", delete_home=True)
-        deleted = [path.split("/")[-2] for method, path, *_ in stage.api.requests if method == "DELETE"]
-        assert deleted == ["vdisessions", "persistentvolumeclaims", "vdisessions", "persistentvolumeclaims"]
-        assert stage.names == set()
+async def test_files_are_deleted_after_a_dry_run_and_the_session(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("a")
+    stage.put_session("b")
+    await eventually(lambda: len(one.world.sessions) == 2)
+    with pytest.raises(ActionDenied, match="and 'b' share their files, so nothing was deleted"):
+        await one.actions.end(ALICE, "a", delete_home=True)
+    await one.actions.end(ALICE, "a")
+    await eventually(lambda: len(one.world.sessions) == 1)
+    await one.actions.end(ALICE, "b", delete_home=True)
+    deleted = [path.split("/")[-2] for method, path, *_ in stage.api.requests if method == "DELETE"]
+    assert deleted == ["vdisessions", "persistentvolumeclaims", "vdisessions", "persistentvolumeclaims"]
+    assert stage.names == set()
 
 
-async def test_another_user_s_session_and_none_look_the_same() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("hers")
-        said = []
-        for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
-            for action in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
-                with pytest.raises(ActionDenied) as refused:
-                    await action(EVE, name)
-                said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
-        assert len(set(said)) == 1
-        assert said[0][0] == "NotFound"
-        assert not any(method in ("PATCH", "DELETE") for method, *_ in stage.api.requests)
+async def test_another_user_s_session_and_none_look_the_same(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("hers")
+    said = []
+    for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
+        for action in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
+            with pytest.raises(ActionDenied) as refused:
+                await action(EVE, name)
+            said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
+    assert len(set(said)) == 1
+    assert said[0][0] == "NotFound"
+    assert not any(method in ("PATCH", "DELETE") for method, *_ in stage.api.requests)
 
 
-async def test_administrators_act_only_where_it_can_be_audited() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("hers")
-        one.stage.lose_audit()
-        with pytest.raises(ActionDenied, match="cannot be written to the audit") as refused:
-            await one.actions.end(ROOT, "hers")
-        assert refused.value.code == "Unavailable"
-        assert "hers" in stage.names
-        await one.actions.end(ALICE, "hers")
-        assert stage.names == set()
+async def test_administrators_act_only_where_it_can_be_audited(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("hers")
+    one.stage.lose_audit()
+    with pytest.raises(ActionDenied, match="cannot be written to the audit") as refused:
+        await one.actions.end(ROOT, "hers")
+    assert refused.value.code == "Unavailable"
+    assert "hers" in stage.names
+    await one.actions.end(ALICE, "hers")
+    assert stage.names == set()
 
 
 EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
 
 
-async def test_scheduled_desktop_counts_as_running_in_the_limits() -> None:
-    async with a_stage() as stage, stage.replica(limits="default: {sessions: 1}") as one:
+async def test_scheduled_desktop_counts_as_running_in_the_limits(stage: SharedCluster) -> None:
+    async with stage.replica(limits="default: {sessions: 1}") as one:
         stage.put_session("a", suspended=True)
         stage.put_session("b", suspended=True)
         await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
@@ -403,8 +394,8 @@ async def test_scheduled_desktop_counts_as_running_in_the_limits() -> None:
         await one.actions.resume(ALICE, "a")
 
 
-async def test_limited_hours_are_not_used_by_a_schedule() -> None:
-    async with a_stage() as stage, stage.replica(limits="default: {hoursPerMonth: 100}") as one:
+async def test_limited_hours_are_not_used_by_a_schedule(stage: SharedCluster) -> None:
+    async with stage.replica(limits="default: {hoursPerMonth: 100}") as one:
         stage.put_session("a", suspended=True)
         with pytest.raises(ActionDenied, match="Your hours are limited") as refused:
             await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
@@ -413,40 +404,38 @@ async def test_limited_hours_are_not_used_by_a_schedule() -> None:
         assert stage.spec("a")["schedule"]["start"] == "08:30"
 
 
-async def test_groups_of_volumes_are_written_at_each_start_of_ones_own() -> None:
+async def test_groups_of_volumes_are_written_at_each_start_of_ones_own(stage: SharedCluster, one: Replica) -> None:
     def written() -> str | None:
         annotations: dict[str, str] = stage.api.objects["vdisessions", NS, "a"]["metadata"].get("annotations") or {}
         return annotations.get("vdi.kasm.io/groups")
 
     team = {"name": "team", "mountPath": "/team", "persistentVolumeClaim": {"claimName": "team"}}
     volumes = [team | {"groups": [{"name": "students"}, {"name": "staff"}]}]
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_template("cad", volumes=volumes)
-        await eventually(lambda: one.world.template("cad"), "the watch has brought it")
-        await one.actions.start(ALICE, requested(template="cad", name="a"))
-        assert written() == '["students"]'
-        await one.actions.suspend(ALICE, "a")
-        await one.actions.resume(ROOT, "a")
-        assert written() == '["students"]', "the groups of its user, whoever resumes it"
-        moved = User(ALICE.email, groups=frozenset({"staff", "others"}))
-        await one.actions.restart(moved, "a")
-        assert written() == '["staff"]'
-        await one.actions.suspend(moved, "a")
-        await one.actions.resume(User(ALICE.email), "a")
-        assert written() is None
+    stage.put_template("cad", volumes=volumes)
+    await eventually(lambda: one.world.template("cad"), "the watch has brought it")
+    await one.actions.start(ALICE, requested(template="cad", name="a"))
+    assert written() == '["students"]'
+    await one.actions.suspend(ALICE, "a")
+    await one.actions.resume(ROOT, "a")
+    assert written() == '["students"]', "the groups of its user, whoever resumes it"
+    moved = User(ALICE.email, groups=frozenset({"staff", "others"}))
+    await one.actions.restart(moved, "a")
+    assert written() == '["staff"]'
+    await one.actions.suspend(moved, "a")
+    await one.actions.resume(User(ALICE.email), "a")
+    assert written() is None
 
-        await one.actions.end(ALICE, "a")
-        await one.actions.start(ROOT, requested(ALICE, "cad", name="a"))
-        assert written() is None, "which groups another person is in is not known"
+    await one.actions.end(ALICE, "a")
+    await one.actions.start(ROOT, requested(ALICE, "cad", name="a"))
+    assert written() is None, "which groups another person is in is not known"
 
 
-async def test_nothing_is_deleted_where_the_files_may_not_be() -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("a")
-        stage.api.faults.append(("DELETE", refusal(403, "Forbidden")))
-        with pytest.raises(ActionDenied, match="The cluster refuses this"):
-            await one.actions.end(ALICE, "a", delete_home=True)
-        assert stage.names == {"a"}
+async def test_nothing_is_deleted_where_the_files_may_not_be(stage: SharedCluster, one: Replica) -> None:
+    stage.put_session("a")
+    stage.api.faults.append(("DELETE", refusal(403, "Forbidden")))
+    with pytest.raises(ActionDenied, match="The cluster refuses this"):
+        await one.actions.end(ALICE, "a", delete_home=True)
+    assert stage.names == {"a"}
 
 
 @pytest.mark.parametrize(
@@ -460,11 +449,12 @@ async def test_nothing_is_deleted_where_the_files_may_not_be() -> None:
         (401, "Unauthorized", "Unavailable", "Report this to an administrator"),
     ],
 )
-async def test_errors_of_the_cluster_become_refusals(status: int, reason: str, code: str, words: str) -> None:
-    async with a_stage() as stage, stage.replica() as one:
-        stage.put_session("a")
-        stage.api.faults += [("PATCH", refusal(status, reason, name="a"))] * 2
-        with pytest.raises(ActionDenied, match=words) as refused:
-            await one.actions.suspend(ALICE, "a")
-        assert refused.value.code == code
-        assert one.stage.acts == [(ALICE.email, "session.suspend", "a", code)]
+async def test_errors_of_the_cluster_become_refusals(
+    stage: SharedCluster, one: Replica, status: int, reason: str, code: str, words: str
+) -> None:
+    stage.put_session("a")
+    stage.api.faults += [("PATCH", refusal(status, reason, name="a"))] * 2
+    with pytest.raises(ActionDenied, match=words) as refused:
+        await one.actions.suspend(ALICE, "a")
+    assert refused.value.code == code
+    assert one.stage.acts == [(ALICE.email, "session.suspend", "a", code)]

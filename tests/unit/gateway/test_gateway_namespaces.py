@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from support.waiting import eventually
-from unit.gateway.test_actions import ALICE, BOB, NS, ROOT, Replica, SharedCluster, a_stage, requested
+from unit.gateway.test_actions import ALICE, BOB, NS, ROOT, Replica, SharedCluster, requested
+from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings, read_settings
@@ -21,8 +22,8 @@ OF_HOME = home_claim_name(session_name="", user=ALICE.email, template="desktop",
 
 @pytest.fixture
 async def stage() -> AsyncIterator[SharedCluster]:
-    async with a_stage() as stage:
-        yield stage
+    async with fake_api() as api:
+        yield SharedCluster(api)
 
 
 @pytest.fixture
