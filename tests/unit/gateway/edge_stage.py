@@ -113,6 +113,12 @@ class EdgeStage(GatewayStage):
         await begin_login(browser, self.logins, Identity(user=user, **who))
         return browser
 
+    async def entered(self, user: str = OWNER, **who: Any) -> Browser:
+        """A browser of this user, led into alice's desktop, or as far as it gets."""
+        browser = await self.logged_in(user, **who)
+        await browser.open(address())
+        return browser
+
     async def verify(self, host: str, uri: str = "/", **headers: str | list[str]) -> httpx.Response:
         """Ask `/edge/verify` as Traefik does; a list sends the header several times."""
         asked = {"X-Forwarded-Host": host, "X-Forwarded-Uri": uri, "X-Forwarded-Method": "GET"}

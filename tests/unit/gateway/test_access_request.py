@@ -9,8 +9,8 @@ import pytest
 
 from support.builders import a_session, a_template
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
-from unit.gateway.edge_stage import OWNER, EdgeStage, address, changed
-from unit.gateway.gateway_stage import NOW, Browser
+from unit.gateway.edge_stage import EdgeStage, address, changed
+from unit.gateway.gateway_stage import NOW
 from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
 from unit.gateway.portal_stage import running as running_desktop
 from unit.gateway.test_edge_bar import BAR, OURS
@@ -135,23 +135,17 @@ async def edge() -> AsyncIterator[EdgeStage]:
         yield stage
 
 
-async def opened(edge: EdgeStage, user: str, **who: Any) -> Browser:
-    browser = await edge.logged_in(user, **who)
-    await browser.open(address())
-    return browser
-
-
 async def test_edge_lets_an_administrator_in_by_consent_only(edge: EdgeStage) -> None:
-    root = await opened(edge, ROOT.user, admin=True)
+    root = await edge.entered(ROOT.user, admin=True)
     assert (await root.get(BAR)).status_code == 401
     answer = address(path=f"/.vdi/answer-access?allow={LAPSES}")
     assert (await root.post(answer, headers=OURS)).status_code == 401
-    owner = await opened(edge, OWNER)
+    owner = await edge.entered()
     assert (await owner.get(BAR)).json()["request"]["user"] == ROOT.user
     assert (await owner.post(answer, headers=OURS)).status_code == 204
     state = (await owner.get(BAR)).json()
     assert (state["request"], state["guests"]) == (None, [ROOT.user])
-    root = await opened(edge, ROOT.user, admin=True)
+    root = await edge.entered(ROOT.user, admin=True)
     seen = (await root.get(BAR)).json()
     assert (seen["viewOnly"], seen["request"], seen["guests"]) == (False, None, [])
     unshare = address(path=f"/.vdi/unshare?user={ROOT.user}")

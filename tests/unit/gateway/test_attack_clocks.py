@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from support.variants import first_of
-from unit.gateway.edge_stage import GUEST, HOST, OWNER, EdgeStage, a_session, address, changed, shared_with
+from unit.gateway.edge_stage import GUEST, HOST, EdgeStage, a_session, address, changed, shared_with
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -34,8 +34,7 @@ def pass_time(*stages: EdgeStage, seconds: float) -> None:
 
 
 async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, there: EdgeStage) -> None:
-    browser = await here.logged_in(OWNER)
-    assert (await browser.open(address())).status_code == 200
+    browser = await here.entered()
     for _ in range(8):
         pass_time(here, there, seconds=60)
         for stage in (here, there):
@@ -49,8 +48,7 @@ async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, th
 @pytest.mark.parametrize("who_ends_it", first_of(["here", "there"]))
 async def test_an_ended_grant_stays_ended_on_every_clock(here: EdgeStage, there: EdgeStage, who_ends_it: str) -> None:
     """A token of the replica that is ahead is good at the other one when its revocation was forgotten there."""
-    visitor = await here.logged_in(OWNER)
-    assert (await visitor.open(address())).status_code == 200
+    visitor = await here.entered()
     renewed = await there.verify(HOST, Cookie=visitor.stolen(HOST, GRANT_COOKIE))
     token = renewed.headers["set-cookie"].partition(";")[0]
     ending = here if who_ends_it == "here" else there
@@ -65,8 +63,7 @@ async def test_an_ended_grant_stays_ended_on_every_clock(here: EdgeStage, there:
 
 async def test_a_replica_takes_tokens_only_of_grants_it_knows(here: EdgeStage, there: EdgeStage) -> None:
     """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its times say."""
-    visitor = await here.logged_in(OWNER)
-    assert (await visitor.open(address())).status_code == 200
+    visitor = await here.entered()
     token = visitor.stolen(HOST, DESKTOP_COOKIE)
     there.clock.wall = here.clock.now()
     assert (await there.verify(HOST, "/api/files", Cookie=token)).status_code == 401
@@ -78,8 +75,7 @@ async def test_a_token_from_the_future_needs_the_grant(
     here: EdgeStage, there: EdgeStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the database the grant cannot be read: the request is refused, with the reason."""
-    visitor = await here.logged_in(OWNER)
-    assert (await visitor.open(address())).status_code == 200
+    visitor = await here.entered()
     there.clock.wall = here.clock.now().replace(hour=13)
     handle = visitor.stolen(HOST, GRANT_COOKIE)
     early = (await there.verify(HOST, Cookie=handle)).headers["set-cookie"].partition(";")[0]

@@ -33,9 +33,7 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
     """A browser in the desktop, whose session has this spec."""
     start = {"start_time": "2026-11-20T11:59:00Z", "expires_at": "2026-11-20T19:59:00Z"}
     stage.change(spec=spec, status=start)
-    browser = await stage.logged_in(user)
-    await browser.open(address())
-    return browser
+    return await stage.entered(user)
 
 
 @pytest.mark.parametrize(

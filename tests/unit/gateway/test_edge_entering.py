@@ -81,8 +81,7 @@ async def test_who_is_not_logged_in_is_sent_to_log_in_and_comes_back(stage: Edge
 
 async def test_a_guest_enters_as_what_the_session_says(stage: EdgeStage) -> None:
     stage.change(spec=shared_with(GUEST, "collaborator"))
-    browser = await stage.logged_in(GUEST)
-    assert (await browser.open(address())).status_code == 200
+    browser = await stage.entered(GUEST)
     (grant,) = await GrantStore(stage.database).open()
     assert (grant.user, grant.role, grant.login_id) == (GUEST, "collaborator", browser.login_id)
 
@@ -109,8 +108,7 @@ async def test_entering_another_session_clears_the_former_one(stage: EdgeStage) 
 
 async def test_leaving_forgets_no_trace_of_the_session(stage: EdgeStage) -> None:
     """Else the next one at this host would not be known for another."""
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     await browser.post(address(path="/.vdi/leave"), headers={"Origin": address(path="")})
     assert LAST_COOKIE in browser.stolen(HOST)
 
@@ -250,8 +248,7 @@ async def test_a_second_tab_does_not_spoil_the_way_of_the_first(stage: EdgeStage
 
 
 async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     await browser.get(await ticket_link(browser))
     assert len(await GrantStore(stage.database).open()) == 1
 
@@ -259,8 +256,7 @@ async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
 async def test_a_user_has_at_most_most_grants_in_a_session(stage: EdgeStage) -> None:
     """The desktop refuses a token table that is too large, and then no one is cut off and no one gets in."""
     stage.change(spec=shared_with(GUEST, "collaborator"))
-    guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
-    await owner.open(address())
+    guest, _ = await stage.logged_in(GUEST), await stage.entered()
     first = ""
     for _ in range(30):
         stage.clock.forward(seconds=1)
@@ -304,8 +300,7 @@ async def test_the_cookies_are_for_this_host_and_no_script(stage: EdgeStage) -> 
 
 
 async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: EdgeStage) -> None:
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     for origin in ("https://evil.example", address("bob-desktop", ""), PORTAL, "null"):
         assert (await browser.post(address(path="/.vdi/leave"), headers={"Origin": origin})).status_code == 403
     assert (await browser.post(address(path="/.vdi/leave"))).status_code == 403

@@ -13,7 +13,7 @@ from joserfc import jwt
 
 from support.clock import FakeClock
 from support.waiting import eventually
-from unit.gateway.edge_stage import HOST, OWNER, SETTINGS, EdgeStage, address
+from unit.gateway.edge_stage import HOST, SETTINGS, EdgeStage
 from unit.gateway.gateway_stage import FakeCluster
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
@@ -77,30 +77,9 @@ async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeCl
     assert (first.trouble, second.trouble) == ("", "")
 
 
-async def test_a_key_of_yesterday_makes_room_and_its_tokens_hold(stage: EdgeStage) -> None:
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
-    old = stage.edge.ring.signer()[0]
-    stage.clock.forward(hours=24)
-    await stage.edge.ring.refresh()
-    assert stage.edge.ring.signer()[0] == old
-    assert len(stage.edge.ring.jwks()["keys"]) == 2
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
-    stage.clock.forward(seconds=KEY_LEAD.total_seconds() - 200)
-    await browser.open(address())
-    stage.clock.forward(seconds=201)
-    assert stage.edge.ring.signer()[0] != old
-    assert (await stage.verify(HOST, Cookie=browser.stolen(HOST, "__Host-vdi-desktop"))).status_code == 200
-    stage.clock.forward(hours=2)
-    await stage.edge.ring.refresh()
-    assert [key["kid"] for key in stage.edge.ring.jwks()["keys"]] == [stage.edge.ring.signer()[0]]
-
-
 async def test_a_token_of_another_replicas_new_key_is_read(stage: EdgeStage) -> None:
     """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     stage.cluster.put_secret(NAME)
     async with EdgeStage(**stage.shares) as other:
         assert other.edge.ring.signer()[0] != stage.edge.ring.signer()[0]
@@ -180,8 +159,7 @@ def test_a_stored_key_survives_json() -> None:
 
 async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: EdgeStage) -> None:
     """It may say that it holds for years, and has been read before: that it was good once must not outlive the key."""
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     kid, stolen = stage.edge.ring.signer()
     genuine = browser.stolen(HOST, "__Host-vdi-desktop").partition("=")[2]
     claims = jwt.decode(genuine, stolen, algorithms=["Ed25519"]).claims

@@ -11,7 +11,7 @@ import pytest
 from support.builders import a_template
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, shared_with
-from unit.gateway.gateway_stage import NAVIGATION, Browser
+from unit.gateway.gateway_stage import NAVIGATION
 from vdi.cluster.units import format_time
 from vdi.gateway.edge import verify
 from vdi.kube.errors import Forbidden
@@ -37,13 +37,6 @@ def with_login(stage: EdgeStage, **secret: str) -> None:
         stage.cluster.put_secret("kasmvnc", **secret)
 
 
-async def entered(stage: EdgeStage, user: str = OWNER) -> str:
-    """The cookies of somebody who is in."""
-    browser: Browser = await stage.logged_in(user)
-    assert (await browser.open(address())).status_code == 200
-    return browser.stolen(HOST)
-
-
 async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: EdgeStage, desktop: FakeSelkies) -> None:
     have_template(stage)
     browser = await stage.logged_in(OWNER)
@@ -56,7 +49,7 @@ async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: Ed
 async def test_own_pages_keep_their_subprotocol(stage: EdgeStage, desktop: FakeSelkies) -> None:
     have_template(stage)
     desktop.hangs = True
-    cookies = await entered(stage)
+    cookies = (await stage.entered()).stolen(HOST)
     offered = {"Sec-WebSocket-Protocol": KERNEL}
     answer = await stage.verify(HOST, "/api/kernels/1/channels", Cookie=cookies, **HANDSHAKE, **offered)
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, KERNEL)
@@ -68,7 +61,7 @@ async def test_a_collaborator_may_request_every_path_of_it(stage: EdgeStage) -> 
     """In JupyterLab /api/sessions are its own; in Selkies it says who is connected."""
     stage.change(spec=shared_with(GUEST, "collaborator"))
     have_template(stage)
-    cookies = await entered(stage, GUEST)
+    cookies = (await stage.entered(GUEST)).stolen(HOST)
     for method in ("GET", "POST", "DELETE"):
         answer = await stage.verify(HOST, "/api/sessions", Cookie=cookies, **{"X-Forwarded-Method": method})
         assert answer.status_code == 200, method
@@ -89,7 +82,7 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with_login(stage, username="kasm_user", password=PASSWORD)
-    cookies = await entered(stage)
+    cookies = (await stage.entered()).stolen(HOST)
     for headers in ({}, HANDSHAKE, {"Authorization": "Basic c29tZWJvZHk6ZWxzZQ=="}):
         answer = await stage.verify(HOST, "/vnc.html", Cookie=cookies, **headers)
         assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
@@ -114,8 +107,7 @@ async def test_without_credentials_nothing_is_requested_of_the_image(
     stage: EdgeStage, secret: dict[str, str], why: str
 ) -> None:
     with_login(stage, **secret)
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
     assert answer.status_code == 503 and why in answer.text
     assert PASSWORD not in answer.text
@@ -123,8 +115,7 @@ async def test_without_credentials_nothing_is_requested_of_the_image(
 
 async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) -> None:
     with_login(stage)
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     stage.cluster.broken = Forbidden(403, "Forbidden", "secrets is forbidden")
     answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
     assert answer.status_code == 503 and "list it in the chart's gateway.basicAuthSecrets" in unescape(answer.text)
@@ -134,7 +125,7 @@ async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> N
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
     have_template(stage, image=image, protocol="Selkies", basicAuthSecret={"name": "kasmvnc"})
     stage.cluster.put_secret("kasmvnc", username="kasm_user", password=PASSWORD)
-    answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=await entered(stage), **HANDSHAKE)
+    answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=(await stage.entered()).stolen(HOST), **HANDSHAKE)
     assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
     assert "sec-websocket-protocol" not in answer.headers
 

@@ -4,9 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from support.desktop_key import MASTER
-from unit.gateway.edge_selkies import run_selkies
-from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, shared_with
+from unit.gateway.edge_selkies import FakeSelkies
+from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, shared_with
 from vdi.api.session import Role
 from vdi.gateway.edge.selkies import may_request
 
@@ -112,11 +111,8 @@ def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
 
 
 @pytest.fixture
-async def stage() -> AsyncIterator[EdgeStage]:
-    async with (
-        run_selkies(MASTER) as desktop,
-        EdgeStage(selkies=lambda _: desktop.url) as stage,
-    ):
+async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
+    async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         yield stage
 
 
@@ -125,8 +121,7 @@ async def test_the_edge_asks_the_table(stage: EdgeStage, role: Role) -> None:
     user = OWNER if role is Role.OWNER else GUEST
     if user == GUEST:
         stage.change(spec=shared_with(GUEST, role))
-    browser = await stage.logged_in(user)
-    assert (await browser.open(address())).status_code == 200
+    browser = await stage.entered(user)
     for method, path, roles in TABLE:
         headers = {"X-Forwarded-Method": method, "Cookie": browser.stolen(HOST)}
         answer = await stage.verify(HOST, f"{path}?token=stolen", **headers)

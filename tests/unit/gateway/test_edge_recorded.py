@@ -8,7 +8,7 @@ from support.builders import a_template
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, browser_events, shared_with
-from unit.gateway.gateway_stage import NAVIGATION, Browser
+from unit.gateway.gateway_stage import NAVIGATION
 from vdi.api.session import RecordingStatus, Role, VDISession
 from vdi.gateway.desktop_agent import has_thumbnail
 from vdi.gateway.edge import token_tables
@@ -31,15 +31,9 @@ def film(stage: EdgeStage, state: str, mode: str = "Always", message: str = "") 
     return stage.change(status=status, spec=shared_with(GUEST, "viewer"))
 
 
-async def entered(stage: EdgeStage, user: str) -> Browser:
-    browser = await stage.logged_in(user)
-    await browser.open(address())
-    return browser
-
-
 @pytest.mark.parametrize("user", [OWNER, GUEST])
 async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: str) -> None:
-    browser = await entered(stage, user)
+    browser = await stage.entered(user)
     film(stage, "Failed", message="disk full")
     page = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
     assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
@@ -49,7 +43,7 @@ async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: st
 
 
 async def test_film_that_ends_ends_every_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    await entered(stage, OWNER)
+    await stage.entered()
     await eventually(lambda: len(desktop.table) == 1)
     film(stage, "Failed")
     await eventually(lambda: desktop.tables[-1:] == [{}])
@@ -59,7 +53,7 @@ async def test_film_that_ends_ends_every_picture(stage: EdgeStage, desktop: Fake
 
 
 async def test_waiting_page_says_why_and_opens_with_the_film(stage: EdgeStage) -> None:
-    browser = await entered(stage, OWNER)
+    browser = await stage.entered()
     film(stage, "Failed", message="disk full")
     page = (await browser.open(address())).text
     assert WHY in page
@@ -70,11 +64,11 @@ async def test_waiting_page_says_why_and_opens_with_the_film(stage: EdgeStage) -
 
 async def test_bar_says_that_the_desktop_is_recorded(stage: EdgeStage) -> None:
     for user in (OWNER, GUEST):
-        browser = await entered(stage, user)
+        browser = await stage.entered(user)
         state = (await browser.get(address(path="/.vdi/bar"))).json()
         assert (state["recorded"], "record" in state["actions"]) == (True, False)
     film(stage, "Off", mode="OnDemand")
-    state = (await (await entered(stage, OWNER)).get(address(path="/.vdi/bar"))).json()
+    state = (await (await stage.entered()).get(address(path="/.vdi/bar"))).json()
     assert (state["recorded"], "record" in state["actions"]) == (False, True)
 
 

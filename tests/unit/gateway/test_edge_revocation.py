@@ -128,10 +128,8 @@ async def test_logout_ends_it(stage: EdgeStage, desktop: FakeSelkies) -> None:
 
 
 async def test_logout_everywhere_ends_all_of_a_user(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    first, second = await a_guest(stage, desktop), await stage.logged_in(GUEST)
-    await second.open(address())
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
+    first, second = await a_guest(stage, desktop), await stage.entered(GUEST)
+    alice = await stage.entered()
     assert await stage.edge.revoker.end(user=GUEST) == 2
     assert [await status(stage, one) for one in (first, second, alice)] == [401, 401, 200]
 
@@ -159,8 +157,7 @@ async def test_a_share_that_ends_cuts_the_picture(
 
 
 async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
+    alice = await stage.entered()
     await desktop.posted(1)
     before = alice.stolen(HOST)
     stage.change(spec={"suspended": True})
@@ -176,8 +173,7 @@ async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, des
 
 async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop: FakeSelkies) -> None:
     record(stage, a_session())
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
+    alice = await stage.entered()
     stage.drop(stage.session)
     assert await status(stage, alice) == 401
     await eventually(lambda: no_one(stage))
@@ -198,8 +194,7 @@ async def test_what_a_token_has_opened_ends_with_the_token(stage: EdgeStage, des
 
 async def test_what_a_removed_user_has_opened_ends(stage: EdgeStage, desktop: FakeSelkies) -> None:
     """With a password and with an API token, though no one asks for the end of the grants."""
-    browsers = [await enter_by_token(stage, OWNER, timedelta(days=1)), await stage.logged_in(OWNER)]
-    await browsers[1].open(address())
+    browsers = [await enter_by_token(stage, OWNER, timedelta(days=1)), await stage.entered()]
     await stage.edge.revoker.poll()
     assert [await status(stage, browser) for browser in browsers] == [200, 200]
     await stage.logins.follow_users({})
@@ -217,8 +212,7 @@ async def test_a_login_that_expires_ends_its_grants(here: EdgeStage) -> None:
 
 async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: FakeSelkies) -> None:
     """The logins have ended by then, so who looks for logins that are over does not find them again."""
-    browsers = [await a_guest(stage, desktop), await stage.logged_in(OWNER)]
-    await browsers[1].open(address())
+    browsers = [await a_guest(stage, desktop), await stage.entered()]
 
     async def fail(**_: object) -> None:
         raise DatabaseUnavailableError("it is down")
@@ -233,8 +227,7 @@ async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: 
 
 
 async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> None:
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    await stage.entered()
     (grant,) = await GrantStore(stage.database).open()
     await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
     later = msgspec.structs.replace(grant, id="later")
@@ -310,7 +303,7 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
     for session in (here.add(a_session("alice-second")), here.add(a_session("alice-third"))):
         record(here, session)
         await (await here.logged_in(OWNER)).open(address(session.metadata.name))
-    await (await here.logged_in(GUEST)).open(address())
+    await here.entered(GUEST)
     behind.clock.forward(seconds=61)
     asked: list[str] = []
 
@@ -335,13 +328,12 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
 
 
 async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behind: EdgeStage) -> None:
-    early, late = await here.logged_in(OWNER), await here.logged_in(OWNER)
-    await early.open(address())
+    await here.entered()
     here.clock.forward(seconds=60)
     admitted = Condition("Admitted", "False", "Suspended", last_transition_time=format_time(here.clock.now()))
     here.change(spec={"suspended": True}, status={"conditions": (admitted,)}, metadata={"resource_version": "3"})
     here.clock.forward(seconds=60)
-    await late.open(address())
+    late = await here.entered()
     behind.clock.forward(seconds=180)
     behind.change(spec={"suspended": True})
     await behind.edge._follow()
@@ -350,8 +342,7 @@ async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behin
 
 
 async def test_a_suspension_seen_after_the_resume_ends_nothing(here: EdgeStage, behind: EdgeStage) -> None:
-    alice = await here.logged_in(OWNER)
-    await alice.open(address())
+    await here.entered()
     behind.change(spec={"suspended": True})
     here.change(spec={"suspended": False}, metadata={"resource_version": "3"})
     await behind.edge._follow()

@@ -41,8 +41,7 @@ async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
+    alice = await stage.entered()
     await desktop.posted(1)
     desktop.tables.clear()  # its container was restarted
     answer = await stage.verify(HOST, "/api/websockets", Cookie=alice.stolen(HOST), **HANDSHAKE)
@@ -53,9 +52,7 @@ async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: Edg
 async def as_viewer(stage: EdgeStage) -> Browser:
     """A guest who may watch, and has come as far as the desktop lets them."""
     stage.change(spec=shared_with(GUEST, "viewer"))
-    guest = await stage.logged_in(GUEST)
-    await guest.open(address())
-    return guest
+    return await stage.entered(GUEST)
 
 
 @pytest.mark.parametrize("broken", ["answers 500", "does not respond", "is another image", "has lost the grant"])
@@ -156,8 +153,7 @@ async def test_selkies_1_refuses_viewers_and_serves_collaborators(stage: EdgeSta
     assert "the image of this desktop has Selkies 1" in page.text, "who waited for its start reads it too"
 
     stage.change(spec=shared_with(GUEST, "collaborator"))
-    again = await stage.logged_in(GUEST)
-    await again.open(address())
+    again = await stage.entered(GUEST)
     assert (await stage.verify(HOST, "/x.js", Cookie=again.stolen(HOST))).status_code == 200
 
 
@@ -238,8 +234,7 @@ async def test_what_changes_during_a_post_is_posted_again(stage: EdgeStage, desk
 
 
 async def test_a_desktop_that_becomes_ready_gets_its_table(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    alice = await stage.logged_in(OWNER)
-    await alice.open(address())
+    await stage.entered()
     await desktop.posted(1)
     stage.change(status={"phase": "Creating", "ready_time": ""})
     count = len(desktop.tables)

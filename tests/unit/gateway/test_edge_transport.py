@@ -127,7 +127,6 @@ async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser
     assert "none is configured" in (await alice.open(address())).text
     secret = tmp_path / "secret"
     secret.write_text("s" * 40)
-    (tmp_path / "other").mkdir()
     urls = ("turn:turn.example.com:3478?transport=udp",)
     settings = replace(SETTINGS, turn_urls=urls, turn_secret_file=secret)
     async with EdgeStage(settings=settings) as with_turn:
@@ -139,6 +138,5 @@ async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser
 async def test_no_token_in_an_address_leaves_the_desktops_host(stage: EdgeStage) -> None:
     """A browser carries the fragment of an address along every redirect that has none of its own."""
     answer = await stage.browser().get(address(path="/.vdi/start"))
-    assert answer.headers["location"].startswith(f"{SETTINGS.portal_url}/enter?") and answer.headers[
-        "location"
-    ].endswith("#")
+    location = answer.headers["location"]
+    assert location.startswith(f"{SETTINGS.portal_url}/enter?") and location.endswith("#")

@@ -378,8 +378,7 @@ async def test_two_cookies_of_one_name_are_none(stage: EdgeStage, alice: Browser
 async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: EdgeStage) -> None:
     until = format_time(stage.clock.now() + timedelta(minutes=2))
     stage.change(spec=shared_with(GUEST, "collaborator", until))
-    guest = await stage.logged_in(GUEST)
-    await guest.open(address())
+    guest = await stage.entered(GUEST)
     mine = cookies(guest)
     assert (await stage.verify(HOST, Cookie=mine)).status_code == 200
     stage.clock.forward(seconds=121)
@@ -392,8 +391,7 @@ async def test_a_share_that_is_taken_back_or_runs_out_is_over_at_once(stage: Edg
 
 async def test_who_becomes_a_viewer_keeps_no_controllers_token(stage: EdgeStage) -> None:
     stage.change(spec=shared_with(GUEST, "collaborator"))
-    guest = await stage.logged_in(GUEST)
-    await guest.open(address())
+    guest = await stage.entered(GUEST)
     stage.change(spec=shared_with(GUEST, "viewer"))
     assert (await stage.verify(HOST, Cookie=cookies(guest))).status_code == 401
     answer = await guest.open(address())  # by the way in, as a viewer

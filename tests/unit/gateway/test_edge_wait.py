@@ -102,8 +102,7 @@ async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) ->
 @pytest.mark.parametrize("phase", [Phase.CREATING, Phase.FAILED])
 async def test_a_desktop_that_does_not_run_is_not_asked(stage: EdgeStage, phase: Phase) -> None:
     stage.change(status={"phase": phase, "ready_time": ""})
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     for who in (browser, stage.browser()):
         answer = await who.get(address(path="/.vdi/open?next=/files"))
         assert (answer.status_code, answer.headers["location"]) == (302, "/.vdi/wait?next=/files")
@@ -131,8 +130,7 @@ async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
 async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its script fetches the page before it goes there: what counts is the mark, not the status."""
     stage.change(status=in_line())
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     page = address(path="/.vdi/wait?next=/")
     for who, status in ((browser, 503), (stage.browser(), 401)):
         answer = await who.get(page, headers=PROGRAM)
@@ -148,8 +146,7 @@ async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeyp
 
 async def test_a_program_is_reported_to_come_again(stage: EdgeStage) -> None:
     suspend(stage)
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     answer = await browser.get(address(path="/api/health"), headers=PROGRAM)
     assert (answer.status_code, answer.headers["x-vdi-gateway"]) == (503, "1")
     assert (await browser.post(address(path="/api/upload"))).status_code == 503
@@ -177,8 +174,7 @@ async def test_a_page_that_loads_itself_again_does_not_resume(stage: EdgeStage) 
 
 async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
     """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the portal."""
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     suspend(stage)
     reloaded = {**CLICKED, "Sec-Fetch-Site": "same-origin"}
     assert "This desktop is suspended" in (await browser.open(address(), headers=reloaded)).text
@@ -207,8 +203,7 @@ async def test_a_collaborator_may_and_a_viewer_waits(stage: EdgeStage) -> None:
 
 async def test_the_button_resumes_from_our_page_only(stage: EdgeStage) -> None:
     suspend(stage)
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     for headers in (
         {},
         {"Origin": "https://evil.example"},
@@ -252,8 +247,7 @@ async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:
 
 async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> None:
     stage.change(status=in_line())
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     steps: list[Any] = [
         lambda: stage.change(status=in_line(1)),
         lambda: stage.change(status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
@@ -270,8 +264,7 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
 @pytest.mark.parametrize("spec", [{"access": ()}, shared_with(GUEST, "collaborator")], ids=["share", "role"])
 async def test_who_loses_share_role_or_grant_is_sent_to_look_again(stage: EdgeStage, spec: dict[str, Any]) -> None:
     stage.change(spec=shared_with(GUEST, "viewer"), status=in_line())
-    browser = await stage.logged_in(GUEST)
-    await browser.open(address())
+    browser = await stage.entered(GUEST)
     events = await browser_events(stage, browser, lambda: stage.change(spec=spec), most=9)
     assert [event["stage"] for event in events] == ["queued", "again"]
     await browser.open(address())
@@ -282,8 +275,7 @@ async def test_who_loses_share_role_or_grant_is_sent_to_look_again(stage: EdgeSt
 
 async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage) -> None:
     stage.change(status=in_line())
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
 
     def twice() -> None:
         stage.change(status={"observed_generation": 7})
@@ -323,8 +315,7 @@ async def test_streams_that_are_opened_at_once_are_counted_too(
 ) -> None:
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 2)
     stage.change(status=in_line())
-    browser = await stage.logged_in(OWNER)
-    await browser.open(address())
+    browser = await stage.entered()
     async with AsyncExitStack() as stack:
         opened = await asyncio.gather(*(stack.enter_async_context(stream_of(stage, browser)) for _ in range(5)))
         assert sorted(events.status for events in opened) == [200, 200, 429, 429, 429]

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unit.gateway.edge_stage import GUEST, HOST, OWNER, SETTINGS, EdgeStage, address, shared_with
+from unit.gateway.edge_stage import GUEST, HOST, SETTINGS, EdgeStage, shared_with
 from unit.gateway.gateway_stage import Browser
 from vdi.gateway.edge.webrtc import ice_servers
 from vdi.gateway.settings import Settings, read_settings
@@ -40,12 +40,6 @@ async def ask(stage: EdgeStage, browser: Browser | None, **headers: str) -> http
         return await client.get("/api/turn", headers={**PAGE, **cookies, **headers})
 
 
-async def entered(stage: EdgeStage, user: str) -> Browser:
-    browser = await stage.logged_in(user)
-    assert (await browser.open(address())).status_code == 200
-    return browser
-
-
 def test_credentials_are_those_of_the_turn_rest_convention() -> None:
     expires = datetime(2026, 11, 20, 12, tzinfo=UTC)
     name, password = make_turn_credentials("north", "uid-1", expires)
@@ -60,7 +54,7 @@ def test_stun_servers_come_first_and_turn_servers_second() -> None:
 
 
 async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: EdgeStage) -> None:
-    answer = await ask(stage, await entered(stage, OWNER))
+    answer = await ask(stage, await stage.entered())
     assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
     expires, _, user = answer.json()["iceServers"][1]["username"].partition(":")
     assert (int(expires), user) == (int(stage.clock.now().timestamp()) + 7200, "uid-alice-desktop")
@@ -70,7 +64,7 @@ async def test_who_is_in_gets_credentials_of_this_session_that_end(stage: EdgeSt
 
 async def test_a_guest_gets_them_while_the_share_lasts(stage: EdgeStage) -> None:
     stage.change(spec=shared_with(GUEST, "collaborator"))
-    guest = await entered(stage, GUEST)
+    guest = await stage.entered(GUEST)
     assert (await ask(stage, guest)).status_code == 200
     stage.change(spec={"access": []})
     assert (await ask(stage, guest)).status_code == 401
@@ -79,13 +73,13 @@ async def test_a_guest_gets_them_while_the_share_lasts(stage: EdgeStage) -> None
 async def test_no_one_else_gets_any(stage: EdgeStage) -> None:
     no_one = await ask(stage, None)
     assert (no_one.status_code, "iceServers" in no_one.text) == (401, False)
-    owner = await entered(stage, OWNER)
+    owner = await stage.entered()
     for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://bobs-desktop.vdi.localhost:8443"}):
         assert (await ask(stage, owner, **headers)).status_code == 403
 
 
 async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
-    owner = await entered(stage, OWNER)
+    owner = await stage.entered()
     before = (await ask(stage, owner)).json()
     secret = stage.settings.turn_secret_file
     assert secret is not None
@@ -102,7 +96,7 @@ async def test_a_rotated_turn_secret_counts_at_once(stage: EdgeStage) -> None:
 
 async def test_without_a_turn_server_the_list_is_empty() -> None:
     async with EdgeStage() as stage:
-        owner = await entered(stage, OWNER)
+        owner = await stage.entered()
         assert (await ask(stage, owner)).json()["iceServers"] == []
         assert (await ask(stage, None)).status_code == 401
 
