@@ -160,7 +160,7 @@ class FakeCluster:
         if self.broken is not None:
             raise self.broken
         if resource in _KINDS:
-            return msgspec.convert(msgspec.to_builtins(self._newest(resource, name, namespace)), into)
+            return self._read(resource, name, namespace, into)
         if resource is not SECRETS or name not in self.secrets:
             raise NotFound(404, "NotFound", f"{resource.plural} {name!r} not found")
         meta = {"name": name, "resourceVersion": str(self.versions[name])}
@@ -186,11 +186,8 @@ class FakeCluster:
             return self._patch_secret(name, patch)
         self._play(name)
         old = msgspec.to_builtins(self._newest(resource, name, namespace))
-        asked = msgspec.to_builtins(patch)
-        if (
-            asked.get("metadata", {}).get("resourceVersion", old["metadata"]["resourceVersion"])
-            != (old["metadata"]["resourceVersion"])
-        ):
+        asked, version = msgspec.to_builtins(patch), old["metadata"]["resourceVersion"]
+        if asked.get("metadata", {}).get("resourceVersion", version) != version:
             raise Conflict(409, "Conflict", "the object has been modified")
         self.put(_merged(old, asked), resource)
         return self._read(resource, name, namespace, into)
@@ -531,15 +528,9 @@ class GatewayStage:
 
     def enter_grant(self, login_id: str, user: str = "alice@example.com", session: str = "uid-alice-desktop") -> None:
         """A browser of this login is in a desktop."""
-        row: dict[str, Any] = {
-            "id": uuid4().hex,
-            "handle_hash": uuid4().hex,
-            "session_uid": session,
-            "user": user,
-            "groups": "[]",
-        }
-        row |= {"role": "owner", "login_id": login_id, "reason": "", "ended": None, "created": self.clock.now()}
-        self.rows.insert(grants, row | {"expires": self.clock.now() + timedelta(days=1)})
+        row: dict[str, Any] = {"id": uuid4().hex, "handle_hash": uuid4().hex, "session_uid": session, "user": user}
+        row |= {"groups": "[]", "role": "owner", "login_id": login_id, "reason": "", "created": self.clock.now()}
+        self.rows.insert(grants, row | {"ended": None, "expires": self.clock.now() + timedelta(days=1)})
 
     @property
     def ended_grants(self) -> list[str]:

@@ -72,7 +72,9 @@ async def test_every_operation_answers_as_documented(
     stage.pool()
     stage.home("home-alice")
     monkeypatch.setattr("vdi.gateway.doctor.collect", _snapshot)
-    await _past(stage)
+    session = stage.world.session("alice-desktop")
+    assert session is not None
+    await stage.history.recorder.record_end(session)
     film = await save_film(stage.gateway, tmp_path)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     await stage.logins.begin(Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device())
@@ -155,13 +157,6 @@ async def _snapshot(*_: object) -> Snapshot:
 
 
 ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "history", "usage", "gpus")
-
-
-async def _past(stage: ApiStage) -> None:
-    """One session that history knows of."""
-    session = stage.services.context.cluster.session("alice-desktop")
-    assert session is not None
-    await stage.services.history.recorder.record_end(session)
 
 
 async def test_the_page_has_every_operation_and_every_problem(stage: ApiStage) -> None:

@@ -80,12 +80,12 @@ async def test_without_a_brand_pages_are_as_they_come() -> None:
     assert "brand.css" not in page and "<footer" not in page
 
 
-def with_brand(folder: Path, **brand: str) -> LoginStage:
+def with_brand(**brand: str) -> LoginStage:
     return LoginStage(Settings(admin_groups=SETTINGS.admin_groups, brand=Brand(**brand)))
 
 
-async def test_the_banner_is_above_the_login_form(tmp_path: Path) -> None:
-    async with with_brand(tmp_path, banner=TEXT) as stage:
+async def test_the_banner_is_above_the_login_form() -> None:
+    async with with_brand(banner=TEXT) as stage:
         page = (await stage.browser().get("/login")).text
     assert page.index("Be good.\n&lt;b&gt;Be quick.&lt;/b&gt;") < page.index('name="password"')
 
@@ -94,13 +94,13 @@ async def test_the_banner_is_above_the_login_form(tmp_path: Path) -> None:
     ("address", "advice"),
     [("mailto:it@a.b", '<a href="mailto:it@a.b">Ask for help</a>'), ("", "Ask the person who gave you this address.")],
 )
-async def test_login_page_says_whom_to_ask_for_a_password(tmp_path: Path, address: str, advice: str) -> None:
-    async with with_brand(tmp_path, support_url=address) as stage:
+async def test_login_page_says_whom_to_ask_for_a_password(address: str, advice: str) -> None:
+    async with with_brand(support_url=address) as stage:
         assert advice in (await stage.browser().get("/login")).text
 
 
-async def test_terms_are_accepted_before_each_login(tmp_path: Path) -> None:
-    async with with_brand(tmp_path, terms=TEXT) as stage:
+async def test_terms_are_accepted_before_each_login() -> None:
+    async with with_brand(terms=TEXT) as stage:
         browser = stage.browser()
         asked = await browser.get("/login?next=/x")
         assert "Be good.\n&lt;b&gt;Be quick.&lt;/b&gt;" in asked.text
@@ -112,8 +112,8 @@ async def test_terms_are_accepted_before_each_login(tmp_path: Path) -> None:
         assert TERMS_COOKIE not in browser.cookies
 
 
-async def test_a_login_without_accepted_terms_is_none(tmp_path: Path) -> None:
-    async with with_brand(tmp_path, terms=TEXT) as stage:
+async def test_a_login_without_accepted_terms_is_none() -> None:
+    async with with_brand(terms=TEXT) as stage:
         browser = stage.browser()
         token = csrf_of((await browser.get("/login")).text)
         for cookie in ("", "of-other-terms"):

@@ -60,18 +60,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
 
 
-async def ends_with(reader: asyncio.StreamReader, status: bytes) -> None:
+async def ends_with(reader: asyncio.StreamReader, status: bytes) -> bytes:
     async with asyncio.timeout(PATIENCE):
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 " + status), answer
+    return answer
+
+
+async def refused(sent: bytes, status: bytes) -> bytes:
+    """The answer to these bytes on a connection of their own."""
+    async with serving() as (dial, _):
+        reader, writer = await dial()
+        writer.write(sent)
+        return await ends_with(reader, status)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nA: b", b"\r\n\r\n"])
 async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
-    async with serving() as (dial, _):
-        reader, writer = await dial()
-        writer.write(sent)
-        await ends_with(reader, b"408")
+    await refused(sent, b"408")
 
 
 async def test_a_head_that_drips_has_no_more_time_than_one_that_stops() -> None:
@@ -115,10 +121,7 @@ async def test_between_two_requests_nothing_is_hurried() -> None:
     "line", [b"X: " + b"a" * 40000, b"\r\n".join(b"X-%d: %s" % (n, b"a" * 90) for n in range(400))]
 )
 async def test_a_head_that_is_too_large_is_refused(line: bytes) -> None:
-    async with serving() as (dial, _):
-        reader, writer = await dial()
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + line)
-        await ends_with(reader, b"431")
+    await refused(b"GET / HTTP/1.1\r\nHost: x\r\n" + line, b"431")
 
 
 @pytest.mark.parametrize(
@@ -132,14 +135,10 @@ async def test_a_head_that_is_too_large_is_refused(line: bytes) -> None:
 )
 async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes, clears: bool) -> None:
     """Not for a long address, to which any page on the internet can send a browser: it would end the login."""
-    async with serving() as (dial, _):
-        reader, writer = await dial()
-        writer.write(head)
-        async with asyncio.timeout(PATIENCE):
-            answer = await reader.read()
-        assert (b'clear-site-data: "cookies"' in answer) == clears
-        length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        assert len(answer.partition(b"\r\n\r\n")[2]) == length
+    answer = await refused(head, b"431")
+    assert (b'clear-site-data: "cookies"' in answer) == clears
+    length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    assert len(answer.partition(b"\r\n\r\n")[2]) == length
 
 
 async def test_the_refusal_of_a_large_head_reaches_a_sending_client() -> None:
@@ -156,13 +155,6 @@ async def test_the_refusal_of_a_large_head_reaches_a_sending_client() -> None:
         assert answer.startswith(b"HTTP/1.1 431")
 
 
-async def test_what_is_no_http_is_refused() -> None:
-    async with serving() as (dial, _):
-        reader, writer = await dial()
-        writer.write(b"\x16\x03\x01 hello\r\n\r\n")
-        await ends_with(reader, b"400")
-
-
 @pytest.mark.parametrize(
     "head",
     [
@@ -174,10 +166,11 @@ async def test_what_is_no_http_is_refused() -> None:
     ],
 )
 async def test_heads_that_two_servers_may_read_in_two_ways_are_refused(head: bytes) -> None:
-    async with serving() as (dial, _):
-        reader, writer = await dial()
-        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\nhello")
-        await ends_with(reader, b"400")
+    await refused(b"POST / HTTP/1.1\r\nHost: x\r\n" + head + b"\r\nhello", b"400")
+
+
+async def test_what_is_no_http_is_refused() -> None:
+    await refused(b"\x16\x03\x01 hello\r\n\r\n", b"400")
 
 
 async def test_a_connection_answered_before_its_body_ends_is_closed() -> None:
