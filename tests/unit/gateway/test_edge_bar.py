@@ -81,15 +81,6 @@ async def test_no_one_else_gets_a_bar(stage: EdgeStage, access: dict[str, Any], 
     assert stage.acts == []
 
 
-async def test_share_that_ends_takes_the_bar_along(stage: EdgeStage) -> None:
-    browser = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
-    assert (await browser.get(BAR)).status_code == 200
-    await entered(stage, access=[])
-    assert (await browser.get(BAR)).status_code == 401
-    stage.drop(stage.session)
-    assert (await browser.get(BAR)).status_code == 401
-
-
 async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
     browser = await entered(stage)
     stage.put(a_template("office", protocol="Web"))

@@ -5,7 +5,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from support.waiting import eventually
 from unit.gateway.edge_stage import HOST, SETTINGS, EdgeStage
 from unit.gateway.gateway_stage import FakeCluster
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, make_key, renewed, signing_key
+from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, renewed, signing_key
 from vdi.kube.errors import Forbidden, ServerError
 
 NAME = SETTINGS.keys_secret
@@ -149,12 +148,6 @@ async def test_keys_in_memory_keep_the_gateway_ready(stage: EdgeStage, monkeypat
         work.cancel()
         with suppress(asyncio.CancelledError):
             await work
-
-
-def test_a_stored_key_survives_json() -> None:
-    key = make_key(START)
-    assert msgspec.json.decode(msgspec.json.encode(key), type=StoredKey) == key
-    assert key.private not in str(key.public_jwk())
 
 
 async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: EdgeStage) -> None:

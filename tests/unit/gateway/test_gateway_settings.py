@@ -12,6 +12,8 @@ from vdi.gateway import settings as settings_module
 from vdi.gateway.settings import DATABASE_URLS, OIDCSettings, Settings, read_settings
 from vdi.settings import SettingsError
 
+TURN = "turn.example.com"
+
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     assert read_settings({"VDI_DOMAIN": " ", "PATH": "/bin"}) == Settings()
@@ -46,6 +48,9 @@ def test_every_variable_is_read() -> None:
             "VDI_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             "VDI_SMTP_URL": "smtps://vdi:s3cret@mail.example.com:465",
             "VDI_SMTP_FROM": "vdi@example.com",
+            "VDI_TURN_URLS": f"turn:{TURN}:3478?transport=udp, turns:{TURN}:5349?transport=tcp",
+            "VDI_TURN_SECRET_FILE": "/etc/vdi-turn/secret",
+            "VDI_TURN_TTL": "1h",
         }
     )
     assert settings.public_addr == ("0.0.0.0", 9000)
@@ -58,6 +63,8 @@ def test_every_variable_is_read() -> None:
     assert settings.cluster.max_timeout == "168h"
     assert settings.login_idle == timedelta(hours=1, minutes=30)
     assert settings.metrics_token_file == Path("/run/metrics")
+    assert settings.turn_urls == (f"turn:{TURN}:3478?transport=udp", f"turns:{TURN}:5349?transport=tcp")
+    assert (settings.turn_secret_file, settings.turn_ttl) == (Path("/etc/vdi-turn/secret"), timedelta(hours=1))
     assert (len(settings.webhook_secret), settings.smtp_from) == (24, "vdi@example.com")
     assert "s3cret" not in repr(settings) and repr(settings.webhook_secret) not in repr(settings)
 
@@ -81,6 +88,11 @@ def test_every_variable_is_read() -> None:
         ("VDI_OPERATOR_ACCOUNT", "vdi-operator", "system:serviceaccount:NAMESPACE:NAME"),
         ("VDI_RECORDINGS", "s3://Films", "/FOLDER or s3://BUCKET/PREFIX"),
         ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
+        ("VDI_TURN_URLS", f"turn:{TURN}", "turn:HOST:PORT"),
+        ("VDI_TURN_URLS", f"turns:{TURN}:5349?transport=udp", "turn:HOST:PORT"),
+        ("VDI_TURN_URLS", f"https://{TURN}", "turn:HOST:PORT"),
+        ("VDI_TURN_SECRET_FILE", "secret", "an absolute path"),
+        ("VDI_TURN_TTL", "1d", "durations above zero"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: str, allowed: str) -> None:
@@ -90,11 +102,18 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: str
     assert allowed in str(refusal.value)
 
 
-@pytest.mark.parametrize("one", ["VDI_TURN_URLS", "VDI_WEBHOOK_URL", "VDI_SMTP_FROM"])
-def test_half_of_a_pair_is_refused(one: str) -> None:
-    values = {"VDI_TURN_URLS": "turns:t.example.com:5349?transport=tcp", "VDI_SMTP_FROM": "vdi@example.com"}
+@pytest.mark.parametrize(
+    ("one", "value"),
+    [
+        ("VDI_TURN_URLS", f"turns:{TURN}:5349?transport=tcp"),
+        ("VDI_TURN_SECRET_FILE", "/secret"),
+        ("VDI_WEBHOOK_URL", "https://hooks.example.com/vdi"),
+        ("VDI_SMTP_FROM", "vdi@example.com"),
+    ],
+)
+def test_half_of_a_pair_is_refused(one: str, value: str) -> None:
     with pytest.raises(SettingsError, match="both are required if either is set"):
-        read_settings({one: values.get(one, "https://hooks.example.com/vdi")})
+        read_settings({one: value})
 
 
 @pytest.mark.parametrize(

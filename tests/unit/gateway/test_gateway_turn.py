@@ -14,9 +14,7 @@ import pytest
 from unit.gateway.edge_stage import GUEST, HOST, SETTINGS, EdgeStage, shared_with
 from unit.gateway.gateway_stage import Browser
 from vdi.gateway.edge.webrtc import ice_servers
-from vdi.gateway.settings import Settings, read_settings
 from vdi.session.credentials import make_turn_credentials
-from vdi.settings import SettingsError
 
 SECRET = "s" * 40
 URLS = ("turn:turn.example.com:3478?transport=udp", "turns:turn.example.com:5349?transport=tcp")
@@ -99,28 +97,3 @@ async def test_without_a_turn_server_the_list_is_empty() -> None:
         owner = await stage.entered()
         assert (await ask(stage, owner)).json()["iceServers"] == []
         assert (await ask(stage, None)).status_code == 401
-
-
-def test_the_settings() -> None:
-    made = read_settings(
-        {"VDI_TURN_URLS": ", ".join(URLS), "VDI_TURN_SECRET_FILE": "/etc/vdi-turn/secret", "VDI_TURN_TTL": "1h"}
-    )
-    assert (made.turn_urls, made.turn_secret_file) == (URLS, Path("/etc/vdi-turn/secret"))
-    assert made.turn_ttl == timedelta(hours=1)
-    assert Settings().turn_urls == ()
-
-
-@pytest.mark.parametrize(
-    ("variables", "said"),
-    [
-        ({"VDI_TURN_SECRET_FILE": "/secret"}, "both are required"),
-        ({"VDI_TURN_URLS": "turn:turn.example.com"}, "allowed: turn:HOST:PORT"),
-        ({"VDI_TURN_URLS": "turns:turn.example.com:5349?transport=udp"}, "allowed: turn:HOST:PORT"),
-        ({"VDI_TURN_URLS": "https://turn.example.com"}, "allowed: turn:HOST:PORT"),
-        ({"VDI_TURN_SECRET_FILE": "secret"}, "an absolute path"),
-        ({"VDI_TURN_TTL": "1d"}, "VDI_TURN_TTL"),
-    ],
-)
-def test_wrong_settings_are_refused(variables: dict[str, str], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
-        read_settings(variables)
