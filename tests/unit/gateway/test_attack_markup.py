@@ -134,30 +134,20 @@ def fill_in(api: FakeApi, bad: str) -> None:
     run = {"startTime": "2026-11-20T08:00:00Z", "expiresAt": "2036-11-20T17:00:00Z", "podName": bad, "nodeName": bad}
     reported = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
     waits = {"queue": {"position": 1, "reason": bad}}
+    failed = {"failures": {"count": 1, "message": bad}}
     for name, user, template, status in (
         ("runs", OWNER, "evil", {"phase": "Running", "url": RUNS, **run, **reported}),
         ("waits", OWNER, bad, {"phase": "Pending", "url": WAITS, **reported, **waits}),
-        (
-            "fails",
-            OWNER,
-            "evil",
-            {"phase": "Failed", "url": FAILS, "failures": {"count": 1, "message": bad}, **run, **reported},
-        ),
+        ("fails", OWNER, "evil", {"phase": "Failed", "url": FAILS, **run, **reported, **failed}),
         ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **reported}),
     ):
         guests = access if user == OWNER else [{"user": OWNER, "role": "viewer"}]
         made = {"creationTimestamp": "2026-11-20T08:00:00Z"}
         session: dict[str, Any] = {"user": user, "template": template, "access": guests}
         api.put("vdisessions", name, namespace="vdi-sessions", metadata=made, spec=session, status=status)
-    noted = {USER_ANNOTATION: OWNER, TEMPLATE_ANNOTATION: bad, LAST_USED: bad}
+    noted = {"annotations": {USER_ANNOTATION: OWNER, TEMPLATE_ANNOTATION: bad, LAST_USED: bad}, "labels": MANAGED_BY}
     home = {"storageClassName": bad, "accessModes": [bad], "resources": {"requests": {"storage": bad}}}
-    api.put(
-        "persistentvolumeclaims",
-        "shared",
-        namespace="vdi-sessions",
-        metadata={"annotations": noted, "labels": MANAGED_BY},
-        spec=home,
-    )
+    api.put("persistentvolumeclaims", "shared", namespace="vdi-sessions", metadata=noted, spec=home)
     api.put("nodes", bad, namespace="", spec={}, status={"allocatable": {"nvidia.com/gpu": "8"}})
 
 
@@ -168,11 +158,8 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     detail = {"source": bad}
     await stage.gateway.audit.record(Act(actor=bad, action=bad, target=bad, detail=detail), bad)
     browser.headers.update(NAVIGATION)
-    made = await browser.post(
-        "/account/tokens",
-        data={"csrf": form_token(browser), "label": bad[:60], "days": "30"},
-        headers={"Origin": PORTAL},
-    )
+    token = {"csrf": form_token(browser), "label": bad[:60], "days": "30"}
+    made = await browser.post("/account/tokens", data=token, headers={"Origin": PORTAL})
     assert made.status_code in (200, 201, 303, 422), made.text
     return browser
 
@@ -246,9 +233,7 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
 
 
 @pytest.mark.timeout(60)
-async def test_no_page_for_strangers_lets_a_name_become_markup(
-    hostile: tuple[AttackStage, Browser, str],
-) -> None:
+async def test_no_page_for_strangers_lets_a_name_become_markup(hostile: tuple[AttackStage, Browser, str]) -> None:
     stage, browser, bad = hostile
     everything = dict.fromkeys(FIELDS, bad)
     no_one = stage.browser()

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -62,13 +61,7 @@ class Stand:
 
 @pytest.fixture
 async def stand() -> AsyncIterator[Stand]:
-    async with standing(Stand()) as stand:
-        yield stand
-
-
-@asynccontextmanager
-async def standing(stand: Stand) -> AsyncIterator[Stand]:
-    app = web.Application()
+    stand, app = Stand(), web.Application()
     app.router.add_route("*", "/{path:.*}", stand.serve)
     async with serve_app(app) as port:
         stand.agent = DesktopAgent(

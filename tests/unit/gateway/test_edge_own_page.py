@@ -28,7 +28,8 @@ async def stage(desktop: FakeSelkies) -> AsyncIterator[EdgeStage]:
 
 
 def have_template(stage: EdgeStage, **spec: Any) -> None:
-    stage.put(a_template("office", **{"protocol": "Web", **spec}))
+    spec = {"protocol": "Web", **spec}
+    stage.put(a_template("office", **spec))
 
 
 def with_login(stage: EdgeStage, **secret: str) -> None:

@@ -431,29 +431,12 @@ async def test_one_host_in_other_spellings_is_the_same_host(stage: EdgeStage, al
 
 
 OTHER_HOSTS = [
-    "",
-    "portal.vdi.localhost",
-    "PORTAL.vdi.localhost:8443",
-    "vdi.localhost",
-    "evil.example",
-    f"{HOST}.evil.example",
-    f"evil.example#{HOST}",
-    f"evil.example/{HOST}",
-    f"user@{HOST}",
-    f"{HOST}..",
-    f"{HOST}:port",
-    f"{HOST}:123456",
-    f"x.{HOST}",
-    f"-{HOST}",
-    "alice_desktop.vdi.localhost",
-    "alice-desktopXvdi.localhost",
-    "alice%2ddesktop.vdi.localhost",
-    f"{HOST}\x00",
-    f"{HOST} ",
-    "127.0.0.1",
-    "[::1]:8080",
+    "", "portal.vdi.localhost", "PORTAL.vdi.localhost:8443", "vdi.localhost", "evil.example", f"{HOST}.evil.example",
+    f"evil.example#{HOST}", f"evil.example/{HOST}", f"user@{HOST}", f"{HOST}..", f"{HOST}:port", f"{HOST}:123456",
+    f"x.{HOST}", f"-{HOST}", "alice_desktop.vdi.localhost", "alice-desktopXvdi.localhost",
+    "alice%2ddesktop.vdi.localhost", f"{HOST}\x00", f"{HOST} ", "127.0.0.1", "[::1]:8080",
     "a" * 64 + ".vdi.localhost",
-]
+]  # fmt: skip
 
 
 async def test_other_hosts_are_nobodys(stage: EdgeStage, alice: Browser) -> None:
