@@ -171,15 +171,6 @@ async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, des
     assert await status(stage, alice) == 200
 
 
-async def test_the_end_of_the_session_ends_its_grants(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    record(stage, a_session())
-    alice = await stage.entered()
-    stage.drop(stage.session)
-    assert await status(stage, alice) == 401
-    await eventually(lambda: no_one(stage))
-    assert await reasons(stage) == ["session-ended"]
-
-
 async def test_what_a_token_has_opened_ends_with_the_token(stage: EdgeStage, desktop: FakeSelkies) -> None:
     """Also where nothing is requested any more: a WebSocket that is open asks no one."""
     browser = await enter_by_token(stage, OWNER, timedelta(minutes=10))
@@ -265,6 +256,7 @@ async def test_a_late_replica_ends_no_grants_of_a_new_session(here: EdgeStage, b
     assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 200
     assert not await no_one(here)
     here.drop(session)
+    assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 401, "even before that"
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
 
