@@ -79,6 +79,12 @@ class AttackStage:
         assert routes
         return list(dict.fromkeys(way for route in routes for way in _ways(route)))
 
+    async def verify(self, uri: str, **headers: str) -> httpx.Response:
+        """Ask the edge for alice's desktop, as Traefik does."""
+        asked = {"X-Forwarded-Host": DESKTOP.removeprefix("https://"), "X-Forwarded-Uri": uri, **headers}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://edge") as traefik:
+            return await traefik.get("/edge/verify", headers={"X-Forwarded-Method": "GET", **asked})
+
     async def footprint(self) -> dict[str, Any]:
         """Everything that a request may have changed: objects in the cluster, rows in the database."""
         rows: dict[str, Any] = {}

@@ -32,18 +32,6 @@ async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
         yield stage
 
 
-async def verify(stage: AttackStage, cookie: str) -> httpx.Response:
-    """Ask the edge, as Traefik does."""
-    asked = {
-        "X-Forwarded-Host": DESKTOP.removeprefix("https://"),
-        "X-Forwarded-Uri": f"/files?{IN_THE_QUERY}=1",
-        "X-Forwarded-Method": "GET",
-        "Cookie": cookie,
-    }
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.internal), base_url="http://edge") as client:
-        return await client.get("/edge/verify", headers=asked)
-
-
 async def log_in(browser: Browser, user: str, password: str) -> tuple[httpx.Response, str]:
     """Fill in the form; the answer and the form's token."""
     token = csrf_of((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)).text)
@@ -80,10 +68,12 @@ async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> 
     cookies = {one.name: one.value or "" for one in alice.cookies.jar}
     assert {"__Host-vdi-login", "__Host-vdi-state", "__Host-vdi-desktop", "__Host-vdi-grant"} <= set(cookies)
     together = "; ".join(f"{name}={value}" for name, value in cookies.items())
-    assert (await verify(stage, together)).status_code == 200
+    files = f"/files?{IN_THE_QUERY}=1"
+    assert (await stage.verify(files, Cookie=together)).status_code == 200
     token = cookies["__Host-vdi-desktop"]
     for bad in (token[:-8] + "AAAAAAAA", token + "x", "x.y.z"):
-        assert (await verify(stage, f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1")).status_code == 401
+        cookie = f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1"
+        assert (await stage.verify(files, Cookie=cookie)).status_code == 401
     right = credentials.make_csrf_token(cookies["__Host-vdi-login"])
     made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
     assert made.status_code == 201, made.text

@@ -39,25 +39,19 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
 @pytest.mark.parametrize(
     ("user", "role", "owner", "view_only", "actions"),
     [
-        (
-            OWNER,
-            "",
-            "",
-            False,
-            ["browse", "end", "extend", "open", "resize", "restart", "schedule", "share", "suspend", "unshare"],
-        ),
-        (GUEST, "collaborator", OWNER, False, ["browse", "open"]),
-        (GUEST, "viewer", OWNER, True, ["open"]),
+        (OWNER, "", "", False, "browse end extend open resize restart schedule share suspend unshare"),
+        (GUEST, "collaborator", OWNER, False, "browse open"),
+        (GUEST, "viewer", OWNER, True, "open"),
     ],
 )
 async def test_each_role_gets_its_own_bar(
-    stage: EdgeStage, user: str, role: str, owner: str, view_only: bool, actions: list[str]
+    stage: EdgeStage, user: str, role: str, owner: str, view_only: bool, actions: str
 ) -> None:
     ends = format_time(stage.clock.now() + timedelta(hours=2))
     browser = await entered(stage, user, **(shared_with(GUEST, role, ends) if role else {}))
     answer = await browser.get(BAR)
     state = answer.json()
-    assert (state["owner"], state["viewOnly"], state["actions"]) == (owner, view_only, actions)
+    assert (state["owner"], state["viewOnly"], state["actions"]) == (owner, view_only, actions.split())
     assert bool(state["accessEnds"]) is (state["watching"] is None) is (user == GUEST)
     assert bool(state["extensions"]) is (user == OWNER)
     assert (await browser.get(address(path=state["script"]))).headers["cache-control"].endswith("immutable")
