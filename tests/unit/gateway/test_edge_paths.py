@@ -10,41 +10,27 @@ from vdi.api.session import Role
 from vdi.gateway.edge.selkies import may_request
 
 NO_ONE, OWNER_ONLY, CONTROL, ALL = "", "owner", "owner collaborator", "owner collaborator viewer"
-TABLE = [
-    # Every route of Selkies 2.1.0, and what its page loads.
-    ("GET", "/api/sessions", OWNER_ONLY),
-    ("DELETE", "/api/sessions/1a2b3c", OWNER_ONLY),
-    ("POST", "/api/tokens", NO_ONE),
-    ("GET", "/api/metrics", OWNER_ONLY),
-    ("POST", "/api/switch", CONTROL),
-    ("POST", "/api/upload", CONTROL),
-    ("GET", "/api/files/", CONTROL),
-    ("GET", "/api/files/a/b.txt", CONTROL),
-    ("GET", "/api/print/page.pdf", CONTROL),
-    ("GET", "/api/apps/metadata.yml", CONTROL),
-    ("GET", "/api/apps/img/x.png", CONTROL),
-    ("GET", "/api/recording", NO_ONE),
-    ("POST", "/api/recording", NO_ONE),
-    ("DELETE", "/api/recording", NO_ONE),
-    ("GET", "/api/screenshot", NO_ONE),
-    ("GET", "/api/of-a-later-version", NO_ONE),
-    ("GET", "/api", NO_ONE),
-    ("GET", "/api/status", ALL),
-    ("GET", "/api/health", ALL),
-    ("GET", "/api/turn", ALL),
-    ("GET", "/api/websockets", ALL),
-    ("GET", "/api/websockets/", ALL),
-    ("GET", "/api/webrtc/signaling", ALL),
-    ("GET", "/api/webrtc/signaling/", ALL),
-    ("GET", "/api/ws", ALL),
-    ("GET", "/", ALL),
-    ("HEAD", "/", ALL),
-    ("GET", "/assets/index-BpOBp7NB.js", ALL),
-    ("GET", "/apiary", ALL),
-    ("POST", "/", CONTROL),
-    ("PUT", "/api/status", CONTROL),
-    ("OPTIONS", "/assets/x", CONTROL),
-]
+# Every route of Selkies 2.1.0, and what its page loads, by the roles that may request it.
+ROUTES = {
+    NO_ONE: [
+        "POST /api/tokens", "GET /api/recording", "POST /api/recording", "DELETE /api/recording",
+        "GET /api/screenshot", "GET /api/of-a-later-version", "GET /api",
+    ],
+    OWNER_ONLY: [
+        "GET /api/sessions", "DELETE /api/sessions/1a2b3c", "GET /api/metrics",
+    ],
+    CONTROL: [
+        "POST /api/switch", "POST /api/upload", "GET /api/files/", "GET /api/files/a/b.txt",
+        "GET /api/print/page.pdf", "GET /api/apps/metadata.yml", "GET /api/apps/img/x.png", "POST /",
+        "PUT /api/status", "OPTIONS /assets/x",
+    ],
+    ALL: [
+        "GET /api/status", "GET /api/health", "GET /api/turn", "GET /api/websockets", "GET /api/websockets/",
+        "GET /api/webrtc/signaling", "GET /api/webrtc/signaling/", "GET /api/ws", "GET /", "HEAD /",
+        "GET /assets/index-BpOBp7NB.js", "GET /apiary",
+    ],
+}  # fmt: skip
+TABLE = [(*route.split(" "), roles) for roles, routes in ROUTES.items() for route in routes]
 SESSIONS_OTHERWISE = [
     "/api/sessions/", "/api/sessions/x/y", "//api/sessions", "/api//sessions", "/./api/./sessions",
     "/x/../api/sessions", "/api/x/../sessions", "/API/Sessions", "/%61pi/sessions", "/api/%73essions/x",
