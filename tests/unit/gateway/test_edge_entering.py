@@ -152,7 +152,8 @@ async def test_a_ticket_that_no_longer_holds(stage: EdgeStage, spoil: Callable[[
     stage.change(spec=shared_with(GUEST, "viewer"))
     guest = await stage.logged_in(GUEST)
     link = await ticket_link(guest)
-    if isawaitable(spoilt := spoil(stage, guest)):
+    spoilt = spoil(stage, guest)
+    if isawaitable(spoilt):
         await spoilt
     answer = await guest.get(link)
     assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
