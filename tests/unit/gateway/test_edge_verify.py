@@ -357,8 +357,8 @@ async def test_a_flood_of_unknown_keys_does_not_reach_the_cluster(stage: EdgeSta
     assert len(stage.cluster.reads) == 1
 
 
-async def test_a_handle_that_is_none(stage: EdgeStage, alice: Browser) -> None:
-    """The hash of the genuine one, which a thief of the database has, is none either."""
+async def test_the_hash_of_a_handle_is_no_handle(stage: EdgeStage, alice: Browser) -> None:
+    """A thief of the database has it; other texts are none either."""
     (grant,) = stage.rows.rows(grants)
     for handle in ("", "x", "0" * 64, "%27%20OR%201=1", "A" * 5000, grant.handle_hash, grant.id):
         assert (await stage.verify(HOST, Cookie=f"{GRANT_COOKIE}={handle}")).status_code == 401, handle

@@ -270,7 +270,7 @@ def test_sessions_are_counted_by_phase_graphics_and_user_namespace() -> None:
     zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
     software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}
     accelerated = session_with(phase="Running", graphics=zink, isolation={"userNamespace": True})
-    sessions = [accelerated, *[session_with(phase="Running", graphics=software) for _ in range(2)]]
+    sessions = [accelerated, *[session_with(phase="Running", graphics=software, isolation={}) for _ in range(2)]]
     metrics = Metrics()
     metrics.watch_sessions(lambda: [*sessions, session_with(), session_with(phase="Running")])
     phases = {phase: sample_of(metrics, "sessions", phase=phase) for phase in ("Running", "Pending", "Failed")}
