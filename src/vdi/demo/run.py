@@ -173,7 +173,10 @@ def start_session(demo: Demo, *, progress: Progress) -> str:
 
 
 def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> None:
-    """Log in at the portal, open the desktop, type into its terminal, and save what is seen. Raises NoPictureError."""
+    """Log in at the portal, open the desktop, type into its terminal, and save what is seen.
+
+    Raises NoPictureError; when it is the desktop that fails, the file has what the browser showed then.
+    """
     with (
         progress.step(f"Log in to the portal, open the desktop and take {file}"),
         DesktopBrowser(url, demo.login, timeout_factor=demo.timeout_factor) as browser,
@@ -189,7 +192,7 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
             browser.wait_for_change(before, pixels=2_000)
         except NoPictureError as error:
             browser.picture().save(file)
-            raise NoPictureError(f"{error}; {file} is what the browser showed then") from error
+            raise NoPictureError(f"{error}; see {file}") from error
         browser.picture().save(file)
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from unit.devcluster.binaries_servers import script
 from vdi.cli.errors import USAGE
 from vdi.cli.main import app, main
 from vdi.demo import run
-from vdi.demo.browser import Login
+from vdi.demo.browser import DesktopBrowser, Login, NoPictureError
 from vdi.demo.run import PeopleError, add_user, ready_user
 from vdi.devcluster import starting
 from vdi.devcluster.layout import ClusterError, Layout
@@ -46,6 +47,36 @@ def test_up_and_down_as_json(
     }
     assert main(["demo", "down", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"removed": ["processes"]}
+
+
+class DesktopWithoutPanel(DesktopBrowser):
+    """A browser whose desktop shows its wallpaper alone."""
+
+    def __enter__(self) -> "DesktopWithoutPanel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def log_in(self, **_: float) -> None:
+        pass
+
+    def open(self, **_: float) -> None:
+        pass
+
+    def picture(self) -> Image.Image:
+        return Image.new("RGB", (2, 1), "navy")
+
+    def open_terminal(self) -> None:
+        raise NoPictureError("no terminal")
+
+
+def test_a_desktop_without_its_panel_leaves_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo, file = run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN), tmp_path / "demo.png"
+    monkeypatch.setattr(run, "DesktopBrowser", DesktopWithoutPanel)
+    with Progress(tmp_path) as progress, pytest.raises(NoPictureError, match=f"^no terminal; see {file}$"):
+        run.take_picture("https://first.vdi.localhost", demo, file, progress=progress)
+    assert Image.open(file).getpixel((0, 0)) == (0, 0, 128)
 
 
 def test_interrupted_demo_names_the_running_cluster(
