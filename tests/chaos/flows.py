@@ -7,10 +7,12 @@ from typing import Any
 from chaos.world import GPUS, ChaosWorld
 from support.waiting import eventually
 from vdi.kinds import POOLS, SESSIONS, TEMPLATES
-from vdi.kube.resource import CLAIMS, PODS
+from vdi.kube.resource import CLAIMS, PODS, SECRETS
 
 Step = Callable[[ChaosWorld, str], Awaitable[None]]
 RUNS = {"Pod": 1, "Service": 1, "Secret": 1, "IngressRoute": 1}
+# Less than the pool has: each finds a ready desktop, however late it comes.
+_CLAIMS_AT_ONCE = 20
 _PLAIN: dict[str, Any] = {"resources": {"defaultGPU": 0}, "persistence": {"enabled": False}}
 
 
@@ -152,11 +154,20 @@ async def runs_again(world: ChaosWorld, name: str) -> None:
 async def await_pool(world: ChaosWorld, name: str) -> None:
     pool = f"{world.stage.namespace}-pool"
     await world.pooled()
-    await eventually(lambda: world.waiting_in(pool) > 0, f"{pool} has a desktop for {name}", 60)
+    await eventually(lambda: world.waiting_in(pool) >= _CLAIMS_AT_ONCE, f"{pool} has desktops for all", 60)
 
 
 async def claim(world: ChaosWorld, name: str) -> None:
     await world.create(name, await world.pooled())
+
+
+async def is_claimed(world: ChaosWorld, name: str) -> None:
+    """It runs on a desktop of the pool, and its Secret is that of the desktop."""
+    await runs(world, name)
+    pod = world.pod(name).metadata.name
+    assert pod != name, f"{name} has a desktop of its own"
+    own, kept = [await world.stage.get(SECRETS, f"{owner}-auth") for owner in (name, pod)]
+    assert own and kept and own["data"] == kept["data"], f"{name}: its Secret is not that of {pod}"
 
 
 async def make_pool(world: ChaosWorld, name: str) -> None:
@@ -260,7 +271,7 @@ FLOWS: tuple[Flow, ...] = (
     Flow("restart", start_homely, restart, runs_again),
     Flow("fail", start_homely, fail, runs_again),
     Flow("lose", start_homely, lose_the_pod, runs_again),
-    Flow("claim", await_pool, claim, runs),
+    Flow("claim", await_pool, claim, is_claimed, at_once=_CLAIMS_AT_ONCE),
     Flow("pool-fill", nothing, make_pool, pool_is_full),
     Flow("pool-drop", fill_pool, drop_pool, pool_is_gone, helped=True),
     Flow("queue", wait_in_queue, free_a_slot, is_admitted, at_once=GPUS),

@@ -134,7 +134,7 @@ async def stage(kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterat
 
 @pytest.fixture
 async def template(stage: Stage) -> str:
-    """Of desktops with a home, for any user."""
+    """Name of a template of desktops with a home, for any user."""
     return await stage.template()
 
 

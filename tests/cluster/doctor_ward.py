@@ -17,6 +17,7 @@ from support.bundles import renamed
 from support.clock import ShiftedClock
 from support.permissions import operator_rules
 from support.waiting import eventually
+from vdi.cluster.units import format_time
 from vdi.diagnosis.redact import redact
 from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
@@ -113,7 +114,7 @@ class DoctorStage:
 
     async def make_ready(self, pod: str) -> None:
         """Play the kubelet: it runs, answers, and has an address."""
-        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = format_time(datetime.now(UTC))
         container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
         container |= {"state": {"running": {"startedAt": at}}}
         status = {

@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from support.desktop_key import MASTER
 from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
-from unit.gateway.edge_stage import EdgeStage, a_session, changed, publish
+from unit.gateway.edge_stage import EdgeStage, a_session, changed
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.logins import Device, Identity
@@ -78,12 +78,6 @@ class TraefikStage:
     def host(self, label: str = "alice-desktop") -> str:
         """A host without port."""
         return self.settings.host(label)
-
-    def change(self, **parts: Any) -> None:
-        """The next state of alice's session."""
-        session = self.stage.world.session("alice-desktop")
-        assert session is not None
-        publish(self.stage.world, changed(session, **parts))
 
     async def add_desktop(self, label: str, user: str, **parts: Any) -> None:
         """Another desktop, with a live route to the same server."""
@@ -229,7 +223,7 @@ async def open_edge(
         stack.callback(edge.ask_to_stop)
         (folder / "routes").mkdir()
         edge.write_routes("alice-desktop")
-        await stack.enter_async_context(_run_traefik(traefik, folder, port))
+        await stack.enter_async_context(run_traefik(traefik, folder, port))
         await edge.routed("alice-desktop")
         yield edge
 
@@ -250,7 +244,7 @@ async def run_program(folder: Path, program: Path, *words: str, **environment: s
 
 
 @asynccontextmanager
-async def _run_traefik(
+async def run_traefik(
     binary: Path, folder: Path, port: int, options: dict[str, Any] | None = None, **environment: str
 ) -> AsyncIterator[None]:
     """A Traefik on this port. Its routes are files in `routes`, unless `options` name another provider."""

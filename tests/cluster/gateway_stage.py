@@ -236,7 +236,11 @@ class GatewayProcess:
 async def gateway_process(
     stage: Stage, folder: Path, internal: int = 0, /, **environment: str
 ) -> AsyncIterator[GatewayProcess]:
-    """A replica as a process: `environment` are further VDI_ variables; killed at the end, if it still runs."""
+    """A replica as a process; killed at the end, if it still runs.
+
+    `internal` is the port of its internal listener, for a test that asks it before it is ready; 0: a free one.
+    `environment` are further VDI_ variables.
+    """
     from cluster.edge_traefik import free_port  # takes two seconds: not for tests without such a process
 
     public, internal = free_port(), internal or free_port()

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from cluster.stand_in import in_background
+from vdi.cluster.units import format_time
 from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS, Resource
@@ -109,7 +110,7 @@ class Player:
                 await self._run(name)
 
     async def _run(self, pod: str) -> None:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = format_time(datetime.now(UTC))
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
         status = {"status": {"phase": "Running", "conditions": [ready]}}
         await self.api.patch(PODS, pod, status, namespace=NAMESPACE, subresource="status", into=Object)

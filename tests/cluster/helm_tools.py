@@ -86,7 +86,7 @@ class Tools:
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def create_session(self, namespace: str, name: str, template: str, **spec: Any) -> None:
-        """A session of the person with this name, unless the spec has another user."""
+        """Create a session; its user has the name of the session, unless the spec names another one."""
         body: dict[str, Any] = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession"}
         body["metadata"] = {"name": name, "namespace": namespace}
         body["spec"] = {"user": f"{name}@example.com", "template": template, **spec}

@@ -19,7 +19,7 @@ from typing import Any
 from cluster.operator_stage import Stage
 from vdi.home_copy.pod import LABELS, MOUNT
 from vdi.kube.errors import NotFound
-from vdi.kube.resource import CLAIMS, NAMESPACES, PODS
+from vdi.kube.resource import CLAIMS, PODS
 from vdi.kube.transport import Client
 from vdi.session.naming import home_claim_name
 
@@ -204,8 +204,7 @@ class Homes:
 @asynccontextmanager
 async def open_homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIterator[Homes]:
     """A template, its homes, and pods on them, in a namespace with Pod Security `restricted`."""
-    level = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-    await stage.api.patch(NAMESPACES, stage.namespace, level, into=dict)
+    await stage.restrict()
     template = await stage.template(
         persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here}, resources={"defaultGPU": 0}
     )

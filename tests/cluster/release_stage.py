@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from cluster.helm_tools import Tools
-from cluster.stand_in import nodes_stand_in
+from cluster.stand_in import in_background, nodes_stand_in
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.main import main
 from vdi.kube.config import load_config
@@ -41,14 +41,8 @@ class Release:
 
     def words(self, words: tuple[str, ...], values: str) -> list[str]:
         """The command's words, with the cluster, the helm and a values file."""
-        command = [
-            words[0],
-            "--helm",
-            str(self.tools.helm_binary),
-            "--kubeconfig",
-            str(self.tools.kubeconfig),
-            *words[1:],
-        ]
+        where = ("--helm", str(self.tools.helm_binary), "--kubeconfig", str(self.tools.kubeconfig))
+        command = [words[0], *where, *words[1:]]
         if not values:
             return command
         file = self.tools.home / "values.yaml"
@@ -100,6 +94,18 @@ def operator_process(tools: Tools, kubeconfig: Path, environment: dict[str, str]
 
 
 @contextmanager
+def operator_of(tools: Tools, namespace: str) -> Iterator[None]:
+    """The operator of a release, as its ServiceAccount and with the variables of its Deployment."""
+    kubeconfig = tools.kubeconfig_of("vdi-operator", namespace)
+    deployment = tools.get("deployment", "vdi-operator", "-n", namespace)
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    del environment["VDI_GATEWAY_URL"]  # no gateway runs
+    with operator_process(tools, kubeconfig, environment):
+        yield
+
+
+@contextmanager
 def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
     """A node that is Ready, a default StorageClass, bound claims, and pods that become Ready as they come."""
     with kubelet(kubeconfig, _make_ready):
@@ -115,30 +121,17 @@ async def _make_ready(api: Client) -> None:
 @contextmanager
 def kubelet(kubeconfig: Path, look: Callable[[Client], Awaitable[None]]) -> Iterator[None]:
     """A node that is Ready, and in a thread what looks after its pods, while the context lasts."""
-    with nodes_stand_in(kubeconfig):
-        stop, failures = threading.Event(), list[BaseException]()
 
-        async def live() -> None:
-            async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
-                while not stop.is_set():
-                    with suppress(KubeError):
-                        await look(api)
-                    await asyncio.sleep(0.2)
+    async def live(ready: threading.Event) -> None:
+        async with Client(load_config(kubeconfig), field_manager="stand-in") as api:
+            ready.set()
+            while True:
+                with suppress(KubeError):
+                    await look(api)
+                await asyncio.sleep(0.2)
 
-        def life() -> None:
-            try:
-                asyncio.run(live())
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=life, name="kubelet's stand-in")
-        thread.start()
-        try:
-            yield
-            assert not failures, failures
-        finally:
-            stop.set()
-            thread.join(60)
+    with nodes_stand_in(kubeconfig), in_background("the kubelet's stand-in", live):
+        yield
 
 
 async def bind_claims(api: Client) -> None:

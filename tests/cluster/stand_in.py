@@ -16,6 +16,7 @@ import msgspec
 
 from support.waiting import eventually, wait_until
 from vdi.cluster.objects import Pod
+from vdi.cluster.units import format_time
 from vdi.kube.config import load_config
 from vdi.kube.errors import Conflict, KubeError, NotFound
 from vdi.kube.resource import LEASES, NODES, PODS
@@ -91,7 +92,10 @@ class Administrator:
 def in_background(
     name: str, work: Callable[[threading.Event], Coroutine[Any, Any, None]]
 ) -> Iterator[asyncio.AbstractEventLoop]:
-    """Work in a thread with an event loop of its own, from when it has set the event until the context ends."""
+    """Runs `work` in a thread with an event loop of its own, until the context ends: then it is cancelled.
+
+    The context begins when `work` has set its event.
+    """
     ready, failures, loop = threading.Event(), list[BaseException](), asyncio.new_event_loop()
     task = loop.create_task(work(ready))
 
@@ -102,6 +106,7 @@ def in_background(
         except BaseException as failure:
             failures.append(failure)
         finally:
+            loop.run_until_complete(loop.shutdown_default_executor())  # what it does in threads goes on to its end
             loop.close()
 
     thread = threading.Thread(target=life, name=name)
@@ -114,7 +119,7 @@ def in_background(
     finally:
         if thread.is_alive():
             loop.call_soon_threadsafe(task.cancel)
-        thread.join(15)
+        thread.join(60)
 
 
 @contextmanager
@@ -179,7 +184,7 @@ def _was_given_up(node: Object) -> bool:
 
 
 def _ready() -> Object:
-    times = dict.fromkeys(("lastHeartbeatTime", "lastTransitionTime"), _now())
+    times = dict.fromkeys(("lastHeartbeatTime", "lastTransitionTime"), format_time(datetime.now(UTC)))
     return {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
 
 
@@ -188,10 +193,10 @@ async def _renew(api: Client, node: str) -> None:
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": {"name": node, "namespace": "kube-node-lease"},
-        "spec": {"holderIdentity": node, "leaseDurationSeconds": 40, "renewTime": _now(micro=True)},
+        "spec": {
+            "holderIdentity": node,
+            "leaseDurationSeconds": 40,
+            "renewTime": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        },
     }
     await api.apply(LEASES, node, lease, namespace="kube-node-lease", into=msgspec.Raw)
-
-
-def _now(*, micro: bool = False) -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")

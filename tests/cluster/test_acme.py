@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from cluster.edge_traefik import _run_traefik, connector, free_port, run_program
+from cluster.edge_traefik import connector, free_port, run_program, run_traefik
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools import binaries
@@ -106,7 +106,7 @@ async def traefik_with_resolver(
         "log": {"level": "INFO"},
     }
     environment = {"KUBECONFIG": str(kubeconfig), "EXEC_PATH": "/bin/true", "LEGO_DISABLE_CNAME_SUPPORT": "true"}
-    async with _run_traefik(program, folder, port, options, **environment):
+    async with run_traefik(program, folder, port, options, **environment):
         yield port
 
 

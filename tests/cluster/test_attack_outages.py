@@ -29,7 +29,7 @@ async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: 
         shared = RedisSharedState(redis.url)
         stack.push_async_callback(shared.close)
         edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
-        edge.change(spec=shared_with(GUEST, "viewer"))
+        edge.stage.change(spec=shared_with(GUEST, "viewer"))
         edge.desktop.pages |= {"/": ("desktop /", {}), "/x": ("x", {})}  # others overwrite the visitor's token
         yield edge
 

@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools, flat, rules_of
-from cluster.release_stage import pods_get_ready
-from cluster.test_chart_two_releases import operator_of
+from cluster.release_stage import operator_of, pods_get_ready
 from support.permissions import gateway_rules, operator_rules, operator_rules_elsewhere
 from support.waiting import wait_until
 

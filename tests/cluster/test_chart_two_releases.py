@@ -1,7 +1,5 @@
 """Two releases on one cluster, with real helm and two real operators that have only the rights of their charts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +9,7 @@ import pytest
 import yaml
 
 from cluster.helm_tools import CHART, Tools
-from cluster.release_stage import operator_process, pods_get_ready
+from cluster.release_stage import operator_of, pods_get_ready
 from support.waiting import wait_until
 
 Object = dict[str, Any]
@@ -57,18 +55,6 @@ class TwoReleases:
             pod["metadata"]["name"]
             for pod in self.tools.get("pod", "-n", f"{release}-sessions", "-l", selector)["items"]
         ]
-
-
-@contextmanager
-def operator_of(tools: Tools, namespace: str) -> Iterator[None]:
-    """The operator of a release, as its ServiceAccount and with the variables of its Deployment."""
-    kubeconfig = tools.kubeconfig_of("vdi-operator", namespace)
-    deployment = tools.get("deployment", "vdi-operator", "-n", namespace)
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    environment = {variable["name"]: variable["value"] for variable in container["env"]}
-    del environment["VDI_GATEWAY_URL"]  # no gateway runs
-    with operator_process(tools, kubeconfig, environment):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def vdi(kubeconfig: Path, namespace: str) -> Typed:
             command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=50
         )
 
-    return lambda *words: asyncio.to_thread(run, *words)
+    return partial(asyncio.to_thread, run)
 
 
 @pytest.fixture

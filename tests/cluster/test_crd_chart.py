@@ -129,8 +129,8 @@ def test_upgrade_and_rollback_replace_the_crds(release: Tools, tmp_path: Path) -
 @pytest.mark.long
 def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> None:
     release.create_session("vdi-sessions", "kept", "small")
-    finalizers = ["patch", "vdi", "kept", "--namespace", "vdi-sessions", "--type=merge", "-p"]
-    release.kubectl(*finalizers, '{"metadata":{"finalizers":["vdi.kasm.io/session-cleanup"]}}')
+    patch = ("patch", "vdi", "kept", "--namespace", "vdi-sessions", "--type=merge", "-p")
+    release.kubectl(*patch, '{"metadata":{"finalizers":["vdi.kasm.io/session-cleanup"]}}')
     try:
         # No pod runs here: helm would wait for a hook until `Tools.helm` ends it.
         done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
@@ -145,7 +145,7 @@ def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> No
         assert "small" in release.upgrade(), "what was kept is taken over again"
         assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
     finally:
-        release.kubectl(*finalizers, '{"metadata":{"finalizers":null}}')
+        release.kubectl(*patch, '{"metadata":{"finalizers":null}}')
 
 
 def test_operator_pod_passes_restricted(installed: Tools) -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from vdi.devcluster import cluster
+from vdi.devcluster.layout import ClusterError
 from vdi.devcluster.processes import wait_until
 from vdi.devcluster.progress import Progress
 from vdi.devcluster.status import ComponentStatus
@@ -73,6 +74,8 @@ def test_down_after_two_ups_leaves_nothing(name: str, progress: Progress, tmp_pa
 
     again = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert again.was_running
+    with pytest.raises(ClusterError, match=f"vdi cluster down --name {name}"):
+        cluster.up(name, fake_gpus=3, progress=progress)
     assert {one.pid for one in cluster.status(name).components} == {one.pid for one in found.components}
 
     assert cluster.down(name)

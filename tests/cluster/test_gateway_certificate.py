@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.edge_traefik import _run_traefik, free_port
+from cluster.edge_traefik import free_port, run_traefik
 from cluster.operator_stage import Stage
 from cluster.test_acme import routed, serves
 from support.waiting import eventually
@@ -46,7 +46,7 @@ async def test_desktops_use_the_certificate_without_a_copy_of_its_key(
     namespaces, port = [stage.namespace, second_namespace], free_port()
     routes = {"providers": {"kubernetesCRD": {"namespaces": namespaces, "allowEmptyServices": True}}}
     async with (
-        _run_traefik(traefik, tmp_path, port, routes, KUBECONFIG=str(kubeconfig)),
+        run_traefik(traefik, tmp_path, port, routes, KUBECONFIG=str(kubeconfig)),
         stage.operator(cluster=settings),
     ):
         await stage.session("alice-desk", template)

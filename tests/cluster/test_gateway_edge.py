@@ -78,7 +78,7 @@ async def alice(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def guest(edge: TraefikStage) -> AsyncIterator[aiohttp.ClientSession]:
-    edge.change(spec=shared_with(GUEST, "viewer"))
+    edge.stage.change(spec=shared_with(GUEST, "viewer"))
     async with await edge.browser(GUEST) as browser:
         await enter(edge, browser)
         yield browser
@@ -189,7 +189,7 @@ async def test_a_viewer_with_the_owners_token_is_a_viewer(
 async def test_revoked_share_cuts_the_open_connection(edge: TraefikStage, guest: aiohttp.ClientSession) -> None:
     socket = await connect(edge, guest)
     assert await socket.receive_str() == "AUTH_SUCCESS,viewer"
-    edge.change(spec={"access": ()})
+    edge.stage.change(spec={"access": ()})
     message = await socket.receive(timeout=PATIENCE)
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4002)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -212,7 +212,7 @@ async def test_open_desktops_survive_a_dead_gateway(edge: TraefikStage, alice: a
 
 
 async def test_only_the_owner_disconnects_others(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    edge.change(spec=shared_with(GUEST, "collaborator"))
+    edge.stage.change(spec=shared_with(GUEST, "collaborator"))
     async with await edge.browser(GUEST) as guest:
         await enter(edge, guest)
         cookie = stolen(guest, edge.host())
@@ -254,7 +254,7 @@ async def test_every_response_has_the_headers_and_no_server(edge: TraefikStage, 
 
 async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStage) -> None:
     edge.write_routes()
-    edge.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "At rest."})
+    edge.stage.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "At rest."})
     async with await edge.browser(OWNER) as browser:
         async with asyncio.timeout(PATIENCE):
             page = ""
@@ -272,13 +272,13 @@ async def test_host_without_a_live_route_gets_the_waiting_page(edge: TraefikStag
 async def test_events_of_the_waiting_page_pass_traefik_unbuffered(
     edge: TraefikStage, alice: aiohttp.ClientSession
 ) -> None:
-    edge.change(status={"phase": "Creating", "message": "Pulling."})
+    edge.stage.change(status={"phase": "Creating", "message": "Pulling."})
     async with alice.get(edge.url(path="/.vdi/events"), headers=PROGRAM) as answer, asyncio.timeout(PATIENCE):
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         text = ""
         while "Pulling." not in text:
             text += (await answer.content.readany()).decode()
-        edge.change(status={"phase": "Running", "message": ""})
+        edge.stage.change(status={"phase": "Running", "message": ""})
         while '"stage":"opening"' not in text:
             text += (await answer.content.readany()).decode()
 
@@ -377,7 +377,7 @@ async def test_websocket_from_another_desktop_is_refused(edge: TraefikStage, ali
 async def test_unread_streams_of_one_user_do_not_block_others(edge: TraefikStage) -> None:
     """Slow browsers behind Traefik: each holds a connection there, and one of the gateway's until it is refused."""
     status = {"phase": Phase.PENDING, "queue": QueueStatus(position=2)}
-    edge.change(spec=shared_with(GUEST, "collaborator"), status=status)
+    edge.stage.change(spec=shared_with(GUEST, "collaborator"), status=status)
     async with await edge.browser(OWNER) as owner, await edge.browser(GUEST) as guest:
         for browser in (owner, guest):
             async with browser.get(edge.url()) as answer:

@@ -83,7 +83,7 @@ async def test_the_address_opens_the_desktop(edge: TraefikStage, chromium: Brows
 
 @pytest.mark.long
 async def test_a_new_desktop_opens_once_it_responds(edge: TraefikStage, chromium: Browser) -> None:
-    edge.change(status={"phase": "Running", "ready_time": format_time(edge.stage.clock.now())})
+    edge.stage.change(status={"phase": "Running", "ready_time": format_time(edge.stage.clock.now())})
     page = await (await a_person(edge, chromium)).new_page()
     paths: list[str] = []
     page.on("framenavigated", lambda frame: paths.append(urlsplit(frame.url).path))
@@ -102,7 +102,7 @@ async def test_a_new_desktop_opens_once_it_responds(edge: TraefikStage, chromium
 
 
 async def test_the_page_follows_the_start_and_opens_the_desktop(edge: TraefikStage, chromium: Browser) -> None:
-    edge.change(status=CREATING)
+    edge.stage.change(status=CREATING)
     page = await (await a_person(edge, chromium)).new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
@@ -114,13 +114,13 @@ async def test_the_page_follows_the_start_and_opens_the_desktop(edge: TraefikSta
     waits = Condition(type="Admitted", status="False", reason="GPUsBusy", message="All 4 GPUs are in use.")
     found = Condition(type="TemplateFound", status="True", reason="Found")
     line = {"phase": "Pending", "queue": queue, "message": "All 4 GPUs are in use.", "conditions": (found, waits)}
-    edge.change(status=line)
+    edge.stage.change(status=line)
     await expect(page.get_by_role("heading", name="Number 3 in line")).to_be_visible()
     await expect(page).to_have_title("Number 3 in line: alice-desktop · VDI")
     await expect(page.locator("li[aria-current=step]")).to_contain_text("Find capacity")
-    edge.change(status={**CREATING, "queue": None})
+    edge.stage.change(status={**CREATING, "queue": None})
     await expect(page.get_by_text("3 of 9 layers")).to_be_visible()
-    edge.change(status={"phase": "Running", "message": "", "ready_time": "2026-11-20T12:00:00Z"})
+    edge.stage.change(status={"phase": "Running", "message": "", "ready_time": "2026-11-20T12:00:00Z"})
     await arrived(edge, page)
     assert problems == []
 
@@ -128,7 +128,7 @@ async def test_the_page_follows_the_start_and_opens_the_desktop(edge: TraefikSta
 @pytest.mark.long
 async def test_navigating_to_a_suspended_desktop_resumes_it(edge: TraefikStage, chromium: Browser) -> None:
     edge.write_routes()
-    edge.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
+    edge.stage.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     page = await (await a_person(edge, chromium)).new_page()
     await edge.unrouted("alice-desktop")
     await page.goto(edge.url())
@@ -142,7 +142,7 @@ async def test_reloaded_page_asks_before_resuming(edge: TraefikStage, chromium: 
     await page.goto(edge.url())
     await arrived(edge, page)
     edge.write_routes()
-    edge.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
+    edge.stage.change(spec={"suspended": True}, status={"phase": "Suspended", "message": "The programs are closed."})
     await edge.unrouted("alice-desktop")
     # As Selkies' page does when it cannot connect; `evaluate` counts as a click, and somebody may well have clicked.
     await page.evaluate("location.reload()")
@@ -154,16 +154,16 @@ async def test_reloaded_page_asks_before_resuming(edge: TraefikStage, chromium: 
 
 
 async def test_guest_is_told_that_the_share_was_revoked(edge: TraefikStage, chromium: Browser) -> None:
-    edge.change(spec=shared_with(GUEST, "viewer"), status=CREATING)
+    edge.stage.change(spec=shared_with(GUEST, "viewer"), status=CREATING)
     page = await (await a_person(edge, chromium, GUEST)).new_page()
     await page.goto(edge.url())
     await expect(page.get_by_role("heading", name="Starting")).to_be_visible()
-    edge.change(spec={"access": ()})
+    edge.stage.change(spec={"access": ()})
     await expect(page.get_by_role("heading", name="This desktop is no longer shared with you")).to_be_visible()
 
 
 async def test_desktop_opens_without_javascript(edge: TraefikStage, chromium: Browser) -> None:
-    edge.change(status={"phase": "Running"})
+    edge.stage.change(status={"phase": "Running"})
     page = await (await a_person(edge, chromium, java_script_enabled=False)).new_page()
     await page.goto(edge.url(path="/.vdi/wait?next=/"))
     await page.wait_for_url(edge.url(path="/?v=1#token=edge"))

@@ -19,7 +19,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from cluster.edge_traefik import TraefikStage, open_edge
 from cluster.test_gateway_edge_browser import launch_chromium, log_in
-from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, gone, shared_with
+from unit.gateway.edge_stage import OWNER, STRANGER, a_session, changed, shared_with
 from vdi.api.meta import ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import TemplateSpec, VDITemplate
@@ -63,14 +63,20 @@ FOUND = """async () => ({
   caches: await caches.keys(),
   databases: (await indexedDB.databases()).map((one) => one.name),
 })"""
-NOTHING: dict[str, object] = {"workers": 0, "controlled": False, "local": None, "tab": None}
-NOTHING |= {"caches": [], "databases": []}
+NOTHING: dict[str, object] = {
+    "workers": 0,
+    "controlled": False,
+    "local": None,
+    "tab": None,
+    "caches": [],
+    "databases": [],
+}
 
 
 @pytest.fixture
 async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
     async with open_edge(traefik, tmp_path) as edge:
-        gone(edge.stage.world, a_session())
+        edge.stage.drop(a_session())
         yield edge
 
 
@@ -129,7 +135,7 @@ async def attacked(edge: TraefikStage, page: Page) -> str:
     left = await page.evaluate(FOUND)
     assert (left["local"], left["caches"], left["databases"]) == ("by mallory", ["left"], ["left"])
     assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == count, "the script is cached"
-    gone(edge.stage.world, session)
+    edge.stage.drop(session)
     return result
 
 

@@ -49,7 +49,7 @@ async def test_owner_without_a_relay_switches_to_websocket(webrtc: TraefikStage,
 
 @pytest.mark.long
 async def test_a_viewer_enters_once_the_transport_has_changed(webrtc: TraefikStage, chromium: Browser) -> None:
-    webrtc.change(spec=shared_with(GUEST, "viewer"))
+    webrtc.stage.change(spec=shared_with(GUEST, "viewer"))
     page = await (await a_person(webrtc, chromium, GUEST)).new_page()
     await page.goto(webrtc.url())
     await expect(page.get_by_role("heading", name=NO_WAY)).to_be_visible()

@@ -87,6 +87,7 @@ async def is_in(browser: httpx.AsyncClient) -> bool:
 async def ticket_of(browser: httpx.AsyncClient, host: str) -> str:
     """The address with a ticket to which a browser is sent that opens this desktop."""
     start = await browser.get(f"{host}/.vdi/start?next=/")
+    assert start.status_code == 302, start.text
     enter = await browser.get(start.headers["location"])
     assert enter.status_code == 302, enter.text
     ticket: str = enter.headers["location"]
@@ -211,7 +212,8 @@ async def test_database_outage_refuses_tokens_and_sign_out(pair: Pair, postgres_
     try:
         await eventually(lambda: pair.report("database: "), "they say that the database is down")
         assert await asks(pair, token) == [503, 503]
-        assert (await alice.get("/")).status_code == 503
+        answer = await alice.get("/")
+        assert answer.status_code == 503 and "cannot reach its database" in answer.text
         for path, fields in (
             ("/logout", {}),
             ("/account/logout-everywhere", {"tokens": "yes"}),

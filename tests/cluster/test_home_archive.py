@@ -100,10 +100,15 @@ async def test_damaged_archive_creates_no_home(homes: Homes) -> None:
     fill(await homes.make(ALICE))
     archive = homes.folder / "alice.tar.gz"
     await homes.vdi("export", homes.claim(ALICE), archive)
-    archive.write_bytes(gzip.decompress(archive.read_bytes())[:20480])
-    ended = await homes.vdi(*homes.import_words(archive))
-    assert (ended.code, "truncated: the end of the tar archive is missing" in ended.err) == (1, True), ended.err
-    await homes.nothing_left(homes.claim(BOB))
+    cut = gzip.decompress(archive.read_bytes())[:20480]
+    for data, words in (
+        (cut, "truncated: the end of the tar archive is missing"),
+        (b"text" * 999, "not a tar archive"),
+    ):
+        archive.write_bytes(data)
+        ended = await homes.vdi(*homes.import_words(archive))
+        assert (ended.code, words in ended.err) == (1, True), ended.err
+        await homes.nothing_left(homes.claim(BOB))
 
 
 async def test_import_does_not_change_an_existing_home(homes: Homes) -> None:
@@ -193,6 +198,9 @@ async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes
     assert (await homes.vdi("export", homes.claim(ALICE), archive)).code == 0
     await stage.patch(TEMPLATES, homes.template, {"spec": {"resources": {"defaultGPU": 1}}})
     await stage.node("cpu", gpu="0")
+    refused = await homes.vdi(*homes.import_words(archive))
+    assert (refused.code, f"no node can run desktops of the template '{homes.template}'" in refused.err) == (1, True)
+    await homes.nothing_left(homes.claim(BOB))
     names = [await stage.node("a"), await stage.node("b")]
     imported = await homes.vdi(*homes.import_words(archive))
     assert imported.code == 0, imported.err

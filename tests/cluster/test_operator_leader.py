@@ -113,7 +113,9 @@ async def expect_complete(stage: Stage, sessions: list[Object]) -> None:
             everything = [
                 one for one in await stage.all(kind) if "vdi.kasm.io/session" in one["metadata"].get("labels", {})
             ]
-            owners = sorted(owner["uid"] for one in everything for owner in one["metadata"].get("ownerReferences", []))
+            owners = sorted(
+                owner["uid"] for one in everything for owner in one["metadata"].get("ownerReferences", [{"uid": ""}])
+            )
             desired = sorted(session["metadata"]["uid"] for session in sessions)
             if name == "home":
                 desired, owners = [""] * len(sessions), [""] * len(await stage.all(kind))

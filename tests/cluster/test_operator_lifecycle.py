@@ -116,9 +116,10 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage, te
         await stage.delete(SESSIONS, "alice-desktop")
         leaving = await stage.reach("alice-desktop", "Terminating", "Waiting until node far-away has stopped")
         assert leaving["metadata"]["finalizers"] == ["vdi.kasm.io/session-cleanup"]
-        await stage.until(
-            PODS, "alice-desktop", lambda pod: pod["metadata"].get("deletionGracePeriodSeconds") == 3, "it has 3 s"
+        pod = await stage.until(
+            PODS, "alice-desktop", lambda pod: "deletionGracePeriodSeconds" in pod["metadata"], "it is told to stop"
         )
+        assert pod["metadata"]["deletionGracePeriodSeconds"] == 3
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
         await stage.gone(SESSIONS, "alice-desktop")
         await stage.childless(session)
@@ -131,8 +132,9 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage, template
         await stage.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}})
 
         def is_noticed(session: Object) -> bool:
-            found = condition(session, "TemplateFound")["reason"], session["status"]["templateRevision"]
-            return found == ("NewerRevision", "1")
+            status = session["status"]
+            found = status["phase"], status["templateRevision"], condition(session, "TemplateFound")["reason"]
+            return found == ("Running", "1", "NewerRevision")
 
         await stage.until(SESSIONS, "alice-desktop", is_noticed, "status tells of the newer template")
         assert (await stage.pod_of(session))["metadata"]["uid"] == before["metadata"]["uid"]

@@ -136,7 +136,10 @@ async def test_pool_follows_its_schedule(stage: Stage) -> None:
         clock.ahead = end + timedelta(minutes=1) - datetime.now(UTC)
         await pool.touch()
         empty = await stage.until(
-            POOLS, pool.name, lambda found: "outside the pool" in found["status"].get("message", ""), "it says why"
+            POOLS,
+            pool.name,
+            lambda found: "outside the pool" in found.get("status", {}).get("message", ""),
+            "it says why",
         )
         ready = empty["status"]["conditions"][0]
         assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")

@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from cluster.desktop_agent import Agent, run_desktop
-from cluster.edge_traefik import _run_traefik, free_port
+from cluster.edge_traefik import free_port, run_traefik
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.operator_stage import Object, Stage
 from support.waiting import eventually
@@ -152,7 +152,7 @@ async def probe(stage: Stage, traefik: Path, objects: list[Object], tmp_path: Pa
         made = ProbeStage(stage, gateway, objects, tmp_path, port, desktop, asked)
         (tmp_path / "routes").mkdir()
         made.write_routes()
-        await stack.enter_async_context(_run_traefik(traefik, tmp_path, port))
+        await stack.enter_async_context(run_traefik(traefik, tmp_path, port))
         template = named(objects, "VDITemplate")
         await stage.api.create(TEMPLATES, template, into=msgspec.Raw)
         for name in ("vdi-probe", "other"):

@@ -64,7 +64,7 @@ def is_helm4(release: Release) -> bool:
 
 
 @pytest.mark.timeout(180)
-def test_each_values_file_is_clean_and_renders(release: Release) -> None:
+def test_each_values_file_is_clean(release: Release) -> None:
     for name in VALUES:
         done = release.tools.helm("lint", "--strict", str(CHART), "--kube-version", "1.34.0", *values_words(name))
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr}"

@@ -146,7 +146,7 @@ def digest_there(desktop: Streamed, name: str) -> str:
 
 
 def status_of_upload(browser: DesktopBrowser, name: str, body: str) -> int:
-    """By hand."""
+    """Status of an upload past the page."""
     script = """async ([name, body]) => (
       await fetch('/api/upload', {method: 'POST', headers: {'X-Upload-Path': name}, body})
     ).status"""

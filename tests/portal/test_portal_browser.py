@@ -200,6 +200,12 @@ def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server)
         assert quiet(guest) == []
 
 
+def test_options_begin_with_those_of_the_last_start(guest: Visitor) -> None:
+    guest.go("/catalogue")
+    guest.page.get_by_role("link", name="Options of PyTorch workbench").click()
+    expect(guest.page.get_by_label("GPUs")).to_have_value("2")
+
+
 def test_the_waiting_page_keeps_the_names_in_its_title(server: Server, guest: Visitor) -> None:
     page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}

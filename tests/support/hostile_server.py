@@ -97,9 +97,16 @@ async def serve_answer(answer: Answer) -> AsyncIterator[HostileServer]:
     """Serve on a free port while the context lasts."""
     hostile = HostileServer(answer)
     server = await asyncio.start_server(hostile.take, "127.0.0.1", 0)
-    hostile.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    host, port = server.sockets[0].getsockname()
+    hostile.url = f"http://{host}:{port}"
     try:
         yield hostile
     finally:
+        # A client that timed out may have left before its connection reached `take`, and nothing would close that.
+        # The server accepts in order: when a connection of our own has ended, `take` has all before it.
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write_eof()
+        await reader.read()
+        writer.close()
         server.close()
         await hostile.end()

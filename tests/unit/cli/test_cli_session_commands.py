@@ -282,6 +282,7 @@ def test_rm_as_json_names_what_is_deleted_despite_errors(vdi: Vdi, fake: FakeClu
     assert ran.code == 1
     assert "session alice-desktop was deleted in " in ran.err
     assert "there is no session nobody" in ran.err
+    assert f"{SESSIONS}/alice-desktop" not in fake.objects
 
 
 def test_rm_as_json_leaves_out_what_still_exists(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,7 +285,8 @@ def test_a_picture_that_cannot_be_noted_again_counts(tmp_path: Path) -> None:
 
 
 def test_the_proof_captures_selkies_compositor_once_that_answers(tmp_path: Path, compositor: Path) -> None:
-    assert prove_picture(tmp_path, compositor)[0] == 0
+    status, said = prove_picture(tmp_path, compositor)
+    assert status == 0, said
 
 
 def test_a_picture_of_an_empty_screen_of_its_own_proves_nothing(tmp_path: Path, compositor: Path) -> None:

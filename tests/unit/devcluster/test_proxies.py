@@ -45,9 +45,9 @@ def environments(layout: Layout) -> dict[str, dict[str, str]]:
     folder = layout.root / "seen"
     folder.mkdir()
     components = [Component(**component) for component in json.loads(layout.spec.read_bytes())["components"]]
-    script = 'env -0 > "$0.partial"; mv "$0.partial" "$0"; exec sleep 60'
+    note_environment = 'env -0 > "$0.partial"; mv "$0.partial" "$0"; exec sleep 60'
     programs = [
-        Component(component.name, ["/bin/sh", "-c", script, str(folder / component.name)], component.env)
+        Component(component.name, ["/bin/sh", "-c", note_environment, str(folder / component.name)], component.env)
         for component in components
     ]
     write_spec(layout, programs, [])

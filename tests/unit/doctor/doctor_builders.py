@@ -257,6 +257,12 @@ def ready_status() -> Object:
     }
 
 
+def ready_condition(pod: Object) -> Object:
+    """The condition Ready of a pod."""
+    found: Object = next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")
+    return found
+
+
 def _node(name: str) -> Object:
     room = {"cpu": "64", "memory": "256Gi", "pods": "2000", "nvidia.com/gpu": "8"}
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": BEGAN}

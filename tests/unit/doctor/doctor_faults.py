@@ -5,7 +5,17 @@ from operator import setitem
 from typing import Any
 
 from unit.doctor.doctor_breaks import Break, Faults, gone, put
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, POD, SPACE, Cluster, Object, deployment, meta_of
+from unit.doctor.doctor_builders import (
+    BEGAN,
+    JUST_NOW,
+    POD,
+    SPACE,
+    Cluster,
+    Object,
+    deployment,
+    meta_of,
+    ready_condition,
+)
 from vdi.diagnosis.snapshot import Certificate, Unreadable
 
 FAULTS = fault = Faults()
@@ -56,7 +66,7 @@ def operator_not_ready(cluster: Cluster) -> None:
     cluster.without_pod()
 
 
-def _second_operator(cluster: Cluster, **settings: str) -> None:
+def second_operator(cluster: Cluster, **settings: str) -> None:
     second = copy.deepcopy(cluster.one("deployments", "vdi-operator"))
     second["metadata"] |= {"name": "lab-operator", "uid": "uid-lab"}
     for variable in second["spec"]["template"]["spec"]["containers"][0]["env"]:
@@ -212,7 +222,7 @@ def mount_denied(cluster: Cluster) -> None:
     cluster.warn_pod("FailedMount", "MountVolume.SetUp failed: Permission denied")
 
 
-def _pending_claim(cluster: Cluster) -> Object:
+def pending_claim(cluster: Cluster) -> Object:
     claim = cluster.one("persistentvolumeclaims")
     claim["status"]["phase"] = "Pending"
     del claim["spec"]["volumeName"]
@@ -223,23 +233,23 @@ def _pending_claim(cluster: Cluster) -> Object:
 
 @fault("storage_class_missing")
 def class_gone(cluster: Cluster) -> None:
-    _pending_claim(cluster)
+    pending_claim(cluster)
     cluster.drop("storageclasses")
 
 
 @fault("home_not_provisioned")
 def provisioner_says_why(cluster: Cluster) -> None:
-    claim = _pending_claim(cluster)["metadata"]["name"]
+    claim = pending_claim(cluster)["metadata"]["name"]
     cluster.warn("PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir /opt/x: permission denied")
 
 
 @fault("home_not_provisioned")
 def helper_pod_says_why(cluster: Cluster) -> None:
-    uid = _pending_claim(cluster)["metadata"]["uid"]
+    uid = pending_claim(cluster)["metadata"]["uid"]
     cluster.logs[f"kube-system/helper-pod-create-pvc-{uid}"] = ["mkdir: can't create directory: Permission denied"]
 
 
-def _local_path(cluster: Cluster, setup: str) -> None:
+def local_path(cluster: Cluster, setup: str) -> None:
     cluster.objects["deployments"].append(
         deployment("local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]})
     )
@@ -253,7 +263,7 @@ SETUP = '#!/bin/sh\nset -eu\nmkdir -m {} -p "$VOL_DIR"\nchmod 700 "$VOL_DIR/.."\
 @fault("local_path_mode_wrong")
 def new_homes_are_roots_alone(cluster: Cluster) -> None:
     """The cause of homes that are not writable."""
-    _local_path(cluster, SETUP.format("0700"))
+    local_path(cluster, SETUP.format("0700"))
     cluster.crashes()
     cluster.say(NOT_WRITABLE)
 
@@ -271,9 +281,8 @@ def two_on_one_home(cluster: Cluster) -> None:
 
 @fault("start_slow")
 def slow_image(cluster: Cluster) -> None:
-    status = cluster.pod["status"]
-    status["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:01:05Z"
-    status["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
+    ready_condition(cluster.pod)["lastTransitionTime"] = "2026-11-20T11:01:05Z"
+    cluster.pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
 
 
 # Data plane
@@ -354,7 +363,7 @@ _log("selkies_setting_invalid", "encoder_unknown", "WARNING:root:Invalid value(s
 def desktop_frozen(cluster: Cluster) -> None:
     """It was ready, and its program answers no more."""
     cluster.not_ready(phase="Running")
-    cluster.pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:59:30Z"
+    ready_condition(cluster.pod)["lastTransitionTime"] = "2026-11-20T11:59:30Z"
     timeout = "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
     cluster.warn_pod("Unhealthy", timeout)
 
@@ -458,16 +467,16 @@ FAULTS.table(
     ("operator_down", "operator_scaled_away", put("deployments", "spec.replicas", 0)),
     ("operator_without_lease", "lease_not_renewed", put("leases", "spec.renewTime", OLD)),
     ("lease_of_a_stranger", "another_leads", put("leases", "spec.holderIdentity", "laptop_99")),
-    ("operators_collide", "two_operators_for_one_namespace", _second_operator),
+    ("operators_collide", "two_operators_for_one_namespace", second_operator),
     (
         "operators_collide",
         "two_releases_with_one_domain",
-        lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab"),
+        lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab"),
     ),
     (
         "",
         "two_releases_side_by_side",
-        lambda cluster: _second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
+        lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
     ),
     ("operator_rights_missing", "role_cut", lambda cluster: cluster.one("roles")["rules"].pop()),
     ("operator_rights_missing", "binding_gone", gone("clusterrolebindings")),
@@ -476,8 +485,8 @@ FAULTS.table(
     ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),
     ("check_failed", "nonsense_in_an_object", put("persistentvolumeclaims", "status", "Bound?")),
     ("desktop_crashes", "crash_loop", lambda cluster: cluster.crashes(message="bye")),
-    ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled")),
-    ("provisioner_silent", "provisioner_says_nothing", _pending_claim),
+    ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled", restarts=1)),
+    ("provisioner_silent", "provisioner_says_nothing", pending_claim),
     ("secret_newer", "password_changed_under_the_desktop", put("vdisessions", "status.message", PASSWORD_REPLACED)),
     ("home_on_lost_node", "home_elsewhere", put("persistentvolumes", f"{TERMS}.0.matchExpressions.0.values", ["n-9"])),
     ("traefik_down", "traefik_not_ready", put("deployments/traefik", "status", {})),
@@ -499,5 +508,5 @@ fault("desktop_out_of_memory", name="given_up_for_memory")(
     lambda cluster: setitem(_failures(cluster, "OutOfMemory", 6), "phase", "Failed")
 )
 fault("local_path_mode_wrong", name="the_mode_of_new_homes_is_changed_afterwards")(
-    lambda cluster: _local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
+    lambda cluster: local_path(cluster, 'mkdir -p "${VOL_DIR}"\nchmod 0750 "${VOL_DIR}"\n')
 )

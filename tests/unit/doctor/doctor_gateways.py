@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from unit.doctor.doctor_breaks import Faults, gone, put
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of, ready_condition
 from vdi.diagnosis.snapshot import Unreadable
 
 _PORTAL = "ingressroutes/vdi-gateway"
@@ -211,7 +211,7 @@ def the_kubelet_of_all_is_stopped(cluster: Cluster) -> None:
     for one in cluster.objects["deployments"]:
         one["status"] = {"readyReplicas": 0}
     for pod in cluster.objects["pods"]:
-        pod["status"]["conditions"][1]["status"] = "False"
+        ready_condition(pod)["status"] = "False"
     cluster.one("pods", "vdi-gateway-1")["spec"]["nodeName"] = ""
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:55:00.000000Z"
 
@@ -317,11 +317,17 @@ def _trouble(code: str, name: str, message: str) -> None:
 
 
 _trouble("redis_unreachable", "redis_away", "shared state: no response within 2 s")
-_trouble("oidc_unreachable", "provider_away", "single sign-on: https://id: GET https://id/: 502")
+_trouble(
+    "oidc_unreachable", "provider_away", "single sign-on: https://id.example.com: GET https://id.example.com/: 502"
+)
 _trouble(
     "websocket_cut", "a_proxy_in_front_cuts_connections", "websockets of alice-0: they are disconnected every 61 s"
 )
-_trouble("clock_wrong", "a_replica_of_the_gateway_is_ahead", "clock: it is 300 s ahead of the API server's.")
+_trouble(
+    "clock_wrong",
+    "a_replica_of_the_gateway_is_ahead",
+    "clock: it is 300 s ahead of the API server's clock. Synchronise the clocks of the nodes (NTP)",
+)
 # It answers, so the gateway is ready.
 fault("history_not_written", name="database_read_only")(
     lambda cluster: _says(

@@ -90,7 +90,8 @@ def data_perms_refused(kasm: Kasm) -> None:
 def quota_reached(kasm: Kasm) -> None:
     kasm.without_pod("db")
     kasm.at_step("api", "db")
-    note = 'create Pod kasm-db-1-19-0-0 failed error: pods "x" is forbidden: exceeded quota'
+    failed = "create Pod kasm-db-1-19-0-0 in StatefulSet kasm-db-1-19-0 failed"
+    note = f'{failed} error: pods "x" is forbidden: exceeded quota'
     kasm.warn("StatefulSet", "kasm-db-1-19-0", "FailedCreate", note)
 
 

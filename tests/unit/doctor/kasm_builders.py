@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object, meta_of, ready_status
+from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object, meta_of, ready_condition, ready_status
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 
 # The operator runs in this namespace too.
@@ -124,7 +124,7 @@ class Kasm:
     def unready(self, key: str, **container: Any) -> Object:
         """Its pod runs, and is not ready; gives the status of its first container."""
         pod = self.pod(key)
-        pod["status"]["conditions"][1]["status"] = "False"
+        ready_condition(pod)["status"] = "False"
         found: Object = pod["status"]["containerStatuses"][0]
         found |= {"ready": False, **container}
         self.without_endpoints(key)

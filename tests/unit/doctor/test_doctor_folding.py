@@ -7,7 +7,7 @@ import pytest
 
 from unit.doctor.doctor_breaks import Break, put
 from unit.doctor.doctor_builders import POD, SPACE, Cluster
-from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path, _pending_claim
+from unit.doctor.doctor_faults import FAULTS, SETUP, local_path, pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
@@ -29,7 +29,7 @@ def keys(cluster: Cluster) -> list[str]:
 
 def test_a_missing_class_is_the_only_cause() -> None:
     cluster = Cluster()
-    claim = _pending_claim(cluster)
+    claim = pending_claim(cluster)
     claim["spec"]["storageClassName"] = "fast-ssd"
     note = 'storageclass.storage.k8s.io "fast-ssd" not found'
     cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", note)
@@ -38,7 +38,7 @@ def test_a_missing_class_is_the_only_cause() -> None:
 
 def test_events_of_a_deleted_claim_are_not_its_namesakes() -> None:
     cluster = Cluster()
-    claim = _pending_claim(cluster)["metadata"]["name"]
+    claim = pending_claim(cluster)["metadata"]["name"]
     cluster.warn(
         "PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir: Permission denied", uid="of-the-last-one"
     )
@@ -92,7 +92,7 @@ def test_own_authority_of_a_local_cluster_is_no_fault(host: str, why: str, codes
 
 def test_only_the_mode_of_the_setup_script_is_fixed() -> None:
     cluster = Cluster()
-    _local_path(cluster, SETUP.format("0700"))
+    local_path(cluster, SETUP.format("0700"))
     (found,) = cluster.findings()
     config_map = cluster.one("configmaps", "local-path-config")
     changed = FIXES[found.code].change(config_map, cluster.snapshot())
@@ -179,7 +179,7 @@ def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
 
 def test_a_log_of_a_desktop_killed_for_memory_is_folded() -> None:
     cluster = Cluster()
-    cluster.crashes("OOMKilled")
+    cluster.crashes("OOMKilled", restarts=1)
     cluster.say("Error: cannot open display :0")
     memory, log = cluster.findings()
     assert (memory.code, log.code, log.caused_by) == ("desktop_out_of_memory", "selkies_error", memory.key)

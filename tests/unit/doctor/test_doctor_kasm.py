@@ -49,15 +49,21 @@ def test_a_healthy_kasm_beside_an_operator_has_no_findings(generation: Generatio
 @pytest.mark.parametrize(
     ("line", "address"),
     [
-        ("while ! curl http://api:8080/api/__healthcheck 2>&1; do sleep 5; done", "http://api:8080/api/__healthcheck"),
+        ("while ! curl http://api:8080/__healthcheck 2>/dev/null; do sleep 5; done", "http://api:8080/__healthcheck"),
         ('until curl -sk "https://user:pw@proxy.kasm:8443"; do sleep 1; done', "https://proxy.kasm:8443/"),
         ("wget -q -O- http://manager; true", "http://manager:80/"),
         (
-            "while ! pg_isready -h ${POSTGRES_HOST} -p ${POSTGRES_PORT} -t 10; do x; done",
+            "while ! pg_isready -h ${POSTGRES_HOST} -p ${POSTGRES_PORT} -t 10; do sleep 5; done",
             "postgresql://db.example:6432",
         ),
-        ('psql -p 5432 -h "${POSTGRES_HOST}" -t -c "select zone_id from zones"', "postgresql://db.example:5432/zones"),
-        ("PGPASSWORD=$(POSTGRES_PASSWORD) psql -h db -c 'select zone_id from zones'", "postgresql://db:5432/zones"),
+        (
+            'psql -U u -p 5432 -h "${POSTGRES_HOST}" -t -c "select zone_id from zones"',
+            "postgresql://db.example:5432/zones",
+        ),
+        (
+            "PGPASSWORD=$(POSTGRES_PASSWORD) psql -U kasmapp -d kasm -h db -t -c 'select zone_id from zones'",
+            "postgresql://db:5432/zones",
+        ),
         ("until redis-cli -h kasm-redis ping | grep PONG; do sleep 5; done", "redis://kasm-redis:6379"),
         ("until nc -z -w 2 rabbit 5672; do sleep 1; done", "tcp://rabbit:5672"),
         ("until nslookup orders.shop.svc.cluster.local; do sleep 2; done", "dns://orders.shop.svc.cluster.local"),
@@ -221,8 +227,9 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
     said = json.loads(out)
     assert code == 1
     assert [finding["code"] for finding in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
-    of_chart = {"namespace": PLACE, "chart": "kasm-1.1181.1", "generation": "B"}
-    assert said["namespaces"][0] | of_chart == said["namespaces"][0]
+    (namespace,) = said["namespaces"]
+    assert namespace.keys() == {"namespace", "chart", "generation", "pods", "ready"}
+    assert (namespace["namespace"], namespace["chart"], namespace["generation"]) == (PLACE, "kasm-1.1181.1", "B")
     assert run(cluster, "kasm-guac-deployment-0")[0] == 0
     code, _, err = run(cluster, "kasm-prox-default-deployment")
     assert code == 1
@@ -286,6 +293,17 @@ def test_an_undeclared_port_without_response_is_named() -> None:
     first = run_checks(kasm_scope(kasm.cluster), CHECKS)[0]
     assert first.code == "kasm_service_port_wrong"
     assert "sends port 8181 to 8181, which none of its pods declares; declared ports: 8282" in first.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("kasm_name_wrong", "init container kasm-api-is-ready of kasm-manager-default-deployment-0 waits for it"),
+        ("kasm_target_port_wrong", "sends port 8080 to 9090, on which none of its pods listens"),
+    ],
+)
+def test_wrong_service_is_named_with_its_mistake(fault: str, words: str) -> None:
+    assert words in KASM_FAULTS.broken(fault, 0).findings()[0].message
 
 
 def test_password_check_command_needs_only_the_password() -> None:

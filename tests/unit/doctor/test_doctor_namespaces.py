@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from unit.doctor.doctor_builders import SPACE, Cluster, rules_of
-from unit.doctor.doctor_faults import _second_operator
+from unit.doctor.doctor_faults import second_operator
 from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.access import IN_NAMESPACE
@@ -72,6 +72,6 @@ def test_a_role_missing_in_one_namespace_is_named(cluster: Cluster) -> None:
 
 
 def test_operators_that_share_a_namespace_collide(cluster: Cluster) -> None:
-    _second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
+    second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
     (message,) = [message for code, message in found(cluster) if code == "operators_collide"]
     assert "watch the namespace lab. Both are active there and revert each other's changes." in message

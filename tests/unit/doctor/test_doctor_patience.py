@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, READY, Cluster
+from unit.doctor.doctor_builders import JUST_NOW, READY, Cluster, ready_condition
 from unit.doctor.doctor_faults import FAULTS
 from vdi.findings.model import Finding, Severity
 
@@ -68,7 +68,7 @@ def test_frozen_desktop_is_not_called_slow() -> None:
 
 def test_frozen_desktop_gets_15_seconds_to_respond() -> None:
     cluster = FAULTS.broken("desktop_frozen")
-    cluster.pod["status"]["conditions"][1]["lastTransitionTime"] = JUST_NOW
+    ready_condition(cluster.pod)["lastTransitionTime"] = JUST_NOW
     assert "desktop_hung" not in cluster.roots()
 
 

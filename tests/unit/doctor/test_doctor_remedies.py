@@ -76,7 +76,11 @@ _PULL = "crictl pull registry.example.com/desktop:1"
     ("message", "words", "commands"),
     [
         ("desktop:1: not found", "name or tag in spec.image of template `ubuntu-desktop`", (_EDIT, _RESTART)),
-        ("pull access denied, may require authorization", "or its pull secret", (_EDIT, _RESTART)),
+        (
+            "pull access denied, repository does not exist or may require authorization",
+            "or its pull secret",
+            (_EDIT, _RESTART),
+        ),
         ("lookup registry.example.com: no such host", "fix DNS on the node node-1", (_EDIT, _RESTART, _PULL)),
         ("toomanyrequests: rate limit", "Wait until", (_EDIT, _RESTART)),
         ("dial tcp 10.1.2.3:443: connection refused", "On the node node-1, fix its access", (_PULL,)),

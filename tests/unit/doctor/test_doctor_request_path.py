@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster, Object
+from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster, Object, ready_condition
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, add_ingress, add_route, with_gateway
 from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.objects.routing import Rule
@@ -115,7 +115,7 @@ def test_one_broken_service_is_one_finding_for_all_desktops() -> None:
 
 def test_a_pod_that_is_just_ready_is_not_yet_listed() -> None:
     cluster = GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing")
-    cluster.one("pods", "vdi-gateway-1")["status"]["conditions"][1]["lastTransitionTime"] = JUST_NOW
+    ready_condition(cluster.one("pods", "vdi-gateway-1"))["lastTransitionTime"] = JUST_NOW
     assert cluster.findings() == []
 
 

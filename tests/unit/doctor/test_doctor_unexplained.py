@@ -3,8 +3,8 @@
 import pytest
 
 from unit.doctor.doctor_breaks import Break, Faults, put
-from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Cluster
-from unit.doctor.doctor_faults import FAULTS, SETUP, _local_path
+from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Cluster, ready_condition
+from unit.doctor.doctor_faults import FAULTS, SETUP, local_path
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
     SECONDS_AGO,
@@ -113,7 +113,7 @@ def machine_was_off(cluster: Cluster) -> None:
     for pod in cluster.objects["pods"]:
         ended(pod)
         pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:59:20Z"}}
-        pod["status"]["conditions"][1]["lastTransitionTime"] = "2026-11-20T11:59:40Z"
+        ready_condition(pod)["lastTransitionTime"] = "2026-11-20T11:59:40Z"
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
 
 
@@ -124,7 +124,7 @@ def certificate_is_renewed(cluster: Cluster) -> None:
 NORMAL.table(
     # The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop.
     ("", "pod_came_late", put("vdisessions", "metadata.creationTimestamp", "2026-11-20T10:55:00Z")),
-    ("", "setup_script_of_k3s", lambda cluster: _local_path(cluster, SETUP.format("0777"))),
+    ("", "setup_script_of_k3s", lambda cluster: local_path(cluster, SETUP.format("0777"))),
     ("", "probe_failed_once", lambda cluster: cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)),
     ("", "mount_failed_some_minutes_ago", lambda cluster: cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)),
     ("", "pod_was_deleted_by_a_person", lambda cluster: lost(cluster, reason="PodDeleted", message="It was deleted.")),
@@ -198,7 +198,7 @@ def test_a_session_that_stays_names_the_operator() -> None:
 
 
 def crash_loops(cluster: Cluster) -> None:
-    cluster.crashes("OOMKilled")
+    cluster.crashes("OOMKilled", restarts=4)
     cluster.session["status"]["conditions"] = [condition("Ready", "False", "Starting", at=OLD)]
     cluster.warn_pod("FailedSomething", "of the crash", at=SECONDS_AGO)
 

@@ -40,6 +40,7 @@ DESKTOP = "https://alice-desktop.vdi.localhost"
 ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=SOURCE_OIDC, subject="1")
 BOB = Identity(user="bob@example.com", source=SOURCE_OIDC, subject="2")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class AttackStage:
         """Every method of every route in one of the parts' tables."""
         routes = [route for component in self.gateway.components for route in getattr(component, table, tuple)()]
         assert routes
-        return list(dict.fromkeys(way for route in routes for way in _ways(route)))
+        return list(dict.fromkeys(way for route in routes for way in ways_of(route)))
 
     async def verify(self, uri: str, **headers: str) -> httpx.Response:
         """Ask the edge for alice's desktop, as Traefik does."""
@@ -98,13 +99,15 @@ class AttackStage:
         return {"cluster": self.api.version, **rows}
 
 
-def _ways(route: BaseRoute) -> Iterator[Way]:
+def ways_of(route: BaseRoute) -> Iterator[Way]:
     assert isinstance(route, Route), f"{route}: of no kind that is known here"
     if route.methods is not None:
         methods = set(route.methods)
-    else:  # an address of the API, which knows its methods itself; another one is asked with all
+    elif route.path.startswith(PREFIX):  # an address of the API, which knows its methods itself
         methods = {operation.method for operation in OPERATIONS if PREFIX + operation.path == route.path}
-        methods = methods or {"GET", "POST", "PUT", "PATCH", "DELETE"}
+        assert methods, f"{route.path}: which methods does it answer?"
+    else:
+        methods = set(METHODS)
     for method in sorted(methods):
         yield Way(method, route.path)
 

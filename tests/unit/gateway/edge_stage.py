@@ -57,11 +57,6 @@ def publish(world: ClusterCache, session: VDISession) -> VDISession:
     return session
 
 
-def gone(world: ClusterCache, session: VDISession) -> None:
-    """The watch brings its end."""
-    world.sessions.observe_deleted(changed(session))
-
-
 class EdgeStage(GatewayStage):
     """The gateway with alice's session `alice-desktop`, and Traefik as far as it matters here."""
 

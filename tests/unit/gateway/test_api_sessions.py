@@ -163,28 +163,43 @@ async def test_templates_are_the_usable_ones_without_their_insides(stage: ApiSta
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "allowed"),
+    ("body", "error"),
     [
-        ("resources.gpu", "two", "a whole number"),
-        ("resources.gpu", 0, "a whole number >= 1"),
-        ("resources.gpus", 1, "a field of this request: gpu, memory, cpu, ephemeralStorage"),
-        ("resources.ephemeralStorage", "lots", "an amount of at least 1Mi, such as 4Gi or 512Mi"),
-        ("timeout", "4 hours", "Length of the run, such as 4h. Default: 8h"),
-        ("body", [], "an object"),
-        ("template", None, "Name of a template, one of `GET /templates` (required)"),
+        ({}, {"field": "template", "allowed": "Name of a template, one of `GET /templates` (required)"}),
+        ([], {"field": "body", "value": [], "allowed": "an object"}),
+        (
+            {"template": "ubuntu", "timeout": "4 hours"},
+            {"field": "timeout", "value": "4 hours", "allowed": "Length of the run, such as 4h. Default: 8h"},
+        ),
+        (
+            {"template": "ubuntu", "resources": {"gpu": "two"}},
+            {"field": "resources.gpu", "value": "two", "allowed": "a whole number"},
+        ),
+        (
+            {"template": "ubuntu", "resources": {"gpu": 0}},
+            {"field": "resources.gpu", "value": 0, "allowed": "a whole number >= 1"},
+        ),
+        (
+            {"template": "ubuntu", "resources": {"gpus": 1}},
+            {
+                "field": "resources.gpus",
+                "value": 1,
+                "allowed": "a field of this request: gpu, memory, cpu, ephemeralStorage",
+            },
+        ),
+        (
+            {"template": "ubuntu", "resources": {"ephemeralStorage": "lots"}},
+            {
+                "field": "resources.ephemeralStorage",
+                "value": "lots",
+                "allowed": "an amount of at least 1Mi, such as 4Gi or 512Mi",
+            },
+        ),
     ],
 )
-async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
-    stage: ApiStage, field: str, value: Any, allowed: str
-) -> None:
+async def test_a_body_is_refused_by_field_value_and_what_is_allowed(stage: ApiStage, body: Any, error: Answer) -> None:
     alice = await stage.program()
-    outer, _, inner = field.partition(".")
-    body: Any = {"template": "ubuntu", outer: {inner: value} if inner else value}
-    error = {"field": field, "value": value, "allowed": allowed}
-    if field == "template":  # it is missing
-        del body["template"], error["value"]
-    answer = await alice.post("/api/v1/sessions", json=value if field == "body" else body)
-    assert problem(answer, 422, "invalid")["errors"] == [error]
+    assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == [error]
     assert stage.cluster.objects == {}
 
 

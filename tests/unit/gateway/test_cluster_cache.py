@@ -29,13 +29,11 @@ async def api() -> AsyncIterator[FakeApi]:
 
 
 @asynccontextmanager
-async def watching(api: FakeApi, *, synced: bool = True) -> AsyncIterator[ClusterCache]:
+async def watching(api: FakeApi) -> AsyncIterator[ClusterCache]:
     async with (
         Client(api.config(), field_manager="t", retry=NO_RETRY) as client,
         ClusterCache(client, SETTINGS) as world,
     ):
-        if synced:
-            await world.wait_synced()
         yield world
 
 
@@ -44,6 +42,7 @@ async def test_sessions_are_found_by_name_host_and_uid(api: FakeApi) -> None:
     put_session(api, "other", host="nice")
 
     async with watching(api) as world:
+        await world.wait_synced()
         session = world.session("alice-desktop")
         assert session is not None
         assert world.by_host("alice-desktop-5tq2mzk4.vdi.localhost") is session
@@ -64,6 +63,7 @@ async def test_who_only_asks_for_a_host_is_not_found_there(api: FakeApi) -> None
     put_session(api, "other", hostname="same")
 
     async with watching(api) as world:
+        await world.wait_synced()
         assert world.by_host("same.vdi.localhost") is None
 
 
@@ -78,6 +78,7 @@ async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> Non
         api.put("vdisessions", name, namespace=SETTINGS.namespaces[0], metadata=metadata, spec=spec, status=status)
 
     async with watching(api) as world:
+        await world.wait_synced()
         found = world.by_host("same.vdi.localhost")
         assert found
         assert found.metadata.name == "alices"
@@ -86,7 +87,7 @@ async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> Non
 async def test_a_kind_that_cannot_be_watched_is_named(api: FakeApi) -> None:
     api.faults += [("GET", refusal(403, "Forbidden"))] * 3
 
-    async with watching(api, synced=False) as world:
+    async with watching(api) as world:
         await eventually(lambda: all("Forbidden" in trouble for trouble in world.troubles()), "troubles are told")
         kinds = {trouble.partition(":")[0] for trouble in world.troubles()}
         assert kinds == {"vdisessions", "vditemplates", "vdipools"}

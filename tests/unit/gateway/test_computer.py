@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
-from unit.gateway.attack_stage import Way, _ways
+from unit.gateway.attack_stage import Way, ways_of
 from unit.gateway.gateway_stage import a_past
 from unit.gateway.history_stage import at
 from unit.gateway.probe_agent import Agent, agent
@@ -339,7 +339,7 @@ async def test_token_of_one_session_does_nothing_else(stage: ApiStage, desktop: 
     assert [operation.name for operation in OPERATIONS if operation.drives] == ["actInSession"]
     stranger = await stage.anybody()
     program.event_hooks = stranger.event_hooks = {}  # pages are not in the API's document
-    ways = {way for part in stage.gateway.components for route in part.portal_routes() for way in _ways(route)}
+    ways = {way for part in stage.gateway.components for route in part.portal_routes() for way in ways_of(route)}
     for way in sorted(ways, key=lambda way: (way.path, way.method)):
         if way.path == "/mcp" or way.path.startswith("/api/") or way.method not in ("GET", "POST"):
             continue

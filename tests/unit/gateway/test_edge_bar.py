@@ -75,6 +75,12 @@ async def test_no_one_else_gets_a_bar(stage: EdgeStage, access: dict[str, Any], 
     assert stage.acts == []
 
 
+async def test_bar_ends_with_the_session(stage: EdgeStage) -> None:
+    browser = await entered(stage)
+    stage.drop(stage.session)
+    assert (await browser.get(BAR)).status_code == 401
+
+
 async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
     browser = await entered(stage)
     stage.put(a_template("office", protocol="Web"))

@@ -122,7 +122,7 @@ async def test_a_token_that_is_half_over_is_renewed_and_the_next_holds(stage: Ed
     assert (await stage.verify(HOST, Cookie=cookies(alice, DESKTOP_COOKIE))).status_code == 401
 
 
-async def test_a_token_that_is_over_is_renewed_by_the_grant(stage: EdgeStage, alice: Browser) -> None:
+async def test_a_grant_renews_its_token_while_the_login_lasts(stage: EdgeStage, alice: Browser) -> None:
     stage.clock.forward(hours=3)
     answer = await stage.verify(HOST, Cookie=cookies(alice))
     assert (answer.status_code, answer.headers["set-cookie"].partition("=")[0]) == (200, DESKTOP_COOKIE)

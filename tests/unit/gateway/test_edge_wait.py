@@ -159,11 +159,17 @@ async def test_a_program_is_reported_to_come_again(stage: EdgeStage) -> None:
 async def test_the_owner_who_opens_the_address_by_hand_resumes(stage: EdgeStage) -> None:
     suspend(stage)
     browser = await stage.logged_in(OWNER)
-    page = await browser.open(address())  # as a page that loads itself again
-    assert (stage.resumed, 'action="/.vdi/resume?next=/"' in page.text) == ([], True)
     page = await browser.open(address(), headers=CLICKED)
     assert stage.resumed == [(OWNER, "alice-desktop")]
     assert "This desktop is suspended" not in page.text
+
+
+async def test_a_page_that_loads_itself_again_does_not_resume(stage: EdgeStage) -> None:
+    suspend(stage)
+    browser = await stage.logged_in(OWNER)
+    page = await browser.open(address())
+    assert stage.resumed == []
+    assert 'action="/.vdi/resume?next=/"' in page.text
 
 
 async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
@@ -256,13 +262,18 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
 
 
 @pytest.mark.parametrize("spec", [{"access": ()}, shared_with(GUEST, "collaborator")], ids=["share", "role"])
-async def test_who_loses_share_role_or_grant_is_sent_to_look_again(stage: EdgeStage, spec: dict[str, Any]) -> None:
+async def test_who_loses_share_or_role_is_sent_to_look_again(stage: EdgeStage, spec: dict[str, Any]) -> None:
     stage.change(spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.entered(GUEST)
     events = await browser_events(stage, browser, lambda: stage.change(spec=spec), most=9)
     assert [event["stage"] for event in events] == ["queued", "again"]
-    await browser.open(address())
-    await stage.edge.revoker.end(user=GUEST)
+
+
+async def test_an_ended_grant_gets_no_stages(stage: EdgeStage) -> None:
+    stage.change(status=in_line())
+    browser = await stage.entered()
+    assert [event["stage"] for event in await browser_events(stage, browser)] == ["queued"]
+    await stage.edge.revoker.end(user=OWNER)
     with pytest.raises(AssertionError):
         await browser_events(stage, browser)
 

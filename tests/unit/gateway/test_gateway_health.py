@@ -195,8 +195,8 @@ async def test_the_log_repeats_a_problem_and_reports_its_end_once(
     assert said == [trouble, trouble, f"{module.OVER}database"]
 
 
-async def test_the_last_call_of_a_dependency_is_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An identity provider that is down is reported outside of probes: it keeps no replica from being ready."""
+async def test_a_provider_that_is_down_is_reported_outside_of_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a trouble and as a metric: it keeps no replica from being ready."""
     stage = HealthStage()
     stage.external = ["single sign-on: https://id.example.com: no answer"]
     assert await stage.health.all_troubles() == stage.external

@@ -72,6 +72,7 @@ async def test_no_one_else_gets_any(stage: EdgeStage) -> None:
     no_one = await ask(stage, None)
     assert (no_one.status_code, "iceServers" in no_one.text) == (401, False)
     owner = await stage.entered()
+    assert (await ask(stage, owner)).status_code == 200
     for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://bobs-desktop.vdi.localhost:8443"}):
         assert (await ask(stage, owner, **headers)).status_code == 403
 

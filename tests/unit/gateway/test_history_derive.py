@@ -220,7 +220,8 @@ def test_a_run_keeps_what_drew_and_what_encoded_it() -> None:
 def test_gpus_are_those_that_it_was_started_with() -> None:
     life = Life()
     state = life.starting(0)
-    for present, gpus in ((template(), 2), (template(gpu=4, generation=2), None), (None, None)):  # 2: changed since
+    changed_since = template(gpu=4, generation=2)
+    for present, gpus in ((template(), 2), (changed_since, None), (None, None)):
         assert (run := read_snapshot(state, present).run) and run.gpus == gpus
     life.spec["resources"] = {"gpu": 3}
     assert (run := read_snapshot(life.state(), template()).run) and run.gpus == 3

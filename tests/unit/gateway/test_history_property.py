@@ -46,14 +46,15 @@ def lives(draw: st.DrawFn) -> list[Seen]:
         minute += draw(st.integers(1, 90))
         why = draw(st.sampled_from(["Suspended", "TimedOut", "IdleTooLong"]))
         steps: dict[str, Callable[[], VDISession]] = {
-            "start": partial(life.starting, minute),  # the first: only where no run is on
+            "start": partial(life.starting, minute),
             "running": partial(life.running, minute),
             "between_pods": life.between_pods,
             "suspended": partial(life.suspended, minute, why),
             "given_up": partial(life.given_up, minute),
             "queued": partial(life.queued, minute),
         }
-        step = draw(st.sampled_from([*steps][1:] if on else ["queued", "start", "suspended"]))
+        possible = [name for name in steps if name != "start"] if on else ["queued", "start", "suspended"]
+        step = draw(st.sampled_from(possible))
         states.append((read_snapshot(steps[step](), template()), at(minute)))
         on = step in ("start", "running", "between_pods")
     if draw(st.booleans()):

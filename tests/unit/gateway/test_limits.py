@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
@@ -78,6 +78,7 @@ def test_a_resumed_session_does_not_count_twice() -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4))
+@example(sessions=2, gpus=1, held=[2], desired=0)  # a desktop without GPUs passes a GPU limit that is exceeded
 def test_no_run_exceeds_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
     others = [(f"s{number}", one) for number, one in enumerate(held)]
     allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, NONE) is None

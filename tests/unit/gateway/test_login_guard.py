@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from unit.gateway.gateway_stage import PORTAL, Browser
+from support.csrf import csrf_of
+from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.settings import Settings
@@ -90,9 +91,17 @@ async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Bro
     assert as_json.status_code == 403
 
 
+async def test_no_other_page_logs_a_browser_in(stage: LoginStage) -> None:
+    browser = stage.browser()
+    right = csrf_of((await browser.get("/login")).text)
+    fields = {"user": "alice@example.com", "password": PASSWORD}
+    for token, origin in (("", PORTAL), (right, "https://evil.example")):
+        answer = await browser.post("/login", data=fields | {"csrf": token}, headers={"Origin": origin})
+        assert answer.status_code == 403, origin
+        assert "__Host-vdi-login" not in browser.copy_cookies()
+
+
 OURS = Settings(domain="vdi.example.com", url_port=8443)
-
-
 OURS_URL = "https://portal.vdi.example.com:8443"
 OWN_PAGES = ("/", "/desktops/x?y=1#z", "/enter?host=a&state=b&next=/", f"{OURS_URL}/history")
 

@@ -249,14 +249,14 @@ def pairs(rows: Mapping[str, Iterable[Any]]) -> list[tuple[Any, str]]:
     return [(value, key) for key, values in rows.items() for value in values]
 
 
-NOT_A_TIME = (None, 10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf"))
+NOT_A_TIME = (10**400, -(10**400), 2**53 + 1, float("nan"), float("inf"), -float("inf"))
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "iss": ("https://evil.example", ISSUER + "/", None),
     "aud": ("another", ["another"], None, ["vdi", "another"]),
     "azp": ("another",),
-    "exp": (1, True, "never", *NOT_A_TIME),
-    "iat": (99999999999, *NOT_A_TIME),
-    "nbf": (99999999999, *NOT_A_TIME[1:]),
+    "exp": (1, True, "never", None, *NOT_A_TIME),
+    "iat": (99999999999, None, *NOT_A_TIME),
+    "nbf": (99999999999, *NOT_A_TIME),
     "nonce": ("another", None, 1, "\ud800"),
     "at_hash": ("AAAAAAAAAAAAAAAAAAAAAA", 1, "", "\ud800"),
     "sub": ("", None, 1, "1" * 256, "ä", "1\0"),
@@ -448,6 +448,7 @@ async def test_without_an_address_that_is_theirs_no_one_comes_in(
     answer = await sign_on.come_back(**claims)
     assert answer.status_code == 403
     assert words in answer.text
+    assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie"))
 
 
 async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn, browser: Browser) -> None:
@@ -508,6 +509,13 @@ async def test_a_changed_address_at_the_provider_opens_no_other_one(sign_on: Sig
     assert "as alice@example.com before" in await user_of(sign_on, sub="2", email="alice@example.com")
     assert await user_of(sign_on, sub="3", email="boss@example.com") == "boss@example.com", "nothing was bound"
     assert await user_of(sign_on, sub="2", email="bob@example.com") == "bob@example.com"
+
+
+async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> None:
+    assert await user_of(sign_on) == "alice@example.com"
+    assert [await sign_on.stage.logins.release("alice@example.com") for _ in range(2)] == [True, False]
+    assert await user_of(sign_on, sub="2") == "alice@example.com"
+    assert "Another account" in await user_of(sign_on, sub="1")
 
 
 async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:

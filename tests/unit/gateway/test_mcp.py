@@ -178,23 +178,23 @@ async def test_tool_loop_of_the_docs_drives_a_desktop(
     assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
 
 
-AT = {"x": 1, "y": 2}
+POINT = {"x": 1, "y": 2}
 
 
 @pytest.mark.parametrize(
     ("tool", "arguments", "action"),
     [
-        ("click", AT, {"action": "left_click", "coordinate": [1, 2]}),
-        ("click", AT | {"kind": "double"}, {"action": "double_click", "coordinate": [1, 2]}),
-        ("move", AT, {"action": "mouse_move", "coordinate": [1, 2]}),
+        ("click", POINT, {"action": "left_click", "coordinate": [1, 2]}),
+        ("click", POINT | {"kind": "double"}, {"action": "double_click", "coordinate": [1, 2]}),
+        ("move", POINT, {"action": "mouse_move", "coordinate": [1, 2]}),
         (
             "drag",
-            AT | {"to_x": 3, "to_y": 4},
+            POINT | {"to_x": 3, "to_y": 4},
             {"action": "left_click_drag", "start_coordinate": [1, 2], "coordinate": [3, 4]},
         ),
         (
             "scroll",
-            AT | {"scroll_direction": "down"},
+            POINT | {"scroll_direction": "down"},
             {"action": "scroll", "coordinate": [1, 2], "scroll_direction": "down", "scroll_amount": 5},
         ),
         ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),

@@ -23,4 +23,5 @@ async def test_every_page_for_users_is_served_with_links_that_work() -> None:
 
 
 async def test_help_is_for_people_who_are_logged_in() -> None:
-    assert (await PortalStage().browser(None).get("/help/files")).status_code == 303
+    answer = await PortalStage().browser(None).get("/help/files")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/help/files")

@@ -109,7 +109,7 @@ async def test_rest_shows_nothing_to_an_unknown_role(role: str) -> None:
         assert (await bob.get("/api/v1/sessions/alice-desktop/startup-scripts")).status_code == 404
         answer = await bob.put("/api/v1/sessions/alice-desktop/access/eve@example.com", json={"role": "viewer"})
         assert answer.status_code == 404
-        assert (await bob.post("/api/v1/sessions/alice-desktop/probes", json={"state": "0" * 64})).status_code == 404
+        assert (await bob.post("/api/v1/sessions/alice-desktop/probe", json={"state": "0" * 64})).status_code == 404
 
 
 async def test_the_portal_shows_nothing_to_an_unknown_role(role: str) -> None:

@@ -28,6 +28,8 @@ BARE = msgspec.structs.replace(
 )
 NODE_PROGRAM = msgspec.structs.replace(BARE, probes=(Probe("192.0.2.10", 443, "open"),))
 OWN_ADDRESS = changed(BARE, services=[a_service("other", 443, address="198.51.100.7")])
+HELD_BY_TRAEFIK = "held by service kube-system/traefik (ServiceLB uses it on every node)"
+HELD_BY_PROGRAM = "no object of the cluster uses it, but something responds at 192.0.2.10"
 
 
 def names(found: list[Holder]) -> list[str]:
@@ -35,24 +37,29 @@ def names(found: list[Holder]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("facts", "ingress", "severity", "words"),
+    ("facts", "ingress", "severity", "observed"),
     [
-        (K3S, "traefik", "ok", "held by service kube-system/traefik (ServiceLB uses it on every node)"),
-        (K3S, "loadbalancer", "error", "vdi kasm values render --ingress traefik"),
-        (K3S, "loadbalancer", "error", "--disable=traefik"),
-        (K3S, "none", "ok", ""),
+        (K3S, "traefik", "ok", HELD_BY_TRAEFIK),
+        (K3S, "loadbalancer", "error", HELD_BY_TRAEFIK),
+        (K3S, "none", "ok", HELD_BY_TRAEFIK),
         (BARE, "loadbalancer", "ok", "free"),
-        (BARE, "traefik", "warning", ""),
-        (OWN_ADDRESS, "loadbalancer", "ok", "LoadBalancer at 198.51.100.7"),
-        (NODE_PROGRAM, "loadbalancer", "error", "something responds at 192.0.2.10"),
-        (NODE_PROGRAM, "loadbalancer", "error", "On 192.0.2.10: ss -ltnp 'sport = :443'"),
-        (NODE_PROGRAM, "traefik", "error", ""),
+        (BARE, "traefik", "warning", "free"),
+        (OWN_ADDRESS, "loadbalancer", "ok", "held by service kube-system/other (LoadBalancer at 198.51.100.7)"),
+        (NODE_PROGRAM, "loadbalancer", "error", HELD_BY_PROGRAM),
+        (NODE_PROGRAM, "traefik", "error", HELD_BY_PROGRAM),
     ],
 )
-def test_port_443_is_free_or_traefiks(facts: Facts, ingress: str, severity: str, words: str) -> None:
+def test_port_443_is_free_or_traefiks(facts: Facts, ingress: str, severity: str, observed: str) -> None:
     line = port_443_line(facts, Ingress(ingress))
-    assert line.severity == severity
-    assert words in f"{line.observed}\n{line.remedy.text}"
+    assert (line.severity, line.observed) == (severity, observed)
+
+
+def test_remedy_for_port_443_depends_on_its_holder() -> None:
+    for_traefik = port_443_line(K3S, Ingress.LOADBALANCER).remedy.text
+    assert "vdi kasm values render --ingress traefik" in for_traefik
+    assert "--disable=traefik" in for_traefik
+    for_program = port_443_line(NODE_PROGRAM, Ingress.LOADBALANCER).remedy.text
+    assert for_program == "On 192.0.2.10: ss -ltnp 'sport = :443'"
 
 
 def test_own_service_does_not_conflict() -> None:
@@ -104,30 +111,41 @@ NGINX = [{"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-
 NO_LB = with_args("server", "--disable", "servicelb")
 METALLB = changed(NO_LB, services=[a_service("other", 80, address="198.51.100.7")])
 UNREADY = changed(K3S, pods=[a_pod("traefik-1", labels=TRAEFIK, ready=False)])
+NO_TRAEFIK = (with_args("server", "--disable", "traefik"), with_args("server", "--disable=servicelb,traefik"))
+OF_NGINX = changed(BARE, ingressclasses=NGINX)
+NOTHING = "0 of 0 Traefik pods ready; ingress classes: none"
 
 
 @pytest.mark.parametrize(
-    ("facts", "ingress", "severity", "words"),
+    ("facts", "ingress", "severity", "observed"),
     [
-        (K3S, "traefik", "ok", ""),
-        (UNREADY, "traefik", "error", "kubectl --namespace kube-system describe pod traefik-1"),
-        (changed(K3S, ingressclasses=[]), "traefik", "warning", ""),
-        (BARE, "traefik", "error", ""),
-        (changed(K3S, pods=[]), "traefik", "warning", "outside the cluster"),
-        (with_args("server", "--disable", "traefik"), "traefik", "error", "--disable=traefik"),
-        (with_args("server", "--disable=servicelb,traefik"), "traefik", "error", "--disable=traefik"),
-        (changed(BARE, ingressclasses=NGINX), "traefik", "warning", "ingressClassName: nginx"),
-        (K3S, "loadbalancer", "ok", "svclb-traefik"),
-        (BARE, "loadbalancer", "ok", ""),
-        (NO_LB, "loadbalancer", "error", ""),
-        (METALLB, "loadbalancer", "ok", ""),
-        (with_args(version="v1.34.4"), "loadbalancer", "unknown", ""),
+        (K3S, "traefik", "ok", "1 of 1 Traefik pods ready; ingress classes: traefik"),
+        (UNREADY, "traefik", "error", "0 of 1 Traefik pods ready; ingress classes: traefik"),
+        (changed(K3S, ingressclasses=[]), "traefik", "warning", "1 of 1 Traefik pods ready; ingress classes: none"),
+        (changed(K3S, pods=[]), "traefik", "warning", "0 of 0 Traefik pods ready; ingress classes: traefik"),
+        (OF_NGINX, "traefik", "warning", "0 of 0 Traefik pods ready; ingress classes: nginx"),
+        (BARE, "traefik", "error", NOTHING),
+        (NO_TRAEFIK[0], "traefik", "error", NOTHING),
+        (NO_TRAEFIK[1], "traefik", "error", NOTHING),
+        (K3S, "loadbalancer", "ok", "ServiceLB of K3s (kube-system/svclb-traefik-1a2b3c4d)"),
+        (BARE, "loadbalancer", "ok", "K3s with its ServiceLB, which no Service uses yet"),
+        (NO_LB, "loadbalancer", "error", "none"),
+        (METALLB, "loadbalancer", "ok", "services with an address: kube-system/other"),
+        (with_args(version="v1.34.4"), "loadbalancer", "unknown", "there is no LoadBalancer Service to check"),
     ],
 )
-def test_way_in_needs_what_serves_it(facts: Facts, ingress: str, severity: str, words: str) -> None:
+def test_way_in_needs_what_serves_it(facts: Facts, ingress: str, severity: str, observed: str) -> None:
     line = way_in_line(facts, Ingress(ingress))
-    assert line.severity == severity
-    assert words in f"{line.observed}\n{line.message}\n{line.remedy.text}"
+    assert (line.severity, line.observed) == (severity, observed)
+
+
+def test_way_in_says_what_keeps_traefik_from_serving_it() -> None:
+    unready = way_in_line(UNREADY, Ingress.TRAEFIK).remedy.text
+    assert unready == "kubectl --namespace kube-system describe pod traefik-1"
+    assert "outside the cluster" in way_in_line(changed(K3S, pods=[]), Ingress.TRAEFIK).message
+    assert "ingressClassName: nginx" in way_in_line(OF_NGINX, Ingress.TRAEFIK).remedy.text
+    for facts in NO_TRAEFIK:
+        assert "--disable=traefik" in way_in_line(facts, Ingress.TRAEFIK).message
 
 
 def named(*addresses: str, problem: str = "") -> Facts:

@@ -40,13 +40,24 @@ def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "severity"),
+    [
+        ("v1.24.17+k3s1", "error"),
+        ("v1.25.0+k3s1", "warning"),
+        ("v1.27.16+k3s1", "warning"),
+        ("v1.28.0+k3s1", "ok"),
+        ("v1.34.4", "ok"),
+    ],
+)
+def test_version(version: str, severity: str) -> None:
+    line = line_of("kubernetes", changed(k3s_with_traefik(), nodes=[a_node(version=version)]))
+    assert line.severity == severity
+    assert version in line.observed
+
+
+@pytest.mark.parametrize(
     ("check", "node", "severity"),
     [
-        ("kubernetes", {"version": "v1.24.17+k3s1"}, "error"),
-        ("kubernetes", {"version": "v1.25.0+k3s1"}, "warning"),
-        ("kubernetes", {"version": "v1.27.16+k3s1"}, "warning"),
-        ("kubernetes", {"version": "v1.28.0+k3s1"}, "ok"),
-        ("kubernetes", {"version": "v1.34.4"}, "ok"),
         ("cpu", {"cpu": "1"}, "error"),
         ("cpu", {"cpu": "2"}, "warning"),
         ("cpu", {"cpu": "4"}, "ok"),
@@ -138,27 +149,31 @@ def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
     assert line_of("room", changed(facts, deployments=[])).observed.startswith("4 CPU")
 
 
+TWO_DEFAULTS = "a (default), b (default)"
 NO_PROVISIONER = [pod for pod in k3s_with_traefik().all("pods") if "local-path" not in pod["metadata"]["name"]]
 
 
 @pytest.mark.parametrize(
-    ("objects", "severity", "words"),
+    ("objects", "severity", "observed"),
     [
-        ({"storageclasses": []}, "error", ""),
-        ({"storageclasses": [a_storage_class("fast")]}, "error", "kubectl annotate storageclass fast"),
-        ({"storageclasses": [a_storage_class(name, default=True) for name in "ab"]}, "warning", ""),
-        ({"pods": NO_PROVISIONER}, "error", ""),
+        ({"storageclasses": []}, "error", "none"),
+        ({"storageclasses": [a_storage_class("fast")]}, "error", "fast"),
+        ({"storageclasses": [a_storage_class(name, default=True) for name in "ab"]}, "warning", TWO_DEFAULTS),
+        ({"pods": NO_PROVISIONER}, "error", "local-path (default); no pod of local-path-provisioner"),
     ],
 )
-def test_one_default_storage_class_is_served(objects: dict[str, Any], severity: str, words: str) -> None:
+def test_one_default_storage_class_is_served(objects: dict[str, Any], severity: str, observed: str) -> None:
     line = line_of("storage-class", changed(k3s_with_traefik(), **objects))
-    assert (line.severity, words in line.remedy.text) == (severity, True)
+    assert (line.severity, line.observed) == (severity, observed)
 
 
 def test_a_storage_class_that_is_missing_is_named() -> None:
+    undecided = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[a_storage_class("fast")]))
+    assert "kubectl annotate storageclass fast" in undecided.remedy.text
     named = a_plan("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
     missing = line_of("storage-class", k3s_with_traefik(), named)
-    assert (missing.severity, "There is no StorageClass ssd" in missing.message) == (Severity.ERROR, True)
+    assert missing.severity is Severity.ERROR
+    assert "There is no StorageClass ssd" in missing.message
 
 
 @pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])

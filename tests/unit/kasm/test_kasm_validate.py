@@ -30,13 +30,17 @@ def test_no_kasm_is_one_line() -> None:
 
 KASM, OF_B = a_kasm(), a_kasm("B")
 STUCK = (Release("kasm", 1, "deployed"), Release("kasm", 2, "pending-upgrade"))
-NO_ENDPOINTS = [
+SLICES = [
     {**each, "endpoints": []} if "manager" in each["metadata"]["name"] else each for each in KASM.all("endpointslices")
 ]
+NO_ENDPOINTS = broken(KASM, endpointslices=SLICES)
 UNBOUND = edited(OF_B, "persistentvolumeclaims", "db", status={"phase": "Pending"})
 NO_CLAIMS = broken(OF_B, persistentvolumeclaims=[])
 EXTERNAL_DATABASE = dropped(dropped(dropped(NO_CLAIMS, "statefulsets", "db"), "services", "db"), "pods", "db")
 WRONG_PART = broken(KASM, ingresses=[an_ingress("kasm-manager-default")])
+IDLE = edited(KASM, "deployments", "api", status={"readyReplicas": 0})
+CHART, HAVE = "kasm-helm 1.1190.6 (release kasm)", "Services have endpoints"
+MANAGER, CLAIM = "kasm-manager-default", "data-kasm-db-statefulset-0"
 NO_ADDRESS = broken(KASM, ingresses=[an_ingress("kasm-proxy-default", address="")])
 
 
@@ -50,40 +54,66 @@ def with_web(status: int, found: Installation = KASM, **answer: Any) -> Installa
     return replace(found, web=Answer("https://x", status, **answer))
 
 
+UNTRUSTED = with_web(200, trusted=False)
+
+
 @pytest.mark.parametrize(
-    ("found", "check", "severity", "words"),
+    ("found", "check", "severity", "observed"),
     [
-        (replace(KASM, releases=STUCK), "release", "error", "revision 2 pending-upgrade"),
-        (replace(KASM, releases=STUCK), "release", "error", "helm rollback kasm"),
-        (replace(KASM, releases=()), "release", "warning", ""),
-        (replace(KASM, unread={"secrets": DENIED}), "release", "unknown", ""),
-        (broken(KASM, endpointslices=NO_ENDPOINTS), "services", "error", "without endpoints: kasm-manager-default"),
-        (dropped(KASM, "services", "api"), "services", "error", "missing: kasm-api-default"),
-        (UNBOUND, "volumes", "error", "data-kasm-db-statefulset-0 Pending"),
-        (UNBOUND, "volumes", "error", "describe persistentvolumeclaim data-kasm-db-statefulset-0"),
-        (NO_CLAIMS, "volumes", "error", ""),
-        (EXTERNAL_DATABASE, "volumes", "ok", ""),
-        (with_job(Complete="True"), "db-init", "ok", ""),
-        (with_job(), "db-init", "warning", ""),
-        (with_job(Failed="True"), "db-init", "error", "no more tries"),
-        (KASM, "db-init", "ok", "deleted; the API is running"),
-        (edited(KASM, "deployments", "api", status={"readyReplicas": 0}), "db-init", "unknown", ""),
-        (WRONG_PART, "way-in", "error", "ingress kasm-ingress points to kasm-manager-default (manager)"),
-        (with_web(0, NO_ADDRESS), "way-in", "warning", ""),
-        (NO_ADDRESS, "way-in", "ok", ""),  # it answers, so somebody has
-        (with_web(0, problem="refused"), "web-ui", "error", "The name does not resolve to this cluster"),
-        (with_web(404), "web-ui", "error", f"has no route for {HOST}"),
-        (with_web(502), "web-ui", "error", "nothing behind it responds"),
-        (with_web(500), "web-ui", "error", "not the response of a healthy Kasm"),
-        (replace(KASM, web=None), "web-ui", "unknown", "--hostname"),
-        (with_web(200, trusted=False), "web-ui", "warning", "does not trust"),
-        (with_web(200, trusted=False), "web-ui", "warning", "create secret tls kasm-tls"),
+        (replace(KASM, releases=STUCK), "release", "error", f"{CHART}, revision 2 pending-upgrade"),
+        (replace(KASM, releases=()), "release", "warning", f"{CHART}, without Helm's record"),
+        (replace(KASM, unread={"secrets": DENIED}), "release", "unknown", "not read"),
+        (NO_ENDPOINTS, "services", "error", f"6 of 7 {HAVE}; without endpoints: {MANAGER}"),
+        (dropped(KASM, "services", "api"), "services", "error", f"6 of 6 {HAVE}; missing: kasm-api-default"),
+        (UNBOUND, "volumes", "error", f"0 of 1 claims are bound; {CLAIM} Pending"),
+        (NO_CLAIMS, "volumes", "error", "0 of 0 claims are bound"),
+        (EXTERNAL_DATABASE, "volumes", "ok", "0 of 0 claims are bound"),
+        (with_job(Complete="True"), "db-init", "ok", "kasm-db-init complete"),
+        (with_job(), "db-init", "warning", "kasm-db-init is running"),
+        (with_job(Failed="True"), "db-init", "error", "kasm-db-init failed"),
+        (KASM, "db-init", "ok", "deleted; the API is running, which waits until the database is initialised"),
+        (IDLE, "db-init", "unknown", "deleted; the API is not running"),
+        (WRONG_PART, "way-in", "error", f"ingress kasm-ingress points to {MANAGER} (manager)"),
+        (with_web(0, NO_ADDRESS), "way-in", "warning", f"ingress kasm-ingress for {HOST}"),
+        (NO_ADDRESS, "way-in", "ok", f"ingress kasm-ingress for {HOST}"),  # it answers, so somebody has
+        (with_web(0, problem="refused"), "web-ui", "error", "no response: refused"),
+        (with_web(404), "web-ui", "error", "404"),
+        (with_web(502), "web-ui", "error", "502"),
+        (with_web(500), "web-ui", "error", "500"),
+        (replace(KASM, web=None), "web-ui", "unknown", "not read"),
+        (UNTRUSTED, "web-ui", "warning", "200, with a certificate that this machine does not trust"),
     ],
 )
-def test_each_line_is_good_and_bad(found: Installation, check: str, severity: str, words: str) -> None:
+def test_each_line_is_good_and_bad(found: Installation, check: str, severity: str, observed: str) -> None:
     line = line_of(check, found)
-    assert line.severity == severity
-    assert words in f"{line.observed}\n{line.message}\n{line.remedy.text}"
+    assert (line.severity, line.observed) == (severity, observed)
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "words"),
+    [
+        (with_job(Failed="True"), "db-init", "no more tries"),
+        (with_web(0, problem="refused"), "web-ui", "The name does not resolve to this cluster"),
+        (with_web(404), "web-ui", f"has no route for {HOST}"),
+        (with_web(502), "web-ui", "nothing behind it responds"),
+        (with_web(500), "web-ui", "not the response of a healthy Kasm"),
+    ],
+)
+def test_message_says_why(found: Installation, check: str, words: str) -> None:
+    assert words in line_of(check, found).message
+
+
+@pytest.mark.parametrize(
+    ("found", "check", "words"),
+    [
+        (replace(KASM, releases=STUCK), "release", "helm rollback kasm"),
+        (UNBOUND, "volumes", f"describe persistentvolumeclaim {CLAIM}"),
+        (replace(KASM, web=None), "web-ui", "--hostname"),
+        (UNTRUSTED, "web-ui", "create secret tls kasm-tls"),
+    ],
+)
+def test_remedy_says_what_to_do(found: Installation, check: str, words: str) -> None:
+    assert words in line_of(check, found).remedy.text
 
 
 @pytest.mark.parametrize("letter", LETTERS)

@@ -1,7 +1,5 @@
 """Answers become values that the chart reads, that the check accepts, and that say what was asked."""
 
-from typing import Any
-
 import pytest
 import yaml
 from hypothesis import given
@@ -57,21 +55,19 @@ def test_options_are_rendered_or_refused(given_options: InstallOptions) -> None:
         assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 
-def sizes(block: dict[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    return block["resources"]["requests"], block["resources"]["limits"]
-
-
 def test_small_node_has_the_required_sizes_and_no_gateways() -> None:
     values = values_of(InstallOptions(C, HOST, profile=NODE_4GB))
     database, components = values["database"], values["components"]
-    half = ({"cpu": "250m", "memory": "512Mi"}, {"cpu": "500m", "memory": "1Gi"})
-    assert sizes(database) == sizes(components["api"]) == half
-    assert sizes(components["manager"]) == ({"cpu": "500m", "memory": "1Gi"}, {"cpu": "1000m", "memory": "2Gi"})
+    small = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}}
+    large = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "2Gi"}}
+    assert database["resources"] == components["api"]["resources"] == small
+    assert components["manager"]["resources"] == large
     assert database["storage"]["storageClassName"] == "local-path"
     assert values["imagePullPolicy"] == "IfNotPresent"
     assert [components[key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
     redis = values_of(InstallOptions(A, HOST, profile=NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
-    assert sizes(redis) == ({"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"})
+    requests, limits = {"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"}
+    assert redis["resources"] == {"requests": requests, "limits": limits}
 
 
 def test_ingress_option_has_three_kinds() -> None:

@@ -95,7 +95,7 @@ async def test_changed_object_is_applied(here: ApplierStage) -> None:
     [({"managedFields": ours({"f:spec": {}})}, ["PATCH"]), ({"labels": {"theirs": "x"}}, [])],
     ids=["took our field", "added a field"],
 )
-async def test_an_edit_of_our_fields_is_repaired_once(
+async def test_edits_of_our_fields_alone_are_repaired_and_once(
     api: FakeApi, here: ApplierStage, edit: dict[str, Any], sent: list[str]
 ) -> None:
     await here.applier.ensure(requested(size=1))

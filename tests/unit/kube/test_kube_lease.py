@@ -97,7 +97,8 @@ def test_killed_leader_is_replaced_when_its_lease_has_expired() -> None:
 @pytest.mark.parametrize("said", [1, 86400, None])
 def test_dead_holder_keeps_the_lease_for_our_own_duration(said: int | None) -> None:
     world = LeaseSimulation(rates=(1.0,))
-    world.lease = {"metadata": {"resourceVersion": "0"}, "spec": {"holderIdentity": "x", "leaseDurationSeconds": said}}
+    spec = {"holderIdentity": "x", "leaseDurationSeconds": said, "renewTime": "2099-01-01T00:00:00.000000Z"}
+    world.lease = {"metadata": {"resourceVersion": "0"}, "spec": spec}
     world.live(TIMING.duration - 0.5)
     assert world.terms == []
     world.live(2)

@@ -64,7 +64,7 @@ ON_N1, ON_N9, OF_GPU = pinned_to("n1"), pinned_to("n9"), [("kind", "gpu")]
             ONE,
             {},
             "NodeFeatureMissing",
-            "needs image volumes, but node n1 has kubelet of unknown version",
+            "the template needs image volumes, but node n1 has kubelet of unknown version",
         ),
         (a_demand(memory=60 * 2**30), TWO, USED, "MemoryBusy", "but the most that is free is 54Gi, on node n1"),
         (a_demand(gpu=0, cpu=2000), ONE, {"n1": {"cpu": 15500}}, "CPUBusy", "but node n1 has 500m of 16 free"),

@@ -48,7 +48,7 @@ def test_existing_home_may_exceed_the_templates_limit() -> None:
 def test_home_in_use_blocks_only_sessions_that_share_it() -> None:
     blocked = decide(Observed(a_session(), a_template(), home_holder="first"), SETTINGS, NOW).blocked
     assert blocked and blocked.reason == "HomeInUse"
-    assert "'first'" in blocked.message
+    assert "are in use by the desktop 'first'" in blocked.message
     own = a_session(persistence={"retain": False})
     assert decide(Observed(own, a_template(), home_holder="first"), SETTINGS, NOW).desktop
 

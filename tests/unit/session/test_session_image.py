@@ -91,7 +91,8 @@ def test_only_routes_to_https_desktops_skip_verification() -> None:
 
 def test_pod_carries_its_scheme() -> None:
     annotation = "vdi.kasm.io/scheme"
-    assert annotation not in pod_of()["metadata"]["annotations"]
+    http = pod_of(settings=BEHIND_GATEWAY, protocol="Web")
+    assert annotation not in http["metadata"]["annotations"]
     https = pod_of(settings=BEHIND_GATEWAY, protocol="Web", scheme="HTTPS")
     assert https["metadata"]["annotations"][annotation] == "HTTPS"
 

@@ -90,9 +90,9 @@ def test_auto_needs_able_nodes_and_volumes(
 def test_impossible_template_is_refused_in_words(template: dict[str, Any], gpu_resource: str, words: str) -> None:
     settings = ClusterSettings(gpu_resource=gpu_resource)
     if not words:
-        assert desktop_of(None, settings, **template)
+        assert desktop_of(settings=settings, **template)
         return
-    blocked = refused(None, settings, **template)
+    blocked = refused(settings=settings, **template)
     assert blocked.reason == "InvalidTemplate" and words in blocked.message
 
 

@@ -59,12 +59,12 @@ def test_watermark_names_the_user_of_the_pod() -> None:
     sent = {variable.name: variable.value for variable in settings(a_template(**template).spec)}
     assert sent["VDI_WATERMARK"] == "{user} $$(HOME)"
     assert sent["SELKIES_WATERMARK_LOCATION"] == "5"
-    built = build_spec(desktop_of(None, BEHIND_GATEWAY, **template), "s", 8082)
+    built = build_spec(desktop_of(settings=BEHIND_GATEWAY, **template), "s", 8082)
     env = {variable["name"]: variable for variable in built["containers"][0]["env"]}
     path = env["VDI_USER"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert path == "metadata.annotations['vdi.kasm.io/user']"
 
 
 def test_pod_says_how_it_is_recorded() -> None:
-    pod = pod_of(None, BEHIND_GATEWAY, recording={"mode": "OnDemand"})
+    pod = pod_of(settings=BEHIND_GATEWAY, recording={"mode": "OnDemand"})
     assert pod["metadata"]["annotations"]["vdi.kasm.io/recording"] == "OnDemand"

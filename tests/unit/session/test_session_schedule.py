@@ -109,7 +109,10 @@ def test_next_change_of_overlapping_windows() -> None:
     [
         ({"timeZone": "Europe/Atlantis"}, "spec.schedule.timeZone: 'Europe/Atlantis' is not a known time zone"),
         ({"timeZone": "../etc/passwd"}, "is not a known time zone"),
-        ({"windows": [{"start": "0 9 * * 5-1", "end": "0 18 * * 5-1"}]}, "schedule.windows[0].start: '0 9 * * 5-1'"),
+        (
+            {"windows": [{"start": "0 9 * * 5-1", "end": "0 18 * * 5-1"}]},
+            "spec.schedule.windows[0].start: '0 9 * * 5-1'",
+        ),
         ({"windows": [{"start": "0 9 * * *", "end": "0 0 31 2 *"}]}, "spec.schedule.windows[0].end: '0 0 31 2 *'"),
     ],
 )

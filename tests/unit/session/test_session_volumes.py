@@ -40,7 +40,7 @@ def mounts(session: VDISession, *volumes: dict[str, Any]) -> list[dict[str, Any]
 
 
 def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY, **template: Any) -> str:
-    blocked = refused(None, settings, volumes=list(volumes), **template)
+    blocked = refused(settings=settings, volumes=list(volumes), **template)
     assert blocked.reason == "InvalidTemplate", blocked
     return blocked.message
 
