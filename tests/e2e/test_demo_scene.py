@@ -54,9 +54,7 @@ def seeded(sessions: World) -> Iterator[World]:
 def test_readme_tour_runs_line_by_line(seeded: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"KUBECONFIG": str(seeded.kubeconfig), "NO_COLOR": "1", "BROWSER": "true"}.items():
         monkeypatch.setenv(name, value)
-    waiting = seeded.get("vdi", "alice-cad")
-    assert waiting
-    assert waiting["status"]["queue"]["position"] == 1
+    seeded.kubectl("wait", "vdi/alice-cad", "--for=jsonpath={.status.queue.position}=1", "--timeout=30s")
     commands = _COMMAND.findall(TOUR)
     assert len(commands) > 10
     for command, shown in commands:
