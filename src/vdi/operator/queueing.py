@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
-from vdi.cluster.capacity import Demand, allows_placement, demand_of, reaches_home, read_capacity
+from vdi.cluster.capacity import Demand, demand_of, reaches_home, read_capacity
 from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod
 from vdi.kube.clock import Clock
 from vdi.operator.caches import BY_CLASS, Caches, ClusterContext, SessionKey
@@ -268,9 +268,9 @@ class QueueManager:
     def isolate(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Desktop:
         """The desktop with its isolation decided, for a pod that is created now."""
         demand = desktop.demand(self._accounting.pin_of(home))
-        # Of all nodes: `group_of` would keep a group for each home.
-        large = (node for node in self._queue.capacities.values() if node.could_fit(demand.takes))
-        nodes = [node for node in large if allows_placement(demand, node) and reaches_home(demand, node)]
+        # Without the home: its group would stay.
+        placed = self._queue.group_of(replace(demand, pin=())).capacities.values()
+        nodes = [node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)]
         volumes = self._accounting.volumes_of(desktop.home, home)
         return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes))
 

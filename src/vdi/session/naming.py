@@ -149,6 +149,7 @@ def user_home_claim_name(user: str) -> str:
     return _shorten(f"home-{user.split('@', maxsplit=1)[0]}", _digest(f"{user}\0"), LABEL_LIMIT)
 
 
+@lru_cache(maxsize=4096)  # for each session, at each look
 def host_label(*, namespace: str, session_name: str, user: str, key: bytes) -> str:
     """The first label of the host of a session that chooses none: always the same for the same person and name.
 
