@@ -35,6 +35,8 @@ from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 
 MOST_SECONDS = 3.0
+# The fake pods have addresses of loopback, which an EndpointSlice may not have.
+NOT_HERE = "service_without_endpoints"
 
 EXAMPLE = """\
 examples:
@@ -96,7 +98,7 @@ async def _round(cluster: Cluster, kubeconfig: Path) -> dict[str, float]:
         "judge_s": judged - read,
         "command_s": command_s,
         "requests": requests - len(snapshot.logs),
-        "findings": len(findings),
+        "findings": sum(finding.code != NOT_HERE for finding in findings),
     }
 
 

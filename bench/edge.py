@@ -68,6 +68,7 @@ async def serve(pipe: Connection, folder: Path) -> None:
     """The server's side: say where it listens and with which tokens, then serve until stopped."""
     from vdi.api.meta import ObjectMeta
     from vdi.api.session import Role, SessionSpec, SessionStatus, VDISession
+    from vdi.cluster.units import format_time
     from vdi.gateway.app import _Server, _uvicorn_config, build_gateway, build_internal, listen
     from vdi.gateway.cluster_cache import ClusterCache
     from vdi.gateway.component import GatewayContext
@@ -112,7 +113,11 @@ async def serve(pipe: Connection, folder: Path) -> None:
     for number in range(SESSIONS):
         name, user = f"desktop-{number}", f"user{number}@example.com"
         meta = ObjectMeta(
-            name=name, namespace=settings.namespaces[0], uid=f"uid-{number}", resource_version=str(number + 1)
+            name=name,
+            namespace=settings.namespaces[0],
+            uid=f"uid-{number}",
+            resource_version=str(number + 1),
+            creation_timestamp=format_time(clock()),
         )
         status = SessionStatus(phase="Running", url=settings.url(HOST.format(name=name)))
         context.cluster.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))

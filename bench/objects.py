@@ -53,7 +53,16 @@ def fake_node(number: int) -> Object:
             "annotations": {"kwok.x-k8s.io/node": "fake"},
             "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"},
         },
-        "status": {"capacity": room, "allocatable": room},
+        "status": {
+            "capacity": room,
+            "allocatable": room,
+            "nodeInfo": {
+                "kubeletVersion": "v1.36.3",
+                "kernelVersion": "6.12.0",
+                "containerRuntimeVersion": "containerd://2.4.2",
+            },
+            "runtimeHandlers": [{"name": "", "features": {"userNamespaces": True}}],
+        },
     }
 
 

@@ -48,6 +48,8 @@ class NoCluster:
     async def list(self, *_: Any, **__: Any) -> list[Any]:
         raise Forbidden(403, "Forbidden", "there is no cluster")
 
+    get = list
+
 
 class FilledGateway:
     """The gateway and its world."""
