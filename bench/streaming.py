@@ -57,7 +57,7 @@ examples:
   python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
   python -m bench.streaming --recording      a recorded desktop too; the gateway keeps films meanwhile
   python -m bench.streaming --json FILE      every figure, too
-  python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
+  vdi demo up --no-scene && python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
 """
 
 

@@ -196,7 +196,8 @@ async def until(
     *,
     namespace: str | None = NAMESPACE,
 ) -> Object:
-    """The object once `reached` says so. Raises TimeoutError."""
+    """The object once `reached` says so. Raises TimeoutError, which names its last phase and why."""
+    found: Object = {}
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             events = client.watch(
@@ -212,7 +213,8 @@ async def until(
                     return found
     except TimeoutError:
         pass
-    raise TimeoutError(f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s")
+    stands = f"{status(found, 'phase') or 'without a phase'}: {status(found, 'message') or 'no message'}"
+    raise TimeoutError(f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s; it is {stands}")
 
 
 async def remove(client: Client, resource: Resource, name: str, *, namespace: str | None = NAMESPACE) -> None:
