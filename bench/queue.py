@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import msgspec
 
+from bench.report import goal
 from bench.rows import add_json_option, write_rows
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
@@ -235,7 +236,7 @@ def _sum_up(lengths: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print; exit 1 when a decision takes longer than the aim."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.queue", description="How long the queue's decisions take.")
     parser.add_argument("--waiting", type=int, default=5000, help="sessions in line (default 5000)")
     parser.add_argument(
@@ -252,8 +253,8 @@ def main() -> None:
     )
     for name, figures in results.items():
         print(f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items()))
-    if any(figures["max"] > AIM_MS for figures in results.values()):
-        raise SystemExit(f"a decision takes longer than {AIM_MS} ms")
+    is_met = all(figures["max"] <= AIM_MS for figures in results.values())
+    print(goal(is_met, f"each decision in at most {AIM_MS:g} ms"))
 
 
 if __name__ == "__main__":
