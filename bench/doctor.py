@@ -23,6 +23,7 @@ from bench.measure import Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import from_here
 from bench.processes import end_cleanly_on_signals
+from bench.report import goal
 from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -145,8 +146,8 @@ def table(figures: Mapping[str, Any], sessions: int) -> str:
             f"judged: {figures['judge_s']:.2f} s, findings: {figures['findings']:.0f}",
             f"the whole command: {figures['command_s']:.2f} s",
             "",
-            f"{'met   ' if met else 'MISSED'}  under {MOST_SECONDS:g} s and at most {BUDGET} requests",
-            f"{'met   ' if not figures['findings'] else 'MISSED'}  nothing is found where nothing is wrong",
+            goal(met, f"under {MOST_SECONDS:g} s and at most {BUDGET} requests"),
+            goal(not figures["findings"], "nothing is found where nothing is wrong"),
         ]
     )
 

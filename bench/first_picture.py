@@ -20,7 +20,7 @@ from typing import Any
 from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
 from bench.pooled import FromPool, a_pool
 from bench.processes import cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
-from bench.report import render
+from bench.report import goal, render
 from bench.rows import add_json_option, write_rows
 from bench.stats import percentile, ratio
 from bench.template_copy import OnWayland, WithIsolation
@@ -249,13 +249,12 @@ def table(figures: Sequence[Figures]) -> str:
 def verdicts(figures: Sequence[Figures]) -> list[str]:
     """Each goal, and whether the median reaches it."""
     lines = []
-    for way, goal, what in (
+    for way, aim, what in (
         (ThroughOperator.name, GOAL_S, "image present"),
         (FromPool.name, POOL_GOAL_S, "from a pool"),
     ):
         median = percentile([figure["picture_s"] for figure in figures if figure["way"] == way], 50.0) or 0.0
-        word = "met   " if median < goal else "MISSED"
-        lines.append(f"{word}  first picture, {what}: {median:.2f} s, under {goal:g} s wanted")
+        lines.append(goal(median < aim, f"first picture, {what}: {median:.2f} s, under {aim:g} s wanted"))
     return lines
 
 

@@ -24,6 +24,7 @@ from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
 from bench.operator_python import Program, operator_program
 from bench.processes import end_cleanly_on_signals
+from bench.report import goal
 from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
@@ -170,9 +171,7 @@ def table(figures: Mapping[str, Any], sessions: int) -> str:
     ]
     for key in ("after_the_burst", "after_a_restart"):
         met = figures[key]["rss_mib"] <= MOST_MIB and figures[key]["idle_cpu_percent"] <= MOST_PERCENT
-        lines.append(
-            f"{'met   ' if met else 'MISSED'}  {key}: at most {MOST_MIB:g} MiB and {MOST_PERCENT:g} % of a core"
-        )
+        lines.append(goal(met, f"{key}: at most {MOST_MIB:g} MiB and {MOST_PERCENT:g} % of a core"))
     return "\n".join(lines)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vdi.devcluster.binaries.components import KUBERNETES
+
 Object = dict[str, Any]
 
 NAMESPACE = "bench"
@@ -57,7 +59,7 @@ def fake_node(number: int) -> Object:
             "capacity": room,
             "allocatable": room,
             "nodeInfo": {
-                "kubeletVersion": "v1.36.3",
+                "kubeletVersion": KUBERNETES,
                 "kernelVersion": "6.12.0",
                 "containerRuntimeVersion": "containerd://2.4.2",
             },

@@ -268,8 +268,8 @@ class QueueManager:
     def isolate(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Desktop:
         """The desktop with its isolation decided, for a pod that is created now."""
         demand = desktop.demand(self._accounting.pin_of(home))
-        # Without the home: its group would stay.
-        placed = self._queue.group_of(replace(demand, pin=())).capacities.values()
+        # Asked without the home: the group of one home is gone with its last waiting session.
+        placed = self._queue.allowed_nodes(replace(demand, pin=()))
         nodes = [node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)]
         volumes = self._accounting.volumes_of(desktop.home, home)
         return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes))

@@ -7,7 +7,6 @@ stays their home, whatever the scope says now: an edit of a template takes no fi
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated
 
@@ -55,15 +54,11 @@ class Home:
 
 def home_names(session: VDISession) -> tuple[str, str, str]:
     """The claims that may be this session's home: that of user and template, that of the user, the session's own."""
-    return _home_names(session.metadata.name, session.spec.user, session.spec.template)
-
-
-@lru_cache(maxsize=4096)  # for each session, several times at each look
-def _home_names(session_name: str, user: str, template: str) -> tuple[str, str, str]:
+    meta, spec = session.metadata, session.spec
     return (
-        home_claim_name(session_name=session_name, user=user, template=template, retain=True),
-        user_home_claim_name(user),
-        home_claim_name(session_name=session_name, user=user, template=template, retain=False),
+        home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=True),
+        user_home_claim_name(spec.user),
+        home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=False),
     )
 
 

@@ -68,6 +68,8 @@ LABEL_LIMIT = 63
 
 _HASH_LENGTH = 12
 _HOST_HASH_LENGTH = 8
+# Names that each cache keeps: with two homes for each session, those of 2,000 sessions.
+_KEPT = 4096
 _LONGEST_SUFFIX = len("-home")
 BASE_LIMIT = LABEL_LIMIT - _LONGEST_SUFFIX
 
@@ -92,7 +94,7 @@ def normal_name(text: str) -> str:
     return text.strip().translate(_SMALL)
 
 
-@lru_cache(maxsize=1024)  # asked for each child and index, at each look at a session
+@lru_cache(maxsize=_KEPT)  # asked for each child and index, at each look at a session
 def derive_base(session_name: str) -> str:
     """The stem of all names of a session's children: at most 58 characters, a DNS label that begins with a letter."""
     plain = _PLAIN.fullmatch(session_name) and not _LOOKS_DERIVED.search(session_name)
@@ -131,7 +133,7 @@ def pool_secret_name(pod: str) -> str:
     return pod + "-auth"
 
 
-@lru_cache(maxsize=1024)  # an index asks for the name of a session's home at each change of the session
+@lru_cache(maxsize=_KEPT)  # an index asks for the name of a session's home at each change of the session
 def home_claim_name(*, session_name: str, user: str, template: str, retain: bool) -> str:
     """The PersistentVolumeClaim of the home: the user's and template's own when it is retained, else the session's."""
     if not retain:
@@ -140,7 +142,7 @@ def home_claim_name(*, session_name: str, user: str, template: str, retain: bool
     return _shorten(stem, _digest(f"{user}\0{template}"), LABEL_LIMIT)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=_KEPT)
 def user_home_claim_name(user: str) -> str:
     """The PersistentVolumeClaim of the home that a user has for all templates with `persistence.scope: User`.
 
@@ -149,7 +151,7 @@ def user_home_claim_name(user: str) -> str:
     return _shorten(f"home-{user.split('@', maxsplit=1)[0]}", _digest(f"{user}\0"), LABEL_LIMIT)
 
 
-@lru_cache(maxsize=4096)  # for each session, at each look
+@lru_cache(maxsize=_KEPT)  # asked at each look at a session
 def host_label(*, namespace: str, session_name: str, user: str, key: bytes) -> str:
     """The first label of the host of a session that chooses none: always the same for the same person and name.
 

@@ -206,6 +206,15 @@ class Queue:
                 self._admit_node(group, capacity)
         return group
 
+    def allowed_nodes(self, demand: Demand) -> Iterator[NodeCapacity]:
+        """The nodes that placement and home allow, whatever is free there. Keeps no group, as `group_of` does."""
+        if known := self._groups.get(demand):
+            yield from known.capacities.values()
+            return
+        for capacity in self.capacities.values():
+            if allows_placement(demand, capacity) and reaches_home(demand, capacity):
+                yield capacity
+
     def groups(self) -> list[Group]:
         """The groups with pending sessions."""
         return list(self._occupied.values())
@@ -296,13 +305,8 @@ class Queue:
     # Inside
 
     def _guess(self, demand: Demand) -> str | None:
-        capacities = [
-            capacity
-            for capacity in self.capacities.values()
-            if allows_placement(demand, capacity) and reaches_home(demand, capacity)
-        ]
         best = min(
-            capacities,
+            self.allowed_nodes(demand),
             key=lambda capacity: (bool(capacity.closed), not capacity.fits(demand.takes), capacity.name),
             default=None,
         )
@@ -310,10 +314,8 @@ class Queue:
 
     def _move_assumed(self, capacity: NodeCapacity, now: int) -> None:
         for uid, demand in list(self._assumed.get(capacity.name, {}).items()):
-            known = self._groups.get(demand)
-            for other in (known.capacities if known else self.capacities).values():
-                fits = other is not capacity and not other.closed and other.fits(demand.takes)
-                if fits and allows_placement(demand, other) and reaches_home(demand, other):
+            for other in self.allowed_nodes(demand):
+                if other is not capacity and not other.closed and other.fits(demand.takes):
                     self._assign(uid, replace(self._assigned[uid], node=other.name), now)
                     break
             if min(capacity.free.values()) >= 0:
