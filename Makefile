@@ -41,7 +41,7 @@ test: $(STAMP) ## unit, cluster (a real API server), e2e (a real desktop; needs 
 	@tests/run.sh unit cluster e2e portal chaos-fast charts
 
 test-all: $(STAMP) ## every suite whole: hours; needs root
-	@tests/run.sh --thorough unit cluster charts chaos e2e portal streaming doctor kasm network nodes
+	@tests/run.sh --thorough unit cluster charts chaos kasm nodes e2e portal streaming doctor network
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
 	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS) types lint contracts verify

@@ -36,10 +36,12 @@ run() {
 # comes with `finish`.
 start_beside() {
     local suite
+    [ -z "$beside" ] || rm -r "$printed"
     suites_beside=" $* "
     printed=$(mktemp -d)
     set -m # a process group of its own, so that Ctrl-C can end it
-    (for suite in "$@"; do
+    (trap 'exit 130' INT # not the next suite
+    for suite in "$@"; do
         "$suite" > "$printed/$suite" 2>&1
         echo $? > "$printed/$suite.status"
     done) &
@@ -97,15 +99,23 @@ desktops() {
         ${left_out[@]+"${left_out[@]}"}
 }
 
-streaming() {
-    new_demo e2e || return
+# What each switch of a template's stream does, in a browser and by hand.
+streaming() (
+    trap desktops_down EXIT
+    new_demo e2e || exit
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
-}
+)
 
-doctor() { # without the score on faults of outsiders, which is run by hand
-    new_demo e2e || return
+doctor() ( # without the score on faults of outsiders, which is run by hand
+    trap desktops_down EXIT
+    new_demo e2e || exit
     "${pytest[@]}" tests/doctor -m "not long"
-}
+)
+
+network() ( # packets on a node with an enforcer of the tests' own
+    trap desktops_down EXIT
+    "${pytest[@]}" tests/network/packets.py --timeout 400
+)
 
 # Some of the faults that the suite `doctor` makes on the same node.
 a_cut_of_the_faults="nothing_is_wrong or library or operator_is_scaled or gateway_is_scaled"
@@ -140,13 +150,22 @@ charts() { # the tests of desktops beside them go first
         ${left_out[@]+"${left_out[@]}"}
 }
 
-nodes() {
-    new_demo nodes --nodes 3 || return
+nodes() ( # three nodes of a cluster of its own
+    trap "$python -m vdi demo down --name nodes" EXIT
+    new_demo nodes --nodes 3 || exit
     "${pytest[@]}" tests/nodes
+)
+
+kasm() { # takes down the node that it has made
+    $python -m tools.binaries helm kubectl || return
+    "${pytest[@]}" tests/kasm
 }
 
-nodes_down() {
-    $python -m vdi demo down --name nodes
+# It waits two thirds of its time; kasm and nodes have clusters of their own.
+chaos() {
+    $python -m tools.binaries "${control_plane[@]}" || return
+    case $asked in *" chaos kasm nodes "*) start_beside kasm nodes ;; esac
+    "${pytest[@]}" tests/chaos
 }
 
 for suite in "$@"; do
@@ -178,47 +197,8 @@ for suite in "$@"; do
                 [ -z "${CI:-}" ] || failed+=(e2e)
             fi
             ;;
-        doctor)
-            trap desktops_down EXIT
-            run doctor doctor
-            run "down" desktops_down
-            trap - EXIT
-            ;;
-        streaming) # what each switch of a template's stream does, in a browser and by hand
-            trap desktops_down EXIT
-            run streaming streaming
-            run "down" desktops_down
-            trap - EXIT
-            ;;
-        network) # packets on a node with an enforcer of the tests' own
-            trap desktops_down EXIT
-            run network "${pytest[@]}" tests/network/packets.py --timeout 400
-            run "down" desktops_down
-            trap - EXIT
-            ;;
-        nodes) # three nodes of a cluster of its own
-            trap nodes_down EXIT
-            run nodes nodes
-            run "down" nodes_down
-            trap - EXIT
-            ;;
-        kasm) # takes down the node that it has made
-            run "programs" $python -m tools.binaries helm kubectl
-            run kasm "${pytest[@]}" tests/kasm
-            ;;
-        portal)
-            run_or_finish portal
-            ;;
-        chaos)
-            run "programs" $python -m tools.binaries "${control_plane[@]}"
-            run chaos "${pytest[@]}" tests/chaos
-            ;;
-        chaos-fast)
-            run_or_finish chaos-fast
-            ;;
-        charts)
-            run_or_finish charts
-            ;;
+        chaos | doctor | streaming | network) run "$suite" "$suite" ;;
+        portal | chaos-fast | charts | kasm | nodes) run_or_finish "$suite" ;;
         *)
             echo "tests/run.sh: unknown suite '$suite'; allowed: unit cluster charts e2e portal streaming doctor kasm network nodes chaos chaos-fast" >&2
             exit 2
