@@ -16,14 +16,44 @@ from cluster.operator_stage import STAGE
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.kinds import POOLS, ROUTES, SESSIONS
+from vdi.kube.managed_fields import FieldOwnership
+from vdi.kube.meta import version_of
 from vdi.kube.resource import CLAIMS, NODES, PODS, SECRETS, SERVICES
-from vdi.kube.store import Store
+from vdi.kube.store import Relist, Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
 # Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip.
 ZOMBIE_AFTER = 25.0
+
+
+class PodStore(Store[SeenPod]):
+    """Pods as they were at one moment, also while a list comes in: what has gone leaves before what is new."""
+
+    def relist(self, version: int, scope: str = "") -> "_PodList":
+        return _PodList(self, version, scope)
+
+
+class _PodList(Relist[SeenPod]):
+    """An operator is careful with a pod until it is known to be gone; a checker would see two on one home, or GPU."""
+
+    def __init__(self, store: PodStore, version: int, scope: str) -> None:
+        super().__init__(store, version, scope)
+        self._pods: list[SeenPod] = []
+
+    def put(self, obj: SeenPod, mark: FieldOwnership | None = None) -> None:
+        assert mark is None
+        self._pods.append(obj)
+
+    def finish(self) -> None:
+        listed = {pod.metadata.uid for pod in self._pods}
+        for pod in self._store.values():
+            if pod.metadata.uid not in listed and version_of(pod) <= self._version:
+                self._store.observe_deleted(pod)
+        for pod in self._pods:
+            super().put(pod)
+        super().finish()
 
 
 class Checker:
@@ -36,7 +66,7 @@ class Checker:
         self._gpu = gpu_resource
         self._namespace = namespace
         self.sessions: Store[VDISession] = Store()
-        self.pods: Store[SeenPod] = Store()
+        self.pods = PodStore()
         self.nodes: Store[SeenNode] = Store()
         self.pools: Store[VDIPool] = Store()
         self.children: dict[str, Store[Child]] = {kind.kind: Store() for kind in (SERVICES, SECRETS, ROUTES, CLAIMS)}
@@ -106,9 +136,8 @@ class Checker:
     def _check_home(self, pod: SeenPod) -> None:
         writers = [one for one in self.pods.by_index("home", pod.home) if not one.ended] if pod.home else []
         if len(writers) > 1:
-            self._note(
-                f"home {pod.home} has {len(writers)} writers: {sorted(writer.metadata.name for writer in writers)}"
-            )
+            found = sorted((one.metadata.name, "leaving" if one.leaving else "") for one in writers)
+            self._note(f"home {pod.home} has {len(writers)} writers: {found}")
 
     def _check_single(self, pod: SeenPod) -> None:
         for uid in pod.session_uids:
