@@ -151,7 +151,7 @@ charts() { # the tests of desktops beside them go first
 }
 
 nodes() ( # three nodes of a cluster of its own
-    trap "$python -m vdi demo down --name nodes" EXIT
+    trap '$python -m vdi demo down --name nodes' EXIT
     new_demo nodes --nodes 3 || exit
     "${pytest[@]}" tests/nodes
 )

@@ -360,7 +360,7 @@ def test_start_button_sends_the_browsers_time_zone(browser: Browser, server: Ser
     with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/catalogue")
         guest.page.get_by_role("button", name="Start Firefox").click()
-        # Until the page of the desktop is there: Chromium, asked to close while one is on its way, hung once for minutes.
+        # Chromium, asked to close while the page of the desktop was on its way, hung once for minutes.
         expect(guest.page.get_by_role("heading", name="alice-firefox")).to_be_visible()
         assert acts(server) == ["session.start"]
         zone = server.stage.cluster.objects["alice-firefox"]["spec"]["timeZone"]
