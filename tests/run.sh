@@ -10,7 +10,7 @@ python=.venv/bin/python
 # A worker that crashed is not replaced: pytest-xdist once hung after it had replaced one.
 pytest=("$python" -m pytest --durations 10 --max-worker-restart 0)
 # pytest handles SIGINT itself, so without this the next suite would begin.
-trap '[ -z "$beside" ] || kill -INT -- "-$beside"; echo "== interrupted"; exit 130' INT TERM
+trap '[ -z "$beside" ] || { kill -INT -- "-$beside"; wait "$beside"; }; echo "== interrupted"; exit 130' INT TERM
 examples=()
 left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
@@ -23,6 +23,7 @@ failed=()
 times=()
 beside=
 suites_beside=
+printed=
 
 run() {
     local suite=$1 begin=$SECONDS
@@ -36,9 +37,8 @@ run() {
 # comes with `finish`.
 start_beside() {
     local suite
-    [ -z "$beside" ] || rm -r "$printed"
     suites_beside=" $* "
-    printed=$(mktemp -d)
+    printed=${printed:-$(mktemp -d)}
     set -m # a process group of its own, so that Ctrl-C can end it
     (trap 'exit 130' INT # not the next suite
     for suite in "$@"; do
@@ -83,7 +83,11 @@ control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubect
 
 # A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.
 new_demo() { # NAME [OPTION ...]
-    $python -m vdi demo down --name "$1" && $python -m vdi demo up --no-scene --name "$@"
+    down "$1" && $python -m vdi demo up --no-scene --name "$@"
+}
+
+down() { # NAME
+    $python -m vdi demo down --name "$1"
 }
 
 # A desktop as `make demo` makes it, on a cluster of its own name, so that a demo that runs is left alone.
@@ -101,19 +105,19 @@ desktops() {
 
 # What each switch of a template's stream does, in a browser and by hand.
 streaming() (
-    trap desktops_down EXIT
+    trap 'down e2e || exit 1' EXIT
     new_demo e2e || exit
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 )
 
 doctor() ( # without the score on faults of outsiders, which is run by hand
-    trap desktops_down EXIT
+    trap 'down e2e || exit 1' EXIT
     new_demo e2e || exit
     "${pytest[@]}" tests/doctor -m "not long"
 )
 
 network() ( # packets on a node with an enforcer of the tests' own
-    trap desktops_down EXIT
+    trap 'down e2e || exit 1' EXIT
     "${pytest[@]}" tests/network/packets.py --timeout 400
 )
 
@@ -126,10 +130,6 @@ of_several_nodes=(tests/nodes/test_nodes_join.py tests/nodes/test_nodes_home.py 
 nodes_fast() {
     $python -m vdi cluster nodes --name e2e --add-node || return
     VDI_E2E_CLUSTER=e2e "${pytest[@]}" "${of_several_nodes[@]}"
-}
-
-desktops_down() {
-    $python -m vdi demo down --name e2e
 }
 
 portal() { # each worker has a browser
@@ -151,7 +151,7 @@ charts() { # the tests of desktops beside them go first
 }
 
 nodes() ( # three nodes of a cluster of its own
-    trap '$python -m vdi demo down --name nodes' EXIT
+    trap 'down nodes || exit 1' EXIT
     new_demo nodes --nodes 3 || exit
     "${pytest[@]}" tests/nodes
 )
@@ -161,7 +161,7 @@ kasm() { # takes down the node that it has made
     "${pytest[@]}" tests/kasm
 }
 
-# It waits two thirds of its time; kasm and nodes have clusters of their own.
+# Waits two thirds of its time: kasm and nodes, with clusters of their own, run beside it when they come next.
 chaos() {
     $python -m tools.binaries "${control_plane[@]}" || return
     case $asked in *" chaos kasm nodes "*) start_beside kasm nodes ;; esac
@@ -184,11 +184,11 @@ for suite in "$@"; do
             ;;
         e2e)
             if [ "$(id -u)" -eq 0 ]; then
-                trap desktops_down EXIT
+                trap 'down e2e' EXIT
                 run desktops desktops
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
                 [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
-                run "down" desktops_down
+                run "down" down e2e
                 trap - EXIT
                 run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300 ${left_out[@]+"${left_out[@]}"}
             else
@@ -206,7 +206,7 @@ for suite in "$@"; do
     esac
 done
 
-[ -z "$beside" ] || rm -r "$printed"
+[ -z "$printed" ] || rm -r "$printed"
 echo "== where the time went"
 printf '  %s\n' "${times[@]}"
 if [ ${#failed[@]} -gt 0 ]; then

@@ -36,7 +36,7 @@ class PodStore(Store[SeenPod]):
 
 
 class _PodList(Relist[SeenPod]):
-    """An operator is careful with a pod until it is known to be gone; a checker would see two on one home, or GPU."""
+    """An operator counts a pod until it is known to be gone; a checker that did would see two pods on one home."""
 
     def __init__(self, store: PodStore, version: int, scope: str) -> None:
         super().__init__(store, version, scope)
