@@ -9,6 +9,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -196,6 +197,23 @@ class WorkQueue(Generic[Key]):
 Reconcile = Callable[[Key], Awaitable[Result]]
 
 
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """One reconcile of one key. Tasks that it has started, and that outlive it, still see it as their own."""
+
+    controller: object
+    key: Hashable
+    under_way: bool = True
+
+    def is_of(self, controller: object, key: Hashable) -> bool:
+        """Whether this controller is reconciling this key now."""
+        return self.under_way and self.controller is controller and self.key == key
+
+
+# The reconcile that the current task is part of.
+_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
+
+
 class Controller(Generic[Key]):
     """A queue, and workers that take keys from it and reconcile them.
 
@@ -220,6 +238,16 @@ class Controller(Generic[Key]):
     def enqueue(self, key: Key, *, urgent: bool = False) -> None:
         """Add a key now. `urgent`: ahead of all keys that are not."""
         self.queue.add(key, urgent=urgent)
+
+    def enqueue_changed(self, key: Key, *, urgent: bool = False) -> None:
+        """Add a key because a store reports a change, unless the key's own reconcile has just made that change.
+
+        That reconcile knows the change from the answer to its write. If more is to be done, it returns
+        `Result(requeue_after=0)`. The store reports what others write at the same time separately.
+        """
+        attempt = _attempt.get()
+        if attempt is None or not attempt.is_of(self, key):
+            self.queue.add(key, urgent=urgent)
 
     def enqueue_within(self, key: Key, seconds: float) -> None:
         """Add a key after `seconds`, unless it is taken before for any other reason."""
@@ -256,12 +284,17 @@ class Controller(Generic[Key]):
 
     async def _attempt(self, reconcile: Reconcile[Key], key: Key) -> str:
         """Reconcile one key once, and enqueue it again where that is due. Returns the outcome."""
+        attempt = _Attempt(self, key)
+        before = _attempt.set(attempt)
         try:
             result = await reconcile(key)
         except Exception as error:
             asked = error.retry_after if isinstance(error, ApiError) else None
             self._say(key, error, self.queue.retry(key, asked or 0.0))
             return "retry"
+        finally:
+            attempt.under_way = False
+            _attempt.reset(before)
         self.queue.forget(key)
         if result.requeue_after is None:
             return "done"

@@ -3,6 +3,9 @@
 Two sources meet here: the watch, complete but late, and the answers to our own writes, which are early. Of two states
 of one incarnation (uid) the one with the higher resourceVersion is newer, compared as a number. An answer that is older
 than the watch is ignored, since the watch may also have shown the object's end.
+
+An answer may contain what others wrote just before our write. The watch shows it: it then brings a version that is
+older than the known one and is none of our answers, and the listeners are called for that.
 """
 
 import logging
@@ -90,6 +93,8 @@ class Store(Generic[T]):
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
         self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `ownership` is set
         self._gone: dict[str, str] = {}  # uid -> namespace of what `forget` dropped, until the watch says DELETED
+        # Versions of the answers to our own writes whose events the watch has not brought yet.
+        self._answered: dict[ObjectKey, set[int]] = {}
         self._owners: _Index[T] = _Index(_owner_uids, interner)
         self._indices: dict[str, _Index[T]] = {}
         self._listeners: list[Listener[T]] = []
@@ -134,7 +139,9 @@ class Store(Generic[T]):
 
         Only for objects that a Reflector of the store would bring too (its namespace, its selectors).
         """
-        if version_of(obj) > self._seen.get(self._scope_of(obj), 0):
+        version = version_of(obj)
+        if version > self._seen.get(self._scope_of(obj), 0):
+            self._answered.setdefault(key_of(obj), set()).add(version)
             self._put(obj, mark)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
@@ -146,8 +153,29 @@ class Store(Generic[T]):
 
     def observe(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """Put an object that the watch reports as ADDED or MODIFIED."""
-        self.observe_version(version_of(obj), self._scope_of(obj))
-        self._put(obj, mark)
+        meta, version = obj.metadata, version_of(obj)
+        self.observe_version(version, self._scope_of(obj))
+        if self.awaits(meta.namespace, meta.name, meta.uid, version):
+            self._answered.pop(key_of(obj), None)  # their events came before this one
+            self._put(obj, mark)
+        else:
+            self.observe_known(meta.namespace, meta.name, meta.uid, version)
+
+    def observe_known(self, namespace: str, name: str, uid: str, version: int) -> None:
+        """Note a state that the watch reports although a later one is known, from an answer to our own write.
+
+        Calls the listeners where that answer included somebody else's write: this is its event.
+        """
+        key = (namespace, name)
+        answered = self._answered.get(key)
+        if answered is None:
+            return
+        if version not in answered:
+            self._report_foreign_write(key, uid)
+            return
+        answered.discard(version)
+        if not answered:
+            del self._answered[key]
 
     def observe_deleted(self, obj: T) -> None:
         """Drop an object that the watch reports as DELETED, with the version of the deletion."""
@@ -155,11 +183,11 @@ class Store(Generic[T]):
         self._gone.pop(obj.metadata.uid, None)
         key = key_of(obj)
         present = self._objects.get(key)
-        if present is None:
-            return
         # An incarnation ends once; of another one this tells only that it was there before, or after.
-        if present.metadata.uid == obj.metadata.uid or version_of(present) < version_of(obj):
-            self._change(key, present, None)
+        if present is None or present.metadata.uid == obj.metadata.uid or version_of(present) < version_of(obj):
+            self._answered.pop(key, None)
+            if present is not None:
+                self._change(key, present, None)
 
     def observe_version(self, version: int, scope: str = "") -> None:
         """The watch of that scope has sent everything up to this version (a BOOKMARK)."""
@@ -228,6 +256,14 @@ class Store(Generic[T]):
         self._owners.move(key, old, new)
         for index in self._indices.values():
             index.move(key, old, new)
+        self._call_listeners(key, old, new)
+
+    def _report_foreign_write(self, key: ObjectKey, uid: str) -> None:
+        present = self._objects.get(key)
+        if present is not None and present.metadata.uid == uid:
+            self._call_listeners(key, present, present)
+
+    def _call_listeners(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         for listener in self._listeners:
             try:
                 listener(old, new)
@@ -252,9 +288,14 @@ class Relist(Generic[T]):
 
     def put(self, obj: T, mark: FieldOwnership | None = None) -> None:
         """One object of the list."""
-        self._listed.add(key_of(obj))
-        self._uids.add(obj.metadata.uid)
-        self._store._put(obj, mark, listed=True)
+        store, key, uid = self._store, key_of(obj), obj.metadata.uid
+        self._listed.add(key)
+        self._uids.add(uid)
+        is_news = store.is_news(obj)
+        store._put(obj, mark, listed=True)
+        # A list has only the last state, so it cannot tell whether others wrote before our last write.
+        if store._answered.pop(key, None) and not is_news:
+            store._report_foreign_write(key, uid)
 
     def finish(self) -> None:
         """The list was complete: remove what it did not have, unless our own write made it after the list was taken."""
@@ -271,6 +312,11 @@ class Relist(Generic[T]):
             for uid, namespace in store._gone.items()
             if uid in self._uids or not self._is_mine(namespace)
         }
+        store._answered = {
+            key: versions
+            for key, versions in store._answered.items()
+            if key in store._objects or not self._is_mine(key[0])
+        }
         store.observe_version(self._version, self._scope)
 
     def _is_mine(self, namespace: str) -> bool:
@@ -282,4 +328,5 @@ class Relist(Generic[T]):
             if self._is_mine(key[0]):
                 store._change(key, obj, None)
         store._gone = {uid: namespace for uid, namespace in store._gone.items() if not self._is_mine(namespace)}
+        store._answered = {key: versions for key, versions in store._answered.items() if not self._is_mine(key[0])}
         store._seen[self._scope] = 0

@@ -154,6 +154,8 @@ class Reflector(Generic[T]):
         decoded = None if known or event.type == "BOOKMARK" else self._decode(event)
         if decoded is None:
             self.store.observe_version(version, self.namespace or "")
+            if known:
+                self.store.observe_known(seen.namespace, seen.name, seen.uid, version)
         elif event.type == "DELETED":
             self.store.observe_deleted(decoded[0])
         else:

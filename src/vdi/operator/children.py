@@ -51,6 +51,8 @@ class Built:
     refused: bool = False
     # A failure that another try may not have: the controller raises it once the status is written.
     failure: Exception | None = None
+    # The pod had to wait for a write of this call: another one creates it.
+    pod_follows: bool = False
 
 
 class Builder:
@@ -129,7 +131,19 @@ class Builder:
         if "pod" in uncertain and observed.pod is None:
             meta = session.metadata
             self._uncertain_creates.add(key_of(session), meta.namespace, pod_name(meta.name))
-        return _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
+        built = _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
+        is_due = decision.desktop is not None and observed.pod is None and not failures
+        return replace(built, pod_follows=True) if is_due and self._must_prepare(observed) else built
+
+    def _must_prepare(self, observed: Observed) -> bool:
+        """Whether the Secret or the home of a session without a pod has to be changed before its pod is created."""
+        return self._is_of_other_key(observed) or _is_made_ahead(observed)
+
+    def _is_of_other_key(self, observed: Observed) -> bool:
+        """Whether the Secret is a pool desktop's, or of an earlier key of the release."""
+        if observed.secret is None or observed.pod is not None:
+            return False
+        return observed.secret.agent_token != self._tokens(observed).agent
 
     def _work(self, observed: Observed, decision: Decision, *, evictable: bool) -> dict[str, Awaitable[Any]]:
         """The requests to make, by the field of `Observed` that each sets; the pod, which needs the others, last."""
@@ -139,10 +153,10 @@ class Builder:
         work: dict[str, Awaitable[Any]] = {}
         if observed.secret is None:
             work["secret"] = self._make_secret(identity, self._tokens(observed))
-        elif observed.pod is None and observed.secret.agent_token != (tokens := self._tokens(observed)).agent:
-            # The Secret is a pool desktop's, or of another key. The pod follows when the new Secret is there: a kubelet
-            # reads an immutable Secret once for as long as a pod names it.
-            work["secret"] = self._replace_secret(observed.secret, identity, tokens)
+        elif self._is_of_other_key(observed):
+            # The pod follows when the new Secret is there: a kubelet reads an immutable Secret once for as long as a
+            # pod names it.
+            work["secret"] = self._replace_secret(observed.secret, identity, self._tokens(observed))
             desktop = None
         service = build_service(identity=identity)
         if not owned.services.is_as_desired(observed.service, service):
@@ -158,7 +172,7 @@ class Builder:
             route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
-        if observed.home and MADE_AHEAD in observed.home.metadata.annotations:
+        if observed.home and _is_made_ahead(observed):
             # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
             work["home"] = owned.homes.patch_unchanged(observed.home, annotations={MADE_AHEAD: None})
             desktop = None
@@ -201,6 +215,10 @@ class Builder:
             return True
         meta = session.metadata
         return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
+
+
+def _is_made_ahead(observed: Observed) -> bool:
+    return observed.home is not None and MADE_AHEAD in observed.home.metadata.annotations
 
 
 async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[Pod]]) -> Pod | None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from vdi.api.session import VDISession
-from vdi.cluster.objects import Event, Pod
+from vdi.cluster.objects import Event, Pod, Service
 from vdi.kube.meta import HasMetadata
 from vdi.operator.caches import BY_HOME, BY_HOST, BY_SUBJECT, Caches
 from vdi.operator.owned_resources import owner_uid, session_of
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.session import naming
+from vdi.session.children import Route, Secret
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Contender, Observed, find_holder, host_taken
 from vdi.session.effective import Desktop, resolve
@@ -47,9 +48,7 @@ class Observer:
         """The session's state. Objects with its children's names that belong to others are left out."""
         caches, meta = self._caches, session.metadata
         pod, terminating, extra_pods = self._pods_of(session)
-        service = caches.services.get(meta.namespace, naming.service_name(meta.name))
-        route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
-        secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
+        service, route, secret = self._access_of(session)
         template, homes = caches.templates.get("", session.spec.template), caches.homes_of(session)
         home = resolve_home(session, template, homes) if template else None
         resolved = home.claim if home else ("" if template else session.status.home_claim)
@@ -65,9 +64,9 @@ class Observer:
             home=caches.claims.get(meta.namespace, claim) if claim else None,
             home_claim=claim,
             homes=homes,
-            service=service if service and owner_uid(service) == meta.uid else None,
-            route=route if route and owner_uid(route) == meta.uid else None,
-            secret=secret if secret and owner_uid(secret) == meta.uid else None,
+            service=service,
+            route=route,
+            secret=secret,
             events=tuple(self._events(meta.namespace, pod, claim)) if pod and not pod.ready else (),
             node=node,
             node_gone=bound is not None and bool(bound.spec.node_name) and node is None,
@@ -78,6 +77,33 @@ class Observer:
             host="" if is_taken else host,
             host_blocked=host_taken(host) if is_taken else None,
             name_holder=self._name_holder(session),
+        )
+
+    def is_current(self, observed: Observed) -> bool:
+        """Whether the stores have the session's children as they are in `observed`."""
+        namespace, claim = observed.session.metadata.namespace, observed.home_claim
+        home = self._caches.claims.get(namespace, claim) if claim else None
+        stored = (*self._pods_of(observed.session), *self._access_of(observed.session), home)
+        return stored == (
+            observed.pod,
+            observed.terminating,
+            observed.extra_pods,
+            observed.service,
+            observed.route,
+            observed.secret,
+            observed.home,
+        )
+
+    def _access_of(self, session: VDISession) -> tuple[Service | None, Route | None, Secret | None]:
+        """The session's Service, route and Secret; without those of that name that belong to others."""
+        caches, meta = self._caches, session.metadata
+        service = caches.services.get(meta.namespace, naming.service_name(meta.name))
+        route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
+        secret = caches.secrets.get(meta.namespace, naming.secret_name(meta.name))
+        return (
+            service if service and owner_uid(service) == meta.uid else None,
+            route if route and owner_uid(route) == meta.uid else None,
+            secret if secret and owner_uid(secret) == meta.uid else None,
         )
 
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:

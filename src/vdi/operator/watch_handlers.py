@@ -50,7 +50,7 @@ class WatchHandlers:
         current = new or old
         if current is None:
             return
-        self._sessions.enqueue((current.metadata.namespace, current.metadata.name))
+        self._sessions.enqueue_changed((current.metadata.namespace, current.metadata.name))
         if new is None and old is not None:
             self._forget(old)
         if old is None or new is None or _rivalry(old) != _rivalry(new):
@@ -112,7 +112,7 @@ class WatchHandlers:
         for child in (old, new):
             owner = session_of(child) if child is not None else None
             if owner and child is not None:
-                self._sessions.enqueue((child.metadata.namespace, owner.name), urgent=urgent)
+                self._sessions.enqueue_changed((child.metadata.namespace, owner.name), urgent=urgent)
 
     def _event_changed(self, _old: Event | None, new: Event | None) -> None:
         if new is None:
@@ -125,7 +125,7 @@ class WatchHandlers:
 
     def _enqueue_all(self, sessions: Iterable[VDISession]) -> None:
         for session in sessions:
-            self._sessions.enqueue((session.metadata.namespace, session.metadata.name))
+            self._sessions.enqueue_changed((session.metadata.namespace, session.metadata.name))
 
 
 def _service_of(node: Node) -> tuple[bool, bool]:

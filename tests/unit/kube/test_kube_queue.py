@@ -373,3 +373,46 @@ async def test_many_delays_share_few_wake_ups(clock: FakeClock, queue: WorkQueue
     await clock.advance(1.2)
     assert len(queue) == 100
     assert len(clock.slept) - before <= 0.1 / GRAIN + 2
+
+
+async def test_own_change_enqueues_a_key_only_outside_its_reconcile(controller: Controller[str]) -> None:
+    taken: list[str] = []
+    later: list[asyncio.Task[None]] = []
+    ended = asyncio.Event()
+
+    async def change_after_the_reconcile() -> None:
+        await ended.wait()
+        controller.enqueue_changed("a")
+
+    async def write() -> None:
+        controller.enqueue_changed("a")
+        controller.enqueue_changed("b")
+
+    async def reconcile(key: str) -> Result:
+        taken.append(key)
+        if taken == ["a"]:
+            await asyncio.gather(write(), write())
+            later.append(asyncio.create_task(change_after_the_reconcile()))
+        return Result()
+
+    async with at_work(controller, reconcile):
+        controller.enqueue("a")
+        await settle()
+        assert taken == ["a", "b"], "its own change is no reason for another reconcile"
+        ended.set()
+        await settle()
+        assert taken == ["a", "b", "a"], "a task that outlives the reconcile is no part of it"
+        await asyncio.gather(*later)
+
+
+async def test_own_reconcile_that_is_not_done_is_called_again_at_once(controller: Controller[str]) -> None:
+    taken: list[str] = []
+
+    async def reconcile(key: str) -> Result:
+        taken.append(key)
+        return Result(requeue_after=0.0 if len(taken) < 3 else None)
+
+    async with at_work(controller, reconcile):
+        controller.enqueue("a")
+        await settle()
+        assert taken == ["a"] * 3

@@ -50,7 +50,60 @@ def test_own_write_is_known_at_once_and_not_undone_by_events() -> None:
     store.observe(a_thing(version=9, size=9))
     assert (found := store.get("ns", "a")) is not None
     assert found.size == 9
-    assert journal.lines == ["+a", "~a"]
+    assert journal.lines == ["+a", "~a", "~a"], "version 7 is somebody else's write"
+
+
+@pytest.mark.parametrize("others", [(), (6,), (8,), (6, 8), (10,), (6, 8, 10)])
+@pytest.mark.parametrize("answers_first", [True, False], ids=["answers first", "watch first"])
+@pytest.mark.parametrize("second", [True, False], ids=["event", "list"])
+def test_others_writes_between_ours_are_reported(others: tuple[int, ...], answers_first: bool, second: bool) -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5))
+    ours = (7, 9)
+    if answers_first:
+        for version in ours:
+            store.remember(a_thing(version=version))
+    journal.lines.clear()
+    reports: dict[int, int] = {}
+    for version in sorted((*ours, *others)):
+        if not answers_first and version in ours:
+            store.remember(a_thing(version=version))
+            journal.lines.clear()
+        store.observe(a_thing(version=version))
+        reports[version] = len(journal.lines)
+        journal.lines.clear()
+    assert reports == {version: int(version in others) for version in reports}
+    if second:
+        store.observe(a_thing(version=11))
+    else:
+        relist = store.relist(11)
+        relist.put(a_thing(version=11))
+        relist.finish()
+    assert journal.lines == ["~a"]
+    assert not store._answered
+
+
+def test_list_after_our_write_is_reported_since_it_hides_others() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=5))
+    store.remember(a_thing(version=9))
+    journal.lines.clear()
+    relist = store.relist(9)
+    relist.put(a_thing(version=9))
+    relist.finish()
+    assert journal.lines == ["~a"]
+    store.observe(a_thing(version=9))
+    assert journal.lines == ["~a"]
+
+
+def test_others_write_to_a_recreated_object_is_reported() -> None:
+    store, journal = a_store()
+    store.observe(a_thing(version=3, uid="one"))
+    store.remember(a_thing(version=7, uid="two"))
+    journal.lines.clear()
+    store.observe_deleted(a_thing(version=5, uid="one"))
+    store.observe(a_thing(version=6, uid="two"))
+    assert journal.lines == ["~a"]
 
 
 def test_own_delete_is_known_at_once_and_not_undone_by_events() -> None:
@@ -203,10 +256,14 @@ class StoreModel(RuleBasedStateMachine):
         self.store.listen(self._follow)
         self.answers: list[Thing] = []
         self.reported: list[tuple[bool, Thing]] = []
+        # The last write of others to each object that no listener has been called for outside our answers.
+        self.unreported: dict[str, int] = {}
+        self.called: set[str] = set()
 
     def _follow(self, old: Thing | None, new: Thing | None) -> None:
         name = (new or old).metadata.name  # type: ignore[union-attr]
         assert self.seen.get(name) is old
+        self.called.add(name)
         if new is None:
             del self.seen[name]
         else:
@@ -214,7 +271,7 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule(name=NAMES, owner=OWNERS)
     def others_write(self, name: str, owner: str) -> None:
-        self.server.write(name, owner)
+        self.unreported[name] = int(self.server.write(name, owner).metadata.resource_version)
 
     @rule(name=NAMES, owner=OWNERS)
     def we_write(self, name: str, owner: str) -> None:
@@ -224,11 +281,13 @@ class StoreModel(RuleBasedStateMachine):
     def others_delete(self, name: str) -> None:
         if name in self.server.objects:
             self.server.delete(name)
+            self.unreported.pop(name, None)
 
     @rule(name=NAMES)
     def we_delete(self, name: str) -> None:
         if name in self.server.objects:
             last = self.server.delete(name)
+            self.unreported.pop(name, None)
             self.store.forget("ns", name, last.metadata.uid)
 
     @rule(late=st.booleans())
@@ -251,19 +310,28 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule()
     def a_list_comes(self) -> None:
+        self.called.clear()
         relist = self.store.relist(self.server.version)
         for thing in self.server.objects.values():
             relist.put(thing)
         relist.finish()
+        self._count_as_reported(self.server.version)
         self.reported += self.server.untold
         self.server.untold.clear()
 
     def _tell(self, event: tuple[bool, Thing]) -> None:
         deleted, thing = event
+        self.called.clear()
         if deleted:
             self.store.observe_deleted(thing)
         else:
             self.store.observe(thing)
+        self._count_as_reported(int(thing.metadata.resource_version))
+
+    def _count_as_reported(self, version: int) -> None:
+        for name in self.called:
+            if self.unreported.get(name, 0) <= version:
+                self.unreported.pop(name, None)
 
     @invariant()
     def listeners_have_the_same_picture(self) -> None:
@@ -284,6 +352,8 @@ class StoreModel(RuleBasedStateMachine):
             self.an_event_comes()
         assert {thing.metadata.name: thing for thing in self.store.values()} == self.server.objects
         assert not self.store._gone, "what was forgotten is forgotten in full when the watch has told its end"
+        assert not self.unreported, "others' writes are reported, also those that our answers included"
+        assert not self.store._answered
 
 
 TestStoreModel = StoreModel.TestCase

@@ -116,7 +116,7 @@ class ObserverWorld(OperatorWorld):
         )
         self.put_template()
 
-    def enqueue(self, key: tuple[str, str], *, urgent: bool = False) -> None:
+    def enqueue_changed(self, key: tuple[str, str], *, urgent: bool = False) -> None:
         self.woken.add(key[1])
         if urgent:
             self.urgent.add(key[1])

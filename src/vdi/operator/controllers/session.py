@@ -36,6 +36,8 @@ from vdi.session.status import derive, derive_ending, derive_suspended
 
 # Until a refused child or size is tried again: no event reports that a quota or a label of the namespace has changed.
 _REFUSED_AGAIN_SECONDS = 30.0
+# A reconcile's own writes do not enqueue its session: where they leave something to do, it returns this.
+_AT_ONCE = Result(requeue_after=0.0)
 
 
 class SessionController:
@@ -103,13 +105,13 @@ class SessionController:
             due = start_due_at(session, now)
             if due and now >= due:
                 await self._patch(session, {"spec": {"suspended": False}})
-                return Result()
+                return _AT_ONCE
             return await self._reconcile_suspended(observed, now)
         unpublished = self._statuses.is_unpublished(session.metadata.uid)
         if not pods_of(observed) and (loss := find_vanished(session, unpublished=unpublished)):
             if unpublished or await self._cleanup.is_gone(session):
                 return await self._replace_pod(observed, after_loss(observed, loss, now), now)
-            return Result()  # the watch brings the pod in a moment
+            return _AT_ONCE  # the pod is in the cache now
         if removal := find_removal(observed, now):
             return await self._replace_pod(observed, removal, now)
         return await self._reconcile_active(observed, now)
@@ -124,7 +126,8 @@ class SessionController:
             self._queue.withdraw(session.metadata.uid)
         # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as Running.
         if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
-            return Result(requeue_after=note_due)
+            again = built.pod_follows or not self._observer.is_current(built.observed)
+            return _AT_ONCE if again else Result(requeue_after=note_due)
         unresized = await self._builder.resize(built.observed)
         alerts = (*find_alerts(built.observed, self._settings, now), *filter(None, [unresized]))
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
@@ -135,6 +138,10 @@ class SessionController:
         if built.failure:
             raise built.failure
         observed = replace(built.observed, session=written) if written is not session else built.observed
+        # A warning that has just been written may mean more at once.
+        is_warned = bool(alerts) and written is not session
+        if built.pod_follows or is_warned or not self._observer.is_current(observed):
+            return _AT_ONCE
         due = [] if note_due is None else [note_due]
         if unresized or built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN):
             due.append(_REFUSED_AGAIN_SECONDS)
@@ -164,15 +171,18 @@ class SessionController:
         status = derive(without, removal.blocked, self._settings, now)
         await self._write_status(observed.session, status, now, at_once=True)
         await self._cleanup.delete_pod(observed)
-        return Result()  # the pod's DELETED event enqueues the session
+        return _AT_ONCE
 
     async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
         """Remove pod, route and place in the queue; home, host and Secret stay."""
         session = observed.session
         self._queue.withdraw(session.metadata.uid)
-        await self._write_status(session, derive_suspended(observed, self._settings, now), now, at_once=True)
+        status = derive_suspended(observed, self._settings, now)
+        written, _ = await self._write_status(session, status, now, at_once=True)
         if await self._cleanup.delete_desktop(observed):
             self._reservations.release(session.metadata.uid)
+        if not self._observer.is_current(replace(observed, session=written)):
+            return _AT_ONCE
         requeue_at = next_requeue(replace(observed, pod=None), self._settings, now)
         return Result(requeue_after=(requeue_at - now).total_seconds() if requeue_at else None)
 
@@ -187,9 +197,8 @@ class SessionController:
         if ending.suspends:
             done = {"plannedEnd": None} if ending.reason == Reason.ENDED_AS_PLANNED else {}
             await self._patch(written, {"spec": {"suspended": True, **done}})
-        else:
-            await self._delete(written)
-        return Result()
+            return _AT_ONCE
+        return _AT_ONCE if await self._delete(written) else Result()
 
     async def _finalize(self, session: VDISession) -> Result:
         """Delete the children, wait until the pod has ended and the gateway knows, and remove the finalizer."""
@@ -235,8 +244,8 @@ class SessionController:
         self._caches.sessions.remember(patched)
         return patched
 
-    async def _delete(self, session: VDISession) -> None:
-        """Delete the session if it is still as it is known here. Raises Conflict."""
+    async def _delete(self, session: VDISession) -> bool:
+        """Delete the session if it is still as it is known here; whether it was there. Raises Conflict."""
         meta = session.metadata
         try:
             left = await self._client.delete(
@@ -248,9 +257,10 @@ class SessionController:
                 into=VDISession,
             )
         except (NotFound, Replaced):
-            return
+            return False
         if left:
             self._caches.sessions.remember(left)
+        return left is not None
 
 
 def _is_just_made(observed: Observed, built: Built, now: datetime) -> bool:
