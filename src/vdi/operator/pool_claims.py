@@ -33,6 +33,9 @@ BY_POOLED_TEMPLATE = "pooled-template"
 # Reason of the Event for a session that no pool of its template can serve.
 NOT_FROM_POOL = "NotFromPool"
 _TRIES = 3
+# Seconds without a claim after which pools start desktops again, and the longest time that they wait for that. A start
+# takes CPU on the node from the pictures that the people who have just claimed are waiting for.
+CALM_SECONDS, _LONGEST_WAIT_SECONDS = 1.5, 3.0
 # Waiting sessions that are compared with a desktop that becomes ready: of thousands, many are alike.
 _LOOKED_AT = 50
 
@@ -64,6 +67,8 @@ class PoolClaims:
         self._yielding: set[str] = set()  # uids of pods, until they are gone
         # Uids of sessions that have the Event why no pool serves them. After a restart they may get it once more.
         self._informed: set[str] = set()
+        # On the monotonic clock: since when and until when people count as claiming.
+        self._busy_from = self._busy_until = float("-inf")
         caches.pods.add_index(_WAITING, lambda pod: _pool_names(pod) if is_waiting(pod) else ())
         caches.pods.add_index(_TAKEN, lambda pod: () if is_waiting(pod) else _pool_names(pod))
         caches.pools.add_index(BY_POOLED_TEMPLATE, lambda pool: [pool.spec.template])
@@ -88,10 +93,21 @@ class PoolClaims:
                 continue
             try:
                 if claimed := await self._claim(pod, desired, observed.session, desktop):
+                    self._note_claim()
                     return claimed
             finally:
                 self.release(pod)
         return None
+
+    def _note_claim(self) -> None:
+        now = self._clock.monotonic()
+        if now > self._busy_until:
+            self._busy_from = now
+        self._busy_until = min(now + CALM_SECONDS, self._busy_from + _LONGEST_WAIT_SECONDS)
+
+    def seconds_until_calm(self) -> float:
+        """Seconds for which pools start no desktops, because people are claiming some; at most 0 when they may."""
+        return self._busy_until - self._clock.monotonic()
 
     def node_of(self, name: str) -> Node | None:
         return self._caches.nodes.get("", name)

@@ -22,7 +22,7 @@ from vdi.kube.store import Store
 from vdi.kube.transport import NO_RETRY, Client
 from vdi.operator.controllers.pool import PoolController
 from vdi.operator.owned_resources import OwnedResource, UncertainCreates
-from vdi.operator.pool_claims import PoolClaims
+from vdi.operator.pool_claims import CALM_SECONDS, PoolClaims
 from vdi.operator.queueing import QueueManager
 from vdi.operator.release_keys import ReleaseKey
 from vdi.session.children import Secret
@@ -189,8 +189,40 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: PoolWor
     assert meta["annotations"]["vdi.kasm.io/user"] == "alice@example.com"
     assert meta["annotations"]["vdi.kasm.io/run-started"] == "2026-11-20T09:00:00Z"
     assert world.caches.pods.by_owner(made["metadata"]["uid"]), "known at once, without the watch"
+    world.clock.seconds += CALM_SECONDS
     await world.fill()
     assert (world.status["ready"], world.status["claimed"], len(world.live("pods"))) == (2, 1, 3)
+
+
+async def test_pool_starts_no_desktop_while_people_claim(world: PoolWorld) -> None:
+    await world.fill()
+    world.session("alice")
+    world.session("bob")
+    await world.claim("alice")
+    await world.synced()
+    result = await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 2
+    assert result.requeue_after is not None and 0 < result.requeue_after <= CALM_SECONDS
+    world.clock.seconds += CALM_SECONDS - 0.1
+    await world.claim("bob")
+    await world.synced()
+    await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 2, "the second claim counts, too"
+    world.clock.seconds += CALM_SECONDS
+    await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 4
+
+
+async def test_claims_that_do_not_end_keep_no_pool_empty(world: PoolWorld) -> None:
+    world.pool(4)
+    await world.fill()
+    for name in ("alice", "bob", "carol"):
+        world.session(name)
+        await world.claim(name)
+        world.clock.seconds += CALM_SECONDS - 0.3
+    await world.synced()
+    await world.controller.reconcile("warm")
+    assert len(world.live("pods")) == 7, "3 s after the first claim"
 
 
 async def test_last_desktop_is_claimed_by_one_of_two_sessions(world: PoolWorld) -> None:

@@ -220,9 +220,10 @@ class PoolController:
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])
         blocked = None
+        until_calm = self._pools.seconds_until_calm()
         if isinstance(desktop, Desktop):
             await self._desktops.complete(identity, (*step.ready, *step.starting))
-            if not pause.left(now):
+            if not pause.left(now) and until_calm <= 0:
                 blocked = await self._desktops.make(identity, desktop, fits or "", step)
         step = self._plan(pool, fits)
         obstacles = pooling.Obstacles(
@@ -235,6 +236,8 @@ class PoolController:
         due = [span.total_seconds() for span in left if span is not None] + ([] if note_due is None else [note_due])
         if blocked:
             due.append(_REFUSED_AGAIN_SECONDS if blocked.needs_change else _CAPACITY_AGAIN_SECONDS)
+        if step.make and until_calm > 0:
+            due.append(until_calm)
         return Result(min(due, default=None))
 
     def _pause(self, pool: VDIPool, fits: str, step: pooling.PoolPlan) -> pooling.Backoff:
