@@ -212,7 +212,10 @@ class SessionController:
             status = derive(terminating, None, self._settings, self._clock.now())
             session, _ = await self._statuses.write(session, status)
         if not await self._cleanup.delete_all(observed):
-            return Result()  # the DELETED event of the last child enqueues the session
+            # The DELETED event of the last child enqueues the session. Before that, a pod that terminates since now may
+            # have to be deleted by force: that of a dead node.
+            is_current = self._observer.is_current(replace(observed, session=session))
+            return Result() if is_current else _AT_ONCE
         if wait is not None:
             return Result(requeue_after=wait)
         kept = tuple(finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER)
