@@ -114,8 +114,8 @@ class Recordings:
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
-        if why := refusal(user, Action.RECORD, session, self._context.clock()):
-            raise ActionDenied("Forbidden", why)
+        if refused := refusal(user, Action.RECORD, session, self._context.clock()):
+            raise ActionDenied(*refused)
         act = act_on(session, user.email, "session.record", {"film": "on" if wanted else "off"})
         async with self._audit.act(act, closed=False):
             sent = {"on": wanted}
