@@ -52,7 +52,7 @@ MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
 MAX_SIDE = 4096
 # Time beside that of the action itself.
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
-# Outcomes of actions that did not reach the desktop, which are counted in the audit.
+# Refusals that the audit counts: the gateway's own, before anything reaches the desktop.
 _REFUSED = frozenset({"Forbidden", "Conflict", "HumanInControl", "Parked", "TooManyRequests"})
 _ANSWER_BYTES, _OUTPUT = 8 << 20, 16 << 10
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -262,12 +262,14 @@ class Computer:
     ) -> AsyncIterator[tuple[VDISession, Agents, dict[str, str]]]:
         """Yield the session that the actor may drive, and details for its one row in the audit."""
         detail = {"token": by.token} if by.token else {}
-        outcome, seen = FAILED, self.context.cluster.session(name)
+        outcome, seen, is_counted = FAILED, self.context.cluster.session(name), False
         try:
             yield *self._find(by, name), detail
             outcome = DONE
         except ActionDenied as why:
             outcome = why.code
+            # A failure of the desktop's agent has a cause: the action may have been done.
+            is_counted = outcome in _REFUSED and why.__cause__ is None
             raise
         except (SharedUnavailableError, DatabaseUnavailableError) as error:
             outcome = "Unavailable"
@@ -280,7 +282,7 @@ class Computer:
             self.context.metrics.actions.labels("computer", outcome).inc()
             if seen and outcome != "NotFound":
                 act = act_on(seen, by.user, f"computer.{kind}", detail)
-                if outcome in _REFUSED:
+                if is_counted:
                     await self.audit.refuse(act, outcome, by.login_id)
                 else:
                     await self.audit.record(act, outcome)

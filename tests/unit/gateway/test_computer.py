@@ -303,6 +303,14 @@ async def test_refused_actions_leave_two_rows_a_minute(stage: ApiStage, desktop:
     assert detail == {"token": "nightly", "count": "49", "what": what}
 
 
+async def test_action_that_may_have_been_done_has_its_own_row(stage: ApiStage, desktop: Agent) -> None:
+    """Whatever the desktop answers."""
+    program, desktop.body = await scoped(stage), {"data": "A" * (9 << 20)}
+    for _ in range(3):
+        problem(await program.post(ONE, json={"action": "type", "text": "abc"}), 409, "conflict")
+    assert [(row[2], row[3]["characters"]) for row in audited(stage)] == [("Conflict", "3")] * 3
+
+
 async def test_agents_notify_an_owner_only_so_often(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 # Outcomes, besides the codes of ActionDenied.
 BEGUN, DONE, FAILED = "begun", "done", "failed"
-# Refusals of one login or API token, of one target and for one reason, that leave one row, and one with their count.
+# Refusals of one login or API token, in one session and for one reason: one row at once, and one with their count.
 REFUSED_SECONDS = 60
 # Such rows that are counted at a time, over all logins. Beyond that, the oldest is written early.
 MAX_COUNTED = 1000
