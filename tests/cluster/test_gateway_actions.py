@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from support.waiting import eventually
 from vdi.api.session import GuestRole
 from vdi.gateway.app import Gateway, open_gateway
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User
+from vdi.gateway.rights import TOKEN_ID, User
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import Resource
 
@@ -95,6 +97,24 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         session = await stage.get(SESSIONS, "mine")
         assert session and [one["user"] for one in session["spec"]["access"]] == [ROOT.email]
         assert set(await rows()) == {BOB.email}
+
+
+async def test_takeover_holds_at_every_replica_at_once(stage: Stage, tmp_path: Path) -> None:
+    """However late a replica's watch is: the API server has it."""
+    await stage.session("mine", await stage.template(agents={"enabled": True}))
+    await stage.patch(SESSIONS, "mine", {"status": {"phase": "Running"}}, subresource="status")
+    program = replace(ALICE, login_id=f"{TOKEN_ID}nightly")
+    async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
+        for gateway in (first, second):
+            cluster = gateway.context.cluster
+            await eventually(partial(cluster.session, "mine"), "the session is known")
+        for taker, other in ((first, second), (second, first)) * 5:
+            await taker.edge.computer.switch(ALICE.actor, "mine", human=True)
+            with pytest.raises(ActionDenied) as refused:
+                await other.actions.end(program, "mine")
+            assert refused.value.code == "HumanInControl"
+            await other.edge.computer.switch(ALICE.actor, "mine", human=False)
+        await taker.actions.end(program, "mine")
 
 
 async def test_action_does_not_reach_a_recreated_session(

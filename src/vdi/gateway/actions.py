@@ -247,6 +247,8 @@ class Actions:
                     # Another session of this name: the user's rights in it have not been checked.
                     if session.metadata.uid != meta.uid:
                         raise
+                    if refused := refusal(user, action, session, self.context.clock()):
+                        raise ActionDenied(*refused) from None
             raise ActionDenied("Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment.")
 
     def _decide(self, user: User, session: VDISession, request: AnyRequest) -> dict[str, Any]:
@@ -288,8 +290,8 @@ class Actions:
         session, now = await self._read(name), self.context.clock()
         if session is None or not knows_of(session, user, now):
             raise unknown
-        if why := refusal(user, action, session, now):
-            raise ActionDenied("Forbidden", why)
+        if refused := refusal(user, action, session, now):
+            raise ActionDenied(*refused)
         return session
 
     async def _read(self, name: str) -> VDISession | None:
@@ -323,8 +325,13 @@ class Actions:
                 session = await self._allowed(user, action, name)
             act = act_on(session, user.email, f"session.{action}", detail)
             template, settings = self.context.cluster.template(session.spec.template), self.context.settings.cluster
-            is_done = request and decide(session, template, request, self.context.clock(), settings) == {}
-            async with nullcontext() if is_done else self._written(user, act):
+            patch: dict[str, Any] | Refusal | None = None
+            if request:
+                patch = decide(session, template, request, self.context.clock(), settings)
+            if isinstance(patch, Refusal):
+                await self.audit.refuse(act, patch.code, user.login_id)
+                raise _denied(patch)
+            async with nullcontext() if patch == {} else self._written(user, act):
                 yield session
 
     @asynccontextmanager
@@ -348,9 +355,9 @@ class Actions:
         try:
             yield
         except ActionDenied as why:
-            if why.code == "Forbidden":
+            if why.code in ("Forbidden", "HumanInControl", "Parked"):
                 act = Act(actor=user.email, action=f"session.{action}", target=name, detail=detail)
-                await self.audit.record(act, why.code)
+                await self.audit.refuse(act, why.code, user.login_id)
             raise
 
     @contextmanager

@@ -268,6 +268,7 @@ async def _work(gateway: Gateway) -> None:
     settings, sessions = context.settings, len(context.cluster.sessions)
     log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, ", ".join(settings.namespaces))
     async with asyncio.TaskGroup() as group:
+        group.create_task(gateway.audit.run(), name="audit")
         for component in gateway.components:
             group.create_task(component.run(), name=type(component).__name__)
 

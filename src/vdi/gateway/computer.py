@@ -26,9 +26,9 @@ from vdi.gateway.cluster_cache import STALE
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, invalid, refused_by_cluster
 from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
-from vdi.gateway.login.logins import TOKEN_ID, Logins
+from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
-from vdi.gateway.rights import Actor, enables_agents, refuse_to_drive
+from vdi.gateway.rights import Actor, Driver, enables_agents, is_token, refuse_to_drive, taken_by
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.audit import DONE, FAILED, Audit, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -46,10 +46,14 @@ T = TypeVar("T")
 MAX_ACTIONS = 600
 # An actor drives for so long after each action; another one is refused meanwhile.
 DRIVES_SECONDS = 30.0
+# Notices of one owner's agents that ask for a person, and the seconds in which they are counted.
+MAX_HUMAN_REQUESTS, HUMAN_SECONDS = 20, 3600
 MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
 MAX_SIDE = 4096
 # Time beside that of the action itself.
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
+# Refusals that the audit counts: the gateway's own, before anything reaches the desktop.
+_REFUSED = frozenset({"Forbidden", "Conflict", "HumanInControl", "Parked", "TooManyRequests"})
 _ANSWER_BYTES, _OUTPUT = 8 << 20, 16 << 10
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -100,27 +104,6 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
             raise ValueError(f"{self.action} requires {' and '.join(missing)}")
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
-
-
-class Driver(msgspec.Struct, omit_defaults=True):
-    """The driver of a desktop now."""
-
-    # Agent: a program. Human: a person has taken over. Parked: the program waits for a person.
-    state: Literal["Agent", "Human", "Parked"]
-    # The person who has taken over; else the user whose program it is, and the label of its API token.
-    user: str
-    token: str = ""
-    reason: str = ""
-
-    @property
-    def line(self) -> str:
-        """The line that people at the desktop read."""
-        agent = f"started by {self.user}" + (f"'s token {self.token}" if self.token else "")
-        if self.state == "Agent":
-            return f"An agent drives this desktop, {agent}"
-        if self.state == "Human":
-            return f"{self.user} has taken over from the agent"
-        return f"The agent, {agent}, asks for a person: {self.reason}"
 
 
 class _Answer(msgspec.Struct):
@@ -191,13 +174,16 @@ class Computer:
             await self._drive(by, session)
             parked = Driver("Parked", by.user, by.token, reason)
             await self._take(session, parked)
-            owner = normal_user(session.spec.user)
-            self.notices.send(Notice(f"msg_{uuid4().hex}", HUMAN_REQUESTED, owner, f"{parked.line}", session))
+            owner, shared = normal_user(session.spec.user), self.context.shared
+            # Counted over all desktops and tokens: agents must not flood their owner. Each desktop shows its request.
+            if await shared.count(f"human/{owner}", HUMAN_SECONDS) <= MAX_HUMAN_REQUESTS:
+                number = f"msg_{uuid4().hex}"
+                self.notices.send(Notice(number, HUMAN_REQUESTED, owner, parked.line, session))
 
     async def switch(self, by: Actor, name: str, *, human: bool) -> None:
         """Take over: refuse all agents until someone gives back. Or give back."""
         async with self._audited(by, name, "take_over" if human else "give_back") as (session, _, _):
-            if by.login_id.startswith(TOKEN_ID):
+            if is_token(by.login_id):
                 raise ActionDenied("Forbidden", "Only people take over and give back: no API token does.")
             await self._take(session, Driver("Human", by.user) if human else None)
 
@@ -206,7 +192,7 @@ class Computer:
         if not enables_agents(self.context.cluster.template(session.spec.template)):
             return None
         held = await self.context.shared.get(_wheel(session))
-        return _taken(session) or (_read_wheel(held) if held else None)
+        return taken_by(session) or (_read_wheel(held) if held else None)
 
     def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
         """The session, if the actor may drive it and its template lets programs do so."""
@@ -231,10 +217,9 @@ class Computer:
             raise ActionDenied("NotFound", f"The desktop {name!r} has ended.")
         mine = _wheel_of(Driver("Agent", by.user, by.token), by.login_id)
         held = await self.context.shared.hold(_wheel(session), mine, DRIVES_SECONDS)
-        driver = _taken(seen) or _read_wheel(held)
+        driver = taken_by(seen) or _read_wheel(held)
         if driver.state != "Agent":
-            code = "Parked" if driver.state == "Parked" else "HumanInControl"
-            raise ActionDenied(code, f"{driver.line}. Agents wait until someone gives back.")
+            raise ActionDenied(driver.code, f"{driver.line}. Agents wait until someone gives back.")
         if held != mine:
             raise ActionDenied("Conflict", f"{driver.line}. Try again in {DRIVES_SECONDS:g} s.")
 
@@ -277,12 +262,14 @@ class Computer:
     ) -> AsyncIterator[tuple[VDISession, Agents, dict[str, str]]]:
         """Yield the session that the actor may drive, and details for its one row in the audit."""
         detail = {"token": by.token} if by.token else {}
-        outcome, seen = FAILED, self.context.cluster.session(name)
+        outcome, seen, is_counted = FAILED, self.context.cluster.session(name), False
         try:
             yield *self._find(by, name), detail
             outcome = DONE
         except ActionDenied as why:
             outcome = why.code
+            # A failure of the desktop's agent has a cause: the action may have been done.
+            is_counted = outcome in _REFUSED and why.__cause__ is None
             raise
         except (SharedUnavailableError, DatabaseUnavailableError) as error:
             outcome = "Unavailable"
@@ -294,7 +281,11 @@ class Computer:
         finally:
             self.context.metrics.actions.labels("computer", outcome).inc()
             if seen and outcome != "NotFound":
-                await self.audit.record(act_on(seen, by.user, f"computer.{kind}", detail), outcome)
+                act = act_on(seen, by.user, f"computer.{kind}", detail)
+                if is_counted:
+                    await self.audit.refuse(act, outcome, by.login_id)
+                else:
+                    await self.audit.record(act, outcome)
 
 
 def _read(answer: Response, name: str, into: type[T]) -> T:
@@ -343,12 +334,3 @@ def _wheel_of(driver: Driver, login_id: str = "") -> str:
 
 def _read_wheel(text: str) -> Driver:
     return msgspec.json.decode(text, type=tuple[Driver, str])[0]
-
-
-def _taken(session: VDISession) -> Driver | None:
-    """The person who has taken over, or the agent that waits for one."""
-    note = session.metadata.annotations.get(DRIVER)
-    try:
-        return msgspec.json.decode(note, type=Driver) if note else None
-    except msgspec.DecodeError:  # not ours, so no agent drives until someone gives back
-        return Driver("Human", "Someone")

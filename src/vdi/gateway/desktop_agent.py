@@ -29,11 +29,12 @@ from vdi.api.constraints import doc
 from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import ActionDenied
-from vdi.gateway.rights import User, no_desktop, role_in
+from vdi.gateway.denied import ActionDenied, refused_by_cluster
+from vdi.gateway.rights import Action, User, is_token, no_desktop, refusal, role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, RequestOptions, Response, ResponseStream, open_client
+from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
 from vdi.kube.http import url_host
 from vdi.kube.resource import SECRETS
@@ -242,6 +243,23 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     return session, role
 
 
+async def find_to_act(context: GatewayContext, user: User, action: Action, name: str) -> VDISession:
+    """A session with which the user may do this now. Raises ActionDenied."""
+    session, _ = find_session(context, user, name)
+    if is_token(user.login_id):
+        # A person may have taken over through another replica, and this one's watch may be late.
+        meta, get = session.metadata, context.client.get
+        try:
+            session = await get(SESSIONS, name, namespace=meta.namespace, into=VDISession)
+        except KubeError as error:
+            raise refused_by_cluster(error, name) from error
+        if session.metadata.uid != meta.uid:
+            raise ActionDenied("NotFound", no_desktop(name))
+    if refused := refusal(user, action, session, context.clock()):
+        raise ActionDenied(*refused)
+    return session
+
+
 async def count_in_window(context: GatewayContext, what: str, session: VDISession) -> int:
     """Count one more request for this session, over all replicas; the number in this window of time."""
     window = int(context.clock().timestamp()) // WINDOW_SECONDS
@@ -289,7 +307,8 @@ class AgentRequests:
 
     async def read_startup_scripts(self, user: User, name: str) -> tuple[StartupScriptResult, ...]:
         """The scripts of the user's own desktop since its start."""
-        session = self._own(user, name, f"Only the owner of desktop {name!r} can read what its scripts write.")
+        why = f"Only the owner of desktop {name!r} can read what its scripts write."
+        session = await self._own(user, name, why)
         if not is_running(session):
             raise ActionDenied(
                 "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
@@ -311,7 +330,8 @@ class AgentRequests:
 
     async def take_thumbnail(self, user: User, name: str) -> bytes | None:
         """A JPEG of the user's own desktop; None while there is no picture of it (see `has_thumbnail`)."""
-        session = self._own(user, name, f"Only the owner of desktop {name!r} gets a picture of it.")
+        why = f"Only the owner of desktop {name!r} gets a picture of it."
+        session = await self._own(user, name, why)
         if not has_thumbnail(session, self.context.cluster.template(session.spec.template), Role.OWNER):
             return None
         words = f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
@@ -329,7 +349,7 @@ class AgentRequests:
 
     async def begin_probe(self, user: User, name: str, state: str) -> Begun:
         """Arm the mark and issue a ticket. `state`: SHA-256 of the caller's secret, in place of a browser's cookie."""
-        session = self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
+        session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             phase = session.status.phase or "not started"
             what = "suspended. Resume it first" if session.spec.suspended else phase
@@ -348,7 +368,7 @@ class AgentRequests:
 
     async def finish_probe(self, user: User, name: str, probe: str, found: Measurements | Stage) -> None:
         """Count the measurements, or the stage in which the probe failed: once for each probe."""
-        session = self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
+        session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
         if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
             raise ActionDenied("NotFound", f"There is no active probe {probe!r} of {name!r}: it has ended or expired.")
         template, metrics = session.spec.template, self.context.metrics
@@ -365,12 +385,12 @@ class AgentRequests:
         metrics.probe_frames.labels(template, "arrived").inc(found.frames)
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
-    def _own(self, user: User, name: str, refusal: str) -> VDISession:
+    async def _own(self, user: User, name: str, why_not: str) -> VDISession:
         """The user's own session. What the agents show is for nobody else, administrators included."""
-        session, role = find_session(self.context, user, name)
+        _, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
-            raise ActionDenied("Forbidden", refusal)
-        return session
+            raise ActionDenied("Forbidden", why_not)
+        return await find_to_act(self.context, user, Action.OPEN, name)
 
     async def limit(self, what: str, session: VDISession, most: int, words: str) -> None:
         if await count_in_window(self.context, what, session) > most:

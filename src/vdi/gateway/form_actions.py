@@ -10,7 +10,7 @@ from vdi.gateway.actions import Actions
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.computer import Computer
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import find_session
+from vdi.gateway.desktop_agent import find_to_act
 from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.session.schedule import day_names
@@ -70,7 +70,7 @@ class FormActions:
             case Action.DRIVE:
                 await self.computer.switch(user.actor, name, human=field("human") == "yes")
             case Action.RECORD:
-                session, _ = find_session(self.context, user, name)
+                session = await find_to_act(self.context, user, Action.RECORD, name)
                 await self.recordings.switch(user, session, wanted=field("on") == "yes")
             case _:
                 raise ActionDenied("NotFound", f"{action!r} is not a possible action.")

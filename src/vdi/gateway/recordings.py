@@ -26,7 +26,7 @@ from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
-from vdi.session.users import normal_user, same_user
+from vdi.session.users import normal_user
 
 ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
 MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
@@ -114,8 +114,8 @@ class Recordings:
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
-        if why := refusal(user, Action.RECORD, session, self._context.clock()):
-            raise ActionDenied("Forbidden", why)
+        if refused := refusal(user, Action.RECORD, session, self._context.clock()):
+            raise ActionDenied(*refused)
         act = act_on(session, user.email, "session.record", {"film": "on" if wanted else "off"})
         async with self._audit.act(act, closed=False):
             sent = {"on": wanted}
@@ -129,8 +129,11 @@ class Recordings:
 
     async def find(self, user: User, name: str) -> Recording:
         """A film that the user may watch now. Raises ActionDenied."""
-        film = await self._store.get(name)
-        if film is None or not (user.may_audit or (film.owner_may_watch and same_user(film.owner, user.email))):
+        if user.may_audit:
+            film = await self._store.get(name)
+        else:
+            film = await self._store.get_own(name, user.email)
+        if film is None:
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
         if self._context.clock() - film.ended < ENDED_AFTER:
             raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")

@@ -8,13 +8,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
+
+import msgspec
 
 from vdi.api.session import Role, VDISession
 from vdi.api.template import Agents, VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.session.actions import is_expired
-from vdi.session.naming import normal_name
+from vdi.session.naming import DRIVER, normal_name
 from vdi.session.users import same_user
+
+# Code and reason of a refusal.
+Refused = tuple[str, str]
+# `User.login_id` begins with it where the request came with an API token.
+TOKEN_ID = "token:"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,46 @@ class Actor:
     # The one session that the token is for; empty: each of the user's.
     session_uid: str = ""
     login_id: str = ""
+
+
+def is_token(login_id: str) -> bool:
+    """Whether this is the id of an API token: a program's, and not a person's own login."""
+    return login_id.startswith(TOKEN_ID)
+
+
+class Driver(msgspec.Struct, omit_defaults=True):
+    """The driver of a desktop now."""
+
+    # Agent: a program. Human: a person has taken over. Parked: the program waits for a person.
+    state: Literal["Agent", "Human", "Parked"]
+    # The person who has taken over; else the user whose program it is, and the label of its API token.
+    user: str
+    token: str = ""
+    reason: str = ""
+
+    @property
+    def line(self) -> str:
+        """The line that people at the desktop read."""
+        agent = f"started by {self.user}" + (f"'s token {self.token}" if self.token else "")
+        if self.state == "Agent":
+            return f"An agent drives this desktop, {agent}"
+        if self.state == "Human":
+            return f"{self.user} has taken over from the agent"
+        return f"The agent, {agent}, asks for a person: {self.reason}"
+
+    @property
+    def code(self) -> str:
+        """The code of a refusal while no program may act."""
+        return "Parked" if self.state == "Parked" else "HumanInControl"
+
+
+def taken_by(session: VDISession) -> Driver | None:
+    """The person who has taken over, or the agent that waits for one."""
+    note = session.metadata.annotations.get(DRIVER)
+    try:
+        return msgspec.json.decode(note, type=Driver) if note else None
+    except msgspec.DecodeError:  # not ours, so no program acts until someone gives back
+        return Driver("Human", "Someone")
 
 
 def normal_groups(names: Iterable[str]) -> frozenset[str]:
@@ -162,25 +210,47 @@ def knows_of(session: VDISession, user: User, now: datetime) -> bool:
     return user.admin or role_in(session, user.email, now) is not None
 
 
-def refusal(user: User, action: Action, session: VDISession, now: datetime) -> str | None:
-    """The reason why the user may not do this; None: they may. Names nothing of a session that they may not know of."""
+def refusal(user: User, action: Action, session: VDISession, now: datetime) -> Refused | None:
+    """Code and reason why the user may not do this; None: they may.
+
+    Names nothing of a session that they may not know of.
+    """
     name = session.metadata.name
     role = role_in(session, user.email, now)
     if (role and action in ACTIONS[role]) or (user.admin and _is_for_admins(action)):
-        return None
+        return _refuse_token(user.login_id, action, session)
     if role is None and not user.admin:
-        return no_desktop(name)
+        return "NotFound", no_desktop(name)
     if role is None:
-        return f"Only {session.spec.user}, the owner of desktop {name!r}, and users it is shared with may {action} it."
+        who = f"{session.spec.user}, the owner of desktop {name!r}, and users it is shared with"
+        return "Forbidden", f"Only {who} may {action} it."
     allowed = ", ".join(sorted(ACTIONS[role]))
     whose = f"{session.spec.user}'s desktop {name!r}"
-    return f"As {role} of {whose} you may not {action} it. Allowed: {allowed}. Ask {session.spec.user}."
+    rest = f"Allowed: {allowed}. Ask {session.spec.user}."
+    return "Forbidden", f"As {role} of {whose} you may not {action} it. {rest}"
 
 
-def refuse_to_drive(actor: Actor, session: VDISession | None, name: str, now: datetime) -> tuple[str, str] | None:
+def _refuse_token(login_id: str, action: Action, session: VDISession) -> Refused | None:
+    """Code and reason why no API token may do this, whoever has it; None: it may, or this is a person's own login."""
+    if not is_token(login_id) or action is Action.SEE:
+        return None
+    if action is Action.ANSWER_ACCESS:
+        return "Forbidden", "Only people answer requests for access: no API token does."
+    driver = taken_by(session)
+    if driver is None:
+        return None
+    meanwhile = "API tokens change and open nothing here until someone gives back."
+    return driver.code, f"{driver.line}. {meanwhile}"
+
+
+def keeps_access(session: VDISession, user: str, role: Role, login_id: str, now: datetime) -> bool:
+    """Whether a stream that this login or API token has opened in this role may stay open."""
+    return role_in(session, user, now) is role and not _refuse_token(login_id, Action.OPEN, session)
+
+
+def refuse_to_drive(actor: Actor, session: VDISession | None, name: str, now: datetime) -> Refused | None:
     """Code and reason why the actor may not drive this session; None: they may. Being an administrator is no right."""
     user = User(actor.user)
     if session is None or actor.session_uid not in ("", session.metadata.uid) or not knows_of(session, user, now):
         return "NotFound", no_desktop(name)
-    why = refusal(user, Action.DRIVE, session, now)
-    return ("Forbidden", why) if why else None
+    return refusal(user, Action.DRIVE, session, now)

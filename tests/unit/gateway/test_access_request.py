@@ -37,7 +37,7 @@ async def acts(stage: ApiStage) -> list[tuple[str, str, str, str]]:
 
 
 async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
-    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    root, alice = await stage.program(ROOT), await stage.page()
     asked = await root.post(f"{ONE}/access-request", json={"role": "viewer", "length": "30m"})
     request = {"user": ROOT.user, "role": "viewer", "length": "30m", "expires": LAPSES}
     assert asked.json()["spec"]["accessRequest"] == request
@@ -58,10 +58,13 @@ async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
 
 
 async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
-    root, bob = await stage.program(ROOT), await stage.program(BOB)
+    root, bob, token = await stage.program(ROOT), await stage.program(BOB), await stage.program(ALICE)
+    token.event_hooks = {}  # pages are not in the API's document
     await root.post(f"{ONE}/access-request", json={"role": "viewer"})
     answer = {"request": LAPSES, "allow": True}
     for tried in (
+        await token.post(f"{ONE}/access-request/answer", json=answer),
+        await token.post("/desktops/alice-desktop/answer-access", data={"allow": LAPSES}),
         await root.post(f"{ONE}/access-request/answer", json=answer),
         await bob.post(f"{ONE}/access-request/answer", json=answer),
         await bob.post(f"{ONE}/access-request", json={}),
@@ -85,7 +88,7 @@ async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
 async def test_answer_is_to_a_pending_request(
     stage: ApiStage, request_: dict[str, Any] | None, answer: dict[str, Any], after: int
 ) -> None:
-    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    root, alice = await stage.program(ROOT), await stage.page()
     if request_ is not None:
         await root.post(f"{ONE}/access-request", json=request_)
     stage.clock.forward(seconds=after)
@@ -94,7 +97,7 @@ async def test_answer_is_to_a_pending_request(
 
 
 async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
-    root, alice = await stage.program(ROOT), await stage.program(ALICE)
+    root, alice = await stage.program(ROOT), await stage.page()
     await root.post(f"{ONE}/access-request", json={"length": "1m"})
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     stage.clock.forward(minutes=1)

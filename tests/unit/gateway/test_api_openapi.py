@@ -81,7 +81,7 @@ async def test_every_operation_answers_as_documented(
     assert (await root.post("/api/v1/admin/users/old@example.com/release")).is_success
     assert (await root.post("/api/v1/admin/users/release")).is_success
     one = "/api/v1/sessions/alice-desktop"
-    program = await stage.program()
+    program, owner = await stage.program(), await stage.page()
     async with agent(stage) as asked:
         begun = await program.post(f"{one}/probe", json={"state": STATE})
         script = {"source": "template", "state": "Ended", "exitCode": 0, "output": "licence found"}
@@ -107,7 +107,7 @@ async def test_every_operation_answers_as_documented(
         ),
         await root.delete(f"{one}/planned-end"),
         await root.post(f"{one}/access-request", json={"role": "collaborator", "length": "10m"}),
-        await program.post(f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}),
+        await owner.post(f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),

@@ -17,10 +17,9 @@ from unit.gateway.history_stage import at
 from unit.gateway.probe_agent import Agent, agent
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
-from vdi.gateway.computer import Driver
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.rights import Actor
+from vdi.gateway.rights import Actor, Driver
 from vdi.gateway.store.audit import audit
 from vdi.gateway.store.history import RunRow, load, runs, save
 from vdi.kube.errors import ApiError
@@ -282,10 +281,53 @@ async def test_request_for_a_person_parks_the_agent(
     assert [row[1:3] for row in audited(stage)] == [
         ("computer.request_human", "done"),
         ("computer.screenshot", "Parked"),
-        ("computer.request_human", "Parked"),
         ("computer.give_back", "done"),
         ("computer.screenshot", "done"),
     ]
+
+
+async def test_refused_actions_leave_two_rows_a_minute(stage: ApiStage, desktop: Agent) -> None:
+    """The take-over that refused them is there at once, their number a minute later."""
+    program, other = await scoped(stage), await scoped(stage, "other")
+    assert await switch(stage, human=True) == "done"
+    for number in range(50):
+        await program.post(ONE, json={"action": "key", "text": "a"} if number % 2 else SHOT)
+    await other.post(ONE, json=SHOT)
+    refused = ("alice@example.com", "computer.screenshot", "HumanInControl")
+    assert [row[:3] for row in audited(stage)[1:]] == [refused, refused]
+    stage.clock.forward(seconds=61)
+    await stage.audit.write_refused()
+    ((*who, detail),) = audited(stage)[3:]
+    assert who == ["alice@example.com", "computer.key", "HumanInControl"]
+    what = "computer.key alice-desktop, computer.screenshot alice-desktop"
+    assert detail == {"token": "nightly", "count": "49", "what": what}
+
+
+async def test_action_that_may_have_been_done_has_its_own_row(stage: ApiStage, desktop: Agent) -> None:
+    """Whatever the desktop answers."""
+    program, desktop.body = await scoped(stage), {"data": "A" * (9 << 20)}
+    for _ in range(3):
+        problem(await program.post(ONE, json={"action": "type", "text": "abc"}), 409, "conflict")
+    assert [(row[2], row[3]["characters"]) for row in audited(stage)] == [("Conflict", "3")] * 3
+
+
+async def test_agents_notify_an_owner_only_so_often(
+    stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted over all desktops, tokens and guests: a desktop still waits and says so, without a notice."""
+    sent: list[Any] = []
+    computer = stage.edge.computer
+    monkeypatch.setattr("vdi.gateway.computer.MAX_HUMAN_REQUESTS", 3)
+    monkeypatch.setattr(computer.notices, "send", sent.append)
+    for number in range(5):
+        stage.session(f"alice-{number}", status=RUNNING, access=SHARES)
+        by = Actor(("alice@example.com", "bob@example.com")[number % 2], f"token {number}")
+        await computer.request_human(by, f"alice-{number}", "Hello?")
+        assert "Parked" in stage.cluster.objects[f"alice-{number}"]["metadata"]["annotations"][DRIVER]
+    assert len(sent) == 3
+    stage.clock.forward(seconds=3601)
+    await computer.request_human(Actor("alice@example.com"), "alice-desktop", "Hello?")
+    assert len(sent) == 4
 
 
 async def test_actions_of_a_session_have_a_rate(

@@ -13,6 +13,7 @@ from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import audit
@@ -154,6 +155,27 @@ async def test_owners_see_their_films_if_the_template_allows(
     assert (f"/recordings/{film}" in await browser.html("/recordings")) is sees
     for path in (f"/recordings/{film}", f"/api/v1/recordings/{film}"):
         assert (await browser.get(path, **FROM_PAGE)).status_code == (200 if sees else 404), path
+
+
+async def test_next_account_with_the_address_sees_only_its_own_films(stage: RecordedStage) -> None:
+    """After a release, and of another provider; those who may audit see all."""
+    stage.put(a_template(recording={"mode": "Always", "ownerMayWatch": True}))
+    films: list[str] = []
+    for issuer, subject in (("https://a", "1"), ("https://a", "2"), ("https://b", "3")):
+        account = Identity(user=ALICE.email, source=SOURCE_OIDC, issuer=issuer, subject=subject)
+        if subject == "2":
+            await stage.logins.release(ALICE.email)
+        await stage.logins.begin(account, Device())
+        for film in films:
+            with pytest.raises(ActionDenied, match="that you may watch"):
+                await stage.edge.recordings.find(ALICE, film)
+        stage.desktop.screen = (800 + 2 * len(films), 600)
+        films.append(await stage.ended())
+        assert (await stage.edge.recordings.find(ALICE, films[-1])).id == films[-1]
+        shown = await stage.edge.recordings.newest(ALICE, 9, None)
+        assert [film.id for film in shown] == films[-1:]
+    assert len(set(films)) == 3
+    assert len(await stage.edge.recordings.newest(ADMIN, 9, None)) == 3
 
 
 async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:

@@ -1,15 +1,30 @@
 """Who is what in a session, and what that allows."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from support.builders import a_session, a_template
 from vdi.api.session import Role, VDISession
 from vdi.cluster.units import format_time
-from vdi.gateway.rights import Action, User, access_ends, knows_of, may_use, normal_groups, refusal, role_in
+from vdi.gateway.rights import (
+    TOKEN_ID,
+    Action,
+    User,
+    access_ends,
+    keeps_access,
+    knows_of,
+    may_use,
+    normal_groups,
+    refusal,
+    role_in,
+)
+from vdi.session.naming import DRIVER
 from vdi.session.users import normal_user, same_user
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -76,8 +91,31 @@ def test_who_may_do_what(action: Action) -> None:
     }
 
 
+@pytest.mark.parametrize("action", Action)
+def test_a_token_only_reads_while_a_person_is_in_control(action: Action) -> None:
+    """Whoever has it, and whatever action is added."""
+    token = f"{TOKEN_ID}a-token"
+    for state, code in (("", ""), ("Human", "HumanInControl"), ("Parked", "Parked"), ("Other", "HumanInControl")):
+        session = a_session()
+        note = {DRIVER: json.dumps({"state": state, "user": BOB, "reason": "captcha"})} if state else {}
+        session = structs.replace(session, metadata=structs.replace(session.metadata, annotations=note))
+        for person in (User(ALICE, login_id="a-login"), User(EVE, admin=True, login_id="a-login")):
+            of_person = refusal(person, action, session, NOW)
+            of_token = refusal(replace(person, login_id=token), action, session, NOW)
+            if of_person or action is Action.SEE:
+                assert of_token == of_person
+            elif action is Action.ANSWER_ACCESS:
+                assert of_token and of_token[0] == "Forbidden"
+            else:
+                assert (of_token[0] if of_token else "") == code
+        assert keeps_access(session, ALICE, Role.OWNER, "a-login", NOW)
+        assert keeps_access(session, ALICE, Role.OWNER, token, NOW) is (not state)
+        assert not keeps_access(session, ALICE, Role.VIEWER, "a-login", NOW)
+
+
 def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
-    words = refusal(User(BOB), Action.SUSPEND, shared("viewer"), NOW) or ""
+    code, words = refusal(User(BOB), Action.SUSPEND, shared("viewer"), NOW) or ("", "")
+    assert code == "Forbidden"
     assert "viewer" in words and "may not suspend" in words
     assert "open, see" in words and f"Ask {ALICE}" in words
 
@@ -85,7 +123,8 @@ def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
 def test_a_stranger_learns_nothing_of_a_session() -> None:
     session = shared()
     assert not knows_of(session, User(EVE), NOW)
-    assert ALICE not in (refusal(User(EVE), Action.OPEN, session, NOW) or "")
+    code, words = refusal(User(EVE), Action.OPEN, session, NOW) or ("", "")
+    assert code == "NotFound" and ALICE not in words
 
 
 def test_a_template_for_everybody_for_users_and_for_groups() -> None:

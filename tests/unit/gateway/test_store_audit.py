@@ -1,11 +1,15 @@
 """Who did what is written down before it is done; what that means when it cannot be."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
+from support.clock import FakeClock
 from unit.gateway.history_stage import at
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
@@ -129,3 +133,73 @@ async def test_what_is_too_long_is_cut(trail: Audit) -> None:
     await trail.record(Act(actor="a" * 999, action="login", target="t" * 999))
     (entry,) = await trail.entries(limit=1)
     assert (len(entry.actor), len(entry.target)) == (254, 512)
+
+
+REFUSED = Act(
+    actor="bob@example.com", action="computer.key", target="alice", uid="u1", detail={"token": "nightly", "text": "x"}
+)
+
+
+@pytest.fixture
+def clocked(database: Database) -> tuple[Audit, FakeClock]:
+    clock = FakeClock(at(0))
+    return Audit(database, clock.now), clock
+
+
+async def test_refusals_of_a_minute_are_one_row_and_their_count(clocked: tuple[Audit, FakeClock]) -> None:
+    trail, clock = clocked
+    for _ in range(100):
+        await trail.refuse(REFUSED, "Parked", "token:1")
+    await trail.refuse(REFUSED, "Parked", "token:2")
+    await trail.refuse(REFUSED, "Forbidden", "token:1")
+    await trail.refuse(replace(REFUSED, uid="u2"), "Parked", "token:1")
+    assert [entry.outcome for entry in await trail.entries(limit=9, action="computer.key")] == [
+        "Parked",
+        "Forbidden",
+        "Parked",
+        "Parked",
+    ]
+    clock.forward(seconds=59)
+    await trail.write_refused()
+    assert len(await trail.entries(limit=9, action="computer.key")) == 4
+    clock.forward(seconds=1)
+    await trail.write_refused()
+    counted = (await trail.entries(limit=9, action="computer.key"))[0]
+    assert counted.detail == {"count": "99", "what": "computer.key alice", "token": "nightly"}
+    assert (counted.outcome, counted.target, counted.uid, counted.at) == ("Parked", "alice", "u1", at(0))
+    await trail.refuse(REFUSED, "Parked", "token:1")
+    assert len(await trail.entries(limit=9, action="computer.key")) == 6, "the next minute begins with a row"
+
+
+async def test_counts_are_written_when_the_gateway_stops(clocked: tuple[Audit, FakeClock]) -> None:
+    trail, _ = clocked
+    running = asyncio.create_task(trail.run())
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await trail.refuse(REFUSED, "Parked", "token:1")
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+    assert [entry.detail.get("count", "") for entry in await trail.entries(limit=9, action="computer.key")] == ["2", ""]
+
+
+async def test_counts_that_cannot_be_written_go_to_the_log(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        await broken.refuse(REFUSED, "Parked", "token:1")
+    await broken.write_refused(early=True)
+    assert ['count\\":\\"2' in line for line in caplog.messages] == [False, True]
+
+
+async def test_counted_refusals_are_bounded(clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit the oldest is written early, and none is lost."""
+    trail, _ = clocked
+    monkeypatch.setattr("vdi.gateway.store.audit.MAX_COUNTED", 3)
+    for number in range(10):
+        for target in range(30):
+            act = replace(REFUSED, target=f"{target}" * 300)
+            await trail.refuse(act, "Forbidden", f"token:{number}")
+    assert len(trail._refused) == 3
+    await trail.write_refused(early=True)
+    entries = await trail.entries(limit=99, action="computer.key")
+    assert sum(int(entry.detail.get("count", 1)) for entry in entries) == 300
+    assert len(entries) == 20 and max(len(entry.detail.get("what", "")) for entry in entries) < 2500

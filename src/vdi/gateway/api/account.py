@@ -15,9 +15,10 @@ from vdi.gateway.api.operation import Call, Empty, OperationTable, created
 from vdi.gateway.api.problems import ProblemError
 from vdi.gateway.current_use import Use
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.login.logins import TOKEN_ID, browser
+from vdi.gateway.login.logins import browser
 from vdi.gateway.login.pages import checked_label
 from vdi.gateway.queries import ListPage
+from vdi.gateway.rights import TOKEN_ID, is_token
 from vdi.gateway.store.logins import ApiToken
 from vdi.gateway.web import credentials
 from vdi.session.homes import HomeSummary
@@ -135,7 +136,7 @@ async def revoke_token(call: Call[Empty, None]) -> None:
 
 
 def _is_by_token(call: Call[object, object]) -> bool:
-    return call.user.login_id.startswith(TOKEN_ID)
+    return is_token(call.user.login_id)
 
 
 def _token(call: Call[object, object], token: ApiToken) -> Token:

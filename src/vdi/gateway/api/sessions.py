@@ -40,7 +40,9 @@ from vdi.session.request import SessionRequest
 operation = OperationTable("Desktops")
 template_operation = OperationTable("Templates")
 
-_CHANGE = ("not-found", "forbidden", "conflict", "over-limit")
+# An API token gets the last two while a person has taken over, or is asked to.
+_TAKEN = ("human-in-control", "parked")
+_CHANGE = ("not-found", "forbidden", "conflict", "over-limit", *_TAKEN)
 # Seconds between two checks that the login still holds for the same rights, and that shares have not expired.
 CHECK_SECONDS = 15.0
 
@@ -177,12 +179,18 @@ async def request_access(call: Call[Empty, AccessRequest]) -> Session:
 
 @operation("POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable"))
 async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
-    """Allow or refuse an administrator's request for access to your desktop."""
+    """Allow or refuse an administrator's request for access to your desktop.
+
+    Requires the login cookie: an API token does not consent.
+    """
     name, body = call.path("name"), call.body
     return _shown(call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow))
 
 
-@operation("GET /sessions/{name}/startup-scripts", problems=("not-found", "forbidden", "conflict", "unavailable"))
+@operation(
+    "GET /sessions/{name}/startup-scripts",
+    problems=("not-found", "forbidden", "conflict", "unavailable", *_TAKEN),
+)
 async def list_startup_scripts(call: Call[Empty, None]) -> ListPage[StartupScriptResult]:
     """The result and the last lines of the start-up scripts of your running desktop.
 
@@ -217,7 +225,7 @@ class ActionResult(msgspec.Struct):
 
 @operation(
     "POST /sessions/{name}/computer",
-    problems=("not-found", "forbidden", "conflict", "human-in-control", "parked"),
+    problems=("not-found", "forbidden", "conflict", *_TAKEN),
     drives=True,
 )
 async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
@@ -324,7 +332,7 @@ class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
     failed: Annotated[Stage | None, Meta(description="The stage in which it failed.")] = None
 
 
-@operation("POST /sessions/{name}/probe", problems=("not-found", "forbidden", "conflict"))
+@operation("POST /sessions/{name}/probe", problems=("not-found", "forbidden", "conflict", *_TAKEN))
 async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     """Start to measure the latency of one of your desktops.
 
@@ -335,7 +343,7 @@ async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     return await call.api.agents.begin_probe(call.user, call.path("name"), call.body.state)
 
 
-@operation("PUT /sessions/{name}/probe/{id}", problems=("not-found", "forbidden"))
+@operation("PUT /sessions/{name}/probe/{id}", problems=("not-found", "forbidden", *_TAKEN))
 async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
     """Submit the results of a probe; they count in the metrics."""
     result = call.body.figures or call.body.failed

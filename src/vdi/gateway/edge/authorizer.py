@@ -22,7 +22,7 @@ from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, Hosts, deskto
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
 from vdi.gateway.edge.tokens import Claims, KeyRing, TokenError, Tokens, UnknownKeyError
 from vdi.gateway.login.logins import Logins, hash_of
-from vdi.gateway.rights import role_in
+from vdi.gateway.rights import keeps_access
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.gateway.web.credentials import cookies_in
@@ -106,7 +106,8 @@ class Authorizer:
     def still_holds(self, session: VDISession, claims: Claims) -> bool:
         """Whether the access of a user who was admitted earlier has not been revoked or changed."""
         unrevoked = not self.revocations.covers(claims.gid, claims.lid)
-        return unrevoked and role_in(session, claims.sub, self.context.clock()) is claims.role
+        now = self.context.clock()
+        return unrevoked and keeps_access(session, claims.sub, claims.role, claims.lid, now)
 
     async def grant(
         self, session: VDISession, *, user: str, groups: Iterable[str], role: Role, login_id: str
@@ -162,7 +163,7 @@ class Authorizer:
             and now < grant.expires
             and grant.session_uid == session.metadata.uid
             and not self.revocations.covers(grant.id, grant.login_id)
-            and role_in(session, grant.user, now) is grant.role
+            and keeps_access(session, grant.user, grant.role, grant.login_id, now)
         )
         return grant if holds else None
 
@@ -181,7 +182,7 @@ class Authorizer:
             and self._tokens.holds(claims, now.timestamp())
             and claims.gid in self.active
             and not self.revocations.covers(claims.gid, claims.lid)
-            and role_in(session, claims.sub, now) is claims.role
+            and keeps_access(session, claims.sub, claims.role, claims.lid, now)
         )
         return claims if good else None
 

@@ -101,7 +101,8 @@ class DesktopBar:
     async def _state(self, admitted: Admitted, template: VDITemplate | None) -> dict[str, object]:
         session, role = admitted.session, admitted.claims.role
         settings, now = self.context.settings, self.context.clock()
-        view = desktop_view(session, template, User(admitted.claims.sub), now, settings.cluster)
+        user = User(admitted.claims.sub, login_id=admitted.claims.lid)
+        view = desktop_view(session, template, user, now, settings.cluster)
         driver = await self.forms.computer.driver(session)
         lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
         return {

@@ -32,6 +32,7 @@ from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import Notices
 from vdi.gateway.recordings import Recordings
+from vdi.gateway.rights import taken_by
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
@@ -242,10 +243,12 @@ class Edge(Component):
         uid = new.metadata.uid
         if old is not None and new.spec.suspended and not old.spec.suspended:
             self._suspended[uid] = self._context.clock()
-        if old is None or old.spec != new.spec:
+        is_taken = old is not None and taken_by(old) != taken_by(new)
+        if old is None or old.spec != new.spec or is_taken:
             self._changed.add(uid)
             self._news.set()
-        if self._is_new_desktop(old, new):
+        # With a take-over, streams that API tokens have opened end; also those whose grants only the database has.
+        if is_taken or self._is_new_desktop(old, new):
             self.tables.touch(uid)
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:

@@ -22,8 +22,7 @@ from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.edge.tokens import LEEWAY
-from vdi.gateway.login.logins import TOKEN_ID
-from vdi.gateway.rights import role_in
+from vdi.gateway.rights import TOKEN_ID, keeps_access, role_in
 from vdi.gateway.store.history import find_names
 from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.kinds import SESSIONS
@@ -315,7 +314,8 @@ class Revoker:
         return session if session.metadata.uid == uid else None
 
     def _has_access(self, session: VDISession, grant: Grant) -> bool:
-        return role_in(session, grant.user, self.context.clock()) is grant.role
+        now = self.context.clock()
+        return keeps_access(session, grant.user, grant.role, grant.login_id, now)
 
     def _has_run_out(self, grant: Grant) -> bool:
         """Whether the session still has the share with which the grant was made, and only its time is over."""

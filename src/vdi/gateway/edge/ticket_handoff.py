@@ -21,7 +21,8 @@ from starlette.responses import RedirectResponse, Response
 
 from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import CrossSiteError
+from vdi.gateway.denied import ActionDenied, CrossSiteError
+from vdi.gateway.desktop_agent import find_to_act
 from vdi.gateway.edge.absence import explain_absence
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.headers import (
@@ -176,6 +177,12 @@ class TicketHandoff:
         role = role_in(session, ticket.user, self.context.clock())
         if role is None or Action.OPEN not in ACTIONS[role]:
             return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
+        user = User(ticket.user, login_id=ticket.login_id)
+        try:
+            await find_to_act(self.context, user, Action.OPEN, session.metadata.name)
+        except ActionDenied as why:
+            title = "This desktop cannot be opened now"
+            return self._page(request, title, why.sentence, why.status, next_path)
         grant = await self.authorizer.grant_of(session, request.headers.get("cookie", ""))
         handle = ""
         if grant is None or (grant.user, grant.login_id) != (ticket.user, ticket.login_id):

@@ -18,7 +18,7 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKey, DesktopKeyError, desktop_url
 from vdi.gateway.edge.revocation import ActiveGrants, Revocations
 from vdi.gateway.edge.selkies import token_table
-from vdi.gateway.rights import role_in
+from vdi.gateway.rights import keeps_access
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
@@ -229,7 +229,7 @@ class TokenTablePublisher:
             for grant in grants
             if not self.revocations.covers(grant.id, grant.login_id)
             and grant.expires > now
-            and role_in(session, grant.user, now) is grant.role
+            and keeps_access(session, grant.user, grant.role, grant.login_id, now)
         ]
 
 

@@ -19,15 +19,13 @@ from starlette.exceptions import HTTPException
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login.local_users import LocalUser
-from vdi.gateway.rights import Actor, User, normal_groups, refuse_to_drive
+from vdi.gateway.rights import TOKEN_ID, Actor, User, is_token, normal_groups, refuse_to_drive
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 
 # All API tokens begin with it, so that scanners for leaked secrets recognise them.
 TOKEN_PREFIX = "vdi_"  # noqa: S105
-# `User.login_id` begins with it where the request came with an API token.
-TOKEN_ID = "token:"  # noqa: S105
 # API tokens of one user.
 MOST_TOKENS = 50
 SOURCE_LOCAL = "local"
@@ -328,7 +326,7 @@ class Logins:
             await self._store.update(credential, seen=now)
 
     async def _by_id(self, login_id: str) -> Login | ApiToken | None:
-        if login_id.startswith(TOKEN_ID):
+        if is_token(login_id):
             return await self._store.by_id(ApiToken, login_id.removeprefix(TOKEN_ID))
         return await self._store.by_id(Login, login_id)
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import find_session, is_running
+from vdi.gateway.desktop_agent import find_session, find_to_act, is_running
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
 from vdi.gateway.rights import Action, User, refusal
@@ -111,6 +111,8 @@ class FilePages(PortalPages):
         self, request: Request, user: User, way: Direction, where: str = "/files", **options: Unpack[RequestOptions]
     ) -> AsyncIterator[ResponseStream]:
         """The agent's response. The audit has downloads that have begun, and uploads that are complete."""
+        name = request.path_params["name"]
+        await find_to_act(self._services.context, user, Action.BROWSE, name)
         session, agents, path = self._find(request, user, way), self._services.agents, _path(request)
         method, address = "PUT" if way == "upload" else "GET", f"{where}?{_quoted(path)}"
         await agents.limit("files", session, MAX_REQUESTS, "Too many requests for files of this desktop in a minute.")
@@ -129,10 +131,10 @@ class FilePages(PortalPages):
     def _find(self, request: Request, user: User, direction: Direction) -> VDISession:
         """The running desktop whose files the user may copy in this direction now. Raises ActionDenied."""
         session, _ = find_session(self._services.context, user, request.path_params["name"])
-        why = refusal(user, Action.BROWSE, session, self._clock())
-        if why is None and direction not in file_transfers(self._cluster.template(session.spec.template)):
+        if refused := refusal(user, Action.BROWSE, session, self._clock()):
+            raise ActionDenied(*refused)
+        if direction not in file_transfers(self._cluster.template(session.spec.template)):
             why = f"Your administrator does not allow the {direction} of files of this desktop."
-        if why:
             raise ActionDenied("Forbidden", why)
         if not is_running(session):
             raise ActionDenied("Conflict", "The desktop is not running. Its files are shown while it runs.")

@@ -7,12 +7,13 @@ When the row cannot be written, an administrator's act on another person's objec
 act is done all the same, since a database that is down must not keep users from their desktops; the log gets the row.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Any
 from uuid import uuid4
@@ -32,6 +33,13 @@ log = logging.getLogger(__name__)
 
 # Outcomes, besides the codes of ActionDenied.
 BEGUN, DONE, FAILED = "begun", "done", "failed"
+# Refusals of one login or API token, in one session and for one reason: one row at once, and one with their count.
+REFUSED_SECONDS = 60
+# Such rows that are counted at a time, over all logins. Beyond that, the oldest is written early.
+MAX_COUNTED = 1000
+# Different acts that such a count names.
+_MAX_NAMED = 20
+_WRITE_SECONDS = 5.0
 
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
@@ -124,12 +132,78 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     detail: Annotated[dict[str, str], doc("Details of the request.")]
 
 
+@dataclass(slots=True)
+class _Refused:
+    """Refusals after the one that was written at once. `row`: theirs, empty without any."""
+
+    until: datetime
+    count: int = 0
+    what: set[str] = field(default_factory=set)
+    row: dict[str, Any] = field(default_factory=dict)
+
+
 class Audit:
     """The only writer of the table."""
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
         self._clock = clock
+        # By login or API token, actor, session and code; the oldest first.
+        self._refused: dict[tuple[str, ...], _Refused] = {}
+
+    async def run(self) -> None:
+        """Write counts of refusals at the end of their minute, and all of them when the gateway stops."""
+        try:
+            while True:
+                await asyncio.sleep(_WRITE_SECONDS)
+                await self.write_refused()
+        finally:
+            await self.write_refused(early=True)
+
+    async def refuse(self, act: Act, code: str, login_id: str) -> None:
+        """Record a refused act: the first one at once, those of the next minute as one row with their count.
+
+        A program that is refused a hundred times a second must not fill the table. Never raises.
+        """
+        key = login_id, act.actor, act.uid, code
+        now = self._clock()
+        known = self._refused.get(key)
+        if known and now < known.until:
+            self._count(known, act, code)
+            return
+        over = self._refused.pop(key, None)
+        if over is None and len(self._refused) >= MAX_COUNTED:
+            over = self._refused.pop(next(iter(self._refused)))
+        self._refused[key] = _Refused(now + timedelta(seconds=REFUSED_SECONDS))
+        if over:
+            await self._write([over])
+        await self.record(act, code)
+
+    async def write_refused(self, *, early: bool = False) -> None:
+        """Write the counts whose minute is over, or all of them. Never raises."""
+        now = self._clock()
+        over = [key for key, refused in self._refused.items() if early or refused.until <= now]
+        await self._write([self._refused.pop(key) for key in over])
+
+    def _count(self, refused: _Refused, act: Act, code: str) -> None:
+        refused.count += 1
+        if len(refused.what) < _MAX_NAMED:
+            refused.what.add(f"{act.action} {act.target[:100]}")
+        detail = {"count": str(refused.count), "what": ", ".join(sorted(refused.what))}
+        if "token" in act.detail:
+            detail["token"] = act.detail["token"]
+        refused.row = self._row(replace(act, detail=detail)) | {"outcome": code}
+
+    async def _write(self, counted: Iterable[_Refused]) -> None:
+        rows = [refused.row for refused in counted if refused.row]
+        if not rows:
+            return
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(audit.insert(), rows)
+        except (DatabaseUnavailableError, SQLAlchemyError) as error:
+            for row in rows:
+                _log_row(row, error)
 
     @asynccontextmanager
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:

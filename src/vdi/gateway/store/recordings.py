@@ -5,10 +5,22 @@ from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from sqlalchemy import BigInteger, Index, String, delete, func, select, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Index,
+    String,
+    and_,
+    delete,
+    func,
+    select,
+    tuple_,
+    update,
+)
 
 from vdi.api.constraints import doc
 from vdi.gateway.store.database import Database, read_row, table_of
+from vdi.gateway.store.logins import oidc_subjects
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -41,6 +53,14 @@ recordings = table_of(
 )
 
 
+def _may_watch(owner: str) -> ColumnElement[bool]:
+    """Whether a film is for this owner: not one of an earlier account with the same address."""
+    of_owner = oidc_subjects.c.user == owner
+    bound = select(func.max(oidc_subjects.c.bound)).where(of_owner).scalar_subquery()
+    is_later = bound.is_(None) | (recordings.c.started >= bound)
+    return and_(recordings.c.owner == owner, recordings.c.owner_may_watch, is_later)
+
+
 class RecordingStore:
     """The rows in the database. Every method raises DatabaseUnavailableError."""
 
@@ -66,6 +86,13 @@ class RecordingStore:
             row = (await connection.execute(select(recordings).where(recordings.c.id == name))).first()
             return read_row(row, Recording) if row else None
 
+    async def get_own(self, name: str, owner: str) -> Recording | None:
+        """A film that this user may watch as the owner of its desktop."""
+        query = select(recordings).where(recordings.c.id == name, _may_watch(owner))
+        async with self._database.connect() as connection:
+            row = (await connection.execute(query)).first()
+            return read_row(row, Recording) if row else None
+
     async def newest(
         self, limit: int, owner: str | None, before: tuple[datetime, str] | None
     ) -> list[WatchedRecording]:
@@ -74,7 +101,7 @@ class RecordingStore:
         of_run = select(func.sum(same.c.seconds)).where(same.c.uid == recordings.c.uid, same.c.run == recordings.c.run)
         query = select(recordings, of_run.scalar_subquery().label("run_recorded_seconds")).limit(limit)
         if owner is not None:
-            query = query.where(recordings.c.owner == owner, recordings.c.owner_may_watch)
+            query = query.where(_may_watch(owner))
         if before is not None:
             query = query.where(tuple_(recordings.c.started, recordings.c.id) < before)
         async with self._database.connect() as connection:
