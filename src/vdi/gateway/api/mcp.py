@@ -4,7 +4,7 @@
 the REST API's response. The server keeps nothing between two requests, so any replica answers any of them.
 """
 
-import asyncio
+from asyncio import get_running_loop, sleep
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ async def _start(call: McpCall, tool: Any) -> str:
         await call.api.actions.start(user, SessionRequest(template=tool.template, name=name))
     elif session.spec.suspended:
         await call.api.actions.resume(user, name)
-    loop = asyncio.get_running_loop()
+    loop = get_running_loop()
     end = loop.time() + CALL_SECONDS
     with _waiting(call), call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:
         while True:
@@ -123,7 +123,7 @@ async def _start(call: McpCall, tool: Any) -> str:
 async def _wait(call: McpCall, tool: Any) -> str:
     # Here and not in the desktop, which refuses all actions while a person is in control.
     with _waiting(call):
-        await asyncio.sleep(tool.duration)
+        await sleep(tool.duration)
     return "Done."
 
 
