@@ -94,10 +94,10 @@ class ByteBudget:
         # Set and replaced whenever bytes are released.
         self._released = asyncio.Event()
 
-    async def reserve(self, held: AsyncExitStack, user: str, size: int, seconds: float = _BYTES_SECONDS) -> None:
+    async def reserve(self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None) -> None:
         """Reserve bytes until `held` is closed; waits for them at most `seconds`. Raises BusyError."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
                 while self._of_user.total() + size > self._most or self._of_user[user] + size > self._each:
                     await self._released.wait()
         except TimeoutError as error:
