@@ -7,8 +7,9 @@ the session has that, which outlives the gateway.
 The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its header, never decoded.
 """
 
+import binascii
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from vdi.gateway.cluster_cache import STALE
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, invalid, refused_by_cluster
 from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
+from vdi.gateway.in_flight import ACTION_ANSWER_BYTES, ACTIONS
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
 from vdi.gateway.rights import Actor, Driver, enables_agents, is_token, refuse_to_drive, taken_by
@@ -54,7 +56,7 @@ MAX_SIDE = 4096
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
 # Refusals that the audit counts: the gateway's own, before anything reaches the desktop.
 _REFUSED = frozenset({"Forbidden", "Conflict", "HumanInControl", "Parked", "TooManyRequests"})
-_ANSWER_BYTES, _OUTPUT = 8 << 20, 16 << 10
+_OUTPUT = 16 << 10
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 _Pixel = Annotated[int, Meta(ge=0, le=16384)]
@@ -107,9 +109,12 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class _Answer(msgspec.Struct):
-    """pixelflux's response, and that of the agent in the desktop. `data`: a PNG, decoded from base64."""
+    """pixelflux's response, and that of the agent in the desktop. `data`: the base64 of a PNG, with its quotes.
 
-    data: bytes = b""
+    A view on the response, which goes into ours as it is: decoded, each picture would be in memory three times.
+    """
+
+    data: msgspec.Raw = msgspec.Raw(b'""')
     text: str = ""
     error: str = ""
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0
@@ -130,8 +135,18 @@ class Computer:
     logins: Logins
     notices: Notices
 
-    async def act(self, by: Actor, name: str, action: ComputerAction | Mapping[str, object]) -> bytes | str:
-        """The PNG or the text, empty without one, of an action that is done as often as its `repeat` says."""
+    async def act(
+        self,
+        by: Actor,
+        name: str,
+        action: ComputerAction | Mapping[str, object],
+        until_read: AsyncExitStack | None = None,
+    ) -> msgspec.Raw | str:
+        """The PNG or the text, empty without one, of an action that is done as often as its `repeat` says.
+
+        A PNG is its base64 as JSON. `until_read`: closed when the client has read it; until then the desktop takes no
+        further action.
+        """
         try:
             wanted = msgspec.convert(action, ComputerAction, from_attributes=True)
         except msgspec.ValidationError as error:
@@ -139,19 +154,25 @@ class Computer:
         body = msgspec.to_builtins(wanted)
         body.pop("repeat", None)
         seconds = _ANSWER_SECONDS + (wanted.duration or 0) + len(wanted.text or "") / _CHARACTERS_PER_SECOND
-        found = _Answer()
         async with self._audited(by, name, wanted.action) as (session, agents, detail):
             detail |= _describe(body, record_text=agents.record_text)
             if wanted.repeat > 1:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
-                found = await self._ask(by, session, "/computer-use", body, seconds=seconds, into=_Answer)
-            if found.data:
-                _check_png(found.data, name)
-                detail["sha256"] = sha256(found.data).hexdigest()
-        return found.data or _clean(found.text)
+                found = _Answer()
+                if until_read:
+                    await until_read.aclose()  # the answer before this one is gone
+                found = await self._ask(
+                    by, session, "/computer-use", body, seconds=seconds, into=_Answer, until_read=until_read
+                )
+            if not _has_picture(found):
+                return _clean(found.text)
+            detail["sha256"] = sha256(_decode_png(found.data, name)).hexdigest()
+        return found.data
 
-    async def run(self, by: Actor, name: str, command: str, seconds: int) -> tuple[int | None, str]:
+    async def run(
+        self, by: Actor, name: str, command: str, seconds: int, until_read: AsyncExitStack | None = None
+    ) -> tuple[int | None, str]:
         """Run a command as the desktop's user; exit code (None: killed at its time) and the end of its output."""
         if not 0 < len(command) <= MAX_TEXT:
             raise invalid("command", command[:100], f"1 to {MAX_TEXT} characters")
@@ -163,7 +184,8 @@ class Computer:
                 raise ActionDenied("Conflict", words)
             detail |= _describe({"text": command}, record_text=agents.record_text)
             body = {"command": command, "seconds": seconds}
-            ran = await self._ask(by, session, "/run", body, seconds=_ANSWER_SECONDS + seconds, into=_Ran)
+            longest = _ANSWER_SECONDS + seconds
+            ran = await self._ask(by, session, "/run", body, seconds=longest, into=_Ran, until_read=until_read)
         return ran.exit_code, escape(ran.output[-_OUTPUT:], keep="\n\t")
 
     async def request_human(self, by: Actor, name: str, reason: str) -> None:
@@ -224,7 +246,15 @@ class Computer:
             raise ActionDenied("Conflict", f"{driver.line}. Try again in {DRIVES_SECONDS:g} s.")
 
     async def _ask(
-        self, by: Actor, session: VDISession, path: str, body: Mapping[str, object], *, seconds: float, into: type[T]
+        self,
+        by: Actor,
+        session: VDISession,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        seconds: float,
+        into: type[T],
+        until_read: AsyncExitStack | None,
     ) -> T:
         """The response of the agent in the desktop, if the actor may drive before the request and after it.
 
@@ -235,7 +265,16 @@ class Computer:
             words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
             raise ActionDenied("TooManyRequests", words)
         await self._drive(by, session)
-        answer = await self.agent.ask(session, "POST", path, json=body, seconds=seconds, max_bytes=_ANSWER_BYTES)
+        answer = await self.agent.ask(
+            session,
+            "POST",
+            path,
+            json=body,
+            seconds=seconds,
+            max_bytes=ACTION_ANSWER_BYTES,
+            lane=ACTIONS,
+            held=until_read,
+        )
         if by.login_id and not await self.logins.is_live(by.login_id):
             raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
         await self._drive(by, session)
@@ -305,10 +344,23 @@ def _read(answer: Response, name: str, into: type[T]) -> T:
     raise ActionDenied("Unavailable", f"The agent in {name!r} responds with {answer.status}.")
 
 
-def _check_png(data: bytes, name: str) -> None:
+def _has_picture(answer: _Answer) -> bool:
+    return bytes(memoryview(answer.data)[:2]) != b'""'
+
+
+def _decode_png(text: msgspec.Raw, name: str) -> bytes:
+    """The PNG of an answer's `data`, which is a quoted text of base64 and nothing else."""
+    quoted = memoryview(text)
+    try:
+        if bytes(quoted[:1]) != b'"':
+            raise ValueError("not a text")
+        data = binascii.a2b_base64(quoted[1:-1], strict_mode=True)
+    except ValueError as error:
+        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a valid response.") from error
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     if not (data.startswith(_PNG) and 0 < min(width, height) <= max(width, height) <= MAX_SIDE):
         raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a PNG of at most {MAX_SIDE} pixels.")
+    return data
 
 
 def _describe(body: Mapping[str, object], *, record_text: bool) -> dict[str, str]:

@@ -57,6 +57,19 @@ class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
         """The HTTP status of the code."""
         return STATUS[self.code]
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of the response."""
+        return {}
+
+
+class BusyError(ActionDenied):
+    """Raised when a limit of the gateway is reached that is free again in a moment."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1" if self.code == "TooManyRequests" else "5"}
+
 
 class CrossSiteError(HTTPException):
     """Raised when a change was not sent by a page of this host, or its token is of another login."""

@@ -16,8 +16,9 @@ import re
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Literal, Unpack
 
@@ -30,6 +31,19 @@ from vdi.api.session import Phase, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, refused_by_cluster
+from vdi.gateway.in_flight import (
+    ANSWER_COPIES,
+    ANSWERS_BYTES,
+    PAGES,
+    POLLED_BYTES,
+    POLLS,
+    SMALL_ANSWER_BYTES,
+    USER_ANSWERS_BYTES,
+    USER_POLLED_BYTES,
+    ByteBudget,
+    Lane,
+    RequestLimits,
+)
 from vdi.gateway.rights import Action, User, is_token, no_desktop, refusal, role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import is_address
@@ -45,6 +59,7 @@ from vdi.session.naming import service_name
 from vdi.session.recording import refuse_picture
 from vdi.session.resize import MemoryAlert, find_memory_alert
 from vdi.session.streaming import takes_tokens
+from vdi.session.users import normal_user
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +86,13 @@ MARK_MAX_BYTES = 4096
 PROBE_SECONDS = 180.0
 # Requests for one session in so many seconds, over all replicas. Pictures: four open pages with two each.
 WINDOW_SECONDS, MAX_THUMBNAILS, MAX_PROBES = 60, 12, 6
-# Seconds for connecting, and of each read and write.
+# Seconds of each read and write of a request without a time of its own: a copy of a file.
 SILENT_SECONDS = 30.0
+CONNECT_SECONDS = 5.0
 # Stages in which a probe can fail (`vdi.latency_probe.client.StageError`).
 Stage = Literal["entering", "connecting", "first picture", "the mark", "measuring"]
+# Of a poll of the gateway's own (`poll_agents`): what it holds until its next request, or its end.
+_polling: ContextVar[AsyncExitStack | None] = ContextVar("polling", default=None)
 _TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
@@ -142,10 +160,16 @@ class DesktopKey:
 
 @dataclass(frozen=True, slots=True)
 class DesktopAgent:
-    """Requests to the agents in desktops. `address`: base URL of a session's agent."""
+    """Requests to the agents in desktops, and their limits. `address`: base URL of a session's agent.
+
+    Raises BusyError where a limit is reached: one slow desktop takes none of the others' turns.
+    """
 
     key: DesktopKey
     address: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    answers: ByteBudget = field(default_factory=lambda: ByteBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES))
+    polled: ByteBudget = field(default_factory=lambda: ByteBudget(POLLED_BYTES, USER_POLLED_BYTES))
 
     async def ask(
         self,
@@ -156,16 +180,51 @@ class DesktopAgent:
         seconds: float,
         max_bytes: int,
         json: Mapping[str, object] | None = None,
+        lane: Lane = PAGES,
+        held: AsyncExitStack | None = None,
     ) -> Response:
-        """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a response."""
-        async with self.stream(session, method, path, limit=seconds, json=json) as answer:
-            return Response(answer.status, await answer.read(max_bytes), answer.headers)
+        """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a response.
+
+        `held`: keeps the request counted, and the bytes of its answer reserved, until it is closed.
+        """
+        if polling := _polling.get():
+            await polling.aclose()  # the poll has stored the answer before this one
+            lane, held = POLLS, polling
+        async with AsyncExitStack() as ours:
+            held = held or ours
+            held.enter_context(self.enter(lane, session))
+            async with self._stream(session, method, path, limit=seconds, json=json) as answer:
+                body = await self.read(session, answer, max_bytes, held)
+                return Response(answer.status, body, answer.headers)
+
+    async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
+        """The whole answer, which may not be larger; a large one is reserved first. Raises what `ask` raises."""
+        size = max_bytes
+        if "Transfer-Encoding" not in answer.headers:  # of both, this one counts
+            size = min(size, int(answer.headers.get("Content-Length", size)))
+        if size > SMALL_ANSWER_BYTES:
+            budget = self.polled if _polling.get() else self.answers
+            await budget.reserve(held, normal_user(session.spec.user), ANSWER_COPIES * size)
+        return await answer.read(max_bytes)
 
     @asynccontextmanager
     async def stream(
+        self, session: VDISession, method: str, path: str, lane: Lane = PAGES, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[ResponseStream]:
+        """One request of any length. Raises ActionDenied, also while it is read."""
+        with self.enter(lane, session):
+            async with self._stream(session, method, path, **options) as answer:
+                yield answer
+
+    def enter(self, lane: Lane, session: VDISession) -> AbstractContextManager[None]:
+        """Count a request that does not go through `ask` or `stream`, such as to Selkies. Raises BusyError."""
+        return self.limits.enter(lane, session.metadata.uid, session.metadata.name)
+
+    @asynccontextmanager
+    async def _stream(
         self, session: VDISession, method: str, path: str, limit: float | None = None, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[ResponseStream]:
-        """One request, complete within `limit` seconds. Raises ActionDenied, also while it is read."""
+        """One request, complete within `limit` seconds."""
         name = session.metadata.name
         url = f"{self.address(session)}{path}"
         try:
@@ -175,12 +234,16 @@ class DesktopAgent:
                 "Unavailable", f"The address of the agent in {name!r} is not known right now."
             ) from error
         options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
+        # An action may take longer than a silence: its own time counts.
+        client = open_client(
+            url,
+            seconds=limit or SILENT_SECONDS,
+            connect_seconds=CONNECT_SECONDS,
+            tls=NO_AUTHORITIES,
+            use_proxy=False,
+        )
         try:
-            async with (
-                asyncio.timeout(limit),
-                open_client(url, seconds=SILENT_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http,
-                http.stream(method, url, **options) as answer,
-            ):
+            async with asyncio.timeout(limit), client as http, http.stream(method, url, **options) as answer:
                 if answer.status == HTTPStatus.UNAUTHORIZED:
                     self.key.reread()  # the release may have a new key
                 yield answer
@@ -203,8 +266,11 @@ async def poll_agents(
 
     async def take_turn(session: VDISession) -> None:
         uid, meta = session.metadata.uid, session.metadata
+        held = AsyncExitStack()
+        _polling.set(held)  # for this task
         try:
-            await poll(session)
+            async with held:
+                await poll(session)
             failing.pop(uid, None)
         except (ActionDenied, ValueError, OSError, DatabaseUnavailableError, SQLAlchemyError) as error:
             why = type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)

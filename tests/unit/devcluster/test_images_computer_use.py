@@ -1,6 +1,10 @@
 """Software agents at a desktop: what vdi-agent passes on to Selkies, when a person comes first, and commands."""
 
+import base64
+import io
 import json
+import random
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -8,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from support.web_server import serve_handler
 from unit.devcluster.image_scripts import load_script, serve_agent
 from unit.devcluster.test_images_agent import AGENT, ask
 
+LIBRARY = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi"
 CLICK = '{"action": "right_click", "coordinate": [10, 20]}'
 
 
@@ -127,7 +133,10 @@ def test_a_person_interrupts_a_long_text(desktop: Desktop, comes_after: int, sta
         ((401, b'{"error": "unauthorized"}'), 503, "answered the action with 401"),
         ((200, b"<html>"), 503, "can't be asked to act"),
         ((200, b"[]"), 503, "can't be asked to act"),
-        ((200, b'{"data": "' + b"a" * (8 << 20) + b'"}'), 503, "with 200 and 8388609 bytes"),
+        ((200, b'{"data": "' + b"a" * (64 << 20) + b'"}'), 503, "with 200 and 67108865 bytes"),
+        ((200, b'{"data": "' + b"%" * (5 << 20) + b'"}'), 503, "the picture is too large"),
+        ((200, b'{"data": "' + b"aaaa" * (2 << 20) + b'"}'), 503, "the picture is too large"),
+        ((200, b'{"data": ["' + b"a" * (5 << 20) + b'"]}'), 503, "the picture is too large"),
     ],
 )
 def test_an_answer_of_selkies_is_not_trusted(
@@ -137,6 +146,25 @@ def test_an_answer_of_selkies_is_not_trusted(
     found, said = desktop.post("/computer-use", CLICK)
     assert (found, words in said) == (status, True), said
     assert found == 503 or json.loads(said) == {"error": words}
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (4096, 2304)])
+def test_a_screen_of_noise_keeps_its_size_and_loses_colours(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    # Of the desktop's image is only the interpreter's path.
+    program = tmp_path / "reduce-colours"
+    program.write_text(f"#!{sys.executable} -BI\n{(LIBRARY / 'reduce-colours').read_text()}")
+    program.chmod(0o755)
+    monkeypatch.setattr("computer_use.REDUCE", str(program))
+    noise = io.BytesIO()
+    picture = Image.frombytes("RGB", size, random.Random(0).randbytes(3 * size[0] * size[1]))
+    picture.save(noise, "PNG", compress_level=0)
+    desktop.answer = (200, json.dumps({"data": base64.b64encode(noise.getvalue()).decode()}).encode())
+    status, body = desktop.post("/computer-use", '{"action": "screenshot"}')
+    assert status == 200 and len(body) <= 4 << 20
+    with Image.open(io.BytesIO(base64.b64decode(json.loads(body)["data"]))) as reduced:
+        assert (reduced.format, reduced.size) == ("PNG", size)
 
 
 def test_a_server_that_is_gone_is_said_in_words(desktop: Desktop) -> None:

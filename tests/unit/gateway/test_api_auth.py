@@ -7,7 +7,7 @@ import pytest
 from unit.gateway.api_stage import BOB, ApiStage
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
-from vdi.gateway.api.operation import MAX_REQUESTS
+from vdi.gateway.api.operation import MAX_AGENT_REQUESTS, MAX_REQUESTS
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 
@@ -141,3 +141,18 @@ async def test_without_redis_the_api_is_unavailable(
     (record,) = caplog.records
     assert "redis.internal" in record.getMessage()
     assert record.exc_info is None
+
+
+async def test_agents_of_a_user_have_one_rate_over_all_tokens(stage: ApiStage) -> None:
+    """Refused requests count, too; requests of the user's own are counted apart."""
+    alice, again, bob = await stage.program(), await stage.program(), await stage.program(BOB)
+    action = "/api/v1/sessions/no-desktop/computer"
+    window = int(stage.clock.wall.timestamp()) // 60
+    for _ in range(MAX_AGENT_REQUESTS - 2):
+        await stage.services.context.shared.count(f"agents/alice@example.com/{window}", 60)
+    for each in (alice, again):
+        problem(await each.post(action, json={"action": "screenshot"}), 404, "not-found")
+    for each in (alice, again):
+        problem(await each.post(action, json={"action": "screenshot"}), 429, "too-many-requests")
+    problem(await bob.post(action, json={"action": "screenshot"}), 404, "not-found")
+    assert (await alice.get("/api/v1/templates")).status_code == 200

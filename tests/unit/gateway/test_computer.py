@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from unit.gateway.probe_agent import Agent, agent
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.in_flight import ACTIONS, USER_ANSWERS_BYTES
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.rights import Actor, Driver
 from vdi.gateway.store.audit import audit
@@ -151,7 +153,9 @@ async def test_large_body_is_refused_before_it_is_parsed(stage: ApiStage, deskto
         (200, png(4097, 1), "unavailable", "at most 4096 pixels"),
         (200, png(0, 9), "unavailable", "did not return a PNG"),
         (200, {"data": "%%%"}, "unavailable", "valid response"),
-        (200, {"data": "A" * (9 << 20)}, "conflict", "too large"),
+        (200, {"data": png()["data"] + '", "x": "'}, "unavailable", "valid response"),
+        (200, {"data": ["<script>"]}, "unavailable", "valid response"),
+        (200, {"data": "A" * (4 << 20)}, "conflict", "too large"),
         (200, "<html>", "unavailable", "valid response"),
         (400, {"error": "\x1b[31mno <b>key</b>" + "x" * 9999}, "invalid", "\\u001b[31mno <b>key</b>xxx"),
         (409, {"reason": "HumanInControl", "seconds": 4.2}, "human-in-control", "Try again in 5 s"),
@@ -176,6 +180,42 @@ async def test_endless_and_compressed_pictures_are_cut_off(
     desktop.body, desktop.headers = b'{"data": "' + b"A" * 65_536, headers
     answer = await (await stage.program()).post(ONE, json=SHOT)
     assert words in problem(answer, 409, "conflict")["detail"]
+
+
+async def test_a_desktop_has_one_action_under_way(stage: ApiStage, desktop: Agent) -> None:
+    """Counted until the client has read the answer, which a client of this transport does at once."""
+    program, uid = await stage.program(), stage.cluster.objects["alice-desktop"]["metadata"]["uid"]
+    assert stage.agent.real
+    limits = stage.agent.real.limits
+    with limits.enter(ACTIONS, uid, "alice-desktop"):
+        refused = await program.post(ONE, json=SHOT)
+        assert problem(refused, 429, "too-many-requests")["detail"] == (
+            "The desktop 'alice-desktop' has not answered another action yet. Try again in 1 s."
+        )
+        assert refused.headers["retry-after"] == "1"
+    assert desktop.asked == []
+    for body in (SHOT, SHOT | {"repeat": 3}):
+        assert (await program.post(ONE, json=body)).is_success
+    assert len(limits) == 0
+
+
+async def test_pictures_wait_for_those_that_clients_have_not_read(
+    stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vdi.gateway.in_flight._BYTES_SECONDS", 0.0)
+    program, agent = await stage.program(), stage.agent.real
+    assert agent
+    desktop.body = {"data": base64.b64encode(base64.b64decode(png()["data"]) + bytes(1 << 20)).decode()}
+    async with AsyncExitStack() as unread:
+        await agent.answers.reserve(unread, "alice@example.com", USER_ANSWERS_BYTES)
+        refused = await program.post(ONE, json=SHOT)
+        assert "on their way to clients" in problem(refused, 503, "unavailable")["detail"]
+        assert refused.headers["retry-after"] == "5"
+        desktop.body = {"result": "ok"}
+        assert (await program.post(ONE, json={"action": "key", "text": "a"})).is_success
+    desktop.body = png()
+    assert (await program.post(ONE, json=SHOT)).is_success
+    assert len(agent.answers) == len(agent.limits) == 0
 
 
 async def test_template_without_agents_has_no_programs(stage: ApiStage, desktop: Agent) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,9 +13,12 @@ from aiohttp import web
 
 from support.builders import a_session
 from support.desktop_key import DATA, KEY, tokens_of
+from support.waiting import PATIENCE
 from support.web_server import serve_app
-from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
+from vdi.api.session import VDISession
+from vdi.gateway.denied import ActionDenied, BusyError
+from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey, poll_agents
+from vdi.gateway.in_flight import ACTION_ANSWER_BYTES, ANSWER_COPIES, PAGES, POLLS
 from vdi.http_client import Response
 from vdi.kube.errors import NotFound
 
@@ -44,19 +48,26 @@ class Stand:
     status: int = 200
     asked: list[tuple[str, str]] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    begins: asyncio.Event | None = None
+    is_chunked: bool = False
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((f"{request.method} {request.path}", request.headers["Authorization"]))
+        if self.begins:
+            await self.begins.wait()
         if self.hold is None:
-            return web.Response(body=b"x" * 100, status=self.status)
+            whole = web.Response(body=b"x" * 100, status=self.status)
+            if self.is_chunked:
+                whole.enable_chunked_encoding()
+            return whole
         answer = web.StreamResponse()
         await answer.prepare(request)
         await answer.write(b"x")
         await self.hold.wait()
         return answer
 
-    async def ask(self, *, seconds: float = 5.0, max_bytes: int = 100) -> Response:
-        return await self.agent.ask(SESSION, "GET", "/thumbnail", seconds=seconds, max_bytes=max_bytes)
+    async def ask(self, *, seconds: float = 5.0, max_bytes: int = 100, held: AsyncExitStack | None = None) -> Response:
+        return await self.agent.ask(SESSION, "GET", "/thumbnail", seconds=seconds, max_bytes=max_bytes, held=held)
 
 
 @pytest.fixture
@@ -116,3 +127,63 @@ async def test_without_a_key_no_one_is_asked(stand: Stand, data: dict[str, str] 
     with pytest.raises(ActionDenied, match="is not known right now"):
         await stand.ask()
     assert stand.asked == []
+
+
+async def test_an_action_may_be_silent_for_its_own_time(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.desktop_agent.SILENT_SECONDS", 0.01)
+    stand.begins = asyncio.Event()
+    asked = asyncio.create_task(stand.ask(seconds=PATIENCE))
+    done, _ = await asyncio.wait([asked], timeout=0.2)
+    stand.begins.set()
+    assert not done, "longer than a silence of a request without a time of its own"
+    assert (await asked).status == 200
+
+
+@pytest.mark.parametrize("is_poll", [False, True], ids=["users", "polls"])
+async def test_neither_polls_nor_users_take_the_turns_of_the_other(stand: Stand, is_poll: bool) -> None:
+    taken, free = (PAGES, POLLS) if is_poll else (POLLS, PAGES)
+    answers: list[Response] = []
+
+    async def poll(session: VDISession) -> None:
+        answers.append(await stand.ask())
+        work.cancel()
+
+    with ExitStack() as full:
+        for number in range(taken.most):
+            full.enter_context(stand.agent.limits.enter(taken, f"uid-{number}", "another"))
+        if is_poll:
+            work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.0))
+            await asyncio.wait([work], timeout=PATIENCE)
+        else:
+            answers.append(await stand.ask())
+        assert [answer.status for answer in answers] == [200]
+        for _ in range(free.each):
+            full.enter_context(stand.agent.limits.enter(free, SESSION.metadata.uid, "desk"))
+        with pytest.raises(BusyError), stand.agent.limits.enter(free, SESSION.metadata.uid, "desk"):
+            pass
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_bytes_of_a_large_answer_are_reserved_before_it_is_read(stand: Stand, is_chunked: bool) -> None:
+    stand.is_chunked = is_chunked
+    async with AsyncExitStack() as held:
+        await stand.ask(max_bytes=ACTION_ANSWER_BYTES, held=held)
+        # Without a length the largest counts.
+        assert len(stand.agent.answers) == (ANSWER_COPIES * ACTION_ANSWER_BYTES if is_chunked else 0)
+        assert len(stand.agent.limits) == 1
+    assert len(stand.agent.answers) == len(stand.agent.limits) == 0
+
+
+async def test_a_poll_holds_the_bytes_of_one_answer_at_a_time(stand: Stand) -> None:
+    stand.is_chunked, reserved = True, []
+
+    async def poll(session: VDISession) -> None:
+        for _ in range(2):
+            await stand.ask(max_bytes=1 << 20)
+            reserved.append(len(stand.agent.polled))
+        work.cancel()
+
+    work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.0))
+    await asyncio.wait([work], timeout=PATIENCE)
+    assert reserved == [ANSWER_COPIES << 20] * 2
+    assert len(stand.agent.polled) == len(stand.agent.answers) == len(stand.agent.limits) == 0

@@ -1,6 +1,7 @@
 """The bar over a desktop: its state by role, who is watching, and the changes that it requests."""
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -9,13 +10,13 @@ from aiohttp import web
 
 from support.builders import a_template
 from support.clock import FakeClock
-from support.web_server import serve_app
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, STRANGER, EdgeStage, address, shared_with
 from unit.gateway.gateway_stage import Browser
 from vdi.api.session import Role
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.bar import Connection, describe_guests
+from vdi.gateway.in_flight import PAGES
 from vdi.gateway.rights import Actor
 from vdi.gateway.store.logins import Grant
 
@@ -102,21 +103,25 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
     assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
 
 
-async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = web.Application()
+async def test_bar_offers_the_owner_more_memory(stage: EdgeStage) -> None:
+    stage.agent.memory = b'{"used": 3960000000, "limit": 4294967296}'
+    browser = await entered(stage)
+    stage.put(a_template("office", resources={"maxMemory": "16Gi"}))
+    words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
+    assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
+    guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
+    assert (await guest.get(BAR)).json()["memory"] is None
 
-    async def memory(_request: web.Request) -> web.Response:
-        return web.json_response({"used": 3960000000, "limit": 4294967296})
 
-    app.router.add_get("/memory", memory)
-    async with serve_app(app) as port:
-        monkeypatch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
-        browser = await entered(stage)
-        stage.put(a_template("office", resources={"maxMemory": "16Gi"}))
-        words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
-        assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
-        guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
-        assert (await guest.get(BAR)).json()["memory"] is None
+async def test_bars_of_a_slow_desktop_ask_it_a_few_times(stage: EdgeStage) -> None:
+    browser, slow, limits = await entered(stage), ExitStack(), stage.agent.limits
+    stage.change(spec=shared_with(GUEST, "viewer"))
+    with slow:
+        for _ in range(PAGES.each):
+            slow.enter_context(limits.enter(PAGES, stage.session.metadata.uid, "desk"))
+        answer = await browser.get(BAR)
+    assert (answer.status_code, answer.json()["watching"]) == (200, None), "it is not asked"
+    assert (await browser.get(BAR)).json()["watching"] == []
 
 
 @pytest.mark.parametrize("role", ["collaborator", "viewer"])

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import gc
 import re
+import tracemalloc
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +30,7 @@ from vdi.gateway.api import mcp
 from vdi.gateway.api.mcp import TOOLS, VERSIONS
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.in_flight import WAITING_CALL_BYTES
 from vdi.gateway.login.logins import Device, Identity
 from vdi.http_client import Response
 
@@ -281,6 +284,61 @@ async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop
     assert failed and "asks for a person: Log in, please." in text
     assert await use(stage, "wait", duration=0) == (False, "Done.")
     assert desktop.done == []
+
+
+async def test_waiting_calls_are_few_and_keep_nothing_of_their_request(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of `wait` with 60 KB of lists in `_meta` and 30 KB of headers, which are 2 MB in memory."""
+    tokens = [await token_of(stage) for _ in range(6)]
+    params = {"name": "wait", "arguments": {"duration": 45}, "_meta": {"x": [[]] * 20_000}}
+    body = msgspec.json.encode(PING | {"method": "tools/call", "params": params})
+    end, waiting = asyncio.Event(), stage.services.waiting
+
+    async def wait(_: float) -> None:
+        reached.release()
+        await end.wait()
+
+    monkeypatch.setattr(mcp, "sleep", wait)
+    reached = asyncio.Semaphore(0)
+    async with asyncio.timeout(PATIENCE), serving(stage) as url:
+        port = int(url.rpartition(":")[2])
+
+        async def call(token: str) -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = {**HOST, "authorization": token, "content-type": "application/json", "content-length": len(body)}
+            head |= {f"x-{number}": "" for number in range(2500)}
+            lines = ["POST /mcp HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
+            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            await writer.drain()
+            writers.append(writer)
+            return reader
+
+        async def text(reader: asyncio.StreamReader) -> str:
+            await reader.readuntil(b"\r\n\r\n")
+            return (await reader.readuntil(b"}]")).decode()
+
+        writers: list[asyncio.StreamWriter] = []
+        readers = [await call(tokens[0])]
+        await reached.acquire()
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for token in [*tokens[:1] * 3, *tokens[1:5] * 4]:
+                readers.append(await call(token))
+                await reached.acquire()
+            gc.collect()
+            assert len(waiting) == len(readers) == 20
+            assert tracemalloc.get_traced_memory()[0] < 19 * WAITING_CALL_BYTES
+        finally:
+            tracemalloc.stop()
+        assert "This token already has 4 calls that wait" in await text(await call(tokens[0]))
+        assert "alice@example.com already has 20 calls that wait" in await text(await call(tokens[5]))
+        end.set()
+        assert all(["Done." in await text(reader) for reader in readers])
+        for writer in writers:
+            writer.close()
+    assert len(waiting) == 0
 
 
 async def test_viewer_and_stranger_cannot_drive(stage: ApiStage, desktop: FakeDesktop) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -15,6 +16,7 @@ from support.waiting import eventually
 from support.web_server import serve_app
 from unit.gateway.files_agent import files_agent, point
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PageBrowser, PortalStage, a_template, running, text_of
+from vdi.gateway.in_flight import USER_ANSWERS_BYTES
 from vdi.gateway.portal import files
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import audit
@@ -224,3 +226,24 @@ async def test_a_zip_that_is_not_complete_fails() -> None:
         point(stage, port)
         with pytest.raises(RuntimeError):
             await stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE)
+
+
+async def test_a_page_of_long_paths_is_cut(stage: PortalStage) -> None:
+    """Each row has the path of the folder: a request's own path may not make a page of 60 MB."""
+    entries = [ENTRY | {"name": f"{number}"} for number in range(2000)]
+    stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(FOLDER | {"entries": entries})
+    short, long = [await stage.browser().html(f"{PAGE}?path={path}") for path in ("a", "a" * 8000)]
+    assert short.count("<tr>") == 2001 and "more entries than are listed" not in short
+    assert "more entries than are listed" in long and len(long) < 2 << 20
+
+
+async def test_pages_that_no_browser_reads_are_few(stage: PortalStage) -> None:
+    entries = [ENTRY | {"name": f"{number}"} for number in range(2000)]
+    stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(FOLDER | {"entries": entries})
+    browser = stage.browser()
+    async with AsyncExitStack() as unread:
+        await stage.agent.answers.reserve(unread, ALICE.email, USER_ANSWERS_BYTES - (256 << 10))
+        refused = await browser.get(PAGE)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert (await browser.get(PAGE)).status_code == 200
+    assert len(stage.agent.answers) == 0

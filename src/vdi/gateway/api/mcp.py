@@ -4,14 +4,15 @@
 the REST API's response. The server keeps nothing between two requests, so any replica answers any of them.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from asyncio import get_running_loop, sleep
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 from starlette.responses import Response
 
 from vdi.api.template import VDITemplate
@@ -39,18 +40,26 @@ INSTRUCTIONS = (
 )
 
 
+class Params(msgspec.Struct, frozen=True, rename="camel"):
+    """What is read of a request's parameters. `_meta` and the like are dropped: a call that waits keeps no more."""
+
+    name: str = ""
+    arguments: dict[str, Any] | None = None
+    protocol_version: str = ""
+
+
 class Message(msgspec.Struct):
     """A JSON-RPC request; without an id a notification, without a method a response."""
 
     jsonrpc: Literal["2.0"]
     method: str = ""
-    id: int | str | UnsetType = UNSET
-    params: dict[str, Any] = {}
+    id: Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
+    params: Params = Params()
 
 
 McpCall = Call[Empty, Message]
-# From the validated arguments to text, or a PNG.
-Use = Callable[[McpCall, Any], Awaitable[str | bytes]]
+# From the validated arguments to text, or a PNG's base64 as JSON.
+Use = Callable[[McpCall, Any], Awaitable[str | Raw]]
 
 
 @dataclass(frozen=True)
@@ -94,9 +103,9 @@ async def _start(call: McpCall, tool: Any) -> str:
         await call.api.actions.start(user, SessionRequest(template=tool.template, name=name))
     elif session.spec.suspended:
         await call.api.actions.resume(user, name)
-    loop = asyncio.get_running_loop()
+    loop = get_running_loop()
     end = loop.time() + CALL_SECONDS
-    with call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:
+    with _waiting(call), call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:
         while True:
             session = cluster.session(name)
             stage = describe(session, role_in(session, user.email, call.now()) if session else None)
@@ -111,10 +120,19 @@ async def _start(call: McpCall, tool: Any) -> str:
     raise ActionDenied("Conflict", why)
 
 
-async def _wait(_: McpCall, tool: Any) -> str:
+async def _wait(call: McpCall, tool: Any) -> str:
     # Here and not in the desktop, which refuses all actions while a person is in control.
-    await asyncio.sleep(tool.duration)
+    with _waiting(call):
+        await sleep(tool.duration)
     return "Done."
+
+
+@contextmanager
+def _waiting(call: McpCall) -> Iterator[None]:
+    """While a call waits, which few may, and of whose request nothing is kept. Raises BusyError."""
+    with call.api.waiting.enter(call.actor.user, call.actor.login_id):
+        call.request.scope["headers"].clear()
+        yield
 
 
 async def _end(call: McpCall, tool: Any) -> str:
@@ -128,21 +146,21 @@ async def _request_human(call: McpCall, tool: Any) -> str:
 
 
 async def _run(call: McpCall, tool: Any) -> str:
-    code, output = await call.api.computer.run(call.actor, tool.desktop, tool.command, tool.duration)
+    code, output = await call.api.computer.run(call.actor, tool.desktop, tool.command, tool.duration, call.until_read)
     return f"{f'Killed after {tool.duration} s.' if code is None else f'Exit code {code}.'}\n{output}"
 
 
 def _act(kind: str) -> Use:
     """A tool that is one action. `kind`: its `action`, with names of arguments in braces."""
 
-    async def use(call: McpCall, tool: Any) -> str | bytes:
+    async def use(call: McpCall, tool: Any) -> str | Raw:
         given = msgspec.structs.asdict(tool)
         action = {"action": kind.format(**given)} | {name: given[name] for name in _OF_ACTIONS & given.keys()}
         if "x" in given:
             action["coordinate"] = (tool.x, tool.y)
         if "to_x" in given:
             action |= {"start_coordinate": (tool.x, tool.y), "coordinate": (tool.to_x, tool.to_y)}
-        return await call.api.computer.act(call.actor, tool.desktop, action) or "Done."
+        return await call.api.computer.act(call.actor, tool.desktop, action, call.until_read) or "Done."
 
     return use
 
@@ -242,7 +260,7 @@ async def _answer(call: McpCall) -> Mapping[str, Any]:
     result: dict[str, Any] = {}
     match call.body.method:
         case "initialize":
-            version = params.get("protocolVersion")
+            version = params.protocol_version
             result = {
                 "protocolVersion": version if version in VERSIONS else VERSIONS[0],
                 "capabilities": {"tools": {}},
@@ -254,10 +272,10 @@ async def _answer(call: McpCall) -> Mapping[str, Any]:
         case "tools/list":
             result = {"tools": [tool.describe(name) for name, tool in TOOLS.items()]}
         case "tools/call":
-            name = str(params.get("name"))
+            name = params.name
             if name not in TOOLS:
                 return _error(-32602, f"{name[:50]!r} is not a tool; allowed: {', '.join(TOOLS)}.")
-            result = await _use(call, TOOLS[name], params.get("arguments") or {})
+            result = await _use(call, TOOLS[name], params.arguments or {})
         case method:
             return _error(-32601, f"{method[:50]!r} is not a method of this server.")
     return {"result": result}

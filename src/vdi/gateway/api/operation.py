@@ -9,6 +9,7 @@ so a handler's signature and docstring are its documentation.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from types import NoneType
@@ -22,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import invalid
+from vdi.gateway.in_flight import until_read
 from vdi.gateway.login.logins import ScopedTokenError
 from vdi.gateway.rights import Actor, User
 from vdi.gateway.services import Services
@@ -31,8 +33,9 @@ log = logging.getLogger(__name__)
 PREFIX = "/api/v1"
 JSON = "application/json"
 RATE_WINDOW_SECONDS = 60
-# Requests of one user in a window, over all replicas and all of the user's tokens.
-MAX_REQUESTS = 600
+# Requests of one user in a window, over all replicas and all of the user's tokens. Those of the user's agents are
+# counted apart: they must not use up what the user's own requests need.
+MAX_REQUESTS, MAX_AGENT_REQUESTS = 600, 1200
 
 Q_co = TypeVar("Q_co", covariant=True)
 B_co = TypeVar("B_co", covariant=True)
@@ -52,6 +55,8 @@ class Call(Generic[Q_co, B_co]):
     who: User | Actor
     query: Q_co
     body: B_co
+    # Closed when the client has read the response, or is gone.
+    until_read: AsyncExitStack
 
     @property
     def user(self) -> User:
@@ -176,10 +181,12 @@ async def admit(request: Request, api: Services, operation: Operation) -> User |
     who: User | Actor | None = await (guard.actor_of(request) if operation.drives else guard.user_of(request))
     if who is None:
         raise unauthenticated(request)
-    # Agents have a limit for each of their tokens: they must not use up what their user's own requests need.
-    email, key = (who.user, who.login_id) if isinstance(who, Actor) else (who.email, who.email)
+    email = who.user if isinstance(who, Actor) else who.email
     # Before CSRF and rights: a script that is refused again and again costs as much as one that is answered.
-    await _limit_rate(api, key, email)
+    if isinstance(who, Actor):
+        await _limit_rate(api, f"agents/{email}", email, MAX_AGENT_REQUESTS)
+    else:
+        await _limit_rate(api, f"api/{email}", email, MAX_REQUESTS)
     await guard.check_csrf(request)
     if operation.admin and not (isinstance(who, User) and (who.admin or (operation.auditor and who.auditor))):
         raise ProblemError("forbidden", f"Only administrators can do this; {email} is not an administrator.")
@@ -195,12 +202,12 @@ def unauthenticated(request: HTTPConnection) -> ProblemError:
     return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
 
 
-async def _limit_rate(api: Services, key: str, email: str) -> None:
+async def _limit_rate(api: Services, key: str, email: str, most: int) -> None:
     window, passed = divmod(int(api.context.clock().timestamp()), RATE_WINDOW_SECONDS)
-    if await api.context.shared.count(f"api/{key}/{window}", RATE_WINDOW_SECONDS) <= MAX_REQUESTS:
+    if await api.context.shared.count(f"{key}/{window}", RATE_WINDOW_SECONDS) <= most:
         return
     wait = RATE_WINDOW_SECONDS - passed
-    limit = f"{MAX_REQUESTS} requests in {RATE_WINDOW_SECONDS} s"
+    limit = f"{most} requests in {RATE_WINDOW_SECONDS} s"
     detail = f"{email} has sent more than {limit}. Try again in {wait} s."
     raise ProblemError("too-many-requests", detail, headers={"Retry-After": str(wait)})
 
@@ -214,25 +221,26 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        try:
-            response = await self._answer(request)
-        except ProblemError as error:
-            response = error.response()
-        except Exception as error:
-            response = problem_of(error).response()
-            if response.status_code == 500:
-                log.exception("%s %s failed", request.method, request.url.path)
-        await response(scope, receive, send)
+        async with AsyncExitStack() as held:
+            try:
+                response = await self._answer(request, held)
+            except ProblemError as error:
+                response = error.response()
+            except Exception as error:
+                response = problem_of(error).response()
+                if response.status_code == 500:
+                    log.exception("%s %s failed", request.method, request.url.path)
+            await response(scope, receive, until_read(send))
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
         operation = self._by_method.get(request.method)
         if operation is None:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
         who = await admit(request, self._api, operation)
-        call = Call(request, self._api, who, _query(request, operation.query), await _body(request, operation.body))
-        result = await operation.handler(call)
+        query, body = _query(request, operation.query), await _body(request, operation.body)
+        result = await operation.handler(Call(request, self._api, who, query, body, held))
         if isinstance(result, Response):
             return result
         if result is None:
@@ -260,7 +268,8 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
         detail = f"Content-Type is {content!r}; allowed: {JSON}."
         raise ProblemError("unsupported-media-type", detail, headers={"Accept": JSON})
     try:
-        sent = msgspec.json.decode(await request.body())
+        # Not `request.body()`, which Starlette keeps for as long as the request lasts.
+        sent = msgspec.json.decode(b"".join([piece async for piece in request.stream()]))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("malformed", f"The body is not valid JSON: {error}.") from error
     try:

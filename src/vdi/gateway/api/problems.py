@@ -167,7 +167,7 @@ def problem_of(error: Exception) -> ProblemError:
     """The problem for an exception; `unexpected` is a fault of ours, and the caller logs it."""
     match error:
         case ActionDenied():
-            return ProblemError(_kebab_case(error.code), error.sentence, *error.fields)
+            return ProblemError(_kebab_case(error.code), error.sentence, *error.fields, headers=error.headers)
         case CrossSiteError():
             return ProblemError("csrf", error.detail)
         case HTTPException():

@@ -1,7 +1,6 @@
 """Operations below `/sessions`, `/templates` and `/events`: a user's desktops, their event stream, latency probes."""
 
 import asyncio
-from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from starlette.responses import Response
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
-from vdi.gateway.api.operation import Call, Empty, OperationTable, created
+from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
     AccessAnswer,
     AccessRequest,
@@ -225,17 +224,20 @@ class ActionResult(msgspec.Struct):
 
 @operation(
     "POST /sessions/{name}/computer",
+    answer=ActionResult,
     problems=("not-found", "forbidden", "conflict", *_TAKEN),
     drives=True,
 )
-async def act_in_session(call: Call[Empty, ComputerAction]) -> ActionResult:
+async def act_in_session(call: Call[Empty, ComputerAction]) -> Response:
     """See the screen of a desktop, or send it keys and clicks.
 
     For its owner, guests with full control, and API tokens of this session. One program drives at a time, at most
     600 actions in a minute, and none while a person does.
     """
-    done = await call.api.computer.act(call.actor, call.path("name"), call.body)
-    return ActionResult(text=done or None) if isinstance(done, str) else ActionResult(b64encode(done).decode())
+    done = await call.api.computer.act(call.actor, call.path("name"), call.body, call.until_read)
+    # In the shape of `ActionResult`; a picture goes out as the desktop sent it.
+    result = {"png": None, "text": done or None} if isinstance(done, str) else {"png": done, "text": None}
+    return Response(msgspec.json.encode(result), media_type=JSON)
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

@@ -17,13 +17,14 @@ from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import CrossSiteError
+from vdi.gateway.denied import BusyError, CrossSiteError
 from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.form_actions import FormActions
+from vdi.gateway.in_flight import PAGES, SMALL_ANSWER_BYTES
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.rights import Action, User
 from vdi.gateway.store.logins import Grant
@@ -41,7 +42,7 @@ CHANGES = (
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
 # Selkies measures the round trip of each connection first, for at most 1 s.
-_SECONDS, _MAX_BYTES = 3.0, 256 * 1024
+_SECONDS = 3.0
 
 
 class Connection(msgspec.Struct):
@@ -61,6 +62,7 @@ class DesktopBar:
     """The two handlers."""
 
     context: GatewayContext
+    agent: DesktopAgent
     forms: FormActions
     authorizer: Authorizer
     handoff: TicketHandoff
@@ -126,7 +128,7 @@ class DesktopBar:
             "recorded": session.status.recording is not None and session.status.recording.state == ON,
             "recording": recording_note(template),
             "extensions": lengths,
-            "memory": await ask_memory(DesktopAgent(self.tables.key), session, template) if view.mine else None,
+            "memory": await ask_memory(self.agent, session, template) if view.mine else None,
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,
@@ -142,10 +144,13 @@ class DesktopBar:
         try:
             master = (await self.tables.key.tokens(session)).password
             headers = {"Authorization": f"Bearer {master}"}
-            async with open_client(url, seconds=_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http:
-                answer = await http.request("GET", url, headers=headers, max_bytes=_MAX_BYTES, seconds=_SECONDS)
+            with self.agent.enter(PAGES, session):
+                async with open_client(url, seconds=_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http:
+                    answer = await http.request(
+                        "GET", url, headers=headers, max_bytes=SMALL_ANSWER_BYTES, seconds=_SECONDS
+                    )
             connections = answer.json(_Connections).sessions
-        except (DesktopKeyError, *HTTP_ERRORS):
+        except (BusyError, DesktopKeyError, *HTTP_ERRORS):
             return None
         return tuple(describe_guests(await self.tables.holding(session), connections))
 

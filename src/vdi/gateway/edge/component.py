@@ -129,6 +129,7 @@ class Edge(Component):
         )
         self._bar = DesktopBar(
             context=context,
+            agent=self.agent,
             forms=FormActions(context, actions, self.computer, self.recordings),
             authorizer=authorizer,
             handoff=self.handoff,

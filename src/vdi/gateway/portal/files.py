@@ -1,7 +1,7 @@
 """Page `/desktops/NAME/files`: the home of a running desktop, downloads, uploads."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal, Unpack
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import find_session, find_to_act, is_running
+from vdi.gateway.in_flight import FILES, SMALL_ANSWER_BYTES, HeldResponse
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
 from vdi.gateway.rights import Action, User, refusal
@@ -27,6 +28,8 @@ from vdi.session.streaming import file_transfers
 
 MAX_REQUESTS = 300  # for one desktop within WINDOW_SECONDS
 _MAX_LIST_BYTES = 2 << 20
+# Of the rows of one page: each has the whole path of its entry twice.
+_MAX_PATHS = 512 << 10
 Direction = Literal["upload", "download"]
 _Size = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -58,22 +61,40 @@ class FilePages(PortalPages):
         return [self._get(page, self.folder), self._get(content, self.download), upload]
 
     async def folder(self, request: Request, user: User) -> Response:
+        async with AsyncExitStack() as held:
+            page = await self._folder(request, user, held)
+            # A page is larger than the list that it shows: it counts by itself, until the browser has read it.
+            if len(page.body) > SMALL_ANSWER_BYTES:
+                await self._services.agents.agent.answers.reserve(held, user.email, len(page.body), seconds=0)
+            return HeldResponse(page, held.pop_all())
+
+    async def _folder(self, request: Request, user: User, held: AsyncExitStack) -> Response:
         name, path = request.path_params["name"], _path(request)
         desktop = pages.find_desktop(self._services, user, name)
-        folder, error, status = None, "", 200
+        folder, error, status, headers = None, "", 200, {}
         try:
+            session, agent = self._find(request, user, "download"), self._services.agents.agent
             async with self._ask(request, user, "download") as answer:
-                folder = decode_json(await answer.read(_MAX_LIST_BYTES), _Folder)
+                folder = decode_json(await agent.read(session, answer, _MAX_LIST_BYTES, held), _Folder)
         except ActionDenied as why:
-            error, status = why.sentence, why.status
+            error, status, headers = why.sentence, why.status, why.headers
         at, names = _quoted(f"{path}/".lstrip("/")), path.split("/") if path else []
-        rows = [_row(at, entry) for entry in folder.entries] if folder else []
+        rows, left = [], _MAX_PATHS
+        for entry in folder.entries if folder else ():
+            row = _row(at, entry)
+            left -= len(row[2])
+            if folder and left < 0:
+                folder = msgspec.structs.replace(folder, is_cut=True)
+                break
+            rows.append(row)
         parents = [(name, _quoted("/".join(names[:number]))) for number, name in enumerate(names, start=1)]
         ways = file_transfers(self._cluster.template(desktop.spec.template))
         may = {"may_upload": "browse" in desktop.actions and "upload" in ways, "done": done_message(request)}
         shown = {"desktop": desktop, "folder": folder, "rows": rows, "parents": parents, "at": at, "error": error} | may
         here = "desktops" if desktop.mine else "shared"
-        return self._page(request, user, "files.html", status=status, here=here, **shown)
+        page = self._page(request, user, "files.html", status=status, here=here, **shown)
+        page.headers.update(headers)
+        return page
 
     async def download(self, request: Request, user: User) -> Response:
         """A file, or a folder as zip: never shown by the browser, whatever is in it."""
@@ -116,7 +137,7 @@ class FilePages(PortalPages):
         session, agents, path = self._find(request, user, way), self._services.agents, _path(request)
         method, address = "PUT" if way == "upload" else "GET", f"{where}?{_quoted(path)}"
         await agents.limit("files", session, MAX_REQUESTS, "Too many requests for files of this desktop in a minute.")
-        async with agents.agent.stream(session, method, address, **options) as answer:
+        async with agents.agent.stream(session, method, address, lane=FILES, **options) as answer:
             if answer.status != HTTPStatus.OK:
                 why = escape((await answer.start(200)).decode(errors="replace"))
                 code = "NotFound" if answer.status == HTTPStatus.NOT_FOUND else "Conflict"

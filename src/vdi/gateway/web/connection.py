@@ -76,6 +76,7 @@ class Connection(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
         super().on_headers_complete()
+        self.headers = []  # the request's scope has them, and lets go of them while it waits
 
     def on_message_complete(self) -> None:
         """The bytes that follow belong to the next head."""

@@ -148,7 +148,7 @@ class ErrorPages:
                 sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
                 return self._answer(request, error.status_code, sentence, headers)
             case ActionDenied():
-                return self._answer(request, error.status, error.sentence)
+                return self._answer(request, error.status, error.sentence, error.headers)
             case DatabaseUnavailableError() | SharedUnavailableError():
                 log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
                 sentence = (

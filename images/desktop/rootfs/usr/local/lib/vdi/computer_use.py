@@ -4,6 +4,7 @@ pixelflux' server in Selkies carries the actions out: it listens on loopback and
 vdi-agent have. People come first: while a person uses mouse or keyboard, and a moment longer, agents make no input.
 """
 
+import base64
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from x11 import UnknownError
@@ -20,7 +22,10 @@ HUMAN_SECONDS = 5.0
 WITHOUT_INPUT = ("screenshot", "cursor_position", "zoom", "wait")
 ACTION_SECONDS = 110.0
 """More than pixelflux waits at most, which is 100 s."""
-MAX_ACTION, MAX_ANSWER, MAX_OUTPUT = 64 << 10, 8 << 20, 16_000
+MAX_ACTION, MAX_OUTPUT = 64 << 10, 16_000
+MAX_ANSWER, MAX_PICTURE = 64 << 20, 4 << 20
+"""Of Selkies: a screen of 4096x2304 full of noise. And of ours, which is as much as the gateway takes."""
+REDUCE, REDUCE_SECONDS = str(Path(__file__).resolve().parent / "reduce-colours"), 15.0
 LONGEST_RUN = 600
 LATE_OUTPUT_SECONDS = 0.5
 TYPED_AT_ONCE = 50
@@ -78,14 +83,15 @@ class Computer:
             body = answer.read(MAX_ANSWER + 1)
             if len(body) > MAX_ANSWER or answer.status not in (200, 400):
                 raise UnknownError(f"Selkies answered the action with {answer.status} and {len(body)} bytes")
-            error = json.loads(body).get("error")
+            found = json.loads(body)
+            error = found.get("error")
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
             raise UnknownError(f"Selkies can't be asked to act: {error!r}") from error
         finally:
             connection.close()
         if error is not None:
             raise ValueError(str(error)[:500])
-        return body
+        return body if len(body) <= MAX_PICTURE else reduce_colours(found.get("data"))
 
     def run(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
@@ -130,6 +136,21 @@ class Computer:
         reader.join(LATE_OUTPUT_SECONDS)
         self.acted = time.monotonic()
         return 200, json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode()
+
+
+def reduce_colours(picture: Any) -> bytes:
+    """The answer with a smaller PNG in place of this one. Raises UnknownError."""
+    try:
+        png = base64.b64decode(picture, validate=True)
+        # Pillow only in a process of its own: this one has secrets.
+        env = {"PATH": os.defpath}
+        done = subprocess.run([REDUCE], input=png, env=env, capture_output=True, timeout=REDUCE_SECONDS, check=True)
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip()
+        raise UnknownError(f"the picture is too large, and cannot be made smaller: {reason}") from error
+    except (OSError, TypeError, ValueError, subprocess.TimeoutExpired) as error:
+        raise UnknownError(f"the picture is too large, and cannot be made smaller: {error}") from error
+    return json.dumps({"data": base64.b64encode(done.stdout).decode()}).encode()
 
 
 def split(action: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,171 @@
+"""Limits of what this process holds for desktops and their clients: requests, bytes of answers, waiting calls.
+
+`DesktopAgent` takes every request through `RequestLimits` and every large answer through `ByteBudget`; `/mcp` takes
+calls that wait through `WaitingCalls`. The constants of this module multiply to the memory that this may take.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from vdi.gateway.denied import BusyError
+
+# Bytes of all answers of desktops in memory at a time, and of those of one user's desktops. An answer counts
+# ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts until the client has read it.
+ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 48 << 20, 16 << 20, 2
+# The same for the gateway's own polls (films, transfers), so that neither waits for the other. An answer counts until
+# the poll has stored it.
+POLLED_BYTES, USER_POLLED_BYTES = 32 << 20, 16 << 20
+# Answers up to this size are bounded by the number of requests alone: no click waits for someone's pictures.
+SMALL_ANSWER_BYTES = 64 << 10
+# Largest answer to an action: the base64 of a PNG.
+ACTION_ANSWER_BYTES = 4 << 20
+# An answer waits for so long for its bytes.
+_BYTES_SECONDS = 5.0
+
+# Calls of /mcp that wait, and what one holds while it does.
+WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 500, 20, 4
+WAITING_CALL_BYTES = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Requests to desktops that share a limit: `each` of one desktop, and `most` of all."""
+
+    what: str
+    each: int
+    most: int
+
+
+# Actions of software agents, until the client has read the answer.
+ACTIONS = Lane("action", 1, 256)
+# What pages and the REST API ask: pictures, reports, probes, the bar.
+PAGES = Lane("request", 6, 128)
+# Lists of files, downloads and uploads; these take as long as the browser does.
+FILES = Lane("request for files", 4, 64)
+# The gateway's own polls: at most one of each kind for a desktop, and two kinds.
+POLLS = Lane("poll", 4, 8192)
+LANES = (ACTIONS, PAGES, FILES, POLLS)
+# What one request holds beside its answer: both connections, the client, and pieces of a file on their way.
+REQUEST_BYTES, FILE_REQUEST_BYTES = 64 << 10, 320 << 10
+
+
+class RequestLimits:
+    """Requests to desktops under way."""
+
+    def __init__(self) -> None:
+        self._of_desktop: Counter[tuple[Lane, str]] = Counter()
+        self._of_all: Counter[Lane] = Counter()
+
+    @contextmanager
+    def enter(self, lane: Lane, uid: str, name: str) -> Iterator[None]:
+        """Count a request to the desktop of session `uid` for as long as the context lasts. Raises BusyError."""
+        key = lane, uid
+        if self._of_desktop[key] >= lane.each:
+            held = f"another {lane.what}" if lane.each == 1 else f"{lane.each} {lane.what}s"
+            raise BusyError("TooManyRequests", f"The desktop {name!r} has not answered {held} yet. Try again in 1 s.")
+        if self._of_all[lane] >= lane.most:
+            raise BusyError("Unavailable", "Too many desktops have not answered yet. Try again in a few seconds.")
+        self._of_desktop[key] += 1
+        self._of_all[lane] += 1
+        try:
+            yield
+        finally:
+            self._of_all[lane] -= 1
+            self._of_desktop[key] -= 1
+            if not self._of_desktop[key]:
+                del self._of_desktop[key]
+
+    def __len__(self) -> int:
+        return self._of_all.total()
+
+
+class ByteBudget:
+    """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user."""
+
+    def __init__(self, most: int, each: int) -> None:
+        self._most, self._each = most, each
+        self._of_user: Counter[str] = Counter()
+        # Set and replaced whenever bytes are released.
+        self._released = asyncio.Event()
+
+    async def reserve(self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None) -> None:
+        """Reserve bytes until `held` is closed; waits for them at most `seconds`. Raises BusyError."""
+        try:
+            async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
+                while self._of_user.total() + size > self._most or self._of_user[user] + size > self._each:
+                    await self._released.wait()
+        except TimeoutError as error:
+            words = "Too many pictures and lists of desktops are on their way to clients. Try again in a few seconds."
+            raise BusyError("Unavailable", words) from error
+        self._of_user[user] += size
+        held.callback(self._release, user, size)
+
+    def _release(self, user: str, size: int) -> None:
+        self._of_user[user] -= size
+        if not self._of_user[user]:
+            del self._of_user[user]
+        self._released.set()
+        self._released = asyncio.Event()
+
+    def __len__(self) -> int:
+        return self._of_user.total()
+
+
+class WaitingCalls:
+    """Calls that wait for something to happen: of one token, of one user, and all."""
+
+    def __init__(self) -> None:
+        self._waiting: Counter[tuple[str, str]] = Counter()
+
+    @contextmanager
+    def enter(self, user: str, login_id: str) -> Iterator[None]:
+        """Count a call for as long as the context lasts. Raises BusyError."""
+        of_user = sum(count for (name, _), count in self._waiting.items() if name == user)
+        if self._waiting[user, login_id] >= TOKEN_WAITING_CALLS:
+            raise BusyError("TooManyRequests", f"This token already has {TOKEN_WAITING_CALLS} calls that wait.")
+        if of_user >= USER_WAITING_CALLS:
+            raise BusyError("TooManyRequests", f"{user} already has {USER_WAITING_CALLS} calls that wait.")
+        if self._waiting.total() >= WAITING_CALLS:
+            raise BusyError("Unavailable", "Too many calls wait at this gateway. Try again in a few seconds.")
+        self._waiting[user, login_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[user, login_id] -= 1
+            if not self._waiting[user, login_id]:
+                del self._waiting[user, login_id]
+
+    def __len__(self) -> int:
+        return self._waiting.total()
+
+
+def until_read(send: Send) -> Send:
+    """`send` for a response that ends when the client has read it, or is gone."""
+
+    async def send_and_wait(message: Message) -> None:
+        if message["type"] != "http.response.body" or message.get("more_body"):
+            await send(message)
+            return
+        # uvicorn returns from the last `send` before the bytes are gone, and waits for them at each earlier one.
+        await send({**message, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    return send_and_wait
+
+
+class HeldResponse(Response):
+    """A response, with what is held for it until the client has read it or is gone."""
+
+    def __init__(self, response: Response, held: AsyncExitStack) -> None:
+        super().__init__(response.body, response.status_code)
+        self.raw_headers, self._held = response.raw_headers, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, until_read(send))
