@@ -189,6 +189,25 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
     ),
     ({"agents": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
     ({"agents": {}, "protocol": "Web"}, "protocol", "", "are settings of Selkies"),
+    *(
+        (
+            {"isolation": {"userNamespaces": "Required", "rootInDesktop": True}} | spec,
+            "isolation.rootInDesktop",
+            "true",
+            f"is not possible with {field}: root can undo it",
+        )
+        for field, spec in (
+            ("recording.mode", {"recording": {"mode": "Always"}}),
+            ("watermark", {"watermark": {"text": "x"}}),
+            ("agents.enabled", {"agents": {"enabled": True}}),
+        )
+    ),
+    (
+        {"watermark": {"text": "x"}, "agents": {"enabled": True}},
+        "agents.enabled",
+        "true",
+        "is not possible with watermark, which pictures for agents do not have",
+    ),
     ({"watermark": {"text": "x", "position": "Left"}}, "watermark.position", "Left", '"Moving"'),
     ({"watermark": {"text": "a\u202eb"}}, "watermark.text", "", "must have only printable characters"),
     *(

@@ -108,6 +108,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
   value: {{ printf "system:serviceaccount:%s:%s" .Release.Namespace (include "vdi.probe.name" .) | quote }}
 {{- end }}
 {{- with .Values.gateway.recordings }}
+{{- with .quota }}
+- name: VDI_RECORDINGS_QUOTA
+  value: {{ . | quote }}
+{{- end }}
 {{- if .claim }}
 - name: VDI_RECORDINGS
   value: /recordings

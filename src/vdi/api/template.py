@@ -535,6 +535,16 @@ class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
     )
 
 
+_HAS_ROOT = "has(self.isolation) && has(self.isolation.rootInDesktop) && self.isolation.rootInDesktop"
+_HAS_AGENTS = "has(self.agents) && has(self.agents.enabled) && self.agents.enabled"
+# Root can replace the programs of the image that make the film, draw the mark, and put people's input first.
+_UNDONE_BY_ROOT = {
+    "recording.mode": "has(self.recording) && has(self.recording.mode) && self.recording.mode == 'Always'",
+    "watermark": "has(self.watermark)",
+    "agents.enabled": _HAS_AGENTS,
+}
+
+
 class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     """Definition of the desktops of this template."""
 
@@ -550,6 +560,20 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
             '"mounted at \'" + self.persistence.mountPath + "\', which is the mount path of the home '
             '(persistence.mountPath)"',
             ".volumes",
+        ),
+        *(
+            Rule(
+                f"!({_HAS_ROOT}) || !({condition})",
+                f"'true' is not possible with {field}: root can undo it; allowed: false, or no {field}",
+                field_path=".isolation.rootInDesktop",
+            )
+            for field, condition in _UNDONE_BY_ROOT.items()
+        ),
+        Rule(
+            f"!has(self.watermark) || !({_HAS_AGENTS})",
+            "'true' is not possible with watermark, which pictures for agents do not have; allowed: false, or no "
+            "watermark",
+            field_path=".agents.enabled",
         ),
         *RULES,
     )

@@ -18,6 +18,8 @@ from pathlib import Path
 from starlette.responses import FileResponse, Response, StreamingResponse
 
 _MEDIA_TYPE = "video/mp4"
+# Of a folder's volume so much stays free, or a twentieth of a small one: the database may be on it, too.
+_KEPT_FREE = 1 << 30
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 
 
@@ -38,6 +40,12 @@ class FilmFolder:
             return max(start, offset + len(piece))
 
         return await asyncio.to_thread(write)
+
+    async def space(self) -> int:
+        """Bytes that films may still take."""
+        volume = await asyncio.to_thread(os.statvfs, self.folder)
+        kept = min(_KEPT_FREE, volume.f_blocks * volume.f_frsize // 20)
+        return volume.f_bavail * volume.f_frsize - kept
 
     async def play(self, film: str, _range: str) -> Response:
         """The film, or the range of it that the request names. Raises FileNotFoundError."""
@@ -71,6 +79,9 @@ class FilmBucket:
             except AlreadyExistsError:  # another replica stored it, or the database was away after we did
                 return offset + (await self._store.head_async(key))["size"]
         return offset + len(piece)
+
+    async def space(self) -> None:
+        """A bucket does not tell."""
 
     async def play(self, film: str, range_: str) -> Response:
         pieces = await self._pieces(film)

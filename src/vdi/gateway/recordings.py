@@ -4,9 +4,11 @@ The gateway fetches, so that a desktop has neither a credential nor a mount for 
 and may fetch the same part: it is stored once, at its place. It is acknowledged with the next request; the desktop
 keeps it until then.
 
-An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on.
+An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on. What
+is stored of it has limits (`film_limits`). A desktop beyond them is marked with an annotation, which ends its picture.
 """
 
+import asyncio
 from datetime import datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
@@ -18,18 +20,24 @@ from starlette.responses import Response
 
 from vdi.api.recording import TemplateRecording
 from vdi.api.session import VDISession
-from vdi.cluster.units import parse_duration, parse_time
+from vdi.cluster.units import parse_duration
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway.denied import ActionDenied, refused_by_cluster
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
+from vdi.gateway.film_limits import FilmLimits, run_start
 from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
+from vdi.kinds import SESSIONS
+from vdi.kube.errors import KubeError
+from vdi.session.naming import FILM_REFUSED
 from vdi.session.users import normal_user
 
 ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
 MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
+# Pieces of one desktop in a round, and of all desktops at a time: those are in memory.
+MAX_PIECES, MAX_FETCHES = 8, 8
 # A film that has not grown for so long has ended. Before, no one can watch it: that would be to look over a shoulder.
 ENDED_AFTER = timedelta(minutes=1)
 _DELETE_BATCH = 100
@@ -52,13 +60,13 @@ class Recordings:
         self._storage: FilmFolder | FilmBucket | None = None
         if place := context.settings.recordings:
             self._storage = FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
+        self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
+        self._fetches = asyncio.Semaphore(MAX_FETCHES)
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
-        # Without progress the desktop says after some minutes that it is not recorded, which everyone can see.
-        if self._storage:
-            await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
+        await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()
@@ -69,13 +77,34 @@ class Recordings:
         uid, shared = session.metadata.uid, self._context.shared
         if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
             return  # another replica is at it
-        while await self._fetch_piece(session):
-            pass
         if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
-            await self._store.see_run(uid, _run(session), self._context.clock())
+            await self._store.see_run(uid, run_start(session), self._context.clock())
+        why = await self._limits.refuse(session)
+        await self._mark(session, why or await self._limits.find_silence(session))
+        if why:
+            raise ValueError(why)
+        for _ in range(MAX_PIECES):
+            async with self._fetches:
+                if not await self._fetch_piece(session):
+                    break
+
+    async def _mark(self, session: VDISession, why: str) -> None:
+        """Note for all replicas why the film is not stored, or that it is. Raises ActionDenied."""
+        meta = session.metadata
+        if meta.annotations.get(FILM_REFUSED, "") == why:
+            return
+        patch = {"metadata": {"uid": meta.uid, "annotations": {FILM_REFUSED: why or None}}}
+        client = self._context.client
+        try:
+            changed = await client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
+        except KubeError as error:
+            raise refused_by_cluster(error, meta.name) from error
+        self._context.cluster.sessions.remember(changed)
+        if why:
+            await self._audit.record(act_on(session, "limits", "recording.refuse", {"reason": why}))
 
     async def _fetch_piece(self, session: VDISession) -> bool:
-        """Whether there was one."""
+        """Whether there was one, with something new."""
         uid, now = session.metadata.uid, self._context.clock()
         address = "/film?{}&{}".format(*self._stored.get(uid, (0, 0)))
         answer = await self._agent.ask(session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE)
@@ -91,6 +120,9 @@ class Recordings:
         start = max(known.size_bytes if known else 0, piece.offset)
         rest = answer.body[start - piece.offset :]
         size = await self._storage.put(name, start, rest) if rest and self._storage else start
+        grown = size - (known.size_bytes if known else 0)
+        await self._limits.spend(session, grown, is_new=known is None)
+        longest = await self._limits.longest(session, known.seconds if known else 0.0)
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
         film = Recording(
@@ -99,18 +131,18 @@ class Recordings:
             name=session.metadata.name,
             owner=normal_user(session.spec.user),
             template=session.spec.template,
-            run=_run(session),
+            run=run_start(session),
             run_seen=now,
             started=now,
             ended=now,
-            seconds=piece.seconds,
+            seconds=min(piece.seconds, longest),
             size_bytes=size,
             keep_until=now + parse_duration(policy.retention),
             owner_may_watch=policy.owner_may_watch,
         )
         await self._store.save(film)
         self._stored[uid] = piece.film, size
-        return True
+        return grown > 0
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a film on demand. Raises ActionDenied."""
@@ -170,7 +202,3 @@ class Recordings:
 def _act(film: Recording, actor: str, verb: str) -> Act:
     names, detail = {"target": film.name, "uid": film.uid, "owner": film.owner}, {"recording": film.id}
     return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)
-
-
-def _run(session: VDISession) -> datetime:
-    return parse_time(session.status.ready_time or session.metadata.creation_timestamp)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.cluster.units import parse_duration
+from vdi.cluster.units import amount, parse_duration
 from vdi.gateway.brand import Brand
 from vdi.gateway.rights import normal_groups
 from vdi.session.cluster_settings import ClusterSettings
@@ -173,6 +173,8 @@ class Settings:
     smtp_from: str = ""
     # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for films; empty: none is kept.
     recordings: str = ""
+    # VDI_RECORDINGS_QUOTA: bytes that all films together may take; None: what the folder's volume has.
+    recordings_quota: int | None = None
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
     doctor_record: str = ""
     # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
@@ -276,6 +278,12 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _bytes(text: str) -> int:
+    if (size := amount("storage", text)) <= 0:
+        raise ValueError("allowed: an amount above zero, such as 500Gi")
+    return size
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(filter(None, (word.strip() for word in text.split(","))))
 
@@ -349,6 +357,7 @@ _VARIABLES: Variables = {
     ),
     "VDI_SMTP_FROM": ("smtp_from", check_address),
     "VDI_RECORDINGS": ("recordings", matching(_RECORDINGS, "/FOLDER or s3://BUCKET/PREFIX")),
+    "VDI_RECORDINGS_QUOTA": ("recordings_quota", _bytes),
     "VDI_DOCTOR_RECORD": ("doctor_record", matching(SUBDOMAIN, "the name of a ConfigMap")),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),

@@ -11,13 +11,14 @@ desktop it is comes from the session whose agent was asked.
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
 
 from vdi.api.session import FULL_CONTROL, VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
@@ -29,6 +30,8 @@ from vdi.session.streaming import takes_tokens
 # A request waits in the agent for 20 s. Between two of them events become one transaction.
 ANSWER_SECONDS, PAUSE_SECONDS = 25.0, 1.0
 EVENTS_PER_SECOND = 5
+# A desktop whose agent does not respond for so long may be hiding transfers; a row says so every so many seconds.
+SILENT_AFTER, SILENT_SECONDS = timedelta(minutes=1), 3600.0
 MAX_BYTES = 1 << 20
 # Actions of the audit by the names of Selkies' events (`selkies/audit.py`, 2.1.0). Others are no transfers.
 ACTIONS = {kind: kind for kind in ("clipboard.receive", "clipboard.send", "print.document")} | {
@@ -56,6 +59,8 @@ class Event(msgspec.Struct):
     role: _Text = ""
     size_bytes: _Number | None = None
     count: _Number | None = None
+    # How long those took that are lost.
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=1e6)] = 0.0
 
 
 class Report(msgspec.Struct):
@@ -88,8 +93,9 @@ class TransferCollector(Component):
     active: ActiveGrants
     audit: Audit
     pause: float = PAUSE_SECONDS
-    # By session uid, while it is read: log and number of the last event that is written.
+    # By session uid, while it is read: log and number of the last event that is written, and when it was read last.
     _written: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)
+    _read: dict[str, datetime] = field(default_factory=dict, init=False)
 
     async def run(self) -> None:
         await poll_agents("transfers", self._opened, self.read, self.pause)
@@ -101,22 +107,33 @@ class TransferCollector(Component):
                 if template is None or takes_tokens(template.spec):
                     yield session
             else:
-                self._written.pop(uid, None)
+                self._forget(uid)
 
     async def read(self, session: VDISession) -> None:
         """Write what is new. Raises what `poll_agents` allows."""
-        uid = session.metadata.uid
-        log, number = self._written.get(uid, ("", 0))
+        try:
+            report = await self._ask(session)
+        except (ActionDenied, ValueError):
+            await self._note_silence(session)
+            raise
+        await self._write(session, report)
+
+    async def _ask(self, session: VDISession) -> Report:
+        log, number = self._written.get(session.metadata.uid, ("", 0))
         path = f"/transfers?{log}&{number}"
         answer = await self.agent.ask(session, "GET", path, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
         if answer.status != HTTPStatus.OK:
             raise ActionDenied("Unavailable", f"its agent responds with {answer.status}")
-        report, now = answer.json(Report), self.context.clock()
-        acts = {
-            event_act(report.log, event.number): (self._act(session, event), now - timedelta(seconds=event.age))
-            for event in report.events
-            if event.event in ACTIONS
-        }
+        return answer.json(Report)
+
+    async def _write(self, session: VDISession, report: Report) -> None:
+        uid, now = session.metadata.uid, self.context.clock()
+        self._read[uid] = now
+        acts = {}
+        for event in report.events:
+            if event.event in ACTIONS:
+                happened = now - timedelta(seconds=event.age)
+                acts[event_act(report.log, event.number)] = self._act(session, event, happened), happened
         for key in await self.audit.add_events(acts) if acts else ():
             act = acts[key][0]
             self.context.metrics.transfers.labels(act.action).inc()
@@ -125,14 +142,31 @@ class TransferCollector(Component):
             self._written[uid] = report.log, report.events[-1].number
             await asyncio.sleep(len(report.events) / EVENTS_PER_SECOND)
         elif not self.active.find(session_uid=uid):  # a connection that was ended has been reported by now
-            self._written.pop(uid, None)
+            self._forget(uid)
 
-    def _act(self, session: VDISession, event: Event) -> Act:
+    async def _note_silence(self, session: VDISession) -> None:
+        """Write once an hour that a desktop no longer reports: it may end before it does again."""
+        uid, now = session.metadata.uid, self.context.clock()
+        since = self._read.setdefault(uid, now)
+        if now - since < SILENT_AFTER:
+            return
+        if await self.context.shared.take_once(f"transfers-silent/{uid}", SILENT_SECONDS):
+            detail = {"from": format_time(since), "error": "the agent does not respond"}
+            await self.audit.record(act_on(session, "", "transfers.dropped", detail))
+
+    def _forget(self, uid: str) -> None:
+        self._written.pop(uid, None)
+        self._read.pop(uid, None)
+
+    def _act(self, session: VDISession, event: Event, happened: datetime) -> Act:
         grants = self.active.find(session_uid=session.metadata.uid)
         # Selkies names no one. A transfer takes full control; of several who have it, one did it.
         controls = event.role != "viewer"
         users = sorted({grant.user for grant in grants if (grant.role in FULL_CONTROL) == controls})
         action, detail = ACTIONS[event.event], describe(event, is_hashed=self.context.settings.hash_file_names)
+        if event.seconds:
+            detail["from"] = format_time(happened - timedelta(seconds=event.seconds))
+            detail["to"] = format_time(happened)
         if len(users) > 1:
             detail["users"] = ", ".join(users)
         actor = "" if len(users) != 1 or action.startswith("transfers.") else users[0]

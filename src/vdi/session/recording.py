@@ -1,11 +1,17 @@
 """Recording of a session: its variables, the notice to its users, and whether its picture may be seen. Pure."""
 
+from math import isfinite
+
 from vdi.api.recording import RecordingMode
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_duration
+from vdi.printable import escape
+from vdi.session.naming import FILM_REFUSED
 
 ON, FAILED = "On", "Failed"
+# Four times that of a moving picture at 1920x1080, with so many pictures a second (docs/benchmarks.md).
+_FILM_RATE, _PICTURES = 4 << 20, 15.0
 
 
 def recording_note(template: VDITemplate | None) -> str:
@@ -20,11 +26,34 @@ def recording_note(template: VDITemplate | None) -> str:
     return f"This desktop is recorded, picture and sound, as long as it runs. {kept}"
 
 
+def is_recorded(session: VDISession) -> bool:
+    """Whether a film is made, as the desktop reports, and stored, as the gateway has noted."""
+    film = session.status.recording
+    return film is not None and film.state == ON and FILM_REFUSED not in session.metadata.annotations
+
+
+def film_rate(template: VDITemplate | None) -> int:
+    """Bytes of film that a desktop of this template makes in a second, at most."""
+    env = {variable.name: variable.value for variable in template.spec.env} if template else {}
+    pictures = _read_number(env.get("PIXELFLUX_RECORD_FPS"), _PICTURES)
+    kilobits = _read_number(env.get("PIXELFLUX_RECORD_BITRATE"), 0.0)
+    return int(max(_FILM_RATE * max(1.0, pictures / _PICTURES), 2 * kilobits * 1000 / 8))
+
+
+def _read_number(text: str | None, default: float) -> float:
+    try:
+        number = float(text or default)
+    except ValueError:
+        return default
+    return number if isfinite(number) else default
+
+
 def refuse_picture(session: VDISession) -> str:
     """The reason why no one may see a running desktop now; empty: nothing hinders them."""
     film = session.status.recording
     # A mode of a later version is treated as Always.
-    if film is None or film.mode == RecordingMode.ON_DEMAND or film.state == ON:
+    if film is None or film.mode == RecordingMode.ON_DEMAND or is_recorded(session):
         return ""
-    why = f": {film.message}" if film.message else ""
+    message = film.message or escape(session.metadata.annotations.get(FILM_REFUSED, "")[:256])
+    why = f": {message}" if message else ""
     return f"This desktop is shown only while it is recorded, and it is not recorded now{why}."

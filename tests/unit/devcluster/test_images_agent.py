@@ -283,6 +283,21 @@ def test_transfers_wait_for_the_next_event(agent: Any) -> None:
     assert [event["number"] for event in transfers.read(f"{transfers.log}&1")["events"]] == [2]
 
 
+def test_agent_and_selkies_that_begin_together_are_one_event(agent: Any) -> None:
+    transfers = agent.Transfers()
+    for _ in range(3):
+        transfers.add(b'{"event": "log.begin"}')
+    assert [event["number"] for event in transfers.events] == [1]
+    transfers.add(b'{"event": "session.connect"}')
+    transfers.add(b'{"event": "log.begin"}')
+    assert [event["event"] for event in transfers.events] == ["log.begin", "session.connect", "log.begin"]
+
+
+@pytest.mark.parametrize("moment", ["now", "9999-99-99", None, 7])
+def test_event_without_a_valid_time_has_just_happened(agent: Any, moment: object) -> None:
+    assert agent.age_of(moment) == 0.0
+
+
 def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "MAX_EVENTS", 2)
     transfers = agent.Transfers()

@@ -77,6 +77,19 @@ async def test_a_folder_is_listed_with_sizes_and_space(stage: PortalStage, perso
     assert copies(stage) == []
 
 
+async def test_files_are_closed_while_a_recorded_desktop_has_no_film(stage: PortalStage) -> None:
+    film = {"recording": {"mode": "Always", "state": "On"}}
+    put(stage, status=film)
+    browser = stage.browser()
+    assert "Desktop/" in text_of(await browser.html(PAGE))
+    film["recording"]["state"] = "Failed"
+    put(stage, status=film)
+    assert "it is not recorded now" in text_of(await browser.html(PAGE))
+    assert (await browser.get(f"{CONTENT}?path=.profile", **FROM_PAGE)).status_code == 409
+    assert (await send(browser, "Desktop/new.txt")).status_code == 409
+    assert copies(stage) == []
+
+
 async def test_a_name_that_is_not_utf_8_can_be_downloaded(stage: PortalStage, home: Path) -> None:
     (home / b"caf\xe9".decode(errors="surrogateescape")).write_text("found")
     browser = stage.browser()

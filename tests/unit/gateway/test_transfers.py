@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_agent import AGENT
 from unit.gateway.api_stage import ALICE, ROOT, RUNNING, ApiStage
 from vdi.api.session import Role
-from vdi.gateway.store.audit import Entry
+from vdi.gateway.store.audit import Entry, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.transfers import Event, Report, TransferCollector, describe
 
@@ -123,7 +123,46 @@ async def test_events_that_the_agent_had_to_drop_leave_a_row(
     report(agent, *[UPLOAD] * 6)
     async with collecting(stage):
         rows = await written(stage, 2)
-    assert (rows[0].action, rows[0].detail) == ("transfers.dropped", {"count": "6"})
+    assert (rows[0].action, rows[0].detail["count"]) == ("transfers.dropped", "6")
+    assert datetime.fromisoformat(rows[0].detail["from"]) <= datetime.fromisoformat(rows[0].detail["to"])
+
+
+async def test_reports_that_waited_for_the_agent_keep_their_time(stage: ApiStage, agent: Any) -> None:
+    then = datetime.now(UTC) - timedelta(minutes=5)
+    lost = {"event": "audit.dropped", "count": 3, "seconds": 60.0}
+    report(agent, *(event | {"ts": then.isoformat()} for event in (UPLOAD, lost)))
+    async with collecting(stage):
+        _, upload, dropped = await written(stage, 3)
+    assert timedelta(0) <= stage.clock.now() - timedelta(minutes=5) - upload.at < timedelta(seconds=30)
+    began, ended = (datetime.fromisoformat(dropped.detail[name]) for name in ("from", "to"))
+    assert ended - began == timedelta(minutes=1)
+
+
+async def test_desktop_that_no_longer_reports_leaves_one_row(
+    stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vdi.gateway.desktop_agent.POLL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(agent, "WAIT_SECONDS", 0.05)
+    async with collecting(stage), collecting(stage):
+        await written(stage, 1)
+        began = stage.clock.now()
+        stage.agent_url = "http://127.0.0.1:9"  # as from an agent that is stopped, nothing comes
+        await eventually(lambda: caplog.text.count("does not respond") == 2, "both know", 10)
+        stage.clock.wall += timedelta(minutes=1)
+        rows = await written(stage, 2)
+    assert (rows[1].action, rows[1].detail["error"]) == ("transfers.dropped", "the agent does not respond")
+    assert datetime.fromisoformat(rows[1].detail["from"]) <= began
+
+
+async def test_text_and_commands_of_agents_are_transfers(stage: ApiStage) -> None:
+    for kind in ("type", "run", "screenshot"):
+        session = stage.world.session(NAME)
+        assert session
+        await stage.audit.record(act_on(session, ALICE.user, f"computer.{kind}", {}))
+    rows = await stage.audit.entries(limit=9, transfers=True)
+    assert [row.action for row in rows] == ["computer.run", "computer.type"]
+    assert len(await stage.audit.entries(limit=9, target=NAME)) == 3
+    assert await stage.audit.entries(limit=9) == []
 
 
 async def test_new_agent_begins_with_a_row(stage: ApiStage, agent: Any) -> None:

@@ -8,7 +8,8 @@ from support.builders import a_session, a_template
 from unit.session.resolving import BEHIND_GATEWAY, desktop_of, pod_of
 from vdi.api.recording import RecordingMode
 from vdi.session.children import build_spec
-from vdi.session.recording import recording_note, refuse_picture
+from vdi.session.naming import FILM_REFUSED
+from vdi.session.recording import is_recorded, recording_note, refuse_picture
 from vdi.session.streaming import settings
 
 KEPT = "Films are kept for 30 days, and administrators can watch them."
@@ -31,6 +32,14 @@ def test_only_a_film_that_must_be_made_hides_the_picture(film: Any, refusal: str
     session = a_session("alice", status={"phase": "Running"} | ({"recording": film} if film else {}))
     assert refuse_picture(session).endswith(refusal)
     assert bool(refuse_picture(session)) is bool(refusal)
+
+
+def test_film_that_the_gateway_does_not_store_hides_the_picture() -> None:
+    status = {"phase": "Running", "recording": {"mode": "Always", "state": "On"}}
+    session = a_session("alice", status=status)
+    session.metadata.annotations[FILM_REFUSED] = "too much\u202e"
+    assert refuse_picture(session).endswith("it is not recorded now: too much\\u202e.")
+    assert not is_recorded(session)
 
 
 @pytest.mark.parametrize(

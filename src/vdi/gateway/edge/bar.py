@@ -31,7 +31,7 @@ from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
 from vdi.session.actions import is_expired, pending_request
-from vdi.session.recording import ON, recording_note
+from vdi.session.recording import is_recorded, recording_note
 from vdi.session.streaming import takes_tokens
 
 CHANGES = (
@@ -125,7 +125,7 @@ class DesktopBar:
             "actions": sorted(view.actions),
             # null: no program may drive it, or none has lately.
             "driver": driver and {"line": driver.line, "state": driver.state},
-            "recorded": session.status.recording is not None and session.status.recording.state == ON,
+            "recorded": is_recorded(session),
             "recording": recording_note(template),
             "extensions": lengths,
             "memory": await ask_memory(self.agent, session, template) if view.mine else None,

@@ -27,6 +27,7 @@ from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
 from vdi.session.queueing.messages import place_in_line
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import file_transfers
 
 _WORDS = {
@@ -227,7 +228,7 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
 
 def _actions(session: VDISession, phase: str, template: VDITemplate | None, user: User, now: datetime) -> set[Action]:
     sensible = set(_ACTIONS.get(phase, ()))
-    if not file_transfers(template):
+    if not file_transfers(template) or refuse_picture(session):
         sensible.discard(Action.BROWSE)
     if phase == Phase.RUNNING and enables_agents(template):
         sensible.add(Action.DRIVE)

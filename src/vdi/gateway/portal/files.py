@@ -24,6 +24,7 @@ from vdi.gateway.store.audit import act_on, show_name
 from vdi.gateway.web.middleware import STREAMED
 from vdi.http_client import RequestOptions, ResponseStream, decode_json
 from vdi.printable import escape
+from vdi.session.recording import refuse_picture
 from vdi.session.streaming import file_transfers
 
 MAX_REQUESTS = 300  # for one desktop within WINDOW_SECONDS
@@ -159,6 +160,8 @@ class FilePages(PortalPages):
             raise ActionDenied("Forbidden", why)
         if not is_running(session):
             raise ActionDenied("Conflict", "The desktop is not running. Its files are shown while it runs.")
+        if why := refuse_picture(session):
+            raise ActionDenied("Conflict", why)
         return session
 
 

@@ -44,6 +44,9 @@ _WRITE_SECONDS = 5.0
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
 
+# Actions of agents that carry data. They are in the list of actions, too.
+_BY_AGENTS = {"computer.type": "Typed by an agent", "computer.run": "Command of an agent"}
+
 # Data that went into a desktop or left it, by connections too, with the words for them.
 TRANSFERS = {
     "clipboard.receive": "Clipboard in",
@@ -56,7 +59,9 @@ TRANSFERS = {
     "viewer.disconnect": "Disconnected",
     "transfers.begin": "Desktop begins to report",
     "transfers.dropped": "Lost",
+    **_BY_AGENTS,
 }
+_ONLY_TRANSFERS = TRANSFERS.keys() - _BY_AGENTS.keys()
 
 # The address of the browser whose request is being answered; the app sets it for each request.
 came_from: ContextVar[str] = ContextVar("came_from", default="")
@@ -255,9 +260,11 @@ class Audit:
         query = select(audit).where(is_last).order_by(audit.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(audit.c.id < before)
-        if transfers or not action:
-            query = query.where(audit.c.action.in_(TRANSFERS) == transfers)
-        if not (action or target):
+        if transfers:
+            query = query.where(audit.c.action.in_(TRANSFERS))
+        elif not action:
+            query = query.where(audit.c.action.not_in(_ONLY_TRANSFERS))
+        if not (transfers or action or target):
             query = query.where(audit.c.action.not_like("computer.%"))
         wanted = {audit.c.actor: actor, audit.c.action: action, audit.c.target: target, audit.c.target_owner: owner}
         for column, value in wanted.items():

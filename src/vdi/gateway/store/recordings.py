@@ -49,7 +49,10 @@ class WatchedRecording(Recording, frozen=True, kw_only=True, rename="camel"):
 
 
 recordings = table_of(
-    "recordings", Recording, Index(None, "started"), Index(None, "uid"), Index(None, "keep_until"), key=("id",)
+    "recordings",
+    Recording,
+    *(Index(None, column) for column in ("started", "uid", "owner", "keep_until")),
+    key=("id",),
 )
 
 
@@ -80,6 +83,27 @@ class RecordingStore:
         of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
         async with self._database.begin() as connection:
             await connection.execute(update(recordings).where(of_run).values(run_seen=now))
+
+    async def run(self, uid: str, run: datetime) -> tuple[float, datetime | None]:
+        """Seconds of all films of a run, and when the last part of them was stored; None: none was."""
+        found = select(func.sum(recordings.c.seconds), func.max(recordings.c.ended))
+        of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
+        async with self._database.connect() as connection:
+            seconds, ended = (await connection.execute(found.where(of_run))).one()
+            return seconds or 0.0, ended
+
+    async def use_since(self, owner: str, since: datetime) -> tuple[int, int]:
+        """Bytes and number of a person's films that have grown since then."""
+        found = select(func.sum(recordings.c.size_bytes), func.count())
+        grown = (recordings.c.owner == owner) & (recordings.c.ended > since)
+        async with self._database.connect() as connection:
+            size, films = (await connection.execute(found.where(grown))).one()
+            return int(size or 0), films
+
+    async def total(self) -> int:
+        """Bytes of all films."""
+        async with self._database.connect() as connection:
+            return int((await connection.execute(select(func.sum(recordings.c.size_bytes)))).scalar() or 0)
 
     async def get(self, name: str) -> Recording | None:
         async with self._database.connect() as connection:

@@ -143,7 +143,7 @@ def upgrade() -> None:
         sa.Column("owner_may_watch", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_recordings")),
     )
-    for column in ("started", "uid", "keep_until"):
+    for column in ("started", "uid", "owner", "keep_until"):
         op.create_index(op.f(f"ix_recordings_{column}"), "recordings", [column], unique=False)
     op.create_table(
         "history_runs",

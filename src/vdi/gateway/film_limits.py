@@ -1,0 +1,118 @@
+"""Limits of films, for `recordings`: how fast and how much is stored of a desktop, and when its picture ends.
+
+What a desktop sends is untrusted input. A recorder makes so many bytes a second at most, and after an outage a desktop
+has so much waiting; more than that is not a film. The person whose films of a day take most of what is left in the
+storage is refused first, so no desktop can use up the space of another one.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from vdi.api.recording import RecordingMode
+from vdi.api.session import VDISession
+from vdi.cluster.units import parse_time
+from vdi.gateway.component import GatewayContext
+from vdi.gateway.film_storage import FilmBucket, FilmFolder
+from vdi.gateway.store.recordings import RecordingStore
+from vdi.session.naming import FILM_REFUSED
+from vdi.session.recording import film_rate
+from vdi.session.users import normal_user
+
+# What an agent keeps for a gateway that is away (`film.py` of the image), and a little more.
+BURST = 272 << 20
+# A film costs so much more than its bytes: rows, files and objects are few.
+FILM_BYTES = 4 << 20
+# Films of one person in 24 hours: a day of a moving picture at 1920x1080.
+MAX_DAY = 100 << 30
+# As long as a desktop may be open while its film waits (`STORED_SECONDS` of the image's `film.py`).
+SILENT_AFTER = timedelta(minutes=5)
+# Clocks of operator and gateway may differ by so much.
+CLOCK_SLACK = timedelta(minutes=1)
+_BUDGET_SECONDS = 3600.0
+_SPACE_AFTER = timedelta(seconds=5)
+
+NO_STORAGE = "the gateway does not store films (gateway.recordings in the chart's values)"
+EXCESS = "it sends more film than a recorder makes"
+FULL = "the storage of films has too little space left for it"
+SILENT = "none of its film has been stored for 5 minutes"
+
+
+@dataclass(eq=False, kw_only=True)
+class FilmLimits:
+    """Decides what may be stored. Every method may raise DatabaseUnavailableError and SharedUnavailableError."""
+
+    context: GatewayContext
+    store: RecordingStore
+    storage: FilmFolder | FilmBucket | None
+    _space: int | None = field(default=None, init=False)
+    _space_read: datetime | None = field(default=None, init=False)
+
+    async def refuse(self, session: VDISession) -> str:
+        """The reason why nothing more of this desktop's film is stored now; empty: it is."""
+        if self.storage is None:
+            return NO_STORAGE
+        # A desktop that was refused waits until half of its budget is there again: it does not flicker.
+        least = BURST / 2 if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
+        if await self._budget(session) < least:
+            return EXCESS
+        since = self.context.clock() - timedelta(days=1)
+        size, films = await self.store.use_since(normal_user(session.spec.user), since)
+        taken, space = size + films * FILM_BYTES, await self._find_space()
+        return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
+
+    async def find_silence(self, session: VDISession) -> str:
+        """The reason why a desktop that must be filmed is not, whatever its agent reports; empty: it is."""
+        film = session.status.recording
+        if film is None or film.mode == RecordingMode.ON_DEMAND:
+            return ""
+        _, stored = await self.store.run(session.metadata.uid, run_start(session))
+        silent = self.context.clock() - max(stored or run_start(session), run_start(session))
+        return SILENT if silent > SILENT_AFTER else ""
+
+    async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
+        """Count bytes that have been stored. `is_new`: they are the first of a film."""
+        left = await self._budget(session) - stored - is_new * FILM_BYTES
+        now = self.context.clock().timestamp()
+        await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
+
+    async def longest(self, session: VDISession, seconds: float) -> float:
+        """The most that a film may last which lasted `seconds` before: all films of a run fit into it."""
+        filmed, _ = await self.store.run(session.metadata.uid, run_start(session))
+        run = self.context.clock() - run_start(session) + CLOCK_SLACK
+        return max(0.0, run.total_seconds() - filmed + seconds)
+
+    async def _budget(self, session: VDISession) -> float:
+        """Bytes that may be stored now; below zero after too many."""
+        known = await self.context.shared.get(_key(session))
+        if known is None:
+            return BURST
+        left, at = map(float, known.split())
+        passed = max(0.0, self.context.clock().timestamp() - at)
+        template = self.context.cluster.template(session.spec.template)
+        return min(BURST, left + passed * film_rate(template))
+
+    async def _find_space(self) -> int | None:
+        """Bytes that all films together may still take; None: not known."""
+        now = self.context.clock()
+        if self._space_read is None or now - self._space_read > _SPACE_AFTER:
+            self._space, self._space_read = await self._read_space(), now
+        return self._space
+
+    async def _read_space(self) -> int | None:
+        try:
+            space = await self.storage.space() if self.storage else None
+        except OSError:  # storing the next piece says why
+            space = None
+        if (quota := self.context.settings.recordings_quota) is None:
+            return space
+        left = quota - await self.store.total()
+        return left if space is None else min(left, space)
+
+
+def run_start(session: VDISession) -> datetime:
+    """When the desktop of this run first responded."""
+    return parse_time(session.status.ready_time or session.metadata.creation_timestamp)
+
+
+def _key(session: VDISession) -> str:
+    return f"film-budget/{session.metadata.uid}"

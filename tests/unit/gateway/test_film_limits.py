@@ -1,0 +1,201 @@
+"""Limits of films: a desktop that sends more than a recorder makes, or nothing, loses its picture; others go on."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from unit.devcluster.film_selkies import filmed_desktop
+from unit.gateway.files_agent import files_agent
+from unit.gateway.portal_stage import BOB, PortalStage, a_template, running
+from unit.gateway.test_recordings import RUN, RecordedStage
+from vdi.gateway import film_limits, film_storage
+from vdi.gateway.film_limits import EXCESS, FULL, NO_STORAGE, SILENT
+from vdi.gateway.film_storage import FilmFolder
+from vdi.gateway.store.recordings import recordings
+from vdi.session.naming import FILM_REFUSED
+from vdi.session.recording import film_rate, refuse_picture
+
+BURST, FILM_BYTES, RATE = 1000, 100, 10  # bytes; a second for the last
+
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedStage]:
+    monkeypatch.setattr(film_limits, "BURST", BURST)
+    monkeypatch.setattr(film_limits, "FILM_BYTES", FILM_BYTES)
+    monkeypatch.setattr(film_limits, "film_rate", lambda _template: RATE)
+    for folder in ("films", "run"):
+        (tmp_path / folder).mkdir()
+    with filmed_desktop(tmp_path / "run") as desktop:
+        stage = RecordedStage(str(tmp_path / "films"), desktop)
+        stage.clock.wall += timedelta(seconds=1)
+        ready = {"readyTime": stage.clock.wall.isoformat().replace("+00:00", "Z")}
+        stage.put(running(status=RUN | ready), running("bob-desktop", user=BOB.email, status=RUN | ready))
+        with files_agent(stage, tmp_path) as handler:
+            handler.films = desktop.films
+            yield stage
+
+
+class LyingAgent:
+    """In the place of the desktop's agent: endless film, `size` bytes at a time, of one film or many."""
+
+    def __init__(self, stage: RecordedStage, size: int, *, many: bool = False) -> None:
+        self.film, self.offset, self.size, self.many = 1, 0, size, many
+        stage.desktop.films.fetch = self.fetch
+
+    def fetch(self, _number: int, _stored: int) -> tuple[bytes, dict[str, str]]:
+        headers = {"X-VDI-Film": self.film, "X-VDI-Offset": self.offset, "X-VDI-Seconds": 1e6}
+        self.film, self.offset = (self.film + 1, 0) if self.many else (self.film, self.offset + self.size)
+        return bytes(self.size), {name: str(value) for name, value in headers.items()}
+
+
+async def fetch_until_refused(stage: RecordedStage, why: str, rounds: int = 100) -> int:
+    """Rounds until the desktop is refused for this reason."""
+    for number in range(rounds):
+        try:
+            await stage.fetch()
+        except ValueError as error:
+            assert str(error) == why
+            return number
+    raise AssertionError(f"never refused in {rounds} rounds")
+
+
+async def others_refusal(stage: RecordedStage) -> str:
+    session = stage.world.session("bob-desktop")
+    assert session
+    return await stage.edge.recordings._limits.refuse(session)
+
+
+def stored(stage: RecordedStage) -> int:
+    return sum(file.stat().st_size for file in stage.folder.iterdir())
+
+
+@pytest.mark.parametrize(("many", "size"), [(False, 50), (True, 1)])
+async def test_more_than_a_recorder_makes_closes_that_desktop_alone(
+    stage: RecordedStage, many: bool, size: int
+) -> None:
+    LyingAgent(stage, size, many=many)
+    rounds = await fetch_until_refused(stage, EXCESS)
+    assert rounds <= 13  # 26 seconds
+    assert stored(stage) <= BURST + RATE * 2 * rounds + 8 * size
+    assert len(list(stage.folder.iterdir())) <= (BURST + RATE * 2 * rounds) // FILM_BYTES + 8
+    assert EXCESS in refuse_picture(stage.session)
+    assert await others_refusal(stage) == ""
+    assert stage.audited("recording.refuse") == [("limits", "alice-desktop", "done")]
+
+
+async def test_film_at_the_recorders_rate_goes_on(stage: RecordedStage) -> None:
+    for _ in range(200):
+        await stage.fetch(b"x" * RATE * 2)
+    assert refuse_picture(stage.session) == ""
+
+
+async def test_refused_desktop_is_shown_when_half_its_budget_is_there(stage: RecordedStage) -> None:
+    LyingAgent(stage, 50)
+    await fetch_until_refused(stage, EXCESS)
+    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
+    assert await fetch_until_refused(stage, EXCESS) == 0
+    stage.clock.wall += timedelta(seconds=BURST / RATE)
+    await stage.fetch()
+    assert refuse_picture(stage.session) == ""
+    assert FILM_REFUSED not in stage.session.metadata.annotations
+
+
+async def test_replicas_share_the_budget(stage: RecordedStage) -> None:
+    LyingAgent(stage, 50)
+    await fetch_until_refused(stage, EXCESS)
+    async with PortalStage(settings=stage.settings, **stage.shares) as other:
+        other.clock.wall = stage.clock.wall
+        assert await other.edge.recordings._limits.refuse(stage.session) == EXCESS
+
+
+async def test_agent_that_reports_a_film_and_sends_none_is_refused(stage: RecordedStage) -> None:
+    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
+    await stage.fetch()
+    assert refuse_picture(stage.session) == ""
+    stage.clock.wall += timedelta(minutes=5)
+    await stage.fetch()
+    assert SILENT in refuse_picture(stage.session)
+    LyingAgent(stage, 1)
+    await stage.fetch()
+    await stage.fetch()
+    assert refuse_picture(stage.session) == ""
+
+
+async def test_film_on_demand_may_be_silent(stage: RecordedStage) -> None:
+    stage.put(running(status={"recording": {"mode": "OnDemand", "state": "Off"}}))
+    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
+    stage.clock.wall += timedelta(minutes=10)
+    await stage.fetch()
+    assert FILM_REFUSED not in stage.session.metadata.annotations
+
+
+async def test_who_takes_most_of_the_space_is_refused_first(
+    stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def space(_self: FilmFolder) -> int:
+        return 2000 - stored(stage)
+
+    monkeypatch.setattr(FilmFolder, "space", space)
+    LyingAgent(stage, 2)
+    await fetch_until_refused(stage, FULL)
+    assert 900 <= stored(stage) <= 1000
+    assert FULL in refuse_picture(stage.session)
+    assert await others_refusal(stage) == ""
+    stage.clock.wall += timedelta(days=1)
+    await stage.edge.recordings.fetch(stage.session)
+    assert FULL not in refuse_picture(stage.session)
+
+
+async def test_quota_counts_all_films(stage: RecordedStage) -> None:
+    limits = stage.edge.recordings._limits
+    limits.context = replace(limits.context, settings=replace(limits.context.settings, recordings_quota=500))
+    LyingAgent(stage, 2)
+    await fetch_until_refused(stage, FULL)
+    assert stored(stage) <= 300
+
+
+async def test_films_claim_no_more_time_than_has_passed(stage: RecordedStage) -> None:
+    LyingAgent(stage, 1, many=True)
+    await fetch_until_refused(stage, EXCESS)
+    run = timedelta(seconds=sum(row.seconds for row in stage.rows.rows(recordings)))
+    assert run <= timedelta(seconds=60 + 2 * 13)
+
+
+async def test_no_one_sees_an_always_recorded_desktop_without_storage(stage: RecordedStage) -> None:
+    stage.edge.recordings._limits.storage = None
+    assert await fetch_until_refused(stage, NO_STORAGE) == 0
+    assert NO_STORAGE in refuse_picture(stage.session)
+
+
+@pytest.mark.parametrize(("gigabytes", "space"), [(100, 9), (10, 9.5)])
+async def test_space_is_kept_free_for_the_database(
+    gigabytes: int, space: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = SimpleNamespace(f_blocks=gigabytes << 20, f_bavail=10 << 20, f_frsize=1 << 10)
+    monkeypatch.setattr(os, "statvfs", lambda _path: volume)
+    assert await FilmFolder(tmp_path).space() == space * (1 << 30)
+    assert film_storage._KEPT_FREE == 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("env", "rate"),
+    [
+        ({}, 4 << 20),
+        ({"PIXELFLUX_RECORD_FPS": "30"}, 8 << 20),
+        ({"PIXELFLUX_RECORD_FPS": "5"}, 4 << 20),
+        ({"PIXELFLUX_RECORD_BITRATE": "40000"}, 10_000_000),
+        ({"PIXELFLUX_RECORD_FPS": "many", "PIXELFLUX_RECORD_BITRATE": "inf"}, 4 << 20),
+    ],
+)
+def test_rate_follows_the_recorders_settings(env: dict[str, str], rate: int) -> None:
+    variables = [{"name": name, "value": value} for name, value in env.items()]
+    assert film_rate(a_template("office", env=variables)) == rate
+    assert film_rate(None) == 4 << 20
