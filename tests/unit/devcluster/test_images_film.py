@@ -1,5 +1,8 @@
 """Films of the desktop image's agent: when one is made, what the gateway gets of it, and what is reported."""
 
+import ctypes
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +14,8 @@ STARTING, UNSTORED = "it is starting", "the gateway does not store the film (gat
 
 
 @pytest.fixture
-def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
-    with filmed_desktop(tmp_path) as desktop:
+def desktop() -> Iterator[FilmedDesktop]:
+    with filmed_desktop() as desktop:
         yield desktop
 
 
@@ -22,10 +25,9 @@ def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
 
-def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop, tmp_path: Path) -> None:
+def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop) -> None:
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
     desktop.recorder.film(b"begin")
-    assert list(tmp_path.iterdir()) == [], "a program of the user could delete a film that has a name"
     number, offset, piece = store(desktop)
     assert (offset, piece) == (0, b"begin")
     assert desktop.look()["state"] == "Failed"
@@ -94,14 +96,58 @@ def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
 
 
+def test_film_never_has_a_name(desktop: FilmedDesktop, tmp_path: Path) -> None:
+    """A program of the user that sees a name opens it, and writes or cuts what it then holds."""
+    desktop.module.hand_over_film.__globals__["FILM_FOLDER"] = str(tmp_path)
+    libc = ctypes.CDLL(None, use_errno=True)
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+    assert libc.inotify_add_watch(watch, bytes(tmp_path), 0x180) > 0  # IN_CREATE | IN_MOVED_TO
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    (film,) = desktop.films.films
+    assert (os.fstat(film.file).st_dev, os.fstat(film.file).st_nlink) == (tmp_path.stat().st_dev, 0)
+    with pytest.raises(BlockingIOError):
+        os.read(watch, 4096)
+    os.close(watch)
+    here, follow = -100, 0x400  # AT_FDCWD, AT_SYMLINK_FOLLOW
+    path = f"/proc/self/fd/{film.file}".encode()
+    assert libc.linkat(here, path, here, bytes(tmp_path / "film"), follow) == -1
+    assert ctypes.get_errno() == errno.ENOENT
+
+
+def test_file_of_a_film_that_did_not_begin_is_not_the_next_ones(desktop: FilmedDesktop) -> None:
+    desktop.recorder.answer("POST")  # without a new file no film begins
+    assert desktop.recorder.began == 0
+    desktop.module.hand_over_film(desktop.films.recorder)
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
+
+
+def test_desktop_is_closed_while_the_film_lacks_pictures(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
+    assert desktop.look()["state"] == "On"
+    desktop.recorder.closed = "the film has 20 of 300 pictures of the last 21 s"
+    for _ in range(2):
+        assert desktop.look() == {"state": "Failed", "message": desktop.recorder.closed}
+        assert desktop.recorder.file is None and desktop.recorder.began == 1
+    desktop.recorder.closed = ""
+    desktop.look()
+    assert desktop.look() == {"state": "On", "message": ""}
+
+
 def test_film_of_an_agent_before_this_one_is_replaced(desktop: FilmedDesktop) -> None:
+    desktop.module.hand_over_film(desktop.films.recorder)
     desktop.recorder.answer("POST")
     desktop.look()
     assert desktop.recorder.began == 2
 
 
-def test_film_on_demand_begins_and_ends(tmp_path: Path) -> None:
-    with filmed_desktop(tmp_path, "OnDemand") as desktop:
+def test_film_on_demand_begins_and_ends() -> None:
+    with filmed_desktop("OnDemand") as desktop:
         assert desktop.look() == {"state": "Off", "message": ""}
         assert desktop.recorder.began == 0
         desktop.films.switch(wanted=True)
