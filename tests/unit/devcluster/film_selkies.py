@@ -14,12 +14,22 @@ from unit.devcluster.image_scripts import load_library
 
 
 class Recorder:
-    """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py says."""
+    """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py says.
 
-    def __init__(self, handed: Any) -> None:
-        self.handed, self.problem, self.closed, self.began = handed, "", "", 0
+    `first`: what it has written before it answers; `path`: the file that it opens in the place of the one asked for.
+    """
+
+    def __init__(self, handed: Any, folder: Path, films: socket.socket) -> None:
+        self.handed = handed.HandedFilm(films, folder, self.start, self.end)
+        self.problem, self.closed, self.began = "", "", 0
         self.file: BufferedWriter | None = None
-        self.seconds = 0.0
+        self.seconds, self.first, self.path = 0.0, b"", ""
+
+    def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
+        """As pixelflux.start_recording."""
+        self.file, self.seconds = Path(self.path or path).open("wb"), 0.0
+        self.film(self.first)
+        self.began += 1
 
     def film(self, content: bytes) -> None:
         """More of the film."""
@@ -38,11 +48,10 @@ class Recorder:
         if method == "POST":
             if self.problem or self.file:
                 return 409, self.problem or "a recording is already active"
-            path = self.handed.path()
-            if path is None:
-                return 400, "Recording path leaves the file-manager directory"
-            self.file, self.seconds = Path(path).open("wb"), 0.0
-            self.began += 1
+            try:
+                self.handed.start("film")
+            except RuntimeError as error:
+                return 409, str(error)
         elif method == "DELETE":
             self.end()
         status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
@@ -66,11 +75,11 @@ class FilmedDesktop:
 
 
 @contextmanager
-def filmed_desktop(mode: str = "Always") -> Iterator[FilmedDesktop]:
+def filmed_desktop(folder: Path, mode: str = "Always") -> Iterator[FilmedDesktop]:
     handed = load_library("handed_files")
     ends = handed.create_handed_files(-1)
     films, received = (socket.socket(fileno=ends[name]["VDI_FILMS_FD"]) for name in ("vdi-agent", "selkies"))
-    recorder = Recorder(handed.HandedFilm(received))
+    recorder = Recorder(handed, folder, received)
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:

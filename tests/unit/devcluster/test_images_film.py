@@ -5,6 +5,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ STARTING, UNSTORED = "it is starting", "the gateway does not store the film (gat
 
 
 @pytest.fixture
-def desktop() -> Iterator[FilmedDesktop]:
-    with filmed_desktop() as desktop:
+def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
+    with filmed_desktop(tmp_path) as desktop:
         yield desktop
 
 
@@ -97,22 +98,40 @@ def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
 
 
 def test_film_never_has_a_name(desktop: FilmedDesktop, tmp_path: Path) -> None:
-    """A program of the user that sees a name opens it, and writes or cuts what it then holds."""
-    desktop.module.hand_over_film.__globals__["FILM_FOLDER"] = str(tmp_path)
-    libc = ctypes.CDLL(None, use_errno=True)
-    watch = libc.inotify_init1(os.O_NONBLOCK)
-    assert libc.inotify_add_watch(watch, bytes(tmp_path), 0x180) > 0  # IN_CREATE | IN_MOVED_TO
+    """A program of the user that sees a name keeps what it names: nothing of that gets into a film."""
+    kept, start = tmp_path / "kept", desktop.recorder.start
+
+    def seen(path: str, *args: Any) -> None:
+        start(path, *args)
+        kept.hardlink_to(path)
+
+    desktop.recorder.handed._start = seen
     desktop.look()
+    kept.write_bytes(bytes(9))
     desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
+    assert list(tmp_path.iterdir()) == [kept]
     (film,) = desktop.films.films
-    assert (os.fstat(film.file).st_dev, os.fstat(film.file).st_nlink) == (tmp_path.stat().st_dev, 0)
-    with pytest.raises(BlockingIOError):
-        os.read(watch, 4096)
-    os.close(watch)
-    here, follow = -100, 0x400  # AT_FDCWD, AT_SYMLINK_FOLLOW
+    assert os.fstat(film.file).st_nlink == 0
+    libc, here, follow = ctypes.CDLL(None, use_errno=True), -100, 0x400  # AT_FDCWD, AT_SYMLINK_FOLLOW
     path = f"/proc/self/fd/{film.file}".encode()
     assert libc.linkat(here, path, here, bytes(tmp_path / "film"), follow) == -1
     assert ctypes.get_errno() == errno.ENOENT
+
+
+def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp_path: Path) -> None:
+    refused = pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409")
+    desktop.recorder.first = b"begin"
+    with refused:
+        desktop.look()
+    desktop.recorder.first, desktop.recorder.path = b"", str(tmp_path / "other")
+    with refused:
+        desktop.look()
+    assert desktop.recorder.file is None
+    desktop.recorder.path = ""
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
 
 
 def test_file_of_a_film_that_did_not_begin_is_not_the_next_ones(desktop: FilmedDesktop) -> None:
@@ -146,8 +165,8 @@ def test_film_of_an_agent_before_this_one_is_replaced(desktop: FilmedDesktop) ->
     assert desktop.recorder.began == 2
 
 
-def test_film_on_demand_begins_and_ends() -> None:
-    with filmed_desktop("OnDemand") as desktop:
+def test_film_on_demand_begins_and_ends(tmp_path: Path) -> None:
+    with filmed_desktop(tmp_path, "OnDemand") as desktop:
         assert desktop.look() == {"state": "Off", "message": ""}
         assert desktop.recorder.began == 0
         desktop.films.switch(wanted=True)

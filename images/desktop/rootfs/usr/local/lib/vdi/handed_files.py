@@ -5,8 +5,12 @@ of a process that forbids inspection (process_secrets.py) they cannot get: its /
 pidfd_getfd needs the right to trace it.
 """
 
+import contextlib
 import os
 import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 INPUT_FD, FILMS_FD = "VDI_INPUT_FD", "VDI_FILMS_FD"
 """Variables that name inherited descriptors: the memory of last_input.py, and one end of a pair of sockets on which
@@ -47,27 +51,67 @@ def hand_over_film(films: socket.socket) -> int:
 
 
 class HandedFilm:
-    """The file of the last film that vdi-agent has handed over, for Selkies' recorder, which opens a path."""
+    """Has Selkies' recorder write into the file that vdi-agent has handed over.
 
-    def __init__(self, films: socket.socket) -> None:
-        self._films = films
-        self._file = -1
+    The recorder opens a path, of a file that has one name. It gets an empty file there, and then another under the same
+    descriptor: what others do to the empty one cannot change a film.
 
-    def path(self) -> str | None:
-        """Path of the newest file; None: there is no other than the last time."""
-        newest = -1
+    Args:
+        start, stop: pixelflux' functions.
+    """
+
+    def __init__(self, films: socket.socket, folder: Path, start: Callable[..., Any], stop: Callable[[], Any]) -> None:
+        self._films, self._path, self._start, self._stop = films, folder / "film", start, stop
+
+    def start(self, _path: str, settings: Any = None, audio_socket: str = "") -> Any:
+        """As pixelflux.start_recording. Raises RuntimeError."""
+        film = self._newest()
+        empty = -1
+        try:
+            self._path.unlink(missing_ok=True)
+            empty = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            status = self._start(str(self._path), settings, audio_socket)
+            if not self._replace(empty, film):
+                self._stop()
+                raise RuntimeError("the recorder has not written into the file that vdi-agent has handed over")
+        except OSError as error:
+            raise RuntimeError(f"the film's file cannot be prepared: {error}") from error
+        else:
+            return status
+        finally:
+            self._path.unlink(missing_ok=True)
+            for file in (film, empty):
+                if file >= 0:
+                    os.close(file)
+
+    def _replace(self, empty: int, film: int) -> bool:
+        """Whether the recorder has the film's file now, and had written nothing before."""
+        recorder = [file for file in _descriptors_of(empty) if file != empty]
+        for file in recorder:
+            os.dup2(film, file, inheritable=False)
+        return bool(recorder) and os.fstat(empty).st_size == 0
+
+    def _newest(self) -> int:
+        film = -1
         while True:
             try:
                 _, files, _, _ = socket.recv_fds(self._films, 16, 1)
             except BlockingIOError:
                 break
-            if newest >= 0:  # its film was never begun
-                os.close(newest)
-            newest = files[0]
-        if newest < 0:
-            return None
-        os.set_inheritable(newest, False)
-        if self._file >= 0:
-            os.close(self._file)
-        self._file = newest
-        return f"/proc/self/fd/{newest}"
+            if film >= 0:  # it was never begun
+                os.close(film)
+            film = files[0]
+            os.set_inheritable(film, False)
+        if film < 0:
+            raise RuntimeError("vdi-agent has handed over no file for a film")
+        return film
+
+
+def _descriptors_of(file: int) -> list[int]:
+    """The descriptors of this process that are of the same file."""
+    same, wanted = [], os.fstat(file)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # it was the folder's own
+            if os.path.samestat(os.fstat(int(name)), wanted):
+                same.append(int(name))
+    return same
