@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-
 LIBRARY = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/lib/vdi"
 
 

@@ -110,8 +110,8 @@ class HandedFilm:
 def _descriptors_of(file: int) -> list[int]:
     """The descriptors of this process that are of the same file."""
     same, wanted = [], os.fstat(file)
-    for name in os.listdir("/proc/self/fd"):
+    for entry in list(Path("/proc/self/fd").iterdir()):
         with contextlib.suppress(OSError):  # it was the folder's own
-            if os.path.samestat(os.fstat(int(name)), wanted):
-                same.append(int(name))
+            if os.path.samestat(os.fstat(int(entry.name)), wanted):
+                same.append(int(entry.name))
     return same
