@@ -1,7 +1,7 @@
-"""Selkies' recorder, as vdi-agent finds it: a film at the path that run-selkies has set. A server on loopback."""
+"""Selkies' recorder, as vdi-agent finds it: it films into the file that it was handed. A server on loopback."""
 
 import json
-import sys
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -9,21 +9,27 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from support.web_server import serve_handler
-from unit.devcluster.image_scripts import load_script
-
-FILM = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/film.py"
+from unit.devcluster.image_scripts import load_library
 
 
 class Recorder:
-    """One film at a time. `problem`: why the next one does not start."""
+    """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py says.
 
-    def __init__(self, folder: Path) -> None:
-        self.path, self.problem, self.began = folder / "film", "", 0
+    `first`: what it has written before it answers; `path`: the file that it opens in the place of the one asked for.
+    """
+
+    def __init__(self, handed: Any, folder: Path, films: socket.socket) -> None:
+        self.handed = handed.HandedFilm(films, folder, self.start, self.end)
+        self.problem, self.closed, self.began = "", "", 0
         self.file: BufferedWriter | None = None
-        self.seconds = 0.0
+        self.seconds, self.first, self.path = 0.0, b"", ""
+
+    def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
+        """As pixelflux.start_recording."""
+        self.file, self.seconds = Path(self.path or path).open("wb"), 0.0  # noqa: SIM115 - until `end`
+        self.film(self.first)
+        self.began += 1
 
     def film(self, content: bytes) -> None:
         """More of the film."""
@@ -42,23 +48,23 @@ class Recorder:
         if method == "POST":
             if self.problem or self.file:
                 return 409, self.problem or "a recording is already active"
-            self.file, self.seconds = self.path.open("wb"), 0.0
-            self.began += 1
+            try:
+                self.handed.start("film")
+            except RuntimeError as error:
+                return 409, str(error)
         elif method == "DELETE":
             self.end()
-        return 200, {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
+        status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
+        return 200, status | ({"closed": self.closed} if self.closed else {})
 
 
 class FilmedDesktop:
     """The agent's films of a desktop whose screen has a size, and its recorder."""
 
-    def __init__(self, folder: Path, port: int, recorder: Recorder, mode: str) -> None:
-        self.screen, self.recorder = (1920, 1080), recorder
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "path", [*sys.path, str(FILM.parent)])
-            self.module: Any = load_script(FILM)
-        env = {"VDI_RECORDING": mode, "SELKIES_PORT": str(port), "XDG_RUNTIME_DIR": str(folder)}
-        self.films = self.module.Films(env, {"Authorization": "Bearer master"})
+    def __init__(self, port: int, recorder: Recorder, mode: str, films: socket.socket) -> None:
+        self.screen, self.recorder, self.module = (1920, 1080), recorder, load_library("film")
+        env = {"VDI_RECORDING": mode, "SELKIES_PORT": str(port)}
+        self.films = self.module.Films(env, {"Authorization": "Bearer master"}, films)
         self.films._screen_size = lambda: self.screen
 
     def look(self) -> dict[str, str]:
@@ -70,7 +76,10 @@ class FilmedDesktop:
 
 @contextmanager
 def filmed_desktop(folder: Path, mode: str = "Always") -> Iterator[FilmedDesktop]:
-    recorder = Recorder(folder)
+    handed = load_library("handed_files")
+    ends = handed.create_handed_files(-1)
+    films, received = (socket.socket(fileno=ends[name]["VDI_FILMS_FD"]) for name in ("vdi-agent", "selkies"))
+    recorder = Recorder(handed, folder, received)
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -87,6 +96,6 @@ def filmed_desktop(folder: Path, mode: str = "Always") -> Iterator[FilmedDesktop
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing."""
 
-    with serve_handler(Handler) as server:
-        yield FilmedDesktop(folder, server.server_port, recorder, mode)
+    with films, received, serve_handler(Handler) as server:
+        yield FilmedDesktop(server.server_port, recorder, mode, films)
         recorder.end()

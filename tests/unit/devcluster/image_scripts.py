@@ -13,6 +13,15 @@ from typing import Any
 
 import pytest
 
+LIBRARY = Path(__file__).resolve().parents[3] / "images/desktop/rootfs/usr/local/lib/vdi"
+
+
+def load_library(name: str) -> Any:
+    """A new module of the library that the programs share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path, str(LIBRARY)])
+        return load_script(LIBRARY / f"{name}.py")
+
 
 def load_script(script: Path) -> ModuleType:
     """A new module of it; leaves no bytecode beside the script, from where that would get into the image."""
@@ -31,7 +40,7 @@ def load_script(script: Path) -> ModuleType:
 def serve_agent(agent: Any) -> Iterator[int]:
     """The port of this `vdi-agent`, whose token is `secret`."""
     agent.Handler.digest = sha256(b"secret").hexdigest()
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+    with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server.server_address[1]
         server.shutdown()

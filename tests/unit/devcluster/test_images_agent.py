@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -89,8 +90,8 @@ def test_graphics_are_reported_once_all_is_decided(agent: Any, tmp_path: Path) -
     }
 
 
-def test_what_cannot_be_known_is_no_number(agent: Any, port: int, tmp_path: Path) -> None:
-    agent.Handler.activity = staticmethod(partial(agent.read_input, tmp_path / "input"))
+def test_what_cannot_be_known_is_no_number(agent: Any, port: int) -> None:
+    agent.Handler.activity = staticmethod(partial(agent.read_input, -1))
     status, why = ask(port, "GET", "/activity")
     assert status == 503
     assert "the time of the last input can't be read" in why
@@ -189,7 +190,7 @@ class Selkies:
     ],
 )
 def test_input_of_people_ends_the_idle_time(
-    agent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str, is_input: bool
+    agent: Any, monkeypatch: pytest.MonkeyPatch, message: str, is_input: bool
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -197,20 +198,16 @@ def test_input_of_people_ends_the_idle_time(
     class Handler(Selkies):
         pass
 
-    sys.modules["last_input"].note_input(Handler, tmp_path / "input")
-    ask, handler = partial(agent.read_input, tmp_path / "input"), Handler()
+    memory = sys.modules["last_input"].create_input_memory()
+    sys.modules["last_input"].note_input(Handler, memory)
+    ask, handler = partial(agent.read_input, memory), Handler()
     now[0] = 1060.0
     assert ask() == (60.0, False), "untouched since its start"
     asyncio.run(handler.on_message(message, "primary", conn_id=1))
     now[0] = 1062.0
     assert ask() == ((2.0, True) if is_input else (62.0, False))
     assert handler.taken == [(message, ("primary",), {"conn_id": 1})]
-
-
-def test_idle_time_is_unknown_without_a_whole_last_input(agent: Any, tmp_path: Path) -> None:
-    (tmp_path / "input").write_bytes(b"short")
-    with pytest.raises(agent.UnknownError, match="9 bytes"):
-        agent.read_input(tmp_path / "input")
+    os.close(memory)
 
 
 def test_a_thumbnail_is_taken_for_who_has_the_token_only(

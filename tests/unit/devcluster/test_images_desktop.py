@@ -94,12 +94,15 @@ def test_a_lack_of_memory_is_the_termination_message(
 _TELL = """
 import ctypes, json, os, sys
 sys.path.insert(0, sys.argv[1])
+from handed_files import FILMS_FD, INPUT_FD, inherited
 from process_secrets import forbid_inspection, inherited_sockets, read_secrets
 forbid_inspection()
 found = read_secrets()
 held = inherited_sockets()
+files = [inherited(INPUT_FD), inherited(FILMS_FD)]
 print(json.dumps({
     "secrets": found, "port": held[0].getsockname()[1], "inheritable": held[0].get_inheritable(),
+    "files": [(os.readlink(f"/proc/self/fd/{file}").split(":")[0], os.get_inheritable(file)) for file in files],
     "environment": dict(os.environ), "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
 }))
 """
@@ -127,6 +130,7 @@ def test_secrets_come_by_pipe_and_the_launcher_keeps_the_ports(
         assert seen["secrets"] == {"SELKIES_MASTER_TOKEN": "hidden"} and "hidden" not in seen["environment"].values()
         assert seen["port"] == held.getsockname()[1] and seen["inheritable"] is False
         assert seen["dumpable"] == 0
+        assert seen["files"] == [["/memfd", False], ["socket", False]], "what has no name no program can replace"
         taker = socket.socket()
         with taker, pytest.raises(OSError, match="in use"):  # Selkies is gone now, and its port is still held
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

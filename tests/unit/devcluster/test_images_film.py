@@ -1,7 +1,11 @@
 """Films of the desktop image's agent: when one is made, what the gateway gets of it, and what is reported."""
 
+import ctypes
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +26,9 @@ def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
 
-def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop, tmp_path: Path) -> None:
+def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop) -> None:
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
     desktop.recorder.film(b"begin")
-    assert list(tmp_path.iterdir()) == [], "a program of the user could delete a film that has a name"
     number, offset, piece = store(desktop)
     assert (offset, piece) == (0, b"begin")
     assert desktop.look()["state"] == "Failed"
@@ -94,7 +97,69 @@ def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
     assert desktop.look() == {"state": "Failed", "message": UNSTORED}
 
 
+def test_film_never_has_a_name(desktop: FilmedDesktop, tmp_path: Path) -> None:
+    """A program of the user that sees a name keeps what it names: nothing of that gets into a film."""
+    kept, start = tmp_path / "kept", desktop.recorder.start
+
+    def seen(path: str, *args: Any) -> None:
+        start(path, *args)
+        kept.hardlink_to(path)
+
+    desktop.recorder.handed._start = seen
+    desktop.look()
+    kept.write_bytes(bytes(9))
+    desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
+    assert list(tmp_path.iterdir()) == [kept]
+    (film,) = desktop.films.films
+    assert os.fstat(film.file).st_nlink == 0
+    libc, here, follow = ctypes.CDLL(None, use_errno=True), -100, 0x400  # AT_FDCWD, AT_SYMLINK_FOLLOW
+    path = f"/proc/self/fd/{film.file}".encode()
+    assert libc.linkat(here, path, here, bytes(tmp_path / "film"), follow) == -1
+    assert ctypes.get_errno() == errno.ENOENT
+
+
+def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp_path: Path) -> None:
+    refused = pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409")
+    desktop.recorder.first = b"begin"
+    with refused:
+        desktop.look()
+    desktop.recorder.first, desktop.recorder.path = b"", str(tmp_path / "other")
+    with refused:
+        desktop.look()
+    assert desktop.recorder.file is None
+    desktop.recorder.path = ""
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
+
+
+def test_file_of_a_film_that_did_not_begin_is_not_the_next_ones(desktop: FilmedDesktop) -> None:
+    desktop.recorder.answer("POST")  # without a new file no film begins
+    assert desktop.recorder.began == 0
+    desktop.module.hand_over_film(desktop.films.recorder)
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    assert store(desktop)[2] == b"begin"
+
+
+def test_desktop_is_closed_while_the_film_lacks_pictures(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"begin")
+    number, _, _ = store(desktop)
+    store(desktop, number, 5)
+    assert desktop.look()["state"] == "On"
+    desktop.recorder.closed = "the film has 20 of 300 pictures of the last 21 s"
+    for _ in range(2):
+        assert desktop.look() == {"state": "Failed", "message": desktop.recorder.closed}
+        assert desktop.recorder.file is None and desktop.recorder.began == 1
+    desktop.recorder.closed = ""
+    desktop.look()
+    assert desktop.look() == {"state": "On", "message": ""}
+
+
 def test_film_of_an_agent_before_this_one_is_replaced(desktop: FilmedDesktop) -> None:
+    desktop.module.hand_over_film(desktop.films.recorder)
     desktop.recorder.answer("POST")
     desktop.look()
     assert desktop.recorder.began == 2

@@ -1,13 +1,15 @@
 """The films of a desktop: Selkies makes them, the gateway fetches them while they grow. For vdi-agent.
 
-A film is a fragmented MP4 in a file without a name: programs of the desktop's user have the same uid, and could change
-a file with one. It is in /tmp, and what the gateway has stored is taken out of it.
+A film is a fragmented MP4 in a file without a name (handed_files.py). It is in /tmp, and what the gateway has stored is
+taken out of it. Whether it has the pictures that viewers get is checked in Selkies (film_pace.py).
 """
 
+import contextlib
 import ctypes
 import http.client
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -16,10 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from handed_files import hand_over_film
 from x11 import connect, screen_size
 
-FILE = "film"
-"""Name in XDG_RUNTIME_DIR under which run-selkies has Selkies open the file."""
 LOOK_SECONDS, SELKIES_SECONDS = 1.0, 5.0
 MAX_PIECE, MAX_WAITING, MAX_FILM = 4 << 20, 256 << 20, 4 << 30
 """Bytes of one answer; those that may wait for the gateway in all films together; and after which a new film begins."""
@@ -67,13 +68,13 @@ class Film:
 class Films:
     """Starts, replaces and ends films."""
 
-    def __init__(self, env: Mapping[str, str], headers: dict[str, str]) -> None:
+    def __init__(self, env: Mapping[str, str], headers: dict[str, str], recorder: socket.socket) -> None:
+        self.recorder = recorder  # gets the files
         self.mode, self.env = env.get("VDI_RECORDING", ""), env
         self.wanted = self.mode not in ("", "OnDemand")
         self.ask = partial(
             ask_selkies, int(env.get("SELKIES_PORT", "8080")), headers, SELKIES_SECONDS, "/api/recording"
         )
-        self.path = Path(env["XDG_RUNTIME_DIR"]) / FILE
         self.films: list[Film] = []
         self.problem = "it is starting"
         self.stored_at = 0.0  # monotonic: when the gateway last had stored more; 0: never
@@ -102,26 +103,35 @@ class Films:
         if film and not film.ended:
             film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
         waiting = sum(film.size - film.stored for film in self.films)
-        is_full, screen = waiting > MAX_WAITING, self._screen_size()
+        closed, screen = str(status.get("closed") or ""), self._screen_size()
+        if waiting > MAX_WAITING:
+            closed = f"{waiting >> 20} MiB of film wait for the gateway"
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
-        if is_active and (not self.wanted or is_full or not is_current):
-            self.ask("DELETE")
-            if film:
-                film.ended = True
-        if is_full:
-            return f"{waiting >> 20} MiB of film wait for the gateway"
+        if is_active and (not self.wanted or closed or not is_current):
+            self._end(film)
+        if closed:
+            return closed
         if self.wanted and not (is_active and is_current):
             self._start(screen)
         if not self.stored_at or time.monotonic() - self.stored_at > STORED_SECONDS:
             return "the gateway does not store the film (gateway.recordings in the chart's values)"
         return "" if is_active else str(status.get("error") or "it is starting")
 
+    def _end(self, film: Film | None) -> None:
+        # Selkies answers the end of a film that has failed with an error, and has ended it.
+        with contextlib.suppress(ValueError):
+            self.ask("DELETE")
+        if film:
+            film.ended = True
+
     def _start(self, screen: tuple[int, int]) -> None:
-        self.path.unlink(missing_ok=True)
-        self.ask("POST", {"path": FILE})
-        file = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self.path.unlink()
+        file = hand_over_film(self.recorder)
+        try:
+            self.ask("POST", {"path": "film"})
+        except BaseException:
+            os.close(file)
+            raise
         self.films.append(Film(int(time.time() * 1000), file, screen))
 
     def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:

@@ -1,0 +1,117 @@
+"""Files without a name, which the launcher, Selkies and vdi-agent hand to each other as descriptors.
+
+The programs of the desktop's user have the same uid: they could open, replace or cut a file with a name. A descriptor
+of a process that forbids inspection (process_secrets.py) they cannot get: its /proc/PID/fd belongs to root, and
+pidfd_getfd needs the right to trace it.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+INPUT_FD, FILMS_FD = "VDI_INPUT_FD", "VDI_FILMS_FD"
+"""Variables that name inherited descriptors: the memory of last_input.py, and one end of a pair of sockets on which
+vdi-agent hands each film's file to Selkies."""
+FILM_FOLDER = "/tmp"  # noqa: S108 - the file has no name in it
+
+
+def create_handed_files(input_memory: int) -> dict[str, dict[str, int]]:
+    """The descriptors that Selkies and vdi-agent inherit, by program and variable. The launcher keeps them open."""
+    films, recorder = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    for end in (films, recorder):  # for both programs, too: send_fds and recv_fds drop their flags
+        end.setblocking(False)
+    return {
+        "vdi-agent": {INPUT_FD: input_memory, FILMS_FD: films.detach()},
+        "selkies": {INPUT_FD: input_memory, FILMS_FD: recorder.detach()},
+    }
+
+
+def inherited(name: str) -> int:
+    """The descriptor that this variable names; children of this process do not get it. Raises LookupError."""
+    descriptor = int(os.environ.pop(name))
+    os.set_inheritable(descriptor, False)
+    return descriptor
+
+
+def hand_over_film(films: socket.socket) -> int:
+    """A new file, of which Selkies gets a descriptor too. Raises OSError.
+
+    The folder is fixed: a user who could choose it would choose a file system where no file is without a name.
+    """
+    file = os.open(FILM_FOLDER, os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        socket.send_fds(films, [b"film"], [file])
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+class HandedFilm:
+    """Has Selkies' recorder write into the file that vdi-agent has handed over.
+
+    The recorder opens a path, of a file that has one name. It gets an empty file there, and then another under the same
+    descriptor: what others do to the empty one cannot change a film.
+
+    Args:
+        start, stop: pixelflux' functions.
+    """
+
+    def __init__(self, films: socket.socket, folder: Path, start: Callable[..., Any], stop: Callable[[], Any]) -> None:
+        self._films, self._path, self._start, self._stop = films, folder / "film", start, stop
+
+    def start(self, _path: str, settings: Any = None, audio_socket: str = "") -> Any:
+        """As pixelflux.start_recording. Raises RuntimeError."""
+        film = self._newest()
+        empty = -1
+        try:
+            self._path.unlink(missing_ok=True)
+            empty = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            status = self._start(str(self._path), settings, audio_socket)
+            if not self._replace(empty, film):
+                self._stop()
+                raise RuntimeError("the recorder has not written into the file that vdi-agent has handed over")
+        except OSError as error:
+            raise RuntimeError(f"the film's file cannot be prepared: {error}") from error
+        else:
+            return status
+        finally:
+            self._path.unlink(missing_ok=True)
+            for file in (film, empty):
+                if file >= 0:
+                    os.close(file)
+
+    def _replace(self, empty: int, film: int) -> bool:
+        """Whether the recorder has the film's file now, and had written nothing before."""
+        recorder = [file for file in _descriptors_of(empty) if file != empty]
+        for file in recorder:
+            os.dup2(film, file, inheritable=False)
+        return bool(recorder) and os.fstat(empty).st_size == 0
+
+    def _newest(self) -> int:
+        film = -1
+        while True:
+            try:
+                _, files, _, _ = socket.recv_fds(self._films, 16, 1)
+            except BlockingIOError:
+                break
+            if film >= 0:  # it was never begun
+                os.close(film)
+            film = files[0]
+            os.set_inheritable(film, False)
+        if film < 0:
+            raise RuntimeError("vdi-agent has handed over no file for a film")
+        return film
+
+
+def _descriptors_of(file: int) -> list[int]:
+    """The descriptors of this process that are of the same file."""
+    same, wanted = [], os.fstat(file)
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):  # it was the folder's own
+            if os.path.samestat(os.fstat(int(entry.name)), wanted):
+                same.append(int(entry.name))
+    return same

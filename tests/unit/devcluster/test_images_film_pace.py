@@ -1,0 +1,157 @@
+"""Whether a film has the pictures that viewers get: what closes a desktop that must be recorded, and what does not."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from unit.devcluster.image_scripts import load_library
+
+FPS, KEYFRAME_SECONDS = 15, 10
+
+
+class Recording:
+    """A recorder and a stream, second by second; vdi-agent asks each second, and ends the film of a closed desktop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.streamed = 1000.0, 0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        self.module: Any = load_library("film_pace")
+        self.pace = self.module.FilmPace(FPS, KEYFRAME_SECONDS, self._take_streamed)
+        self.looks = self.frames = self.age = 0.0
+        self.error: str | None = None
+
+    def _take_streamed(self) -> int:
+        streamed, self.streamed = self.streamed, 0
+        return streamed
+
+    def restart(self) -> None:
+        self.looks = self.frames = self.age = 0.0
+
+    def run(self, seconds: int, *, looks: float = FPS, film: float = 0.0, stream: int = 0) -> int:
+        """Seconds until the desktop was closed; `seconds` if it was not.
+
+        The recorder looks at the screen so often a second, and so many of its pictures show something new.
+        """
+        for second in range(seconds):
+            self.now += 1
+            self.age += 1
+            self.streamed += stream
+            self.looks += looks
+            whole = int(self.looks // (FPS * KEYFRAME_SECONDS)) + 1
+            self.frames += film
+            frames = int(self.frames) + whole
+            active = {"active": True, "frames": frames, "sync_frames": whole, "duration_s": self.age}
+            if self.pace.check(active | {"error": self.error}).get("closed"):
+                self.restart()
+                return second + 1
+        return seconds
+
+    def closed_for(self) -> int:
+        """Seconds until the agent may film again."""
+        for second in itertools.count():
+            if not self.pace.check({"active": False, "error": self.error}).get("closed"):
+                return second
+            self.now += 1
+        raise AssertionError
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
+    return Recording(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("looks", "film", "stream"),
+    [
+        (15, 0, 0),  # a screen at rest, seen by no one
+        (15, 0, 5),  # a page that gets pictures of a screen at rest
+        (15, 15, 60),  # a video
+        (4, 4, 15),  # a video on a desktop that is short of CPU
+        (3, 0, 0),  # a screen at rest on a desktop that is very short of CPU
+    ],
+)
+def test_film_that_keeps_its_pace_is_on(recording: Recording, looks: float, film: float, stream: int) -> None:
+    assert recording.run(900, looks=looks, film=film, stream=stream) == 900
+
+
+@pytest.mark.parametrize(
+    ("looks", "film", "stream", "closed_after"),
+    [
+        (1, 1, 15, 25),  # the recorder's threads have CPU only when no one else wants it
+        (0, 0, 15, 25),  # the X server has closed the recorder's connection, or its file takes no more
+        (0, 0, 1, 25),
+        (0, 0, 0, 61),
+    ],
+)
+def test_film_without_the_streams_pictures_closes(
+    recording: Recording, looks: float, film: float, stream: int, closed_after: int
+) -> None:
+    assert recording.run(100, film=10, stream=20) == 100
+    assert recording.run(100, looks=looks, film=film, stream=stream) <= closed_after
+
+
+def test_slow_film_that_begins_again_and_again_closes(recording: Recording) -> None:
+    """As after the end of vdi-agent, or another size of the screen."""
+    for _ in range(6):
+        if recording.run(15, looks=1, film=1, stream=15) < 15:
+            return
+        recording.restart()
+    pytest.fail("a film with one picture a second was taken for a whole one")
+
+
+def test_screen_that_changes_its_size_all_the_time_stays_open(recording: Recording) -> None:
+    for _ in range(20):
+        assert recording.run(12, film=14, stream=60) == 12
+        recording.restart()
+
+
+def test_failed_recorder_closes_at_once_and_longer_each_time(recording: Recording) -> None:
+    closed = []
+    for _ in range(8):
+        recording.error = "MP4 write failed: File too large"
+        assert recording.run(10, film=10, stream=15) == 1
+        closed.append(recording.closed_for())
+        recording.error = None
+        assert recording.run(30, film=10, stream=15) == 30
+    assert closed == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert recording.run(3600, film=10, stream=15) == 3600
+    recording.error = "MP4 write failed: File too large"
+    recording.run(10, film=10, stream=15)
+    assert recording.closed_for() == 60, "an hour of film is trusted again"
+
+
+def test_pictures_of_all_displays_are_counted(recording: Recording) -> None:
+    class Watch:
+        """Selkies' StreamWatch."""
+
+        def __init__(self) -> None:
+            self._module: Any = None
+            self.peaks: list[Any] = []
+
+        def follow(self, module: Any, _encoder: str) -> None:
+            self._module = module
+
+        def _merge_peaks(self, totals: Any) -> None:
+            self.peaks.append(totals)
+
+    class Capture:
+        frames = 0
+
+        def stream_stats(self) -> dict[str, int]:
+            return {"frames": self.frames}
+
+    streamed = recording.module.StreamPictures(Watch)
+    assert streamed() == 0
+    first, second = Watch(), Watch()
+    captures = [Capture(), Capture()]
+    first.follow(captures[0], "h264enc")
+    second.follow(captures[1], "h264enc")
+    captures[0].frames, captures[1].frames = 20, 3
+    assert (streamed(), streamed()) == (23, 0)
+    assert first.peaks == [{"frames": 20}] * 2, "each read begins the page's statistics again"
+    captures[0].frames = 4
+    assert streamed() == 4, "a capture that begins again counts from zero"
+    first._module = None
+    captures[1].frames = 5
+    assert streamed() == 2
