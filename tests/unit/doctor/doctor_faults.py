@@ -191,7 +191,7 @@ def desktops_without_user_namespaces(cluster: Cluster) -> None:
 def volume_without_idmapped_mounts(cluster: Cluster) -> None:
     """Required, on a volume that the node could not mount: the operator's report, not the capacity, is the reason."""
     cluster.without_pod()
-    conditions = [{"type": "Admitted", "status": "False", "reason": "NoIdmappedMounts", "message": "no ids"}]
+    conditions = [{"type": "Admitted", "status": "False", "reason": "NoIdmappedMounts", "message": "No user ids."}]
     cluster.one("vdisessions")["status"]["conditions"] = conditions
 
 
