@@ -66,3 +66,39 @@ async def test_pod_leaves_a_node_that_refuses_its_namespace(stage: Stage) -> Non
         running = await stage.reach("early", "Running")
         assert "containerd 2.4.2 without user namespaces" in running["status"]["isolation"]["message"]
         assert "failures" not in running["status"]
+
+
+@pytest.mark.parametrize("mode", ["Auto", "Required"])
+async def test_refused_namespace_is_left_out_or_waited_for(stage: Stage, mode: str) -> None:
+    """As a kubelet reports a volume without idmapped mounts. No failure counts, and no pod is there while it waits."""
+    node = await stage.node("able")
+    await stage.patch(NODES, node, {"status": ABLE}, subresource="status")
+    template = await stage.template(
+        isolation={"userNamespaces": mode},
+        placement={"nodeSelector": stage.here},
+        persistence={"enabled": False},
+    )
+    async with stage.operator():
+        session = await stage.session("idmap", template)
+        first = await stage.pod_of(session)
+        assert first["spec"]["hostUsers"] is False
+        with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
+            await stage.bind(first, node)
+        error = "failed to set MOUNT_ATTR_IDMAP on /volumes/home: invalid argument"
+        waiting = {"waiting": {"reason": "RunContainerError", "message": error}}
+        statuses = [{"name": "desktop", "state": waiting, "image": "", "imageID": "", "ready": False}]
+        statuses[0]["restartCount"] = 0
+        patch = {"status": {"containerStatuses": statuses}}
+        await stage.patch(PODS, first["metadata"]["name"], patch, subresource="status")
+        if mode == "Required":
+            status = (await stage.reach("idmap", "Pending", 'set isolation.userNamespaces: "Off"'))["status"]
+            (admitted,) = [condition for condition in status["conditions"] if condition["type"] == "Admitted"]
+            assert admitted["reason"] == "NoIdmappedMounts" and f"node {node} has no idmapped" in admitted["message"]
+            assert "podName" not in status
+        else:
+            pod = await stage.next_pod(session, first)
+            assert "hostUsers" not in pod["spec"]
+            await stage.make_ready(pod)
+            status = (await stage.reach("idmap", "Running"))["status"]
+            assert f"There is no user namespace: node {node} has no idmapped" in status["isolation"]["message"]
+        assert "failures" not in status

@@ -1,10 +1,14 @@
 """Desktops that fail on a real node: out of memory, a program that ends at once. Said in words, tried again, fixed."""
 
+import os
+import subprocess
+
 import pytest
 
 from e2e.desktops import Object, live_pod_of, pod_of, reach, run_in, start, started, status_of
-from e2e.world import World
+from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
+from vdi.devcluster.machine import POD_PIDS
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -47,6 +51,40 @@ def test_out_of_memory_never_loses_files(sessions: World) -> None:
     assert "ended with 0" not in sessions.kubectl("exec", pod, "--", "sh", "-c", hog, check=False)
     reach(sessions, "olga", "Running", seconds=120)
     assert run_in(sessions, "olga", "cat ~/kept.txt") == "kept\n"
+
+
+# Children that do nothing, until none can be made; the number of tasks then.
+_FORK_BOMB = """
+import os, time
+while True:
+    try:
+        if os.fork() == 0:
+            os.execv("/bin/sleep", ["sleep", "600"])
+    except BlockingIOError:
+        break
+print(sum(len(os.listdir(f"/proc/{pid}/task")) for pid in os.listdir("/proc") if pid.isdigit()), flush=True)
+time.sleep(600)
+"""
+
+
+def test_fork_bomb_leaves_its_neighbours_alone(sessions: World) -> None:
+    start(sessions, "nina", "small")
+    start(sessions, "boris", "small", "--memory", "4Gi")
+    pod = live_pod_of(sessions, "boris")["metadata"]["name"]
+    argv = ["kubectl", "-n", NAMESPACE, "exec", "-i", pod, "--", "python3", "-"]
+    environment = {**os.environ, "KUBECONFIG": str(sessions.kubeconfig)}
+    with subprocess.Popen(argv, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as bomb:
+        assert bomb.stdin and bomb.stdout
+        bomb.stdin.write(_FORK_BOMB)
+        bomb.stdin.close()
+        tasks = int(bomb.stdout.readline())
+        assert POD_PIDS - 100 < tasks <= POD_PIDS
+        # One more in the same desktop fails; the node, and another desktop there, make as many as before.
+        assert sessions.kubectl("exec", pod, "--", "true", check=False)
+        assert run_in(sessions, "nina", "for i in $(seq 200); do sleep 5 & done; wait; echo $i").strip() == "200"
+        bomb.kill()
+    sessions.vdi("session", "restart", "boris")
+    reach(sessions, "boris", "Running", seconds=90)
 
 
 @pytest.mark.long

@@ -1,6 +1,8 @@
 """Desktops in user namespaces on a real node: other user ids outside, the same files, and root that may do little."""
 
+import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from e2e.desktops import DESKTOP_IMAGE, live_pod_of, reach, run_in, start, started, template
+from e2e.desktops import DESKTOP_IMAGE, live_pod_of, pod_of, reach, run_in, start, started, template
 from e2e.release import metric
 from e2e.world import World
 from support.waiting import wait_until
@@ -140,3 +142,54 @@ def test_root_installs_a_package_and_has_no_other_right(sessions: World, root: s
         assert run_in(sessions, name, f"{refused} 2> /dev/null && echo done || echo refused").strip() == "refused"
     with sessions.browser(name) as browser:
         browser.open()
+
+
+@pytest.fixture
+def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
+    """A StorageClass with two volumes on a filesystem without idmapped mounts."""
+    name = f"ramfs-{secrets.token_hex(4)}"
+    subprocess.run(["mount", "-t", "ramfs", "-o", "mode=0777", "ramfs", str(tmp_path)], check=True)
+    storage_class = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer",
+    }
+    volumes = []
+    for number in range(2):
+        (folder := tmp_path / str(number)).mkdir()
+        folder.chmod(0o777)
+        spec = {
+            "storageClassName": name,
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "hostPath": {"path": str(folder)},
+        }
+        metadata = {"name": f"{name}-{number}", "labels": {"of": name}}
+        volumes.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
+    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}))
+    world.kubectl("create", "-f", "-", stdin=json.dumps(storage_class))
+    try:
+        yield name
+    finally:
+        world.kubectl("delete", "pv", "--selector", f"of={name}", "--wait=false")
+        world.kubectl("delete", "storageclass", name)
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+@pytest.mark.platform
+@pytest.mark.usefixtures("able")
+def test_volume_without_idmapped_mounts_costs_the_namespace_only(sessions: World, volumes_of_ramfs: str) -> None:
+    """The default starts again without one; Required waits without a pod, and the doctor says why."""
+    home = {"persistence": {"scope": "Session", "size": "1Gi", "storageClass": volumes_of_ramfs}}
+    why = f"has no idmapped mounts for StorageClass '{volumes_of_ramfs}'"
+    with started(sessions, "rams", **home):
+        status = reach(sessions, "rams", "Running")["status"]
+        assert why in status["isolation"]["message"] and "failures" not in status
+        assert run_in(sessions, "rams", "touch ~/kept && stat -f -c %T ~").strip() == "ramfs"
+        with started(sessions, "waits", wait=False, **home | REQUIRED):
+            status = reach(sessions, "waits", "Pending", why)["status"]
+            assert 'userNamespaces: "Off"' in status["message"] and "failures" not in status
+            assert not pod_of(sessions, "waits")
+            assert "user_namespace_unavailable" in sessions.vdi("doctor", check=False)

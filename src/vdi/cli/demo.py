@@ -48,6 +48,7 @@ def up(
         f"A desktop is running: {url}",
         *([f"  a picture of it: {screenshot}"] if screenshot else []),
         *([f"Left out: {left_out}"] if left_out else []),
+        "This cluster enforces no NetworkPolicies: its desktops reach each other.",
         *("", "Try this:", f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH"),
     ]
     if with_scene:

@@ -358,6 +358,10 @@ def _missing_reference(start: StartState) -> Explanation | None:
     return None
 
 
+# Reasons of a container that the runtime could not start, waiting or terminated. Their messages are the runtime's.
+_NOT_STARTED = frozenset({"RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"})
+
+
 def _built_for_another(start: StartState) -> Explanation:
     architecture = start.node.metadata.labels.get("kubernetes.io/arch") if start.node else None
     return Explanation(
@@ -367,13 +371,37 @@ def _built_for_another(start: StartState) -> Explanation:
     )
 
 
+# Messages of runc and of crun for a filesystem, or a kernel, that maps no user ids.
+_IDMAP_ERROR = re.compile(r"MOUNT_ATTR_IDMAP|mount_setattr|idmap mounts")
+
+
+def find_idmap_error(pod: Pod) -> str:
+    """The runtime's message that a volume cannot be mounted in the pod's user namespace; empty: no such error."""
+    if pod.spec.host_users or pod.desktop is None:
+        return ""
+    # Only of containers that did not start: a program of the desktop can write any termination message.
+    for state in (pod.desktop.state, pod.desktop.last_state):
+        error = state.waiting or state.terminated
+        if error and error.reason in _NOT_STARTED and _IDMAP_ERROR.search(error.message):
+            return first_line(error.message)
+    return ""
+
+
+def _no_idmapped_mounts(start: StartState) -> Explanation | None:
+    error = find_idmap_error(start.pod)
+    if not error:
+        return None
+    words = f"Node {start.pod.spec.node_name} cannot mount a volume in the user namespace of {start.subject.name}"
+    return Explanation(PodReason.NO_IDMAPPED_MOUNTS, f"{words}: {error}")
+
+
 def _bad_start(start: StartState) -> Explanation | None:
     """A container that the runtime could not start: a mount or a program is at fault."""
     desktop, reason, message = _waiting(start)
     ended = desktop.last_state.terminated if desktop else None
     if ended and ended.reason in ("StartError", "ContainerCannotRun"):
         reason, message = ended.reason, ended.message or message
-    if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
+    if reason not in _NOT_STARTED:
         return None
     if "exec format error" in message:
         return _built_for_another(start)
@@ -541,6 +569,7 @@ RULES: tuple[Rule, ...] = (
     _out_of_memory,
     _image,
     _missing_reference,
+    _no_idmapped_mounts,
     _bad_start,
     _crash_loop,
     _volume,

@@ -42,6 +42,10 @@ class PodReason(StrEnum):
     MISSING_CLAIM = "MissingPersistentVolumeClaim", "A volume claim of the template does not exist."
     BAD_POD_CONFIG = "BadPodConfig", "The container cannot be created."
     BAD_MOUNT = "BadMount", "A volume cannot be mounted into the container."
+    NO_IDMAPPED_MOUNTS = (
+        "NoIdmappedMounts",
+        "The filesystem of a volume does not allow the user namespace of the desktop.",
+    )
     BAD_COMMAND = "BadCommand", "The image's program cannot be started."
     PROBE_REFUSED = (
         "ProbeRefused",

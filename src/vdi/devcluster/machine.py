@@ -18,6 +18,8 @@ TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "nsenter": 
 
 GIB = 1024**3
 
+# Processes and threads of one pod. Without a limit, a fork bomb in one desktop leaves the node no process ID.
+POD_PIDS = 4096
 # Of the disk: with less the kubelet evicts pods and deletes images that nothing uses.
 KEPT_FREE_BYTES = GIB
 
@@ -170,6 +172,7 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},  # tolerates what a guest may not set
         "imageGCHighThresholdPercent": 100,  # never: an image that was loaded by hand cannot be pulled again
+        "podPidsLimit": POD_PIDS,
         "oomScoreAdj": -999 if machine.may_lower_oom_score else 0,
         "resolvConf": str(layout.config / "resolv.conf"),
         "serializeImagePulls": False,

@@ -12,6 +12,7 @@ import msgspec
 from vdi.cluster.units import parse_time
 from vdi.diagnosis.check import Code
 from vdi.diagnosis.snapshot import Snapshot
+from vdi.doctor.checks.network import enforcement_note
 from vdi.doctor.checks.run import CHECKS
 from vdi.doctor.codes import CODES
 from vdi.doctor.fixes import FIXES
@@ -104,15 +105,16 @@ def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = 
 def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
     """One line about the run: its extent, and the number of findings."""
     looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
+    note = f" {note}" if (note := enforcement_note(snapshot)) else ""
     if findings:
-        return f"{looked}: {count_findings(findings)}."
+        return f"{looked}: {count_findings(findings)}.{note}"
     # A start that may still go wrong must not read as a good result.
     starting = [age for diagnosis in active_sessions(snapshot) if (age := diagnosis.starting_seconds) is not None]
     result = "no problems found"
     if starting:
         verb = "has" if len(starting) == 1 else "have"
         result = f"{_count(len(starting), 'session')} {verb} been starting for {max(starting):.0f} s"
-    return f"{looked} with {len(CHECKS)} checks: {result}."
+    return f"{looked} with {len(CHECKS)} checks: {result}.{note}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -145,9 +145,17 @@ class Client:
             return None
         return then.replace(tzinfo=UTC) + timedelta(seconds=self._clock.monotonic() - when)
 
-    async def get(self, resource: Resource, name: str, *, namespace: str | None = None, into: type[T]) -> T:
+    async def get(
+        self,
+        resource: Resource,
+        name: str,
+        *,
+        namespace: str | None = None,
+        subresource: str | None = None,
+        into: type[T],
+    ) -> T:
         """Read one object. Raises NotFound."""
-        path = resource.path(namespace, name)
+        path = resource.path(namespace, name, subresource)
         return wire.decode(await self._send("GET", resource, path), into, f"GET {path}")
 
     async def create(

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
 from vdi.cluster.capacity import Demand, demand_of, reaches_home, read_capacity
+from vdi.cluster.explain import find_idmap_error
 from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod
+from vdi.cluster.reasons import PodReason
 from vdi.kube.clock import Clock
 from vdi.operator.caches import BY_CLASS, Caches, ClusterContext, SessionKey
 from vdi.operator.owned_resources import owner_uid, session_of
@@ -22,7 +24,7 @@ from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.failures import is_short_of_room
 from vdi.session.homes import Home
-from vdi.session.isolation import isolate
+from vdi.session.isolation import describe_storage, isolate
 from vdi.session.naming import USER_ANNOTATION
 from vdi.session.pool import is_waiting
 from vdi.session.queueing.groups import Group, PendingSession
@@ -34,6 +36,8 @@ _ENDED = frozenset({"Succeeded", "Failed"})
 _TICK_SECONDS = 5.0
 # Capacity that was granted and not requested within this time is released.
 _UNCLAIMED_MS = 30_000
+# A node's filesystem may be replaced, or its kernel updated: idmapped mounts are tried again after this time.
+_REFUSAL_MS = 3_600_000
 # Waiting sessions that are compared before other tasks may run.
 _AT_A_TIME = 100
 
@@ -221,6 +225,7 @@ class QueueManager:
         # on waiting from there. No status has this, so after a restart it waits from now.
         self._granted_since: dict[str, int] = {}
         self._yielding: set[str] = set()  # uids of pools' desktops
+        self._refusals: dict[tuple[str, str], int] = {}  # (node, kind of volume) -> end, see `note_refusal`
         self._began: int | None = None  # when this process began to lead
 
     def request(
@@ -265,6 +270,33 @@ class QueueManager:
             return Blocked(Reason.RESERVED, "The free capacity is reserved for sessions that wait.")
         return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
 
+    def note_refusal(self, pod: Pod, home: PersistentVolumeClaim | None = None) -> None:
+        """Remember for an hour that the node could not mount such a volume in the pod's user namespace, if it did not.
+
+        Not in the API: after a restart, the next start meets the refusal again, and loses some seconds.
+        """
+        if error := find_idmap_error(pod):
+            storage = describe_storage(self._accounting.volumes_of(None, home))
+            now = now_milliseconds(self._clock)
+            self._refusals = {key: until for key, until in self._refusals.items() if until > now}
+            self._refusals[pod.spec.node_name, storage] = now + _REFUSAL_MS
+            log.warning("node %s has no idmapped mounts for %s: %s", pod.spec.node_name, storage, error)
+
+    def find_refusal(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Blocked | None:
+        """The reason why a desktop gets no pod that requires a user namespace, but cannot have one; None: it gets one.
+
+        Asked before capacity is requested, so that the session holds none while it waits.
+        """
+        if not self._refusals or not desktop.isolation.user_namespace:
+            return None
+        if not (obstacle := self.isolate(desktop, home).isolation.obstacle):
+            return None
+        words = (
+            f"The template requires a user namespace, but {obstacle}. Use another StorageClass, or set "
+            'isolation.userNamespaces: "Off" in the template. Otherwise it is tried again after an hour.'
+        )
+        return Blocked(PodReason.NO_IDMAPPED_MOUNTS, words)
+
     def isolate(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Desktop:
         """The desktop with its isolation decided, for a pod that is created now."""
         demand = desktop.demand(self._accounting.pin_of(home))
@@ -272,7 +304,9 @@ class QueueManager:
         placed = self._queue.allowed_nodes(replace(demand, pin=()))
         nodes = [node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)]
         volumes = self._accounting.volumes_of(desktop.home, home)
-        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes))
+        storage, now = describe_storage(volumes), now_milliseconds(self._clock)
+        refusing = [node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now]
+        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, refusing))
 
     def withdraw(self, uid: str) -> None:
         """Take a session, or the pool's pod of this name, out of the queue, and free its capacity."""

@@ -13,7 +13,9 @@ import msgspec
 from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.cluster.capacity import USER_NAMESPACES, Need, find_lack
+from vdi.cluster.explain import explain, find_idmap_error
 from vdi.cluster.objects import Pod
+from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import format_time
 from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
 from vdi.session.cluster_settings import ClusterSettings
@@ -136,6 +138,10 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         if lacks := find_lack(node.status, need):
             words = f"Node {node.metadata.name} has {lacks}: the desktop starts again, on another node or without."
             return Removal(_with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY))
+    if find_idmap_error(pod):
+        # No loss: the next pod has no user namespace, or the session waits without a pod (Required).
+        words = explain(observed.start_state(pod)).sentence
+        return Removal(_with_start(session, pod), Blocked(PodReason.NO_IDMAPPED_MOUNTS, words, condition=POD_READY))
     home, copying = observed.home, find_copying(observed.home)
     if copying and home and pod.home_claim == home.metadata.name and pod.status.phase == "Pending":
         # The command marked the home while the pod was being created, before the operator's caches had the mark.

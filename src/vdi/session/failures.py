@@ -69,7 +69,7 @@ _FAILURES = (
     | {Reason.TEMPLATE_NOT_FOUND, Reason.OVER_LIMIT, Reason.INVALID_TEMPLATE, Reason.INVALID_SESSION}
     | {Reason.HOST_TAKEN, Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED}
     | {PodReason.MISSING_KEY, PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP, PodReason.MISSING_CLAIM}
-    | {PodReason.BAD_POD_CONFIG, PodReason.BAD_MOUNT, PodReason.CANNOT_START}
+    | {PodReason.BAD_POD_CONFIG, PodReason.BAD_MOUNT, PodReason.CANNOT_START, PodReason.NO_IDMAPPED_MOUNTS}
     | {PodReason.HOME_NOT_PROVISIONED, PodReason.VOLUME_PERMISSION, PodReason.NOT_RESPONDING, PodReason.NODE_LOST}
 )
 # Sentences for the desktop's user, where the operator's message is for administrators.
@@ -79,6 +79,7 @@ _FOR_USERS: Mapping[str, str] = {
     Reason.QUOTA_EXCEEDED: "All desktops together have reached a limit of the cluster.",
     **dict.fromkeys((Reason.POD_SECURITY, Reason.REFUSED), "The cluster refuses it."),
     PodReason.NODE_LOST: "The machine that it runs on does not respond.",
+    PodReason.NO_IDMAPPED_MOUNTS: "Its files are on a volume that does not allow the isolation that it requires.",
     PodReason.HOME_LOST: "The volume with its files no longer exists.",
     PodReason.OUT_OF_MEMORY: "It used more memory than its limit and was stopped.",
     PodReason.CRASH_LOOP: "It stopped each time that it was started.",

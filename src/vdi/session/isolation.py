@@ -5,7 +5,7 @@ run the desktop has them. Required binds the pod to the nodes that have them now
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vdi.api.streaming import Display
@@ -52,19 +52,33 @@ def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation
 
 
 def isolate(
-    planned: Isolation, nodes: Sequence[NodeCapacity], home: Home | None, volumes: Sequence[PersistentVolume]
+    planned: Isolation,
+    nodes: Sequence[NodeCapacity],
+    home: Home | None,
+    volumes: Sequence[PersistentVolume],
+    refusing: Collection[str] = (),
 ) -> Isolation:
     """The isolation of a pod that is created now.
 
-    `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its StorageClass.
+    `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its StorageClass. `refusing`: nodes
+    that could not mount such a volume in a user namespace.
     """
+    if planned.user_namespace:
+        able = [node for node in nodes if node.name not in refusing]
+        if nodes and not able:
+            return replace(planned, obstacle=_refusal(nodes[0].name, volumes))
+        nodes = able
     if planned.needs:
         planned = replace(planned, nodes=tuple(sorted(node.name for node in nodes)))
     if planned.option is None or planned.obstacle:
         return planned
+    obstacle = ""
     # Also of nodes that are closed now: they may open before the scheduler looks.
-    lacks = ((node.name, find_lack(node.status, planned.option)) for node in nodes)
-    obstacle = next((f"node {name} has {lack}" for name, lack in lacks if lack), "")
+    for node in nodes:
+        if lack := find_lack(node.status, planned.option):
+            obstacle = obstacle or f"node {node.name} has {lack}"
+        elif node.name in refusing:
+            obstacle = obstacle or _refusal(node.name, volumes)
     if home and not obstacle:
         if not volumes:
             obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"
@@ -77,6 +91,19 @@ def lacking_node(message: str) -> str:
     """The node whose lack is the reason in `status.isolation.message`; empty: another reason, or none."""
     found = _LACKING_NODE.search(message)
     return found[1] if found else ""
+
+
+def describe_storage(volumes: Sequence[PersistentVolume]) -> str:
+    """The kind of a home's volumes, whose filesystem is the same on one node."""
+    if not volumes:
+        return "the volumes of a desktop without a home"
+    volume = volumes[0]
+    name = volume.spec.storage_class_name
+    return f"StorageClass {name!r}" if name else f"the volume {volume.metadata.name!r}"
+
+
+def _refusal(node: str, volumes: Sequence[PersistentVolume]) -> str:
+    return f"node {node} has no idmapped mounts for {describe_storage(volumes)}"
 
 
 def _is_idmapped(volume: PersistentVolume) -> bool:

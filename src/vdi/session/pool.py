@@ -22,7 +22,7 @@ from vdi.api.meta import ObjectMeta
 from vdi.api.pool import PoolStatus, VDIPool
 from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.explain import StartState, explain
+from vdi.cluster.explain import StartState, explain, find_idmap_error
 from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_time, parse_time, pause_after
 from vdi.session.children import build_spec
@@ -249,6 +249,8 @@ def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datet
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
         return Fault(pod, f"The desktop {name} has ended ({pod.status.reason or pod.status.phase}).")
+    if find_idmap_error(pod):
+        return Fault(pod, explain(StartState(pod)).sentence, of_desktop=False)
     desktop = pod.desktop
     if desktop and not pod.ready and desktop.restart_count >= _CRASHES:
         return Fault(

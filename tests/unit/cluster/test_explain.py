@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from support.builders import a_pod
-from vdi.cluster.explain import StartState, explain, explain_pull, last_lines
+from vdi.cluster.explain import StartState, explain, explain_pull, find_idmap_error, last_lines
 from vdi.cluster.objects import ChildMeta, Event, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
 
@@ -97,6 +97,45 @@ def test_symptom_is_explained(symptom: str, code: str, words: str) -> None:
 def test_every_fixture_has_its_sentence() -> None:
     symptoms = {path.stem for path in FIXTURES.glob("*.json") if not path.stem.endswith(".golden")}
     assert symptoms == {row[0] for row in SENTENCES}
+
+
+# Of runc 1.5 through containerd, and of crun through CRI-O.
+RUNC = (
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
+    "unable to start container process: error during container init: failed to fulfil mount request: failed to set "
+    "MOUNT_ATTR_IDMAP on /volumes/pvc-1: invalid argument (maybe the filesystem used doesn't support idmap mounts on "
+    "this kernel?): unknown"
+)
+CRUN = (
+    "container create failed: mount_setattr `/home/user` (maybe the file system used doesn't support idmap mounts on "
+    "this kernel?): Invalid argument"
+)
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "refused"),
+    [
+        ({"waiting": {"reason": "RunContainerError", "message": RUNC}}, {}, True),
+        ({"waiting": {"reason": "CreateContainerError", "message": CRUN}}, {}, True),
+        ({"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, {}, True),
+        (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, True),
+        # Its own last words, which a program of the desktop chooses.
+        (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "Error", "message": RUNC}}, False),
+        ({"waiting": {"reason": "RunContainerError", "message": "failed to mount /x: not a directory"}}, {}, False),
+    ],
+)
+@pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
+def test_refused_user_namespace_is_told_from_other_errors(
+    state: dict[str, Any], last: dict[str, Any], refused: bool, where: str
+) -> None:
+    pod = a_pod(status={where: [{"name": "desktop", "state": state, "lastState": last}]})
+    assert not find_idmap_error(pod), "it has no user namespace"
+    pod.spec.host_users = False
+    assert ("support idmap mounts" in find_idmap_error(pod)) == refused
+    explanation = explain(StartState(pod))
+    assert (explanation.reason == PodReason.NO_IDMAPPED_MOUNTS) == refused
+    assert ("Node node-1 cannot mount a volume in the user namespace" in explanation.sentence) == refused
 
 
 def test_unknown_state_keeps_kubernetes_message() -> None:

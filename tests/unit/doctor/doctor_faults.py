@@ -187,6 +187,14 @@ def desktops_without_user_namespaces(cluster: Cluster) -> None:
         status["isolation"] = {"message": f"There is no user namespace: {why}."}
 
 
+@fault("user_namespace_unavailable")
+def volume_without_idmapped_mounts(cluster: Cluster) -> None:
+    """Required, on a volume that the node could not mount: the operator's report, not the capacity, is the reason."""
+    cluster.without_pod()
+    conditions = [{"type": "Admitted", "status": "False", "reason": "NoIdmappedMounts", "message": "No user ids."}]
+    cluster.one("vdisessions")["status"]["conditions"] = conditions
+
+
 @fault("desktop_unschedulable")
 def no_node_fits(cluster: Cluster) -> None:
     cluster.unscheduled("0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: x}.")

@@ -34,8 +34,9 @@ from vdi.doctor.probe.reach import (
     probe_pod,
     try_way,
 )
-from vdi.doctor.probe.run import find_denied_port, probe_turn, turn_settings
+from vdi.doctor.probe.run import find_denied_port, probe_process_limits, probe_turn, turn_settings
 from vdi.doctor.probe.turn import TurnError, allocate
+from vdi.doctor.report import summarize
 from vdi.findings.model import Finding, Remedy, Severity, roots
 from vdi.kube.clock import SystemClock
 from vdi.kube.errors import Forbidden
@@ -157,6 +158,37 @@ async def test_a_health_page_that_may_not_be_read_is_not_silent() -> None:
     pod = msgspec.convert({"metadata": {"name": "alice", "namespace": "vdi-sessions"}}, Pod)
     with pytest.raises(Forbidden):
         await probe_health(cast(Client, Api()), "vdisession/vdi-sessions/alice", pod, 8080, "/health")
+
+
+@pytest.mark.parametrize(("limit", "reported"), [(-1, True), (0, True), (None, True), (4096, False)])
+async def test_kubelet_that_limits_no_processes_is_reported(limit: int | None, reported: bool) -> None:
+    class Api:
+        async def get(self, kind: Resource, name: str, *, subresource: str, **_: object) -> dict[str, Any]:
+            assert kind.path(None, name, subresource) == "/api/v1/nodes/node-1/proxy/configz"
+            return {"kubeletconfig": {} if limit is None else {"podPidsLimit": limit}}
+
+    findings = await probe_process_limits(cast(Client, Api()), {"node-1"})
+    assert [finding.object for finding in findings] == (["node/node-1"] if reported else [])
+
+
+@pytest.mark.parametrize(
+    ("daemon_set", "version", "policies", "noted"),
+    [
+        ("kube-flannel-ds", "v1.36.3", True, True),
+        ("kube-flannel-ds", "v1.36.3", False, False),
+        ("calico-node", "v1.36.3", True, False),
+        ("cilium", "v1.36.3", True, False),
+        ("svclb-traefik", "v1.36.3+k3s1", True, False),
+    ],
+)
+def test_plain_run_notes_that_no_enforcer_is_known(daemon_set: str, version: str, policies: bool, noted: bool) -> None:
+    """In the summary: no finding, which would fail the run."""
+    cluster = doctor_builders.Cluster(0)
+    cluster.one("nodes")["status"]["nodeInfo"] = {"kubeletVersion": version}
+    cluster.add("daemonsets", doctor_builders.meta_of("kube-system", daemon_set), spec={})
+    if policies:
+        cluster.add("networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec={})
+    assert ("`vdi doctor --probe` tests" in summarize([], cluster.snapshot())) == noted
 
 
 def test_a_port_denied_to_desktops_is_found() -> None:

@@ -47,6 +47,8 @@ class PoolWorld(OperatorWorld):
         self.pools = PoolClaims(self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name))
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
+        self.noted: list[str] = []
+        self.refusal: Blocked | None = None
         self.withdrawn: list[str] = []
         self.woken: list[tuple[str, str]] = []
         self.controller = PoolController(
@@ -62,6 +64,12 @@ class PoolWorld(OperatorWorld):
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
         self.asked.append(pod)
         return self.room.pop(0) if self.room else None
+
+    def note_refusal(self, pod: Pod) -> None:
+        self.noted.append(pod.metadata.name)
+
+    def find_refusal(self, _desktop: Desktop) -> Blocked | None:
+        return self.refusal
 
     def isolate(self, desktop: Desktop) -> Desktop:
         return desktop
@@ -365,6 +373,21 @@ async def test_failed_desktops_are_replaced_after_a_pause(world: PoolWorld) -> N
     assert world.status["conditions"][0]["reason"] == "DesktopsFail"
     world.clock.wall = world.clock.wall.replace(second=11)
     assert len(await world.fill()) == 1
+
+
+async def test_pool_that_requires_idmapped_mounts_waits_without_capacity(world: PoolWorld) -> None:
+    """The queue hears of each desktop that goes, since its node may have refused the user namespace."""
+    world.pool(1)
+    (name,) = await world.fill()
+    world.asked.clear()
+    error = {"reason": "RunContainerError", "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument"}
+    status = {"phase": "Pending", "containerStatuses": [{"name": "desktop", "state": {"waiting": error}}]}
+    world.api.put("pods", name, namespace=NS, status=status, spec={"hostUsers": False})
+    await world.synced()
+    world.refusal = Blocked("NoIdmappedMounts", "The template requires a user namespace.")
+    result = await world.controller.reconcile("warm")
+    assert (world.noted, world.live("pods"), world.asked) == ([name], {}, [])
+    assert "requires a user namespace" in world.status["message"] and result.requeue_after == 5.0
 
 
 async def test_desktop_without_a_secret_gets_one(world: PoolWorld) -> None:

@@ -397,3 +397,41 @@ def test_required_waits_until_a_node_is_updated() -> None:
     assert waiting and waiting.queue.reason == "NodeFeatureMissing" and waiting.queue.position == 0
     world.node("n1", features=ABLE)
     assert world.woken == ["alice"] and world.request(session) is None
+
+
+ERROR = "failed to set MOUNT_ATTR_IDMAP on /volumes/pv: invalid argument"
+REFUSED = {"terminated": {"exitCode": 128, "reason": "StartError", "message": ERROR}}
+
+
+@pytest.mark.parametrize("mode", ["Auto", "Required"])
+def test_refused_user_namespace_is_remembered_for_the_class_for_an_hour(mode: str) -> None:
+    """Auto goes on without; Required waits, and asks for no capacity meanwhile."""
+    world = QueueWorld()
+    world.node("n1", features=ABLE)
+    world.template = world.put_template(isolation={"userNamespaces": mode})
+    desktop = resolve(world.session("alice"), world.template, ClusterSettings())
+    assert isinstance(desktop, Desktop)
+    for storage_class in ("local-path", "fast"):
+        volume = {"storageClassName": storage_class, "hostPath": {}}
+        world.put(world.caches.volumes, PersistentVolume, f"pv-{storage_class}", spec=volume)
+    refused = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "pv-local-path"})
+    other = world.put(world.caches.claims, PersistentVolumeClaim, "other", spec={"volumeName": "pv-fast"})
+    failed = {"containerStatuses": [{"name": "desktop", "state": REFUSED}]}
+    pod = world.pod("alice", owner="alice", status=failed)
+    world.admission.note_refusal(pod, refused)
+    assert world.admission.isolate(desktop, refused).isolation.user_namespace, "the pod had no user namespace"
+    pod.spec.host_users = False
+    world.admission.note_refusal(pod, refused)
+    for home in (refused, None):  # a new home of this class, too
+        isolation = world.admission.isolate(desktop, home).isolation
+        assert isolation.obstacle == "node n1 has no idmapped mounts for StorageClass 'local-path'"
+        assert isolation.user_namespace == (mode == "Required")
+    blocked = world.admission.find_refusal(desktop, refused)
+    assert (blocked is not None) == (mode == "Required")
+    if blocked:
+        assert blocked.reason == "NoIdmappedMounts" and 'userNamespaces: "Off"' in blocked.message
+    assert not world.admission.find_refusal(desktop, other)
+    assert world.admission.isolate(desktop, other).isolation.user_namespace
+    world.clock.forward(seconds=3601)
+    assert world.admission.isolate(desktop, refused).isolation.user_namespace
+    assert not world.admission.find_refusal(desktop, refused)

@@ -181,6 +181,24 @@ def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, ex
         assert removal.session.status.start_time == CREATED, "the run goes on"
 
 
+REFUSED: dict[str, Any] = {
+    "exitCode": 128,
+    "reason": "StartError",
+    "message": "failed to set MOUNT_ATTR_IDMAP on /volumes/pvc-1: invalid argument",
+}
+
+
+def test_pod_whose_volume_refuses_its_namespace_goes_at_once_and_is_no_loss() -> None:
+    """However often it was tried: the first report is enough, and a later one counts no failure either."""
+    for restarts in (0, 5):
+        container = {"restartCount": restarts, "lastState": {"terminated": REFUSED}}
+        pod = a_pod(container={"state": {"waiting": {"reason": "CrashLoopBackOff"}}} | container)
+        pod.spec.host_users = False
+        removal = find_removal(replace(running(), pod=pod, node=None), NOW)
+        assert removal and removal.session.status.failures is None
+        assert removal.blocked.reason == "NoIdmappedMounts" and not removal.blocked.needs_change
+
+
 @pytest.mark.parametrize(
     ("phase", "host_users", "able", "goes"),
     [

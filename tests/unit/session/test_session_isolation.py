@@ -1,5 +1,6 @@
 """User namespaces, root inside the desktop, and programs from images: what a template says, and what its pod gets."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,10 +33,15 @@ def an_able_node(name: str = "able") -> NodeCapacity:
     return capacity
 
 
-def isolated(template: dict[str, Any], *nodes: NodeCapacity, volumes: list[dict[str, Any]] | None = None) -> Isolation:
+def isolated(
+    template: dict[str, Any],
+    *nodes: NodeCapacity,
+    volumes: list[dict[str, Any]] | None = None,
+    refusing: Sequence[str] = (),
+) -> Isolation:
     desktop = desktop_of(**template)
     found = [{"metadata": {"name": "pv"}, "spec": spec} for spec in ([LOCAL] if volumes is None else volumes)]
-    return isolate(desktop.isolation, nodes, desktop.home, msgspec.convert(found, list[PersistentVolume]))
+    return isolate(desktop.isolation, nodes, desktop.home, msgspec.convert(found, list[PersistentVolume]), refusing)
 
 
 def pod(template: dict[str, Any], *nodes: NodeCapacity) -> dict[str, Any]:
@@ -94,6 +100,29 @@ def test_impossible_template_is_refused_in_words(template: dict[str, Any], gpu_r
         return
     blocked = refused(settings=settings, **template)
     assert blocked.reason == "InvalidTemplate" and words in blocked.message
+
+
+OF_CLASS: dict[str, Any] = LOCAL | {"storageClassName": "ramfs"}
+
+
+@pytest.mark.parametrize(
+    ("volumes", "storage"),
+    [([OF_CLASS], "StorageClass 'ramfs'"), ([LOCAL], "the volume 'pv'"), ([], "the volumes of a desktop without")],
+)
+def test_node_without_idmapped_mounts_counts_for_both_modes(volumes: list[dict[str, Any]], storage: str) -> None:
+    nodes = [an_able_node("n1"), an_able_node("n2")]
+    for mode in ({}, REQUIRED):
+        template = mode | ({} if volumes else WITHOUT_HOME)
+        one = isolated(template, *nodes, volumes=volumes, refusing=["n2"])
+        both = isolated(template, *nodes, volumes=volumes, refusing=["n1", "n2"])
+        assert f"node n1 has no idmapped mounts for {storage}" in both.obstacle
+        assert lacking_node(both.obstacle) == "n1"
+        if mode:
+            assert one.user_namespace and not one.obstacle and one.nodes == ("n1",)
+            assert both.user_namespace, "refused: see `find_refusal`"
+        else:
+            assert not one.user_namespace and lacking_node(one.obstacle) == "n2"
+            assert not both.user_namespace
 
 
 def test_required_binds_the_pod_to_able_nodes() -> None:

@@ -136,6 +136,16 @@ def test_desktop_that_no_one_should_get_is_replaced(
     assert (step.make, step.ready, step.starting) == (1, (), ())
 
 
+def test_desktop_without_idmapped_mounts_is_replaced_at_once() -> None:
+    """The next one has no user namespace, so there is no pause."""
+    error = {"reason": "RunContainerError", "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument"}
+    pod = warm("a", ready=False, containerStatuses=[{"name": "desktop", "state": {"waiting": error}}])
+    assert look(1, pod).faults == ()
+    pod.spec.host_users = False
+    (fault,) = look(1, pod).faults
+    assert "in the user namespace" in fault.words and not fault.of_desktop
+
+
 def test_a_gated_desktop_is_not_replaced() -> None:
     gate = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
     step = look(1, warm("a", ready=False, node="", age=500, conditions=[gate]))

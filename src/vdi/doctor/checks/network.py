@@ -1,5 +1,6 @@
 """Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API server itself."""
 
+import re
 from collections.abc import Iterator
 
 from vdi.diagnosis.check import check
@@ -29,6 +30,10 @@ _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
 _INSTANCE = "app.kubernetes.io/instance"
 _ALL = ("operator", "gateway", "desktop")
+# Names of the DaemonSets of network plugins that enforce NetworkPolicies. K3s has kube-router's enforcer in its binary.
+_ENFORCERS = re.compile(
+    r"calico|canal|cilium|anetd|antrea-agent|kube-router|weave-net|ovnkube|kube-ovn-cni|kindnet|azure-npm|network-polic"
+)
 # The connections of a release that the policies must allow: from, to, port. docs/network.md promises them.
 PROMISED = (
     (("Traefik",), "gateway", Port(8080, "http")),
@@ -64,6 +69,17 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
             remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
         )
+
+
+def enforcement_note(snapshot: Snapshot) -> str:
+    """A sentence that no known program enforces the cluster's NetworkPolicies; empty: one does, or it is not known."""
+    if snapshot.unreadable_kinds & {"daemonsets", "networkpolicies", "nodes"} or not snapshot.raw("networkpolicies"):
+        return ""
+    names = (daemon_set["metadata"]["name"] for daemon_set in snapshot.raw("daemonsets"))
+    has_own = any("+k3s" in node.status.node_info.kubelet_version for node in snapshot.nodes.values())
+    if has_own or any(_ENFORCERS.search(name) for name in names):
+        return ""
+    return "No program that enforces NetworkPolicies was recognized; `vdi doctor --probe` tests whether one does."
 
 
 def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:

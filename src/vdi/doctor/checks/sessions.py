@@ -52,6 +52,7 @@ _CODE_OF_PROBLEM: Mapping[str, str] = {
     Reason.HOST_TAKEN: "host_taken",
     Reason.NAME_TAKEN: "name_taken",
     PodReason.HOME_LOST: "home_lost",
+    PodReason.NO_IDMAPPED_MOUNTS: "user_namespace_unavailable",
     **dict.fromkeys(_REFUSED, "pod_refused"),
 }
 # Reason why a pod is not ready -> code.
@@ -71,6 +72,7 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
     **dict.fromkeys((PodReason.VOLUME_ELSEWHERE, PodReason.BAD_MOUNT), "volume_not_mounted"),
     **dict.fromkeys((PodReason.BAD_COMMAND, PodReason.CANNOT_START), "desktop_cannot_start"),
     PodReason.NO_GPU_FREE: "gpu_insufficient",
+    PodReason.NO_IDMAPPED_MOUNTS: "user_namespace_unavailable",
     PodReason.NODE_NETWORK: "node_network_broken",
     PodReason.NOT_RESPONDING: "desktop_hung",
 }

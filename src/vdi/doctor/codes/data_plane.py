@@ -326,6 +326,13 @@ PROBES = (
         "Install a network plugin that enforces them (docs/network.md).",
     ),
     _probe_warning(
+        "processes_unlimited",
+        "The kubelet limits the processes of no pod: a fork bomb in one desktop leaves the others of its node no "
+        "process ID.",
+        "podPidsLimit in the kubelet's configuration, requested through the API server.",
+        "Set podPidsLimit: 4096 in the kubelet's configuration (K3s: --kubelet-arg=pod-max-pids=4096), and restart it.",
+    ),
+    _probe_warning(
         "probe_turn_refused",
         "The TURN server allocates no relay address, or does not respond: no WebRTC through firewalls.",
         "An allocation with credentials like the gateway's, from the machine that runs the doctor.",

@@ -1,13 +1,14 @@
 """All probes of a run (`vdi doctor --probe`), for the sessions in scope.
 
-Besides the paths of `reach`: the TURN server, the addresses that it relays to, and the memory of GPUs.
+Besides the paths of `reach`: the TURN server, the addresses that it relays to, the memory of GPUs, and the limit of
+processes.
 """
 
 import asyncio
 import base64
 import ipaddress
 import re
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,7 +31,7 @@ from vdi.gpu.cluster import measure
 from vdi.gpu.sharing.dcgm import GpuMeasurements
 from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError
-from vdi.kube.resource import PODS, SECRETS
+from vdi.kube.resource import NODES, PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
 from vdi.session.effective import Desktop
@@ -83,6 +84,7 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         *(_if_allowed("secrets", probe_turn(client, snapshot, gateway, clock.now())) for gateway in gateways),
         _if_allowed("secrets", probe_peers(client, snapshot, pods)),
         probe_gpu_memory(client, snapshot),
+        _if_allowed("nodes/proxy", probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod})),
     ]
     # The same missing permission stops several probes, and is one finding.
     found = {finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings}
@@ -234,6 +236,26 @@ def is_allowed(config: str, address: _Address) -> bool:
         if first.version == address.version and int(first) <= int(address) <= int(last):
             return True
     return False
+
+
+async def probe_process_limits(client: Client, nodes: Collection[str]) -> list[Finding]:
+    """Nodes whose kubelet limits the processes of no pod. Raises ApiError where its configuration may not be read."""
+    findings = []
+    for node in sorted(nodes):
+        configuration: Any = await client.get(NODES, node, subresource="proxy/configz", into=dict[str, Any])
+        limit = (configuration.get("kubeletconfig") or {}).get("podPidsLimit", -1)
+        if limit <= 0:
+            findings.append(
+                make_finding(
+                    "processes_unlimited",
+                    f"node/{node}",
+                    f"The kubelet of node {node} does not limit the processes of a pod: one desktop can use up the "
+                    "node's process IDs.",
+                    evidence=[f"podPidsLimit: {limit}"],
+                    remedy=Remedy.run(f"kubectl get --raw /api/v1/nodes/{node}/proxy/configz"),
+                )
+            )
+    return findings
 
 
 async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:

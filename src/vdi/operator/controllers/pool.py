@@ -85,6 +85,7 @@ class PoolDesktops:
     async def _remove_one(self, pod: Pod) -> None:
         if pod.metadata.deletion_timestamp or not self._pools.reserve(pod):
             return
+        self._queue.note_refusal(pod)
         node = self._pools.node_of(pod.spec.node_name)
         # The kubelet of a lost node would never confirm the end, and an unused desktop has no files to lose.
         is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
@@ -112,7 +113,7 @@ class PoolDesktops:
 
     async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: pooling.PoolPlan) -> Blocked | None:
         """Start the missing desktops for which there is capacity; returns the reason if some are not started."""
-        blocked: Blocked | None = None
+        blocked = self._queue.find_refusal(desktop)
         names: list[str] = []
         most = min(step.make, AT_ONCE)
         while blocked is None and len(names) < most:

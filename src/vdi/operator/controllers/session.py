@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from vdi.api.session import SessionStatus, VDISession
+from vdi.cluster.reasons import PodReason
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import NotFound, Replaced
 from vdi.kube.meta import key_of
@@ -34,7 +35,7 @@ from vdi.session.naming import FINALIZER
 from vdi.session.schedule import start_due_at
 from vdi.session.status import derive, derive_ending, derive_suspended
 
-# Until a refused child or size is tried again: no event reports that a quota or a label of the namespace has changed.
+# Until a refused child, size or mount is tried again: no event reports that a quota or a filesystem has changed.
 _REFUSED_AGAIN_SECONDS = 30.0
 # A reconcile's own writes do not enqueue its session: where they leave something to do, it returns this.
 _AT_ONCE = Result(requeue_after=0.0)
@@ -113,6 +114,8 @@ class SessionController:
                 return await self._replace_pod(observed, after_loss(observed, loss, now), now)
             return _AT_ONCE  # the pod is in the cache now
         if removal := find_removal(observed, now):
+            if observed.pod:
+                self._queue.note_refusal(observed.pod, observed.home)
             return await self._replace_pod(observed, removal, now)
         return await self._reconcile_active(observed, now)
 
@@ -143,7 +146,9 @@ class SessionController:
         if built.pod_follows or is_warned or not self._observer.is_current(observed):
             return _AT_ONCE
         due = [] if note_due is None else [note_due]
-        if unresized or built.refused or (observed.host_blocked and observed.host_blocked.reason != Reason.HOST_TAKEN):
+        no_mounts = built.blocked is not None and built.blocked.reason == PodReason.NO_IDMAPPED_MOUNTS
+        host_refused = observed.host_blocked is not None and observed.host_blocked.reason != Reason.HOST_TAKEN
+        if unresized or built.refused or no_mounts or host_refused:
             due.append(_REFUSED_AGAIN_SECONDS)
         if requeue_at := next_requeue(observed, self._settings, now):
             due.append((requeue_at - now).total_seconds())
@@ -160,6 +165,9 @@ class SessionController:
         if pod := await self._pools.claim(observed, desktop):
             self._queue.withdraw(session.metadata.uid)
             return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
+        if refusal := self._queue.find_refusal(desktop, observed.home):
+            self._queue.withdraw(session.metadata.uid)
+            return observed, Decision(blocked=refusal)
         if waiting := self._queue.request(session, desktop, observed.home):
             return observed, Decision(blocked=waiting.blocked)
         return observed, replace(decision, desktop=self._queue.isolate(desktop, observed.home))
