@@ -11,6 +11,7 @@ import msgspec
 from vdi.api.constraints import (
     ABSOLUTE_PATH,
     CPU,
+    DESKTOP_MEMORY,
     ENV_NAME,
     HOST_LABEL,
     IMAGE,
@@ -67,7 +68,7 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
         msgspec.field(name="defaultGPU", default=1)
     )
-    default_memory: Annotated[Quantity, quantity("Memory.", MEMORY)] = "4Gi"
+    default_memory: Annotated[Quantity, quantity("Memory.", DESKTOP_MEMORY)] = "4Gi"
     default_cpu: Annotated[Quantity, quantity("CPUs.", CPU)] = msgspec.field(name="defaultCPU", default="2")
     max_gpu: Annotated[
         int | None,
@@ -76,7 +77,8 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ] = msgspec.field(name="maxGPU", default=None)
     max_memory: Annotated[
-        Quantity | None, quantity("The maximum memory that a session may request. Default: defaultMemory.", MEMORY)
+        Quantity | None,
+        quantity("The maximum memory that a session may request. Default: defaultMemory.", DESKTOP_MEMORY),
     ] = None
     max_cpu: Annotated[
         Quantity | None, quantity("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU)
