@@ -321,7 +321,8 @@ class Told:
     """What a watch has said."""
 
     def __init__(self, agent: Any, cgroup: Cgroup) -> None:
-        self.kills, self.short = 0, []
+        self.kills = 0
+        self.short: list[dict[str, int] | None] = []
         self.watch = agent.MemoryWatch(self.killed, self.short.append, cgroup.root)
 
     def killed(self) -> None:
