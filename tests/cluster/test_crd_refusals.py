@@ -21,7 +21,8 @@ DOCUMENTED = objects()
 
 MISSION_OBJECTS = "---".join((ROOT / "tests/e2e/mission-objects.yaml").read_text().split("---")[:2])
 LEFT_OUT = object()
-MEMORY = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
+MEMORY = "is not an amount of at least 64Mi, such as 4Gi or 512Mi"
+AMOUNT = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
 CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
 TIME = "is not a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
 HOST = "is not a host label: lower-case letters, digits and inner hyphens, such as alice-2"
@@ -42,16 +43,16 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "template", "", "should be at least 1 chars long"),
     ("VDISession", "resources.gpu", 0, LEAST),
     ("VDISession", "resources.gpu", "one", NUMBER),
-    *(("VDISession", "resources.memory", value, MEMORY) for value in ("4Gib", "-4Gi", "400m", 4, "")),
+    *(("VDISession", "resources.memory", value, MEMORY) for value in ("4Gib", "-4Gi", "400m", 4, "", "1Mi", "63Mi")),
     *(("VDISession", "resources.cpu", value, CPU) for value in ("0", 0, "two")),
     ("VDISession", "resources.cpu", 1.5, "must be of type integer,string"),
-    ("VDISession", "resources.ephemeralStorage", "lots", MEMORY),
+    ("VDISession", "resources.ephemeralStorage", "lots", AMOUNT),
     ("VDISession", "resources.gpus", 1, UNKNOWN),
     *(("VDISession", "timeout", value, TIME) for value in ("8 hours", "0h0m", "-1h", "8", "", "1.5h", "9999999h")),
     ("VDISession", "timeout", 8, TEXT),
     *(("VDISession", "hostname", value, HOST) for value in ("Alice", "alice.desk", "-alice")),
     ("VDISession", "hostname", "a" * 64, "may not be more than 63 bytes"),
-    ("VDISession", "persistence.size", "10G i", MEMORY),
+    ("VDISession", "persistence.size", "10G i", AMOUNT),
     ("VDISession", "persistence.storageClass", "Local Path", OBJECT),
     ("VDISession", "persistence.retain", "no", SWITCH),
     ("VDISession", "idleTimeout", "30", TIME),
@@ -74,11 +75,12 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDITemplate", "protocol", "web", 'supported values: "Selkies", "Web"'),
     ("VDITemplate", "scheme", "https", 'supported values: "HTTP", "HTTPS"'),
     ("VDITemplate", "runAsUser", 0, LEAST),
-    ("VDITemplate", "shmSize", "1GB", MEMORY),
+    ("VDITemplate", "shmSize", "1GB", AMOUNT),
     ("VDITemplate", "basicAuthSecret", {"name": "kasmvnc"}, "Selkies 2 uses tokens of the gateway"),
     ("VDITemplate", "resources.defaultGPU", -1, LEAST),
     ("VDITemplate", "resources.defaultCPU", "0", CPU),
     ("VDITemplate", "resources.defaultMemory", "4Gib", MEMORY),
+    ("VDITemplate", "resources.maxMemory", "1Mi", MEMORY),
     ("VDITemplate", "persistence.mountPath", "home", PATH),
     ("VDITemplate", "persistence.mountPath", "/", PATH),
     ("VDITemplate", "persistence.scope", "Everyone", '"Session"'),

@@ -21,6 +21,7 @@ _FORMATS = {
     "an e-mail address": "e-mail address",
     "must have only printable characters: no new line": "line",
     "must have only printable characters, new lines": "text",
+    "an amount of at least 64Mi": "memory",
     "an amount": "amount",
     "a number of CPUs": "CPUs",
     "a duration": "duration",

@@ -116,6 +116,8 @@ DURATION = must_be(
     f"self.matches('{_PERIOD}') && self != '' && duration(self) > duration('0s')",
 )
 MEMORY = _at_least("1Mi", "an amount of at least 1Mi, such as 4Gi or 512Mi")
+# Less ends every desktop at its start, or at the resize of a running one.
+DESKTOP_MEMORY = _at_least("64Mi", "an amount of at least 64Mi, such as 4Gi or 512Mi")
 CPU = _at_least("1m", "a number of CPUs of at least 1m, such as 2 or 500m")
 HOST_LABEL = must_be(
     "a host label: lower-case letters, digits and inner hyphens, such as alice-2",
@@ -204,7 +206,7 @@ def object_name(description: str, *rules: Rule) -> msgspec.Meta:
 
 
 def quantity(description: str, rule: Rule) -> msgspec.Meta:
-    """A quantity that `rule` (MEMORY or CPU) limits."""
+    """A quantity that `rule` (MEMORY, DESKTOP_MEMORY or CPU) limits."""
     return doc(description, rule, maxLength=32)
 
 

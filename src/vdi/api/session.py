@@ -7,6 +7,7 @@ import msgspec
 
 from vdi.api.constraints import (
     CPU,
+    DESKTOP_MEMORY,
     EMAIL,
     HOST_LABEL,
     MEMORY,
@@ -91,7 +92,7 @@ class SessionResources(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fa
     gpu: Annotated[
         int, doc("GPUs (shares of one, where they are time-sliced). Ignored by a template for CPU desktops.", minimum=1)
     ] = 1
-    memory: Annotated[Quantity, quantity("Memory.", MEMORY)] = "4Gi"
+    memory: Annotated[Quantity, quantity("Memory.", DESKTOP_MEMORY)] = "4Gi"
     cpu: Annotated[Quantity | None, quantity("CPUs. Default: the template's value.", CPU)] = None
     ephemeral_storage: Annotated[
         Quantity | None, quantity("Local disk of the node. Default: the template's value.", MEMORY)

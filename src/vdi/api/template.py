@@ -11,6 +11,7 @@ import msgspec
 from vdi.api.constraints import (
     ABSOLUTE_PATH,
     CPU,
+    DESKTOP_MEMORY,
     ENV_NAME,
     HOST_LABEL,
     IMAGE,
@@ -67,7 +68,7 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
     default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
         msgspec.field(name="defaultGPU", default=1)
     )
-    default_memory: Annotated[Quantity, quantity("Memory.", MEMORY)] = "4Gi"
+    default_memory: Annotated[Quantity, quantity("Memory.", DESKTOP_MEMORY)] = "4Gi"
     default_cpu: Annotated[Quantity, quantity("CPUs.", CPU)] = msgspec.field(name="defaultCPU", default="2")
     max_gpu: Annotated[
         int | None,
@@ -76,7 +77,8 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     ] = msgspec.field(name="maxGPU", default=None)
     max_memory: Annotated[
-        Quantity | None, quantity("The maximum memory that a session may request. Default: defaultMemory.", MEMORY)
+        Quantity | None,
+        quantity("The maximum memory that a session may request. Default: defaultMemory.", DESKTOP_MEMORY),
     ] = None
     max_cpu: Annotated[
         Quantity | None, quantity("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU)
@@ -730,6 +732,13 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")] = ()
 
 
+class LargestSize(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """The most that one node has for a desktop of the template."""
+
+    memory: Annotated[str, doc("Memory of the node with the most.")] = ""
+    cpu: Annotated[str, doc("CPUs of the node with the most.")] = ""
+
+
 class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The template's state, as observed by the operator."""
 
@@ -737,6 +746,13 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
         PrePullStatus | None, doc("Progress of pulling the image on the nodes; absent without prePull.")
     ] = None
     observed_generation: Annotated[int, doc("Generation of the template that this status describes.")] = 0
+    largest: Annotated[
+        LargestSize | None,
+        doc(
+            "The most that the nodes have which may run its desktops. A resize to more is refused. Absent where there "
+            "is no such node, and where a cluster autoscaler may bring a larger one."
+        ),
+    ] = None
     conditions: Annotated[
         tuple[Condition, ...],
         doc(

@@ -16,8 +16,8 @@ from vdi.cluster.capacity import USER_NAMESPACES, Need, find_lack
 from vdi.cluster.explain import explain, find_idmap_error
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import PodReason
-from vdi.cluster.units import format_time
-from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle, find_memory_kill
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed, find_copying
@@ -189,6 +189,8 @@ def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> It
         yield retry_at(failures) if failures else None
         return
     yield evictable_at(observed, settings)
+    if kill := find_memory_kill(observed, now):
+        yield parse_time(kill.until)
     if idle := find_idle(observed, now):
         yield idle.warn_at
         yield idle.over_at

@@ -104,13 +104,16 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
 
 
 async def test_bar_offers_the_owner_more_memory(stage: EdgeStage) -> None:
-    stage.agent.memory = b'{"used": 3960000000, "limit": 4294967296}'
+    short = {"used": 3960000000, "limit": 4294967296, "isShort": True}
+    stage.agent.memory = msgspec.json.encode(short)
     browser = await entered(stage)
     stage.put(a_template("office", resources={"maxMemory": "16Gi"}))
     words = "Your desktop uses 92 % of its memory. Give it 2 GiB more?"
     assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
     guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
     assert (await guest.get(BAR)).json()["memory"] is None
+    stage.agent.memory = msgspec.json.encode(short | {"isShort": False})
+    assert (await browser.get(BAR)).json()["memory"] is None
 
 
 async def test_bars_of_a_slow_desktop_ask_it_a_few_times(stage: EdgeStage) -> None:

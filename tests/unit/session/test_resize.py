@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.builders import a_node, a_pod, a_session, a_template
+from support.builders import GPU, a_node, a_pod, a_session, a_template
+from vdi.api.template import LargestSize
 from vdi.cluster.objects import Pod
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
-from vdi.session.resize import MemoryAlert, find_memory_alert, find_resize
+from vdi.session.resize import MemoryAlert, find_largest, find_memory_alert, find_resize
 
 SETTINGS = ClusterSettings(requests_cpu="250m", requests_memory="1Gi")
 GIB = 1 << 30
@@ -95,6 +96,38 @@ def test_size_that_is_not_applied_has_a_reason(
     assert (found.type, found.reason, words in found.message) == ("ResizePending", reason, True), found
 
 
+def failing(message: str, reason: str = "Error", status: str = "True") -> dict[str, str]:
+    return {"type": "PodResizeInProgress", "status": status, "reason": reason, "message": message}
+
+
+# As Kubernetes 1.36 says it, with the usage of that moment.
+IN_USE = (
+    'cannot decrease memory limits: attempting to set container "desktop" memory limit (1) below current usage ({})'
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "reason", "words"),
+    [
+        (failing(IN_USE.format(2)), "InUse", "uses more than its new size of 4Gi"),
+        (failing("cgroup is busy"), "NotApplied", "Node node-1 fails to apply it: cgroup is busy"),
+        (failing("", reason=""), None, ""),
+        (failing(IN_USE.format(2), status="False"), None, ""),
+    ],
+)
+def test_size_that_the_node_fails_to_apply_has_a_reason(
+    condition: dict[str, str], reason: str | None, words: str
+) -> None:
+    found = find_resize(observed(condition, memory="4Gi"), SETTINGS)
+    assert (found.reason if isinstance(found, Alert) else None) == reason
+    assert found is None or words in found.message  # type: ignore[union-attr]
+
+
+def test_each_try_of_a_node_to_apply_a_size_is_the_same_status() -> None:
+    first, second = (find_resize(observed(failing(IN_USE.format(used)), memory="4Gi"), SETTINGS) for used in (5, 6))
+    assert first == second
+
+
 def test_a_later_size_replaces_one_that_waits() -> None:
     assert isinstance(find_resize(observed(pending("Deferred"), memory="5Gi"), SETTINGS), dict)
     assert find_resize(observed(pending("Deferred", "False"), memory="4Gi"), SETTINGS) is None
@@ -113,6 +146,36 @@ def test_a_later_size_replaces_one_that_waits() -> None:
 def test_memory_is_offered_within_the_maximum(most: str, limit: int, alert: MemoryAlert | None) -> None:
     template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": most})
     found = find_memory_alert(a_session(), template, limit * 923 // 1000, limit)
-    assert find_memory_alert(a_session(), template, limit * 89 // 100, limit) is None
     words = "Your desktop uses 92 % of its memory."
     assert found == (alert and alert._replace(words=alert.words.format(words)))
+
+
+LARGE, SMALL = {"memory": "24581684Ki", "cpu": "4"}, {"memory": "8Gi", "cpu": "16"}
+
+
+@pytest.mark.parametrize(
+    ("template", "largest"),
+    [
+        ({}, LargestSize("24005Mi", "16000m")),
+        ({"placement": {"nodeSelector": {"zone": "b"}}}, LargestSize("8192Mi", "16000m")),
+        ({"placement": {"nodeSelector": {"zone": "c"}}}, None),
+        ({"resources": {"defaultGPU": 1, "maxGPU": 1}}, LargestSize("8192Mi", "16000m")),
+        ({"placement": {"tolerations": [{"operator": "Exists"}]}}, LargestSize("262144Mi", "16000m")),
+    ],
+    ids=["any", "by label", "none", "with a GPU", "behind a taint"],
+)
+def test_largest_size_is_what_one_suitable_node_has(template: dict[str, Any], largest: LargestSize | None) -> None:
+    nodes = [
+        a_node("large", labels={"zone": "a"}, allocatable=LARGE | {GPU: "0"}, unschedulable=True),
+        a_node("small", labels={"zone": "b"}, allocatable=SMALL),
+        a_node("foreign", allocatable=LARGE | {"memory": "256Gi"}, taints=[{"key": "db", "effect": "NoSchedule"}]),
+        a_node("broken", allocatable={"memory": "much"}),
+    ]
+    assert find_largest(a_template(**({"resources": OFFER} | template)), nodes, GPU) == largest
+
+
+def test_memory_is_offered_up_to_what_a_node_has() -> None:
+    template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": "16Gi"})
+    template.status.largest = LargestSize("5120Mi", "4000m")
+    offer = find_memory_alert(a_session(), template, 4 * GIB, 4 * GIB)
+    assert offer and offer.memory == "5Gi"

@@ -43,6 +43,8 @@ _WRITE_SECONDS = 5.0
 
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
+# The kernel has killed the desktop, or a program in it, since its memory was used up.
+OUT_OF_MEMORY_ACT = "session.out-of-memory"
 
 # Actions of agents that carry data. They are in the list of actions, too.
 _BY_AGENTS = {"computer.type": "Typed by an agent", "computer.run": "Command of an agent"}
