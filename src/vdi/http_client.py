@@ -17,6 +17,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import urlsplit
@@ -51,11 +52,20 @@ CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 # Errors of a request without a response in time.
 TIMEOUTS = (httpx.TimeoutException, TimeoutError)
 LOOPBACK = "127.0.0.1"
+# Where clouds give credentials to whoever asks from a machine of theirs, beside link-local 169.254.169.254.
+_METADATA = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")))
 
 
 def is_local(host: str) -> bool:
     """Whether requests to this host stay on this machine: names below `localhost` are resolved so (RFC 6761, 6.3)."""
     return host in (LOOPBACK, "::1", "localhost") or host.endswith(".localhost")
+
+
+def is_of_machine(address: str) -> bool:
+    """Whether an IP address leads to the machine itself, or to what only it may reach: link-local, metadata."""
+    ip = ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
 
 
 def proxy_for(url: str) -> str | None:
@@ -167,16 +177,19 @@ class ResponseStream:
 
 
 class HttpClient:
-    """Sends requests; what comes back is a `Response` or a `ResponseStream`. An async context manager."""
+    """Sends requests; what comes back is a `Response` or a `ResponseStream`. An async context manager.
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    `to_machine` False: a connection to an address of `is_of_machine` is closed before anything is sent.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, *, to_machine: bool = True) -> None:
         self._client = client
         client.headers["Accept-Encoding"] = "identity"
         # httpx has no option for the network backend.
         for transport in (client._transport, *client._mounts.values()):
             if isinstance(transport, httpx.AsyncHTTPTransport):
                 pool: Any = transport._pool
-                pool._network_backend = _LimitedBackend(pool._network_backend)
+                pool._network_backend = _LimitedBackend(pool._network_backend, to_machine)
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -236,11 +249,13 @@ def open_client(
     connect: str = "",
     headers: Mapping[str, str] | None = None,
     use_proxy: bool = True,
+    to_machine: bool = True,
 ) -> HttpClient:
     """A client for the host of `url` alone. An async context manager.
 
     `seconds` limits connecting, each read and each write. `connect` is ADDRESS or ADDRESS:PORT, used instead of what
-    the host name resolves to, and without a proxy; `use_proxy` False: as resolved, without a proxy.
+    the host name resolves to, and without a proxy; `use_proxy` False: as resolved, without a proxy. `to_machine` False:
+    not to addresses of `is_of_machine`. A proxy decides for itself where it connects to.
     """
     # The machine's authorities take 45 ms to load. Plain HTTP gets a context without any: it refuses all certificates.
     is_https = urlsplit(url).scheme == "https"
@@ -259,7 +274,7 @@ def open_client(
         trust_env=False,
         cookies=_no_cookies(),
     )
-    return HttpClient(client)
+    return HttpClient(client, to_machine=to_machine or proxy is not None)
 
 
 def open_client_for_any_host(*, seconds: float) -> HttpClient:
@@ -326,14 +341,20 @@ class _FixedAddress(httpx.AsyncHTTPTransport):
 class _LimitedBackend:
     """The network backend of httpcore, with a limit on the bytes before a response's header."""
 
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
+    def __init__(self, backend: Any, to_machine: bool) -> None:
+        self._backend, self._to_machine = backend, to_machine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     async def connect_tcp(self, *where: Any, **options: Any) -> "_LimitedConnection":
-        return _LimitedConnection(await self._backend.connect_tcp(*where, **options))
+        connection = await self._backend.connect_tcp(*where, **options)
+        # The address of the connection, not one that the name had before: DNS may give another one each time.
+        address = connection.get_extra_info("server_addr")[0]
+        if not self._to_machine and is_of_machine(address):
+            await connection.aclose()
+            raise OSError(f"{address} is a loopback, link-local or metadata address")
+        return _LimitedConnection(connection)
 
 
 class _LimitedConnection:

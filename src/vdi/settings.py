@@ -177,7 +177,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
     Raises SettingsError with everything that is wrong at once.
     """
-    values, problems = read_variables(environ, _VARIABLES)
+    values, problems = read_variables(environ, VARIABLES)
     if problems:
         raise SettingsError("; ".join(problems))
     if "metrics_address" in values:
@@ -238,7 +238,7 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-_VARIABLES: Variables = {
+VARIABLES: Variables = {
     "VDI_NAMESPACE": ("namespaces", namespaces),
     "VDI_OPERATOR_NAMESPACE": ("operator_namespace", matching(LABEL, "the name of a namespace")),
     "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),

@@ -11,7 +11,15 @@ from aiohttp import web
 import vdi
 from support.hostile_server import DRIP, HOSTILE, Answer, serve_answer, whole
 from support.web_server import serve_app
-from vdi.http_client import HTTP_ERRORS, BadResponseError, Response, is_unknown_host, open_client, reason_of
+from vdi.http_client import (
+    HTTP_ERRORS,
+    BadResponseError,
+    Response,
+    is_of_machine,
+    is_unknown_host,
+    open_client,
+    reason_of,
+)
 
 
 @pytest.fixture
@@ -39,6 +47,34 @@ async def test_names_below_localhost_are_this_machine_and_no_cookie_is_kept(
         for _ in range(2):
             assert (await client.request("GET", f"http://{host}/")).status == 200
     assert requests == [(host, ""), (host, "")]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1%eth0"),
+        *("::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "224.0.0.1", "ff02::1"),
+    ],
+)
+def test_addresses_of_the_machine_itself(address: str) -> None:
+    assert is_of_machine(address)
+
+
+@pytest.mark.parametrize("address", ["10.43.0.1", "192.168.1.1", "203.0.113.7", "fd00:42::1", "2001:db8::1"])
+def test_addresses_that_others_reach_too(address: str) -> None:
+    assert not is_of_machine(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "cad.localhost"])
+async def test_nothing_is_sent_to_the_machine_where_it_is_refused(
+    server: tuple[int, list[tuple[str, str]]], host: str
+) -> None:
+    port, requests = server
+    url = f"http://{host}:{port}/"
+    async with open_client(url, seconds=5, to_machine=False) as client:
+        with pytest.raises(HTTP_ERRORS, match=r"127\.0\.0\.1 is a loopback, link-local or metadata address"):
+            await client.request("GET", url)
+    assert not requests
 
 
 async def test_an_address_replaces_the_resolution_of_a_name(server: tuple[int, list[tuple[str, str]]]) -> None:

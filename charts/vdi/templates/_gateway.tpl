@@ -234,6 +234,10 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- if .url }}
 - name: VDI_WEBHOOK_URL
   value: {{ .url | quote }}
+{{- if .allowLocal }}
+- name: VDI_WEBHOOK_ALLOW_LOCAL
+  value: "true"
+{{- end }}
 - name: VDI_WEBHOOK_SECRET
   valueFrom:
     secretKeyRef:

@@ -104,7 +104,8 @@ def session_crd() -> dict[str, Any]:
         _column("Template", ".spec.template", priority=1),
         _column("Message", ".status.message", priority=1),
     ]
-    names = {"shortNames": ["vdi"], "categories": ["all", "kasm"]}
+    # Not in category `all`: `kubectl delete all --all` in the namespace would end every desktop.
+    names = {"shortNames": ["vdi"], "categories": ["kasm"]}
     return _crd(VDISession, "Namespaced", names, columns, (".spec.user", ".spec.template", ".status.phase"))
 
 

@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import logging
 import re
-import smtplib
 import ssl
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,6 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from functools import partial
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -29,19 +28,20 @@ from vdi.api.session import GuestRole, VDISession, describe_role
 from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import Kind
 from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.mail import send_mail
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.settings import Settings
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.notices import NoticeSubscriptions
-from vdi.http_client import HTTP_ERRORS, is_local, open_client, reason_of
+from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.session.conditions import ADMITTED, END_TYPES
 from vdi.session.failures import find_failure
 from vdi.session.users import normal_user
+from vdi.version import user_agent
 
 log = logging.getLogger(__name__)
 
-# Deliveries that wait or are sent; one more is dropped.
-MAX_OPEN = 1000
+# Deliveries that wait or are sent, of all sessions and of those of one owner; one more is dropped.
+MAX_OPEN, MAX_OPEN_OF_OWNER = 1000, 100
 # Pauses before the next tries; after the last one the delivery is dropped.
 RETRY_SECONDS = (10.0, 60.0, 300.0, 1500.0)
 _CLAIM_SECONDS = 86_400.0
@@ -115,6 +115,7 @@ class Notices(Component):
         sinks = {"webhook": (self._settings.webhook_url, self._post), "email": (self._settings.smtp_url, self._mail)}
         self._sinks = {name: send for name, (url, send) in sinks.items() if url}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: Counter[str] = Counter()
         self._parallel = asyncio.Semaphore(_PARALLEL)
 
     async def run(self) -> None:
@@ -135,14 +136,23 @@ class Notices(Component):
             self.send(notice)
 
     def send(self, notice: Notice) -> None:
+        owner = normal_user(notice.session.spec.user)
         for sink in self._sinks:
-            if len(self._tasks) >= MAX_OPEN:
+            if len(self._tasks) >= MAX_OPEN or self._open[owner] >= MAX_OPEN_OF_OWNER:
                 self._count(sink, "dropped").inc()
-                log.error("%s: %s is dropped: %d notices are being sent", sink, notice.id, MAX_OPEN)
+                count = f"{len(self._tasks)} notices are being sent, {self._open[owner]} of {owner}"
+                log.error("%s: %s is dropped: %s", sink, notice.id, count)
                 continue
             task = asyncio.create_task(self._deliver(sink, notice))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._open[owner] += 1
+            task.add_done_callback(partial(self._forget, owner))
+
+    def _forget(self, owner: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._open[owner] -= 1
+        if not self._open[owner]:
+            del self._open[owner]
 
     async def _deliver(self, sink: str, notice: Notice) -> None:
         is_ours, context, send = False, self._context, self._sinks[sink]
@@ -161,18 +171,19 @@ class Notices(Component):
                 await asyncio.sleep(pause)
 
     async def _post(self, notice: Notice, now: datetime) -> bool:
-        url, session = self._settings.webhook_url, notice.session
+        url, session, to_machine = self._settings.webhook_url, notice.session, self._settings.webhook_allow_local
         data = {"user": notice.user, "message": notice.message, "url": session.status.url}
         data |= {"session": session.metadata.name, "namespace": session.metadata.namespace, "uid": session.metadata.uid}
         data["template"] = session.spec.template
         body = msgspec.json.encode({"type": notice.kind, "timestamp": format_time(now), "data": data})
         stamp = str(int(now.timestamp()))
         signed = hmac.digest(self._settings.webhook_secret, f"{notice.id}.{stamp}.".encode() + body, "sha256")
-        headers = {"Content-Type": "application/json", "webhook-id": notice.id, "webhook-timestamp": stamp}
+        headers = {"Content-Type": "application/json", "User-Agent": user_agent("vdi-gateway")}
+        headers |= {"webhook-id": notice.id, "webhook-timestamp": stamp}
         headers["webhook-signature"] = f"v1,{b64encode(signed).decode()}"
         async with (
             asyncio.timeout(_TIMEOUT_SECONDS),
-            open_client(url, seconds=_TIMEOUT_SECONDS, tls=self._tls) as client,
+            open_client(url, seconds=_TIMEOUT_SECONDS, tls=self._tls, to_machine=to_machine) as client,
             client.stream("POST", url, content=body, headers=headers) as response,
         ):
             if not 200 <= response.status < 300:
@@ -190,16 +201,3 @@ class Notices(Component):
         message.set_content(f"{notice.message}\n\n{portal}\n\nWhich notices you get: {portal}/account#notices\n")
         await asyncio.to_thread(send_mail, self._settings, message, notice.user)
         return True
-
-
-def send_mail(settings: Settings, message: EmailMessage, user: str) -> None:
-    """Send it to this user alone; blocks. Without TLS only to this machine. Raises OSError, ValueError."""
-    url, tls = urlsplit(settings.smtp_url), ssl.create_default_context()
-    host, is_tls = url.hostname or "", url.scheme == "smtps"
-    connect = partial(smtplib.SMTP_SSL, context=tls) if is_tls else smtplib.SMTP
-    with connect(host, url.port or (465 if is_tls else 587), timeout=_TIMEOUT_SECONDS) as server:
-        if not is_tls and not is_local(host):
-            server.starttls(context=tls)  # raises where the server does not offer it
-        if url.username:
-            server.login(unquote(url.username), unquote(url.password or ""))
-        server.send_message(message, settings.smtp_from, [user])

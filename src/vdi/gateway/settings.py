@@ -164,6 +164,8 @@ class Settings:
     turn_ttl: timedelta = timedelta(hours=12)
     # VDI_WEBHOOK_URL: where every notice is posted; empty: nowhere.
     webhook_url: str = ""
+    # VDI_WEBHOOK_ALLOW_LOCAL: whether the webhook may lead to a loopback, link-local or metadata address.
+    webhook_allow_local: bool = False
     # VDI_WEBHOOK_SECRET: key of the signatures, as `whsec_` and base64.
     webhook_secret: bytes = field(default=b"", repr=False)
     # VDI_SMTP_URL: server for notices by e-mail, smtps://USER:PASSWORD@HOST:465 (TLS) or smtp://...:587 (STARTTLS);
@@ -350,6 +352,7 @@ _VARIABLES: Variables = {
     "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),
     "VDI_WEBHOOK_URL": ("webhook_url", _https_url),
+    "VDI_WEBHOOK_ALLOW_LOCAL": ("webhook_allow_local", truth),
     "VDI_WEBHOOK_SECRET": ("webhook_secret", lambda text: b64decode(_WEBHOOK_SECRET(text).removeprefix("whsec_"))),
     "VDI_SMTP_URL": (
         "smtp_url",

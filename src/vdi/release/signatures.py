@@ -100,11 +100,24 @@ def choose_images(images: Iterable[str], repository: str, required: Iterable[str
     """Images whose signature is required, and those of others: databases, desktops of one's own.
 
     `repository` is the chart's own image of operator and gateway; images beside it are the release's. `required` are
-    the images of operator and gateway in use: wherever they come from, the key must have signed them.
+    the images of operator and gateway in use: wherever they come from, the key must have signed them. One under the
+    same path is a copy in a mirror (`global.imageRegistry`): the images beside it are what nodes pull for the release.
     """
-    wanted, needed, place = list(dict.fromkeys(images)), set(required), f"{repository.rpartition('/')[0]}/"
-    signed = [image for image in wanted if image in needed or image.startswith(place)]
+    wanted, needed = list(dict.fromkeys(images)), set(required)
+    path = _without_registry(repository)
+    mirrored = [name for name in map(_repository_of, needed) if path and name.endswith(f"/{path}")]
+    places = tuple(f"{name.rpartition('/')[0]}/" for name in (repository, *mirrored))
+    signed = [image for image in wanted if image in needed or image.startswith(places)]
     return signed, [image for image in wanted if image not in signed]
+
+
+def _repository_of(image: str) -> str:
+    return re.sub(r":[^:/]+\Z", "", image.partition("@")[0])
+
+
+def _without_registry(repository: str) -> str:
+    """As the chart's `vdi.image` puts `global.imageRegistry` in the registry's place."""
+    return re.sub(r"\A(localhost|[^/]*[.:][^/]*)/", "", repository)
 
 
 def _run(cosign: Path, verb: str, key: Path, *words: str, what: str) -> None:

@@ -72,7 +72,9 @@ def test_crd_names_and_short_names() -> None:
     assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])
     assert (pool["scope"], pool["names"]["shortNames"]) == ("Cluster", ["vdip"])
     # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi` list templates too.
-    assert "vdi" not in session["names"]["categories"] + template["names"]["categories"]
+    categories = [crd["names"]["categories"] for crd in (session, template, pool)]
+    # `kubectl delete all --all` must not end desktops.
+    assert categories == [["kasm"]] * 3
     assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][:3] == [
         "User",
         "Phase",

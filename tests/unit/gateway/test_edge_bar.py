@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
-from aiohttp import web
 
 from support.builders import a_template
 from support.clock import FakeClock

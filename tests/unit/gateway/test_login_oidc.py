@@ -41,7 +41,8 @@ from vdi.gateway.login.oidc import (
 from vdi.gateway.login.throttle import PER_USER, WINDOW, Bound, Throttle
 from vdi.gateway.settings import OIDCSettings, Settings
 from vdi.gateway.shared_state import MemorySharedState
-from vdi.http_client import HttpClient
+from vdi.gateway.store.audit import audit
+from vdi.http_client import HttpClient, open_client_for_any_host
 
 ISSUER, BACK = "https://id.example.com/realms/vdi", "/login/oidc/back"
 CONFIG = OIDCSettings(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
@@ -278,7 +279,8 @@ async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn)
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> None:
     async with serve_answer(HOSTILE[name]) as server:
-        provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC)
+        http = open_client_for_any_host(seconds=5)  # the first one reads all certificates
+        provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC, http=http)
         tracemalloc.start()
         try:
             with pytest.raises(ProviderDownError, match="well-known/openid-configuration: "):
@@ -394,6 +396,7 @@ ODD_KEYS: list[Any] = [
     [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}],
     [{"kty": "OKP", "crv": "X", "x": "AA", "kid": "k1"}],
     [{"kty": ["RSA"], "kid": {"a": 1}}],
+    [*([{"kty": "RSA"}] * 100), KEY.as_dict(private=False)],
 ]
 
 
@@ -589,6 +592,81 @@ async def test_what_no_database_and_no_terminal_can_show_is_left_out(sign_on: Si
     assert login.name == "A]0;B"
 
 
+async def test_groups_without_end_are_refused_and_long_names_left_out(sign_on: SignOn, browser: Browser) -> None:
+    groups = [f"g{number}" for number in range(1000)]
+    assert (await sign_on.come_back(browser, groups=[*groups, "x" * 255, "x" * 20_000])).status_code == 303
+    assert len((await browser.get("/api/v1/me")).json()["groups"]) == 1000
+    answer = await sign_on.come_back(groups=[*groups, "one more"])
+    assert answer.status_code == 403
+    assert "sent 1001 groups in the claim &#39;groups&#39;; allowed: at most 1000" in answer.text
+
+
+def refusal(sign_on: SignOn) -> tuple[str, str, str, str, str]:
+    """Outcome, actor, target, reason and subject of the last row of the audit."""
+    row = sign_on.stage.rows.rows(audit)[-1]
+    detail = json.loads(row.detail)
+    assert (row.action, detail["source"]) == ("login.begin", SOURCE_OIDC)
+    return row.outcome, row.actor, row.target, detail["reason"], detail["subject"]
+
+
+@pytest.mark.parametrize(
+    ("claims", "target", "reason"),
+    [
+        ({"email_verified": False}, "alice@example.com", "not-verified"),
+        ({"email_verified": None}, "alice@example.com", "not-verified"),
+        ({"email": None}, "", "no-email"),
+        ({"email": "bob\u200b@example.com"}, "", "bad-address"),
+        ({"groups": [str(number) for number in range(1001)]}, "alice@example.com", "too-many-groups"),
+    ],
+    ids=["denied", "unsaid", "no-email", "invisible", "groups"],
+)
+async def test_refused_account_is_audited_with_address_and_subject(
+    sign_on: SignOn, claims: dict[str, Any], target: str, reason: str
+) -> None:
+    assert (await sign_on.come_back(**claims)).status_code == 403
+    assert refusal(sign_on) == ("refused", f"{ISSUER}#1", target, reason, "1")
+
+
+async def test_refused_ways_back_are_audited_with_their_reason(sign_on: SignOn, browser: Browser) -> None:
+    back = await sign_on.go(browser)
+    assert (await sign_on.stage.browser().get(BACK, params=back)).status_code == 403
+    assert refusal(sign_on) == ("refused", "", "", "another-browser", "")
+    assert (await browser.get(BACK, params=back)).status_code == 303
+    assert (await browser.get(BACK, params=back)).status_code == 403
+    assert refusal(sign_on) == ("refused", "", "", "replayed", "")
+    late = await sign_on.go(browser)
+    sign_on.stage.clock.forward(seconds=oidc.STATE_SECONDS + 1)
+    assert (await browser.get(BACK, params=late)).status_code == 403
+    assert refusal(sign_on) == ("refused", "", "", "expired", "")
+    said = {"state": (await sign_on.go(browser))["state"], "error": "access_denied"}
+    assert (await browser.get(BACK, params=said)).status_code == 403
+    assert refusal(sign_on) == ("refused", "", "", "provider", "")
+
+
+async def test_unverifiable_tokens_are_audited_with_the_claim(sign_on: SignOn) -> None:
+    for claims, reason in (
+        ({"exp": 1}, "exp is 1, and"),
+        ({"nonce": "x"}, "nonce does not"),
+        ({"sub": "a\0"}, "sub is"),
+    ):
+        sign_on.provider.claims = {}
+        assert (await sign_on.come_back(**claims)).status_code == 403
+        outcome, actor, target, why, subject = refusal(sign_on)
+        assert (outcome, target) == ("refused", "") and why.startswith(reason)
+        assert (actor, subject.isprintable()) == (f"{ISSUER}#{subject}", True)
+    sign_on.provider.claims, sign_on.provider.sign = {}, tampered
+    assert (await sign_on.come_back()).status_code == 403
+    _, actor, _, why, subject = refusal(sign_on)
+    assert (actor, subject) == ("", "") and "signature" in why
+
+
+async def test_refusals_fill_the_audit_no_further_than_the_throttle() -> None:
+    async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
+        answers = [await sign_on.stage.browser().get(BACK, params={"state": "a.b"}) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [403, 403, 403, 429, 429]
+        assert len(sign_on.stage.acts) == 3
+
+
 async def test_user_info_of_somebody_else_is_not_believed(sign_on: SignOn) -> None:
     sign_on.provider.user_info = {"sub": "2", "email": "boss@example.com", "email_verified": True}
     assert (await sign_on.come_back(email=None)).status_code == 403
@@ -652,8 +730,11 @@ ODD_METADATA: dict[str, tuple[str | None, ...]] = {
     "token_endpoint": ("http://id.example.com/token",),
     "jwks_uri": (None, "http://id.example.com/keys", "https://", "https://[::1", "https://id.example.com:x/keys"),
     "userinfo_endpoint": ("http://id.example.com/me",),
-    "end_session_endpoint": ("http://id.example.com/end",),
-    "authorization_endpoint": ("http://id.example.com/auth", "javascript:alert(1)", "https:///auth"),
+    "end_session_endpoint": ("http://id.example.com/end", "https://id.example.com/\r\nSet-Cookie: a=b"),
+    "authorization_endpoint": (
+        *("http://id.example.com/auth", "javascript:alert(1)", "https:///auth"),
+        *("https://id.example.com/\r\n\r\n<script>", "https://id.example.com/\tauth", "https://id.example.com/ä"),
+    ),
 }
 
 

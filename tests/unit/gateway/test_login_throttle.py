@@ -80,6 +80,24 @@ async def test_many_users_from_one_address_are_one_guesser(address: str, same: s
     assert await throttle.seconds_to_wait("new@b.c", other) == 0
 
 
+async def test_logins_that_succeed_are_not_counted(stage: LoginStage) -> None:
+    """An office behind one address, and a script that signs in again and again."""
+    for _ in range(PER_USER.most + 1):
+        assert (await stage.browser().log_in()).status_code == 303
+    assert set(stage.waits) == {0}
+    assert (await stage.browser().log_in("alice", "wrong")).status_code == 403
+    assert stage.waits[-1] == 0
+
+
+async def test_success_takes_back_its_own_attempt_alone() -> None:
+    throttle = Throttle(MemorySharedState(), Bound(1, 3), Bound(1, 4))
+    await waits(throttle, 3)
+    await throttle.forgive("a@b.c", "203.0.113.7")
+    assert await waits(throttle, 1) == [1.0]
+    with pytest.raises(TooManyError):
+        await waits(throttle, 1)
+
+
 async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: LoginStage) -> None:
     guesser = stage.browser("203.0.113.7")
     codes = [(await guesser.log_in("alice", "wrong")).status_code for _ in range(64)]

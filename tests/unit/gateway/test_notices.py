@@ -5,9 +5,10 @@ import hmac
 import logging
 from base64 import b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from email import message_from_string
+from email.message import EmailMessage
 from typing import Any, cast
 
 import msgspec
@@ -19,7 +20,7 @@ from support.web_server import serve_app
 from unit.gateway.gateway_stage import GatewayStage
 from unit.gateway.login_stage import LoginStage
 from vdi.api.session import VDISession
-from vdi.gateway import notices
+from vdi.gateway import mail, notices
 from vdi.gateway.notices import KINDS, Notice, Notices, can_mail, find_notices
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.notices import NoticeSubscriptions
@@ -95,7 +96,10 @@ async def receiving(*statuses: int) -> AsyncIterator[tuple[Receiver, Settings]]:
     receiver, app = Receiver(list(statuses)), web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.answer)
     async with serve_app(app) as port:
-        yield receiver, Settings(webhook_url=f"http://127.0.0.1:{port}/hook", webhook_secret=KEY)
+        yield (
+            receiver,
+            Settings(webhook_url=f"http://127.0.0.1:{port}/hook", webhook_secret=KEY, webhook_allow_local=True),
+        )
 
 
 @asynccontextmanager
@@ -130,6 +134,7 @@ async def test_webhook_is_signed_and_sent_by_one_replica() -> None:
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     assert headers["webhook-signature"] == f"v1,{b64encode(hmac.digest(KEY, signed, 'sha256')).decode()}"
     assert headers["webhook-timestamp"] == str(int(stage.clock.now().timestamp()))
+    assert headers["User-Agent"].startswith("vdi-gateway/")
     data = {"user": ALICE, "session": "cad", "namespace": "vdi-sessions", "uid": "u1", "template": "office"}
     data |= {"message": "Your desktop cad is ready.", "url": "https://cad.vdi.localhost"}
     assert msgspec.json.decode(body) == {"type": "session.ready", "timestamp": TIME, "data": data}
@@ -150,6 +155,39 @@ async def test_refused_webhook_is_retried_then_dropped(
             await eventually(lambda: count(stage, "webhook", "dropped") == 1)
     assert (len(receiver.received), count(stage, "webhook", "failed")) == (6, 4)
     assert "status 302" in caplog.text and KEY.decode() not in caplog.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "hooks.localhost"])
+async def test_webhook_to_the_gateways_own_machine_gets_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    monkeypatch.setattr(notices, "RETRY_SECONDS", ())
+    async with receiving() as (receiver, settings):
+        url = settings.webhook_url.replace("127.0.0.1", host)
+        stage = GatewayStage(settings=replace(settings, webhook_url=url, webhook_allow_local=False))
+        async with sending(stage):
+            stage.put(a_session(readyTime=TIME))
+            await eventually(lambda: count(stage, "webhook", "dropped") == 1)
+    assert not receiver.received
+    assert "127.0.0.1 is a loopback, link-local or metadata address" in caplog.text
+
+
+async def test_one_owner_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "MAX_OPEN_OF_OWNER", 2)
+    monkeypatch.setattr(notices, "RETRY_SECONDS", (0.001,))
+    async with receiving(500, 500) as (_, settings):
+        stage = GatewayStage(settings=settings)
+        async with sending(stage):
+            guests = [{"user": f"guest{number}@example.com", "role": "viewer"} for number in range(5)]
+            stage.put(a_session(guests))
+            assert count(stage, "webhook", "dropped") == 3
+            bobs = a_session(readyTime=TIME)
+            bobs.metadata.name, bobs.metadata.uid, bobs.spec.user = "bobs", "u2", "bob@example.com"
+            stage.put(bobs)
+            assert count(stage, "webhook", "dropped") == 3
+            await eventually(lambda: count(stage, "webhook", "sent") == 3)
+            stage.put(a_session(guests, readyTime=TIME))
+            await eventually(lambda: count(stage, "webhook", "sent") == 4)
 
 
 async def test_full_queue_drops_and_never_waits(
@@ -220,7 +258,7 @@ async def test_mail_goes_to_the_subscriber_alone() -> None:
 async def test_mail_needs_tls_and_a_safe_header(
     monkeypatch: pytest.MonkeyPatch, name: str, is_local: bool, reason: str
 ) -> None:
-    monkeypatch.setattr(notices, "is_local", lambda _host: is_local)
+    monkeypatch.setattr(mail, "is_local", lambda _host: is_local)
     async with mail_server() as (server, settings):
         stage = GatewayStage(settings=settings)
         await NoticeSubscriptions(stage.database).save(ALICE, frozenset(KINDS))
@@ -230,6 +268,35 @@ async def test_mail_needs_tls_and_a_safe_header(
         with pytest.raises((OSError, ValueError), match=reason):
             await Notices(stage.context)._mail(notice, stage.clock.now())
     assert not server.mails
+
+
+@pytest.mark.parametrize(
+    ("piece", "pause", "seconds"), [(b"220-more\r\n" * 1000, 0.0, 30.0), (b"2", 0.02, 0.3), (b"220-" * 5000, 0.0, 30.0)]
+)
+async def test_mail_server_that_never_ends_its_reply_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, piece: bytes, pause: float, seconds: float
+) -> None:
+    monkeypatch.setattr(mail, "_CONVERSATION_SECONDS", seconds)
+
+    left = asyncio.Event()
+
+    async def babble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(pause)
+        writer.close()
+        left.set()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    async with server:
+        settings = Settings(smtp_url=f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}", smtp_from=ALICE)
+        with pytest.raises(OSError, match=r"replies exceed|Line too long|timed out"):
+            async with asyncio.timeout(10):
+                await asyncio.to_thread(mail.send_mail, settings, EmailMessage(), ALICE)
+        async with asyncio.timeout(10):
+            await left.wait()
 
 
 async def test_user_chooses_notices_on_the_account_page() -> None:

@@ -134,3 +134,12 @@ def test_without_cosign_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(CannotVerifyError, match=r"not in PATH.*go install github\.com/sigstore/cosign/v3/cmd/cosign@v"):
         find_cosign()
+
+
+@pytest.mark.parametrize("registry", ["mirror.example.com:5000", "mirror.example.com/desktops", "localhost:5000/a/b"])
+def test_what_is_pulled_from_a_mirror_is_proven_there(registry: str) -> None:
+    operator = f"{registry}/vdi/vdi@{DIGEST}"
+    desktop, kiosk = f"{registry}/vdi/desktop:1@{DIGEST}", "r.example.com/vdi/kiosk:1"
+    others = [f"{registry}/bitnami/postgresql:17", f"{registry}/vdi-lab/cad:1"]
+    signed, left = choose_images([operator, desktop, kiosk, *others], "r.example.com/vdi/vdi", [operator])
+    assert (signed, left) == ([operator, desktop, kiosk], others)

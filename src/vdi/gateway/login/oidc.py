@@ -59,6 +59,12 @@ _HASHES = {"256": "sha256", "384": "sha384", "512": "sha512"}
 _REQUEST_SECONDS = 10.0
 # The keys of a provider with many of them take about 20 KiB.
 _MAX_RESPONSE_BYTES = 128 * 1024
+# Providers have two or three, Google and Microsoft about ten.
+_MAX_KEYS = 100
+# Groups of one person, and characters of a name, as in a template's `spec.access.groups`.
+_MAX_GROUPS, _MAX_GROUP_LENGTH = 1000, 254
+# Browsers would remove tabs and line ends, and a header would end there.
+_URL = re.compile("[!-~]+")
 # The provider's metadata and keys are read again after this time.
 _METADATA_SECONDS = 3600.0
 # Before a browser is sent to the provider, younger metadata is needed: a page of the gateway that says that the
@@ -78,7 +84,11 @@ _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class StateError(Exception):
-    """Raised when `state` is not the one that this browser was sent away with."""
+    """Raised when `state` is not the one that this browser was sent away with. `reason` is for the audit."""
+
+    def __init__(self, reason: str, words: str) -> None:
+        self.reason = reason
+        super().__init__(words)
 
 
 def is_secret(text: str) -> bool:
@@ -98,13 +108,15 @@ def read_state(secret: str, state: str, now: float) -> str:
     text, _, mark = state.partition(".")
     known = is_secret(secret) and state.isascii()
     if not known or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
-        raise StateError("this login was not started in this browser, or the browser no longer has its cookie")
+        words = "this login was not started in this browser, or the browser no longer has its cookie"
+        raise StateError("another-browser", words)
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     age = now - int.from_bytes(content[:_TIME_BYTES])
     if age < -STATE_LEEWAY_SECONDS:
-        raise StateError(f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ")
+        words = f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ"
+        raise StateError("clocks-differ", words)
     if age > STATE_SECONDS:
-        raise StateError(f"this login was started more than {STATE_SECONDS // 60} minutes ago")
+        raise StateError("expired", f"this login was started more than {STATE_SECONDS // 60} minutes ago")
     return content[_TIME_BYTES + _SALT_BYTES :].decode()
 
 
@@ -132,11 +144,24 @@ def _base64url(data: bytes) -> str:
 
 
 class ClaimsError(Exception):
-    """Raised for a response that is not valid; the reason is for the log, and people read one general sentence."""
+    """Raised for a response that is not valid; the reason is for the log, and people read one general sentence.
+
+    `subject`: the account in the ID token, once its signature is proven.
+    """
+
+    subject = ""
 
 
 class RefusedError(Exception):
-    """Raised when the provider has authenticated a person who may not log in; the sentence is for them."""
+    """Raised when the provider has authenticated a person who may not log in; the sentence is for them.
+
+    `reason`, `email` and `subject` are for the audit: why, and for which address and account, as far as it is known.
+    """
+
+    def __init__(self, reason: str, words: str, claims: Mapping[str, Any] | None = None) -> None:
+        known = claims or {}
+        self.reason, self.email, self.subject = reason, known.get("email"), known.get("sub", "")
+        super().__init__(words)
 
 
 def check_claims(claims: Mapping[str, Any], config: OIDCSettings, nonce: str, now: float) -> None:
@@ -188,26 +213,39 @@ def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Set
     email = claims.get("email")
     if not isinstance(email, str) or not email:
         raise RefusedError(
+            "no-email",
             f"{config.name} did not send your e-mail address, which identifies the owner of a desktop. Your "
-            "administrator can configure it to send the claim 'email'."
+            "administrator can configure it to send the claim 'email'.",
+            claims,
         )
     verified = claims.get("email_verified")
     if verified is None and config.require_verified:
         raise RefusedError(
+            "not-verified",
             f"{config.name} does not say whether {email[:254]} is verified. Only an administrator of VDI can change "
             "this: have the claim 'email_verified' sent, or set gateway.oidc.requireVerified to false. See "
-            "docs/login.md#verified."
+            "docs/login.md#verified.",
+            claims,
         )
     if verified is not None and verified is not True:
         raise RefusedError(
+            "not-verified",
             f"{config.name} reports that {email[:254]} is not verified (email_verified is {str(verified)[:40]!r}; "
-            "allowed: true). Verify it there first."
+            "allowed: true). Verify it there first.",
+            claims,
         )
     try:
         user = check_address(email)
     except ValueError as why:
-        raise RefusedError(f"{config.name} returned an address that cannot be used: {why}.") from None
+        words = f"{config.name} returned an address that cannot be used: {why}."
+        raise RefusedError("bad-address", words, claims) from None
     groups = groups_in(claims.get(config.groups_claim))
+    if len(groups) > _MAX_GROUPS:
+        words = (
+            f"{config.name} sent {len(groups)} groups in the claim {config.groups_claim!r}; allowed: at most "
+            f"{_MAX_GROUPS}. Your administrator can have it send only those that VDI uses."
+        )
+        raise RefusedError("too-many-groups", words, claims)
     name = claims.get("name")
     return Identity(
         user=user,
@@ -240,7 +278,11 @@ def merge_claims(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> d
 def groups_in(claim: Any) -> frozenset[str]:
     """Groups of a claim: a list, or one text with commas."""
     names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return normal_groups(name for name in names if isinstance(name, str) and name.strip().isprintable())
+    return normal_groups(name for name in names if isinstance(name, str) and _is_group(name.strip()))
+
+
+def _is_group(name: str) -> bool:
+    return len(name) <= _MAX_GROUP_LENGTH and name.isprintable()
 
 
 def _utf8(text: str) -> bytes:
@@ -340,9 +382,13 @@ class OIDCProvider:
             raise ClaimsError(f"iss of the response is {issuer!r}; allowed: {metadata.issuer!r}")
         tokens = await self._exchange(metadata, code, verifier_of(secret, state))
         claims = await self._verified(metadata, tokens)
-        check_claims(claims, self.config, nonce_of(secret, state), self._now())
-        if lacks_claims(claims, self.config) and metadata.userinfo_endpoint and tokens.access_token:
-            claims = merge_claims(claims, await self._more(metadata, tokens.access_token, claims))
+        try:
+            check_claims(claims, self.config, nonce_of(secret, state), self._now())
+            if lacks_claims(claims, self.config) and metadata.userinfo_endpoint and tokens.access_token:
+                claims = merge_claims(claims, await self._more(metadata, tokens.access_token, claims))
+        except ClaimsError as error:
+            error.subject = str(claims.get("sub", ""))
+            raise
         return identity_from(claims, self.config, self._settings)
 
     async def trouble(self) -> str:
@@ -428,6 +474,8 @@ class OIDCProvider:
             if self._keys is None or self._now() - self._keys_at > fresh:
                 self._keys = None
                 found = await self._json("GET", metadata.jwks_uri, _Keys)
+                if len(found.keys) > _MAX_KEYS:
+                    raise ProviderDownError(f"it has {len(found.keys)} keys; allowed: at most {_MAX_KEYS}")
                 self._keys, self._keys_at = _read_keys(found), self._now()
             return self._keys
 
@@ -461,7 +509,8 @@ class OIDCProvider:
 def _is_address(url: str, schemes: set[str]) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        is_ours = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        return is_ours and _URL.fullmatch(url) is not None
     except ValueError:
         return False
 

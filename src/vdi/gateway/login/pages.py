@@ -51,6 +51,7 @@ from vdi.gateway.web.credentials import (
 )
 from vdi.gateway.web.middleware import client_address
 from vdi.gateway.web.render import Renderer
+from vdi.printable import escape
 from vdi.session.users import check_address, normal_user
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ _DONE = {
     "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
 _LONGEST_NEXT = 2048
+# Characters of a text in the audit that a provider chose.
+_LONGEST_REASON = 255
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -211,6 +214,7 @@ class LoginPages(Pages):
                 typed = ""
             await self._tried(typed, SOURCE_LOCAL, "refused")
             return await self._form(request, next_page, 403, _WRONG, user)
+        await self._login.throttle.forgive(user, self._address(request))
         return await self._begin(request, local_identity(*found, self._settings), next_page)
 
     async def start_oidc(self, request: Request) -> Response:
@@ -235,23 +239,23 @@ class LoginPages(Pages):
         """Back from the identity provider, with a code or with its refusal."""
         provider, query = self._provider(), request.query_params
         state, secret, name = query.get("state", ""), cookie_of(request, FLOW_COOKIE), provider.config.name
+        next_page, problem = "/", None
         try:
-            next_page = safe_next(
-                oidc.read_state(secret, state, self._login.context.clock().timestamp()),
-                self._settings,
-            )
+            page = oidc.read_state(secret, state, self._login.context.clock().timestamp())
+            next_page = safe_next(page, self._settings)
         except oidc.StateError as why:
-            return self._problem(request, 403, f"Not signed in: {why}.", "/")
-        if not self._accepted(request):
+            problem = why
+        if problem is None and not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
-        kept = oidc.STATE_SECONDS + oidc.STATE_LEEWAY_SECONDS
-        if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
-            return self._problem(request, 403, "Not signed in: this sign-in link was already used.", next_page)
-        if "error" in query:
-            said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
-            return self._problem(request, 403, f"{name} did not sign you in: {said}", next_page)
         try:
+            # Whatever fails in here counts: each refusal leaves a row in the audit.
             async with self._login.throttle.sign_on(self._address(request)):
+                if problem is not None:
+                    raise problem
+                await self._use_state(state)
+                if "error" in query:
+                    said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
+                    raise RefusedError("provider", f"{name} did not sign you in: {said}")
                 who = await provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
             # Outside of the count: the provider has vouched for the account, even if its address is taken.
             return await self._begin(request, who, next_page)
@@ -259,9 +263,12 @@ class LoginPages(Pages):
             return await self._throttled(request, SOURCE_OIDC, refusal, next_page)
         except ProviderDownError as error:
             return self._provider_down(request, provider, error, next_page)
+        except oidc.StateError as why:
+            await self._refused_sign_on(provider, why.reason)
+            return self._problem(request, 403, f"Not signed in: {why}.", next_page)
         except ClaimsError as error:
             log.error("a response of %s cannot be verified: %s", provider.config.issuer, error)
-            await self._tried("", SOURCE_OIDC, "refused")
+            await self._refused_sign_on(provider, str(error), error.subject)
             return self._problem(
                 request,
                 403,
@@ -269,13 +276,11 @@ class LoginPages(Pages):
                 next_page,
             )
         except RefusedError as why:
-            await self._tried("", SOURCE_OIDC, "refused")
+            await self._refused_sign_on(provider, why.reason, why.subject, why.email)
             return self._problem(request, 403, str(why), next_page)
         except AnotherAccountError as why:
             log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
-            more = {"reason": "another-account", "taken": why.taken, "subject": why.who.subject}
-            # The actor is the account, not the address: that is the address of the person whom it may want to be.
-            await self._tried(why.who.user, SOURCE_OIDC, "refused", actor=f"{why.who.issuer}#{why.who.subject}", **more)
+            await self._refused_sign_on(provider, "another-account", why.who.subject, why.who.user, taken=why.taken)
             return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
@@ -357,6 +362,26 @@ class LoginPages(Pages):
             more["terms"] = self._terms_mark
         result = "done" if outcome == "in" else outcome
         await self._login.record(actor or user, "login.begin", target=user, outcome=result, source=source, **more)
+
+    async def _use_state(self, state: str) -> None:
+        """Each state brings one browser back once. Raises StateError."""
+        kept = oidc.STATE_SECONDS + oidc.STATE_LEEWAY_SECONDS
+        if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
+            raise oidc.StateError("replayed", "this sign-in link was already used")
+
+    async def _refused_sign_on(
+        self, provider: OIDCProvider, reason: str, subject: str = "", email: Any = "", **more: str
+    ) -> None:
+        """Count and audit it. `email`: what the provider said, whatever that is."""
+        try:
+            user = check_address(email) if isinstance(email, str) else ""
+        except ValueError:
+            user = ""
+        # The actor is the account, not the address: that is the address of the person whom it may want to be.
+        subject = escape(subject[:_LONGEST_REASON])
+        actor = f"{provider.config.issuer}#{subject}" if subject else ""
+        more |= {"reason": escape(reason[:_LONGEST_REASON]), "subject": subject}
+        await self._tried(user, SOURCE_OIDC, "refused", actor=actor, **more)
 
     def _provider_down(self, request: Request, provider: OIDCProvider, error: Exception, next_page: str) -> Response:
         log.error("%s: %s", provider.config.issuer, error)

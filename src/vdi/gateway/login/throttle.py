@@ -69,6 +69,14 @@ class Throttle:
             raise TooManyError
         return max(_delay(by_user, self._per_user), _delay(by_address, self._per_address))
 
+    async def forgive(self, user: str, address: str) -> None:
+        """Take back an attempt that was right: only failed ones stay counted."""
+        key = f"login/user/{_short(user)}"
+        with suppress(SharedUnavailableError):  # a proven user must not fail for this
+            await self._shared.uncount(f"login/address/{_prefix(address, _ADDRESS)}")
+            await self._shared.uncount(f"{key}/{_prefix(address, _NETWORK)}")
+            await self._shared.uncount(key)
+
     @asynccontextmanager
     async def sign_on(self, address: str) -> AsyncIterator[None]:
         """Within, the identity provider is asked about a way back. Raises TooManyError."""
