@@ -24,7 +24,7 @@ def files_agent(stage: PortalStage, home: Path, name: str = "alice-desktop") -> 
     """Serve this home while the context lasts; yields the handler."""
     agent = load_script(AGENT)
     agent.Handler.digest, agent.Handler.home = sha256(tokens_of(name).agent.encode()).hexdigest(), home
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+    with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         point(stage, server.server_address[1])
         yield agent.Handler
