@@ -17,10 +17,10 @@ from vdi.gateway.denied import BusyError
 
 # Bytes of all answers of desktops in memory at a time, and of those of one user's desktops. An answer counts
 # ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts until the client has read it.
-ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 48 << 20, 16 << 20, 2
+ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
 # The same for the gateway's own polls (films, transfers), so that neither waits for the other. An answer counts until
 # the poll has stored it.
-POLLED_BYTES, USER_POLLED_BYTES = 32 << 20, 16 << 20
+POLLED_BYTES, USER_POLLED_BYTES = 24 << 20, 12 << 20
 # Answers up to this size are bounded by the number of requests alone: no click waits for someone's pictures.
 SMALL_ANSWER_BYTES = 64 << 10
 # Largest answer to an action: the base64 of a PNG.
@@ -29,7 +29,7 @@ ACTION_ANSWER_BYTES = 4 << 20
 _BYTES_SECONDS = 5.0
 
 # Calls of /mcp that wait, and what one holds while it does.
-WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 500, 20, 4
+WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 32 << 10
 
 
@@ -43,16 +43,16 @@ class Lane:
 
 
 # Actions of software agents, until the client has read the answer.
-ACTIONS = Lane("action", 1, 256)
+ACTIONS = Lane("action", 1, 128)
 # What pages and the REST API ask: pictures, reports, probes, the bar.
 PAGES = Lane("request", 6, 128)
 # Lists of files, downloads and uploads; these take as long as the browser does.
-FILES = Lane("request for files", 4, 64)
-# The gateway's own polls: at most one of each kind for a desktop, and two kinds.
-POLLS = Lane("poll", 4, 8192)
+FILES = Lane("request for files", 4, 32)
+# The gateway's own polls: two for a desktop, so the number of desktops decides, and no client.
+POLLS = Lane("poll", 4, 2048)
 LANES = (ACTIONS, PAGES, FILES, POLLS)
-# What one request holds beside its answer: both connections, the client, and pieces of a file on their way.
-REQUEST_BYTES, FILE_REQUEST_BYTES = 64 << 10, 320 << 10
+# What one request holds beside its answer: the client with its connection, and pieces of a file on their way.
+REQUEST_BYTES, FILE_REQUEST_BYTES = 48 << 10, 256 << 10
 
 
 class RequestLimits:
@@ -96,6 +96,7 @@ class ByteBudget:
 
     async def reserve(self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None) -> None:
         """Reserve bytes until `held` is closed; waits for them at most `seconds`. Raises BusyError."""
+        size = min(size, self._each)  # more would never be free
         try:
             async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
                 while self._of_user.total() + size > self._most or self._of_user[user] + size > self._each:
