@@ -1,7 +1,5 @@
 """As much of the X protocol as vdi-agent needs, over the server's own socket, so that no library has to be there."""
 
-
-
 import socket
 import struct
 from dataclasses import dataclass
