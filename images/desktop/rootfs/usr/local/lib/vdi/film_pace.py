@@ -14,10 +14,8 @@ PROOF_SECONDS = 20.0
 """Longest time without a whole picture; one is due every 10 s (PIXELFLUX_RECORD_KEYFRAME_S)."""
 FEWEST_STREAMED = 10
 """Pictures that a change of the screen makes; fewer are those that a page gets when it comes."""
-LEAST_SHARE = 5
+LEAST_SHARE = 3
 """A film that has less than this part of the stream's pictures misses what viewers see."""
-STOPPED_SECONDS = 60.0
-"""Without any picture for so long the recorder has stopped, whoever looks on."""
 CLOSED_SECONDS, LONGEST_CLOSED, FORGIVEN_SECONDS = 60.0, 3600.0, 3600.0
 """The desktop is closed for so long, each time twice as long, until it has been recorded well for an hour."""
 
@@ -31,9 +29,9 @@ class FilmPace:
     """
 
     def __init__(self, fps: float, keyframe_seconds: float, streamed: Callable[[], int]) -> None:
-        self._fps, self._keyframe_seconds, self._streamed = fps, keyframe_seconds, streamed
+        self._fps, self._streamed = fps, streamed
         self._proof_seconds = max(PROOF_SECONDS, 2 * keyframe_seconds)
-        self._seen_at = self._pictured_at = time.monotonic()
+        self._seen_at = time.monotonic()
         self._frames = self._whole = 0
         # Since the last proof: time, and pictures of the stream and the film in it.
         self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
@@ -45,39 +43,34 @@ class FilmPace:
         seconds, self._seen_at = now - self._seen_at, now
         expected = min(self._streamed(), self._fps * seconds)
         if now < self._closed_until:
-            self._forget(now)
+            self._forget()
         elif status.get("active"):
             self._look(status, now, seconds, expected)
         else:
             self._frames = self._whole = 0
-            self._pictured_at = now
         if now < self._closed_until:
             status["closed"] = self._reason
         return status
 
     def _look(self, status: dict[str, Any], now: float, seconds: float, expected: float) -> None:
-        frames, whole, age = (status.get(name) or 0 for name in ("frames", "sync_frames", "duration_s"))
+        frames, whole = status.get("frames") or 0, status.get("sync_frames") or 0
         is_new = frames < self._frames or whole < self._whole
         filmed = frames if is_new else frames - self._frames
         # The first whole picture proves nothing: each film begins with one.
         is_proved = not is_new and whole > max(self._whole, 1)
         self._frames, self._whole = frames, whole
-        if filmed:
-            self._pictured_at = now
         if is_proved:
             self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
-        elif age > self._keyframe_seconds:
+        else:
             self._unproved += seconds
             self._expected += expected
             self._filmed += filmed
         is_slow = self._expected >= FEWEST_STREAMED and self._filmed < self._expected / LEAST_SHARE
-        if error := status.get("error"):
-            self._close(now, f"the recorder failed: {error}")
+        if status.get("error"):
+            self._close(now, f"the recorder failed: {status['error']}")
         elif self._unproved > self._proof_seconds and is_slow:
             count = f"{self._filmed} of {self._expected:.0f} pictures"
             self._close(now, f"the film has {count} of the last {self._unproved:.0f} s")
-        elif now - self._pictured_at > max(STOPPED_SECONDS, 3 * self._keyframe_seconds):
-            self._close(now, f"the film has had no picture for {now - self._pictured_at:.0f} s")
 
     def _close(self, now: float, reason: str) -> None:
         is_forgiven = now - self._closed_until > FORGIVEN_SECONDS
@@ -86,12 +79,11 @@ class FilmPace:
         self._closed_until = now + self._closed_for
         again = time.strftime("%H:%M:%S", time.gmtime(time.time() + self._closed_for))
         self._reason = f"{reason}; the next try is at {again} UTC"
-        self._forget(now)
+        self._forget()
 
-    def _forget(self, now: float) -> None:
+    def _forget(self) -> None:
         self._frames = self._whole = self._filmed = 0
         self._unproved = self._expected = 0.0
-        self._pictured_at = now
 
 
 class StreamPictures:

@@ -1,7 +1,5 @@
 """As much of the X protocol as vdi-agent needs, over the server's own socket, so that no library has to be there."""
 
-# ruff: noqa: S108 - X has its sockets there
-
 import socket
 import struct
 from dataclasses import dataclass
@@ -62,7 +60,9 @@ def connect(display: str, authority: Path) -> tuple[socket.socket, Setup]:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(SECONDS)
-        connection.connect(f"/tmp/.X11-unix/X{display.lstrip(':').partition('.')[0]}")
+        # The server's abstract address, which no one else can have: a program of the user could put a server of its own
+        # in the place of the socket in the folder, and tell of a screen that is smaller than the one that is seen.
+        connection.connect(f"\0/tmp/.X11-unix/X{display.lstrip(':').partition('.')[0]}")
         return connection, _greet(connection, cookie)
     except BaseException:
         connection.close()
