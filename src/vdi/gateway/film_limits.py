@@ -18,10 +18,11 @@ from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import film_rate
 from vdi.session.users import normal_user
 
-# What an agent keeps for a gateway that is away (`film.py` of the image), and a little more.
-BURST = 272 << 20
+# What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an agent keeps for a
+# gateway that is away (`film.py` of the image), and a little more.
+AT_ONCE, BURST = 48 << 20, 272 << 20
 # A film costs so much more than its bytes: rows, files and objects are few.
-FILM_BYTES = 4 << 20
+FILM_BYTES = 2 << 20
 # Films of one person in 24 hours: a day of a moving picture at 1920x1080.
 MAX_DAY = 100 << 30
 # As long as a desktop may be open while its film waits (`STORED_SECONDS` of the image's `film.py`).
@@ -51,8 +52,8 @@ class FilmLimits:
         """The reason why nothing more of this desktop's film is stored now; empty: it is."""
         if self.storage is None:
             return NO_STORAGE
-        # A desktop that was refused waits until half of its budget is there again: it does not flicker.
-        least = BURST / 2 if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
+        # A desktop that was refused waits until all that an agent keeps would fit: it does not flicker.
+        least = BURST if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
         if await self._budget(session) < least:
             return EXCESS
         since = self.context.clock() - timedelta(days=1)
@@ -71,9 +72,11 @@ class FilmLimits:
 
     async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
         """Count bytes that have been stored. `is_new`: they are the first of a film."""
-        left = await self._budget(session) - stored - is_new * FILM_BYTES
-        now = self.context.clock().timestamp()
-        await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
+        await self._keep(session, await self._budget(session) - stored - is_new * FILM_BYTES)
+
+    async def end_round(self, session: VDISession) -> None:
+        """Note that nothing waits in the desktop any more."""
+        await self._keep(session, min(await self._budget(session), AT_ONCE))
 
     async def longest(self, session: VDISession, seconds: float) -> float:
         """The most that a film may last which lasted `seconds` before: all films of a run fit into it."""
@@ -83,13 +86,18 @@ class FilmLimits:
 
     async def _budget(self, session: VDISession) -> float:
         """Bytes that may be stored now; below zero after too many."""
-        known = await self.context.shared.get(_key(session))
-        if known is None:
-            return BURST
-        left, at = map(float, known.split())
+        if known := await self.context.shared.get(_key(session)):
+            left, at = map(float, known.split())
+        else:  # a new desktop, or a new gateway
+            _, stored = await self.store.run(session.metadata.uid, run_start(session))
+            left, at = AT_ONCE, max(stored or run_start(session), run_start(session)).timestamp()
         passed = max(0.0, self.context.clock().timestamp() - at)
-        template = self.context.cluster.template(session.spec.template)
-        return min(BURST, left + passed * film_rate(template))
+        made = passed * film_rate(self.context.cluster.template(session.spec.template))
+        return max(left, min(left + made, max(AT_ONCE, min(BURST, made))))
+
+    async def _keep(self, session: VDISession, left: float) -> None:
+        now = self.context.clock().timestamp()
+        await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
 
     async def _find_space(self) -> int | None:
         """Bytes that all films together may still take; None: not known."""

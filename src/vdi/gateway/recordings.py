@@ -86,6 +86,7 @@ class Recordings:
         for _ in range(MAX_PIECES):
             async with self._fetches:
                 if not await self._fetch_piece(session):
+                    await self._limits.end_round(session)
                     break
 
     async def _mark(self, session: VDISession, why: str) -> None:

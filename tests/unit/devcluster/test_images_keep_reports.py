@@ -1,6 +1,6 @@
 """keep_reports.py of the desktop image: a report is sent until the agent has it; what does not fit is counted.
 
-Selkies' module `audit` is played by a namespace with the same names; `tests/e2e/test_streaming_transfers.py` has the real one.
+Selkies' module `audit` is played by a namespace with the same names; `test_streaming_transfers.py` has the real one.
 """
 
 import asyncio
