@@ -22,7 +22,7 @@ from vdi.session.users import normal_user
 # gateway that is away (`film.py` of the image), and a little more.
 AT_ONCE, BURST = 48 << 20, 272 << 20
 # A film costs so much more than its bytes: rows, files and objects are few.
-FILM_BYTES = 2 << 20
+FILM_BYTES = 4 << 20
 # Films of one person in 24 hours: a day of a moving picture at 1920x1080.
 MAX_DAY = 100 << 30
 # As long as a desktop may be open while its film waits (`STORED_SECONDS` of the image's `film.py`).

@@ -20,7 +20,7 @@ from vdi.gateway.store.recordings import recordings
 from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import film_rate, refuse_picture
 
-AT_ONCE, BURST, FILM_BYTES, RATE = 120, 680, 5, 10  # bytes; a second for the last
+AT_ONCE, BURST, FILM_BYTES, RATE = 120, 680, 10, 10  # bytes; a second for the last
 
 
 pytestmark = pytest.mark.timeout(60)
