@@ -15,7 +15,7 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.store.recordings import RecordingStore
 from vdi.session.naming import FILM_REFUSED
-from vdi.session.recording import film_rate
+from vdi.session.recording import ON, film_rate, longest_pause
 from vdi.session.users import normal_user
 
 # What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an agent keeps for a
@@ -35,7 +35,7 @@ _SPACE_AFTER = timedelta(seconds=5)
 NO_STORAGE = "the gateway does not store films (gateway.recordings in the chart's values)"
 EXCESS = "it sends more film than a recorder makes"
 FULL = "the storage of films has too little space left for it"
-SILENT = "none of its film has been stored for 5 minutes"
+SILENT = "nothing of its film has been stored lately"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,14 +61,18 @@ class FilmLimits:
         taken, space = size + films * FILM_BYTES, await self._find_space()
         return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
 
-    async def find_silence(self, session: VDISession) -> str:
-        """The reason why a desktop that must be filmed is not, whatever its agent reports; empty: it is."""
+    async def find_silence(self, session: VDISession, *, responds: bool) -> str:
+        """The reason why a desktop whose agent reports a film has none; empty: it has one, or its agent says so.
+
+        `responds`: the agent has just responded, and had nothing more. Else agent or storage may be away for a while.
+        """
         film = session.status.recording
-        if film is None or film.mode == RecordingMode.ON_DEMAND:
+        if film is None or film.mode == RecordingMode.ON_DEMAND or film.state != ON:
             return ""
         _, stored = await self.store.run(session.metadata.uid, run_start(session))
         silent = self.context.clock() - max(stored or run_start(session), run_start(session))
-        return SILENT if silent > SILENT_AFTER else ""
+        template = self.context.cluster.template(session.spec.template)
+        return SILENT if silent > (longest_pause(template) if responds else SILENT_AFTER) else ""
 
     async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
         """Count bytes that have been stored. `is_new`: they are the first of a film."""

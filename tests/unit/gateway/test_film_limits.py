@@ -18,7 +18,7 @@ from vdi.gateway.film_limits import EXCESS, FULL, NO_STORAGE, SILENT
 from vdi.gateway.film_storage import FilmFolder
 from vdi.gateway.store.recordings import recordings
 from vdi.session.naming import FILM_REFUSED
-from vdi.session.recording import film_rate, refuse_picture
+from vdi.session.recording import film_rate, longest_pause, refuse_picture
 
 AT_ONCE, BURST, FILM_BYTES, RATE = 120, 680, 10, 10  # bytes; a second for the last
 
@@ -111,9 +111,9 @@ async def test_film_that_waited_for_the_gateway_is_fetched(stage: RecordedStage)
 async def test_refused_desktop_is_shown_again_after_a_while(stage: RecordedStage) -> None:
     LyingAgent(stage, 10)
     await fetch_until_refused(stage, EXCESS)
-    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
     assert await fetch_until_refused(stage, EXCESS) == 0
     stage.clock.wall += timedelta(seconds=BURST / RATE)
+    LyingAgent(stage, 1)
     await stage.fetch()
     assert refuse_picture(stage.session) == ""
     assert FILM_REFUSED not in stage.session.metadata.annotations
@@ -131,13 +131,25 @@ async def test_agent_that_reports_a_film_and_sends_none_is_refused(stage: Record
     stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
     await stage.fetch()
     assert refuse_picture(stage.session) == ""
-    stage.clock.wall += timedelta(minutes=5)
+    stage.clock.wall += timedelta(seconds=25)
     await stage.fetch()
     assert SILENT in refuse_picture(stage.session)
     LyingAgent(stage, 1)
     await stage.fetch()
-    await stage.fetch()
     assert refuse_picture(stage.session) == ""
+
+
+async def test_desktop_whose_film_cannot_be_stored_is_shown_for_5_minutes(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")
+    (file,) = stage.folder.iterdir()
+    file.unlink()
+    stage.folder.rmdir()
+    for minutes, why in ((4, ""), (2, SILENT)):
+        stage.clock.wall += timedelta(minutes=minutes)
+        with pytest.raises(OSError, match="No such file"):
+            await stage.fetch(b"more")
+        assert why in refuse_picture(stage.session)
+        assert bool(refuse_picture(stage.session)) is bool(why)
 
 
 async def test_film_on_demand_may_be_silent(stage: RecordedStage) -> None:
@@ -194,6 +206,12 @@ async def test_space_is_kept_free_for_the_database(
     monkeypatch.setattr(os, "statvfs", lambda _path: volume)
     assert await FilmFolder(tmp_path).space() == space * (1 << 30)
     assert film_storage._KEPT_FREE == 1 << 30
+
+
+def test_pause_follows_the_recorders_settings() -> None:
+    longer = a_template("office", env=[{"name": "PIXELFLUX_RECORD_KEYFRAME_S", "value": "60"}])
+    assert longest_pause(None) == timedelta(seconds=25)
+    assert longest_pause(longer) == timedelta(seconds=150)
 
 
 @pytest.mark.parametrize(
