@@ -15,11 +15,12 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.store.recordings import RecordingStore
 from vdi.session.naming import FILM_REFUSED
-from vdi.session.recording import film_rate
+from vdi.session.recording import ON, film_rate, longest_pause
 from vdi.session.users import normal_user
 
-# What an agent keeps for a gateway that is away (`film.py` of the image), and a little more.
-BURST = 272 << 20
+# What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an agent keeps for a
+# gateway that is away (`film.py` of the image), and a little more.
+AT_ONCE, BURST = 48 << 20, 272 << 20
 # A film costs so much more than its bytes: rows, files and objects are few.
 FILM_BYTES = 4 << 20
 # Films of one person in 24 hours: a day of a moving picture at 1920x1080.
@@ -34,7 +35,7 @@ _SPACE_AFTER = timedelta(seconds=5)
 NO_STORAGE = "the gateway does not store films (gateway.recordings in the chart's values)"
 EXCESS = "it sends more film than a recorder makes"
 FULL = "the storage of films has too little space left for it"
-SILENT = "none of its film has been stored for 5 minutes"
+SILENT = "nothing of its film has been stored lately"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,8 +52,8 @@ class FilmLimits:
         """The reason why nothing more of this desktop's film is stored now; empty: it is."""
         if self.storage is None:
             return NO_STORAGE
-        # A desktop that was refused waits until half of its budget is there again: it does not flicker.
-        least = BURST / 2 if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
+        # A desktop that was refused waits until all that an agent keeps would fit: it does not flicker.
+        least = BURST if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
         if await self._budget(session) < least:
             return EXCESS
         since = self.context.clock() - timedelta(days=1)
@@ -60,20 +61,26 @@ class FilmLimits:
         taken, space = size + films * FILM_BYTES, await self._find_space()
         return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
 
-    async def find_silence(self, session: VDISession) -> str:
-        """The reason why a desktop that must be filmed is not, whatever its agent reports; empty: it is."""
+    async def find_silence(self, session: VDISession, *, responds: bool) -> str:
+        """The reason why a desktop whose agent reports a film has none; empty: it has one, or its agent says so.
+
+        `responds`: the agent has just responded, and had nothing more. Else agent or storage may be away for a while.
+        """
         film = session.status.recording
-        if film is None or film.mode == RecordingMode.ON_DEMAND:
+        if film is None or film.mode == RecordingMode.ON_DEMAND or film.state != ON:
             return ""
         _, stored = await self.store.run(session.metadata.uid, run_start(session))
         silent = self.context.clock() - max(stored or run_start(session), run_start(session))
-        return SILENT if silent > SILENT_AFTER else ""
+        template = self.context.cluster.template(session.spec.template)
+        return SILENT if silent > (longest_pause(template) if responds else SILENT_AFTER) else ""
 
     async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
         """Count bytes that have been stored. `is_new`: they are the first of a film."""
-        left = await self._budget(session) - stored - is_new * FILM_BYTES
-        now = self.context.clock().timestamp()
-        await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
+        await self._keep(session, await self._budget(session) - stored - is_new * FILM_BYTES)
+
+    async def end_round(self, session: VDISession) -> None:
+        """Note that nothing waits in the desktop any more."""
+        await self._keep(session, min(await self._budget(session), AT_ONCE))
 
     async def longest(self, session: VDISession, seconds: float) -> float:
         """The most that a film may last which lasted `seconds` before: all films of a run fit into it."""
@@ -83,13 +90,18 @@ class FilmLimits:
 
     async def _budget(self, session: VDISession) -> float:
         """Bytes that may be stored now; below zero after too many."""
-        known = await self.context.shared.get(_key(session))
-        if known is None:
-            return BURST
-        left, at = map(float, known.split())
+        if known := await self.context.shared.get(_key(session)):
+            left, at = map(float, known.split())
+        else:  # a new desktop, or a new gateway
+            _, stored = await self.store.run(session.metadata.uid, run_start(session))
+            left, at = AT_ONCE, max(stored or run_start(session), run_start(session)).timestamp()
         passed = max(0.0, self.context.clock().timestamp() - at)
-        template = self.context.cluster.template(session.spec.template)
-        return min(BURST, left + passed * film_rate(template))
+        made = passed * film_rate(self.context.cluster.template(session.spec.template))
+        return max(left, min(left + made, max(AT_ONCE, min(BURST, made))))
+
+    async def _keep(self, session: VDISession, left: float) -> None:
+        now = self.context.clock().timestamp()
+        await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
 
     async def _find_space(self) -> int | None:
         """Bytes that all films together may still take; None: not known."""

@@ -79,13 +79,22 @@ class Recordings:
             return  # another replica is at it
         if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
-        why = await self._limits.refuse(session)
-        await self._mark(session, why or await self._limits.find_silence(session))
-        if why:
+        if why := await self._limits.refuse(session):
+            await self._mark(session, why)
             raise ValueError(why)
+        try:
+            await self._fetch_pieces(session)
+        except (ActionDenied, ValueError, OSError):
+            if why := await self._limits.find_silence(session, responds=False):
+                await self._mark(session, why)
+            raise
+        await self._mark(session, await self._limits.find_silence(session, responds=True))
+
+    async def _fetch_pieces(self, session: VDISession) -> None:
         for _ in range(MAX_PIECES):
             async with self._fetches:
                 if not await self._fetch_piece(session):
+                    await self._limits.end_round(session)
                     break
 
     async def _mark(self, session: VDISession, why: str) -> None:

@@ -1,5 +1,6 @@
 """Recording of a session: its variables, the notice to its users, and whether its picture may be seen. Pure."""
 
+from datetime import timedelta
 from math import isfinite
 
 from vdi.api.recording import RecordingMode
@@ -12,6 +13,8 @@ from vdi.session.naming import FILM_REFUSED
 ON, FAILED = "On", "Failed"
 # Four times that of a moving picture at 1920x1080, with so many pictures a second (docs/benchmarks.md).
 _FILM_RATE, _PICTURES = 4 << 20, 15.0
+# Of a screen at rest a film has a whole picture each 10 s, as run-selkies of the image sets it.
+_KEYFRAME_SECONDS = 10.0
 
 
 def recording_note(template: VDITemplate | None) -> str:
@@ -34,15 +37,22 @@ def is_recorded(session: VDISession) -> bool:
 
 def film_rate(template: VDITemplate | None) -> int:
     """Bytes of film that a desktop of this template makes in a second, at most."""
-    env = {variable.name: variable.value for variable in template.spec.env} if template else {}
-    pictures = _read_number(env.get("PIXELFLUX_RECORD_FPS"), _PICTURES)
-    kilobits = _read_number(env.get("PIXELFLUX_RECORD_BITRATE"), 0.0)
+    pictures = _read_number(template, "PIXELFLUX_RECORD_FPS", _PICTURES)
+    kilobits = _read_number(template, "PIXELFLUX_RECORD_BITRATE", 0.0)
     return int(max(_FILM_RATE * max(1.0, pictures / _PICTURES), 2 * kilobits * 1000 / 8))
 
 
-def _read_number(text: str | None, default: float) -> float:
+def longest_pause(template: VDITemplate | None) -> timedelta:
+    """Time within which a film of this template grows in any case."""
+    seconds = _read_number(template, "PIXELFLUX_RECORD_KEYFRAME_S", _KEYFRAME_SECONDS)
+    return timedelta(seconds=2.5 * max(_KEYFRAME_SECONDS, min(seconds, 3600.0)))
+
+
+def _read_number(template: VDITemplate | None, name: str, default: float) -> float:
+    """A variable in the template's `env`."""
+    env = {variable.name: variable.value for variable in template.spec.env} if template else {}
     try:
-        number = float(text or default)
+        number = float(env.get(name) or default)
     except ValueError:
         return default
     return number if isfinite(number) else default

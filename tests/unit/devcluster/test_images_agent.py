@@ -281,14 +281,11 @@ def test_transfers_wait_for_the_next_event(agent: Any) -> None:
     assert [event["number"] for event in transfers.read(f"{transfers.log}&1")["events"]] == [2]
 
 
-def test_agent_and_selkies_that_begin_together_are_one_event(agent: Any) -> None:
+def test_report_that_is_sent_again_is_one_event(agent: Any) -> None:
     transfers = agent.Transfers()
-    for _ in range(3):
-        transfers.add(b'{"event": "log.begin"}')
-    assert [event["number"] for event in transfers.events] == [1]
-    transfers.add(b'{"event": "session.connect"}')
-    transfers.add(b'{"event": "log.begin"}')
-    assert [event["event"] for event in transfers.events] == ["log.begin", "session.connect", "log.begin"]
+    for number in (1, 1, 2, 1, 2, 3):
+        transfers.add(b'{"event": "file.download", "report": %d}' % number)
+    assert [event["event"] for event in transfers.events] == ["log.begin", *["file.download"] * 3]
 
 
 @pytest.mark.parametrize("moment", ["now", "9999-99-99", None, 7])

@@ -1,6 +1,6 @@
 """keep_reports.py of the desktop image: a report is sent until the agent has it; what does not fit is counted.
 
-Selkies' module `audit` is played by a namespace with the same names; `tests/e2e/test_streaming_transfers.py` has the real one.
+Selkies' module `audit` is played by a namespace with the same names; `test_streaming_transfers.py` has the real one.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ async def test_report_is_sent_until_the_agent_has_it(module: ModuleType, agent: 
         await eventually(lambda: len(agent.taken) == 3, "all reports", 10)
 
     await run(module, agent, body)
-    assert [report["ts"] for report in agent.taken] == ["at 0", "at 1", "at 2"]
+    assert [(report["ts"], report["report"]) for report in agent.taken] == [("at 0", 1), ("at 1", 2), ("at 2", 3)]
 
 
 async def test_what_did_not_fit_is_counted_with_its_time(module: ModuleType, agent: Agent) -> None:

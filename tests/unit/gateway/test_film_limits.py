@@ -18,9 +18,9 @@ from vdi.gateway.film_limits import EXCESS, FULL, NO_STORAGE, SILENT
 from vdi.gateway.film_storage import FilmFolder
 from vdi.gateway.store.recordings import recordings
 from vdi.session.naming import FILM_REFUSED
-from vdi.session.recording import film_rate, refuse_picture
+from vdi.session.recording import film_rate, longest_pause, refuse_picture
 
-BURST, FILM_BYTES, RATE = 1000, 100, 10  # bytes; a second for the last
+AT_ONCE, BURST, FILM_BYTES, RATE = 120, 680, 10, 10  # bytes; a second for the last
 
 
 pytestmark = pytest.mark.timeout(60)
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedStage]:
+    monkeypatch.setattr(film_limits, "AT_ONCE", AT_ONCE)
     monkeypatch.setattr(film_limits, "BURST", BURST)
     monkeypatch.setattr(film_limits, "FILM_BYTES", FILM_BYTES)
     monkeypatch.setattr(film_limits, "film_rate", lambda _template: RATE)
@@ -77,15 +78,15 @@ def stored(stage: RecordedStage) -> int:
     return sum(file.stat().st_size for file in stage.folder.iterdir())
 
 
-@pytest.mark.parametrize(("many", "size"), [(False, 50), (True, 1)])
+@pytest.mark.parametrize(("many", "size"), [(False, 10), (True, 1)])
 async def test_more_than_a_recorder_makes_closes_that_desktop_alone(
     stage: RecordedStage, many: bool, size: int
 ) -> None:
     LyingAgent(stage, size, many=many)
     rounds = await fetch_until_refused(stage, EXCESS)
     assert rounds <= 13  # 26 seconds
-    assert stored(stage) <= BURST + RATE * 2 * rounds + 8 * size
-    assert len(list(stage.folder.iterdir())) <= (BURST + RATE * 2 * rounds) // FILM_BYTES + 8
+    assert stored(stage) <= AT_ONCE + RATE * 2 * rounds + 8 * size
+    assert len(list(stage.folder.iterdir())) <= (AT_ONCE + RATE * 2 * rounds) // FILM_BYTES + 8
     assert EXCESS in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     assert stage.audited("recording.refuse") == [("limits", "alice-desktop", "done")]
@@ -97,19 +98,29 @@ async def test_film_at_the_recorders_rate_goes_on(stage: RecordedStage) -> None:
     assert refuse_picture(stage.session) == ""
 
 
-async def test_refused_desktop_is_shown_when_half_its_budget_is_there(stage: RecordedStage) -> None:
-    LyingAgent(stage, 50)
+async def test_film_that_waited_for_the_gateway_is_fetched(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")
+    await stage.fetch()
+    for seconds, waiting in ((BURST / RATE, BURST - 20), (1e5, BURST - 20)):
+        stage.clock.wall += timedelta(seconds=seconds)
+        await stage.fetch(b"x" * waiting)
+        await stage.fetch()
+        assert refuse_picture(stage.session) == ""
+
+
+async def test_refused_desktop_is_shown_again_after_a_while(stage: RecordedStage) -> None:
+    LyingAgent(stage, 10)
     await fetch_until_refused(stage, EXCESS)
-    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
     assert await fetch_until_refused(stage, EXCESS) == 0
     stage.clock.wall += timedelta(seconds=BURST / RATE)
+    LyingAgent(stage, 1)
     await stage.fetch()
     assert refuse_picture(stage.session) == ""
     assert FILM_REFUSED not in stage.session.metadata.annotations
 
 
 async def test_replicas_share_the_budget(stage: RecordedStage) -> None:
-    LyingAgent(stage, 50)
+    LyingAgent(stage, 10)
     await fetch_until_refused(stage, EXCESS)
     async with PortalStage(settings=stage.settings, **stage.shares) as other:
         other.clock.wall = stage.clock.wall
@@ -120,13 +131,25 @@ async def test_agent_that_reports_a_film_and_sends_none_is_refused(stage: Record
     stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
     await stage.fetch()
     assert refuse_picture(stage.session) == ""
-    stage.clock.wall += timedelta(minutes=5)
+    stage.clock.wall += timedelta(seconds=25)
     await stage.fetch()
     assert SILENT in refuse_picture(stage.session)
     LyingAgent(stage, 1)
     await stage.fetch()
-    await stage.fetch()
     assert refuse_picture(stage.session) == ""
+
+
+async def test_desktop_whose_film_cannot_be_stored_is_shown_for_5_minutes(stage: RecordedStage) -> None:
+    await stage.fetch(b"begin")
+    (file,) = stage.folder.iterdir()
+    file.unlink()
+    stage.folder.rmdir()
+    for minutes, why in ((4, ""), (2, SILENT)):
+        stage.clock.wall += timedelta(minutes=minutes)
+        with pytest.raises(OSError, match="No such file"):
+            await stage.fetch(b"more")
+        assert why in refuse_picture(stage.session)
+        assert bool(refuse_picture(stage.session)) is bool(why)
 
 
 async def test_film_on_demand_may_be_silent(stage: RecordedStage) -> None:
@@ -146,7 +169,7 @@ async def test_who_takes_most_of_the_space_is_refused_first(
     monkeypatch.setattr(FilmFolder, "space", space)
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
-    assert 900 <= stored(stage) <= 1000
+    assert 900 <= stored(stage) <= 1100
     assert FULL in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     stage.clock.wall += timedelta(days=1)
@@ -183,6 +206,12 @@ async def test_space_is_kept_free_for_the_database(
     monkeypatch.setattr(os, "statvfs", lambda _path: volume)
     assert await FilmFolder(tmp_path).space() == space * (1 << 30)
     assert film_storage._KEPT_FREE == 1 << 30
+
+
+def test_pause_follows_the_recorders_settings() -> None:
+    longer = a_template("office", env=[{"name": "PIXELFLUX_RECORD_KEYFRAME_S", "value": "60"}])
+    assert longest_pause(None) == timedelta(seconds=25)
+    assert longest_pause(longer) == timedelta(seconds=150)
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,12 @@ async def deliver(audit: Any, queue: "asyncio.Queue[dict[str, Any]]") -> None:
     settings = audit.settings
     headers = {"Authorization": f"Bearer {settings.audit_webhook_token}"}
     timeout = aiohttp.ClientTimeout(total=settings.audit_webhook_timeout)
-    waits_since = time.time()
+    waits_since, number = time.time(), 0
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         while not audit._closing:
             report = await queue.get()
-            body = {**report, "ts": audit.rfc3339(report["ts"])}
+            number += 1  # by which the agent knows a report that it has taken, but too late
+            body = {**report, "ts": audit.rfc3339(report["ts"]), "report": number}
             while not await _is_taken(session, settings.audit_webhook_url, body):  # noqa: ASYNC110 - it can't tell us
                 await asyncio.sleep(AGAIN_SECONDS)
             queue.task_done()
