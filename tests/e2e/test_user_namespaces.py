@@ -196,7 +196,7 @@ def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.usefixtures("able")
 def test_volume_without_idmapped_mounts_costs_the_namespace_only(sessions: World, volumes_of_ramfs: str) -> None:
     """The default starts again without one; Required waits without a pod, and the doctor says why."""
-    home = {"persistence": {"scope": "Session", "size": "1Gi", "storageClass": volumes_of_ramfs}}
+    home: dict[str, Any] = {"persistence": {"scope": "Session", "size": "1Gi", "storageClass": volumes_of_ramfs}}
     why = f"has no idmapped mounts for StorageClass '{volumes_of_ramfs}'"
     with started(sessions, "rams", **home):
         status = reach(sessions, "rams", "Running")["status"]

@@ -412,7 +412,7 @@ def test_refused_user_namespace_is_remembered_for_the_class_for_an_hour(mode: st
     desktop = resolve(world.session("alice"), world.template, ClusterSettings())
     assert isinstance(desktop, Desktop)
     for storage_class in ("local-path", "fast"):
-        volume = {"storageClassName": storage_class, "hostPath": {}}
+        volume: dict[str, Any] = {"storageClassName": storage_class, "hostPath": {}}
         world.put(world.caches.volumes, PersistentVolume, f"pv-{storage_class}", spec=volume)
     refused = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "pv-local-path"})
     other = world.put(world.caches.claims, PersistentVolumeClaim, "other", spec={"volumeName": "pv-fast"})
