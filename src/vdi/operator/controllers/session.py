@@ -113,7 +113,7 @@ class SessionController:
             return Result()  # the watch brings the pod in a moment
         if removal := find_removal(observed, now):
             if observed.pod:
-                self._queue.note_refusal(observed.pod, observed.home)
+                self._queue.note_refusal(observed.pod)
             return await self._replace_pod(observed, removal, now)
         return await self._reconcile_active(observed, now)
 
