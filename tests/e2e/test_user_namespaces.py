@@ -4,18 +4,21 @@ import json
 import secrets
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from e2e.conftest import NAME
 from e2e.desktops import DESKTOP_IMAGE, live_pod_of, pod_of, reach, run_in, start, started, template
 from e2e.release import metric
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, find_lack
 from vdi.cluster.objects import NodeStatus
+from vdi.devcluster.layout import layout_of
 
 WITHOUT_HOME: dict[str, Any] = {"persistence": {"enabled": False}}
 REQUIRED = {"isolation": {"userNamespaces": "Required"}}
@@ -144,11 +147,22 @@ def test_root_installs_a_package_and_has_no_other_right(sessions: World, root: s
         browser.open()
 
 
+def on_node(*command: str) -> None:
+    """Run a command in the mount namespace of the node, where containerd sees what it mounts."""
+    config = f"{layout_of(NAME).config}/containerd.toml"
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError):
+            if folder.name.isdecimal() and config in (folder / "cmdline").read_text().split("\0"):
+                subprocess.run(["nsenter", "--target", folder.name, "--mount", "--pid", *command], check=True)
+                return
+    pytest.fail(f"no process has the configuration {config}")
+
+
 @pytest.fixture
 def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
     """A StorageClass with two volumes on a filesystem without idmapped mounts."""
     name = f"ramfs-{secrets.token_hex(4)}"
-    subprocess.run(["mount", "-t", "ramfs", "-o", "mode=0777", "ramfs", str(tmp_path)], check=True)
+    on_node("mount", "-t", "ramfs", "ramfs", str(tmp_path))
     storage_class = {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -158,8 +172,8 @@ def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
     }
     volumes = []
     for number in range(2):
-        (folder := tmp_path / str(number)).mkdir()
-        folder.chmod(0o777)
+        folder = tmp_path / str(number)
+        on_node("mkdir", "--mode", "0777", str(folder))
         spec = {
             "storageClassName": name,
             "capacity": {"storage": "1Gi"},
@@ -175,7 +189,7 @@ def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
     finally:
         world.kubectl("delete", "pv", "--selector", f"of={name}", "--wait=false")
         world.kubectl("delete", "storageclass", name)
-        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+        on_node("umount", "--lazy", str(tmp_path))
 
 
 @pytest.mark.platform

@@ -25,7 +25,7 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.failures import is_short_of_room
 from vdi.session.homes import Home
 from vdi.session.isolation import describe_storage, isolate
-from vdi.session.naming import USER_ANNOTATION
+from vdi.session.naming import STORAGE, USER_ANNOTATION
 from vdi.session.pool import is_waiting
 from vdi.session.queueing.groups import Group, PendingSession
 from vdi.session.queueing.queue import Queue
@@ -225,7 +225,7 @@ class QueueManager:
         # on waiting from there. No status has this, so after a restart it waits from now.
         self._granted_since: dict[str, int] = {}
         self._yielding: set[str] = set()  # uids of pools' desktops
-        self._refusals: dict[tuple[str, str], int] = {}  # (node, kind of volume) -> end, see `note_refusal`
+        self._refusals: dict[tuple[str, str], int] = {}  # (node, storage) -> end, see `note_refusal`
         self._began: int | None = None  # when this process began to lead
 
     def request(
@@ -270,13 +270,13 @@ class QueueManager:
             return Blocked(Reason.RESERVED, "The free capacity is reserved for sessions that wait.")
         return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
 
-    def note_refusal(self, pod: Pod, home: PersistentVolumeClaim | None = None) -> None:
-        """Remember for an hour that the node could not mount such a volume in the pod's user namespace, if it did not.
+    def note_refusal(self, pod: Pod) -> None:
+        """Remember for an hour that the node could not mount such volumes in the pod's user namespace, if it did not.
 
         Not in the API: after a restart, the next start meets the refusal again, and loses some seconds.
         """
         if error := find_idmap_error(pod):
-            storage = describe_storage(self._accounting.volumes_of(None, home))
+            storage = pod.metadata.annotations.get(STORAGE, "")
             now = now_milliseconds(self._clock)
             self._refusals = {key: until for key, until in self._refusals.items() if until > now}
             self._refusals[pod.spec.node_name, storage] = now + _REFUSAL_MS
@@ -304,9 +304,9 @@ class QueueManager:
         placed = self._queue.allowed_nodes(replace(demand, pin=()))
         nodes = [node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)]
         volumes = self._accounting.volumes_of(desktop.home, home)
-        storage, now = describe_storage(volumes), now_milliseconds(self._clock)
+        storage, now = describe_storage(desktop.volumes, desktop.home, volumes), now_milliseconds(self._clock)
         refusing = [node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now]
-        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, refusing))
+        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, storage, refusing))
 
     def withdraw(self, uid: str) -> None:
         """Take a session, or the pool's pod of this name, out of the queue, and free its capacity."""

@@ -28,6 +28,7 @@ from vdi.session.naming import (
     RECORDING,
     SCHEME,
     SESSION_LABEL,
+    STORAGE,
     TEMPLATE_ANNOTATION,
     TEMPLATE_LABEL,
     TEMPLATE_REVISION,
@@ -235,6 +236,8 @@ def _build_desktop(
         annotations[PROTOCOL] = Protocol.WEB.value
     if desktop.isolation.obstacle:
         annotations[ISOLATION] = desktop.isolation.obstacle
+    if desktop.isolation.user_namespace:
+        annotations[STORAGE] = desktop.isolation.storage
     metadata |= {"labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": build_spec(desktop, secret, agent_port)}
 

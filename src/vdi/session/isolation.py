@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from vdi.api.streaming import Display
-from vdi.api.template import AccessMode, TemplateSpec, UserNamespaces
+from vdi.api.template import AccessMode, TemplateSpec, TemplateVolume, UserNamespaces
 from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity, find_lack
 from vdi.cluster.objects import PersistentVolume
 from vdi.session.homes import Home
@@ -31,6 +31,8 @@ class Isolation:
     obstacle: str = ""
     # The only nodes that the pod may run on; empty: all.
     nodes: tuple[str, ...] = ()
+    # The volumes that decide whether a node can mount them in a user namespace, from `describe_storage`.
+    storage: str = ""
 
 
 def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation:
@@ -56,17 +58,19 @@ def isolate(
     nodes: Sequence[NodeCapacity],
     home: Home | None,
     volumes: Sequence[PersistentVolume],
+    storage: str = "",
     refusing: Collection[str] = (),
 ) -> Isolation:
     """The isolation of a pod that is created now.
 
     `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its StorageClass. `refusing`: nodes
-    that could not mount such a volume in a user namespace.
+    that could not mount `storage` in a user namespace.
     """
+    planned = replace(planned, storage=storage)
     if planned.user_namespace:
         able = [node for node in nodes if node.name not in refusing]
         if nodes and not able:
-            return replace(planned, obstacle=_refusal(nodes[0].name, volumes))
+            return replace(planned, obstacle=_refusal(nodes[0].name, storage))
         nodes = able
     if planned.needs:
         planned = replace(planned, nodes=tuple(sorted(node.name for node in nodes)))
@@ -78,7 +82,7 @@ def isolate(
         if lack := find_lack(node.status, planned.option):
             obstacle = obstacle or f"node {node.name} has {lack}"
         elif node.name in refusing:
-            obstacle = obstacle or _refusal(node.name, volumes)
+            obstacle = obstacle or _refusal(node.name, storage)
     if home and not obstacle:
         if not volumes:
             obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"
@@ -93,17 +97,22 @@ def lacking_node(message: str) -> str:
     return found[1] if found else ""
 
 
-def describe_storage(volumes: Sequence[PersistentVolume]) -> str:
-    """The kind of a home's volumes, whose filesystem is the same on one node."""
-    if not volumes:
+def describe_storage(mounted: Sequence[TemplateVolume], home: Home | None, volumes: Sequence[PersistentVolume]) -> str:
+    """The volumes of a desktop whose filesystems are not the node's own: equal for desktops that mount the same kind.
+
+    `mounted`: of the template. Desktops with claims or NFS of their own say nothing about others with the same home.
+    """
+    names = [repr(volume.name) for volume in mounted if volume.persistent_volume_claim or volume.nfs]
+    if names:
+        return f"the template's volumes {', '.join(names)}"
+    if home is None:
         return "the volumes of a desktop without a home"
-    volume = volumes[0]
-    name = volume.spec.storage_class_name
-    return f"StorageClass {name!r}" if name else f"the volume {volume.metadata.name!r}"
+    name = volumes[0].spec.storage_class_name if volumes else home.storage_class
+    return f"StorageClass {name!r}" if name or not volumes else f"the volume {volumes[0].metadata.name!r}"
 
 
-def _refusal(node: str, volumes: Sequence[PersistentVolume]) -> str:
-    return f"node {node} has no idmapped mounts for {describe_storage(volumes)}"
+def _refusal(node: str, storage: str) -> str:
+    return f"node {node} has no idmapped mounts for {storage}"
 
 
 def _is_idmapped(volume: PersistentVolume) -> bool:

@@ -35,6 +35,8 @@ HOLD = "vdi.kasm.io/hold"
 HOST = "vdi.kasm.io/host"
 # On the Pod: why it has no user namespace, as a clause.
 ISOLATION = "vdi.kasm.io/isolation"
+# The volumes of a pod with a user namespace, which its node may not be able to mount there.
+STORAGE = "vdi.kasm.io/storage"
 # On the Pod: `status.failures.time` when it was created. Another time in the status: this pod has been given up.
 LAST_FAILURE = "vdi.kasm.io/last-failure"
 # On everything that the operator creates.

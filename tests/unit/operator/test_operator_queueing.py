@@ -19,7 +19,7 @@ from vdi.operator.queueing import QueueManager
 from vdi.session.autoscaling import NodeRequest
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
-from vdi.session.naming import USER_ANNOTATION
+from vdi.session.naming import STORAGE, USER_ANNOTATION
 
 GPU = "nvidia.com/gpu"
 
@@ -417,11 +417,12 @@ def test_refused_user_namespace_is_remembered_for_the_class_for_an_hour(mode: st
     refused = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "pv-local-path"})
     other = world.put(world.caches.claims, PersistentVolumeClaim, "other", spec={"volumeName": "pv-fast"})
     failed = {"containerStatuses": [{"name": "desktop", "state": REFUSED}]}
-    pod = world.pod("alice", owner="alice", status=failed)
-    world.admission.note_refusal(pod, refused)
+    annotations = {STORAGE: world.admission.isolate(desktop, refused).isolation.storage}
+    pod = world.pod("alice", owner="alice", status=failed, metadata={"annotations": annotations})
+    world.admission.note_refusal(pod)
     assert world.admission.isolate(desktop, refused).isolation.user_namespace, "the pod had no user namespace"
     pod.spec.host_users = False
-    world.admission.note_refusal(pod, refused)
+    world.admission.note_refusal(pod)
     for home in (refused, None):  # a new home of this class, too
         isolation = world.admission.isolate(desktop, home).isolation
         assert isolation.obstacle == "node n1 has no idmapped mounts for StorageClass 'local-path'"

@@ -13,7 +13,7 @@ from vdi.cluster.capacity import NodeCapacity, read_capacity
 from vdi.cluster.objects import NodeInfo, NodeStatus, PersistentVolume, RuntimeHandler
 from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.isolation import Isolation, isolate, lacking_node
+from vdi.session.isolation import Isolation, describe_storage, isolate, lacking_node
 
 REQUIRED: dict[str, Any] = {"isolation": {"userNamespaces": "Required"}}
 ROOT: dict[str, Any] = {"isolation": {"userNamespaces": "Required", "rootInDesktop": True}}
@@ -41,7 +41,9 @@ def isolated(
 ) -> Isolation:
     desktop = desktop_of(**template)
     found = [{"metadata": {"name": "pv"}, "spec": spec} for spec in ([LOCAL] if volumes is None else volumes)]
-    return isolate(desktop.isolation, nodes, desktop.home, msgspec.convert(found, list[PersistentVolume]), refusing)
+    of_home = msgspec.convert(found, list[PersistentVolume])
+    storage = describe_storage(desktop.volumes, desktop.home, of_home)
+    return isolate(desktop.isolation, nodes, desktop.home, of_home, storage, refusing)
 
 
 def pod(template: dict[str, Any], *nodes: NodeCapacity) -> dict[str, Any]:
@@ -103,11 +105,12 @@ def test_impossible_template_is_refused_in_words(template: dict[str, Any], gpu_r
 
 
 OF_CLASS: dict[str, Any] = LOCAL | {"storageClassName": "ramfs"}
+OF_RAMFS = "StorageClass 'ramfs'"
 
 
 @pytest.mark.parametrize(
     ("volumes", "storage"),
-    [([OF_CLASS], "StorageClass 'ramfs'"), ([LOCAL], "the volume 'pv'"), ([], "the volumes of a desktop without")],
+    [([OF_CLASS], OF_RAMFS), ([LOCAL], "the volume 'pv'"), ([], "the volumes of a desktop without")],
 )
 def test_node_without_idmapped_mounts_counts_for_both_modes(volumes: list[dict[str, Any]], storage: str) -> None:
     nodes = [an_able_node("n1"), an_able_node("n2")]
@@ -123,6 +126,16 @@ def test_node_without_idmapped_mounts_counts_for_both_modes(volumes: list[dict[s
         else:
             assert not one.user_namespace and lacking_node(one.obstacle) == "n2"
             assert not both.user_namespace
+
+
+@pytest.mark.parametrize("volumes", [CLAIM, NFS])
+def test_claims_of_a_template_say_nothing_about_homes(volumes: list[dict[str, Any]]) -> None:
+    """Such a refusal must not take the user namespace from every desktop with a home of this StorageClass."""
+    with_claims = isolated(REQUIRED | {"volumes": volumes}, an_able_node(), volumes=[OF_CLASS])
+    plain = isolated(REQUIRED, an_able_node(), volumes=[OF_CLASS])
+    assert (with_claims.storage, plain.storage) == (f"the template's volumes {volumes[0]['name']!r}", OF_RAMFS)
+    assert pod(REQUIRED, an_able_node())["metadata"]["annotations"]["vdi.kasm.io/storage"] == "the volume 'pv'"
+    assert isolated(REQUIRED, an_able_node(), volumes=[]).storage == "StorageClass 'local-path'", "the first of it"
 
 
 def test_required_binds_the_pod_to_able_nodes() -> None:

@@ -327,10 +327,9 @@ PROBES = (
     ),
     _probe_warning(
         "processes_unlimited",
-        "The kubelet limits the processes of no pod: a fork bomb in one desktop leaves the others of its node no "
-        "process ID.",
+        "The kubelet limits the processes of no pod: a fork bomb stops every desktop of the node.",
         "podPidsLimit in the kubelet's configuration, requested through the API server.",
-        "Set podPidsLimit: 4096 in the kubelet's configuration (K3s: --kubelet-arg=pod-max-pids=4096), and restart it.",
+        "Set the kubelet's podPidsLimit: 4096 (K3s: --kubelet-arg=pod-max-pids=4096), and restart it.",
     ),
     _probe_warning(
         "probe_turn_refused",

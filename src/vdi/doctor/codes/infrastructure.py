@@ -196,11 +196,11 @@ INFRASTRUCTURE = (
     ),
     _code(
         "user_namespace_unavailable",
-        "A template requires user namespaces, and no node has them, or none has idmapped mounts for its volumes. With "
-        "Auto (a warning): desktops run without them.",
+        "A template requires user namespaces, and no node has them, or idmapped mounts for its volumes. With Auto (a "
+        "warning): desktops run without them.",
         "The versions and runtime handlers in the node's status; the session's conditions and `status.isolation`.",
         "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node, or use a StorageClass of ext4, xfs or "
-        'btrfs; then restart the desktops. Or set isolation.userNamespaces: "Off", or Auto where it is Required.',
+        'btrfs; restart the desktops. Or set isolation.userNamespaces: "Off", or Auto where it is Required.',
     ),
     _code(
         "desktop_unschedulable",

@@ -115,7 +115,7 @@ class SessionController:
             return _AT_ONCE  # the pod is in the cache now
         if removal := find_removal(observed, now):
             if observed.pod:
-                self._queue.note_refusal(observed.pod, observed.home)
+                self._queue.note_refusal(observed.pod)
             return await self._replace_pod(observed, removal, now)
         return await self._reconcile_active(observed, now)
 
