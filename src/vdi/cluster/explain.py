@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod
+from vdi.cluster.objects import ContainerStatus, Event, Node, PersistentVolumeClaim, Pod, Terminated
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
 from vdi.printable import as_sentence
@@ -309,11 +309,16 @@ def _pod_terminating(start: StartState) -> Explanation | None:
     )
 
 
-def _out_of_memory(start: StartState) -> Explanation | None:
+def was_out_of_memory(ended: Terminated) -> bool:
+    """Whether the kernel killed the container, or a program without which it ends, since its memory was used up."""
     # By the runtime, or by the image's own termination message: the runtime may learn of the kill too late.
+    return ended.reason == "OOMKilled" or ended.message.startswith(f"{PodReason.OUT_OF_MEMORY}: ")
+
+
+def _out_of_memory(start: StartState) -> Explanation | None:
     desktop = start.pod.desktop
     ended = desktop and (desktop.state.terminated or desktop.last_state.terminated)
-    if not ended or not (ended.reason == "OOMKilled" or ended.message.startswith(f"{PodReason.OUT_OF_MEMORY}: ")):
+    if not ended or not was_out_of_memory(ended):
         return None
     return Explanation(
         PodReason.OUT_OF_MEMORY,

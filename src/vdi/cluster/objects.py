@@ -296,7 +296,7 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
         return self.transitioned or ""
 
 
-READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "PodResizePending")
+READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "PodResizePending", "PodResizeInProgress")
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):

@@ -87,9 +87,10 @@ def desktop_url(session: VDISession, port: int) -> str:
     return f"http://{url_host(host)}:{port}"
 
 
-class _Memory(msgspec.Struct):
+class _Memory(msgspec.Struct, rename="camel"):
     used: Annotated[int, msgspec.Meta(ge=0)]
     limit: Annotated[int, msgspec.Meta(gt=0)]
+    is_short: bool
 
 
 class DesktopKeyError(Exception):
@@ -230,7 +231,7 @@ async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemp
         memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(_Memory)
     except (ActionDenied, BadResponseError):
         return None
-    return find_memory_alert(session, template, memory.used, memory.limit)
+    return find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:

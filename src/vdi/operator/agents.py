@@ -1,7 +1,8 @@
-"""Polls of the agents in the desktops (activity, graphics), and notices that the agents show.
+"""Polls of the agents in the desktops (activity, graphics, memory), and notices that the agents show.
 
-`poll` and `deliver` are reconcilers of queues of their own. A desktop is polled only when its answer can change
-something (`session.lifetime.next_poll`); then the session is reconciled. No poll costs a request to the API server.
+`poll` and `deliver` are reconcilers of queues of their own. A desktop is polled once a minute, and when its answer can
+change something (`session.lifetime.next_poll`); then the session is reconciled. No poll costs a request to the API
+server.
 
 Reports are untrusted input: a user can put any program in the agent's place. So they are cut at `ANSWER_BYTES`,
 redirects are not followed, and the worst effect of a lie is that the user's own desktop keeps running.
@@ -27,8 +28,8 @@ from vdi.kube.http import url_host
 from vdi.kube.queue import Result
 from vdi.operator.caches import BY_TEMPLATE, ClusterContext, SessionKey
 from vdi.printable import escape, is_printable
-from vdi.session.alerts import Notice, schedules_of
-from vdi.session.conditions import CLOSING, IDLE
+from vdi.session.alerts import MEMORY_KILL_SHOWN, Notice, schedules_of
+from vdi.session.conditions import CLOSING, IDLE, OUT_OF_MEMORY
 from vdi.session.lifetime import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval, started_at
 from vdi.session.naming import secret_name
 from vdi.session.recording import FAILED, ON
@@ -53,10 +54,12 @@ PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
 NOTICE_PAUSE = 5.0
 FAILURES_UNTIL_EVENT = 3
-# Polls of a desktop without an idle timeout for its graphics, while its agent does not answer.
+# Polls of a desktop without an idle timeout whose agent has never answered.
 GRAPHICS_POLLS = 3
 # Seconds between two such polls.
 GRAPHICS_PAUSE = 5.0
+# The longest time between two polls of an agent that answers: it says when the kernel has killed a program.
+MEMORY_INTERVAL = timedelta(minutes=1)
 
 NoticeKey = tuple[str, str, str]  # (namespace, session, id of the notice)
 
@@ -99,6 +102,8 @@ class Report(msgspec.Struct, rename="camel"):
     connected_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
     graphics: GraphicsReport | None = None
     recording: RecordingReport | None = None
+    # Since the kernel last killed a program for want of memory; None: it has not.
+    memory_kill_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
 
     def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
         """The report as points in time. Unchanged ones are those of `before`, so that a delay is no input."""
@@ -111,7 +116,8 @@ class Report(msgspec.Struct, rename="camel"):
             graphics = GraphicsStatus(**msgspec.structs.asdict(self.graphics))
         film = self.recording
         recording = RecordingStatus("", film.state, film.message) if film else None
-        return Activity(last_input, seen, connect, graphics, recording)
+        kill = None if self.memory_kill_seconds is None else seen - timedelta(seconds=self.memory_kill_seconds)
+        return Activity(last_input, seen, connect, graphics, recording, kill)
 
 
 @dataclass(slots=True)
@@ -203,10 +209,7 @@ class Agents:
         timeout = idle_timeout(session, template)
         is_closing = _can_cancel_closing(session, template)
         recording = session.status.recording
-        if timeout is None and not is_closing and session.status.graphics is not None and recording is None:
-            self._states.pop(session.metadata.uid, None)
-            return Result()
-        interval = poll_interval(timeout) if timeout else timedelta(seconds=GRAPHICS_PAUSE)
+        interval = poll_interval(timeout) if timeout else MEMORY_INTERVAL
         if is_closing:
             interval = min(interval, CLOSING_INTERVAL)
         if recording:
@@ -229,12 +232,11 @@ class Agents:
         now = self._clock.now()
         state.failures = 0
         state.activity = report.as_activity(now, state.activity)
-        if is_closing or state.activity.graphics != session.status.graphics or _is_news(state.activity, recording):
+        is_news = state.activity.graphics != session.status.graphics or _is_news(state.activity, recording)
+        if is_closing or is_news or _is_memory_news(state.activity, session, now):
             self._enqueue_session(key)
-        if (is_closing or recording) and timeout is None:
+        if timeout is None:
             return Result(requeue_after=interval.total_seconds())
-        if timeout is None:  # polled once more, to forget the report when the status has it
-            return Result(requeue_after=GRAPHICS_PAUSE if state.activity.graphics else None)
         idle = evaluate_idle(
             started=started_at(session, pod) or now,
             activity=state.activity,
@@ -247,7 +249,7 @@ class Agents:
         is_outdated = bool(known) and idle.since - parse_time(known) >= PUBLISHED_WITHIN
         if idle.warned(now) or _warned_at(session) or is_outdated:
             self._enqueue_session(key)
-        pause = next_poll(idle, timeout, now)
+        pause = min(next_poll(idle, timeout, now), MEMORY_INTERVAL)
         return Result(requeue_after=min(pause, interval if is_closing or recording else pause).total_seconds())
 
     def _not_answered(
@@ -255,16 +257,16 @@ class Agents:
     ) -> Result:
         """Poll an agent that does not answer ever more rarely; one Event warns the user who counts on the timeout.
 
-        Without a timeout only the graphics are missing: then a few polls are enough.
+        Without a timeout, one that has never answered is polled a few times only: the image has none.
         """
         state.failures += 1
-        if not has_timeout:
+        if not has_timeout and session.status.graphics is None:
             if state.failures < GRAPHICS_POLLS:
                 return Result(requeue_after=GRAPHICS_PAUSE)
             self._states.pop(session.metadata.uid, None)
             return Result()
         log.debug("%s/%s: %s", session.metadata.namespace, session.metadata.name, error)
-        if state.failures == FAILURES_UNTIL_EVENT:
+        if has_timeout and state.failures == FAILURES_UNTIL_EVENT:
             note = f"The operator cannot check whether the desktop is in use, so it does not count as idle: {error}."
             self._recorder.emit(reference_to(session), "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
@@ -335,6 +337,13 @@ def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:
     """Whether the agent says something else of the film than the status. One that says nothing makes none."""
     film = activity.recording or RecordingStatus("")
     return known is not None and (film.state, film.message) != (known.state, known.message)
+
+
+def _is_memory_news(activity: Activity, session: VDISession, now: datetime) -> bool:
+    """Whether a program was killed for want of memory, and the status does not say so."""
+    kill = activity.memory_kill
+    is_recent = kill is not None and now < kill + MEMORY_KILL_SHOWN
+    return is_recent and find_condition(session.status.conditions, OUT_OF_MEMORY) is None
 
 
 def _polled_state(session: VDISession) -> tuple[object, ...]:

@@ -22,7 +22,18 @@ from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.operator.metrics import Metrics
 from vdi.printable import escape
-from vdi.session.conditions import ADMITTED, ENDED_BY_ITSELF, POD_READY, READY, TEMPLATE_FOUND, WARNING_TYPES, Reason
+from vdi.session.conditions import (
+    ADMITTED,
+    ENDED_BY_ITSELF,
+    OUT_OF_MEMORY,
+    POD_READY,
+    READY,
+    RESIZE_PENDING,
+    SIZE_WAITS,
+    TEMPLATE_FOUND,
+    WARNING_TYPES,
+    Reason,
+)
 
 T = TypeVar("T")
 Kind = TypeVar("Kind", VDIPool, VDITemplate)
@@ -215,8 +226,16 @@ class SessionEvents:
         self._announce_trouble(old, after)
         self._announce_end(old, after)
         for kind in WARNING_TYPES:
-            if (warned := find_condition(new.conditions, kind)) and find_condition(old.conditions, kind) is None:
+            warned, before_it = find_condition(new.conditions, kind), find_condition(old.conditions, kind)
+            # Each kill for want of memory has an Event, also when an earlier one is still shown.
+            is_again = kind == OUT_OF_MEMORY and warned and before_it and warned.message != before_it.message
+            if warned and (before_it is None or is_again):
                 self._emit(after, "Warning", warned.reason, warned.message, "Warn")
+        waited = find_condition(old.conditions, RESIZE_PENDING)
+        is_same = new.phase == Phase.RUNNING and new.observed_generation == old.observed_generation
+        is_over = find_condition(new.conditions, RESIZE_PENDING) is None
+        if waited and waited.reason in SIZE_WAITS and is_same and is_over:
+            self._emit(after, "Normal", "Resized", "The desktop has the size of its spec now.", "Resize")
 
     def _announce_trouble(self, old: SessionStatus, after: VDISession) -> None:
         new = after.status

@@ -1,23 +1,38 @@
 """Warnings before a desktop ends: an announced end, time limit, working hours, idleness, a drain of its node. Pure.
 
+And one afterwards: the kernel has killed the desktop, or a program in it, since its memory was used up.
+
 The operator publishes each warning as a condition that is there only while it holds, as an Event when it begins, and as
 a notice inside the desktop.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.session import VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
+from vdi.cluster.explain import was_out_of_memory
 from vdi.cluster.units import format_duration, format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END, RESIZE_PENDING, WARNING_TYPES, Reason
+from vdi.session.conditions import (
+    CLOSING,
+    DRAINING,
+    EXPIRING,
+    IDLE,
+    OUT_OF_MEMORY,
+    PLANNED_END,
+    RESIZE_PENDING,
+    SIZE_WAITS,
+    WARNING_TYPES,
+    Reason,
+)
 from vdi.session.decide import Observed
 from vdi.session.lifetime import (
     Idle,
+    as_time,
     evaluate_idle,
     expires_at,
     idle_action,
@@ -38,7 +53,12 @@ WARNING_TITLES = {
     IDLE: "This desktop is idle",
     DRAINING: "This desktop will move",
     RESIZE_PENDING: "The new size is not applied yet",
+    OUT_OF_MEMORY: "This desktop ran out of memory",
 }
+# A desktop that ran out of memory says so for this long: its user may be away.
+MEMORY_KILL_SHOWN = timedelta(hours=1)
+# A new size that was waited for is announced in the desktop for this long.
+_RESIZED_SHOWN = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +87,7 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
         _closing(observed, now),
         _idle(observed, now),
         _draining(observed, settings, now),
+        find_memory_kill(observed, now),
     )
     return tuple(alert for alert in found if alert)
 
@@ -183,6 +204,36 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     return Alert(DRAINING, Reason.NODE_CORDONED, message, format_time(free_from))
 
 
+def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
+    """The alert after the kernel has killed the desktop, or a program in it, because its memory was used up."""
+    killed = _desktop_killed_at(observed)
+    if killed and now < killed + MEMORY_KILL_SHOWN:
+        what = "the desktop was stopped, and started again"
+        return _memory_kill(Reason.DESKTOP_KILLED, what, killed, killed + MEMORY_KILL_SHOWN)
+    # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status an hour.
+    shown, since = find_condition(observed.session.status.conditions, OUT_OF_MEMORY), _since(observed, OUT_OF_MEMORY)
+    if shown and since and shown.reason == Reason.PROGRAM_KILLED and now < since + MEMORY_KILL_SHOWN:
+        return Alert(OUT_OF_MEMORY, shown.reason, shown.message, format_time(since + MEMORY_KILL_SHOWN))
+    killed = observed.activity.memory_kill if observed.activity else None
+    if killed is None or now >= killed + MEMORY_KILL_SHOWN:
+        return None
+    what = "a program was ended without a warning"
+    return replace(_memory_kill(Reason.PROGRAM_KILLED, what, killed, now + MEMORY_KILL_SHOWN), begins=now)
+
+
+def _desktop_killed_at(observed: Observed) -> datetime | None:
+    """When the last container of the pod that ended was killed for want of memory; None: it was not."""
+    desktop = observed.pod.desktop if observed.pod else None
+    ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
+    return as_time(ended.finished_at or "") if ended and was_out_of_memory(ended) else None
+
+
+def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -> Alert:
+    advice = "Close programs that you do not need, or give it more memory."
+    message = f"At {clock_time(killed)} the desktop had used up its memory, and {what}. {advice}"
+    return Alert(OUT_OF_MEMORY, reason, message, format_time(until))
+
+
 def _since(observed: Observed, kind: str) -> datetime | None:
     """The time since when this warning is shown."""
     up = find_condition(observed.session.status.conditions, kind)
@@ -207,11 +258,21 @@ class Notice:
     until_input: bool = False
 
 
-def find_notices(before: VDISession, alerts: Sequence[Alert]) -> list[Notice]:
+def find_notices(before: VDISession, alerts: Sequence[Alert], now: datetime) -> list[Notice]:
     """The notices to show now, and an empty one for each warning that no longer holds."""
     shown = [
         Notice(alert.type, WARNING_TITLES[alert.type], alert.message, alert.until, alert.until_input)
         for alert in alerts
+        if alert.reason != Reason.PROGRAM_KILLED  # the agent in the desktop has said so at once
     ]
     was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
-    return shown + [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]
+    over = [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]
+    # A size that waited is applied without anyone's doing: by the node, when programs use less memory, for example.
+    waited, size = find_condition(before.status.conditions, RESIZE_PENDING), before.spec.resources
+    is_same = before.status.observed_generation == before.metadata.generation
+    if waited and waited.reason in SIZE_WAITS and is_same and size and Notice(RESIZE_PENDING) in over:
+        over.remove(Notice(RESIZE_PENDING))
+        until = format_time(now + _RESIZED_SHOWN)
+        text = f"This desktop has {size.memory} of memory now."
+        shown.append(Notice(RESIZE_PENDING, "The new size is applied", text, until))
+    return shown + over

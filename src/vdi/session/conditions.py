@@ -27,9 +27,10 @@ DRAINING = "Draining"
 CLOSING = "Closing"
 PLANNED_END = "PlannedEnd"
 RESIZE_PENDING = "ResizePending"
+OUT_OF_MEMORY = "OutOfMemory"
 END_TYPES = (PLANNED_END, EXPIRING, CLOSING, IDLE, DRAINING)
 # Warnings. They are present, and True, only while they hold.
-WARNING_TYPES = (*END_TYPES, RESIZE_PENDING)
+WARNING_TYPES = (*END_TYPES, RESIZE_PENDING, OUT_OF_MEMORY)
 
 
 class ReasonKind(Enum):
@@ -168,6 +169,10 @@ class Reason(StrEnum):
     DEFERRED = "Deferred", "ResizePending", "The new size waits for capacity, which no other desktop gets."
     INFEASIBLE = "Infeasible", "ResizePending", "The new size is refused; the message has the reason."
     NEEDS_RESTART = "NeedsRestart", "ResizePending", "The cluster resizes no running pod: the new size needs a restart."
+    IN_USE = "InUse", "ResizePending", "The desktop uses more memory than its new size: the size waits until it fits."
+    NOT_APPLIED = "NotApplied", "ResizePending", "The node fails to apply the new size; the message has the reason."
+    DESKTOP_KILLED = "DesktopKilled", "OutOfMemory", "The whole desktop was killed, and was started again in its pod."
+    PROGRAM_KILLED = "ProgramKilled", "OutOfMemory", "One program was killed; the desktop goes on."
     NODE_CORDONED = "NodeCordoned", "Draining", "The node of the desktop is being drained."
 
 
@@ -183,6 +188,8 @@ BUSY_REASONS = _of_kind(ReasonKind.BUSY)
 LASTING_QUEUE_REASONS = _of_kind(ReasonKind.NO_NODE)
 # Reasons of Admitted=False of a session that stands in the queue.
 QUEUE_REASONS = BUSY_REASONS | LASTING_QUEUE_REASONS | _of_kind(ReasonKind.QUEUED)
+# Reasons of ResizePending with which the node applies the size by itself, once it can.
+SIZE_WAITS = frozenset({Reason.DEFERRED, Reason.IN_USE, Reason.NOT_APPLIED})
 # Reasons of Admitted=False that pass without anyone editing an object.
 TEMPORARY_REASONS = QUEUE_REASONS | _of_kind(ReasonKind.HELD_UP)
 

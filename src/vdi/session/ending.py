@@ -14,8 +14,8 @@ from vdi.api.session import FailureStatus, VDISession
 from vdi.api.template import IdleAction, TimeoutAction, VDITemplate
 from vdi.cluster.capacity import USER_NAMESPACES, Need, find_lack
 from vdi.cluster.objects import Pod
-from vdi.cluster.units import format_time
-from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.alerts import clock_time, closing_of, evictable_at, find_idle, find_memory_kill
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import POD_READY, Reason
 from vdi.session.decide import Observed, find_copying
@@ -183,6 +183,8 @@ def _moments(observed: Observed, settings: ClusterSettings, now: datetime) -> It
         yield retry_at(failures) if failures else None
         return
     yield evictable_at(observed, settings)
+    if kill := find_memory_kill(observed, now):
+        yield parse_time(kill.until)
     if idle := find_idle(observed, now):
         yield idle.warn_at
         yield idle.over_at

@@ -36,8 +36,9 @@ START_TIMEOUT = timedelta(minutes=10)
 SCHEDULER_TIMEOUT = timedelta(seconds=15)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=10), timedelta(minutes=5)
-# Restarts of the container after which its pod counts as lost.
-_CRASHES = 3
+# Restarts of the container after which its pod counts as lost; and of one that is out of memory again: its /dev/shm may
+# be what is full, and lasts as long as the pod.
+_CRASHES, _CRASHES_OUT_OF_MEMORY = 3, 1
 _IN_VAIN = IMAGE_REASONS | {"CreateContainerConfigError", "CreateContainerError"}
 NOT_ITS_FAULT = frozenset({Reason.POD_DELETED, PodReason.NODE_LOST, PodReason.EVICTED, PodReason.SCHEDULER_LATE})
 # Reasons of a pod that finds no node, without those of a home that is not bound yet.
@@ -126,7 +127,8 @@ def find_loss(
     explanation = explain(StartState(pod, home, events))
     desktop = pod.desktop
     waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
-    crashing = desktop is not None and desktop.restart_count >= _CRASHES and waiting == "CrashLoopBackOff"
+    most = _CRASHES_OUT_OF_MEMORY if explanation.reason == PodReason.OUT_OF_MEMORY else _CRASHES
+    crashing = desktop is not None and desktop.restart_count >= most and waiting == "CrashLoopBackOff"
     in_vain, unscheduled = in_vain_since(pod), unscheduled_since(pod)
     # A pod that waited for its volume gets the scheduler's time from the moment in which the volume was bound.
     if unscheduled is not None and explanation.reason == PodReason.SCHEDULER_LATE:

@@ -144,6 +144,8 @@ class Activity:
     graphics: GraphicsStatus | None = None
     # None: the desktop is not recorded.
     recording: RecordingStatus | None = None
+    # When the kernel last killed a program of the desktop for want of memory; None: it has not.
+    memory_kill: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

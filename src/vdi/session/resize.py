@@ -6,8 +6,9 @@ killed at any write goes on.
 
 from typing import Any, NamedTuple
 
-from vdi.api.session import VDISession
+from vdi.api.session import SessionResources, VDISession
 from vdi.api.template import VDITemplate
+from vdi.cluster.objects import Pod
 from vdi.cluster.units import amounts, parse_quantity
 from vdi.session.alerts import Alert
 from vdi.session.children import CONTAINER
@@ -16,7 +17,8 @@ from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.decide import Observed
 from vdi.session.effective import Blocked, resolve, size_of
 
-_OFFER_FROM = 0.9  # of the limit
+# Of the kubelet's message about a limit below what is in use.
+_BELOW_USAGE = "below current usage"
 _MIB = 1 << 20
 
 
@@ -31,11 +33,7 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
         return None
     limits = {"memory": requested.memory} | ({"cpu": requested.cpu} if requested.cpu else {})
     if amounts(limits).items() <= amounts(pod.spec.limits).items():
-        pending = pod.condition("PodResizePending")
-        if pending is None or pending.status != "True":
-            return None
-        reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
-        return Alert(RESIZE_PENDING, reason, f"Node {node.metadata.name} does not apply it: {pending.message}")
+        return _find_delay(pod, requested)
     desktop = resolve(session, template, settings, observed.homes)
     if isinstance(desktop, Blocked):
         return Alert(RESIZE_PENDING, Reason.INFEASIBLE, desktop.message)
@@ -48,6 +46,22 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
     return {"spec": {"containers": [{"name": CONTAINER, "resources": {"limits": limits, "requests": requests}}]}}
 
 
+def _find_delay(pod: Pod, requested: SessionResources) -> Alert | None:
+    """The reason why a pod that has the new size in its spec does not have it on its node."""
+    node, pending, failing = pod.spec.node_name, pod.condition("PodResizePending"), pod.condition("PodResizeInProgress")
+    if pending and pending.status == "True":
+        reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
+        return Alert(RESIZE_PENDING, reason, f"Node {node} does not apply it: {pending.message}")
+    if failing is None or failing.status != "True" or failing.reason != "Error":
+        return None
+    if _BELOW_USAGE in failing.message:
+        # The kubelet tries again and again, each time with the usage of that moment in its message, which is left out:
+        # each would be a status of its own.
+        words = f"The desktop uses more than its new size of {requested.memory}, which is applied as soon as it fits"
+        return Alert(RESIZE_PENDING, Reason.IN_USE, f"{words}. Close programs that you do not need.")
+    return Alert(RESIZE_PENDING, Reason.NOT_APPLIED, f"Node {node} fails to apply it: {failing.message}")
+
+
 class MemoryAlert(NamedTuple):
     """A desktop that has almost used up its memory; `memory`: what to resize it to, empty where there is no more."""
 
@@ -57,10 +71,10 @@ class MemoryAlert(NamedTuple):
 
 
 def find_memory_alert(session: VDISession, template: VDITemplate, used: int, limit: int) -> MemoryAlert | None:
-    """The alert, with the offer of more memory; None while the desktop does not have the memory of its spec yet."""
+    """The alert of a desktop that is short of memory, with the offer of more; None: it does not have its spec's yet."""
     offer = template.spec.resources
     present = parse_quantity(size_of(session.spec, offer).memory)
-    if used < _OFFER_FROM * limit or limit < present - _MIB:
+    if limit < present - _MIB:
         return None
     words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
     total = int(min(present + 2048 * _MIB, parse_quantity(offer.max_memory or offer.default_memory))) // _MIB

@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
@@ -292,15 +293,98 @@ def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytes
     assert found == [(5, "audit.dropped", 5), (6, "file.download", None)]
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_memory_counts_no_page_cache(agent: Any, tmp_path: Path, version: str) -> None:
-    folder = tmp_path / "memory" if version == "v1" else tmp_path
-    names = ("memory.usage_in_bytes", "memory.limit_in_bytes") if version == "v1" else ("memory.current", "memory.max")
-    folder.mkdir(exist_ok=True)
-    (folder / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n")
-    (folder / names[0]).write_text("1190\n")
-    (folder / names[1]).write_text("1000\n")
-    assert agent.read_memory(tmp_path) == {"used": 890, "limit": 1000}
-    (folder / names[1]).write_text("max\n")
+class Cgroup:
+    """The files of a container's memory, of either version."""
+
+    def __init__(self, root: Path, version: str) -> None:
+        self.root, is_first = root, version == "v1"
+        self.folder = root / "memory" if is_first else root
+        self.folder.mkdir(exist_ok=True)
+        self.usage = self.folder / ("memory.usage_in_bytes" if is_first else "memory.current")
+        self.limit = self.folder / ("memory.limit_in_bytes" if is_first else "memory.max")
+        self.events = self.folder / ("memory.oom_control" if is_first else "memory.events")
+        (self.folder / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n")
+        self.limit.write_text("1000\n")
+        self.set(0)
+
+    def set(self, used: int, kills: int = 0) -> None:
+        self.usage.write_text(f"{used + 300}\n")
+        self.events.write_text(f"under_oom 0\noom_kill {kills}\n")
+
+
+@pytest.fixture(params=["v1", "v2"])
+def cgroup(request: pytest.FixtureRequest, tmp_path: Path) -> Cgroup:
+    return Cgroup(tmp_path, request.param)
+
+
+class Told:
+    """What a watch has said."""
+
+    def __init__(self, agent: Any, cgroup: Cgroup) -> None:
+        self.kills = 0
+        self.short: list[dict[str, int] | None] = []
+        self.watch = agent.MemoryWatch(self.killed, self.short.append, cgroup.root)
+
+    def killed(self) -> None:
+        self.kills += 1
+
+
+def test_memory_counts_no_page_cache(agent: Any, cgroup: Cgroup) -> None:
+    told = Told(agent, cgroup)
+    cgroup.set(890)
+    assert told.watch.report() == {"used": 890, "limit": 1000, "isShort": False}
+    cgroup.limit.write_text("max\n")
     with pytest.raises(agent.UnknownError, match="can't be read"):
-        agent.read_memory(tmp_path)
+        told.watch.report()
+
+
+def test_memory_is_short_from_90_percent_until_it_is_below_80(agent: Any, cgroup: Cgroup) -> None:
+    told = Told(agent, cgroup)
+    for second, used in enumerate((890, 900, 950, 801, 799, 850)):
+        cgroup.set(used)
+        told.watch.look(10.0 * second)
+    assert told.short == [{"used": 900, "limit": 1000}, None]
+
+
+def test_memory_that_fills_fast_is_short_seconds_before_it_is_full(agent: Any, cgroup: Cgroup) -> None:
+    """As with 100 MiB a second of 2 GiB: 5 % in each second."""
+    told, full_at = Told(agent, cgroup), 30
+    for half in range(full_at):
+        cgroup.set(250 + 25 * half)
+        told.watch.look(half / 2)
+        if told.short:
+            break
+    assert (full_at - half) / 2 >= 4, "seconds that are left"
+    cgroup.set(760)
+    for later in range(6):
+        told.watch.look(half / 2 + later / 2)
+    assert told.short[1:] == [None], "it has stopped growing"
+
+
+def test_slow_growth_is_not_short_before_90_percent(agent: Any, cgroup: Cgroup) -> None:
+    told = Told(agent, cgroup)
+    for second in range(19):
+        cgroup.set(700 + 10 * second)
+        told.watch.look(float(second))
+    assert told.short == []
+
+
+def test_each_kill_is_said_once(agent: Any, cgroup: Cgroup) -> None:
+    cgroup.set(500, kills=2)
+    told = Told(agent, cgroup)
+    assert told.watch.kill_seconds() is None, "what came before this process has been said"
+    for kills in (2, 3, 3, 5):
+        cgroup.set(500, kills)
+        told.watch.look(time.monotonic())
+    assert told.kills == 2
+    assert 0 <= told.watch.kill_seconds() < 60
+
+
+def test_person_is_told_in_the_desktop(agent: Any, screen: Screen) -> None:
+    agent.tell_short(screen.notices, {"used": 95, "limit": 100})
+    agent.tell_kill(screen.notices)
+    agent.tell_short(screen.notices, None)
+    short, killed, withdrawn = screen.lines
+    assert ("95 % of" in short, "open the menu" in short) == (True, True)
+    assert "a program was ended" in killed.lower()
+    assert "CloseNotification" in withdrawn

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -82,8 +83,8 @@ def test_a_lack_of_memory_is_the_termination_message(
     desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: str, status: int, message: str | None
 ) -> None:
     monkeypatch.setattr(desktop, "TERMINATION_LOG", tmp_path / "message")
-    (tmp_path / "memory").write_text(events)
-    monkeypatch.setattr(desktop, "MEMORY_EVENTS", (tmp_path / "absent", tmp_path / "memory"))
+    (tmp_path / "memory.events").write_text(events)
+    monkeypatch.setattr(desktop, "read_kills", partial(desktop.read_kills, tmp_path))
 
     with pytest.raises(SystemExit, match="used all of its memory" if message else "it was ended"):
         desktop.end_with("Xvfb", status, "it was ended")

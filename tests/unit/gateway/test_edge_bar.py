@@ -105,8 +105,10 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
 async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
     app = web.Application()
 
+    is_short = True
+
     async def memory(_request: web.Request) -> web.Response:
-        return web.json_response({"used": 3960000000, "limit": 4294967296})
+        return web.json_response({"used": 3960000000, "limit": 4294967296, "isShort": is_short})
 
     app.router.add_get("/memory", memory)
     async with serve_app(app) as port:
@@ -117,6 +119,8 @@ async def test_bar_offers_the_owner_more_memory(stage: EdgeStage, monkeypatch: p
         assert (await browser.get(BAR)).json()["memory"] == [words, "6Gi", "Give it 2 GiB more"]
         guest = await entered(stage, GUEST, **shared_with(GUEST, "collaborator"))
         assert (await guest.get(BAR)).json()["memory"] is None
+        is_short = False
+        assert (await browser.get(BAR)).json()["memory"] is None
 
 
 @pytest.mark.parametrize("role", ["collaborator", "viewer"])

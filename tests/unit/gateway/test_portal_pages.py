@@ -133,7 +133,7 @@ async def test_an_action_is_done_and_said(
 
 async def test_full_memory_is_said_to_the_owner_with_one_click(stage: PortalStage) -> None:
     stage.put(a_template(resources={"maxMemory": "16Gi"}), running(access=SHARED))
-    stage.agent.memory = full = b'{"used": 3960000000, "limit": 4294967296}'
+    stage.agent.memory = full = b'{"used": 3960000000, "limit": 4294967296, "isShort": true}'
     page = await stage.browser().html(PAGE)
     assert "Your desktop uses 92 % of its memory. Give it 2 GiB more?" in page
     assert '<button class="second" name="memory" value="6Gi">Give it 2 GiB more</button>' in page

@@ -99,10 +99,10 @@ def running(world: ActivityWorld) -> ActivityWorld:
     return world
 
 
-async def test_used_desktop_is_polled_when_its_warning_would_be_due(running: ActivityWorld) -> None:
+async def test_used_desktop_is_polled_once_a_minute(running: ActivityWorld) -> None:
     running.clock.wall = START + timedelta(minutes=10)
     running.agent.answer = {"idleSeconds": 60.0, "viewers": 2, "connectedSeconds": 120.0}
-    assert await running.poll() == 600.0
+    assert await running.poll() == 60.0
     activity = running.agents.report("uid-alice")
     assert activity and activity.last_input == START + timedelta(minutes=9)
     assert activity.last_connect == START + timedelta(minutes=8)
@@ -121,7 +121,7 @@ async def test_session_is_woken_by_a_due_warning_and_by_input(running: ActivityW
     assert await running.poll() == 2.0
     assert running.was_woken()
     running.agent.answer["idleSeconds"] = 1.0
-    assert await running.poll() == 600.0
+    assert await running.poll() == 60.0
     assert running.was_woken()
 
 
@@ -147,24 +147,44 @@ async def test_desktop_without_a_timeout_reports_its_graphics_once(
     graphics = GRAPHICS | other
     running.session(idle=None)
     running.agent.answer["graphics"] = graphics
-    assert await running.poll() == 5.0
+    assert await running.poll() == 60.0
     assert running.was_woken()
     activity = running.agents.report("uid-alice")
     assert activity is not None and activity.graphics is not None
     assert msgspec.to_builtins(activity.graphics) == {name: value for name, value in graphics.items() if value != ""}
     running.session(idle=None, graphics=graphics)
-    assert await running.poll() is None
-    assert running.agent.asked == 1
-    assert running.agents.report("uid-alice") is None
+    assert await running.poll() == 60.0
+    assert not running.was_woken()
 
 
-async def test_agent_without_graphics_is_polled_once(running: ActivityWorld) -> None:
+async def test_image_without_an_agent_is_polled_a_few_times(running: ActivityWorld) -> None:
     running.session(idle=None)
-    assert await running.poll() is None
+    assert await running.poll() == 60.0
     assert not running.was_woken()
     running.agent.status = 503
     assert [await running.poll() for _ in range(3)] == [5.0, 5.0, None]
     assert running.said == []
+    running.session(idle=None, graphics=GRAPHICS)
+    assert [await running.poll() for _ in range(4)] == [60.0, 120.0, 240.0, 300.0]
+    assert running.said == []
+
+
+async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(running: ActivityWorld) -> None:
+    running.agent.answer |= {"memoryKillSeconds": 30.0, "graphics": GRAPHICS}
+    running.session(idle=None, graphics=GRAPHICS)
+    await running.poll()
+    assert running.was_woken()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.memory_kill == START - timedelta(seconds=30)
+    said = {"type": "OutOfMemory", "status": "True", "reason": "ProgramKilled"}
+    running.session(idle=None, graphics=GRAPHICS, conditions=[said])
+    running.agent.answer["memoryKillSeconds"] = 0.0
+    await running.poll()
+    assert not running.was_woken(), "a desktop that reports one at each poll costs no write"
+    running.session(idle=None, graphics=GRAPHICS)
+    running.agent.answer["memoryKillSeconds"] = 3600.0
+    await running.poll()
+    assert not running.was_woken(), "it is over"
 
 
 @pytest.mark.parametrize(
@@ -199,13 +219,12 @@ async def test_change_of_graphics_wakes_its_session(running: ActivityWorld) -> N
 async def test_new_idle_timeout_of_a_template_polls_its_desktops(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS)
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
-    assert await running.poll() is None
+    assert await running.poll() == 60.0
     spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}
     running.polls.queue.done(await running.polls.queue.take())
     running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec=spec)
     assert await asyncio.wait_for(running.polls.queue.take(), PATIENCE) == KEY
     assert await running.poll() is not None
-    assert running.agent.asked == 1
 
 
 @pytest.mark.parametrize(

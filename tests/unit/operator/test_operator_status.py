@@ -35,6 +35,11 @@ def a_condition(kind: str, status: str, reason: str, message: str = "") -> dict[
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
+def out_of_memory(message: str) -> dict[str, Any]:
+    return {"phase": "Running", "conditions": [a_condition("OutOfMemory", "True", "DesktopKilled", message)]}
+
+
+OUT_OF_MEMORY = out_of_memory("At 08:00.")
 RUNS = {
     "phase": "Running",
     "startTime": "2026-11-20T08:00:01Z",
@@ -53,6 +58,7 @@ EVICTED = {
 TIMED_OUT = {"phase": "Terminating", "message": "Over.", "conditions": [a_condition("Ready", "False", "TimedOut")]}
 CRASHED = {"phase": "Pending", "message": "Crashed.", "failures": {"count": 1, "reason": "CrashLoop", "time": "t"}}
 EXPIRING = {"phase": "Running", "conditions": [a_condition("Expiring", "True", "ExpiringSoon", "Soon.")]}
+SIZE_WAITS = {"phase": "Running", "conditions": [a_condition("ResizePending", "True", "InUse", "Waits.")]}
 SUSPENDED = {
     "phase": "Suspended",
     "message": "Suspended.",
@@ -75,6 +81,9 @@ LATER_RUN_READY = ("Normal", "Ready", "The desktop is ready after 3 s: https://a
         ({"phase": "Running"}, TIMED_OUT, ("Normal", "TimedOut", "Over.")),
         ({"phase": "Running"}, CRASHED, ("Warning", "CrashLoop", "Crashed.")),
         ({"phase": "Running"}, EXPIRING, ("Warning", "ExpiringSoon", "Soon.")),
+        ({"phase": "Running"}, OUT_OF_MEMORY, ("Warning", "DesktopKilled", "At 08:00.")),
+        (OUT_OF_MEMORY, out_of_memory("At 09:00."), ("Warning", "DesktopKilled", "At 09:00.")),
+        (SIZE_WAITS, {"phase": "Running"}, ("Normal", "Resized", "The desktop has the size of its spec now.")),
         (EXPIRING, SUSPENDED, ("Normal", "Suspended", "Suspended.")),
     ],
 )
@@ -92,6 +101,23 @@ def test_change_of_a_status_is_announced_once(
     assert announced == [event]
     seconds = metrics.registry.get_sample_value("session_startup_seconds_sum")
     assert seconds == {FIRST_RUN_READY: 7.0, LATER_RUN_READY: 3.0}.get(event, 0.0)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"phase": "Running", "observedGeneration": 2},
+        {"phase": "Creating"},
+        {"phase": "Running", "conditions": [a_condition("ResizePending", "True", "Deferred", "Waits.")]},
+    ],
+    ids=["another spec", "another pod", "still waits"],
+)
+def test_size_that_is_not_applied_is_not_announced(after: dict[str, Any]) -> None:
+    announced: list[str] = []
+    recorder = SimpleNamespace(emit=lambda _subject, _kind, reason, *_: announced.append(reason))
+    session_events = SessionEvents(cast(EventRecorder, recorder), Metrics())
+    session_events.announce(session_with(**SIZE_WAITS), session_with(**after), NOW)
+    assert announced == []
 
 
 def test_difference_has_only_changes_and_nulls_for_removals() -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import CREATED, a_claim, a_node, a_pod, a_route, a_service, a_session, a_template
+from vdi.api.meta import Condition
 from vdi.cluster.objects import NodeInfo, RuntimeHandler
-from vdi.cluster.units import parse_time
-from vdi.session.alerts import Notice, evictable_at, find_alerts, find_notices
+from vdi.cluster.units import format_time, parse_time
+from vdi.session.alerts import Notice, clock_time, evictable_at, find_alerts, find_notices
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import DRAINING, EXPIRING, IDLE
 from vdi.session.decide import Observed, decide, host_taken
@@ -61,7 +62,7 @@ def test_planned_end_is_announced_until_it_comes() -> None:
     (alert,) = find_alerts(observed, SETTINGS, NOW)
     assert (alert.type, alert.reason, alert.until) == ("PlannedEnd", "EndPlanned", "2026-11-20T09:00:00Z")
     assert "is suspended at 09:00 UTC. Maintenance of node gpu-2." in alert.message
-    assert find_notices(observed.session, [alert])[0].text == alert.message
+    assert find_notices(observed.session, [alert], NOW)[0].text == alert.message
     assert find_ending(observed, SETTINGS, end - timedelta(seconds=1)) is None
     assert next_requeue(observed, SETTINGS, NOW) == end
     ending = find_ending(observed, SETTINGS, end)
@@ -156,10 +157,76 @@ def test_terminating_desktop_has_no_alerts() -> None:
 
 def test_notices_follow_the_warnings_and_go_with_them() -> None:
     alerts = find_alerts(running(timeout="1m"), SETTINGS, START + timedelta(seconds=40))
-    (notice,) = find_notices(a_session(), alerts)
+    (notice,) = find_notices(a_session(), alerts, NOW)
     assert (notice.id, notice.title) == (EXPIRING, "This desktop ends soon")
     assert notice.text == alerts[0].message
-    assert find_notices(a_session(status=up(EXPIRING, CREATED)), ()) == [Notice(EXPIRING)]
+    assert find_notices(a_session(status=up(EXPIRING, CREATED)), (), NOW) == [Notice(EXPIRING)]
+
+
+WAITS = {"type": "ResizePending", "status": "True", "reason": "InUse", "lastTransitionTime": CREATED}
+
+
+@pytest.mark.parametrize(
+    ("observed_generation", "reason", "texts"),
+    [
+        (1, "InUse", ["This desktop has 2Gi of memory now."]),
+        (0, "InUse", [""]),
+        (1, "Infeasible", [""]),
+    ],
+    ids=["applied", "the spec was edited", "taken back"],
+)
+def test_size_that_waited_is_announced_when_it_is_applied(
+    observed_generation: int, reason: str, texts: list[str]
+) -> None:
+    status = {"conditions": [WAITS | {"reason": reason}], "observedGeneration": observed_generation}
+    notices = find_notices(a_session(status=status, resources={"memory": "2Gi"}), (), NOW)
+    assert [notice.text for notice in notices] == texts
+
+
+KILL = NOW - timedelta(minutes=10)
+
+
+def out_of_memory(at: datetime) -> dict[str, Any]:
+    ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": format_time(at)}
+    return {"name": "desktop", "restartCount": 1, "ready": True, "lastState": {"terminated": ended}}
+
+
+def test_desktop_that_was_killed_for_memory_says_so_for_an_hour() -> None:
+    killed = replace(running(), pod=a_pod(ready=True, container=out_of_memory(KILL)))
+    (alert,) = find_alerts(killed, SETTINGS, NOW)
+    assert (alert.type, alert.reason) == ("OutOfMemory", "DesktopKilled")
+    assert f"At {clock_time(KILL)} the desktop had used up its memory, and the desktop was stopped" in alert.message
+    (notice,) = find_notices(a_session(), [alert], NOW)
+    assert (notice.id, notice.text) == ("OutOfMemory", alert.message)
+    over = KILL + timedelta(hours=1)
+    assert next_requeue(killed, SETTINGS, NOW) == over
+    assert find_alerts(killed, SETTINGS, over) == ()
+
+
+def test_program_that_was_killed_is_said_once_an_hour_whatever_the_agent_says() -> None:
+    def reported(kill: datetime, *conditions: Condition) -> Observed:
+        activity = Activity(last_input=NOW, seen=NOW, memory_kill=kill)
+        session = a_session()
+        status = msgspec.structs.replace(session.status, conditions=conditions)
+        return replace(running(), session=msgspec.structs.replace(session, status=status), activity=activity)
+
+    (alert,) = find_alerts(reported(KILL), SETTINGS, NOW)
+    assert (alert.type, alert.reason) == ("OutOfMemory", "ProgramKilled")
+    assert f"At {clock_time(KILL)} the desktop had used up its memory, and a program was ended" in alert.message
+    assert find_notices(a_session(), [alert], NOW) == [], "the agent has shown it at once"
+    state = ConditionState(alert.type, True, alert.reason, alert.message, alert.begins)
+    shown = with_times(state, a_session(), NOW)
+    for minutes in (1, 30, 59):
+        now = NOW + timedelta(minutes=minutes)
+        (again,) = find_alerts(reported(now, shown), SETTINGS, now)
+        assert (again.message, again.until, again.begins) == (alert.message, alert.until, None)
+    without_report = replace(reported(KILL, shown), activity=None)
+    assert find_alerts(without_report, SETTINGS, NOW)[0].message == alert.message, "a new operator has no report yet"
+    over = NOW + timedelta(hours=1)
+    assert find_alerts(reported(KILL, shown), SETTINGS, over) == ()
+    (next_one,) = find_alerts(reported(over, shown), SETTINGS, over)
+    assert next_one.message != alert.message
+    assert next_one.begins == over, "it is another one, for the next hour"
 
 
 RESTART = "vdi.kasm.io/restartedAt"

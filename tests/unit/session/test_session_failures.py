@@ -39,8 +39,8 @@ NO_SECRET = {"state": {"waiting": {"reason": "CreateContainerConfigError", "mess
 PULLING = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}}
 
 
-def crashed(restarts: int, waiting: str = "CrashLoopBackOff") -> Pod:
-    return a_pod(container={"restartCount": restarts, "lastState": KILLED, "state": {"waiting": {"reason": waiting}}})
+def crashed(restarts: int, waiting: str = "CrashLoopBackOff", ended: dict[str, Any] = KILLED) -> Pod:
+    return a_pod(container={"restartCount": restarts, "lastState": ended, "state": {"waiting": {"reason": waiting}}})
 
 
 def unscheduled(message: str) -> Pod:
@@ -61,8 +61,10 @@ LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None
     ("refused", a_pod(status={"phase": "Failed", "reason": "OutOfcpu"}), None, timedelta(), "NodeRefused"),
     ("ended", a_pod(status={"phase": "Succeeded"}), None, timedelta(), "PodFailed"),
     ("ended but said to be ready", a_pod(ready=True, status={"phase": "Failed"}), None, timedelta(), "PodFailed"),
-    ("out of memory twice", crashed(2), None, timedelta(), None),
-    ("out of memory thrice", crashed(3), None, timedelta(), "OutOfMemory"),
+    ("out of memory once", crashed(0, "ContainerCreating"), None, timedelta(), None),
+    ("out of memory again", crashed(1), None, timedelta(), "OutOfMemory"),
+    ("crashed twice", crashed(2, ended=CRASHED["lastState"]), None, timedelta(), None),
+    ("crashed thrice", crashed(3, ended=CRASHED["lastState"]), None, timedelta(), "CrashLoop"),
     ("crashed, but trying", crashed(3, "ContainerCreating"), None, timedelta(), None),
     ("no image", a_pod(container=PULLING), None, START_TIMEOUT - timedelta(seconds=1), None),
     ("no image for long", a_pod(container=PULLING), None, START_TIMEOUT, "ImagePull"),

@@ -153,7 +153,7 @@ def test_end_of_working_hours_warns_and_suspends() -> None:
     (alert,) = find_alerts(observed, SETTINGS, WARNING)
     assert (alert.type, alert.reason, alert.until) == (CLOSING, Reason.CLOSING_SOON, format_time(END))
     assert "is suspended at 16:00 UTC unless someone uses mouse or keyboard" in alert.message
-    (notice,) = find_notices(observed.session, [alert])
+    (notice,) = find_notices(observed.session, [alert], WARNING)
     assert notice.until_input
     shown = running(START, office(), **warned(WARNING))
     assert find_ending(shown, SETTINGS, END - timedelta(seconds=1)) is None

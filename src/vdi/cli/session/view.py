@@ -15,6 +15,7 @@ from vdi.session.conditions import (
     DRAINING,
     EXPIRING,
     IDLE,
+    OUT_OF_MEMORY,
     PLANNED_END,
     RESIZE_PENDING,
     WARNING_TYPES,
@@ -87,6 +88,7 @@ def _notes(session: VDISession, now: datetime) -> str:
         IDLE: "idle",
         DRAINING: "node drains",
         RESIZE_PENDING: "resize pending",
+        OUT_OF_MEMORY: "ran out of memory",
     }
     notes += [note for kind, note in warnings.items() if holds(session, kind)]
     if status.failures and status.failures.count:

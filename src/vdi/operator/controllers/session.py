@@ -130,7 +130,7 @@ class SessionController:
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
         written, note_due = await self._write_status(session, status, now)
         if built.observed.pod:
-            for notice in find_notices(session, alerts):
+            for notice in find_notices(session, alerts, now):
                 self._agents.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure

@@ -242,13 +242,16 @@ const ask = async () => {
 const watchStream = () => {
   const isLost = !busy && (window.vdiUnheard ?? 0) >= LOST_SECONDS;
   if (isLost && !state.running) location.replace("/.vdi/wait");
-  if (isLost === !lost.hidden) return;
+  const why = state.memory?.[0] ?? "It may be your network: the picture returns by itself.";
+  if (isLost === !lost.hidden && (!isLost || lost.dataset.why === why)) return;
+  const isNew = lost.hidden;
   lost.hidden = !isLost;
+  lost.dataset.why = why;
   lost.replaceChildren(...(isLost ? [
-    text("The desktop does not respond. It may be your network: the picture returns by itself."),
+    text(`The desktop does not respond. ${why}`),
     row(may("restart") && button("Restart", () => show("Restart")), make("a", { href: `${state.portal}/` }, "Portal")),
   ] : []));
-  if (isLost) ask();
+  if (isLost && isNew) ask();
 };
 
 const onKey = (event) => {
