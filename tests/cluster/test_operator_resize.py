@@ -1,13 +1,14 @@
 """A running desktop is resized, against a real API server. The test is the kubelet and the scheduler."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
 from cluster.operator_stage import Object, Stage, condition
 from cluster.test_operator_crash import MOMENTS, Moment, cut_and_kill
-from vdi.kinds import SESSIONS
+from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.errors import Conflict
 from vdi.kube.resource import PODS
 from vdi.session.cluster_settings import ClusterSettings
@@ -90,6 +91,36 @@ async def test_node_that_cannot_resize_needs_a_restart(stage: Stage) -> None:
         warned = await stage.warned(NAME, "ResizePending")
         why = condition(warned, "ResizePending")
         assert (why["reason"], "closes all programs" in why["message"]) == ("NeedsRestart", True)
+
+
+async def test_template_has_the_largest_size_of_its_nodes(stage: Stage) -> None:
+    await stage.node("one", has={"memory": "32Gi", "cpu": "8"})
+    template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
+
+    def has(**largest: str) -> Callable[[Object], object]:
+        return lambda found: found.get("status", {}).get("largest") == largest
+
+    async with stage.operator():
+        await stage.until(TEMPLATES, template, has(memory="32768Mi", cpu="8000m"), "the size of the node")
+        await stage.node("two", has={"memory": "64Gi", "cpu": "4"})
+        await stage.until(TEMPLATES, template, has(memory="65536Mi", cpu="8000m"), "the size of the larger one")
+
+
+async def test_size_below_what_is_in_use_is_said_and_announced_when_applied(stage: Stage) -> None:
+    await stage.node("one", has={"memory": "10Gi"})
+    template = await stage.template(resources=OFFER, placement={"nodeSelector": stage.here})
+    async with stage.operator():
+        session = await a_running_desktop(stage, template)
+        await ask(stage, memory="1Gi")
+        pod = await resized(stage, session, memory="1Gi")
+        message = "attempting to set pod memory limit (1) below current usage (2)"
+        failing = {"type": "PodResizeInProgress", "status": "True", "reason": "Error", "message": message}
+        conditions = pod["status"]["conditions"]
+        for shown in ([*conditions, failing], conditions):
+            await stage.patch(PODS, NAME, {"status": {"conditions": shown}}, subresource="status")
+            warned = await stage.warned(NAME, "ResizePending", expected=shown != conditions)
+            assert shown == conditions or condition(warned, "ResizePending")["reason"] == "InUse"
+        await stage.event("Resized")
 
 
 async def test_size_that_waits_is_said_and_counted_by_the_queue(stage: Stage) -> None:

@@ -708,6 +708,13 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")] = ()
 
 
+class LargestSize(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
+    """The most that one node has for a desktop of the template."""
+
+    memory: Annotated[str, doc("Memory of the node with the most.")] = ""
+    cpu: Annotated[str, doc("CPUs of the node with the most.")] = ""
+
+
 class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The template's state, as observed by the operator."""
 
@@ -715,6 +722,13 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
         PrePullStatus | None, doc("Progress of pulling the image on the nodes; absent without prePull.")
     ] = None
     observed_generation: Annotated[int, doc("Generation of the template that this status describes.")] = 0
+    largest: Annotated[
+        LargestSize | None,
+        doc(
+            "The most that the nodes have which may run its desktops. A resize to more is refused. Absent where there "
+            "is no such node, and where a cluster autoscaler may bring a larger one."
+        ),
+    ] = None
     conditions: Annotated[
         tuple[Condition, ...],
         doc(

@@ -143,15 +143,17 @@ def build_wiring(context: OperatorContext) -> Wiring:
         enqueue=pools.enqueue_after,
         enqueue_session=sessions.enqueue,
     )
+    has_autoscaler = settings.autoscaling.enabled
+    template_controller = TemplateController(cluster, templates.enqueue, has_autoscaler=has_autoscaler)
     work: list[tuple[Controller[Any], Reconcile[Any]]] = [
         (sessions, session_controller.reconcile),
         (polls, agents.poll),
         (notices, agents.deliver),
         (pools, pool_controller.reconcile),
-        (templates, TemplateController(cluster, templates.enqueue).reconcile),
+        (templates, template_controller.reconcile),
         (homes_ahead, HomesAhead(cluster, owned.homes, homes_ahead.enqueue).reconcile),
     ]
-    if settings.autoscaling.enabled:
+    if has_autoscaler:
         placeholders: Controller[str] = context.controller("placeholder", 1)
         placeholders.enqueue(PLACEHOLDERS)
         work.append((placeholders, Placeholders(cluster, settings.autoscaling, queue, node_requests).reconcile))

@@ -23,6 +23,7 @@ from vdi.session.effective import Blocked, resized, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
+from vdi.session.resize import find_excess
 from vdi.session.schedule import find_session_problem
 from vdi.session.streaming import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
@@ -331,6 +332,11 @@ def _resize(
         return Refusal("OverLimit" if is_over else "Invalid", problem.message, field, error.allowed, str(error.value))
     if changed.spec.resources == session.spec.resources:
         return {}
+    if excess := find_excess(template, {"memory": request.memory, "cpu": request.cpu}):
+        field, value, most = excess
+        name = session.spec.template
+        why = f"{field}: {value} is more than the {most} of the largest node that can run template {name!r}."
+        return Refusal("OverLimit", why, field, f"at most {most}", value)
     # Memory is named that may not be asked for. So of two requests at once, the later one is decided again.
     return {"metadata": {"resourceVersion": session.metadata.resource_version}, "spec": {"resources": size}}
 

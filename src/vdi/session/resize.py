@@ -4,11 +4,14 @@ The session's spec is the desired state, the pod the observed one, and nothing e
 killed at any write goes on.
 """
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from vdi.api.session import SessionResources, VDISession
-from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod
+from vdi.api.template import LargestSize, VDITemplate
+from vdi.cluster.capacity import allows_placement, demand_of, read_capacity
+from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import amounts, parse_quantity
 from vdi.session.alerts import Alert
 from vdi.session.children import CONTAINER
@@ -77,9 +80,38 @@ def find_memory_alert(session: VDISession, template: VDITemplate, used: int, lim
     if limit < present - _MIB:
         return None
     words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
-    total = int(min(present + 2048 * _MIB, parse_quantity(offer.max_memory or offer.default_memory))) // _MIB
+    maxima = [offer.max_memory or offer.default_memory]
+    if (largest := template.status.largest) and largest.memory:
+        maxima.append(largest.memory)
+    total = int(min(present + 2048 * _MIB, *map(parse_quantity, maxima))) // _MIB
     more = total - int(present) // _MIB
     if more <= 0:
         return MemoryAlert(f"{words} Close programs that you do not need.")
     label = f"Give it {more / 1024:.3g} GiB more"
     return MemoryAlert(f"{words} {label}?", f"{total}Mi" if total % 1024 else f"{total // 1024}Gi", label)
+
+
+def find_largest(template: VDITemplate, nodes: Iterable[Node], gpu_resource: str) -> LargestSize | None:
+    """The most that one node has for desktops of this template, whatever its state; None: no node may run them."""
+    placement, gpus = template.spec.placement, template.spec.resources.default_gpu
+    demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
+    suitable = []
+    for node in nodes:
+        with suppress(ValueError):  # an allocatable resource that is no quantity
+            capacity = read_capacity(node)
+            if allows_placement(demand, capacity) and capacity.could_fit(demand.takes):
+                suitable.append(capacity.allocatable)
+    if not suitable:
+        return None
+    memory, cpu = (max(allocatable.get(name, 0) for allocatable in suitable) for name in ("memory", "cpu"))
+    return LargestSize(f"{memory // _MIB}Mi", f"{cpu}m")
+
+
+def find_excess(template: VDITemplate, sizes: Mapping[str, str | None]) -> tuple[str, str, str] | None:
+    """The first of these sizes, memory or cpu, that no node has: its name, its value, and the most that one has."""
+    largest = template.status.largest
+    for name, size in sizes.items():
+        most = getattr(largest, name, "")
+        if size and most and parse_quantity(size) > parse_quantity(most):
+            return name, size, most
+    return None

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from support.waiting import eventually
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PageBrowser, PortalStage, a_session, a_template, running
+from vdi.api.template import LargestSize
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal import desktops
@@ -251,3 +252,11 @@ def test_a_form_never_offers_more_than_the_template_allows(default: str, most: s
     assert max(parse_duration(timeout.value) for timeout in offer.timeout) == parse_duration(longest)
     requested = session_request(first, template, ALICE)
     assert not requested.names_resources and requested.persistence is None
+
+
+def test_form_offers_no_size_that_no_node_has() -> None:
+    template = a_template("big", resources={"defaultMemory": "4Gi", "maxMemory": "64Gi", "maxCPU": "16"})
+    template.status.largest = LargestSize("24005Mi", "4000m")
+    offer = offer_of(template, ClusterSettings())
+    assert [choice.value for choice in offer.memory] == ["1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi"]
+    assert [choice.value for choice in offer.cpu] == ["500m", "1", "2", "4"]

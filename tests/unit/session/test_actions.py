@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.builders import a_session, a_template
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import MAX_GUESTS, GuestRole, VDISession
+from vdi.api.template import LargestSize
 from vdi.cluster.units import format_time
 from vdi.session.actions import (
     Extend,
@@ -116,6 +117,18 @@ def test_refusal_names_what_is_allowed(session: dict[str, Any], request_: Reques
     refusal = refused(a_session(**session), request_, **template)
     assert refusal.code == code
     assert message in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("size", "allowed"),
+    [(Resize("64Gi"), "at most 24005Mi"), (Resize(cpu="17"), "at most 16000m"), (Resize("23Gi", "16"), None)],
+)
+def test_size_above_the_largest_node_is_refused(size: Resize, allowed: str | None) -> None:
+    template = a_template(resources={"maxMemory": "1Ti", "maxCPU": "64", "defaultGPU": 0})
+    template.status.largest = LargestSize("24005Mi", "16000m")
+    found = decide(a_session(), template, size, NOW)
+    assert (found.allowed if isinstance(found, Refusal) else None) == allowed
+    assert not isinstance(found, Refusal) or "of the largest node that can run template" in found.message
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.builders import a_node, a_pod, a_session, a_template
+from support.builders import GPU, a_node, a_pod, a_session, a_template
+from vdi.api.template import LargestSize
 from vdi.cluster.objects import Pod
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.decide import Observed
-from vdi.session.resize import MemoryAlert, find_memory_alert, find_resize
+from vdi.session.resize import MemoryAlert, find_largest, find_memory_alert, find_resize
 
 SETTINGS = ClusterSettings(requests_cpu="250m", requests_memory="1Gi")
 GIB = 1 << 30
@@ -147,3 +148,34 @@ def test_memory_is_offered_within_the_maximum(most: str, limit: int, alert: Memo
     found = find_memory_alert(a_session(), template, limit * 923 // 1000, limit)
     words = "Your desktop uses 92 % of its memory."
     assert found == (alert and alert._replace(words=alert.words.format(words)))
+
+
+LARGE, SMALL = {"memory": "24581684Ki", "cpu": "4"}, {"memory": "8Gi", "cpu": "16"}
+
+
+@pytest.mark.parametrize(
+    ("template", "largest"),
+    [
+        ({}, LargestSize("24005Mi", "16000m")),
+        ({"placement": {"nodeSelector": {"zone": "b"}}}, LargestSize("8192Mi", "16000m")),
+        ({"placement": {"nodeSelector": {"zone": "c"}}}, None),
+        ({"resources": {"defaultGPU": 1, "maxGPU": 1}}, LargestSize("8192Mi", "16000m")),
+        ({"placement": {"tolerations": [{"operator": "Exists"}]}}, LargestSize("262144Mi", "16000m")),
+    ],
+    ids=["any", "by label", "none", "with a GPU", "behind a taint"],
+)
+def test_largest_size_is_what_one_suitable_node_has(template: dict[str, Any], largest: LargestSize | None) -> None:
+    nodes = [
+        a_node("large", labels={"zone": "a"}, allocatable=LARGE | {GPU: "0"}, unschedulable=True),
+        a_node("small", labels={"zone": "b"}, allocatable=SMALL),
+        a_node("foreign", allocatable=LARGE | {"memory": "256Gi"}, taints=[{"key": "db", "effect": "NoSchedule"}]),
+        a_node("broken", allocatable={"memory": "much"}),
+    ]
+    assert find_largest(a_template(**({"resources": OFFER} | template)), nodes, GPU) == largest
+
+
+def test_memory_is_offered_up_to_what_a_node_has() -> None:
+    template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": "16Gi"})
+    template.status.largest = LargestSize("5120Mi", "4000m")
+    offer = find_memory_alert(a_session(), template, 4 * GIB, 4 * GIB)
+    assert offer and offer.memory == "5Gi"

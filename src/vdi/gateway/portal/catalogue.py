@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from vdi.api.recording import RecordingMode
 from vdi.api.session import SessionSpec, VDISession
-from vdi.api.template import AccessMode, HomeScope, TemplateResources, TimeoutAction, VDITemplate
+from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.portal.desktop_view import Choice, template_title
@@ -31,6 +31,7 @@ from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
 from vdi.session.recording import recording_note
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
+from vdi.session.resize import find_excess
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
 
@@ -80,10 +81,13 @@ class Offer:
     home_note: str
 
 
-def size_choices(resources: TemplateResources, chosen: str, cpu: str) -> tuple[list[Choice], list[Choice]]:
-    """Memory and CPUs up to the template's maximum, with these two among them."""
+def size_choices(template: VDITemplate, chosen: str, cpu: str) -> tuple[list[Choice], list[Choice]]:
+    """Memory and CPUs up to the template's maximum and to what a node has, with these two among them."""
+    resources = template.spec.resources
     memory_steps = _up_to(_MEMORY, chosen, resources.max_memory or resources.default_memory)
     cpu_steps = _up_to(_CPU, cpu, resources.max_cpu or resources.default_cpu)
+    memory_steps = [step for step in memory_steps if step == chosen or not find_excess(template, {"memory": step})]
+    cpu_steps = [step for step in cpu_steps if step == cpu or not find_excess(template, {"cpu": step})]
     return [Choice(step, memory(step)) for step in memory_steps], [Choice(step, cpus(step)) for step in cpu_steps]
 
 
@@ -92,7 +96,7 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
-    memory_steps, cpu_steps = size_choices(resources, resources.default_memory, resources.default_cpu)
+    memory_steps, cpu_steps = size_choices(template, resources.default_memory, resources.default_cpu)
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
     idle_default = (

@@ -186,7 +186,7 @@ class DesktopPages(PortalPages):
             pieces=pieces,
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
-            sizes=size_choices(template.spec.resources, found.memory, found.cpu) if template else ((), ()),
+            sizes=size_choices(template, found.memory, found.cpu) if template else ((), ()),
             memory=await ask_memory(self._services.agents.agent, session, template) if found.mine else None,
             driver=await self._services.computer.driver(session),
             longest=max_timeout(template, self._settings.cluster),

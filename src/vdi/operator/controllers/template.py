@@ -1,6 +1,7 @@
 """Controller of VDITemplate: pulls its image to every node that may run its desktops (`prePull`), with puller pods.
 
-`vdi.session.prepull` plans; the status reports progress, and warns of settings that have no effect.
+`vdi.session.prepull` plans; the status reports progress, warns of settings that have no effect, and has the size of the
+largest desktop that a node can run.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from vdi.operator.children import explain_refusal
 from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, build_puller, image_pulled, plan, summarise
+from vdi.session.resize import find_largest
 from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 
 # Index of puller pods by the name of their template.
@@ -31,7 +33,8 @@ _BY_TEMPLATE = "prepull"
 class PrePuller:
     """Puller pods and the status of one template at a time."""
 
-    def __init__(self, cluster: ClusterContext) -> None:
+    def __init__(self, cluster: ClusterContext, *, has_autoscaler: bool) -> None:
+        self._has_autoscaler = has_autoscaler
         client, caches = cluster.client, cluster.caches
         self._caches = caches
         self.statuses = ClusterStatusWriter(client, TEMPLATES, VDITemplate, caches.templates, cluster.clock)
@@ -103,13 +106,19 @@ class PrePuller:
             words = f"The pod that pulls the image is refused: {failure.message}"
             memory.fail(node, refused.reason, words, self._clock.now())
 
-    async def warn(self, template: VDITemplate) -> VDITemplate:
-        """Keep the condition on settings without effect up to date; returns the template as it then is."""
+    async def describe(self, template: VDITemplate) -> VDITemplate:
+        """Keep the largest size, and the condition on settings without effect; returns the template as it then is."""
         warning = settings_ignored(template, self._clock.now())
         conditions = _with_condition(template, SETTINGS_IGNORED, warning)
-        if conditions == template.status.conditions:
+        nodes = () if self._has_autoscaler else self._caches.nodes.values()
+        largest = find_largest(template, nodes, self._settings.gpu_resource)
+        if (conditions, largest) == (template.status.conditions, template.status.largest):
             return template
-        content = {"observedGeneration": template.metadata.generation, "conditions": msgspec.to_builtins(conditions)}
+        content = {
+            "observedGeneration": template.metadata.generation,
+            "conditions": msgspec.to_builtins(conditions),
+            "largest": msgspec.to_builtins(largest),
+        }
         return await self.statuses.write(template.metadata, content)
 
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
@@ -129,7 +138,7 @@ class PrePuller:
     async def _write(
         self, template: VDITemplate, progress: PrePullStatus | None, conditions: tuple[Condition, ...]
     ) -> None:
-        status = TemplateStatus(progress, template.metadata.generation, conditions)
+        status = TemplateStatus(progress, template.metadata.generation, conditions=conditions)
         content: dict[str, Any] = {"prePull": None, "conditions": [], **msgspec.to_builtins(status)}
         if progress is not None:  # a merge patch leaves fields that it does not name as they were
             empty: dict[str, Any] = {"image": None, "desired": 0, "ready": 0, "pulling": [], "failed": []}
@@ -150,10 +159,11 @@ def _template_name(pod: Pod) -> tuple[str, ...]:
 class TemplateController:
     """Reconciles templates; the key is the template's name."""
 
-    def __init__(self, cluster: ClusterContext, enqueue: Callable[[str], None]) -> None:
+    def __init__(self, cluster: ClusterContext, enqueue: Callable[[str], None], *, has_autoscaler: bool) -> None:
+        """`has_autoscaler`: nodes that are larger than all of now may come."""
         self._caches = cluster.caches
         self._namespaces = cluster.namespaces
-        self._puller = PrePuller(cluster)
+        self._puller = PrePuller(cluster, has_autoscaler=has_autoscaler)
         self._listen(enqueue)
 
     async def reconcile(self, name: str) -> Result:
@@ -169,7 +179,7 @@ class TemplateController:
             self._puller.forget(template)
             return Result()
         try:
-            template = await self._puller.warn(template)
+            template = await self._puller.describe(template)
             if not template.spec.pre_pull:
                 await self._puller.withdraw(template)
                 return Result()
@@ -196,10 +206,11 @@ class TemplateController:
                 enqueue(name)
 
         def node_changed(old: Node | None, new: Node | None) -> None:
-            if old is None or new is None or _matters(old) != _matters(new):
-                for template in caches.templates.values():
-                    if template.spec.pre_pull:
-                        enqueue(template.metadata.name)
+            is_resized = old is None or new is None or _shape(old) != _shape(new)
+            is_changed = old is None or new is None or _matters(old) != _matters(new)
+            for template in caches.templates.values() if is_resized or is_changed else ():
+                if is_resized or template.spec.pre_pull:
+                    enqueue(template.metadata.name)
 
         caches.templates.listen(template_changed)
         caches.pods.listen(pod_changed)
@@ -214,3 +225,8 @@ def _desired_state(template: VDITemplate) -> tuple[object, ...]:
 def _matters(node: Node) -> tuple[object, ...]:
     """The fields of a node that decide whether it should have an image, and whether it has it."""
     return node.metadata.uid, node.ready, node.spec, node.metadata.labels, node.status.allocatable, node.status.images
+
+
+def _shape(node: Node) -> tuple[object, ...]:
+    """The fields of a node that decide how large a desktop it can run, and of which templates."""
+    return node.metadata.uid, node.spec.taints, node.metadata.labels, node.status.allocatable
