@@ -173,6 +173,8 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
         "oomScoreAdj": -999 if machine.may_lower_oom_score else 0,
         "resolvConf": str(layout.config / "resolv.conf"),
         "serializeImagePulls": False,
+        # With cgroup v2 the kernel would else end a whole desktop for one program that takes too much.
+        "singleProcessOOMKill": True,
         "volumePluginDir": f"{layout.node}/volume-plugins",  # else it makes one below /usr/libexec
     }
 

@@ -31,6 +31,7 @@ from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
+from vdi.gateway.history.memory_kills import MemoryKills
 from vdi.gateway.limits import Limits, LimitsError, read_limits
 from vdi.gateway.login.component import Login
 from vdi.gateway.login.guard import Guard
@@ -240,6 +241,7 @@ def build_gateway(
             diagnosis,
             notices,
             transfers,
+            MemoryKills(context=context, audit=audit),
         ),
     )
 

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from unit.gateway.gateway_stage import NOW, a_past
 from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_template, running
 from vdi.gateway.history.component import SessionHistory
+from vdi.gateway.history.memory_kills import MemoryKills
 from vdi.gateway.limits import read_limits
 from vdi.gateway.portal.history import PAGE_SIZE, run_time, shares, timeline_of
 from vdi.gateway.rights import User
@@ -157,3 +158,17 @@ async def test_usage_is_compared_by_user_and_by_template() -> None:
     assert "Hours by user" in page
     mine = await stage.browser(ADMIN).html("/history/usage")
     assert "Hours by user" not in mine
+
+
+async def test_each_kill_for_want_of_memory_is_in_the_timeline_once(stage: PortalStage) -> None:
+    stage.remember(a_past("uid-alice-desktop", created=NOW - timedelta(hours=1)))
+    for message in ("At 11:58 it was killed.", "At 11:59 it was killed."):
+        killed = {"type": "OutOfMemory", "status": "True", "reason": "DesktopKilled", "message": message}
+        stage.put(a_template(), running(status={"conditions": [killed]}))
+        for _replica in range(2):
+            kills = MemoryKills(context=stage.services.context, audit=stage.services.audit)
+            await kills.record()
+            await kills.record()
+    page = await stage.browser().text("/desktops/alice-desktop")
+    assert "This desktop ran out of memory At 11:59 it was killed." in page
+    assert sorted(re.findall("Out of memory At (11:5[89])", page)) == ["11:58", "11:59"]

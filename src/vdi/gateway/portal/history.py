@@ -17,7 +17,7 @@ from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
-from vdi.gateway.store.audit import DONE, Entry
+from vdi.gateway.store.audit import DONE, OUT_OF_MEMORY_ACT, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
 from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
@@ -44,20 +44,25 @@ async def read_timeline(services: Services, session: VDISession) -> list[Timelin
     try:
         past = await services.history.session(uid)
         acts = await services.audit.entries(limit=_TIMELINE_SIZE, action="session.restart", target=name)
+        acts += await services.audit.entries(limit=_TIMELINE_SIZE, action=OUT_OF_MEMORY_ACT, target=name)
     except DatabaseUnavailableError:
         return None
-    restarts = [act for act in acts if act.uid == uid and act.outcome == DONE]
-    return timeline_of(past, restarts)[:_TIMELINE_SIZE] if past else []
+    acts = [act for act in acts if act.uid == uid and act.outcome == DONE]
+    return timeline_of(past, acts)[:_TIMELINE_SIZE] if past else []
 
 
-def timeline_of(past: SessionHistory, restarts: Sequence[Entry] = ()) -> list[TimelineEntry]:
+def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[TimelineEntry]:
     """All events that are stored of a session, newest first; of the same second, the later step first."""
     session = past.session
     found = [TimelineEntry(session.created, "Requested"), *(entry for run in past.runs for entry in _of_run(run))]
     if session.ended and session.end_reason:
         by = f"by {session.ended_by}" if session.ended_by else ""
         found.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
-    found += [TimelineEntry(act.at, "Restarted", f"by {act.actor}") for act in restarts]
+    for act in acts:
+        if act.action == OUT_OF_MEMORY_ACT:
+            found.append(TimelineEntry(act.at, "Out of memory", act.detail.get("message", "")))
+        else:
+            found.append(TimelineEntry(act.at, "Restarted", f"by {act.actor}"))
     return sorted(found, key=lambda entry: entry.at)[::-1]
 
 

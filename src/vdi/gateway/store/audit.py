@@ -35,6 +35,8 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
+# The kernel has killed the desktop, or a program in it, since its memory was used up.
+OUT_OF_MEMORY_ACT = "session.out-of-memory"
 
 # Data that went into a desktop or left it, by connections too, with the words for them.
 TRANSFERS = {
