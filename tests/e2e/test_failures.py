@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(420)
 def first_loss(world: World, name: str) -> Object:
     """The first loss that the status counts; another pod has been tried by then.
 
-    The kubelet restarts the container three times, with its own pauses, before the pod counts as lost.
+    The kubelet restarts the container a few times, with its own pauses, before the pod counts as lost.
     """
     first = wait_until("a pod", lambda: pod_of(world, name))["metadata"]["uid"]
     lost: Object = wait_until("a loss is counted", lambda: status_of(world, name).get("failures"), 150)
