@@ -92,7 +92,7 @@ def test_killed_program_is_said(sessions: World) -> None:
         with eating(sessions, "kim", "", most=9.0):
             said = wait_until("the kill is said", lambda: condition(sessions, "kim", "OutOfMemory"), 120)
         assert said["reason"] == "ProgramKilled", "with cgroup v2 too: the kubelet has singleProcessOOMKill"
-        assert "a program was ended" in said["message"]
+        assert "a program in it was ended" in said["message"]
         assert "ProgramKilled" in reasons_of(sessions, "kim")
         assert live_pod_of(sessions, "kim")["status"]["containerStatuses"][0]["restartCount"] == 0
 

@@ -208,7 +208,7 @@ def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
     """The alert after the kernel has killed the desktop, or a program in it, because its memory was used up."""
     killed = _desktop_killed_at(observed)
     if killed and now < killed + MEMORY_KILL_SHOWN:
-        what = "the desktop was stopped, and started again"
+        what = "it was stopped and started again"
         return _memory_kill(Reason.DESKTOP_KILLED, what, killed, killed + MEMORY_KILL_SHOWN)
     # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status an hour.
     shown, since = find_condition(observed.session.status.conditions, OUT_OF_MEMORY), _since(observed, OUT_OF_MEMORY)
@@ -217,7 +217,7 @@ def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
     killed = observed.activity.memory_kill if observed.activity else None
     if killed is None or now >= killed + MEMORY_KILL_SHOWN:
         return None
-    what = "a program was ended without a warning"
+    what = "a program in it was ended without a warning"
     return replace(_memory_kill(Reason.PROGRAM_KILLED, what, killed, now + MEMORY_KILL_SHOWN), begins=now)
 
 
@@ -230,7 +230,7 @@ def _desktop_killed_at(observed: Observed) -> datetime | None:
 
 def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -> Alert:
     advice = "Close programs that you do not need, or give it more memory."
-    message = f"At {clock_time(killed)} the desktop had used up its memory, and {what}. {advice}"
+    message = f"The desktop used up its memory at {clock_time(killed)}: {what}. {advice}"
     return Alert(OUT_OF_MEMORY, reason, message, format_time(until))
 
 

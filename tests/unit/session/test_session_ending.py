@@ -195,7 +195,7 @@ def test_desktop_that_was_killed_for_memory_says_so_for_an_hour() -> None:
     killed = replace(running(), pod=a_pod(ready=True, container=out_of_memory(KILL)))
     (alert,) = find_alerts(killed, SETTINGS, NOW)
     assert (alert.type, alert.reason) == ("OutOfMemory", "DesktopKilled")
-    assert f"At {clock_time(KILL)} the desktop had used up its memory, and the desktop was stopped" in alert.message
+    assert f"used up its memory at {clock_time(KILL)}: it was stopped and started again" in alert.message
     (notice,) = find_notices(a_session(), [alert], NOW)
     assert (notice.id, notice.text) == ("OutOfMemory", alert.message)
     over = KILL + timedelta(hours=1)
@@ -212,7 +212,7 @@ def test_program_that_was_killed_is_said_once_an_hour_whatever_the_agent_says() 
 
     (alert,) = find_alerts(reported(KILL), SETTINGS, NOW)
     assert (alert.type, alert.reason) == ("OutOfMemory", "ProgramKilled")
-    assert f"At {clock_time(KILL)} the desktop had used up its memory, and a program was ended" in alert.message
+    assert f"used up its memory at {clock_time(KILL)}: a program in it was ended" in alert.message
     assert find_notices(a_session(), [alert], NOW) == [], "the agent has shown it at once"
     state = ConditionState(alert.type, True, alert.reason, alert.message, alert.begins)
     shown = with_times(state, a_session(), NOW)
