@@ -118,7 +118,9 @@ async def test_sign_out_continues_at_the_provider(sign_on: SignOnStage) -> None:
     assert answer.status_code == 200
     there = answer.headers["refresh"].partition("url=")[2]
     assert there.startswith(f"{sign_on.provider.config.issuer}/session/end?")
-    assert (await person.log_out(there)).startswith(f"{PORTAL}/login")
+    assert "id_token_hint=" in there
+    assert (await person.log_out(there)).partition("?")[0] == f"{PORTAL}/logged-out"
+    assert "You are signed out" in (await browser.get("/logged-out")).text
     assert (await browser.get("/account")).status_code == 303
     # The provider asks again who it is: now it is dave.
     back = await person.log_in(await sign_on.begin(browser), "dave")

@@ -23,7 +23,7 @@ server.listen(config.port, '127.0.0.1', () => {
       client_id: config.client_id,
       client_secret: config.client_secret,
       redirect_uris: [`${config.portal}/login/oidc/back`],
-      post_logout_redirect_uris: [`${config.portal}/login`],
+      post_logout_redirect_uris: [`${config.portal}/logged-out`],
     }],
     jwks: JSON.parse(readFileSync(config.keys, 'utf8')),
     cookies: { keys: [randomBytes(16).toString('hex')] },

@@ -59,7 +59,18 @@ NO_PAGES = {
     "/.vdi/static/{name:path}",
 }  # fmt: skip
 # Answered with a page only to who is not logged in, or for a name of ours, or comes with what is wrong.
-ELSEWHERE = {"/help/{name}", "/login", "/login/oidc", "/login/oidc/back", "/enter", "/.vdi/start", "/cli/authorize"}
+ELSEWHERE = {
+    *(
+        "/help/{name}",
+        "/login",
+        "/login/oidc",
+        "/login/oidc/back",
+        "/logged-out",
+        "/enter",
+        "/.vdi/start",
+        "/cli/authorize",
+    ),
+}
 
 
 class Looker(HTMLParser):

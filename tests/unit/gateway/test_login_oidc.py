@@ -768,8 +768,38 @@ async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn, browser: B
     assert f"{there.scheme}://{there.netloc}{there.path}" == f"{ISSUER}/end"
     query = parse_qs(there.query)
     assert query["client_id"] == ["vdi"]
-    assert query["post_logout_redirect_uri"] == ["https://portal.vdi.localhost/login"]
+    assert query["post_logout_redirect_uri"] == ["https://portal.vdi.localhost/logged-out"]
     assert query["x"] == ["1"]
+    (id_token,) = query["id_token_hint"]
+    assert jwt.decode(id_token, KEY).claims["sub"] == "1"
+    assert "You are signed out" in (await browser.get("/logged-out")).text
+    assert not [name for name in browser.copy_cookies() if "hint" in name]
+
+
+async def test_id_token_is_sent_to_the_sign_out_alone(sign_on: SignOn, browser: Browser) -> None:
+    answer = await sign_on.come_back(browser)
+    (hint,) = [cookie for cookie in answer.headers.get_list("set-cookie") if cookie.startswith("__Secure-vdi-hint=")]
+    attributes = {part.strip().lower() for part in hint.split(";")[1:]}
+    assert {"path=/logout", "secure", "httponly", "samesite=lax"} <= attributes and len(hint.split(";")[0]) <= 4096
+    assert (await browser.get("/logged-out")).headers["location"] == "/", "who is signed in is not told otherwise"
+
+
+async def test_hint_that_is_not_this_logins_is_not_passed_on(sign_on: SignOn) -> None:
+    """A page of a desktop can plant a cookie for the whole domain."""
+    browsers = [sign_on.stage.browser() for _ in range(2)]
+    for browser in browsers:
+        await sign_on.come_back(browser)
+    first, second = (browser.copy_cookies() for browser in browsers)
+    assert oidc.read_hint(first["__Host-vdi-login"], first["__Secure-vdi-hint"])
+    for planted in (second["__Secure-vdi-hint"], "", ".", "a.b", "é.\ud800"):
+        assert oidc.read_hint(first["__Host-vdi-login"], planted) == ""
+
+
+async def test_id_token_that_no_cookie_can_hold_is_left_out(sign_on: SignOn, browser: Browser) -> None:
+    assert (await sign_on.come_back(browser, more="x" * 4000)).status_code == 303
+    assert "__Secure-vdi-hint" not in browser.copy_cookies()
+    answer = await browser.submit("/logout", (await browser.get("/account")).text)
+    assert "id_token_hint" not in answer.headers["refresh"]
 
 
 async def test_a_new_login_brings_the_tokens_up_to_date(sign_on: SignOn) -> None:

@@ -81,6 +81,8 @@ _SALT_BYTES = 16
 _TIME_BYTES = 8
 _LONGEST_NEXT = 512
 _SECRET = re.compile(r"[A-Za-z0-9_-]{43}")
+# Browsers refuse a cookie of more than 4096 bytes, with its name and the mark.
+_LONGEST_HINT = 4000
 
 
 class StateError(Exception):
@@ -118,6 +120,21 @@ def read_state(secret: str, state: str, now: float) -> str:
     if age > STATE_SECONDS:
         raise StateError("expired", f"this login was started more than {STATE_SECONDS // 60} minutes ago")
     return content[_TIME_BYTES + _SALT_BYTES :].decode()
+
+
+def make_hint(secret: str, id_token: str) -> str:
+    """The value of the cookie that keeps an ID token for the sign-out; empty: it is too long. `secret`: the login's.
+
+    The gateway keeps none: an ID token is a credential elsewhere. The mark refuses one that a desktop has planted.
+    """
+    return f"{_sign(secret, 'hint', id_token.encode())}.{id_token}" if len(id_token) <= _LONGEST_HINT else ""
+
+
+def read_hint(secret: str, hint: str) -> str:
+    """The ID token that this login has begun with; empty: it is not known."""
+    mark, _, id_token = hint.partition(".")
+    is_own = hmac.compare_digest(_utf8(mark), _sign(secret, "hint", _utf8(id_token)).encode())
+    return id_token if is_own else ""
 
 
 def nonce_of(secret: str, state: str) -> str:
@@ -355,8 +372,8 @@ class OIDCProvider:
         }
         return _with_query(metadata.authorization_endpoint, query)
 
-    async def logout_url(self, user: str) -> str | None:
-        """The provider's address for logging out there, too; None without such a page."""
+    async def logout_url(self, user: str, id_token: str) -> str | None:
+        """The provider's address for logging out there, too; None without such a page. `id_token` empty: not known."""
         try:
             metadata = await self._about(_BEFORE_REDIRECT_SECONDS)
         except ProviderDownError as why:
@@ -366,14 +383,17 @@ class OIDCProvider:
             return None
         query = {
             "client_id": self.config.client_id,
-            "post_logout_redirect_uri": f"{self._settings.portal_url}/login",
+            "post_logout_redirect_uri": f"{self._settings.portal_url}/logged-out",
             "logout_hint": user,
         }
+        if id_token:  # without it many providers ask first, or do not come back
+            query["id_token_hint"] = id_token
         return _with_query(metadata.end_session_endpoint, query)
 
-    async def identity_of(self, code: str, secret: str, state: str, issuer: str | None) -> Identity:
-        """The identity behind a code. `issuer`: the parameter `iss` of the way back (RFC 9207), if there was one.
+    async def identity_of(self, code: str, secret: str, state: str, issuer: str | None) -> tuple[Identity, str]:
+        """The identity behind a code, and its ID token.
 
+        `issuer`: the parameter `iss` of the way back (RFC 9207), if there was one.
         Raises ProviderDownError, ClaimsError and RefusedError.
         """
         metadata = await self._about()
@@ -389,7 +409,7 @@ class OIDCProvider:
         except ClaimsError as error:
             error.subject = str(claims.get("sub", ""))
             raise
-        return identity_from(claims, self.config, self._settings)
+        return identity_from(claims, self.config, self._settings), tokens.id_token
 
     async def trouble(self) -> str:
         """The reason why the provider does not respond; empty: it does, or did a few minutes ago."""

@@ -42,6 +42,8 @@ from vdi.gateway.store.notices import NoticeSubscriptions
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import (
     FLOW_COOKIE,
+    HINT_COOKIE,
+    HINT_PATH,
     LOGIN_COOKIE,
     PRE_LOGIN_COOKIE,
     TERMS_COOKIE,
@@ -149,6 +151,7 @@ class Pages:
             # that does not name the provider.
             answer.headers["Refresh"] = f"1; url={provider_url}"
         drop_cookie(answer, LOGIN_COOKIE)
+        drop_cookie(answer, HINT_COOKIE, HINT_PATH)
         return answer
 
 
@@ -168,6 +171,7 @@ class LoginPages(Pages):
             Route("/login/oidc", self.start_oidc, methods=["GET"]),
             Route("/login/oidc/back", self.finish_oidc, methods=["GET"]),
             Route("/logout", self.do_logout, methods=["POST"]),
+            Route("/logged-out", self.show_logged_out, methods=["GET"]),
         ]
 
     async def show_login(self, request: Request) -> Response:
@@ -256,9 +260,9 @@ class LoginPages(Pages):
                 if "error" in query:
                     said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
                     raise RefusedError("provider", f"{name} did not sign you in: {said}")
-                who = await provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
+                who, id_token = await provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
             # Outside of the count: the provider has vouched for the account, even if its address is taken.
-            return await self._begin(request, who, next_page)
+            return await self._begin(request, who, next_page, id_token)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_OIDC, refusal, next_page)
         except ProviderDownError as error:
@@ -293,8 +297,15 @@ class LoginPages(Pages):
             await self._login.sign_out.end_login(user.login_id)
             await self._login.record(user.email, "login.end")
             if source == SOURCE_OIDC and self._login.provider is not None:
-                url = await self._login.provider.logout_url(user.email)
+                hint = oidc.read_hint(cookie_of(request, LOGIN_COOKIE), cookie_of(request, HINT_COOKIE))
+                url = await self._login.provider.logout_url(user.email, hint)
         return self._logged_out(request, url)
+
+    async def show_logged_out(self, request: Request) -> Response:
+        """The way back from the provider's sign-out."""
+        if await self._login.guard.user_of(request) is not None:
+            return RedirectResponse("/", 303)
+        return self._logged_out(request)
 
     def _provider(self) -> OIDCProvider:
         if self._login.provider is None:
@@ -337,7 +348,7 @@ class LoginPages(Pages):
             set_cookie(answer, PRE_LOGIN_COOKIE, secret)
         return answer
 
-    async def _begin(self, request: Request, who: Identity, next_page: str) -> Response:
+    async def _begin(self, request: Request, who: Identity, next_page: str, id_token: str = "") -> Response:
         """Begin a login with a new cookie, and end the browser's former one, which somebody may have planted."""
         device = Device(self._address(request), request.headers.get("user-agent", ""))
         secret, _ = await self._login.logins.begin(who, device)
@@ -346,7 +357,10 @@ class LoginPages(Pages):
             await self._login.sign_out.end_login(before.login_id)
         await self._tried(who.user, who.source, "in")
         answer = RedirectResponse(next_page, 303)
-        set_cookie(answer, LOGIN_COOKIE, secret, int(self._settings.login_max.total_seconds()))
+        seconds = int(self._settings.login_max.total_seconds())
+        set_cookie(answer, LOGIN_COOKIE, secret, seconds)
+        if id_token and (hint := oidc.make_hint(secret, id_token)):
+            set_cookie(answer, HINT_COOKIE, hint, seconds, HINT_PATH)
         drop_cookie(answer, PRE_LOGIN_COOKIE)
         drop_cookie(answer, TERMS_COOKIE)
         return answer

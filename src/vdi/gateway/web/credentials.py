@@ -25,6 +25,9 @@ PRE_LOGIN_COOKIE = "__Host-vdi-before"
 TERMS_COOKIE = "__Host-vdi-terms"
 # Secret of a browser that is on its way to an identity provider and back.
 FLOW_COOKIE = "__Host-vdi-flow"
+# The ID token of a sign-on, which the provider's sign-out asks for. Browsers send it to `/logout` alone, so it is no
+# `__Host-` cookie: 4 KiB in each request are too much.
+HINT_COOKIE, HINT_PATH = "__Secure-vdi-hint", "/logout"
 # Name of the hidden field.
 CSRF_FIELD = "csrf"
 # The same for requests that scripts send.
@@ -49,7 +52,7 @@ def cookies_in(header: str) -> dict[str, str]:
     twice = set()
     for part in header.split(";"):
         name, _, value = part.strip(" \t").partition("=")
-        if name.startswith(COOKIE_PREFIX):
+        if name.startswith(COOKIE_PREFIX) or name == HINT_COOKIE:
             if found.get(name, value) != value:
                 twice.add(name)
             found[name] = value
@@ -61,14 +64,14 @@ def cookie_of(request: HTTPConnection, name: str) -> str:
     return cookies_in("; ".join(request.headers.getlist("cookie"))).get(name, "")
 
 
-def set_cookie(response: Response, name: str, value: str, seconds: int | None = None) -> None:
+def set_cookie(response: Response, name: str, value: str, seconds: int | None = None, path: str = "/") -> None:
     """Send a cookie; without `seconds` it lasts as long as the browser runs."""
-    response.set_cookie(name, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="lax")
+    response.set_cookie(name, value, max_age=seconds, path=path, secure=True, httponly=True, samesite="lax")
 
 
-def drop_cookie(response: Response, name: str) -> None:
+def drop_cookie(response: Response, name: str, path: str = "/") -> None:
     """Make the browser forget it."""
-    response.delete_cookie(name, path="/", secure=True, httponly=True, samesite="lax")
+    response.delete_cookie(name, path=path, secure=True, httponly=True, samesite="lax")
 
 
 def make_csrf_token(secret: str) -> str:
