@@ -268,20 +268,19 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
         detail = f"Content-Type is {content!r}; allowed: {JSON}."
         raise ProblemError("unsupported-media-type", detail, headers={"Accept": JSON})
     # Not `request.body()`, which Starlette keeps for as long as the request lasts.
-    content = b"".join([piece async for piece in request.stream()])
+    body = b"".join([piece async for piece in request.stream()])
     try:
-        return _decode(content, shape)
+        return _decode(body, shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("malformed", f"The body is not valid JSON: {error}.") from error
 
 
-def _decode(content: bytes, shape: type[msgspec.Struct]) -> msgspec.Struct:
+def _decode(body: bytes, shape: type[msgspec.Struct]) -> msgspec.Struct:
     try:
         # Into the struct at once: as objects, 60 KB of fields that no one reads take 2 MB and 3 ms.
-        body: msgspec.Struct = msgspec.json.decode(content, type=shape)
-        return body
+        return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        raise from_validation(error, msgspec.json.decode(content), shape) from error
+        raise from_validation(error, msgspec.json.decode(body), shape) from error
 
 
 async def unknown_address(request: Request) -> Response:
