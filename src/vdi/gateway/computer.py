@@ -7,7 +7,6 @@ the session has that, which outlives the gateway.
 The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its header, never decoded.
 """
 
-import binascii
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -165,9 +164,11 @@ class Computer:
                 found = await self._ask(
                     by, session, "/computer-use", body, seconds=seconds, into=_Answer, until_read=until_read
                 )
-            if not _has_picture(found):
+            picture = _decode(found.data, name)
+            if not picture:
                 return _clean(found.text)
-            detail["sha256"] = sha256(_decode_png(found.data, name)).hexdigest()
+            _check_png(picture, name)
+            detail["sha256"] = sha256(picture).hexdigest()
         return found.data
 
     async def run(
@@ -344,23 +345,18 @@ def _read(answer: Response, name: str, into: type[T]) -> T:
     raise ActionDenied("Unavailable", f"The agent in {name!r} responds with {answer.status}.")
 
 
-def _has_picture(answer: _Answer) -> bool:
-    return bytes(memoryview(answer.data)[:2]) != b'""'
-
-
-def _decode_png(text: msgspec.Raw, name: str) -> bytes:
-    """The PNG of an answer's `data`, which is a quoted text of base64 and nothing else."""
-    quoted = memoryview(text)
+def _decode(text: msgspec.Raw, name: str) -> bytes:
+    """The bytes of an answer's `data`."""
     try:
-        if bytes(quoted[:1]) != b'"':
-            raise ValueError("not a text")
-        data = binascii.a2b_base64(quoted[1:-1], strict_mode=True)
-    except ValueError as error:
+        return msgspec.json.decode(text, type=bytes)
+    except msgspec.DecodeError as error:
         raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a valid response.") from error
+
+
+def _check_png(data: bytes, name: str) -> None:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     if not (data.startswith(_PNG) and 0 < min(width, height) <= max(width, height) <= MAX_SIDE):
         raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a PNG of at most {MAX_SIDE} pixels.")
-    return data
 
 
 def _describe(body: Mapping[str, object], *, record_text: bool) -> dict[str, str]:

@@ -267,15 +267,20 @@ async def _body(request: Request, shape: type[msgspec.Struct] | None) -> msgspec
     if content.partition(";")[0].strip().lower() != JSON:
         detail = f"Content-Type is {content!r}; allowed: {JSON}."
         raise ProblemError("unsupported-media-type", detail, headers={"Accept": JSON})
+    # Not `request.body()`, which Starlette keeps for as long as the request lasts.
+    body = b"".join([piece async for piece in request.stream()])
     try:
-        # Not `request.body()`, which Starlette keeps for as long as the request lasts.
-        sent = msgspec.json.decode(b"".join([piece async for piece in request.stream()]))
+        return _decode(body, shape)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProblemError("malformed", f"The body is not valid JSON: {error}.") from error
+
+
+def _decode(body: bytes, shape: type[msgspec.Struct]) -> msgspec.Struct:
     try:
-        return msgspec.convert(sent, shape)
+        # Into the struct at once: as objects, 60 KB of fields that no one reads take 2 MB and 3 ms.
+        return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        raise from_validation(error, sent, shape) from error
+        raise from_validation(error, msgspec.json.decode(body), shape) from error
 
 
 async def unknown_address(request: Request) -> Response:
