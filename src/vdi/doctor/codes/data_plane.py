@@ -206,8 +206,8 @@ GATEWAY = (
     ),
     _code(
         "redis_unreachable",
-        "Redis does not respond: no one can log in, open a desktop or use the REST API, and replicas of the gateway learn "
-        "about each other's revocations only when they poll. Open desktops are not affected.",
+        "Redis does not respond: no one can log in, open a desktop or use the REST API, and replicas of the gateway "
+        "learn about each other's revocations only when they poll. Open desktops are not affected.",
         _LOG,
         "Check the server in the url of the Secret.",
         follows=("node_not_ready", *_NETWORK),
