@@ -192,7 +192,8 @@ GATEWAY = (
     ),
     _code(
         "history_not_written",
-        "History is not written, and is lost if this continues. If its database takes no writes at all, no one can log in.",
+        "History is not written, and is lost if this continues. If the database takes no writes at all, no one can log "
+        "in.",
         _LOG,
         "Free its disk, or make its volume or its tables writable: the message contains the database's error.",
         follows=("database_unreachable", "dns_down", "node_not_ready", "node_under_pressure"),
@@ -205,7 +206,8 @@ GATEWAY = (
     ),
     _code(
         "redis_unreachable",
-        "Redis does not respond: no one can log in, open a desktop or use the REST API. Open desktops are not affected.",
+        "Redis does not respond: no one can log in, open a desktop or use the REST API. Open desktops are not "
+        "affected.",
         _LOG,
         "Check the server in the url of the Secret.",
         follows=("node_not_ready", *_NETWORK),
