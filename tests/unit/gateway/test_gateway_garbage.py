@@ -112,7 +112,7 @@ async def test_no_request_is_a_fault_of_ours(stage: AttackStage, seed: int) -> N
 
 # What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to is found here.
 OPEN = {
-    "/login", "/login/oidc", "/login/oidc/back", "/.well-known/jwks.json", "/static/{name:path}",
+    "/login", "/login/oidc", "/login/oidc/back", "/logged-out", "/.well-known/jwks.json", "/static/{name:path}",
     "/api/docs", "/api/v1/openapi.json", "/cli/token", "/api/{rest:path}",
 }  # fmt: skip
 

@@ -192,8 +192,8 @@ GATEWAY = (
     ),
     _code(
         "history_not_written",
-        "The gateway cannot write history, and no one can log in if its database takes no writes at all. Open desktops "
-        "are not affected. History is lost if this continues.",
+        "History is not written, and is lost if this continues. If the database takes no writes at all, no one can log "
+        "in.",
         _LOG,
         "Free its disk, or make its volume or its tables writable: the message contains the database's error.",
         follows=("database_unreachable", "dns_down", "node_not_ready", "node_under_pressure"),
@@ -206,8 +206,8 @@ GATEWAY = (
     ),
     _code(
         "redis_unreachable",
-        "Redis does not respond: no one can log in, open a desktop or use the REST API, and replicas of the gateway "
-        "learn about each other's revocations only when they poll. Open desktops are not affected.",
+        "Redis does not respond: no one can log in, open a desktop or use the REST API. Open desktops are not "
+        "affected.",
         _LOG,
         "Check the server in the url of the Secret.",
         follows=("node_not_ready", *_NETWORK),
