@@ -65,7 +65,9 @@ _DONE = {
     "notices": "Your e-mail notices are saved.",
     "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
-_LONGEST_NEXT = 2048
+_LONGEST_NEXT = 1024  # it is in the login's form, three bytes for each character that is escaped
+# Attempts that are held up at a time: each takes one of the listener's connections.
+_MOST_DELAYED = 256
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -156,6 +158,7 @@ class LoginPages(Pages):
         super().__init__(login)
         terms = self._settings.brand.terms
         self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16] if terms else ""
+        self._delayed = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -196,7 +199,7 @@ class LoginPages(Pages):
             return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
         try:
-            await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
+            await self._delay(await self._login.throttle.seconds_to_wait(user, self._address(request)))
             found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)
@@ -212,6 +215,16 @@ class LoginPages(Pages):
             await self._tried(typed, SOURCE_LOCAL, "refused")
             return await self._form(request, next_page, 403, _WRONG, user)
         return await self._begin(request, local_identity(*found, self._settings), next_page)
+
+    async def _delay(self, seconds: float) -> None:
+        """Hold up an attempt that follows many. Raises TooManyError."""
+        if seconds and self._delayed >= _MOST_DELAYED:
+            raise TooManyError
+        self._delayed += 1
+        try:
+            await self._login.sleep(seconds)
+        finally:
+            self._delayed -= 1
 
     async def start_oidc(self, request: Request) -> Response:
         """Send the browser to the identity provider."""
