@@ -217,9 +217,9 @@ class LoginPages(Pages):
         return await self._begin(request, local_identity(*found, self._settings), next_page)
 
     async def _delay(self, seconds: float) -> None:
-        """Hold up an attempt that follows many. Raises TooManyError."""
+        """Hold up an attempt that follows many. Raises BusyError."""
         if seconds and self._delayed >= _MOST_DELAYED:
-            raise TooManyError
+            raise BusyError(f"{_MOST_DELAYED} attempts are held up already")
         self._delayed += 1
         try:
             await self._login.sleep(seconds)

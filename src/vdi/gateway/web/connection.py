@@ -139,9 +139,6 @@ class Connection(HttpToolsProtocol):
             self._head += data
             if self._head_timer is None:
                 self._await_head()
-            if not self._hold(len(self._head)):
-                self._refuse(_BUSY, LINGER_SECONDS)
-                return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -152,8 +149,12 @@ class Connection(HttpToolsProtocol):
                 self._refuse(why.answer, LINGER_SECONDS)
             else:
                 self._refuse(_BAD)
-        if self._in_head and len(self._head) > HEAD_BYTES and not self._refused:
+        if self._refused or self.cycle is not None:
+            return
+        if len(self._head) > HEAD_BYTES:
             self._refuse(self._too_large(), LINGER_SECONDS)
+        elif not self._hold(2 * len(self._head)):  # the parser has its part, too
+            self._refuse(_BUSY, LINGER_SECONDS)
 
     def on_message_begin(self) -> None:
         """Take no request before the last one is answered: Traefik sends none, and each would be held."""
