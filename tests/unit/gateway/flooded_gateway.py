@@ -3,9 +3,9 @@
 It writes its port and her secret as JSON, then serves until it is ended.
 """
 
-import asyncio
 import json
 import resource
+import sys
 
 import uvloop
 
@@ -21,7 +21,8 @@ async def main() -> None:
     await browser.get("/")
     server = _Server(_uvicorn_config(stage.public))
     with listen(("127.0.0.1", 0), "VDI_PUBLIC_ADDR") as where:
-        print(json.dumps([where.getsockname()[1], browser.cookies[LOGIN_COOKIE]]), flush=True)
+        sys.stdout.write(json.dumps([where.getsockname()[1], browser.cookies[LOGIN_COOKIE]]) + "\n")
+        sys.stdout.flush()
         await server.serve([where])
 
 

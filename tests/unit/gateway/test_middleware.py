@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -146,6 +147,9 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(m
     monkeypatch.setattr(middleware, "MOST_UNFINISHED", 2)
     app, answered, waiting = echo(), [], []
 
+    def is_waiting(bodies: int) -> bool:
+        return len(app._unfinished) == bodies
+
     async def ask(number: int, parts: asyncio.Queue[Message]) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -158,7 +162,7 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(m
         for number in range(4):
             parts: asyncio.Queue[Message] = asyncio.Queue()
             waiting.append((parts, asyncio.create_task(ask(number, parts))))
-            await eventually(lambda: len(app._unfinished) == min(number + 1, 2))
+            await eventually(partial(is_waiting, min(number + 1, 2)))
             parts.put_nowait({"type": "http.request", "body": b"x", "more_body": True})  # it is not younger for that
             await eventually(parts.empty)
         await eventually(lambda: answered == [(0, 408), (1, 408)])

@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived. Of a head that is too large, the parser gets no more than tells so: it would keep it."""
+        """Parse what has arrived. The parser gets one byte more than a head may have, and no more: it keeps them."""
         room = HEAD_BYTES + 1 - len(self._head)
         if self._in_head and len(data) > room:
             self._parse(data[:room])
