@@ -345,9 +345,9 @@ async def run_gateway(
         async with open_gateway(config, settings) as gateway:
             # A desktop's programs have no business here; a NetworkPolicy says so only where it is enforced.
             is_refused = gateway.context.cluster.is_desktop
-            apps = build_public(gateway), build_internal(gateway)
-            inside = _uvicorn_config(apps[1], is_refused, INTERNAL_CONNECTIONS, INTERNAL_BYTES)
-            servers = {_Server(_uvicorn_config(apps[0], is_refused)): public, _Server(inside): internal}
+            outside = _uvicorn_config(build_public(gateway), is_refused)
+            inside = _uvicorn_config(build_internal(gateway), is_refused, INTERNAL_CONNECTIONS, INTERNAL_BYTES)
+            servers = {_Server(outside): public, _Server(inside): internal}
             ports = [listener.getsockname()[1] for listener in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)
             if on_listening:

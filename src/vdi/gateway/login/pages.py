@@ -199,7 +199,8 @@ class LoginPages(Pages):
             return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
         try:
-            await self._delay(await self._login.throttle.seconds_to_wait(user, self._address(request)))
+            seconds = await self._login.throttle.seconds_to_wait(user, self._address(request))
+            await self._delay(seconds)
             found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)

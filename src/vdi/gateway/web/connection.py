@@ -142,7 +142,8 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # WebSockets of desktops that no longer exist arrive all the time, and get a normal response
+            # WebSockets of desktops that no longer exist arrive all the time, and get a normal response.
+            pass
         except httptools.HttpParserError as error:
             why = error.__context__
             if isinstance(why, _StopParsingError):
@@ -168,7 +169,8 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        fields = sum(len(name) + len(value) for name, value in self.headers)
+        self._head_size = len(self.url) + fields
         if self._head_size > HEAD_BYTES:
             raise _StopParsingError(self._too_large())
         if not self._hold(self._head_size):
@@ -184,7 +186,9 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Reserve a piece's bytes before it is kept. What a route has passed on already is not held any more."""
-        held = self._head_size + len(self.cycle.body) if self.scope.get(STREAMED) else self._received
+        held = self._received
+        if self.scope.get(STREAMED):
+            held = self._head_size + len(self.cycle.body)
         if not self._hold(held + len(body)):
             raise _StopParsingError(_BUSY)
         super().on_body(body)
