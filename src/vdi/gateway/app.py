@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
@@ -51,7 +52,7 @@ from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
 from vdi.gateway.transfers import TransferCollector
-from vdi.gateway.web.connection import Connection
+from vdi.gateway.web.connection import ByteBudget, Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
     PUBLIC_BODY,
@@ -75,8 +76,12 @@ _RETRY_SECONDS = 2.0
 _GRACE_SECONDS = 2
 # Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being closed.
 _KEEP_ALIVE_SECONDS = 120
-# Connections at a time; each is a browser that waits, or one of Traefik's.
-_MAX_CONNECTIONS = 4096
+# Connections at a time; each is a browser that waits, or one of Traefik's. On the internal listener every request is
+# answered in milliseconds.
+PUBLIC_CONNECTIONS, INTERNAL_CONNECTIONS = 4096, 1024
+# Bytes of all requests that are being received or answered, beside the free ones of each connection; and again of all
+# responses that are not read yet. Two reports of a session's end at a time; the operator sends the next ones again.
+PUBLIC_BYTES, INTERNAL_BYTES = 32 << 20, 2 * INTERNAL_BODY
 
 
 def now() -> datetime:
@@ -341,10 +346,11 @@ async def run_gateway(
         listen(settings.internal_addr, "VDI_INTERNAL_ADDR") as internal,
     ):
         async with open_gateway(config, settings) as gateway:
-            servers = {
-                _Server(_uvicorn_config(build_public(gateway))): public,
-                _Server(_uvicorn_config(build_internal(gateway))): internal,
-            }
+            # A desktop's programs have no business here; a NetworkPolicy says so only where it is enforced.
+            is_refused = gateway.context.cluster.is_desktop
+            outside = _uvicorn_config(build_public(gateway), is_refused)
+            inside = _uvicorn_config(build_internal(gateway), is_refused, INTERNAL_CONNECTIONS, INTERNAL_BYTES)
+            servers = {_Server(outside): public, _Server(inside): internal}
             ports = [listener.getsockname()[1] for listener in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)
             if on_listening:
@@ -381,10 +387,17 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _uvicorn_config(app: object) -> uvicorn.Config:
+def _uvicorn_config(
+    app: object,
+    is_refused: Callable[[str], bool] = lambda _: False,
+    connections: int = PUBLIC_CONNECTIONS,
+    most: int = PUBLIC_BYTES,
+) -> uvicorn.Config:
+    received, unread = ByteBudget(most), ByteBudget(most)
+    protocol = partial(Connection, received=received, unread=unread, is_refused=is_refused)
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=Connection,
+        http=protocol,  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         log_config=None,
@@ -393,7 +406,7 @@ def _uvicorn_config(app: object) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
-        limit_concurrency=_MAX_CONNECTIONS,
+        limit_concurrency=connections,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import yaml
 from tools.generate import chart
 from tools.generate.chart_render import ROOT, read_objects
 from tools.generate.crd_files import render_files
+from vdi.cluster.units import parse_quantity
+from vdi.gateway import memory_budget
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.settings import read_settings as operator_settings
@@ -120,6 +123,12 @@ def test_route_priorities_are_portal_desktop_waiting_page() -> None:
     for each in route["spec"]["routes"]:
         assert each["middlewares"] == [{"name": "vdi-gateway-retry"}], "nothing that asks the gateway whether it may"
         assert [service["serversTransport"] for service in each["services"]] == ["vdi-gateway"]
+
+
+@pytest.mark.parametrize("values", sorted(CHART.glob("values*.yaml")), ids=lambda path: path.stem)
+def test_clients_fill_less_than_half_of_the_gateway_s_memory(values: Path) -> None:
+    limit = yaml.safe_load(values.read_text())["gateway"]["resources"]["limits"]["memory"]
+    assert sum(memory_budget.terms().values()) < parse_quantity(limit) / 2, memory_budget.terms()
 
 
 def test_chart_contains_and_keeps_every_crd() -> None:

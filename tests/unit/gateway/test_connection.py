@@ -1,8 +1,9 @@
-"""Slow clients on a real socket, with patience cut to tens of milliseconds."""
+"""Slow, greedy and unread clients on a real socket, with patience cut to tens of milliseconds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -13,6 +14,8 @@ from starlette.routing import Route
 from support.waiting import PATIENCE, eventually
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.web import connection
+from vdi.gateway.web.connection import FREE_BYTES, HEADERS, ByteBudget
+from vdi.gateway.web.middleware import STREAMED
 
 Dialogue = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Dial = Callable[[], Awaitable[Dialogue]]
@@ -30,10 +33,28 @@ async def flood(_request: Request) -> Response:
     return StreamingResponse(much())
 
 
+async def wait(request: Request) -> Response:
+    """Takes the body, then waits."""
+    await request.body()
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def pass_on(request: Request) -> Response:
+    request.scope[STREAMED] = True
+    sizes = [len(piece) async for piece in request.stream()]
+    return PlainTextResponse(f"{sum(sizes)} bytes")
+
+
 @asynccontextmanager
-async def serving() -> AsyncIterator[tuple[Dial, _Server]]:
-    app = Starlette(routes=[Route("/", hello, methods=["GET", "POST"]), Route("/flood", flood)])
-    server = _Server(_uvicorn_config(app))
+async def serving(**limits: Any) -> AsyncIterator[tuple[Dial, _Server]]:
+    routes = [
+        Route("/", hello, methods=["GET", "POST"]),
+        Route("/flood", flood),
+        Route("/wait", wait, methods=["GET", "POST"]),
+        Route("/pass-on", pass_on, methods=["POST"]),
+    ]
+    server = _Server(_uvicorn_config(Starlette(routes=routes), **limits))
     writers: list[asyncio.StreamWriter] = []
     with listen(("127.0.0.1", 0), "VDI_PUBLIC_ADDR") as where:
         port = where.getsockname()[1]
@@ -187,3 +208,139 @@ async def test_who_reads_nothing_is_given_up() -> None:
         writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
         await eventually(lambda: server.server_state.total_requests == 0 and bool(server.server_state.connections))
         await eventually(lambda: not server.server_state.connections, "the connection is cut")
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
+
+
+async def test_a_head_of_many_short_lines_is_refused() -> None:
+    """Each line is three objects: in 32 KiB they would be 400 KiB of memory, for as long as the connection is kept."""
+    async with serving() as (dial, _):
+        reader, writer = await dial()
+        writer.write(GET + b"a:b\r\n" * (HEADERS - 1) + b"\r\n")
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+        writer.write(GET + b"a:b\r\n" * HEADERS + b"\r\n")
+        await ends_with(reader, b"431")
+
+
+@pytest.mark.parametrize("end", [b"\r\n\r\n", b""])
+async def test_a_large_head_in_one_piece_is_refused_too(end: bytes) -> None:
+    await refused(GET + b"X: " + b"a" * 120_000 + end, b"431")
+
+
+async def test_a_request_before_the_last_answer_is_not_served() -> None:
+    """Traefik sends none. Thousands of them fit into one piece, and each would be held until its turn."""
+    async with serving() as (dial, server):
+        reader, writer = await dial()
+        writer.write(50 * (GET + b"\r\n"))
+        answer = await ends_with(reader, b"200")
+        assert (answer.count(b"HTTP/1.1"), server.server_state.total_requests) == (1, 1)
+
+
+def post(path: bytes, length: int, sent: int) -> bytes:
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path, length, b"x" * sent)
+
+
+async def test_bodies_beyond_the_budget_are_refused() -> None:
+    """A small request goes through at any time: somebody who signs in sends one."""
+    async with serving(most=3 * FREE_BYTES) as (dial, server):
+        first, writer = await dial()
+        writer.write(post(b"/wait", 9 * FREE_BYTES, 3 * FREE_BYTES))
+        await eventually(lambda: budget_of(server).left < FREE_BYTES)
+        reader, other = await dial()
+        other.write(post(b"/wait", 9 * FREE_BYTES, 3 * FREE_BYTES))
+        assert b"\r\nretry-after: 5\r\n" in await ends_with(reader, b"503")
+        reader, other = await dial()
+        other.write(post(b"/", FREE_BYTES // 2, FREE_BYTES // 2))
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+        writer.write(b"x" * 2 * FREE_BYTES)  # more of the first one
+        await ends_with(first, b"503")
+        await eventually(lambda: budget_of(server).left == 3 * FREE_BYTES, "all bytes are given back")
+
+
+async def test_a_body_counts_until_its_response() -> None:
+    """The route has it then."""
+    async with serving(most=3 * FREE_BYTES) as (dial, server):
+        _, writer = await dial()
+        writer.write(post(b"/wait", 3 * FREE_BYTES, 3 * FREE_BYTES))
+        await eventually(lambda: budget_of(server).left < FREE_BYTES)
+        reader, other = await dial()
+        other.write(post(b"/wait", 3 * FREE_BYTES, 3 * FREE_BYTES))
+        await ends_with(reader, b"503")
+        writer.close()
+        await eventually(lambda: budget_of(server).left == 3 * FREE_BYTES)
+
+
+async def test_heads_beyond_the_budget_are_refused() -> None:
+    async with serving(most=FREE_BYTES) as (dial, server):
+        _, writer = await dial()
+        writer.write(GET.replace(b"/ ", b"/wait ") + b"X: " + b"a" * FREE_BYTES + b"\r\n\r\n")
+        await eventually(lambda: budget_of(server).left < FREE_BYTES)
+        reader, other = await dial()
+        other.write(GET + b"X: " + b"a" * 2 * FREE_BYTES)
+        await ends_with(reader, b"503")
+
+
+async def test_a_body_that_is_passed_on_does_not_count() -> None:
+    async with serving(most=64 * FREE_BYTES) as (dial, server):
+        reader, writer = await dial()
+        length = 640 * FREE_BYTES
+        writer.write(post(b"/pass-on", length, 0))
+        for _ in range(640):
+            writer.write(b"x" * FREE_BYTES)
+            await writer.drain()
+        answer = await reader.readuntil(b" bytes")
+        assert answer.endswith(b"%d bytes" % length)
+        await eventually(lambda: budget_of(server).left == 64 * FREE_BYTES)
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    async with serving() as (dial, server):
+        reader, writer = await dial()
+        before = budget_of(server).left
+        writer.write(GET + b"X: " + b"a" * 30_000 + b"\r\n\r\n")
+        assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+        kept: Any = next(iter(server.server_state.connections))
+        assert (kept.cycle, kept.scope, kept.headers, budget_of(server).left) == (None, None, None, before)
+
+
+async def test_unread_responses_beyond_the_budget_are_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "WRITE_SECONDS", 10 * PATIENCE)
+    async with serving(most=1) as (dial, server):
+        reader, writer = await dial()
+        writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readexactly(1) == b"H"
+        await eventually(lambda: not server.server_state.connections, "the connection is cut")
+
+
+async def test_connections_are_not_kept_once_half_of_them_are_taken() -> None:
+    async with serving(connections=8) as (dial, server):
+        dialogues = [await dial() for _ in range(5)]
+        await eventually(lambda: len(server.server_state.connections) == 5)
+        reader, writer = dialogues[0]
+        writer.write(GET + b"\r\n")
+        assert b"\r\nconnection: close\r\n" in await ends_with(reader, b"200")
+        reader, writer = dialogues[1]
+        writer.write(GET + b"\r\n")
+        assert b"connection: close" not in await reader.readuntil(b"hello")
+
+
+async def test_a_desktop_s_programs_are_turned_away() -> None:
+    async with serving(is_refused=lambda address: address == "127.0.0.1") as (dial, _):
+        reader, writer = await dial()
+        writer.write(GET + b"\r\n")
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+
+
+async def test_a_malformed_piece_of_a_body_is_refused() -> None:
+    head = b"POST /wait HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await refused(head + b"2\r\nxx\r\nnonsense\r\n", b"400")
+
+
+def budget_of(server: _Server) -> ByteBudget:
+    """What the listener's requests have left."""
+    protocol: Any = server.config.http
+    budget: ByteBudget = protocol.keywords["received"]
+    return budget

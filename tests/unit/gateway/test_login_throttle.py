@@ -6,6 +6,7 @@ import pytest
 
 from support.builders import a_session
 from unit.gateway.login_stage import LoginStage
+from vdi.gateway.login import pages
 from vdi.gateway.login.throttle import PER_ADDRESS, PER_USER, SLOWEST, WINDOW, Bound, Throttle, TooManyError
 from vdi.gateway.shared_state import MemorySharedState
 
@@ -104,6 +105,15 @@ async def test_the_right_user_gets_in_while_somebody_else_guesses(stage: LoginSt
     assert codes == [403] * PER_USER.most + [429] * (64 - PER_USER.most)
     assert (await stage.browser("198.51.100.1").log_in("alice")).status_code == 303
     assert stage.waits[-1] == SLOWEST
+
+
+async def test_held_up_attempts_leave_connections_to_everyone_else(
+    stage: LoginStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "_MOST_DELAYED", 0)
+    codes = [(await stage.browser().log_in("nobody", "wrong")).status_code for _ in range(PER_USER.free + 1)]
+    assert codes == [403] * PER_USER.free + [503]
+    assert (await stage.browser("198.51.100.1").log_in("alice")).status_code == 303
 
 
 @pytest.mark.parametrize("name", ["alice", "nobody"])

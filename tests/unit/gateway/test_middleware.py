@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,10 +14,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
+from support.waiting import PATIENCE, eventually
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import middleware
-from vdi.gateway.web.middleware import BodyLimit, HostRouter, RequestMetrics
+from vdi.gateway.web.middleware import ANONYMOUS_BODY, AUTHENTICATED, BodyLimit, HostRouter, RequestMetrics
 from vdi.gateway.web.render import ErrorPages
 
 
@@ -68,7 +70,7 @@ async def test_no_one_is_let_in_before_the_gateway_has_begun() -> None:
     assert (got.status_code, got.headers["retry-after"]) == (503, "2")
 
 
-def echo() -> ASGIApp:
+def echo() -> BodyLimit:
     async def answer(request: Request) -> Response:
         return PlainTextResponse(str(len(await request.body())))
 
@@ -121,6 +123,66 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
     await echo()(scope, receive, send)
     assert sent[0]["status"] == 408
+
+
+async def test_a_body_of_more_than_4_kib_needs_a_login() -> None:
+    def answer(known: bool) -> ASGIApp:
+        async def read(request: Request) -> Response:
+            request.scope[AUTHENTICATED] = known
+            return PlainTextResponse(str(len(await request.body())))
+
+        handlers = ErrorPages(Settings()).handlers()
+        return BodyLimit(Starlette(routes=[Route("/", read, methods=["POST"])], exception_handlers=handlers), 10_000)
+
+    for known, most in ((False, ANONYMOUS_BODY), (True, 10_000)):
+        async with client_of(answer(known)) as client:
+            assert (await client.post("/", content=b"x" * most)).text == str(most)
+            refusals = [await client.post("/", content=body) for body in (b"x" * (most + 1), chunks(b"x" * most, b"x"))]
+            assert {refusal.status_code for refusal in refusals} == {413}
+            assert all(f"{most} bytes" in refusal.text for refusal in refusals)
+
+
+async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes one of the listener's connections; somebody who signs in is never the oldest."""
+    monkeypatch.setattr(middleware, "MOST_UNFINISHED", 2)
+    app, answered, waiting = echo(), [], []
+
+    def is_waiting(bodies: int) -> bool:
+        return len(app._unfinished) == bodies
+
+    async def ask(number: int, parts: asyncio.Queue[Message]) -> None:
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answered.append((number, message["status"]))
+
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+        await app(scope, parts.get, send)
+
+    async with asyncio.timeout(PATIENCE):
+        for number in range(4):
+            parts: asyncio.Queue[Message] = asyncio.Queue()
+            waiting.append((parts, asyncio.create_task(ask(number, parts))))
+            await eventually(partial(is_waiting, min(number + 1, 2)))
+            parts.put_nowait({"type": "http.request", "body": b"x", "more_body": True})  # it is not younger for that
+            await eventually(parts.empty)
+        await eventually(lambda: answered == [(0, 408), (1, 408)])
+        for parts, task in waiting[2:]:
+            parts.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+            await task
+    assert answered[2:] == [(2, 200), (3, 200)]
+    assert not app._unfinished
+
+
+async def test_a_browser_that_leaves_in_a_body_is_no_error_of_the_gateway(caplog: pytest.LogCaptureFixture) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        """No one reads it."""
+
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    await echo()(scope, receive, send)
+    assert not caplog.records
 
 
 async def test_a_complete_body_may_wait_for_its_response(monkeypatch: pytest.MonkeyPatch) -> None:

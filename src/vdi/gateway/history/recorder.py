@@ -26,6 +26,7 @@ from vdi.gateway.store.audit import drop_audit, enders
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.history import drop_ended, load, load_open, save
 from vdi.gateway.token_review import TokenReviewer, plain
+from vdi.gateway.web.middleware import AUTHENTICATED
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import Forbidden, KubeError, NotFound
 from vdi.kube.transport import Client
@@ -307,6 +308,7 @@ class EndReports:
         """Record the end of the session in the body."""
         if refusal := await self.reviewer.refusal(request):
             return refusal
+        request.scope[AUTHENTICATED] = True
         try:
             session = msgspec.json.decode(await request.body(), type=VDISession)
             self._check(session)

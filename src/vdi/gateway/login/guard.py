@@ -19,6 +19,7 @@ from vdi.gateway.rights import Actor, User
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import credentials
 from vdi.gateway.web.credentials import LOGIN_COOKIE, bearer, cookie_of
+from vdi.gateway.web.middleware import AUTHENTICATED
 
 # Key of the request's scope under which the user is kept: they are looked up once per request.
 _USER = "vdi.user"
@@ -42,6 +43,7 @@ class Guard:
         if _USER not in request.scope:
             request.scope[_USER] = await self.authenticate(request)
         user: User | None = request.scope[_USER]
+        request.scope[AUTHENTICATED] = user is not None
         return user
 
     async def authenticate(self, request: HTTPConnection) -> User | None:
@@ -52,10 +54,12 @@ class Guard:
 
     async def actor_of(self, request: HTTPConnection) -> Actor | None:
         """`user_of` to drive a desktop, with a token of one session too."""
-        if request.headers.get("authorization") is not None:
-            return await self._logins.actor_by_token(bearer(request))
-        user = await self.user_of(request)
-        return user.actor if user else None
+        if request.headers.get("authorization") is None:
+            user = await self.user_of(request)
+            return user.actor if user else None
+        actor = await self._logins.actor_by_token(bearer(request))
+        request.scope[AUTHENTICATED] = actor is not None
+        return actor
 
     async def require(self, request: HTTPConnection) -> User:
         """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""

@@ -68,7 +68,9 @@ _DONE = {
     "notices": "Your e-mail notices are saved.",
     "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
-_LONGEST_NEXT = 2048
+_LONGEST_NEXT = 1024  # it is in the login's form, three bytes for each character that is escaped
+# Attempts that are held up at a time: each takes one of the listener's connections.
+_MOST_DELAYED = 256
 # Characters of a text in the audit that a provider chose.
 _LONGEST_REASON = 255
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -162,6 +164,7 @@ class LoginPages(Pages):
         super().__init__(login)
         terms = self._settings.brand.terms
         self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16] if terms else ""
+        self._delayed = 0
 
     def routes(self) -> list[Route]:
         return [
@@ -203,7 +206,8 @@ class LoginPages(Pages):
             return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
         try:
-            await self._login.sleep(await self._login.throttle.seconds_to_wait(user, self._address(request)))
+            seconds = await self._login.throttle.seconds_to_wait(user, self._address(request))
+            await self._delay(seconds)
             found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)
@@ -220,6 +224,16 @@ class LoginPages(Pages):
             return await self._form(request, next_page, 403, _WRONG, user)
         await self._login.throttle.forgive(user, self._address(request))
         return await self._begin(request, local_identity(*found, self._settings), next_page)
+
+    async def _delay(self, seconds: float) -> None:
+        """Hold up an attempt that follows many. Raises BusyError."""
+        if seconds and self._delayed >= _MOST_DELAYED:
+            raise BusyError(f"{_MOST_DELAYED} attempts are held up already")
+        self._delayed += 1
+        try:
+            await self._login.sleep(seconds)
+        finally:
+            self._delayed -= 1
 
     async def start_oidc(self, request: Request) -> Response:
         """Send the browser to the identity provider."""

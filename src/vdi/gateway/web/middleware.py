@@ -19,10 +19,16 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Network, Settings
 
 PUBLIC_BODY = 64 * 1024
+# Of a client that has not proved who it is: a login with a password of 300 characters has half of this.
+ANONYMOUS_BODY = 4 * 1024
 # A whole session with managedFields; the API server itself takes no more than 3 MiB.
 INTERNAL_BODY = 4 * 1024 * 1024
 
 BODY_SECONDS = 10.0
+# Requests of such clients whose bodies have not arrived: each takes one of the listener's connections.
+MOST_UNFINISHED = 256
+# Key of the scope, set once a request has proved who sends it.
+AUTHENTICATED = "vdi.authenticated"
 # Key of the scope by which a route lifts the limits, except that of each piece's time: it passes the body on.
 STREAMED = "vdi.streamed"
 # Digits of a Content-Length; a longer one is refused before it is read as a number.
@@ -92,15 +98,20 @@ class HostRouter:
 
 
 class BodyLimit:
-    """Refuses a body that is too large (413) or too slow (408), with or without a Content-Length."""
+    """Refuses a body that is too large (413) or too slow (408), with or without a Content-Length.
+
+    `most` is for a request that is authenticated before its body is read, as all but the login's are.
+    """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
+        # Unfinished bodies of clients that are not authenticated, with each one's deadline.
+        self._unfinished: dict[asyncio.Timeout, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        too_much = not length.isdigit() or len(length) > _DIGITS or int(length) > self._most
+        is_number = length.isdigit() and len(length) <= _DIGITS
         loop = asyncio.get_running_loop()
         deadline, seen, complete = loop.time() + BODY_SECONDS, 0, False
 
@@ -110,11 +121,17 @@ class BodyLimit:
             if complete:
                 return await receive()
             streamed = scope.get(STREAMED, False)
-            if too_much and not streamed:
-                raise self._too_large()
+            most = self._most if scope.get(AUTHENTICATED) else min(self._most, ANONYMOUS_BODY)
+            if not streamed and (not is_number or int(length) > most):
+                raise self._too_large(most)
             try:
-                async with asyncio.timeout_at(loop.time() + BODY_SECONDS if streamed else deadline):
-                    message = await receive()
+                async with asyncio.timeout_at(loop.time() + BODY_SECONDS if streamed else deadline) as timeout:
+                    if not scope.get(AUTHENTICATED):
+                        self._wait_for(timeout, deadline)
+                    try:
+                        message = await receive()
+                    finally:
+                        self._unfinished.pop(timeout, None)
             except TimeoutError as error:
                 raise HTTPException(
                     408, "The body of the request was sent too slowly.", {"Connection": "close"}
@@ -123,16 +140,25 @@ class BodyLimit:
                 raise HTTPException(400, "The body of the request is not complete.")
             seen += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if seen > self._most and not streamed:
-                raise self._too_large()
+            if seen > most and not streamed:
+                raise self._too_large(most)
             return message
 
         await self._app(scope, receive_within_limits, send)
 
-    def _too_large(self) -> HTTPException:
+    def _wait_for(self, timeout: asyncio.Timeout, deadline: float) -> None:
+        """Add a body; where there are too many, the one that has been unfinished for longest is given up."""
+        self._unfinished[timeout] = deadline
+        if len(self._unfinished) > MOST_UNFINISHED:
+            oldest = min(self._unfinished, key=self._unfinished.__getitem__)
+            del self._unfinished[oldest]
+            if not oldest.expired():
+                oldest.reschedule(0)
+
+    def _too_large(self, most: int) -> HTTPException:
         """Raised where the body is read: page and REST API each render it as their own kind of error."""
         return HTTPException(
-            413, f"The request is too large: at most {self._most} bytes are accepted.", {"Connection": "close"}
+            413, f"The request is too large: at most {most} bytes are accepted.", {"Connection": "close"}
         )
 
 

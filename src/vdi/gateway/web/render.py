@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ExceptionHandler
 
@@ -125,7 +125,7 @@ class ErrorPages:
         self._renderer = Renderer(settings)
 
     def handlers(self) -> dict[int | type[Exception], ExceptionHandler]:
-        return dict.fromkeys((HTTPException, ActionDenied, *_UNAVAILABLE, Exception), self._respond)
+        return dict.fromkeys((HTTPException, ClientDisconnect, ActionDenied, *_UNAVAILABLE, Exception), self._respond)
 
     def _answer(self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
         """A page for a browser's navigation; plain text for htmx, which shows it in place, and for scripts."""
@@ -147,6 +147,8 @@ class ErrorPages:
                 standard = HTTPStatus(error.status_code).phrase
                 sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
                 return self._answer(request, error.status_code, sentence, headers)
+            case ClientDisconnect():  # no failure of ours, and so not in the log
+                return self._answer(request, 400, _WORDS[400])
             case ActionDenied():
                 return self._answer(request, error.status, error.sentence, error.headers)
             case DatabaseUnavailableError() | SharedUnavailableError():
