@@ -199,13 +199,18 @@ class DesktopAgent:
                 return Response(answer.status, body, answer.headers)
 
     async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
-        """The whole answer, which may not be larger; a large one is reserved first. Raises what `ask` raises."""
+        """The whole answer, which may not be larger. Its bytes are reserved first, unless it is a small one for a user.
+
+        Raises what `ask` raises.
+        """
         size = max_bytes
         if "Transfer-Encoding" not in answer.headers:  # of both, this one counts
             size = min(size, int(answer.headers.get("Content-Length", size)))
-        if size > SMALL_ANSWER_BYTES:
-            budget = self.polled if _polling.get() else self.answers
-            await budget.reserve(held, normal_user(session.spec.user), ANSWER_COPIES * size)
+        user = normal_user(session.spec.user)
+        if _polling.get():
+            await self.polled.reserve(held, user, ANSWER_COPIES * size)
+        elif size > SMALL_ANSWER_BYTES:
+            await self.answers.reserve(held, user, ANSWER_COPIES * size)
         return await answer.read(max_bytes)
 
     @asynccontextmanager

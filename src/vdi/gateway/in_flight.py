@@ -21,7 +21,8 @@ ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
 # The same for the gateway's own polls (films, transfers), so that neither waits for the other. An answer counts until
 # the poll has stored it.
 POLLED_BYTES, USER_POLLED_BYTES = 24 << 20, 12 << 20
-# Answers up to this size are bounded by the number of requests alone: no click waits for someone's pictures.
+# Answers up to this size, but those of polls, are bounded by the number of requests alone: no click waits for someone's
+# pictures.
 SMALL_ANSWER_BYTES = 64 << 10
 # Largest answer to an action: the base64 of a PNG.
 ACTION_ANSWER_BYTES = 4 << 20
@@ -48,7 +49,7 @@ ACTIONS = Lane("action", 1, 128)
 PAGES = Lane("request", 6, 128)
 # Lists of files, downloads and uploads; these take as long as the browser does.
 FILES = Lane("request for files", 4, 32)
-# The gateway's own polls: two for a desktop, so the number of desktops decides, and no client.
+# The gateway's own polls: two for a desktop. Of more desktops than this some wait: they keep what they have to report.
 POLLS = Lane("poll", 4, 2048)
 LANES = (ACTIONS, PAGES, FILES, POLLS)
 # What one request holds beside its answer: the client with its connection, and pieces of a file on their way.

@@ -4,6 +4,7 @@ A test holds the sum below half of the container's memory, for each file of valu
 the program, what it has cached of the cluster, people's open streams, and the kernel's buffers of sockets.
 """
 
+from vdi.gateway import in_flight
 from vdi.gateway.app import INTERNAL_BYTES, INTERNAL_CONNECTIONS, PUBLIC_BYTES, PUBLIC_CONNECTIONS
 from vdi.gateway.login.local_users import MAX_HASHES, MEMORY_KIB
 from vdi.gateway.web.connection import FREE_BYTES, UNREAD_BYTES
@@ -18,6 +19,8 @@ _GROWTH = 9 / 8
 def terms() -> dict[str, int]:
     """The most bytes of each kind at a time."""
     connections = PUBLIC_CONNECTIONS + INTERNAL_CONNECTIONS
+    small = in_flight.REQUEST_BYTES + in_flight.SMALL_ANSWER_BYTES
+    file = in_flight.FILE_REQUEST_BYTES + in_flight.SMALL_ANSWER_BYTES
     return {
         "connections": connections * CONNECTION_BYTES,
         "what each may hold beside the budgets": connections * (FREE_BYTES + UNREAD_BYTES),
@@ -25,4 +28,10 @@ def terms() -> dict[str, int]:
         "requests on the internal listener": int(INTERNAL_BYTES * _GROWTH),
         "responses that are not read": PUBLIC_BYTES + INTERNAL_BYTES,
         "hashes of passwords": MAX_HASHES * MEMORY_KIB * 1024,
+        "requests to desktops": (in_flight.ACTIONS.most + in_flight.PAGES.most) * small,
+        "polls of desktops": in_flight.POLLS.most * in_flight.REQUEST_BYTES,
+        "files on their way": in_flight.FILES.most * file,
+        "large answers of desktops": in_flight.ANSWERS_BYTES + in_flight.POLLED_BYTES,
+        "the answer that is decoded and encoded": 2 * in_flight.ACTION_ANSWER_BYTES,
+        "calls that wait": in_flight.WAITING_CALLS * in_flight.WAITING_CALL_BYTES,
     }

@@ -35,7 +35,7 @@ JSON = "application/json"
 RATE_WINDOW_SECONDS = 60
 # Requests of one user in a window, over all replicas and all of the user's tokens. Those of the user's agents are
 # counted apart: they must not use up what the user's own requests need.
-MAX_REQUESTS, MAX_AGENT_REQUESTS = 600, 1200
+MAX_REQUESTS, MAX_AGENT_REQUESTS = 600, 6000
 
 Q_co = TypeVar("Q_co", covariant=True)
 B_co = TypeVar("B_co", covariant=True)
