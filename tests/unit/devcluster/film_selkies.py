@@ -28,7 +28,8 @@ class Recorder:
     def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
         """As pixelflux.start_recording."""
         self.file, self.seconds = Path(self.path or path).open("wb"), 0.0  # noqa: SIM115 - until `end`
-        self.film(self.first)
+        if self.first:
+            self.film(self.first)
         self.began += 1
 
     def film(self, content: bytes) -> None:

@@ -44,7 +44,7 @@ def agent(stage: ApiStage) -> Iterator[Any]:
     assert session
     agent.Handler.digest = sha256(tokens_of(NAME, uid=session.metadata.uid).agent.encode()).hexdigest()
     agent.Handler.transfers_digest, agent.Handler.transfers = sha256(b"selkies").hexdigest(), agent.Transfers()
-    with agent.Server(("127.0.0.1", 0), agent.Handler) as server:
+    with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         stage.agent_url = f"http://127.0.0.1:{server.server_address[1]}"
         yield agent
