@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.waiting import PATIENCE
 from unit.devcluster.binaries_servers import script
 from unit.devcluster.image_scripts import load_script, serve_agent
 
@@ -58,7 +59,7 @@ def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
 
 
 def ask(port: int, method: str, path: str, token: str = "secret", body: str | None = None) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body=body, headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()

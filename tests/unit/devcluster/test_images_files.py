@@ -15,6 +15,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from support.waiting import PATIENCE
 from unit.devcluster.image_scripts import load_script, serve_agent
 from unit.devcluster.test_images_agent import AGENT
 
@@ -51,7 +52,7 @@ def port(agent: Any, home: Path) -> Iterator[int]:
 
 
 def ask(port: int, method: str, where: str, path: str = "", **options: Any) -> tuple[int, bytes]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     headers = {"Authorization": "Bearer secret"} | options.pop("headers", {})
     try:
         connection.request(method, f"{where}?{path}", headers=headers, **options)
