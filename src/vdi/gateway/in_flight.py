@@ -29,6 +29,8 @@ ACTION_ANSWER_BYTES = 4 << 20
 # An answer waits for so long for its bytes.
 _BYTES_SECONDS = 5.0
 
+# Requests of one API token under way.
+TOKEN_REQUESTS = 32
 # Calls of /mcp that wait, and what one holds while it does.
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 32 << 10
@@ -117,6 +119,34 @@ class ByteBudget:
 
     def __len__(self) -> int:
         return self._of_user.total()
+
+
+class TokenRequests:
+    """Requests of each API token under way, those that wait included.
+
+    Counted before anything is looked up: a flood by one token costs the others nothing but its refusals.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: Counter[int] = Counter()
+
+    @contextmanager
+    def enter(self, token: str) -> Iterator[None]:
+        """Count a request for as long as the context lasts, whether the token is valid or not. Raises BusyError."""
+        key = hash(token)
+        if self._under_way[key] >= TOKEN_REQUESTS:
+            held = f"This API token already has {TOKEN_REQUESTS} requests under way."
+            raise BusyError("TooManyRequests", held)
+        self._under_way[key] += 1
+        try:
+            yield
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    def __len__(self) -> int:
+        return self._under_way.total()
 
 
 class WaitingCalls:

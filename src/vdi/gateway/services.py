@@ -14,7 +14,7 @@ from vdi.gateway.current_use import GpuSlots
 from vdi.gateway.desktop_agent import AgentRequests
 from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
-from vdi.gateway.in_flight import WaitingCalls
+from vdi.gateway.in_flight import TokenRequests, WaitingCalls
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
@@ -46,4 +46,5 @@ class Services:
     # Why this process is not ready, one line each; administrators see them on the overview.
     problems: Callable[[], Iterable[str]]
     streams: StreamLimit = field(default_factory=StreamLimit)
+    token_requests: TokenRequests = field(default_factory=TokenRequests)
     waiting: WaitingCalls = field(default_factory=WaitingCalls)

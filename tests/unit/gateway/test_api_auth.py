@@ -1,5 +1,6 @@
 """Who comes in by the API's door, and what is said to those who do not."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from unit.gateway.api_stage import BOB, ApiStage
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import MAX_AGENT_REQUESTS, MAX_REQUESTS
+from vdi.gateway.in_flight import TOKEN_REQUESTS
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 
@@ -141,6 +143,20 @@ async def test_without_redis_the_api_is_unavailable(
     (record,) = caplog.records
     assert "redis.internal" in record.getMessage()
     assert record.exc_info is None
+
+
+async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage) -> None:
+    alice, bob, requests = await stage.program(), await stage.program(BOB), stage.services.token_requests
+    token = alice.headers["authorization"].removeprefix("Bearer ")
+    with ExitStack() as held:
+        for _ in range(TOKEN_REQUESTS):
+            held.enter_context(requests.enter(token))
+        refused = await alice.get("/api/v1/templates")
+        problem(refused, 429, "too-many-requests")
+        assert refused.headers["retry-after"] == "1"
+        assert (await bob.get("/api/v1/templates")).status_code == 200
+    assert (await alice.get("/api/v1/templates")).status_code == 200
+    assert len(requests) == 0
 
 
 async def test_agents_of_a_user_have_one_rate_over_all_tokens(stage: ApiStage) -> None:

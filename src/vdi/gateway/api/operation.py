@@ -27,6 +27,7 @@ from vdi.gateway.in_flight import until_read
 from vdi.gateway.login.logins import ScopedTokenError
 from vdi.gateway.rights import Actor, User
 from vdi.gateway.services import Services
+from vdi.gateway.web.credentials import bearer
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +239,8 @@ class Endpoint:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
+        if token := bearer(request):
+            held.enter_context(self._api.token_requests.enter(token))
         who = await admit(request, self._api, operation)
         query, body = _query(request, operation.query), await _body(request, operation.body)
         result = await operation.handler(Call(request, self._api, who, query, body, held))
