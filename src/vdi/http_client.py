@@ -349,12 +349,24 @@ class _LimitedBackend:
 
     async def connect_tcp(self, *where: Any, **options: Any) -> "_LimitedConnection":
         connection = await self._backend.connect_tcp(*where, **options)
-        # The address of the connection, not one that the name had before: DNS may give another one each time.
-        address = connection.get_extra_info("server_addr")[0]
-        if not self._to_machine and is_of_machine(address):
-            await connection.aclose()
-            raise OSError(f"{address} is a loopback, link-local or metadata address")
+        if not self._to_machine:
+            await _refuse_machine(connection)
         return _LimitedConnection(connection)
+
+
+async def _refuse_machine(connection: Any) -> None:
+    """Close a connection that leads to the machine. Raises OSError."""
+    # The address of the connection, not one that the name had before: DNS may give another one each time. A server that
+    # resets a connection at once leaves it without an address.
+    peer = connection.get_extra_info("server_addr")
+    if peer is None:
+        reason = "the server has reset the connection"
+    elif is_of_machine(peer[0]):
+        reason = f"{peer[0]} is a loopback, link-local or metadata address"
+    else:
+        return
+    await connection.aclose()
+    raise OSError(reason)
 
 
 class _LimitedConnection:

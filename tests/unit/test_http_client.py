@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from httpcore._backends.anyio import AnyIOStream
 
 import vdi
 from support.hostile_server import DRIP, HOSTILE, Answer, serve_answer, whole
@@ -75,6 +76,21 @@ async def test_nothing_is_sent_to_the_machine_where_it_is_refused(
         with pytest.raises(HTTP_ERRORS, match=r"127\.0\.0\.1 is a loopback, link-local or metadata address"):
             await client.request("GET", url)
     assert not requests
+
+
+@pytest.mark.parametrize("to_machine", [True, False])
+async def test_connection_without_an_address_is_an_error_of_the_network(
+    server: tuple[int, list[tuple[str, str]]], to_machine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As after a reset that comes at once, which any desktop can send.
+    monkeypatch.setattr(AnyIOStream, "get_extra_info", lambda _self, _info: None)
+    url = f"http://127.0.0.1:{server[0]}/"
+    async with open_client(url, seconds=5, to_machine=to_machine) as client:
+        if to_machine:
+            assert (await client.request("GET", url)).status == 200
+        else:
+            with pytest.raises(HTTP_ERRORS, match="has reset the connection"):
+                await client.request("GET", url)
 
 
 async def test_an_address_replaces_the_resolution_of_a_name(server: tuple[int, list[tuple[str, str]]]) -> None:
