@@ -124,6 +124,17 @@ class _Ran(msgspec.Struct, rename="camel"):
     output: str
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """An action of a program or person, and details for its row in the audit."""
+
+    session: VDISession
+    agents: Agents
+    detail: dict[str, str]
+    # Whether the desktop has done it, at least once.
+    is_done: bool = False
+
+
 @dataclass(eq=False, kw_only=True)
 class Computer:
     """Actions of programs in desktops, and who drives. Every method raises ActionDenied."""
@@ -153,8 +164,9 @@ class Computer:
         body = msgspec.to_builtins(wanted)
         body.pop("repeat", None)
         seconds = _ANSWER_SECONDS + (wanted.duration or 0) + len(wanted.text or "") / _CHARACTERS_PER_SECOND
-        async with self._audited(by, name, wanted.action) as (session, agents, detail):
-            detail |= _describe(body, record_text=agents.record_text)
+        async with self._audited(by, name, wanted.action) as attempt:
+            detail = attempt.detail
+            detail |= _describe(body, record_text=attempt.agents.record_text)
             if wanted.repeat > 1:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
@@ -162,7 +174,13 @@ class Computer:
                 if until_read:
                     await until_read.aclose()  # the answer before this one is gone
                 found = await self._ask(
-                    by, session, "/computer-use", body, seconds=seconds, into=_Answer, until_read=until_read
+                    by,
+                    attempt,
+                    "/computer-use",
+                    body,
+                    seconds=seconds,
+                    into=_Answer,
+                    until_read=until_read,
                 )
             picture = _decode(found.data, name)
             if not picture:
@@ -179,21 +197,30 @@ class Computer:
             raise invalid("command", command[:100], f"1 to {MAX_TEXT} characters")
         if not 1 <= seconds <= MAX_SECONDS:
             raise invalid("seconds", seconds, f"1 to {MAX_SECONDS}")
-        async with self._audited(by, name, "run") as (session, agents, detail):
-            if not agents.run:
+        async with self._audited(by, name, "run") as attempt:
+            if not attempt.agents.run:
                 words = f"No commands are run in {name!r}: its template does not have spec.agents.run."
                 raise ActionDenied("Conflict", words)
-            detail |= _describe({"text": command}, record_text=agents.record_text)
+            attempt.detail |= _describe({"text": command}, record_text=attempt.agents.record_text)
             body = {"command": command, "seconds": seconds}
             longest = _ANSWER_SECONDS + seconds
-            ran = await self._ask(by, session, "/run", body, seconds=longest, into=_Ran, until_read=until_read)
+            ran = await self._ask(
+                by,
+                attempt,
+                "/run",
+                body,
+                seconds=longest,
+                into=_Ran,
+                until_read=until_read,
+            )
         return ran.exit_code, escape(ran.output[-_OUTPUT:], keep="\n\t")
 
     async def request_human(self, by: Actor, name: str, reason: str) -> None:
         """Park the agent until a person gives back, and call the owner."""
         reason = _clean(reason, MAX_REASON)
-        async with self._audited(by, name, "request_human") as (session, _, detail):
-            detail["reason"] = reason
+        async with self._audited(by, name, "request_human") as attempt:
+            session = attempt.session
+            attempt.detail["reason"] = reason
             await self._drive(by, session)
             parked = Driver("Parked", by.user, by.token, reason)
             await self._take(session, parked)
@@ -205,10 +232,10 @@ class Computer:
 
     async def switch(self, by: Actor, name: str, *, human: bool) -> None:
         """Take over: refuse all agents until someone gives back. Or give back."""
-        async with self._audited(by, name, "take_over" if human else "give_back") as (session, _, _):
+        async with self._audited(by, name, "take_over" if human else "give_back") as attempt:
             if is_token(by.login_id):
                 raise ActionDenied("Forbidden", "Only people take over and give back: no API token does.")
-            await self._take(session, Driver("Human", by.user) if human else None)
+            await self._take(attempt.session, Driver("Human", by.user) if human else None)
 
     async def driver(self, session: VDISession) -> Driver | None:
         """The driver; None: no one drives. Raises SharedUnavailableError."""
@@ -249,7 +276,7 @@ class Computer:
     async def _ask(
         self,
         by: Actor,
-        session: VDISession,
+        attempt: _Attempt,
         path: str,
         body: Mapping[str, object],
         *,
@@ -261,6 +288,7 @@ class Computer:
 
         Whoever lets the actor in has just read their login or token: here it is read again after the request.
         """
+        session = attempt.session
         name = session.metadata.name
         if await count_in_window(self.context, "computer", session) > MAX_ACTIONS:
             words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
@@ -276,6 +304,7 @@ class Computer:
             lane=ACTIONS,
             held=until_read,
         )
+        attempt.is_done |= answer.status == HTTPStatus.OK
         if by.login_id and not await self.logins.is_live(by.login_id):
             raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
         await self._drive(by, session)
@@ -297,19 +326,21 @@ class Computer:
             await self.context.shared.pop(_wheel(session))
 
     @asynccontextmanager
-    async def _audited(
-        self, by: Actor, name: str, kind: str
-    ) -> AsyncIterator[tuple[VDISession, Agents, dict[str, str]]]:
-        """Yield the session that the actor may drive, and details for its one row in the audit."""
+    async def _audited(self, by: Actor, name: str, kind: str) -> AsyncIterator[_Attempt]:
+        """Yield the action, if the actor may drive the session. The audit has one row for it, or counts refusals."""
         detail = {"token": by.token} if by.token else {}
         outcome, seen, is_counted = FAILED, self.context.cluster.session(name), False
+        attempt: _Attempt | None = None
         try:
-            yield *self._find(by, name), detail
+            attempt = _Attempt(*self._find(by, name), detail)
+            yield attempt
             outcome = DONE
         except ActionDenied as why:
             outcome = why.code
-            # A failure of the desktop's agent has a cause: the action may have been done.
-            is_counted = outcome in _REFUSED and why.__cause__ is None
+            # A failure of the desktop's agent has a cause: the action may have been done. It was done where the actor
+            # has lost the right meanwhile, or has reached a limit while it was repeated.
+            may_be_done = why.__cause__ is not None or (attempt is not None and attempt.is_done)
+            is_counted = outcome in _REFUSED and not may_be_done
             raise
         except (SharedUnavailableError, DatabaseUnavailableError) as error:
             outcome = "Unavailable"

@@ -351,6 +351,21 @@ async def test_action_that_may_have_been_done_has_its_own_row(stage: ApiStage, d
     assert [(row[2], row[3]["characters"]) for row in audited(stage)] == [("Conflict", "3")] * 3
 
 
+async def test_action_that_was_done_in_part_has_its_own_row(
+    stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of a minute ends its repetitions: what reached the desktop is not lost in a count of refusals."""
+    monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 3)
+    program = await scoped(stage)
+    for _ in range(2):
+        # The count of refusals goes on for a minute, that of actions begins again.
+        stage.clock.forward(seconds=30)
+        for _ in range(3):
+            problem(await program.post(ONE, json=SHOT | {"repeat": 4}), 429, "too-many-requests")
+    assert len(desktop.asked) == 6
+    assert [row[3].get("repeat") for row in audited(stage)] == ["4"] * 3
+
+
 async def test_agents_notify_an_owner_only_so_often(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
