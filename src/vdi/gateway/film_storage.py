@@ -17,6 +17,8 @@ from pathlib import Path
 
 from starlette.responses import FileResponse, Response, StreamingResponse
 
+from vdi.gateway.in_flight import FILM_PIECE_BYTES
+
 _MEDIA_TYPE = "video/mp4"
 # Of a folder's volume so much stays free, or a twentieth of a small one: the database may be on it, too.
 _KEPT_FREE = 1 << 30
@@ -110,9 +112,12 @@ class FilmBucket:
 
     async def _read(self, pieces: list[tuple[str, int]], start: int, stop: int) -> AsyncIterator[bytes]:
         for key, size in pieces:
-            if (begin := max(start, 0)) < (end := min(stop, size)):
+            end = min(stop, size)
+            # In small pieces: each browser that does not read holds one.
+            for begin in range(max(start, 0), end, FILM_PIECE_BYTES):
+                last = min(begin + FILM_PIECE_BYTES, end)
                 with _os_errors():
-                    yield bytes(await self._store.get_range_async(key, start=begin, end=end))
+                    yield bytes(await self._store.get_range_async(key, start=begin, end=last))
             start, stop = start - size, stop - size
 
 

@@ -1,7 +1,8 @@
 """Limits of what this process holds for desktops and their clients: requests, bytes of answers, waiting calls.
 
 `DesktopAgent` takes every request through `RequestLimits` and every large answer through `ByteBudget`; `/mcp` takes
-calls that wait through `WaitingCalls`. The constants of this module multiply to the memory that this may take.
+calls that wait through `WaitingCalls`, and `Recordings` sends films through `OpenFilms`. The constants of this module
+multiply to the memory that this may take.
 """
 
 import asyncio
@@ -34,6 +35,9 @@ TOKEN_REQUESTS = 32
 # Calls of /mcp that wait, and what one holds while it does.
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 32 << 10
+
+# Films that are sent to browsers at a time, and the pieces in which they are: each is in memory twice.
+OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,33 @@ class WaitingCalls:
 
     def __len__(self) -> int:
         return self._waiting.total()
+
+
+class OpenFilms:
+    """Films that are being sent to browsers: to those of one user, and all."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def enter(self, user: str) -> Iterator[None]:
+        """Count a film for as long as the context lasts. Raises BusyError."""
+        if self._open[user] >= USER_OPEN_FILMS:
+            message = f"{user} already has {USER_OPEN_FILMS} films open. Close one first."
+            raise BusyError("TooManyRequests", message)
+        if self._open.total() >= OPEN_FILMS:
+            message = "Too many films are being watched. Try again in a few seconds."
+            raise BusyError("Unavailable", message)
+        self._open[user] += 1
+        try:
+            yield
+        finally:
+            self._open[user] -= 1
+            if not self._open[user]:
+                del self._open[user]
+
+    def __len__(self) -> int:
+        return self._open.total()
 
 
 def until_read(send: Send) -> Send:

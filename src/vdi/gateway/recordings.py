@@ -9,6 +9,7 @@ is stored of it has limits (`film_limits`). A desktop beyond them is marked with
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from hashlib import sha256
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from vdi.gateway.denied import ActionDenied, refused_by_cluster
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
 from vdi.gateway.film_limits import FilmLimits, run_start
 from vdi.gateway.film_storage import FilmBucket, FilmFolder
+from vdi.gateway.in_flight import OpenFilms
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
@@ -62,6 +64,7 @@ class Recordings:
             self._storage = FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
         self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
+        self._open = OpenFilms()
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
@@ -180,9 +183,16 @@ class Recordings:
             raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")
         return film
 
-    async def watch(self, user: User, name: str, ranges: str = "") -> Response:
-        """A film, or the range of it; the audit has one row for each view. Raises ActionDenied."""
+    async def watch(
+        self, user: User, name: str, ranges: str = "", until_read: AsyncExitStack | None = None
+    ) -> Response:
+        """A film, or the range of it; the audit has one row for each view. Raises ActionDenied.
+
+        `until_read`: closed when the browser has read it; until then the film counts as open.
+        """
         film = await self.find(user, name)
+        if until_read:
+            until_read.enter_context(self._open.enter(user.email))
         try:
             if self._storage is None:
                 raise FileNotFoundError

@@ -13,12 +13,15 @@ from vdi.gateway.denied import BusyError
 from vdi.gateway.in_flight import (
     ANSWERS_BYTES,
     LANES,
+    OPEN_FILMS,
     TOKEN_WAITING_CALLS,
+    USER_OPEN_FILMS,
     USER_WAITING_CALLS,
     WAITING_CALLS,
     ByteBudget,
     HeldResponse,
     Lane,
+    OpenFilms,
     RequestLimits,
     WaitingCalls,
 )
@@ -94,6 +97,18 @@ def test_waiting_calls_of_a_token_a_user_and_all_are_few() -> None:
         with pytest.raises(BusyError, match="Too many calls"):
             held.enter_context(waiting.enter("bob", "token"))
     assert len(waiting) == 0
+
+
+def test_open_films_of_a_user_and_all_are_few() -> None:
+    films = OpenFilms()
+    with ExitStack() as held:
+        for number in range(OPEN_FILMS):
+            held.enter_context(films.enter(f"user{number // USER_OPEN_FILMS}"))
+        with pytest.raises(BusyError, match="user0 already has 4 films open"):
+            held.enter_context(films.enter("user0"))
+        with pytest.raises(BusyError, match="Too many films"):
+            held.enter_context(films.enter("alice"))
+    assert len(films) == 0
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["reads at last", "leaves"])

@@ -1,6 +1,7 @@
 """Films in the gateway: fetched from the image's own agent, kept, listed, watched, audited and deleted."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,9 @@ from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
 from vdi.api.session import VDISession
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway.denied import ActionDenied, BusyError
+from vdi.gateway.film_storage import FilmBucket
+from vdi.gateway.in_flight import FILM_PIECE_BYTES, USER_OPEN_FILMS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
@@ -130,6 +133,32 @@ async def test_film_is_watched_in_ranges_and_each_view_is_one_row(stage: Recorde
     for site in ("cross-site", "same-site"):  # of another page the row in the audit would be a lie
         address = f"/api/v1/recordings/{film}"
         assert (await stage.browser(ADMIN).get(address, **{"Sec-Fetch-Site": site})).status_code == 403
+
+
+async def test_one_person_has_few_films_open(stage: RecordedStage) -> None:
+    film = await stage.ended(b"0123456789")
+    async with AsyncExitStack() as until_read:
+        for _ in range(USER_OPEN_FILMS):
+            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
+        with pytest.raises(BusyError, match="already has 4 films open"):
+            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
+    browser = stage.browser(ADMIN)
+    for _ in range(USER_OPEN_FILMS + 1):  # each is over before the next one
+        assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).status_code == 200
+
+
+async def test_film_in_a_bucket_is_sent_in_small_pieces() -> None:
+    stored = {"a": b"a" * 300_000, "b": b"b" * 300_000}
+
+    class Store:
+        async def get_range_async(self, key: str, *, start: int, end: int) -> bytes:
+            return stored[key][start:end]
+
+    bucket: Any = FilmBucket.__new__(FilmBucket)
+    bucket._store = Store()
+    pieces = [piece async for piece in bucket._read([(key, 300_000) for key in stored], 1, 599_999)]
+    assert b"".join(pieces) == (stored["a"] + stored["b"])[1:-1]
+    assert max(map(len, pieces)) == FILM_PIECE_BYTES
 
 
 async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:

@@ -185,4 +185,5 @@ async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
 async def get_recording(call: Call[Empty, None]) -> Response:
     """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
     call.api.guard.check_origin(call.request)
-    return await call.api.recordings.watch(call.user, call.path("id"), call.request.headers.get("range", ""))
+    ranges = call.request.headers.get("range", "")
+    return await call.api.recordings.watch(call.user, call.path("id"), ranges, call.until_read)
