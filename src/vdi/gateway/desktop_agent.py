@@ -261,11 +261,15 @@ class DesktopAgent:
 
 
 async def poll_agents(
-    what: str, sessions: Callable[[], Iterable[VDISession]], poll: Callable[[VDISession], Awaitable[None]], pause: float
+    what: str,
+    sessions: Callable[[], Iterable[VDISession]],
+    poll: Callable[[VDISession], Awaitable[float | None]],
+    pause: float,
 ) -> None:
     """Poll the agents of these sessions again and again, side by side, until cancelled.
 
-    `poll` may raise ActionDenied, ValueError, OSError and errors of the database: it is tried again.
+    `poll` returns extra seconds until the session's next turn, or None. It holds nothing meanwhile.
+    It may raise ActionDenied, ValueError, OSError and errors of the database: it is tried again.
     """
     running: dict[str, asyncio.Task[None]] = {}
     failing: dict[str, str] = {}
@@ -276,8 +280,9 @@ async def poll_agents(
         _polling.set(held)  # for this task
         try:
             async with held:
-                await poll(session)
+                seconds = await poll(session)
             failing.pop(uid, None)
+            await asyncio.sleep(seconds or 0.0)
         except (ActionDenied, ValueError, OSError, DatabaseUnavailableError, SQLAlchemyError) as error:
             why = type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)
             level = logging.DEBUG if failing.get(uid) == why else logging.WARNING

@@ -8,7 +8,6 @@ A report is untrusted input: bounded, typed, printable, and at most EVENTS_PER_S
 desktop it is comes from the session whose agent was asked.
 """
 
-import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -109,14 +108,15 @@ class TransferCollector(Component):
             else:
                 self._forget(uid)
 
-    async def read(self, session: VDISession) -> None:
-        """Write what is new. Raises what `poll_agents` allows."""
+    async def read(self, session: VDISession) -> float:
+        """Write what is new; seconds until more of this desktop is read. Raises what `poll_agents` allows."""
         try:
             report = await self._ask(session)
         except (ActionDenied, ValueError):
             await self._note_silence(session)
             raise
         await self._write(session, report)
+        return len(report.events) / EVENTS_PER_SECOND
 
     async def _ask(self, session: VDISession) -> Report:
         log, number = self._written.get(session.metadata.uid, ("", 0))
@@ -140,7 +140,6 @@ class TransferCollector(Component):
             self.context.metrics.transfer_bytes.labels(act.action).inc(int(act.detail.get("bytes", 0)))
         if report.events:
             self._written[uid] = report.log, report.events[-1].number
-            await asyncio.sleep(len(report.events) / EVENTS_PER_SECOND)
         elif not self.active.find(session_uid=uid):  # a connection that was ended has been reported by now
             self._forget(uid)
 

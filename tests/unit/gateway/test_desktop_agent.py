@@ -13,7 +13,7 @@ from aiohttp import web
 
 from support.builders import a_session
 from support.desktop_key import DATA, KEY, tokens_of
-from support.waiting import PATIENCE
+from support.waiting import PATIENCE, eventually
 from support.web_server import serve_app
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
@@ -187,3 +187,18 @@ async def test_a_poll_holds_the_bytes_of_one_answer_at_a_time(stand: Stand) -> N
     await asyncio.wait([work], timeout=PATIENCE)
     assert reserved == [ANSWER_COPIES << 20] * 2
     assert len(stand.agent.polled) == len(stand.agent.answers) == len(stand.agent.limits) == 0
+
+
+async def test_a_poll_that_pauses_holds_nothing(stand: Stand) -> None:
+    stand.is_chunked, polled = True, []
+
+    async def poll(session: VDISession) -> float:
+        await stand.ask(max_bytes=1 << 20)
+        polled.append(len(stand.agent.polled))
+        return PATIENCE
+
+    work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.0))
+    await eventually(lambda: bool(polled) and len(stand.agent.polled) == 0, "it pauses", PATIENCE)
+    assert polled == [ANSWER_COPIES << 20]
+    assert len(stand.agent.limits) == 0
+    work.cancel()
