@@ -40,7 +40,7 @@ from vdi.gateway.in_flight import (
     SMALL_ANSWER_BYTES,
     USER_ANSWERS_BYTES,
     USER_POLLED_BYTES,
-    ByteBudget,
+    AnswerBudget,
     Lane,
     RequestLimits,
 )
@@ -169,8 +169,12 @@ class DesktopAgent:
     key: DesktopKey
     address: Callable[[VDISession], str] = lambda session: desktop_url(session, AGENT_PORT)
     limits: RequestLimits = field(default_factory=RequestLimits)
-    answers: ByteBudget = field(default_factory=lambda: ByteBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES))
-    polled: ByteBudget = field(default_factory=lambda: ByteBudget(POLLED_BYTES, USER_POLLED_BYTES))
+    answers: AnswerBudget = field(
+        default_factory=lambda: AnswerBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES),
+    )
+    polled: AnswerBudget = field(
+        default_factory=lambda: AnswerBudget(POLLED_BYTES, USER_POLLED_BYTES),
+    )
 
     async def ask(
         self,

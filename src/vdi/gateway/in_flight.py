@@ -1,6 +1,6 @@
 """Limits of what this process holds for desktops and their clients: requests, bytes of answers, waiting calls.
 
-`DesktopAgent` takes every request through `RequestLimits` and every large answer through `ByteBudget`; `/mcp` takes
+`DesktopAgent` takes every request through `RequestLimits` and every large answer through `AnswerBudget`; `/mcp` takes
 calls that wait through `WaitingCalls`, and `Recordings` sends films through `OpenFilms`. The constants of this module
 multiply to the memory that this may take.
 """
@@ -92,7 +92,7 @@ class RequestLimits:
         return self._of_all.total()
 
 
-class ByteBudget:
+class AnswerBudget:
     """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user."""
 
     def __init__(self, most: int, each: int) -> None:

@@ -35,7 +35,7 @@ from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import DesktopAgent
-from vdi.gateway.in_flight import ANSWERS_BYTES, USER_ANSWERS_BYTES, ByteBudget, RequestLimits
+from vdi.gateway.in_flight import ANSWERS_BYTES, USER_ANSWERS_BYTES, AnswerBudget, RequestLimits
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.local_users import Passwords
 from vdi.gateway.login.logins import Device, Identity, Logins
@@ -270,7 +270,9 @@ class FakeAgent:
     # Asked instead, where a test serves an agent.
     real: DesktopAgent | None = None
     limits: RequestLimits = field(default_factory=RequestLimits)
-    answers: ByteBudget = field(default_factory=lambda: ByteBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES))
+    answers: AnswerBudget = field(
+        default_factory=lambda: AnswerBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES),
+    )
     enter, read = DesktopAgent.enter, DesktopAgent.read
 
     async def ask(self, session: VDISession, method: str, path: str, **options: Any) -> Response:

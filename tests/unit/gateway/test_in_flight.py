@@ -18,7 +18,7 @@ from vdi.gateway.in_flight import (
     USER_OPEN_FILMS,
     USER_WAITING_CALLS,
     WAITING_CALLS,
-    ByteBudget,
+    AnswerBudget,
     HeldResponse,
     Lane,
     OpenFilms,
@@ -58,7 +58,7 @@ def test_all_desktops_together_have_a_limit() -> None:
 
 
 async def test_one_user_leaves_bytes_for_others() -> None:
-    budget = ByteBudget(100, 40)
+    budget = AnswerBudget(100, 40)
     async with AsyncExitStack() as held:
         await budget.reserve(held, "alice", 40)
         with pytest.raises(BusyError, match="on their way to clients"):
@@ -72,7 +72,7 @@ async def test_one_user_leaves_bytes_for_others() -> None:
 
 
 async def test_bytes_that_are_released_go_to_those_who_wait() -> None:
-    budget, first, held = ByteBudget(100, 100), AsyncExitStack(), AsyncExitStack()
+    budget, first, held = AnswerBudget(100, 100), AsyncExitStack(), AsyncExitStack()
     await budget.reserve(first, "alice", 100)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group, held:
         waits = [group.create_task(budget.reserve(held, user, 50, seconds=PATIENCE)) for user in ("bob", "carol")]
@@ -113,8 +113,8 @@ def test_open_films_of_a_user_and_all_are_few() -> None:
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["reads at last", "leaves"])
 async def test_answer_is_held_until_its_client_has_read_it(leaves: bool) -> None:
-    budget, body, written = ByteBudget(ANSWERS_BYTES, ANSWERS_BYTES), b"x" * (8 << 20), asyncio.Event()
-    ended = asyncio.Event()
+    budget, body = AnswerBudget(ANSWERS_BYTES, ANSWERS_BYTES), b"x" * (8 << 20)
+    written, ended = asyncio.Event(), asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_and_tell(message: Message) -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from support.csrf import csrf_of
 from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import LoginStage, user
-from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, BusyError, Passwords
+from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, LoginsBusyError, Passwords
 from vdi.kube.errors import ConnectionFailed
 
 
@@ -241,7 +241,7 @@ async def test_a_bad_entry_locks_no_one_else_out(stage: LoginStage, caplog: pyte
 async def test_no_more_passwords_wait_than_can_be_looked_at() -> None:
     passwords = Passwords()
     passwords._waiting = MAX_WAITING
-    with pytest.raises(BusyError):
+    with pytest.raises(LoginsBusyError):
         await passwords.check(None, "x")
 
 

@@ -50,8 +50,8 @@ _HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9
 _FIELDS = "allowed: password, name, groups and admin"
 
 
-class BusyError(Exception):
-    """Raised when too many passwords wait to be checked."""
+class LoginsBusyError(Exception):
+    """Raised when too many attempts to log in wait already."""
 
 
 class UsersUnavailableError(Exception):
@@ -81,10 +81,10 @@ class Passwords:
         return self._hasher.hash(data)
 
     async def check(self, stored: str | None, password: str) -> bool:
-        """Whether this is the password of a stored hash; None: no such user. Raises BusyError."""
+        """Whether this is the password of a stored hash; None: no such user. Raises LoginsBusyError."""
         # An unknown user and a password that is too long cost one hash, too: the time must not tell who has an account.
         if self._waiting >= MAX_WAITING:
-            raise BusyError("too many users are logging in right now")
+            raise LoginsBusyError("too many users are logging in right now")
         self._waiting += 1
         try:
             async with self._turn:
@@ -196,7 +196,7 @@ class LocalUsers:
         return bool(self._users)
 
     async def authenticate(self, user: str, password: str) -> tuple[str, LocalUser] | None:
-        """The user with this address and password. Raises UsersUnavailableError and BusyError."""
+        """The user with this address and password. Raises UsersUnavailableError and LoginsBusyError."""
         users = await self.read()
         try:
             address = check_address(user)

@@ -20,7 +20,7 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.login import oidc
 from vdi.gateway.login.guard import Guard, login_url
-from vdi.gateway.login.local_users import BusyError, LocalUsers, UsersUnavailableError
+from vdi.gateway.login.local_users import LocalUsers, LoginsBusyError, UsersUnavailableError
 from vdi.gateway.login.logins import (
     SOURCE_LOCAL,
     SOURCE_OIDC,
@@ -211,8 +211,8 @@ class LoginPages(Pages):
             found = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)
-        except (BusyError, UsersUnavailableError) as error:
-            log.error("no one can log in with a password now: %s", error)
+        except (LoginsBusyError, UsersUnavailableError) as error:
+            log.error("a password was not checked: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
         if found is None:
             # The text is written down only if it is an address: it may be a password in the wrong field.
@@ -226,9 +226,9 @@ class LoginPages(Pages):
         return await self._begin(request, local_identity(*found, self._settings), next_page)
 
     async def _delay(self, seconds: float) -> None:
-        """Hold up an attempt that follows many. Raises BusyError."""
+        """Hold up an attempt that follows many. Raises LoginsBusyError."""
         if seconds and self._delayed >= _MOST_DELAYED:
-            raise BusyError(f"{_MOST_DELAYED} attempts are held up already")
+            raise LoginsBusyError(f"{_MOST_DELAYED} attempts are held up already")
         self._delayed += 1
         try:
             await self._login.sleep(seconds)
