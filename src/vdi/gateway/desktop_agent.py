@@ -228,7 +228,8 @@ class DesktopAgent:
 
     def enter(self, lane: Lane, session: VDISession) -> AbstractContextManager[None]:
         """Count a request that does not go through `ask` or `stream`, such as to Selkies. Raises BusyError."""
-        return self.limits.enter(lane, session.metadata.uid, session.metadata.name)
+        owner = normal_user(session.spec.user)
+        return self.limits.enter(lane, session.metadata.uid, session.metadata.name, owner)
 
     @asynccontextmanager
     async def _stream(

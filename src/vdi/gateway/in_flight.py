@@ -42,21 +42,22 @@ OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Requests to desktops that share a limit: `each` of one desktop, and `most` of all."""
+    """Requests to desktops that share a limit: `each` of one desktop, `of_user` of one owner's, and `most` of all."""
 
     what: str
     each: int
+    of_user: int
     most: int
 
 
 # Actions of software agents, until the client has read the answer.
-ACTIONS = Lane("action", 1, 128)
+ACTIONS = Lane("action", 1, 64, 128)
 # What pages and the REST API ask: pictures, reports, probes, the bar.
-PAGES = Lane("request", 6, 128)
+PAGES = Lane("request", 6, 32, 128)
 # Lists of files, downloads and uploads; these take as long as the browser does.
-FILES = Lane("request for files", 4, 32)
+FILES = Lane("file request", 4, 8, 32)
 # The gateway's own polls: two for a desktop. Of more desktops than this some wait: they keep what they have to report.
-POLLS = Lane("poll", 4, 2048)
+POLLS = Lane("poll", 4, 2048, 2048)
 LANES = (ACTIONS, PAGES, FILES, POLLS)
 # What one request holds beside its answer: the client with its connection, and pieces of a file on their way.
 REQUEST_BYTES, FILE_REQUEST_BYTES = 48 << 10, 256 << 10
@@ -66,27 +67,38 @@ class RequestLimits:
     """Requests to desktops under way."""
 
     def __init__(self) -> None:
+        # By session uid, and by owner.
         self._of_desktop: Counter[tuple[Lane, str]] = Counter()
+        self._of_user: Counter[tuple[Lane, str]] = Counter()
         self._of_all: Counter[Lane] = Counter()
 
     @contextmanager
-    def enter(self, lane: Lane, uid: str, name: str) -> Iterator[None]:
-        """Count a request to the desktop of session `uid` for as long as the context lasts. Raises BusyError."""
-        key = lane, uid
-        if self._of_desktop[key] >= lane.each:
+    def enter(self, lane: Lane, uid: str, name: str, user: str) -> Iterator[None]:
+        """Count a request to a desktop of this user for as long as the context lasts. Raises BusyError.
+
+        `uid`, `name`: the session's.
+        """
+        if self._of_desktop[lane, uid] >= lane.each:
             held = f"another {lane.what}" if lane.each == 1 else f"{lane.each} {lane.what}s"
             raise BusyError("TooManyRequests", f"The desktop {name!r} has not answered {held} yet. Try again in 1 s.")
+        if self._of_user[lane, user] >= lane.of_user:
+            held = f"{lane.of_user} {lane.what}s"
+            message = f"Desktops of {user} have not answered {held} yet. Try again in 1 s."
+            raise BusyError("TooManyRequests", message)
         if self._of_all[lane] >= lane.most:
             raise BusyError("Unavailable", "Too many desktops have not answered yet. Try again in a few seconds.")
-        self._of_desktop[key] += 1
         self._of_all[lane] += 1
+        counts = (self._of_desktop, (lane, uid)), (self._of_user, (lane, user))
+        for counter, key in counts:
+            counter[key] += 1
         try:
             yield
         finally:
             self._of_all[lane] -= 1
-            self._of_desktop[key] -= 1
-            if not self._of_desktop[key]:
-                del self._of_desktop[key]
+            for counter, key in counts:
+                counter[key] -= 1
+                if not counter[key]:
+                    del counter[key]
 
     def __len__(self) -> int:
         return self._of_all.total()

@@ -187,7 +187,7 @@ async def test_a_desktop_has_one_action_under_way(stage: ApiStage, desktop: Agen
     program, uid = await stage.program(), stage.cluster.objects["alice-desktop"]["metadata"]["uid"]
     assert stage.agent.real
     limits = stage.agent.real.limits
-    with limits.enter(ACTIONS, uid, "alice-desktop"):
+    with limits.enter(ACTIONS, uid, "alice-desktop", ALICE.user):
         refused = await program.post(ONE, json=SHOT)
         assert problem(refused, 429, "too-many-requests")["detail"] == (
             "The desktop 'alice-desktop' has not answered another action yet. Try again in 1 s."

@@ -150,16 +150,18 @@ async def test_neither_polls_nor_users_take_the_turns_of_the_other(stand: Stand,
 
     with ExitStack() as full:
         for number in range(taken.most):
-            full.enter_context(stand.agent.limits.enter(taken, f"uid-{number}", "another"))
+            uid = f"uid-{number}"
+            full.enter_context(stand.agent.limits.enter(taken, uid, "another", uid))
         if is_poll:
             work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.0))
             await asyncio.wait([work], timeout=PATIENCE)
         else:
             answers.append(await stand.ask())
         assert [answer.status for answer in answers] == [200]
+        uid = SESSION.metadata.uid
         for _ in range(free.each):
-            full.enter_context(stand.agent.limits.enter(free, SESSION.metadata.uid, "desk"))
-        with pytest.raises(BusyError), stand.agent.limits.enter(free, SESSION.metadata.uid, "desk"):
+            full.enter_context(stand.agent.limits.enter(free, uid, "desk", "alice"))
+        with pytest.raises(BusyError), stand.agent.limits.enter(free, uid, "desk", "alice"):
             pass
 
 

@@ -122,7 +122,7 @@ async def test_bars_of_a_slow_desktop_ask_it_a_few_times(stage: EdgeStage) -> No
     stage.change(spec=shared_with(GUEST, "viewer"))
     with slow:
         for _ in range(PAGES.each):
-            slow.enter_context(limits.enter(PAGES, stage.session.metadata.uid, "desk"))
+            slow.enter_context(limits.enter(PAGES, stage.session.metadata.uid, "desk", "alice"))
         answer = await browser.get(BAR)
     assert (answer.status_code, answer.json()["watching"]) == (200, None), "it is not asked"
     assert (await browser.get(BAR)).json()["watching"] == []

@@ -11,9 +11,12 @@ from support.waiting import PATIENCE
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.denied import BusyError
 from vdi.gateway.in_flight import (
+    ACTIONS,
     ANSWERS_BYTES,
+    FILES,
     LANES,
     OPEN_FILMS,
+    PAGES,
     TOKEN_WAITING_CALLS,
     USER_OPEN_FILMS,
     USER_WAITING_CALLS,
@@ -32,29 +35,45 @@ def test_slow_desktop_takes_no_other_ones_turn(lane: Lane) -> None:
     limits = RequestLimits()
     with ExitStack() as slow:
         for _ in range(lane.each):
-            slow.enter_context(limits.enter(lane, "slow", "cad"))
+            slow.enter_context(limits.enter(lane, "slow", "cad", "alice"))
         with pytest.raises(BusyError, match="'cad' has not answered") as refused:
-            slow.enter_context(limits.enter(lane, "slow", "cad"))
+            slow.enter_context(limits.enter(lane, "slow", "cad", "alice"))
         assert (refused.value.status, refused.value.headers) == (429, {"Retry-After": "1"})
-        with limits.enter(lane, "other", "office"):
+        with limits.enter(lane, "other", "office", "alice"):
             pass
         for another in LANES:
             if another is not lane:
-                with limits.enter(another, "slow", "cad"):
+                with limits.enter(another, "slow", "cad", "alice"):
                     pass
     assert len(limits) == 0
 
 
 def test_all_desktops_together_have_a_limit() -> None:
-    lane, limits = Lane("request", 2, 3), RequestLimits()
+    lane, limits = Lane("request", 2, 3, 3), RequestLimits()
     with ExitStack() as held:
         for uid in ("a", "a", "b"):
-            held.enter_context(limits.enter(lane, uid, uid))
+            held.enter_context(limits.enter(lane, uid, uid, uid))
         with pytest.raises(BusyError, match="Too many desktops") as refused:
-            held.enter_context(limits.enter(lane, "c", "c"))
+            held.enter_context(limits.enter(lane, "c", "c", "c"))
         assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "5"})
-    with limits.enter(lane, "c", "c"):
+    with limits.enter(lane, "c", "c", "c"):
         pass
+
+
+@pytest.mark.parametrize("lane", [ACTIONS, PAGES, FILES], ids=lambda lane: lane.what)
+def test_desktops_of_one_user_leave_turns_for_others(lane: Lane) -> None:
+    limits = RequestLimits()
+    with ExitStack() as held:
+        for number in range(lane.of_user):
+            held.enter_context(limits.enter(lane, str(number), "cad", "alice"))
+        with pytest.raises(BusyError, match="Desktops of alice have not answered") as refused:
+            held.enter_context(limits.enter(lane, "another", "cad", "alice"))
+        assert refused.value.status == 429
+        with limits.enter(lane, "office", "office", "bob"):
+            pass
+    with limits.enter(lane, "another", "cad", "alice"):
+        pass
+    assert len(limits) == 0
 
 
 async def test_one_user_leaves_bytes_for_others() -> None:
