@@ -73,6 +73,8 @@ MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
 # After a poll that failed.
 POLL_AGAIN_SECONDS = 5.0
+# From the first bytes of the answer to a poll to its last: an agent that sends slowly must not keep bytes from others.
+POLLED_SECONDS = 5.0
 THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
 THUMBNAIL_MAX_BYTES = 16 * 1024
 # Pixels: a JPEG of a few kilobytes can name a size that takes gigabytes to decode.
@@ -213,7 +215,9 @@ class DesktopAgent:
         user = normal_user(session.spec.user)
         if _polling.get():
             await self.polled.reserve(held, user, ANSWER_COPIES * size)
-        elif size > SMALL_ANSWER_BYTES:
+            async with asyncio.timeout(POLLED_SECONDS):
+                return await answer.read(max_bytes)
+        if size > SMALL_ANSWER_BYTES:
             await self.answers.reserve(held, user, ANSWER_COPIES * size)
         return await answer.read(max_bytes)
 

@@ -204,3 +204,22 @@ async def test_a_poll_that_pauses_holds_nothing(stand: Stand) -> None:
     assert polled == [ANSWER_COPIES << 20]
     assert len(stand.agent.limits) == 0
     work.cancel()
+
+
+async def test_poll_that_drips_gives_its_bytes_back(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.desktop_agent.POLLED_SECONDS", 0.05)
+    stand.hold, failed = asyncio.Event(), asyncio.Event()
+
+    async def poll(session: VDISession) -> None:
+        try:
+            await stand.ask(seconds=PATIENCE)
+        except ActionDenied:
+            failed.set()
+            raise
+
+    work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.0))
+    async with asyncio.timeout(PATIENCE):
+        await failed.wait()
+    await eventually(lambda: len(stand.agent.polled) == 0, "its bytes are free")
+    stand.hold.set()
+    work.cancel()
