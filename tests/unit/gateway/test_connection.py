@@ -325,6 +325,24 @@ async def test_connections_are_not_kept_once_half_of_them_are_taken() -> None:
         assert b"connection: close" not in await reader.readuntil(b"hello")
 
 
+async def test_connections_without_a_request_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 10 * PATIENCE)
+    async with serving(connections=3) as (dial, server):
+        dialogues = [await dial() for _ in range(3)]
+        await eventually(lambda: len(server.server_state.connections) == 3)
+        reader, _ = await dial()
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        assert len(server.server_state.connections) == 3
+        dialogues[0][1].close()
+        await eventually(lambda: len(server.server_state.connections) == 2)
+        reader, writer = await dial()
+        await eventually(lambda: len(server.server_state.connections) == 3)
+        writer.write(GET + b"\r\n")
+        await ends_with(reader, b"503")  # uvicorn's own limit
+
+
 async def test_a_desktop_s_programs_are_turned_away() -> None:
     async with serving(is_refused=lambda address: address == "127.0.0.1") as (dial, _):
         reader, writer = await dial()

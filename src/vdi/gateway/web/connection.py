@@ -102,10 +102,12 @@ class Connection(HttpToolsProtocol):
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the timer of the first head."""
+        """Start the timer of the first head, unless the connection is turned away."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(UNREAD_BYTES)
-        if self.client is not None and self._is_refused(self.client[0]):
+        # uvicorn refuses requests beyond its limit, not the connections on which none has arrived.
+        is_full = len(self.connections) > (self.limit_concurrency or len(self.connections))
+        if is_full or (self.client is not None and self._is_refused(self.client[0])):
             transport.abort()
             return
         self._await_head()
