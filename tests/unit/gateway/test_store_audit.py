@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
@@ -188,6 +189,27 @@ async def test_counts_that_cannot_be_written_go_to_the_log(broken: Audit, caplog
         await broken.refuse(REFUSED, "Parked", "token:1")
     await broken.write_refused(early=True)
     assert ['count\\":\\"2' in line for line in caplog.messages] == [False, True]
+
+
+async def test_counts_that_a_stop_interrupts_go_to_the_log(
+    clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trail, _ = clocked
+    for _ in range(3):
+        await trail.refuse(REFUSED, "Parked", "token:1")
+
+    @asynccontextmanager
+    async def blocked() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    monkeypatch.setattr(trail, "_database", SimpleNamespace(begin=blocked))
+    writing = asyncio.create_task(trail.write_refused(early=True))
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert ['count\\":\\"2' in line for line in caplog.messages] == [True]
 
 
 async def test_counted_refusals_are_bounded(clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,6 +211,10 @@ class Audit:
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             for row in rows:
                 _log_row(row, error)
+        except asyncio.CancelledError as error:  # the gateway stops, and nothing else has them
+            for row in rows:
+                _log_row(row, error)
+            raise
 
     @asynccontextmanager
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
@@ -353,11 +357,11 @@ async def drop_audit(connection: AsyncConnection, before: datetime, limit: int) 
     return (await connection.execute(delete(audit).where(audit.c.id.in_(old)))).rowcount
 
 
-def _log_row(row: Mapping[str, Any], error: Exception) -> None:
+def _log_row(row: Mapping[str, Any], error: BaseException) -> None:
     log.error("this belongs in the audit, but could not be written (%s): %s", _why(error), _as_text(row))
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, DatabaseUnavailableError) else type(error).__name__
 
 
