@@ -62,7 +62,7 @@ class FilmLimits:
         return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
 
     async def find_silence(self, session: VDISession, *, responds: bool) -> str:
-        """The reason why a desktop whose agent reports a film has none; empty: it has one, or its agent says so.
+        """The reason why a film that the agent reports as On is in truth not made; empty: it is, or is not reported.
 
         `responds`: the agent has just responded, and had nothing more. Else agent or storage may be away for a while.
         """
@@ -83,7 +83,7 @@ class FilmLimits:
         await self._keep(session, min(await self._budget(session), AT_ONCE))
 
     async def longest(self, session: VDISession, seconds: float) -> float:
-        """The most that a film may last which lasted `seconds` before: all films of a run fit into it."""
+        """The longest that a film of `seconds` may be now: all films of a run together are no longer than the run."""
         filmed, _ = await self.store.run(session.metadata.uid, run_start(session))
         run = self.context.clock() - run_start(session) + CLOCK_SLACK
         return max(0.0, run.total_seconds() - filmed + seconds)
@@ -97,7 +97,9 @@ class FilmLimits:
             left, at = AT_ONCE, max(stored or run_start(session), run_start(session)).timestamp()
         passed = max(0.0, self.context.clock().timestamp() - at)
         made = passed * film_rate(self.context.cluster.template(session.spec.template))
-        return max(left, min(left + made, max(AT_ONCE, min(BURST, made))))
+        # As much as was made meanwhile may come at once, after an outage too; what was left before is not lost.
+        most = max(AT_ONCE, min(BURST, made))
+        return max(left, min(left + made, most))
 
     async def _keep(self, session: VDISession, left: float) -> None:
         now = self.context.clock().timestamp()

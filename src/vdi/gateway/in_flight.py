@@ -79,11 +79,12 @@ class RequestLimits:
         `uid`, `name`: the session's.
         """
         if self._of_desktop[lane, uid] >= lane.each:
-            held = f"another {lane.what}" if lane.each == 1 else f"{lane.each} {lane.what}s"
-            raise BusyError("TooManyRequests", f"The desktop {name!r} has not answered {held} yet. Try again in 1 s.")
+            requests = f"another {lane.what}" if lane.each == 1 else f"{lane.each} {lane.what}s"
+            message = f"The desktop {name!r} has not answered {requests} yet. Try again in 1 s."
+            raise BusyError("TooManyRequests", message)
         if self._of_user[lane, user] >= lane.of_user:
-            held = f"{lane.of_user} {lane.what}s"
-            message = f"Desktops of {user} have not answered {held} yet. Try again in 1 s."
+            requests = f"{lane.of_user} {lane.what}s"
+            message = f"Desktops of {user} have not answered {requests} yet. Try again in 1 s."
             raise BusyError("TooManyRequests", message)
         if self._of_all[lane] >= lane.most:
             raise BusyError("Unavailable", "Too many desktops have not answered yet. Try again in a few seconds.")
@@ -121,8 +122,8 @@ class AnswerBudget:
                 while self._of_user.total() + size > self._most or self._of_user[user] + size > self._each:
                     await self._released.wait()
         except TimeoutError as error:
-            words = "Too many pictures and lists of desktops are on their way to clients. Try again in a few seconds."
-            raise BusyError("Unavailable", words) from error
+            message = "Too many large answers are on their way to clients. Try again in 5 s."
+            raise BusyError("Unavailable", message) from error
         self._of_user[user] += size
         held.callback(self._release, user, size)
 
