@@ -298,6 +298,10 @@ async def poll_agents(
             log.log(level, "%s of session %s cannot be stored: %s", what, meta.name, why)
             failing[uid] = why
             await asyncio.sleep(POLL_AGAIN_SECONDS)
+        except Exception:
+            # A fault of ours that one desktop brings out must not end the gateway for all others.
+            log.exception("%s of session %s cannot be stored", what, meta.name)
+            await asyncio.sleep(POLL_AGAIN_SECONDS)
 
     async with asyncio.TaskGroup() as group:
         while True:

@@ -87,7 +87,7 @@ class Recordings:
             raise ValueError(why)
         try:
             await self._fetch_pieces(session)
-        except (ActionDenied, ValueError, OSError):
+        except Exception:  # for whatever reason nothing is stored
             if why := await self._limits.find_silence(session, responds=False):
                 await self._mark(session, why)
             raise

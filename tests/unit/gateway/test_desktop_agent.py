@@ -223,3 +223,20 @@ async def test_poll_that_drips_gives_its_bytes_back(stand: Stand, monkeypatch: p
     await eventually(lambda: len(stand.agent.polled) == 0, "its bytes are free")
     stand.hold.set()
     work.cancel()
+
+
+async def test_fault_with_one_desktop_ends_no_poll(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vdi.gateway.desktop_agent.POLL_AGAIN_SECONDS", 0.01)
+    turns: list[str] = []
+
+    async def poll(session: VDISession) -> None:
+        turns.append(session.metadata.name)
+        raise TypeError("a fault")
+
+    work = asyncio.create_task(poll_agents("tests", lambda: [SESSION], poll, 0.01))
+    await eventually(lambda: len(turns) > 2, "it is polled again")
+    assert not work.done()
+    assert "TypeError: a fault" in caplog.text
+    work.cancel()

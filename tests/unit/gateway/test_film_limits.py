@@ -13,6 +13,7 @@ from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import BOB, PortalStage, a_template, running
 from unit.gateway.test_recordings import RUN, RecordedStage
+from vdi.api.session import VDISession
 from vdi.gateway import film_limits, film_storage
 from vdi.gateway.film_limits import EXCESS, FULL, NO_STORAGE, SILENT
 from vdi.gateway.film_storage import FilmFolder
@@ -150,6 +151,20 @@ async def test_desktop_whose_film_cannot_be_stored_is_shown_for_5_minutes(stage:
             await stage.fetch(b"more")
         assert why in refuse_picture(stage.session)
         assert bool(refuse_picture(stage.session)) is bool(why)
+
+
+async def test_film_that_a_fault_of_ours_does_not_store_is_silent(
+    stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_session: VDISession) -> bool:
+        raise TypeError("a fault")
+
+    await stage.fetch(b"begin")
+    monkeypatch.setattr(stage.edge.recordings, "_fetch_piece", fail)
+    stage.clock.wall += timedelta(minutes=6)
+    with pytest.raises(TypeError, match="a fault"):
+        await stage.fetch(b"more")
+    assert SILENT in refuse_picture(stage.session)
 
 
 async def test_film_on_demand_may_be_silent(stage: RecordedStage) -> None:
