@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
 from unit.gateway.files_agent import files_agent
@@ -148,17 +149,18 @@ async def test_one_person_has_few_films_open(stage: RecordedStage) -> None:
 
 
 async def test_film_in_a_bucket_is_sent_in_small_pieces() -> None:
-    stored = {"a": b"a" * 300_000, "b": b"b" * 300_000}
-
-    class Store:
-        async def get_range_async(self, key: str, *, start: int, end: int) -> bytes:
-            return stored[key][start:end]
-
     bucket: Any = FilmBucket.__new__(FilmBucket)
-    bucket._store = Store()
-    pieces = [piece async for piece in bucket._read([(key, 300_000) for key in stored], 1, 599_999)]
-    assert b"".join(pieces) == (stored["a"] + stored["b"])[1:-1]
-    assert max(map(len, pieces)) == FILM_PIECE_BYTES
+    bucket._store = MemoryStore()
+    content = {0: b"a" * 300_000, 300_000: b"b" * 300_000, 600_000: b"c"}
+    for place, piece in reversed(content.items()):
+        assert await bucket.put("film", place, piece) == place + len(piece)
+    pieces = await bucket._pieces("film")
+    parts = [part async for part in bucket._read(pieces, 1, 600_001)]
+    assert b"".join(parts) == b"".join(content.values())[1:]
+    assert max(map(len, parts)) == FILM_PIECE_BYTES
+    await bucket.delete("film")
+    with pytest.raises(FileNotFoundError):
+        await bucket.play("film", "")
 
 
 async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:
