@@ -1,9 +1,11 @@
 """Who comes in by the API's door, and what is said to those who do not."""
 
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
 
 from unit.gateway.api_stage import BOB, ApiStage
 from unit.gateway.test_api_sessions import problem
@@ -172,3 +174,17 @@ async def test_agents_of_a_user_have_one_rate_over_all_tokens(stage: ApiStage) -
         problem(await each.post(action, json={"action": "screenshot"}), 429, "too-many-requests")
     problem(await bob.post(action, json={"action": "screenshot"}), 404, "not-found")
     assert (await alice.get("/api/v1/templates")).status_code == 200
+
+
+async def test_client_that_leaves_in_its_body_is_no_fault_of_ours(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def leave(_request: Request) -> AsyncIterator[bytes]:
+        raise ClientDisconnect
+        yield b""
+
+    alice = await stage.program()
+    monkeypatch.setattr(Request, "stream", leave)
+    answer = await alice.post("/api/v1/sessions", json={"template": "ubuntu"})
+    problem(answer, 400, "malformed")
+    assert "failed" not in caplog.text

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
@@ -173,6 +174,8 @@ def problem_of(error: Exception) -> ProblemError:
         case HTTPException():
             code = _OF_STATUS.get(error.status_code, "unexpected")
             return ProblemError(code, error.detail, headers=dict(error.headers or {}))
+        case ClientDisconnect():  # no fault of ours; no one reads it
+            return ProblemError("malformed", "The body of the request is not complete.")
         case DatabaseUnavailableError():
             return ProblemError("unavailable", "The gateway's database does not respond.", headers={"Retry-After": "5"})
         case SharedUnavailableError():
