@@ -152,8 +152,8 @@ class TokenRequests:
         """Count a request for as long as the context lasts, whether the token is valid or not. Raises BusyError."""
         key = hash(token)
         if self._under_way[key] >= TOKEN_REQUESTS:
-            held = f"This API token already has {TOKEN_REQUESTS} requests under way."
-            raise BusyError("TooManyRequests", held)
+            message = f"This API token already has {TOKEN_REQUESTS} requests under way."
+            raise BusyError("TooManyRequests", message)
         self._under_way[key] += 1
         try:
             yield

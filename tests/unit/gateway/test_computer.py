@@ -366,6 +366,22 @@ async def test_action_that_was_done_in_part_has_its_own_row(
     assert [row[3].get("repeat") for row in audited(stage)] == ["4"] * 3
 
 
+async def test_action_counts_as_a_request_of_its_token_until_it_is_over(
+    stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, ask = stage.services.token_requests, stage.edge.computer._ask
+    under_way: list[int] = []
+
+    async def count_and_ask(*args: Any, **options: Any) -> Any:
+        under_way.append(len(requests))
+        return await ask(*args, **options)
+
+    monkeypatch.setattr(stage.edge.computer, "_ask", count_and_ask)
+    program = await scoped(stage)
+    assert (await program.post(ONE, json=SHOT | {"repeat": 2})).is_success
+    assert (under_way, len(requests)) == ([1, 1], 0)
+
+
 async def test_agents_notify_an_owner_only_so_often(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -222,9 +222,10 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        async with AsyncExitStack() as held:
+        # A handler may close the second one and use it again, while its request goes on.
+        async with AsyncExitStack() as counted, AsyncExitStack() as held:
             try:
-                response = await self._answer(request, held)
+                response = await self._answer(request, counted, held)
             except ProblemError as error:
                 response = error.response()
             except Exception as error:
@@ -233,14 +234,19 @@ class Endpoint:
                     log.exception("%s %s failed", request.method, request.url.path)
             await response(scope, receive, until_read(send))
 
-    async def _answer(self, request: Request, held: AsyncExitStack) -> Response:
+    async def _answer(
+        self,
+        request: Request,
+        counted: AsyncExitStack,
+        held: AsyncExitStack,
+    ) -> Response:
         operation = self._by_method.get(request.method)
         if operation is None:
             allowed = ", ".join(sorted(self._by_method))
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
         if token := bearer(request):
-            held.enter_context(self._api.token_requests.enter(token))
+            counted.enter_context(self._api.token_requests.enter(token))
         who = await admit(request, self._api, operation)
         query, body = _query(request, operation.query), await _body(request, operation.body)
         result = await operation.handler(Call(request, self._api, who, query, body, held))
