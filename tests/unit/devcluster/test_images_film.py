@@ -134,6 +134,21 @@ def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp
     assert store(desktop)[2] == b"begin"
 
 
+def test_film_without_its_beginning_is_refused(desktop: FilmedDesktop) -> None:
+    """A program of the user has opened the empty file by its name, and cuts off what the recorder wrote too early."""
+    start = desktop.recorder.start
+
+    def cut(path: str, *args: Any) -> None:
+        start(path, *args)
+        desktop.recorder.film(b"begin")
+        os.truncate(path, 0)
+
+    desktop.recorder.handed._start = cut
+    with pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409"):
+        desktop.look()
+    assert desktop.recorder.file is None
+
+
 def test_file_of_a_film_that_did_not_begin_is_not_the_next_ones(desktop: FilmedDesktop) -> None:
     desktop.recorder.answer("POST")  # without a new file no film begins
     assert desktop.recorder.began == 0
