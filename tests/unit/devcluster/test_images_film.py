@@ -61,6 +61,18 @@ def test_another_size_of_the_screen_begins_another_film(desktop: FilmedDesktop) 
     assert (later > number, offset, piece) == (True, 0, b"large")
 
 
+def test_film_of_a_corner_of_the_screen_is_replaced(desktop: FilmedDesktop) -> None:
+    """The screen was small when the recorder began, and neither before nor afterwards."""
+    desktop.screen, desktop.recorder.size = (1367, 769), (640, 480)
+    desktop.look()
+    desktop.look()
+    assert desktop.recorder.began == 2
+    desktop.recorder.size = (1366, 768)  # as H.264 rounds it
+    desktop.look()
+    desktop.look()
+    assert desktop.recorder.began == 2
+
+
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:
     desktop.look()
     desktop.recorder.film(b"begin")
