@@ -64,8 +64,10 @@ class FilmPace:
         frames, whole = status.get("frames") or 0, status.get("sync_frames") or 0
         is_new = frames < self._frames or whole < self._whole
         filmed = frames if is_new else frames - self._frames
-        # A new film has begun since the last call, which comes each second.
-        self._film_seconds = min(seconds, NEW_FILM_SECONDS) if is_new else self._film_seconds + seconds
+        if is_new:  # it has begun since the last call; these come each second
+            self._film_seconds = min(seconds, NEW_FILM_SECONDS)
+        else:
+            self._film_seconds += seconds
         # The first whole picture proves nothing: each film begins with one.
         is_due = self._film_seconds >= self._earliest_proof
         is_proved = is_due and not is_new and whole > max(self._whole, 1)
