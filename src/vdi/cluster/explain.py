@@ -382,10 +382,11 @@ _IDMAP_ERROR = re.compile(r"MOUNT_ATTR_IDMAP|mount_setattr|idmap mounts")
 
 def find_idmap_error(pod: Pod) -> str:
     """The runtime's message that a volume cannot be mounted in the pod's user namespace; empty: no such error."""
-    if pod.spec.host_users or pod.desktop is None:
+    desktop = pod.desktop
+    if pod.spec.host_users or desktop is None or desktop.state.running:
         return ""
     # Only of containers that did not start: a program of the desktop can write any termination message.
-    for state in (pod.desktop.state, pod.desktop.last_state):
+    for state in (desktop.state, desktop.last_state):
         error = state.waiting or state.terminated
         if error and error.reason in _NOT_STARTED and _IDMAP_ERROR.search(error.message):
             return first_line(error.message)

@@ -211,7 +211,7 @@ class _Attempt:
 
 
 # The reconcile that the current task is part of.
-_attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
+_current_attempt: ContextVar[_Attempt | None] = ContextVar("current_attempt", default=None)
 
 
 class Controller(Generic[Key]):
@@ -245,7 +245,7 @@ class Controller(Generic[Key]):
         That reconcile knows the change from the answer to its write. If more is to be done, it returns
         `Result(requeue_after=0)`. The store reports what others write at the same time separately.
         """
-        attempt = _attempt.get()
+        attempt = _current_attempt.get()
         if attempt is None or not attempt.is_of(self, key):
             self.queue.add(key, urgent=urgent)
 
@@ -285,7 +285,7 @@ class Controller(Generic[Key]):
     async def _attempt(self, reconcile: Reconcile[Key], key: Key) -> str:
         """Reconcile one key once, and enqueue it again where that is due. Returns the outcome."""
         attempt = _Attempt(self, key)
-        before = _attempt.set(attempt)
+        before = _current_attempt.set(attempt)
         try:
             result = await reconcile(key)
         except Exception as error:
@@ -294,7 +294,7 @@ class Controller(Generic[Key]):
             return "retry"
         finally:
             attempt.under_way = False
-            _attempt.reset(before)
+            _current_attempt.reset(before)
         self.queue.forget(key)
         if result.requeue_after is None:
             return "done"

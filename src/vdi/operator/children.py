@@ -317,7 +317,7 @@ class Cleanup:
     async def _record_use(self, observed: Observed) -> bool:
         """Annotate a retained home with the time when its desktop stopped; a failure is only logged. Always True."""
         pod, home, now = observed.pod, observed.home, self._clock.now()
-        if home and MADE_AHEAD in home.metadata.annotations and pods_of(observed):
+        if home and _is_made_ahead(observed) and pods_of(observed):
             # The gateway marked the home while the operator was starting its desktop. It may contain files by now.
             await self._owned.homes.patch_metadata(home, annotations={MADE_AHEAD: None})
         if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):

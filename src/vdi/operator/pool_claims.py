@@ -101,7 +101,8 @@ class PoolClaims:
 
     def _note_claim(self) -> None:
         now = self._clock.monotonic()
-        if now > self._busy_until:
+        # Also after the longest wait pools get their time, or each claim of many would begin another.
+        if now > self._busy_until + CALM_SECONDS:
             self._busy_from = now
         self._busy_until = min(now + CALM_SECONDS, self._busy_from + _LONGEST_WAIT_SECONDS)
 

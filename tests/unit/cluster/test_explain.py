@@ -120,6 +120,8 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
         ({"waiting": {"reason": "CreateContainerError", "message": CRUN}}, {}, True),
         ({"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, {}, True),
         (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, True),
+        # It has started since, so nothing is wrong with its mounts.
+        ({"running": {}}, {"terminated": {"reason": "StartError", "message": RUNC}}, False),
         # Its own last words, which a program of the desktop chooses.
         (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "Error", "message": RUNC}}, False),
         ({"waiting": {"reason": "RunContainerError", "message": "failed to mount /x: not a directory"}}, {}, False),

@@ -16,14 +16,15 @@ from unit.devcluster.image_scripts import load_library
 class Recorder:
     """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py says.
 
-    `first`: what it has written before it answers; `path`: the file that it opens in the place of the one asked for.
+    `first`: what it has written before it answers; `path`: the file that it opens in the place of the one asked for;
+    `size`: of its pictures.
     """
 
     def __init__(self, handed: Any, folder: Path, films: socket.socket) -> None:
         self.handed = handed.HandedFilm(films, folder, self.start, self.end)
         self.problem, self.closed, self.began = "", "", 0
         self.file: BufferedWriter | None = None
-        self.seconds, self.first, self.path = 0.0, b"", ""
+        self.seconds, self.first, self.path, self.size = 0.0, b"", "", (0, 0)
 
     def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
         """As pixelflux.start_recording."""
@@ -56,6 +57,7 @@ class Recorder:
         elif method == "DELETE":
             self.end()
         status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
+        status |= {"width": self.size[0], "height": self.size[1]}
         return 200, status | ({"closed": self.closed} if self.closed else {})
 
 

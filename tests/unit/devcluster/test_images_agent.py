@@ -28,12 +28,13 @@ class Screen:
     def __init__(self, agent: Any) -> None:
         self.lines: list[str] = []
         self.touched = 0.0
+        self.number = "7\n"
         self.notices = agent.Notices({}, lambda: self.touched)
         self.notices.run = self.run
 
     def run(self, argv: list[str]) -> str:
         self.lines.append(" ".join(argv))
-        return "7\n"
+        return self.number
 
 
 @pytest.fixture
@@ -398,3 +399,11 @@ def test_person_is_told_in_the_desktop(agent: Any, screen: Screen) -> None:
     assert ("95 % of" in short, "open the menu" in short) == (True, True)
     assert "a program was ended" in killed.lower()
     assert "CloseNotification" in withdrawn
+
+
+def test_notification_daemon_that_lies_ends_no_watch(
+    agent: Any, screen: Screen, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen.number = "seven"
+    agent.tell_kill(screen.notices)
+    assert "could not be shown: notify-send wrote 'seven'" in capfd.readouterr().err

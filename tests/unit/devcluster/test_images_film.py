@@ -61,6 +61,18 @@ def test_another_size_of_the_screen_begins_another_film(desktop: FilmedDesktop) 
     assert (later > number, offset, piece) == (True, 0, b"large")
 
 
+def test_film_of_a_corner_of_the_screen_is_replaced(desktop: FilmedDesktop) -> None:
+    """The screen was small when the recorder began, and neither before nor afterwards."""
+    desktop.screen, desktop.recorder.size = (1367, 769), (640, 480)
+    desktop.look()
+    desktop.look()
+    assert desktop.recorder.began == 2
+    desktop.recorder.size = (1366, 768)  # as H.264 rounds it
+    desktop.look()
+    desktop.look()
+    assert desktop.recorder.began == 2
+
+
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:
     desktop.look()
     desktop.recorder.film(b"begin")
@@ -132,6 +144,21 @@ def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp
     desktop.look()
     desktop.recorder.film(b"begin")
     assert store(desktop)[2] == b"begin"
+
+
+def test_film_without_its_beginning_is_refused(desktop: FilmedDesktop) -> None:
+    """A program of the user has opened the empty file by its name, and cuts off what the recorder wrote too early."""
+    start = desktop.recorder.start
+
+    def cut(path: str, *args: Any) -> None:
+        start(path, *args)
+        desktop.recorder.film(b"begin")
+        os.truncate(path, 0)
+
+    desktop.recorder.handed._start = cut
+    with pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409"):
+        desktop.look()
+    assert desktop.recorder.file is None
 
 
 def test_file_of_a_film_that_did_not_begin_is_not_the_next_ones(desktop: FilmedDesktop) -> None:

@@ -99,6 +99,17 @@ def test_slow_film_that_begins_again_and_again_closes(recording: Recording) -> N
     pytest.fail("a film with one picture a second was taken for a whole one")
 
 
+def test_whole_pictures_of_smaller_screens_are_no_proof(recording: Recording) -> None:
+    """A screen that is small for a moment gets a whole picture and ends the capture; another size begins a new film."""
+    for _ in range(4):
+        recording.run(1, film=7, stream=15)
+        recording.looks += FPS * KEYFRAME_SECONDS
+        if recording.run(18, looks=0, film=0, stream=15) < 18:
+            return
+        recording.restart()
+    pytest.fail("a film of one second in 19 was taken for a whole one")
+
+
 def test_screen_that_changes_its_size_all_the_time_stays_open(recording: Recording) -> None:
     for _ in range(20):
         assert recording.run(12, film=14, stream=60) == 12

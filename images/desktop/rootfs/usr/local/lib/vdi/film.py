@@ -26,6 +26,8 @@ MAX_PIECE, MAX_WAITING, MAX_FILM = 4 << 20, 256 << 20, 4 << 30
 """Bytes of one answer; those that may wait for the gateway in all films together; and after which a new film begins."""
 STORED_SECONDS = 300.0
 """A desktop of whose film the gateway has stored nothing for so long counts as not recorded."""
+ROUNDED_PIXELS = 16
+"""An encoder's pictures may be smaller than the screen by less."""
 _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 _fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -108,6 +110,7 @@ class Films:
             closed = f"{waiting >> 20} MiB of film wait for the gateway"
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
+        is_current = is_current and self._has_whole_screen(status, screen)
         if is_active and (not self.wanted or closed or not is_current):
             self._end(film)
         if closed:
@@ -117,6 +120,17 @@ class Films:
         if not self.stored_at or time.monotonic() - self.stored_at > STORED_SECONDS:
             return "the gateway does not store the film (gateway.recordings in the chart's values)"
         return "" if is_active else str(status.get("error") or "it is starting")
+
+    def _has_whole_screen(self, status: Mapping[str, Any], screen: tuple[int, int]) -> bool:
+        """Whether the recorder's pictures are as large as the screen; 0: it has made none yet.
+
+        A program that makes the screen small in the moment in which the recorder begins would get a film of a corner.
+        On Wayland no program can, and the X server does not know the size.
+        """
+        size = int(status.get("width") or 0), int(status.get("height") or 0)
+        if not all(size) or self.env.get("WAYLAND_DISPLAY"):
+            return True
+        return all(made > side - ROUNDED_PIXELS for made, side in zip(size, screen, strict=True))
 
     def _end(self, film: Film | None) -> None:
         # Selkies answers the end of a film that has failed with an error, and has ended it.

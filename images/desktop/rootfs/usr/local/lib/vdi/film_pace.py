@@ -2,8 +2,9 @@
 
 Programs of the desktop's user have the uid of Selkies. They can slow its recorder's threads down, limit the size of its
 files, or close its connection to the X server. So the recorder has to prove its pace. It makes a whole picture after a
-fixed number of looks at the screen, also of one at rest: fewer of these come only when it looks less often. A desktop
-that is short of CPU looks less often too, but then the stream has fewer pictures as well.
+fixed number of looks at the screen, also of one at rest: fewer of these come only when it looks less often. It makes
+one more when the screen becomes smaller, which ends its capture: a whole picture that comes too early proves nothing. A
+desktop that is short of CPU looks less often too, but then the stream has fewer pictures as well.
 """
 
 import time
@@ -12,6 +13,10 @@ from typing import Any
 
 PROOF_SECONDS = 20.0
 """Longest time without a whole picture; one is due every 10 s (PIXELFLUX_RECORD_KEYFRAME_S)."""
+EARLIEST_PROOF = 0.8
+"""Part of the time between two whole pictures that has to pass before one is a proof."""
+NEW_FILM_SECONDS = 2.0
+"""Largest age of a film when it is seen first."""
 FEWEST_STREAMED = 10
 """Pictures that a change of the screen makes; fewer are those that a page gets when it comes."""
 LEAST_SHARE = 3
@@ -31,9 +36,11 @@ class FilmPace:
     def __init__(self, fps: float, keyframe_seconds: float, streamed: Callable[[], int]) -> None:
         self._fps, self._streamed = fps, streamed
         self._proof_seconds = max(PROOF_SECONDS, 2 * keyframe_seconds)
+        self._earliest_proof = EARLIEST_PROOF * keyframe_seconds
         self._seen_at = time.monotonic()
         self._frames = self._whole = 0
-        # Since the last proof: time, and pictures of the stream and the film in it.
+        self._film_seconds = 0.0  # of this film, since its last proof
+        # Since the last proof, also of earlier films: time, and pictures of the stream and the film in it.
         self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
         self._closed_until, self._closed_for, self._reason = 0.0, 0.0, ""
 
@@ -48,6 +55,7 @@ class FilmPace:
             self._look(status, now, seconds, expected)
         else:
             self._frames = self._whole = 0
+            self._film_seconds = 0.0
         if now < self._closed_until:
             status["closed"] = self._reason
         return status
@@ -56,11 +64,17 @@ class FilmPace:
         frames, whole = status.get("frames") or 0, status.get("sync_frames") or 0
         is_new = frames < self._frames or whole < self._whole
         filmed = frames if is_new else frames - self._frames
+        if is_new:  # it has begun since the last call; these come each second
+            self._film_seconds = min(seconds, NEW_FILM_SECONDS)
+        else:
+            self._film_seconds += seconds
         # The first whole picture proves nothing: each film begins with one.
-        is_proved = not is_new and whole > max(self._whole, 1)
+        is_due = self._film_seconds >= self._earliest_proof
+        is_proved = is_due and not is_new and whole > max(self._whole, 1)
         self._frames, self._whole = frames, whole
         if is_proved:
             self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
+            self._film_seconds = 0.0
         else:
             self._unproved += seconds
             self._expected += expected
@@ -83,7 +97,7 @@ class FilmPace:
 
     def _forget(self) -> None:
         self._frames = self._whole = self._filmed = 0
-        self._unproved = self._expected = 0.0
+        self._unproved = self._expected = self._film_seconds = 0.0
 
 
 class StreamPictures:

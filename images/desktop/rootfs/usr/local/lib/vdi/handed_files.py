@@ -87,9 +87,15 @@ class HandedFilm:
     def _replace(self, empty: int, film: int) -> bool:
         """Whether the recorder has the film's file now, and had written nothing before."""
         recorder = [file for file in _descriptors_of(empty) if file != empty]
+        written = 0
         for file in recorder:
+            # The recorder's own position tells what it has written. The size of the empty file does not: others can
+            # have opened that file by its name, and cut off the beginning without which no film can be played.
+            opened = os.dup(file)
             os.dup2(film, file, inheritable=False)
-        return bool(recorder) and os.fstat(empty).st_size == 0
+            written += os.lseek(opened, 0, os.SEEK_CUR)
+            os.close(opened)
+        return bool(recorder) and not written
 
     def _newest(self) -> int:
         film = -1
