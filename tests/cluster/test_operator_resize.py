@@ -104,6 +104,13 @@ async def test_template_has_the_largest_size_of_its_nodes(stage: Stage) -> None:
         await stage.until(TEMPLATES, template, has(memory="32768Mi", cpu="8000m"), "the size of the node")
         await stage.node("two", has={"memory": "64Gi", "cpu": "4"})
         await stage.until(TEMPLATES, template, has(memory="65536Mi", cpu="8000m"), "the size of the larger one")
+        edited = await stage.patch(TEMPLATES, template, {"spec": {"description": "changes no size"}})
+        generation = edited["metadata"]["generation"]
+
+        def is_described(found: Object) -> bool:
+            return bool(found["status"]["observedGeneration"] == generation)
+
+        await stage.until(TEMPLATES, template, is_described, "Helm's wait ends")
 
 
 async def test_size_below_what_is_in_use_is_said_and_announced_when_applied(stage: Stage) -> None:

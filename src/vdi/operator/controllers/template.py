@@ -112,7 +112,10 @@ class PrePuller:
         conditions = _with_condition(template, SETTINGS_IGNORED, warning)
         nodes = () if self._has_autoscaler else self._caches.nodes.values()
         largest = find_largest(template, nodes, self._settings.gpu_resource)
-        if (conditions, largest) == (template.status.conditions, template.status.largest):
+        status = template.status
+        # Helm waits for ever for an object whose status describes an earlier generation.
+        is_current = status.observed_generation in (0, template.metadata.generation)
+        if is_current and (conditions, largest) == (status.conditions, status.largest):
             return template
         content = {
             "observedGeneration": template.metadata.generation,
