@@ -27,6 +27,8 @@ _PATIENCE = 2.0
 # starts lacks some things for a moment; then every twelfth one, since `vdi doctor` reads only the last lines.
 _LOOK_EVERY = 5.0
 _LASTING, _AGAIN = 2, 12
+# Characters of a server's message in a trouble.
+_LONGEST = 300
 # Beginnings of log lines that `vdi doctor` looks for.
 TROUBLE, OVER = "trouble: ", "no trouble any more: "
 # Dependencies by the name of their trouble, as the metric names them.
@@ -107,7 +109,7 @@ class Health(Component):
         for trouble in self._context.cluster.troubles():
             yield trouble
         checks: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
-            ("database", self._ask_database),
+            ("database", self._context.database.check),
             ("shared state", self._context.shared.check),
         )
         for name, check in checks:
@@ -117,11 +119,8 @@ class Health(Component):
             except TimeoutError:
                 yield f"{name}: no response within {_PATIENCE:g} s"
             except (OSError, DatabaseUnavailableError) as error:
-                yield f"{name}: {error}"
-
-    async def _ask_database(self) -> None:
-        async with self._context.database.connect() as connection:
-            await connection.exec_driver_sql("SELECT 1")
+                # Each trouble is one line, also of a server that sends a page of text.
+                yield f"{name}: {' '.join(str(error).split())[:_LONGEST]}"
 
     async def _alive(self, _request: Request) -> Response:
         # A response proves that the event loop runs; a task that fails ends the process anyway.
