@@ -87,12 +87,12 @@ async def test_redis_that_refuses_writes_is_down(
     stage = HealthStage(shared=shared)
     async with watched(stage):
         await eventually(lambda: metric(stage, "redis") == "1.0", "Redis works")
-        await shared._redis.execute_command(damage)
+        await shared._redis.execute_command(damage)  # type: ignore[no-untyped-call]
         await shared._redis.ping()
         with pytest.raises(SharedUnavailableError, match=reason):
             await Throttle(shared).seconds_to_wait("alice@example.com", "203.0.113.7")
         await reports(stage, caplog, "shared state", "redis", reason)
-        await shared._redis.execute_command(repair)
+        await shared._redis.execute_command(repair)  # type: ignore[no-untyped-call]
         await is_over(stage, caplog, "redis")
 
 
