@@ -1,13 +1,20 @@
-"""Real servers that respond to every read and refuse every write: no one can log in, and health says which and why."""
+"""Outages of PostgreSQL and Redis on real servers, as users, metric, readiness and the doctor see them.
+
+Servers that respond to every read and refuse every write; and replicas that start while the database is away.
+"""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 
+from cluster.edge_traefik import free_port
+from cluster.gateway_stage import add_people, gateway_process
+from cluster.operator_stage import Stage
 from cluster.redis_stage import RedisServer, redis
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
@@ -160,3 +167,46 @@ async def test_database_without_its_tables_is_a_trouble(postgres_server: Postgre
 
 async def _is_reported(stage: HealthStage) -> bool:
     return 'relation "alembic_version" does not exist' in (await stage.get("/readyz"))[1]
+
+
+@pytest.fixture
+def stopped(postgres_server: Postgres, postgres_url: str) -> Iterator[str]:
+    """The URL of a database whose server the test starts."""
+    postgres_server.stop()
+    yield postgres_url
+    postgres_server.stop()
+    postgres_server.start()
+
+
+@pytest.mark.timeout(180)
+async def test_replicas_that_wait_for_the_database_show_a_page(
+    stage: Stage, tmp_path: Path, postgres_server: Postgres, stopped: str, redis: RedisServer
+) -> None:
+    """A port where no one listens refuses connections, as a Service without a ready pod does."""
+    await add_people(stage)
+    variables = {"VDI_REDIS_URL": redis.url, "VDI_GATEWAY_URL": f"http://127.0.0.1:{free_port()}"}
+    async with AsyncExitStack() as stack:
+        processes = [gateway_process(stage, tmp_path, VDI_DATABASE_URL=stopped, **variables) for _ in range(2)]
+        waiting = [await stack.enter_async_context(process) for process in processes]
+        replicas = [replica.gateway for replica in waiting]
+        for replica in replicas:
+            assert (await replica.inside("/readyz")).text.startswith("waiting\n")
+            browser = await replica.browser()
+            page = await browser.get("/login")
+            assert page.status_code == 503 and "database has not responded since" in page.text
+            assert 'vdi_gateway_dependency_up{dependency="database"} 0.0' in await replica.metrics()
+            opened = await replica.verify("alice-desktop", headers={"Sec-Fetch-Mode": "navigate"})
+            assert opened.status_code == 302
+            waits = await browser.get(opened.headers["location"])
+            assert waits.status_code == 503 and 'http-equiv="refresh"' in waits.text
+            script = await replica.verify("alice-desktop", "/x.js")
+            assert script.status_code == 503 and "database has not responded since" in script.text
+        await asyncio.to_thread(postgres_server.start)
+
+        async def all_start() -> bool:
+            answers = [await replica.inside("/readyz") for replica in replicas]
+            return all(answer.text.startswith("ok\n") for answer in answers)
+
+        await eventually(all_start, "they start", 60)
+        for replica in replicas:
+            await replica.log_in("alice@example.com")

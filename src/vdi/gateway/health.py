@@ -1,8 +1,9 @@
 """/healthz, /readyz and /metrics, for the kubelet and Prometheus on the internal listener.
 
-Ready means that this process can serve. Until it has begun, everything that is missing makes it unready. Later, what
-all replicas lack alike (database, Redis, API server) is reported but takes no replica out of service: open desktops
-need none of the three, and without any replica Traefik could let no one in at all.
+Ready means that this process can serve. Until it has begun, everything that is missing makes it unready; without any
+replica that has begun, the page of `database_wait` is served. Later, what all replicas lack alike (database, Redis, API
+server) is reported but takes no replica out of service: open desktops need none of the three, and without any replica
+Traefik could let no one in at all.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.database_wait import WAITING
 from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.process import CHALLENGE, MetricsToken
@@ -131,6 +133,8 @@ class Health(Component):
         leant_on = [line async for line in self._external_lines()]
         unready = bool(own) or (bool(leant_on) and not self.begun)
         lines = [*own, *leant_on] if unready else ["ok", *(f"but {line}" for line in leant_on)]
+        if self._context.database_wait.shows_page and not self._context.stopping.is_set():
+            unready, lines = False, [WAITING, *lines]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
 
     async def _scrape(self, request: Request) -> Response:
