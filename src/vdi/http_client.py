@@ -306,6 +306,11 @@ def is_unknown_host(error: BaseException) -> bool:
     return _find(error, socket.gaierror) is not None
 
 
+def is_refused_connection(error: BaseException) -> bool:
+    """Whether nothing listens at the address."""
+    return _find(error, ConnectionRefusedError) is not None
+
+
 def reason_of(error: BaseException) -> str:
     """The message of an error, which httpx keeps in the operating system's error below its own."""
     if isinstance(error, TIMEOUTS):

@@ -219,7 +219,8 @@ def _quantity(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
+def internal_url(text: str) -> str:
+    """The URL of a server in the cluster. Raises ValueError."""
     parts = urlsplit(text)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
         raise ValueError("allowed: http://HOST:PORT")
@@ -266,7 +267,7 @@ VARIABLES: Variables = {
     ),
     "VDI_LOG_LEVEL": ("log_level", LEVEL),
     "VDI_LOG_FORMAT": ("log_format", FORMAT),
-    "VDI_GATEWAY_URL": ("gateway_url", _url),
+    "VDI_GATEWAY_URL": ("gateway_url", internal_url),
     "VDI_GATEWAY_TOKEN_FILE": ("gateway_token_file", Path),
     "VDI_METRICS_ADDR": ("metrics_address", address),
     "VDI_METRICS_TOKEN_FILE": ("metrics_token_file", Path),

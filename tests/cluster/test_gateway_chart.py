@@ -176,7 +176,8 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     assert set(default.trusted_proxies) == set(code.trusted_proxies)
     assert default.probe_account == "system:serviceaccount:vdi-system:vdi-probe"
     same = replace(default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace)
-    same = replace(same, probe_account=code.probe_account)
+    assert default.internal_url == "http://vdi-gateway.vdi-system.svc:8081"
+    same = replace(same, probe_account=code.probe_account, internal_url=code.internal_url)
     assert same == code, "the chart's defaults are the code's"
     given = {
         "domain": "vdi.example.com",

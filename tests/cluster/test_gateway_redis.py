@@ -85,6 +85,7 @@ async def test_listener_reconnects_after_redis_was_lost(
             with pytest.raises(OSError, match="Redis does not respond"):
                 await action
         await redis.start()
+        await shared.put("a", "", 1)  # the last write works again
         await shared.check()
         await eventually(lambda: hears("after"), "it listens again")
     finally:

@@ -294,7 +294,7 @@ def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
         world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
 
 
-@fault("history_not_written")
+@fault("database_unreachable")
 def the_database_cannot_be_written(world: World) -> Iterator[None]:
     """Somebody holds its write lock: it answers, and the gateway stays ready."""
     hold = "import sqlite3, time; c = sqlite3.connect('/data/vdi.db'); c.execute('BEGIN IMMEDIATE'); time.sleep(400)"

@@ -97,6 +97,8 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- end }}
 - name: VDI_GATEWAY_NAMESPACE
   value: {{ .Release.Namespace | quote }}
+- name: VDI_GATEWAY_URL
+  value: {{ include "vdi.gateway.internalURL" . | quote }}
 - name: VDI_DOMAIN
   value: {{ .Values.domain | quote }}
 - name: VDI_URL_PORT

@@ -80,6 +80,7 @@ def run(
     Settings are environment variables: VDI_NAMESPACE (vdi-sessions; several with commas), VDI_GROUP_NAMESPACES (JSON:
     group and namespace), VDI_GATEWAY_NAMESPACE (vdi-system), VDI_DOMAIN
     (vdi.localhost), VDI_URL_PORT (443), VDI_PUBLIC_ADDR (0.0.0.0:8080), VDI_INTERNAL_ADDR (0.0.0.0:8081),
+    VDI_GATEWAY_URL (that listener of all replicas),
     VDI_TRUSTED_PROXIES (private networks), VDI_DATABASE_URL (sqlite+aiosqlite:////data/vdi.db), VDI_REDIS_URL (for
     several replicas), VDI_KEYS_SECRET (vdi-gateway-keys), VDI_USERS_SECRET (vdi-gateway-users), VDI_OIDC_ISSUER,
     VDI_OIDC_CLIENT_ID, VDI_OIDC_CLIENT_SECRET, VDI_OIDC_SCOPES (openid email profile groups), VDI_OIDC_GROUPS_CLAIM

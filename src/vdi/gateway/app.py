@@ -269,7 +269,7 @@ def _why_unread(error: OSError | UnicodeDecodeError) -> str:
 async def _work(gateway: Gateway) -> None:
     """Wait for the database and the watches, then let users in and run the components."""
     context = gateway.context
-    await _upgrade(context.database)
+    await _upgrade(context)
     await context.cluster.wait_synced()
     gateway.health.begun = True
     settings, sessions = context.settings, len(context.cluster.sessions)
@@ -280,16 +280,20 @@ async def _work(gateway: Gateway) -> None:
             group.create_task(component.run(), name=type(component).__name__)
 
 
-async def _upgrade(database: Database) -> None:
-    logged = ""
+async def _upgrade(context: GatewayContext) -> None:
+    logged, wait = "", context.database_wait
     while True:
         try:
-            await upgrade(database)
+            await upgrade(context.database)
+            wait.end()
             return
         except DatabaseUnavailableError as error:
             if str(error) != logged:
                 logged = str(error)
                 log.warning("waiting for the database: %s", logged)
+            wait.since = wait.since or context.clock()
+            context.metrics.dependency_up.labels("database").set(0)
+            await wait.look(context.settings.internal_url)
             await asyncio.sleep(_RETRY_SECONDS)
 
 
@@ -299,7 +303,13 @@ def build_public(gateway: Gateway) -> ASGIApp:
     # Two route tables: a path of the portal is never answered on the host of a desktop, whose page is untrusted.
     portal = _app(settings, [route for component in gateway.components for route in component.portal_routes()])
     desktops = _app(settings, gateway.edge.desktop_routes())
-    by_host = HostRouter(settings, portal=portal, desktops=desktops, ready=lambda: gateway.health.begun)
+    by_host = HostRouter(
+        settings,
+        portal=portal,
+        desktops=desktops,
+        ready=lambda: gateway.health.begun,
+        starting=context.database_wait,
+    )
     app = SecurityHeaders(BodyLimit(by_host, PUBLIC_BODY), settings)
     return RequestMetrics(_with_client_address(app, context), context.metrics, "public")
 

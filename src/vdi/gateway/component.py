@@ -12,6 +12,7 @@ from datetime import datetime
 from starlette.routing import BaseRoute
 
 from vdi.gateway.cluster_cache import ClusterCache
+from vdi.gateway.database_wait import DatabaseWait
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
@@ -49,5 +50,6 @@ class GatewayContext:
     shared: SharedState
     metrics: Metrics
     clock: Callable[[], datetime]
+    database_wait: DatabaseWait = field(default_factory=DatabaseWait)
     # Set at SIGTERM: open event streams then end.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,8 +1,9 @@
 """/healthz, /readyz and /metrics, for the kubelet and Prometheus on the internal listener.
 
-Ready means that this process can serve. Until it has begun, everything that is missing makes it unready. Later, what
-all replicas lack alike (database, Redis, API server) is reported but takes no replica out of service: open desktops
-need none of the three, and without any replica Traefik could let no one in at all.
+Ready means that this process can serve. Until it has begun, everything that is missing makes it unready; without any
+replica that has begun, the page of `database_wait` is served. Later, what all replicas lack alike (database, Redis, API
+server) is reported but takes no replica out of service: open desktops need none of the three, and without any replica
+Traefik could let no one in at all.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from vdi.gateway.component import Component, GatewayContext
+from vdi.gateway.database_wait import WAITING
 from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.process import CHALLENGE, MetricsToken
@@ -27,6 +29,8 @@ _PATIENCE = 2.0
 # starts lacks some things for a moment; then every twelfth one, since `vdi doctor` reads only the last lines.
 _LOOK_EVERY = 5.0
 _LASTING, _AGAIN = 2, 12
+# Characters of a server's message in a trouble.
+_LONGEST = 300
 # Beginnings of log lines that `vdi doctor` looks for.
 TROUBLE, OVER = "trouble: ", "no trouble any more: "
 # Dependencies by the name of their trouble, as the metric names them.
@@ -107,7 +111,7 @@ class Health(Component):
         for trouble in self._context.cluster.troubles():
             yield trouble
         checks: tuple[tuple[str, Callable[[], Awaitable[None]]], ...] = (
-            ("database", self._ask_database),
+            ("database", self._context.database.check),
             ("shared state", self._context.shared.check),
         )
         for name, check in checks:
@@ -117,11 +121,8 @@ class Health(Component):
             except TimeoutError:
                 yield f"{name}: no response within {_PATIENCE:g} s"
             except (OSError, DatabaseUnavailableError) as error:
-                yield f"{name}: {error}"
-
-    async def _ask_database(self) -> None:
-        async with self._context.database.connect() as connection:
-            await connection.exec_driver_sql("SELECT 1")
+                # Each trouble is one line, also of a server that sends a page of text.
+                yield f"{name}: {' '.join(str(error).split())[:_LONGEST]}"
 
     async def _alive(self, _request: Request) -> Response:
         # A response proves that the event loop runs; a task that fails ends the process anyway.
@@ -132,6 +133,8 @@ class Health(Component):
         leant_on = [line async for line in self._external_lines()]
         unready = bool(own) or (bool(leant_on) and not self.begun)
         lines = [*own, *leant_on] if unready else ["ok", *(f"but {line}" for line in leant_on)]
+        if self._context.database_wait.shows_page and not self._context.stopping.is_set():
+            unready, lines = False, [WAITING, *lines]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
 
     async def _scrape(self, request: Request) -> Response:

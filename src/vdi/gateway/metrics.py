@@ -69,7 +69,7 @@ class Metrics:
         )
         self.dependency_up = Gauge(
             "vdi_gateway_dependency_up",
-            "Whether the last call of a dependency worked: database, redis, oidc; 0: it failed.",
+            "Whether a dependency works: the last write to database or redis, the last call of oidc; 0: it failed.",
             ["dependency"],
             registry=registry,
         )

@@ -31,6 +31,7 @@ from vdi.settings import (
     Variables,
     address,
     duration,
+    internal_url,
     matching,
     namespaces,
     number,
@@ -113,6 +114,8 @@ class Settings:
     public_addr: tuple[str, int] = ("0.0.0.0", 8080)  # noqa: S104 -- Traefik comes from outside the pod
     # VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics.
     internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104 -- probes, Traefik and the operator, too
+    # VDI_GATEWAY_URL: the internal listener of all replicas, by their Service; empty: there is only this one.
+    internal_url: str = ""
     # VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed.
     trusted_proxies: tuple[Network, ...] = tuple(ip_network(text) for text in PRIVATE.split(","))
     # VDI_DATABASE_URL: sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER:PASSWORD@HOST/NAME.
@@ -313,6 +316,7 @@ _VARIABLES: Variables = {
     "VDI_URL_PORT": ("url_port", number(1, 65535)),
     "VDI_PUBLIC_ADDR": ("public_addr", address),
     "VDI_INTERNAL_ADDR": ("internal_addr", address),
+    "VDI_GATEWAY_URL": ("internal_url", internal_url),
     "VDI_TRUSTED_PROXIES": ("trusted_proxies", _networks),
     "VDI_DATABASE_URL": ("database_url", _database),
     "VDI_REDIS_URL": ("redis_url", _redis),

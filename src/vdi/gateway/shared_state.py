@@ -18,6 +18,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from vdi.gateway.last_write import LastWrite
 from vdi.http_client import is_unknown_host
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class MemorySharedState:
                 del self._listeners[channel]
 
     async def check(self) -> None:
-        """Return when it responds."""
+        """Return when the last write worked; without a recent one, write."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -179,21 +180,22 @@ class RedisSharedState:
         # cancellation: the task goes on, and its canceller waits for ever. So `_within` has the deadlines.
         client = partial(Redis.from_url, url, decode_responses=True, socket_connect_timeout=2.0, socket_timeout=None)
         self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
+        self._last_write = LastWrite(SharedUnavailableError)
         self._count = self._redis.register_script(_COUNT)
         self._uncount = self._redis.register_script(_UNCOUNT)
         self._hold = self._redis.register_script(_HOLD)
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        return bool(await _ask(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
+        return bool(await self._write(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
 
     async def count(self, key: str, seconds: float) -> int:
-        return int(await _ask(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
+        return int(await self._write(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
 
     async def uncount(self, key: str) -> None:
         await _ask(self._uncount(keys=[_key(key)]))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
-        await _ask(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
+        await self._write(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
 
     async def get(self, key: str) -> str | None:
         value = await _ask(self._redis.get(_key(key)))
@@ -228,11 +230,16 @@ class RedisSharedState:
                 await listener
 
     async def check(self) -> None:
-        await _ask(self._redis.ping())
+        await self._last_write.check(partial(self.put, "health", "", 60))
 
     async def close(self) -> None:
         await self._redis.aclose()
         await self._listening.aclose()
+
+    async def _write(self, command: Awaitable[T]) -> T:
+        """The response to a command that always needs memory, which a full Redis and a replica refuse."""
+        with self._last_write.record():
+            return await _ask(command)
 
     async def _listen(self, key: str, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
         while True:

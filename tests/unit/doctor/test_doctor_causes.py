@@ -131,6 +131,10 @@ def test_secret_newer_than_the_desktop_asks_for_a_restart(written: str, found: l
         ("FATAL: sorry, too many clients already", "max_connections", "logs"),
         ("password authentication failed for user vdi", "newer than the pod", "rollout restart"),
         ("cannot resolve its host name: [Errno -2] Name or service not known", "the cluster's DNS", "logs"),
+        ("cannot execute UPDATE in a read-only transaction", "Name the primary", "logs"),
+        ("You can't write against a read only replica.", "Name the primary", "logs"),
+        ("command not allowed when used memory > 'maxmemory'.", "maxmemory", "logs"),
+        ("could not extend file base/1: No space left on device", "Free the disk", "logs"),
     ],
 )
 def test_database_troubles_name_their_cure(words: str, sentence: str, command: str) -> None:

@@ -1,12 +1,11 @@
 """Ready means that a person who comes now is served; the answer names each thing that is missing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ from vdi.gateway.component import GatewayContext
 from vdi.gateway.health import Health
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
-from vdi.gateway.shared_state import MemorySharedState
+from vdi.gateway.shared_state import MemorySharedState, SharedState
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.kube.transport import Client
 from vdi.settings import METRICS_TOKEN_FILE
@@ -31,21 +30,22 @@ class FakeDatabase:
     error: Exception | None = None
     silent = False
 
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Any]:
+    async def check(self) -> None:
         if self.silent:
             await asyncio.Event().wait()
         if self.error:
             raise self.error
 
-        async def ask(_sql: str) -> None:
-            return
-
-        yield SimpleNamespace(exec_driver_sql=ask)
-
 
 class HealthStage:
-    def __init__(self, token: Path = METRICS_TOKEN_FILE) -> None:
+    """`database`, `shared`: None for ones that always work."""
+
+    def __init__(
+        self,
+        token: Path = METRICS_TOKEN_FILE,
+        database: Database | None = None,
+        shared: SharedState | None = None,
+    ) -> None:
         self.fake_database = FakeDatabase()
         self.trouble = ""
         self.external: Sequence[str] = ()
@@ -58,8 +58,8 @@ class HealthStage:
             settings=Settings(metrics_token_file=token),
             client=cast(Client, client),
             cluster=cast(ClusterCache, world),
-            database=cast(Database, self.fake_database),
-            shared=MemorySharedState(),
+            database=database or cast(Database, self.fake_database),
+            shared=shared or MemorySharedState(),
             metrics=Metrics(),
             clock=lambda: NOW,
         )
@@ -106,6 +106,14 @@ async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.M
     stage = HealthStage()
     stage.fake_database.silent = True
     assert await stage.get("/readyz") == (200, "ok\nbut database: no response within 0.02 s\n")
+
+
+async def test_a_server_s_message_is_one_line_of_bounded_length() -> None:
+    stage = HealthStage()
+    stage.fake_database.error = DatabaseUnavailableError("disk full\nHINT:  free it\n" + 9999 * "x")
+    _, text = await stage.get("/readyz")
+    assert text.startswith("ok\nbut database: disk full HINT: free it xxx")
+    assert (len(text.splitlines()), len(text)) == (2, len("ok\nbut database: \n") + 300)
 
 
 async def test_a_shared_dependency_that_is_down_keeps_replicas_ready() -> None:

@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
 from support.waiting import PATIENCE, eventually
+from vdi.gateway.database_wait import DatabaseWait
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import middleware
@@ -35,7 +36,9 @@ def says(words: str) -> ASGIApp:
 
 def a_door(*, ready: bool = True) -> HostRouter:
     settings = Settings(url_port=8443)
-    return HostRouter(settings, portal=says("portal"), desktops=says("desktop"), ready=lambda: ready)
+    return HostRouter(
+        settings, portal=says("portal"), desktops=says("desktop"), ready=lambda: ready, starting=DatabaseWait()
+    )
 
 
 HOSTS: dict[str, tuple[str, ...]] = {
@@ -67,7 +70,7 @@ async def test_two_hosts_are_no_one_s() -> None:
 async def test_no_one_is_let_in_before_the_gateway_has_begun() -> None:
     async with client_of(a_door(ready=False)) as client:
         got = await client.get("/")
-    assert (got.status_code, got.headers["retry-after"]) == (503, "2")
+    assert (got.status_code, got.headers["retry-after"]) == (503, "5")
 
 
 def echo() -> BodyLimit:

@@ -144,7 +144,7 @@ allowed:
   operator 8081: [prometheus]
   {{- if $gateway }}
   gateway 8080: [traefik]
-  gateway 8081: [traefik, operator, prometheus]
+  gateway 8081: [traefik, gateway, operator, prometheus]
   {{- end }}
   the PostgreSQL server 5432: [gateway]
   the Redis server 6379: [gateway]

@@ -31,11 +31,17 @@ _CUT = "websockets of "
 _CUT_SLACK_SECONDS = 5.0
 # A trouble in the gateway's log -> code and message.
 _TROUBLES = {
-    "database": ("database_unreachable", "Its database does not respond"),
-    "shared state": ("redis_unreachable", "Redis does not respond"),
+    "database": ("database_unreachable", "Its database does not respond or accepts no writes"),
+    "shared state": ("redis_unreachable", "Redis does not respond or accepts no writes"),
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "history": ("history_not_written", "History cannot be written"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
+}
+# A server's refusal of a write -> what to do.
+_REFUSED_WRITES = {
+    "used memory > .maxmemory": "Redis is full. Raise its maxmemory, or remove the keys of other programs from it.",
+    "read[- ]?only": "The server only reads. Name the primary in the url of the Secret, or make this one writable.",
+    "No space left|disk is full|could not extend|MISCONF": "Free the disk of the server, or enlarge it.",
 }
 
 
@@ -204,6 +210,9 @@ def _remedy_of_trouble(gateway: Gateway, why: str, pod_name: str) -> Remedy:
         # A variable keeps the value that the Secret had at the start.
         sentence = "Correct the password in the gateway's Secret. If that is newer than the pod, restart the gateway."
         return Remedy(sentence, (f"{gateway.kubectl} rollout restart deployment/{gateway.name}",))
+    for pattern, sentence in _REFUSED_WRITES.items():
+        if re.search(pattern, why):
+            return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}",))
     return Remedy.run(f"{gateway.kubectl} logs {pod_name}")
 
 

@@ -37,7 +37,7 @@ _ENFORCERS = re.compile(
 # The connections of a release that the policies must allow: from, to, port. docs/network.md promises them.
 PROMISED = (
     (("Traefik",), "gateway", Port(8080, "http")),
-    (("Traefik", "operator"), "gateway", Port(8081, "internal")),
+    (("Traefik", "gateway", "operator"), "gateway", Port(8081, "internal")),
     (("Traefik", "gateway"), "desktop", Port(8080, PORT_NAME)),
     (("operator", "gateway"), "desktop", Port(8082, AGENT_PORT_NAME)),
     (("gateway",), "PostgreSQL", Port(5432, "postgresql")),

@@ -185,9 +185,9 @@ GATEWAY = (
     ),
     _code(
         "database_unreachable",
-        "The gateway's database does not respond: no one can log in, and no history is written.",
+        "The gateway's database does not respond or accepts no writes: no one can log in, and no history is written.",
         _LOG,
-        "Check the server in the url of the Secret. With SQLite, check the volume.",
+        "Check the server in the url of the Secret: its disk, and that it is the primary. With SQLite: the volume.",
         follows=("node_not_ready", *_NETWORK),
     ),
     _code(
@@ -206,10 +206,10 @@ GATEWAY = (
     ),
     _code(
         "redis_unreachable",
-        "Redis does not respond: no one can log in, open a desktop or use the REST API. Open desktops are not "
-        "affected.",
+        "Redis does not respond or accepts no writes: no one can log in, open a desktop or use the REST API. Open "
+        "desktops are not affected.",
         _LOG,
-        "Check the server in the url of the Secret.",
+        "Check the server in the url of the Secret: its memory, and that it is no replica.",
         follows=("node_not_ready", *_NETWORK),
     ),
     _code(

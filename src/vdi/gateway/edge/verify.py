@@ -223,7 +223,10 @@ class Verify:
         if is_foreign(request.path, headers, request.origin, navigation=request.navigation):
             return _refused(403, "This request came from a page of another site.")
         if not self.ready():
-            return _later("The gateway is starting.")
+            wait = self.context.database_wait
+            if wait.since and request.navigation:
+                return self._way_in(request)  # a path of the gateway, whose page says so
+            return _later(wait.sentence)
         session = self.context.cluster.by_host(label)
         try:
             admitted = await self.authorizer.admit(session, request.cookies) if session else None

@@ -42,6 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.util import await_only
 
+from vdi.gateway.last_write import LastWrite
 from vdi.gateway.settings import DATABASE_DRIVERS, DATABASE_URLS
 from vdi.http_client import is_unknown_host
 
@@ -167,6 +168,7 @@ class Database:
         self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
         self._writer = self.engine.execution_options(**{_WRITES: True})
         self._writes = asyncio.Lock()
+        self._last_write = LastWrite(DatabaseUnavailableError)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[AsyncConnection]:
@@ -176,8 +178,9 @@ class Database:
         """
         # On SQLite this takes the write lock at once (BEGIN IMMEDIATE). A transaction that reads first and writes later
         # would fail, not wait, when another one has written in between.
-        async with _translated(self._writer) as connection, self._turn(), connection.begin():
-            yield connection
+        with self._last_write.record():
+            async with _translated(self._writer) as connection, self._turn(), connection.begin():
+                yield connection
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -199,6 +202,18 @@ class Database:
         """A connection to read with. Raises DatabaseUnavailableError, like `begin`."""
         async with _translated(self.engine) as connection:
             yield connection
+
+    async def check(self) -> None:
+        """Return when the last write worked; without a recent one, write. Raises DatabaseUnavailableError."""
+        await self._last_write.check(self._write)
+
+    async def _write(self) -> None:
+        # The one row that every database has, without a change: a server that is full or only reads refuses this too.
+        try:
+            async with self.begin() as connection:
+                await connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
+        except DBAPIError as error:  # no such table, or no right to write: health reports these as well
+            raise DatabaseUnavailableError(_reason(error)) from error
 
     async def lock(self, connection: AsyncConnection, name: str) -> None:
         """Lock a name until the transaction ends, for a count before an insert. SQLite's `begin` locks everything."""

@@ -65,12 +65,16 @@ _NOT_NEEDED = (
 class HostRouter:
     """Routes by host: the portal's app for its host, the desktops' app for other labels of the domain, else 421."""
 
-    def __init__(self, settings: Settings, *, portal: ASGIApp, desktops: ASGIApp, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: Settings, *, portal: ASGIApp, desktops: ASGIApp, ready: Callable[[], bool], starting: ASGIApp
+    ) -> None:
+        """`starting` answers until `ready`."""
         self._suffix = f".{settings.domain}"
         self._portal_label = settings.portal_label
         self._portal = portal
         self._desktops = desktops
         self._ready = ready
+        self._starting = starting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         label = self._label(scope)
@@ -80,8 +84,7 @@ class HostRouter:
             answer = PlainTextResponse("Not found.\n", 421)
             await answer(scope, receive, send)
         elif not self._ready():
-            answer = PlainTextResponse("The gateway is starting. Try again in a moment.\n", 503, {"Retry-After": "2"})
-            await answer(scope, receive, send)
+            await self._starting(scope, receive, send)
         else:
             await (self._portal if label == self._portal_label else self._desktops)(scope, receive, send)
 
