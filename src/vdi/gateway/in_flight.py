@@ -30,8 +30,8 @@ ACTION_ANSWER_BYTES = 4 << 20
 # An answer waits for so long for its bytes.
 _BYTES_SECONDS = 5.0
 
-# Requests of one API token under way.
-TOKEN_REQUESTS = 32
+# Requests of one API token under way, and those of all tokens whose token and rate are being looked up.
+TOKEN_REQUESTS, TOKEN_LOOKUPS = 32, 8
 # Calls of /mcp that wait, and what one holds while it does.
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 32 << 10
@@ -146,6 +146,9 @@ class TokenRequests:
 
     def __init__(self) -> None:
         self._under_way: Counter[int] = Counter()
+        # Few are looked up at a time. Hundreds would all be ready in each round of the event loop, and a page, which
+        # takes some twenty rounds, would take seconds.
+        self.lookup = asyncio.Semaphore(TOKEN_LOOKUPS)
 
     @contextmanager
     def enter(self, token: str) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Who comes in by the API's door, and what is said to those who do not."""
 
 from collections.abc import AsyncIterator
+import asyncio
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,7 +12,7 @@ from unit.gateway.api_stage import BOB, ApiStage
 from unit.gateway.test_api_sessions import problem
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import MAX_AGENT_REQUESTS, MAX_REQUESTS
-from vdi.gateway.in_flight import TOKEN_REQUESTS
+from vdi.gateway.in_flight import TOKEN_LOOKUPS, TOKEN_REQUESTS
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
 
@@ -159,6 +160,17 @@ async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage
         assert (await bob.get("/api/v1/templates")).status_code == 200
     assert (await alice.get("/api/v1/templates")).status_code == 200
     assert len(requests) == 0
+
+
+async def test_few_tokens_are_looked_up_at_a_time_and_pages_do_not_wait(stage: ApiStage) -> None:
+    program, page, lookup = await stage.program(), await stage.page(), stage.services.token_requests.lookup
+    for _ in range(TOKEN_LOOKUPS):
+        await lookup.acquire()
+    waiting = asyncio.create_task(program.get("/api/v1/templates"))
+    assert (await page.get("/api/v1/templates")).status_code == 200
+    assert not waiting.done()
+    lookup.release()
+    assert (await waiting).status_code == 200
 
 
 async def test_agents_of_a_user_have_one_rate_over_all_tokens(stage: ApiStage) -> None:

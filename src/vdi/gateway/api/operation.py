@@ -246,8 +246,12 @@ class Endpoint:
             detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
         if token := bearer(request):
-            counted.enter_context(self._api.token_requests.enter(token))
-        who = await admit(request, self._api, operation)
+            requests = self._api.token_requests
+            counted.enter_context(requests.enter(token))
+            async with requests.lookup:
+                who = await admit(request, self._api, operation)
+        else:
+            who = await admit(request, self._api, operation)
         query, body = _query(request, operation.query), await _body(request, operation.body)
         result = await operation.handler(Call(request, self._api, who, query, body, held))
         if isinstance(result, Response):
