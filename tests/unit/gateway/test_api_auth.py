@@ -1,7 +1,7 @@
 """Who comes in by the API's door, and what is said to those who do not."""
 
-from collections.abc import AsyncIterator
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any
 
