@@ -476,7 +476,7 @@ def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
         assert row.split()[:4] == ["alice-desktop", "alice@example.com", "Running", "https://a.vdi.example.com"]
         wide = listed("vdi", "-o", "wide")
         assert "ubuntu-desktop" in wide and "Ready." in wide
-        assert "alice-desktop" in listed("all")
+        assert "alice-desktop" not in listed("all"), "`kubectl delete all --all` ends no desktop"
         assert "alice-desktop" in listed("vdi", "--field-selector", "spec.user=alice@example.com,status.phase=Running")
         assert "alice-desktop" not in listed("vdi", "--field-selector", "spec.user=bob@example.com")
         shown = listed("vdit", "ubuntu-desktop")

@@ -34,7 +34,7 @@ _BYTES_SECONDS = 5.0
 TOKEN_REQUESTS, TOKEN_LOOKUPS = 32, 8
 # Calls of /mcp that wait, and what one holds while it does.
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
-WAITING_CALL_BYTES = 32 << 10
+WAITING_CALL_BYTES = 36 << 10
 
 # Films that are sent to browsers at a time, and the pieces in which they are: each is in memory twice.
 OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
