@@ -41,7 +41,7 @@ INSTRUCTIONS = (
 
 
 class Params(msgspec.Struct, frozen=True, rename="camel"):
-    """What is read of a request's parameters. `_meta` and the like are dropped: a call that waits keeps no more."""
+    """The parameters of a request that are read. `_meta` and the like are dropped: a call that waits keeps no more."""
 
     name: str = ""
     arguments: dict[str, Any] | None = None
