@@ -7,15 +7,17 @@ multiply to the memory that this may take.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from vdi.gateway.denied import BusyError
 
+Key = TypeVar("Key", bound=Hashable)
 # Bytes of all answers of desktops in memory at a time, and of those of one user's desktops. An answer counts
 # ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts until the client has read it.
 ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
@@ -63,6 +65,18 @@ LANES = (ACTIONS, PAGES, FILES, POLLS)
 REQUEST_BYTES, FILE_REQUEST_BYTES = 48 << 10, 256 << 10
 
 
+@contextmanager
+def _counted(counter: Counter[Key], key: Key) -> Iterator[None]:
+    """Count one more of this key while the context lasts; a counter keeps no keys of what has ended."""
+    counter[key] += 1
+    try:
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
+
+
 class RequestLimits:
     """Requests to desktops under way."""
 
@@ -88,18 +102,10 @@ class RequestLimits:
             raise BusyError("TooManyRequests", message)
         if self._of_all[lane] >= lane.most:
             raise BusyError("Unavailable", "Too many desktops have not answered yet. Try again in a few seconds.")
-        self._of_all[lane] += 1
-        counts = (self._of_desktop, (lane, uid)), (self._of_user, (lane, user))
-        for counter, key in counts:
-            counter[key] += 1
-        try:
+        of_desktop = _counted(self._of_desktop, (lane, uid))
+        of_user = _counted(self._of_user, (lane, user))
+        with of_desktop, of_user, _counted(self._of_all, lane):
             yield
-        finally:
-            self._of_all[lane] -= 1
-            for counter, key in counts:
-                counter[key] -= 1
-                if not counter[key]:
-                    del counter[key]
 
     def __len__(self) -> int:
         return self._of_all.total()
@@ -157,13 +163,8 @@ class TokenRequests:
         if self._under_way[key] >= TOKEN_REQUESTS:
             message = f"This API token already has {TOKEN_REQUESTS} requests under way."
             raise BusyError("TooManyRequests", message)
-        self._under_way[key] += 1
-        try:
+        with _counted(self._under_way, key):
             yield
-        finally:
-            self._under_way[key] -= 1
-            if not self._under_way[key]:
-                del self._under_way[key]
 
     def __len__(self) -> int:
         return self._under_way.total()
@@ -185,13 +186,8 @@ class WaitingCalls:
             raise BusyError("TooManyRequests", f"{user} already has {USER_WAITING_CALLS} calls that wait.")
         if self._waiting.total() >= WAITING_CALLS:
             raise BusyError("Unavailable", "Too many calls wait at this gateway. Try again in a few seconds.")
-        self._waiting[user, login_id] += 1
-        try:
+        with _counted(self._waiting, (user, login_id)):
             yield
-        finally:
-            self._waiting[user, login_id] -= 1
-            if not self._waiting[user, login_id]:
-                del self._waiting[user, login_id]
 
     def __len__(self) -> int:
         return self._waiting.total()
@@ -212,13 +208,8 @@ class OpenFilms:
         if self._open.total() >= OPEN_FILMS:
             message = "Too many films are being watched. Try again in a few seconds."
             raise BusyError("Unavailable", message)
-        self._open[user] += 1
-        try:
+        with _counted(self._open, user):
             yield
-        finally:
-            self._open[user] -= 1
-            if not self._open[user]:
-                del self._open[user]
 
     def __len__(self) -> int:
         return self._open.total()
