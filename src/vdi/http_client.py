@@ -110,7 +110,7 @@ class Response:
 
     status: int
     body: bytes
-    headers: httpx.Headers = field(default_factory=httpx.Headers, compare=False)
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def json(self, into: type[T]) -> T:
         """The body. Raises BadResponseError."""

@@ -55,6 +55,8 @@ MAX_SIDE = 4096
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
 # Refusals that the audit counts: the gateway's own, before anything reaches the desktop.
 _REFUSED = frozenset({"Forbidden", "Conflict", "HumanInControl", "Parked", "TooManyRequests"})
+# Changes of who drives: their rows are there before the answer.
+_OF_DRIVERS = frozenset({"request_human", "take_over", "give_back"})
 _OUTPUT = 16 << 10
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
@@ -355,6 +357,8 @@ class Computer:
                 act = act_on(seen, by.user, f"computer.{kind}", detail)
                 if is_counted:
                     await self.audit.refuse(act, outcome, by.login_id)
+                elif outcome == DONE and kind not in _OF_DRIVERS:
+                    await self.audit.record_soon(act)
                 else:
                     await self.audit.record(act, outcome)
 

@@ -15,8 +15,8 @@ import logging
 import re
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -49,8 +49,9 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import HTTP_ERRORS, BadResponseError, RequestOptions, Response, ResponseStream, open_client
 from vdi.kinds import SESSIONS
+from vdi.kube.connections import request_once
 from vdi.kube.errors import KubeError
-from vdi.kube.http import url_host
+from vdi.kube.http import HttpError, url_host
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
@@ -200,34 +201,80 @@ class DesktopAgent:
         async with AsyncExitStack() as ours:
             held = held or ours
             held.enter_context(self.enter(lane, session))
-            async with self._stream(session, method, path, limit=seconds, json=json) as answer:
-                body = await self.read(session, answer, max_bytes, held)
-                return Response(answer.status, body, answer.headers)
+            with _translated(session):
+                async with asyncio.timeout(seconds):
+                    return await self._ask(session, method, path, json, max_bytes, held)
+
+    async def _ask(
+        self,
+        session: VDISession,
+        method: str,
+        path: str,
+        json: Mapping[str, object] | None,
+        max_bytes: int,
+        held: AsyncExitStack,
+    ) -> Response:
+        url, token = f"{self.address(session)}{path}", await self._token(session)
+        body = b"" if json is None else msgspec.json.encode(json)
+        async with request_once(method, url, bearer=token, body=body) as (head, connection):
+            if head.status == HTTPStatus.UNAUTHORIZED:
+                self.key.reread()  # the release may have a new key
+            if connection.length is None:
+                raise BadResponseError("its length is not in its header")
+            if connection.length > max_bytes:
+                raise BadResponseError(f"it is too large: more than {max_bytes} bytes")
+            await self._reserve(session, connection.length, held)
+            received = bytearray()
+            async with asyncio.timeout(POLLED_SECONDS if _polling.get() else None):
+                async for chunk in connection.chunks():  # joined at once: of single bytes each takes 40
+                    received += chunk
+            return Response(head.status, bytes(received), head.headers())
 
     async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
-        """The whole answer, which may not be larger. Its bytes are reserved first, unless it is a small one for a user.
-
-        Raises what `ask` raises.
-        """
+        """The whole answer of `stream`, which may not be larger. Raises what `ask` raises."""
         size = max_bytes
         if "Transfer-Encoding" not in answer.headers:  # of both, this one counts
             size = min(size, int(answer.headers.get("Content-Length", size)))
+        await self._reserve(session, size, held)
+        return await answer.read(max_bytes)
+
+    async def _reserve(self, session: VDISession, size: int, held: AsyncExitStack) -> None:
+        """Wait until so many bytes of an answer may be in memory, unless it is a small one for a user."""
         user = normal_user(session.spec.user)
         if _polling.get():
             await self.polled.reserve(held, user, ANSWER_COPIES * size)
-            async with asyncio.timeout(POLLED_SECONDS):
-                return await answer.read(max_bytes)
-        if size > SMALL_ANSWER_BYTES:
+        elif size > SMALL_ANSWER_BYTES:
             await self.answers.reserve(held, user, ANSWER_COPIES * size)
-        return await answer.read(max_bytes)
+
+    async def _token(self, session: VDISession) -> str:
+        """The token that the session's agent knows. Raises ActionDenied."""
+        try:
+            return (await self.key.tokens(session)).agent
+        except DesktopKeyError as error:
+            name = session.metadata.name
+            raise ActionDenied(
+                "Unavailable", f"The address of the agent in {name!r} is not known right now."
+            ) from error
 
     @asynccontextmanager
     async def stream(
         self, session: VDISession, method: str, path: str, lane: Lane = PAGES, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[ResponseStream]:
         """One request of any length. Raises ActionDenied, also while it is read."""
-        with self.enter(lane, session):
-            async with self._stream(session, method, path, **options) as answer:
+        token = await self._token(session)
+        options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
+        url = f"{self.address(session)}{path}"
+        client = open_client(
+            url,
+            seconds=SILENT_SECONDS,
+            connect_seconds=CONNECT_SECONDS,
+            tls=NO_AUTHORITIES,
+            use_proxy=False,
+        )
+        with self.enter(lane, session), _translated(session):
+            async with client as http, http.stream(method, url, **options) as answer:
+                if answer.status == HTTPStatus.UNAUTHORIZED:
+                    self.key.reread()
                 yield answer
 
     def enter(self, lane: Lane, session: VDISession) -> AbstractContextManager[None]:
@@ -235,38 +282,18 @@ class DesktopAgent:
         owner = normal_user(session.spec.user)
         return self.limits.enter(lane, session.metadata.uid, session.metadata.name, owner)
 
-    @asynccontextmanager
-    async def _stream(
-        self, session: VDISession, method: str, path: str, limit: float | None = None, **options: Unpack[RequestOptions]
-    ) -> AsyncIterator[ResponseStream]:
-        """One request, complete within `limit` seconds."""
-        name = session.metadata.name
-        url = f"{self.address(session)}{path}"
-        try:
-            token = (await self.key.tokens(session)).agent
-        except DesktopKeyError as error:
-            raise ActionDenied(
-                "Unavailable", f"The address of the agent in {name!r} is not known right now."
-            ) from error
-        options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
-        # An action may take longer than a silence: its own time counts.
-        client = open_client(
-            url,
-            seconds=limit or SILENT_SECONDS,
-            connect_seconds=CONNECT_SECONDS,
-            tls=NO_AUTHORITIES,
-            use_proxy=False,
-        )
-        try:
-            async with asyncio.timeout(limit), client as http, http.stream(method, url, **options) as answer:
-                if answer.status == HTTPStatus.UNAUTHORIZED:
-                    self.key.reread()  # the release may have a new key
-                yield answer
-        except BadResponseError as error:
-            why = f"The response of the agent in the desktop {name!r} is refused: {error}."
-            raise ActionDenied("Conflict", why) from error
-        except HTTP_ERRORS as error:
-            raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
+
+@contextmanager
+def _translated(session: VDISession) -> Iterator[None]:
+    """Errors of a request to the session's agent, as ActionDenied."""
+    name = session.metadata.name
+    try:
+        yield
+    except BadResponseError as error:
+        why = f"The response of the agent in the desktop {name!r} is refused: {error}."
+        raise ActionDenied("Conflict", why) from error
+    except (HttpError, *HTTP_ERRORS) as error:
+        raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
 
 
 async def poll_agents(

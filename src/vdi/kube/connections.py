@@ -14,6 +14,8 @@ from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 CONNECT_SECONDS = 10.0
 # A connection that is unused for longer is closed: each costs memory. API servers close it after 90.
 IDLE_SECONDS = 60.0
+# Of all connections of `request_once`: a connection empties it at once.
+_BUFFER = memoryview(bytearray(BUFFER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,33 +223,54 @@ class AnswerError(Exception):
     """Raised for an answer that is missing or not as expected; the message is a sentence about the peer."""
 
 
+@asynccontextmanager
+async def request_once(
+    method: str, url: str, *, bearer: str, body: bytes = b""
+) -> AsyncIterator[tuple[Response, Connection]]:
+    """Send one request with a bearer token on a connection of its own; redirects are not followed.
+
+    Yields the head of the response, and the connection, from which no more than a buffer is read until the caller reads
+    the body. Raises HttpError, OSError, TimeoutError.
+    """
+    parts = urlsplit(url)
+    path = parts._replace(scheme="", netloc="").geturl() or "/"
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        "Connection: close",
+        f"Authorization: Bearer {bearer}",
+    ]
+    if method != "GET":
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    if not all(line.isascii() and line.isprintable() for line in lines):
+        raise HttpError("the token or address has characters that are not allowed in a request")
+    connection = await Target(url).connect(_BUFFER)
+    try:
+        connection.send("\r\n".join([*lines, "\r\n"]).encode() + body)
+        response = await connection.head()
+        connection.pause()
+        yield response, connection
+    finally:
+        connection.abort()
+
+
 async def ask_once(
     peer: str, method: str, url: str, *, bearer: str, body: bytes = b"", expected: int = 200, most: int, seconds: float
 ) -> bytes:
-    """Send one request with a bearer token on a connection of its own; redirects are not followed.
+    """`request_once`, whole within `seconds`.
 
     Returns no more than `most` bytes of the body. Raises AnswerError, whose sentence begins with `peer`.
     """
-    parts = urlsplit(url)
-    head = f"{method} {parts.path or '/'} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n"
-    head += f"Authorization: Bearer {bearer}\r\n"
-    if body:
-        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    received = b""
     try:
-        if not (bearer.isascii() and bearer.isprintable()):
-            raise HttpError("the token has characters that are not allowed in a request")
-        async with asyncio.timeout(seconds):
-            connection = await Target(url).connect(memoryview(bytearray(most)))
-            try:
-                connection.send(f"{head}\r\n".encode("latin-1") + body)
-                response = await connection.head()
-                received = b""
-                async for chunk in connection.chunks():
-                    received += chunk
-                    if len(received) >= most:
-                        break
-            finally:
-                connection.abort()
+        async with (
+            asyncio.timeout(seconds),
+            request_once(method, url, bearer=bearer, body=body) as (response, connection),
+        ):
+            async for chunk in connection.chunks():
+                received += chunk
+                if len(received) >= most:
+                    break
     except (HttpError, TimeoutError, OSError) as error:
         raise AnswerError(f"{peer} does not respond ({str(error) or type(error).__name__})") from error
     if response.status != expected:

@@ -39,6 +39,11 @@ class Response:
     head: bytes
     body: bytes = b""
 
+    def headers(self) -> dict[str, str]:
+        """The header fields by their names in lower case; of one that comes twice, the last."""
+        lines = (line.partition(":") for line in self.head.decode("latin-1").split("\r\n")[1:])
+        return {name.lower(): value.strip() for name, _, value in lines}
+
     def header(self, name: str) -> str | None:
         """The value of a header field; None when it is not there."""
         value = _field(self.head.lower(), b"\r\n" + name.lower().encode() + b":", self.head)
@@ -60,6 +65,8 @@ class Connection(asyncio.BufferedProtocol):
         self._read: Callable[[Connection, bytes, int], int] = Connection._stray
         self._tunnel = False
         self._left = 0
+        # Of the body, as the head announces it; None: its end is not known yet.
+        self.length: int | None = None
         self._skipped = 0
         self._response: Response | None = None
         self._pieces: list[bytes] = []
@@ -106,6 +113,12 @@ class Connection(asyncio.BufferedProtocol):
         response.body = self._take()
         return response
 
+    def pause(self) -> None:
+        """Keep the server waiting until `response` or `chunks` reads on."""
+        if not (self.lost or self._ended or self._paused):
+            self._paused = True
+            self.transport.pause_reading()
+
     async def chunks(self, patience: float | None = None) -> AsyncIterator[bytes]:
         """The body as it comes.
 
@@ -115,6 +128,8 @@ class Connection(asyncio.BufferedProtocol):
         while True:
             if self._pieces:
                 yield self._take()
+                self._resume()
+            elif self._paused and not self.lost:
                 self._resume()
             elif self._ended:
                 return
@@ -221,15 +236,18 @@ class Connection(asyncio.BufferedProtocol):
     def _expect_body(self, status: int, head: bytes) -> None:
         self._keep = b"\r\nconnection: close" not in head and not head.startswith(b"http/1.0")
         length = _field(head, b"\r\ncontent-length:", head)
+        self.length = 0
         if self._tunnel or status in (204, 304):
             self._finish()
         elif b"\r\ntransfer-encoding: chunked" in head:
+            self.length = None
             self._read = Connection._read_size
         elif length is None:
+            self.length = None
             self._keep = False
             self._read = Connection._read_all
         elif left := _number(length):
-            self._left = left
+            self._left = self.length = left
             self._read = Connection._read_sized
         else:
             self._finish()

@@ -1,7 +1,7 @@
 """The agent of a desktop, as far as the gateway asks it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ class Agent:
     bearer: str
     status: int = 200
     body: Any = field(default_factory=lambda: dict(MARK))
-    # Of a body of bytes, which is sent again and again.
+    # Of a body of bytes.
     headers: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
 
@@ -37,11 +37,7 @@ class Agent:
         sent = await request.json() if request.can_read_body else None
         self.asked.append((request.path, request.headers.get("Authorization", ""), sent))
         if isinstance(self.body, bytes):
-            endless = web.StreamResponse(headers=self.headers)
-            await endless.prepare(request)
-            with suppress(ConnectionError):
-                while True:
-                    await endless.write(self.body)
+            return web.Response(body=self.body, headers=self.headers)
         if isinstance(self.body, str):
             return web.Response(text=self.body, status=self.status)
         return web.json_response(self.body, status=self.status)

@@ -18,9 +18,17 @@ from support.web_server import serve_app
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
 from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey, poll_agents
-from vdi.gateway.in_flight import ACTION_ANSWER_BYTES, ANSWER_COPIES, PAGES, POLLS
+from vdi.gateway.in_flight import (
+    ACTION_ANSWER_BYTES,
+    ANSWER_COPIES,
+    PAGES,
+    POLLS,
+    SMALL_ANSWER_BYTES,
+    USER_ANSWERS_BYTES,
+)
 from vdi.http_client import Response
 from vdi.kube.errors import NotFound
+from vdi.kube.http import BUFFER, Connection
 
 SESSION = a_session()
 
@@ -49,6 +57,7 @@ class Stand:
     asked: list[tuple[str, str]] = field(default_factory=list)
     hold: asyncio.Event | None = None
     begins: asyncio.Event | None = None
+    size: int = 100
     is_chunked: bool = False
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -56,11 +65,12 @@ class Stand:
         if self.begins:
             await self.begins.wait()
         if self.hold is None:
-            whole = web.Response(body=b"x" * 100, status=self.status)
+            whole = web.Response(body=b"x" * self.size, status=self.status)
             if self.is_chunked:
                 whole.enable_chunked_encoding()
             return whole
         answer = web.StreamResponse()
+        answer.content_length = 2
         await answer.prepare(request)
         await answer.write(b"x")
         await self.hold.wait()
@@ -165,19 +175,44 @@ async def test_neither_polls_nor_users_take_the_turns_of_the_other(stand: Stand,
             pass
 
 
-@pytest.mark.parametrize("is_chunked", [False, True])
-async def test_bytes_of_a_large_answer_are_reserved_before_it_is_read(stand: Stand, is_chunked: bool) -> None:
-    stand.is_chunked = is_chunked
+async def test_bytes_of_a_large_answer_are_reserved_until_the_end(stand: Stand) -> None:
+    stand.size = SMALL_ANSWER_BYTES + 1
     async with AsyncExitStack() as held:
         await stand.ask(max_bytes=ACTION_ANSWER_BYTES, held=held)
-        # Without a length the largest counts.
-        assert len(stand.agent.answers) == (ANSWER_COPIES * ACTION_ANSWER_BYTES if is_chunked else 0)
+        assert len(stand.agent.answers) == ANSWER_COPIES * stand.size
         assert len(stand.agent.limits) == 1
     assert len(stand.agent.answers) == len(stand.agent.limits) == 0
 
 
+async def test_answer_without_a_length_is_refused(stand: Stand) -> None:
+    """Its bytes could not be reserved before they come."""
+    stand.is_chunked = True
+    with pytest.raises(ActionDenied, match="its length is not in its header"):
+        await stand.ask()
+
+
+async def test_no_more_than_a_buffer_is_read_before_bytes_are_free(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand.size, seen = 4 << 20, []
+    paused: Any = Connection.pause
+
+    def note(connection: Connection) -> None:
+        paused(connection)
+        seen.append(connection)
+
+    monkeypatch.setattr(Connection, "pause", note)
+    async with AsyncExitStack() as others:
+        await stand.agent.answers.reserve(others, SESSION.spec.user, USER_ANSWERS_BYTES)
+        asked = asyncio.create_task(stand.ask(max_bytes=stand.size))
+        await eventually(lambda: bool(seen), "the header is there", PATIENCE)
+        await asyncio.wait([asked], timeout=0.2)
+        assert seen[0]._waiting <= 2 * BUFFER
+    assert len((await asked).body) == stand.size
+
+
 async def test_a_poll_holds_the_bytes_of_one_answer_at_a_time(stand: Stand) -> None:
-    stand.is_chunked, reserved = True, []
+    stand.size, reserved = 1 << 20, []
 
     async def poll(session: VDISession) -> None:
         for _ in range(2):
@@ -192,7 +227,7 @@ async def test_a_poll_holds_the_bytes_of_one_answer_at_a_time(stand: Stand) -> N
 
 
 async def test_a_poll_that_pauses_holds_nothing(stand: Stand) -> None:
-    stand.is_chunked, polled = True, []
+    stand.size, polled = 1 << 20, []
 
     async def poll(session: VDISession) -> float:
         await stand.ask(max_bytes=1 << 20)

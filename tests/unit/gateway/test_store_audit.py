@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from support.clock import FakeClock
+from support.waiting import PATIENCE, eventually
 from unit.gateway.history_stage import at
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
@@ -225,3 +226,33 @@ async def test_counted_refusals_are_bounded(clocked: tuple[Audit, FakeClock], mo
     entries = await trail.entries(limit=99, action="computer.key")
     assert sum(int(entry.detail.get("count", 1)) for entry in entries) == 300
     assert len(entries) == 20 and max(len(entry.detail.get("what", "")) for entry in entries) < 2500
+
+
+async def test_agents_rows_are_written_within_a_second(database: Database, trail: Audit) -> None:
+    running = asyncio.create_task(trail.run())
+    await trail.record_soon(ACT)
+    assert await outcomes(database) == []
+    await eventually(lambda: not trail._soon, "it is being written", PATIENCE)
+    running.cancel()
+    await asyncio.wait([running])
+    assert await outcomes(database) == ["done"]
+
+
+async def test_agents_rows_are_written_when_the_gateway_stops(database: Database, trail: Audit) -> None:
+    running = asyncio.create_task(trail.run())
+    await asyncio.sleep(0)
+    await trail.record_soon(ACT)
+    running.cancel()
+    await asyncio.wait([running])
+    assert await outcomes(database) == ["done"]
+
+
+async def test_reader_finds_rows_that_have_just_been_made(trail: Audit) -> None:
+    await trail.record_soon(ACT)
+    assert [entry.outcome for entry in await trail.entries(limit=9)] == ["done"]
+
+
+async def test_many_rows_do_not_wait_for_the_second(database: Database, trail: Audit) -> None:
+    for _ in range(256):
+        await trail.record_soon(ACT)
+    assert len(await outcomes(database)) == 256

@@ -9,7 +9,7 @@ act is done all the same, since a database that is down must not keep users from
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -39,7 +39,8 @@ REFUSED_SECONDS = 60
 MAX_COUNTED = 1000
 # Different acts that such a count names.
 _MAX_NAMED = 20
-_WRITE_SECONDS = 5.0
+# Rows of `record_soon` are in memory for so long at most, and no more of them.
+_WRITE_SECONDS, _MAX_SOON = 1.0, 256
 
 # The action by which a person ends a session; history looks for it.
 END = "session.end"
@@ -157,15 +158,35 @@ class Audit:
         self._clock = clock
         # By login or API token, actor, session and code; the oldest first.
         self._refused: dict[tuple[str, ...], _Refused] = {}
+        self._soon: list[dict[str, Any]] = []
 
     async def run(self) -> None:
-        """Write counts of refusals at the end of their minute, and all of them when the gateway stops."""
+        """Write what waits: rows of `record_soon`, and counts of refusals at the end of their minute.
+
+        All of it when the gateway stops.
+        """
         try:
             while True:
                 await asyncio.sleep(_WRITE_SECONDS)
+                await self.write_soon()
                 await self.write_refused()
         finally:
+            await self.write_soon()
             await self.write_refused(early=True)
+
+    async def record_soon(self, act: Act) -> None:
+        """Record an act that is done within a second: one transaction for all of them. Never raises.
+
+        For what agents do hundreds of times a second. A crash loses the rows of its last second.
+        """
+        self._soon.append(self._row(act) | {"outcome": DONE})
+        if len(self._soon) >= _MAX_SOON:
+            await self.write_soon()
+
+    async def write_soon(self) -> None:
+        """Write the rows of `record_soon` now. Never raises."""
+        rows, self._soon = self._soon, []
+        await self._write(rows)
 
     async def refuse(self, act: Act, code: str, login_id: str) -> None:
         """Record a refused act: the first one at once, those of the next minute as one row with their count.
@@ -182,15 +203,16 @@ class Audit:
         if over is None and len(self._refused) >= MAX_COUNTED:
             over = self._refused.pop(next(iter(self._refused)))
         self._refused[key] = _Refused(now + timedelta(seconds=REFUSED_SECONDS))
-        if over:
-            await self._write([over])
+        if over and over.row:
+            await self._write([over.row])
         await self.record(act, code)
 
     async def write_refused(self, *, early: bool = False) -> None:
         """Write the counts whose minute is over, or all of them. Never raises."""
         now = self._clock()
         over = [key for key, refused in self._refused.items() if early or refused.until <= now]
-        await self._write([self._refused.pop(key) for key in over])
+        counted = [self._refused.pop(key).row for key in over]
+        await self._write([row for row in counted if row])
 
     def _count(self, refused: _Refused, act: Act, code: str) -> None:
         refused.count += 1
@@ -201,8 +223,7 @@ class Audit:
             detail["token"] = act.detail["token"]
         refused.row = self._row(replace(act, detail=detail)) | {"outcome": code}
 
-    async def _write(self, counted: Iterable[_Refused]) -> None:
-        rows = [refused.row for refused in counted if refused.row]
+    async def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
         try:
@@ -261,6 +282,7 @@ class Audit:
         `transfers`: these alone; else they are left out, unless `action` names one. Actions of agents, which can be
         ten a second, are left out unless `action` or `target` is named.
         """
+        await self.write_soon()  # those who look see what they have just done
         later = audit.alias()
         is_last = ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
         query = select(audit).where(is_last).order_by(audit.c.id.desc()).limit(limit)
@@ -317,6 +339,7 @@ class Audit:
         }
 
     async def _add(self, row: dict[str, Any]) -> None:
+        await self.write_soon()  # rows stay in the order of what was done
         async with self._database.begin() as connection:
             await connection.execute(audit.insert().values(row))
 

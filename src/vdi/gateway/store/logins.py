@@ -5,7 +5,8 @@ Used by `login` and `edge`, which decide what a row means. Secrets are random, s
 nothing slower is needed. An account has one address and an address one account, each of them per issuer.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, TypeVar
 
@@ -98,6 +99,8 @@ class LoginStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Transactions of this process that may have ended a credential.
+        self.changes = 0
 
     async def add_login(self, login: Login, secret_hash: str) -> None:
         async with self._database.begin() as connection:
@@ -151,7 +154,7 @@ class LoginStore:
         table = _table_of(kind)
         for batch in batches(ids):
             some = and_(table.c.id.in_(batch), table.c.ended.is_(None))
-            async with self._database.begin() as connection:
+            async with self._change() as connection:
                 await connection.execute(update(table).where(some).values(ended=now))
 
     async def forget_before(self, then: datetime) -> None:
@@ -170,7 +173,7 @@ class LoginStore:
         either = or_(oidc_subjects.c.user == login.user, oidc_subjects.c.subject == subject)
         query = select(oidc_subjects.c.user, oidc_subjects.c.subject).where(oidc_subjects.c.issuer == issuer, either)
         locked = query.order_by(oidc_subjects.c.user).with_for_update()  # a release waits until the login is there
-        async with self._database.begin() as connection:
+        async with self._change() as connection:
             insert = self._database.insert(oidc_subjects).values(values).on_conflict_do_nothing()
             is_new = (await connection.execute(insert)).rowcount > 0
             bound = {row.user: row.subject for row in await connection.execute(locked)}
@@ -190,6 +193,14 @@ class LoginStore:
         async with self._database.begin() as connection:
             gone = await connection.execute(delete(oidc_subjects).returning(oidc_subjects.c.user))
             return sorted(set(gone.scalars()))
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._database.begin() as connection:
+                yield connection
+        finally:
+            self.changes += 1  # after the commit: whoever read before it sees another number
 
     async def _find(
         self, kind: type[T], *conditions: ColumnElement[bool], order: UnaryExpression[datetime] | None = None
