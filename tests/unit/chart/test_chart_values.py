@@ -14,6 +14,7 @@ from tools.generate.chart_render import ROOT, read_objects
 from tools.generate.crd_files import render_files
 from vdi.cluster.units import parse_quantity
 from vdi.gateway import memory_budget
+from vdi.gateway.api.operation import MAX_REQUESTS, RATE_WINDOW_SECONDS
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.settings import read_settings as operator_settings
@@ -91,7 +92,8 @@ def test_every_variable_of_the_chart_is_read(
 def test_forward_auth_middlewares_match_the_gateway() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
-    assert middlewares.pop("vdi-gateway-retry")["metadata"]["namespace"] == "vdi-system", "beside the portal's route"
+    for name in ("vdi-gateway-retry", "vdi-gateway-tokens"):
+        assert middlewares.pop(name)["metadata"]["namespace"] == "vdi-system", "beside the portal's route"
     places = {middleware["metadata"]["namespace"] for middleware in middlewares.values()}
     assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
     (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
@@ -110,19 +112,30 @@ def test_forward_auth_middlewares_match_the_gateway() -> None:
 def test_route_priorities_are_portal_desktop_waiting_page() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     (route,) = [each for each in made if each["kind"] == "IngressRoute"]
-    portal, own, turn, rest = route["spec"]["routes"]
+    tokens, portal, own, turn, rest = route["spec"]["routes"]
     longest = len(f"Host(`{'a' * 63}.{'b' * 189}`)")
     assert portal["priority"] > own["priority"] == turn["priority"] > longest > rest["priority"]
     assert portal["match"] == "Host(`portal.vdi.localhost`)"
+    assert tokens["priority"] > portal["priority"]
+    assert tokens["match"] == f"{portal['match']} && HeaderRegexp(`Authorization`, `.`)"
     (pattern,) = re.findall(r"HostRegexp\(`(.*)`\)$", rest["match"])
     assert own["match"] == f"{rest['match']} && PathPrefix(`/.vdi/`)"
     assert turn["match"] == f"{rest['match']} && Path(`/api/turn`)"
     assert re.match(pattern, "alice-desktop.vdi.localhost")
     for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
         assert not re.match(pattern, other), other
+    assert tokens["middlewares"] == [{"name": "vdi-gateway-tokens"}, {"name": "vdi-gateway-retry"}]
     for each in route["spec"]["routes"]:
-        assert each["middlewares"] == [{"name": "vdi-gateway-retry"}], "nothing that asks the gateway whether it may"
+        assert each is tokens or each["middlewares"] == [{"name": "vdi-gateway-retry"}], "nothing that asks the gateway"
         assert [service["serversTransport"] for service in each["services"]] == ["vdi-gateway"]
+
+
+def test_traefik_counts_requests_of_programs_by_token_alone() -> None:
+    made = read_objects(chart.MANIFEST.read_text())
+    (tokens,) = [each for each in made if each["metadata"]["name"] == "vdi-gateway-tokens"]
+    limit = tokens["spec"]["rateLimit"]
+    assert limit["sourceCriterion"] == {"requestHeaderName": "Authorization"}, "all people may have one address"
+    assert limit["average"] * RATE_WINDOW_SECONDS == MAX_REQUESTS
 
 
 @pytest.mark.parametrize("values", sorted(CHART.glob("values*.yaml")), ids=lambda path: path.stem)
