@@ -184,9 +184,10 @@ def _remedy_of_start(gateway: Gateway, words: str) -> Remedy:
     if not gateway.desired:
         return gateway.scale_up()
     for _, secret, key in gateway.secret_keys():
-        if f"Secret {secret!r}, which does not exist" in words or f"{key!r}, which is missing in the Secret" in words:
+        is_gone = f"Secret {secret!r}, which does not exist" in words
+        if is_gone or f"{key!r}, which is missing in the Secret {secret!r}" in words:
             show = f"{gateway.kubectl} describe secret {secret}"
-            return Remedy(f"Write the key {key} into the Secret {secret}. It starts by itself then.", (show,))
+            return Remedy(f"Write the key {key} into the Secret {secret}. The gateway then starts by itself.", (show,))
     return Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}")
 
 
