@@ -78,7 +78,7 @@ spread=(--numprocesses $((workers + 2)) --dist loadfile)
 of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
     tests/cluster/test_server_secrets.py tests/network)
 
-of_long_tests=(karpenter kwok pebble)
+of_long_tests=(dex karpenter kwok pebble)
 control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
 
 # A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.

@@ -31,6 +31,8 @@ KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
 KARPENTER = "v1.11.0"  # renovate: go sigs.k8s.io/karpenter
 PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
 REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
+# 2.45.1. Dex' tags have a major version that the path of its module lacks: only a commit is a version of the module.
+DEX = "v0.0.0-20260303133905-11d2eeb52b42"
 VERSITYGW = "v1.8.0"  # renovate: go github.com/versity/versitygw
 ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
 PROMETHEUS = "v3.5.0"  # renovate: github-releases prometheus/prometheus
@@ -109,6 +111,8 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
     # What the tests of releases push to.
     "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
+    # An identity provider.
+    "dex": (_go_tool("dex", DEX, "github.com/dexidp/dex/cmd/dex"),),
     # An S3 server: where the tests keep films.
     "versitygw": (_go_tool("versitygw", VERSITYGW, "github.com/versity/versitygw/cmd/versitygw"),),
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tools.generate import chart_pages, chart_summary, node_fit
+from tools.generate import chart_pages, chart_summary
 from tools.generate.chart_render import CHART, DEV_IMAGES, ROOT, VALUES_FILES, render
 from tools.generate.page import replace_generated
 from vdi.api.crd import struct_schema
@@ -137,7 +137,7 @@ def rendered_files(helm: Path) -> dict[Path, str]:
         for name in VALUES_FILES
     }
     made[MANIFEST] = manifest_text(helm)
-    made[chart_pages.SIZING] = replace_generated(chart_pages.SIZING.read_text(), node_fit.table(chart_pages.rows(helm)))
+    made[chart_pages.SIZING] = replace_generated(chart_pages.SIZING.read_text(), chart_pages.sizing(helm))
     made[chart_pages.INSTALL_VARIANTS] = replace_generated(
         chart_pages.INSTALL_VARIANTS.read_text(), chart_pages.image_table(helm)
     )

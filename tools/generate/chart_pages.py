@@ -58,6 +58,12 @@ def rows(helm: Path) -> list[node_fit.Row]:
     return made
 
 
+def sizing(helm: Path) -> str:
+    """The table, and what the release requests with each values file."""
+    sums = (f"`{name}` {node_fit.show(node_fit.requests_of(render(helm, name)))}" for name in (SMALL, PRODUCTION))
+    return f"{node_fit.table(rows(helm))}\n\nThe chart's pods request, with jobs: {'; '.join(sums)}."
+
+
 def images(helm: Path) -> list[tuple[str, list[str]]]:
     """Every image of every values file, with the files that need it."""
     found: dict[str, list[str]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.docs_blocks import all_blocks
 from tools.generate.chart_render import CHART, DEV_IMAGES, pod_specs, read_objects, render
 from unit.cli.fake_cluster import FakeCluster
 
@@ -115,6 +116,16 @@ def test_helm_test_plan_follows_the_api_server_ports(helm: Path, values: str, re
     plans = [made["data"].get("plan.json") for made in read_objects(done.stdout) if made["kind"] == "ConfigMap"]
     (plan,) = [json.loads(text) for text in plans if text]
     assert plan["allowed"]["the internet 443"] == reach
+
+
+def test_production_renders_without_the_parts_that_the_guide_names(helm: Path, tmp_path: Path) -> None:
+    (block,) = [block for block in all_blocks() if block.page == "docs/install.md" and "certManager:" in block.text]
+    values = tmp_path / "without.yaml"
+    values.write_text(block.text)
+    made = render(helm, "values-production.yaml", "--values", str(values))
+    assert not {each["kind"] for each in made} & {"Certificate", "PodMonitor", "PrometheusRule"}
+    assert "coturn" not in json.dumps(made)
+    assert "VDI_TURN" not in json.dumps(made)
 
 
 def test_metrics_of_another_release_do_not_count(helm: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object
+from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from vdi.diagnosis.redact import redact
@@ -144,6 +144,48 @@ def test_database_troubles_name_their_cure(words: str, sentence: str, command: s
     finding = next(one for one in cluster.findings() if one.code == "database_unreachable")
     assert sentence in finding.remedy.sentence
     assert command in finding.remedy.commands[0]
+
+
+def reads_client_secret(cluster: Cluster) -> None:
+    reference = {"secretKeyRef": {"name": "vdi-oidc", "key": "clientSecret"}}
+    (container,) = cluster.one("deployments", "vdi-gateway")["spec"]["template"]["spec"]["containers"]
+    container["env"].append({"name": "VDI_OIDC_CLIENT_SECRET", "valueFrom": reference})
+
+
+@pytest.mark.parametrize("error", ["401 unauthorized_client", "400 invalid_client"])
+def test_refused_client_secret_is_named_with_its_key(error: str) -> None:
+    cluster = GATEWAY_FAULTS.broken("provider_away")
+    reads_client_secret(cluster)
+    cluster.logs["kasm/vdi-gateway-1"] = [f'msg="trouble: single sign-on: https://id: POST https://id/token: {error}"']
+    finding = root(cluster)
+    assert finding.code == "oidc_unreachable"
+    assert "Correct the key clientSecret of Secret vdi-oidc" in finding.remedy.sentence
+
+
+@pytest.mark.parametrize(
+    "message", ['secret "vdi-oidc" not found', "couldn't find key clientSecret in Secret kasm/vdi-oidc"]
+)
+def test_missing_client_secret_is_named_with_its_key(message: str) -> None:
+    cluster = GATEWAY_FAULTS.broken("gateway_set_wrong")
+    reads_client_secret(cluster)
+    cluster.logs.clear()
+    (status,) = cluster.one("pods", "vdi-gateway-1")["status"]["containerStatuses"]
+    status["state"] = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}
+    finding = root(cluster)
+    assert finding.code == "gateway_down"
+    assert "Write the key clientSecret into the Secret vdi-oidc" in finding.remedy.sentence
+    assert finding.remedy.commands == ("kubectl --namespace kasm describe secret vdi-oidc",)
+
+
+@pytest.mark.parametrize(("replicas", "remedy"), [(0, "scale deployment vdi-redis"), (1, "No pod of deployment")])
+def test_redis_of_the_chart_without_a_pod_is_named(replicas: int, remedy: str) -> None:
+    cluster = GATEWAY_FAULTS.broken("redis_away")
+    redis = deployment("vdi-redis", "kasm", {}, {"containers": [{"name": "redis"}]})
+    redis["metadata"]["labels"] = {"app.kubernetes.io/name": "redis"}
+    redis["spec"]["replicas"], redis["status"] = replicas, {}
+    cluster.objects["deployments"].append(redis)
+    finding = next(one for one in cluster.findings() if one.code == "redis_unreachable")
+    assert remedy in finding.remedy.text
 
 
 def test_operator_without_dns_says_so() -> None:

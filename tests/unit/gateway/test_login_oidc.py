@@ -76,6 +76,8 @@ class FakeProvider:
     down: bool = False
     # Whether the token endpoint sends the gateway on to another host.
     redirects: bool = False
+    # What the token endpoint answers to each code, whoever asks.
+    refusal: httpx.Response | None = None
     # Whether a code is given a token whatever the PKCE verifier: several ways back are under way.
     any_verifier: bool = False
     nonce: str = ""
@@ -103,6 +105,8 @@ class FakeProvider:
             case "/token":
                 self.form = parse_qs(request.content.decode())
                 self.authorization = request.headers.get("authorization", "")
+                if self.refusal:
+                    return self.refusal
                 if self.redirects:
                     return httpx.Response(307, headers={"Location": "https://evil.example/token"})
                 if not self.any_verifier and oidc.challenge_of(self.form["code_verifier"][0]) != self.challenge:
@@ -723,6 +727,17 @@ async def test_a_provider_that_fails_is_known_before_a_login(sign_on: SignOn) ->
     sign_on.provider.down = False
     sign_on.stage.clock.forward(seconds=6)
     assert await problems() == []
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, "unauthorized_client"), (400, "invalid_client")])
+async def test_refused_client_is_a_trouble_until_one_logs_in(sign_on: SignOn, status: int, error: str) -> None:
+    sign_on.provider.refusal = httpx.Response(status, json={"error": error})
+    assert (await sign_on.come_back()).status_code == 503
+    (problem,) = await sign_on.stage.login.external_problems()
+    assert problem == f"single sign-on: {ISSUER}: POST {ISSUER}/token: {status} {error}"
+    sign_on.provider.refusal = None
+    await sign_on.come_back()
+    assert await sign_on.stage.login.external_problems() == []
 
 
 ODD_METADATA: dict[str, tuple[str | None, ...]] = {

@@ -13,6 +13,7 @@ from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
+    find_servers,
     find_traefiks,
     gateways_in_scope,
     troubles,
@@ -36,6 +37,12 @@ _TROUBLES = {
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "history": ("history_not_written", "History cannot be written"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
+}
+# A trouble -> variable with what the gateway presents to the server, and the chart's own server.
+_SERVERS = {
+    "database": ("VDI_DATABASE_URL", "postgresql"),
+    "shared state": ("VDI_REDIS_URL", "redis"),
+    "single sign-on": ("VDI_OIDC_CLIENT_SECRET", ""),
 }
 # A server's refusal of a write -> what to do.
 _REFUSED_WRITES = {
@@ -162,15 +169,26 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
         if gateway.desired and (gateway.ready or gateway.unavailable_for(snapshot) <= _RESTART_SECONDS):
             continue
         words, evidence = gateway.explain_down(snapshot)
-        is_older, show = "at revision" in words, Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}")
+        is_older = "at revision" in words
         yield make_finding(
             "database_newer" if is_older else "gateway_down",
             gateway.object,
             f"No replica of the gateway is ready: {words}.",
             evidence=evidence,
-            remedy=Remedy.run(gateway.upgrade) if is_older else show if gateway.desired else gateway.scale_up(),
+            remedy=Remedy.run(gateway.upgrade) if is_older else _remedy_of_start(gateway, words),
             related_objects=gateway.depends_on(snapshot),
         )
+
+
+def _remedy_of_start(gateway: Gateway, words: str) -> Remedy:
+    if not gateway.desired:
+        return gateway.scale_up()
+    for _, secret, key in gateway.secret_keys():
+        is_gone = f"Secret {secret!r}, which does not exist" in words
+        if is_gone or f"{key!r}, which is missing in the Secret {secret!r}" in words:
+            show = f"{gateway.kubectl} describe secret {secret}"
+            return Remedy(f"Write the key {key} into the Secret {secret}. The gateway then starts by itself.", (show,))
+    return Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}")
 
 
 # The gateway checks its dependencies with its own credentials and from its own network, so its log knows more than any
@@ -194,21 +212,37 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 gateway.object if what in _TROUBLES else f"{gateway.object}/{what.replace(' ', '-')}",
                 f"{words}: {reason}.",
                 evidence=[evidence],
-                remedy=_remedy_of_trouble(gateway, why, pod_name),
+                remedy=_remedy_of_server(snapshot, gateway, what) or _remedy_of_trouble(gateway, what, why, pod_name),
                 related_objects=gateway.depends_on(snapshot),
             )
 
 
-def _remedy_of_trouble(gateway: Gateway, why: str, pod_name: str) -> Remedy:
+def _remedy_of_server(snapshot: Snapshot, gateway: Gateway, what: str) -> Remedy | None:
+    """What to do where the chart's own server has no pod that is ready."""
+    _, name = _SERVERS.get(what, ("", ""))
+    for server in find_servers(snapshot, name) if name else ():
+        if server.namespace != gateway.namespace or server.ready:
+            continue
+        if not server.desired:
+            return server.scale_up()
+        sentence = f"No pod of {server.kind} {server.name} is ready, so its Service leads nowhere."
+        return Remedy(sentence, (f"{server.kubectl} describe {server.kind} {server.name}",))
+    return None
+
+
+def _remedy_of_trouble(gateway: Gateway, what: str, why: str, pod_name: str) -> Remedy:
     if "cannot resolve" in why:
         sentence = "Check the host name in the gateway's settings. If it is right, repair the cluster's DNS."
         return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}", DNS_LOG))
     if re.search("too many clients|connection slots", why):
         sentence = "Raise max_connections of the database, or end its other clients."
         return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}",))
-    if re.search("authentication failed|WRONGPASS|NOAUTH", why):
+    if re.search("authentication failed|WRONGPASS|NOAUTH|: 401|invalid_client", why):
+        variable, _ = _SERVERS.get(what, ("", ""))
+        keys = (f"the key {key} of Secret {secret}" for name, secret, key in gateway.secret_keys() if name == variable)
+        place = next(keys, "the password in the gateway's Secret")
         # A variable keeps the value that the Secret had at the start.
-        sentence = "Correct the password in the gateway's Secret. If that is newer than the pod, restart the gateway."
+        sentence = f"Correct {place}. If that is newer than the pod, restart the gateway."
         return Remedy(sentence, (f"{gateway.kubectl} rollout restart deployment/{gateway.name}",))
     for pattern, sentence in _REFUSED_WRITES.items():
         if re.search(pattern, why):

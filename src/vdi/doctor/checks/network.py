@@ -13,8 +13,8 @@ from vdi.doctor.objects.components import (
     Workload,
     find_gateways,
     find_operators,
+    find_servers,
     find_traefiks,
-    find_turn_servers,
     read_lease,
     workloads,
 )
@@ -105,7 +105,9 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
         "operator": [_party("the operator", one, one.watches) for one in operators],
         # Policies do not select pods on the host's network.
         "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")],
-        "coturn": [_party("coturn", one) for one in find_turn_servers(snapshot) if not one.pod_spec.get("hostNetwork")],
+        "coturn": [
+            _party("coturn", one) for one in find_servers(snapshot, "coturn") if not one.pod_spec.get("hostNetwork")
+        ],
         "DNS": [_party("the cluster's DNS", one) for one in names],
         "API server": [
             Party("the API server", "", {}, {"": port["port"]})

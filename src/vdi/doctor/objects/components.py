@@ -107,6 +107,13 @@ class Workload:
         volumes = self.pod_spec.get("volumes") or ()
         return next((volume.get("secret") or {} for volume in volumes if volume["name"] == name), {})
 
+    def secret_keys(self) -> Iterator[tuple[str, str, str]]:
+        """Variable, Secret and key, for each variable of its containers that a Secret has."""
+        for container in self.pod_spec["containers"]:
+            for variable in container.get("env") or ():
+                if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
+                    yield variable["name"], reference["name"], reference["key"]
+
 
 def workloads(snapshot: Snapshot) -> Iterator[Workload]:
     """All Deployments, DaemonSets and StatefulSets."""
@@ -115,12 +122,12 @@ def workloads(snapshot: Snapshot) -> Iterator[Workload]:
             yield Workload(kind, raw)
 
 
-def find_turn_servers(snapshot: Snapshot) -> list[Workload]:
-    """The chart's own TURN servers, by their label."""
+def find_servers(snapshot: Snapshot, name: str) -> list[Workload]:
+    """The chart's own servers of this name: coturn, postgresql, redis."""
     return [
         workload
         for workload in workloads(snapshot)
-        if (workload.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == "coturn"
+        if (workload.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == name
     ]
 
 
@@ -364,4 +371,4 @@ def release_workloads(snapshot: Snapshot) -> list[Workload]:
     ours: list[Workload] = [*operators_in_scope(snapshot), *gateways_in_scope(snapshot)]
     releases = {(workload.namespace, workload.release) for workload in ours if workload.release}
     beside = [workload for workload in workloads(snapshot) if (workload.namespace, workload.release) in releases]
-    return [*ours, *find_traefiks(snapshot), *find_turn_servers(snapshot), *beside]
+    return [*ours, *find_traefiks(snapshot), *find_servers(snapshot, "coturn"), *beside]

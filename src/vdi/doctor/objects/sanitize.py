@@ -239,7 +239,10 @@ def _container(found: Mapping[str, Any]) -> Object:
 
 def _env(found: Mapping[str, Any]) -> Object:
     name = found["name"]
-    return {"name": name, "value": str(found.get("value", "")) if name in _READ_ENV else REDACTED}
+    kept: Object = {"name": name, "value": str(found.get("value", "")) if name in _READ_ENV else REDACTED}
+    if reference := (found.get("valueFrom") or {}).get("secretKeyRef"):
+        kept["valueFrom"] = {"secretKeyRef": _pick(reference, "name", "key")}
+    return kept
 
 
 def policy(found: Object) -> Object:

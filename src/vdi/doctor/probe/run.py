@@ -18,8 +18,8 @@ from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import (
     Gateway,
     find_operators,
+    find_servers,
     find_traefiks,
-    find_turn_servers,
     gateways_in_scope,
 )
 from vdi.doctor.objects.references import observe_gpus
@@ -161,7 +161,7 @@ async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: 
                 ),
                 related_objects=[
                     name
-                    for server in find_turn_servers(snapshot)
+                    for server in find_servers(snapshot, "coturn")
                     for name in (
                         server.object,
                         *(f"pod/{server.namespace}/{one.metadata.name}" for one in snapshot.pods_of(server.raw)),
@@ -184,7 +184,7 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
         for variable in container.get("env") or ()
     ]
     urls = next((variable.get("value", "") for variable in variables if variable["name"] == _TURN_URLS), "")
-    servers = [server for server in find_turn_servers(snapshot) if server.namespace == gateway.namespace]
+    servers = [server for server in find_servers(snapshot, "coturn") if server.namespace == gateway.namespace]
     for name, workload in ((_TURN_VOLUME, gateway), *((_SERVER_VOLUME, server) for server in servers)):
         held = workload.secret_of_volume(name)
         if held.get("secretName"):
@@ -199,7 +199,7 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
     Raises ApiError where Secrets or pods may not be read.
     """
     findings = []
-    for server in find_turn_servers(snapshot):
+    for server in find_servers(snapshot, "coturn"):
         name = server.secret_of_volume(_CONFIG_VOLUME).get("secretName")
         if not name:
             continue

@@ -310,6 +310,10 @@ class ProviderDownError(Exception):
     """Raised when the provider does not respond, or not as OpenID Connect says; the reason is for the log."""
 
 
+class ClientRefusedError(ProviderDownError):
+    """Raised when the provider does not accept our client secret, or the access token."""
+
+
 class Metadata(msgspec.Struct):
     """The provider's metadata, as far as it is needed here."""
 
@@ -353,6 +357,8 @@ class OIDCProvider:
         self._metadata_at = 0.0
         self._down: ProviderDownError | None = None
         self._down_at = 0.0
+        # The provider's refusal of our secret; discovery works without one.
+        self._client_refused: ClientRefusedError | None = None
         self._keys_lock = asyncio.Lock()
         self._keys: KeySet | None = None
         self._keys_at = 0.0
@@ -412,12 +418,12 @@ class OIDCProvider:
         return identity_from(claims, self.config, self._settings), tokens.id_token
 
     async def trouble(self) -> str:
-        """The reason why the provider does not respond; empty: it does, or did a few minutes ago."""
+        """The reason why the provider does not work for us; empty: it does, or did a few minutes ago."""
         try:
             await self._about(_BEFORE_REDIRECT_SECONDS if self._down else _CHECK_SECONDS)
         except ProviderDownError as error:
             return f"{self.config.issuer}: {error}"
-        return ""
+        return f"{self.config.issuer}: {self._client_refused}" if self._client_refused else ""
 
     async def close(self) -> None:
         if self._http is not None:
@@ -470,7 +476,13 @@ class OIDCProvider:
             form["client_id"] = config.client_id
             if config.client_secret:
                 form["client_secret"] = config.client_secret
-        return await self._json("POST", metadata.token_endpoint, _Tokens, data=form, auth=auth)
+        try:
+            tokens = await self._json("POST", metadata.token_endpoint, _Tokens, data=form, auth=auth)
+        except ClientRefusedError as error:
+            self._client_refused = error
+            raise
+        self._client_refused = None
+        return tokens
 
     async def _verified(self, metadata: Metadata, tokens: _Tokens) -> dict[str, Any]:
         """The claims of an ID token, if the provider has signed it. Raises ClaimsError."""
@@ -516,10 +528,14 @@ class OIDCProvider:
             )
         except HTTP_ERRORS as error:
             raise ProviderDownError(f"{where}: {reason_of(error)}") from error
-        if answer.status == 400:  # OAuth's response to a code or token that is wrong, old, or used before
-            raise ClaimsError(f"{where}: 400 {_error_of(answer)}".rstrip())
         if answer.status != 200:
-            raise ProviderDownError(f"{where}: {answer.status} {_error_of(answer)}".rstrip())
+            code = _error_of(answer)
+            message = f"{where}: {answer.status} {code}".rstrip()
+            if answer.status == 401 or code == "invalid_client":
+                raise ClientRefusedError(message)
+            if answer.status == 400:  # OAuth's response to a code or token that is wrong, old, or used before
+                raise ClaimsError(message)
+            raise ProviderDownError(message)
         try:
             return answer.json(into)
         except BadResponseError as error:
