@@ -55,6 +55,8 @@ PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
 NOTICE_PAUSE = 5.0
 FAILURES_UNTIL_EVENT = 3
+# From the start of a desktop that is not recorded until its first poll: in a burst, other starts go first.
+FIRST_POLL_SECONDS = 5.0
 # An agent that has not answered this long after its desktop was ready is taken for an image without one, unless the
 # desktop has an idle timeout.
 AGENT_STARTS_WITHIN = timedelta(seconds=15)
@@ -62,7 +64,7 @@ AGENT_STARTS_WITHIN = timedelta(seconds=15)
 GRAPHICS_PAUSE = 5.0
 # Seconds within which a new process polls the desktops that are taken to have no agent, each once. With thousands of
 # them, each poll waits for its whole timeout.
-AGENTLESS_SPREAD = 3600.0
+AGENTLESS_SPREAD = 4 * 3600.0
 # The longest time between two polls of an agent that answers: it says when the kernel has killed a program.
 MEMORY_INTERVAL = timedelta(minutes=1)
 
@@ -210,6 +212,8 @@ class Agents:
         key = (new.metadata.namespace, new.metadata.name)
         if old is None and self._has_no_agent(new):
             self._polls.enqueue_after(key, random.uniform(0.0, AGENTLESS_SPREAD))  # noqa: S311 - spreads load
+        elif old is not None and old.status.phase != Phase.RUNNING and not new.status.recording:
+            self._polls.enqueue_after(key, FIRST_POLL_SECONDS)
         elif old is None or _polled_state(old) != _polled_state(new):
             self._polls.enqueue(key)
 

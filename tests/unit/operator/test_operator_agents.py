@@ -16,7 +16,7 @@ from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.operator.agents import AGENTLESS_SPREAD, Agents
+from vdi.operator.agents import AGENTLESS_SPREAD, FIRST_POLL_SECONDS, Agents
 from vdi.session.alerts import Notice
 from vdi.session.children import Secret
 
@@ -171,6 +171,15 @@ async def test_image_without_an_agent_is_polled_a_few_times(running: ActivityWor
     running.session(idle=None, graphics=GRAPHICS)
     assert [await running.poll() for _ in range(4)] == [60.0, 120.0, 240.0, 300.0]
     assert running.said == []
+
+
+async def test_first_poll_waits_unless_the_desktop_is_recorded(world: ActivityWorld) -> None:
+    world.session(phase="Creating")
+    world.session()
+    assert not len(world.polls.queue)
+    assert world.polls.queue._due[KEY] == world.clock.monotonic() + FIRST_POLL_SECONDS
+    world.session(recording=STARTING)
+    assert len(world.polls.queue) == 1
 
 
 @pytest.mark.parametrize("is_template_first", [True, False])
