@@ -206,8 +206,8 @@ class Agents:
                 self._states.pop(old.metadata.uid, None)
                 if new is None:
                     gone = [key for key in self._sent if key[:2] == (old.metadata.namespace, old.metadata.name)]
-                    for key in gone:
-                        del self._sent[key]
+                    for notice_key in gone:
+                        del self._sent[notice_key]
             return
         key = (new.metadata.namespace, new.metadata.name)
         if old is None and self._has_no_agent(new):
