@@ -45,7 +45,7 @@ X11 = "vdi, X11"
 ISOLATIONS = ("Required", "Off")
 ISOLATED = tuple(map(WithIsolation.NAME.format, ISOLATIONS))
 # From applied to the first picture, with the image on the node, and from a pool.
-GOAL_S, POOL_GOAL_S = 4.0, 1.0
+GOAL_S, POOL_GOAL_S, POOL_SLOWEST_S = 4.0, 1.0, 1.3
 
 Figures = dict[str, Any]
 
@@ -247,14 +247,15 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 def verdicts(figures: Sequence[Figures]) -> list[str]:
-    """Each goal, and whether the median reaches it."""
+    """Each goal, and whether the figure reaches it."""
     lines = []
-    for way, aim, what in (
-        (ThroughOperator.name, GOAL_S, "image present"),
-        (FromPool.name, POOL_GOAL_S, "from a pool"),
+    for way, which, percent, aim in (
+        (ThroughOperator.name, "image present, p50", 50.0, GOAL_S),
+        (FromPool.name, "from a pool, p50", 50.0, POOL_GOAL_S),
+        (FromPool.name, "from a pool, slowest", 100.0, POOL_SLOWEST_S),
     ):
-        median = percentile([figure["picture_s"] for figure in figures if figure["way"] == way], 50.0) or 0.0
-        lines.append(goal(median < aim, f"first picture, {what}: {median:.2f} s, under {aim:g} s wanted"))
+        seconds = percentile([figure["picture_s"] for figure in figures if figure["way"] == way], percent) or 0.0
+        lines.append(goal(seconds < aim, f"first picture, {which}: {seconds:.2f} s, under {aim:g} s wanted"))
     return lines
 
 

@@ -32,7 +32,7 @@ from vdi.api.crd import build_crds
 from vdi.kube.events import CROWD_PAUSE, WAITING
 
 SESSIONS = 10_000
-MOST_MIB, MOST_PERCENT = 150.0, 0.2
+MOST_MIB, MOST_PERCENT = 150.0, 0.1
 SETTLED_PERCENT = 2.0
 DEADLINE_SECONDS = 3600.0
 

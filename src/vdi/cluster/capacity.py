@@ -7,7 +7,6 @@ are not part of the placement: they close the node (`NodeCapacity.closed`).
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 from vdi.api.template import Toleration
@@ -108,6 +107,15 @@ class NodeCapacity:
     # Used by other pods than desktops: no one knows when they end.
     foreign: dict[str, int] = field(default_factory=dict)
     status: NodeStatus = field(default_factory=NodeStatus)
+    # Results of `find_lack`, which each start needs of each node.
+    _lacks: dict[Need, str] = field(default_factory=dict, compare=False)
+
+    def find_lack(self, need: Need) -> str:
+        """As the function `find_lack`, for this node."""
+        lack = self._lacks.get(need)
+        if lack is None:
+            lack = self._lacks[need] = find_lack(self.status, need)
+        return lack
 
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether this much is free."""
@@ -151,7 +159,6 @@ def find_lack(status: NodeStatus, need: Need) -> str:
     return " and ".join(lacks)
 
 
-@lru_cache(maxsize=1024)  # for each node, at each start
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall("[0-9]{1,9}", version)[:2]))
 
@@ -187,7 +194,7 @@ def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
     labels = capacity.labels
     if any(labels.get(key) != value for key, value in demand.selector):
         return False
-    if any(find_lack(capacity.status, need) for need in demand.needs):
+    if any(capacity.find_lack(need) for need in demand.needs):
         return False
     return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
 

@@ -33,7 +33,7 @@ SERIES_PAUSE = 10.0
 # Events that may wait to be sent; what comes beyond is dropped.
 WAITING = 1024
 # While more than so many wait, there are seconds between two requests: the work that they report goes first.
-CROWD, CROWD_PAUSE = 8, 0.05
+CROWD, CROWD_PAUSE = 8, 0.1
 # Events kept in mind so that repetitions are known; the oldest is forgotten first.
 REMEMBERED = 2048
 # The API's limit.

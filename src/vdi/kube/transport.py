@@ -26,7 +26,7 @@ from vdi.kube.wire import Page, WatchEvent
 T = TypeVar("T")
 PAGE_SIZE = 200
 # Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once.
-AT_ONCE = 32
+AT_ONCE = 16
 # Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised.
 _LONGEST_EVENT = 64 * 2**20
 _LONGEST_LOG_LINE = 2**20

@@ -9,6 +9,7 @@ redirects are not followed, and the worst effect of a lie is that the user's own
 """
 
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -25,7 +26,7 @@ from vdi.kinds import reference_to
 from vdi.kube.connections import AnswerError, ask_once
 from vdi.kube.events import EventRecorder
 from vdi.kube.http import url_host
-from vdi.kube.queue import Result
+from vdi.kube.queue import Controller, Result
 from vdi.operator.caches import BY_TEMPLATE, ClusterContext, SessionKey
 from vdi.printable import escape, is_printable
 from vdi.session.alerts import MEMORY_KILL_SHOWN, Notice, schedules_of
@@ -54,10 +55,16 @@ PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
 NOTICE_PAUSE = 5.0
 FAILURES_UNTIL_EVENT = 3
-# Polls of a desktop without an idle timeout whose agent has never answered.
-GRAPHICS_POLLS = 3
-# Seconds between two such polls.
+# From the start of a desktop that is not recorded until its first poll: in a burst, other starts go first.
+FIRST_POLL_SECONDS = 5.0
+# An agent that has not answered this long after its desktop was ready is taken for an image without one, unless the
+# desktop has an idle timeout.
+AGENT_STARTS_WITHIN = timedelta(seconds=15)
+# Seconds between the first two polls in that time; then twice as long each.
 GRAPHICS_PAUSE = 5.0
+# Seconds within which a new process polls the desktops that are taken to have no agent, each once. With thousands of
+# them, each poll waits for its whole timeout.
+AGENTLESS_SPREAD = 4 * 3600.0
 # The longest time between two polls of an agent that answers: it says when the kernel has killed a program.
 MEMORY_INTERVAL = timedelta(minutes=1)
 
@@ -129,6 +136,18 @@ class _AgentState:
     failures: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _PollPlan:
+    """How one desktop is polled, by its session and template."""
+
+    session: VDISession
+    timeout: timedelta | None
+    # The end of working hours is announced, and input would cancel it.
+    is_closing: bool
+    # Until the next poll, unless an idle timeout allows a longer pause.
+    interval: timedelta
+
+
 @dataclass(slots=True)
 class _SentNotice:
     """The last notice with one id for one session."""
@@ -150,7 +169,7 @@ class Agents:
         cluster: ClusterContext,
         recorder: EventRecorder,
         *,
-        enqueue_poll: Callable[[SessionKey], None],
+        polls: Controller[SessionKey],
         enqueue_notice: Callable[[NoticeKey], None],
         enqueue_session: Callable[[SessionKey], None],
     ) -> None:
@@ -161,7 +180,7 @@ class Agents:
         self._port = cluster.settings.agent_port
         self._states: dict[str, _AgentState] = {}  # by the session's uid
         self._sent: dict[NoticeKey, _SentNotice] = {}
-        self._enqueue_poll = enqueue_poll
+        self._polls = polls
         self._enqueue_notice = enqueue_notice
         self._enqueue_session = enqueue_session
         caches.sessions.listen(self._session_changed)
@@ -187,92 +206,109 @@ class Agents:
                 self._states.pop(old.metadata.uid, None)
                 if new is None:
                     gone = [key for key in self._sent if key[:2] == (old.metadata.namespace, old.metadata.name)]
-                    for key in gone:
-                        del self._sent[key]
+                    for notice_key in gone:
+                        del self._sent[notice_key]
             return
-        if old is None or _polled_state(old) != _polled_state(new):
-            self._enqueue_poll((new.metadata.namespace, new.metadata.name))
+        key = (new.metadata.namespace, new.metadata.name)
+        if old is None and self._has_no_agent(new):
+            self._polls.enqueue_after(key, random.uniform(0.0, AGENTLESS_SPREAD))  # noqa: S311 - spreads load
+        elif old is not None and old.status.phase != Phase.RUNNING and not new.status.recording:
+            self._polls.enqueue_after(key, FIRST_POLL_SECONDS)
+        elif old is None or _polled_state(old) != _polled_state(new):
+            self._polls.enqueue(key)
+
+    def _has_no_agent(self, session: VDISession) -> bool:
+        """Whether the last process has polled this desktop in vain, and gave up."""
+        template = self._caches.templates.get("", session.spec.template)
+        is_polled = idle_timeout(session, template) or session.status.recording or session.status.graphics
+        return not is_polled and not self._is_new(session)
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule):
             return
         if current := new or old:
             for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
-                self._enqueue_poll((session.metadata.namespace, session.metadata.name))
+                if old is None and self._has_no_agent(session):
+                    continue  # the first list of templates may come after that of sessions
+                self._polls.enqueue((session.metadata.namespace, session.metadata.name))
 
     async def poll(self, key: SessionKey) -> Result:
         """Poll one desktop, and enqueue its session if that may change something."""
         session = self._caches.sessions.get(*key)
         if session is None or session.status.phase != Phase.RUNNING:
             return Result()
-        template = self._caches.templates.get("", session.spec.template)
-        timeout = idle_timeout(session, template)
-        is_closing = _can_cancel_closing(session, template)
-        recording = session.status.recording
-        interval = poll_interval(timeout) if timeout else MEMORY_INTERVAL
-        if is_closing:
-            interval = min(interval, CLOSING_INTERVAL)
-        if recording:
-            interval = min(interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL)
+        plan = _plan_poll(session, self._caches.templates.get("", session.spec.template))
         pods = self._caches.pods.by_owner(session.metadata.uid)
         pod = next((pod for pod in pods if pod.ready and pod.status.pod_ip), None)
         if pod is None:  # between two pods
-            return Result(requeue_after=interval.total_seconds())
+            return Result(requeue_after=plan.interval.total_seconds())
         state = self._states.get(session.metadata.uid)
         if state is None or state.pod_uid != pod.metadata.uid:
             state = self._states[session.metadata.uid] = _AgentState(pod.metadata.uid)
         try:
             report = await self._fetch(session, pod)
         except AnswerError as error:
-            if recording:
-                return self._without_film(session, state, error)
-            if is_closing:  # input would cancel the end, which is only minutes away
-                return Result(requeue_after=interval.total_seconds())
-            return self._not_answered(session, state, error, interval=interval, has_timeout=timeout is not None)
-        now = self._clock.now()
+            return self._not_answered(plan, state, error)
+        return self._answered(plan, state, report, pod)
+
+    def _answered(self, plan: _PollPlan, state: _AgentState, report: Report, pod: Pod) -> Result:
+        session, now = plan.session, self._clock.now()
+        key = (session.metadata.namespace, session.metadata.name)
         state.failures = 0
-        state.activity = report.as_activity(now, state.activity)
-        is_news = state.activity.graphics != session.status.graphics or _is_news(state.activity, recording)
-        if is_closing or is_news or _is_memory_news(state.activity, session, now):
+        activity = state.activity = report.as_activity(now, state.activity)
+        is_news = activity.graphics != session.status.graphics or _is_news(activity, session.status.recording)
+        if plan.is_closing or is_news or _is_memory_news(activity, session, now):
             self._enqueue_session(key)
-        if timeout is None:
-            return Result(requeue_after=interval.total_seconds())
+        if plan.timeout is None:
+            return Result(requeue_after=plan.interval.total_seconds())
+        warned_at = _warned_at(session)
         idle = evaluate_idle(
             started=started_at(session, pod) or now,
-            activity=state.activity,
-            timeout=timeout,
-            warned_at=_warned_at(session),
+            activity=activity,
+            timeout=plan.timeout,
+            warned_at=warned_at,
             now=now,
         )
         assert idle is not None  # noqa: S101 - the report is of this moment
         known = session.status.last_activity_time
         is_outdated = bool(known) and idle.since - parse_time(known) >= PUBLISHED_WITHIN
-        if idle.warned(now) or _warned_at(session) or is_outdated:
+        if idle.warned(now) or warned_at or is_outdated:
             self._enqueue_session(key)
-        pause = min(next_poll(idle, timeout, now), MEMORY_INTERVAL)
-        return Result(requeue_after=min(pause, interval if is_closing or recording else pause).total_seconds())
+        pause = min(next_poll(idle, plan.timeout, now), MEMORY_INTERVAL)
+        if plan.is_closing or session.status.recording:
+            pause = min(pause, plan.interval)
+        return Result(requeue_after=pause.total_seconds())
 
-    def _not_answered(
-        self, session: VDISession, state: _AgentState, error: AnswerError, *, interval: timedelta, has_timeout: bool
-    ) -> Result:
+    def _not_answered(self, plan: _PollPlan, state: _AgentState, error: AnswerError) -> Result:
         """Poll an agent that does not answer ever more rarely; one Event warns the user who counts on the timeout.
 
-        Without a timeout, one that has never answered is polled a few times only: the image has none.
+        Without a timeout, one that has never answered is polled in its desktop's first seconds only: the image has
+        none.
         """
+        session = plan.session
+        if session.status.recording:
+            return self._without_film(session, state, error)
+        if plan.is_closing:  # input would cancel the end, which is only minutes away
+            return Result(requeue_after=plan.interval.total_seconds())
         state.failures += 1
-        if not has_timeout and session.status.graphics is None:
-            if state.failures < GRAPHICS_POLLS:
-                return Result(requeue_after=GRAPHICS_PAUSE)
+        if plan.timeout is None and session.status.graphics is None:
+            if self._is_new(session):
+                return Result(requeue_after=GRAPHICS_PAUSE * 2 ** min(state.failures - 1, 16))
             self._states.pop(session.metadata.uid, None)
             return Result()
         log.debug("%s/%s: %s", session.metadata.namespace, session.metadata.name, error)
-        if has_timeout and state.failures == FAILURES_UNTIL_EVENT:
+        if plan.timeout is not None and state.failures == FAILURES_UNTIL_EVENT:
             note = f"The operator cannot check whether the desktop is in use, so it does not count as idle: {error}."
             self._recorder.emit(reference_to(session), "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
             self._enqueue_session((session.metadata.namespace, session.metadata.name))
-        pause = min(interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
+        pause = min(plan.interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
         return Result(requeue_after=pause.total_seconds())
+
+    def _is_new(self, session: VDISession) -> bool:
+        """Whether the desktop became ready only now, so that its agent may still be starting."""
+        ready_time = session.status.ready_time
+        return bool(ready_time) and self._clock.now() < parse_time(ready_time) + AGENT_STARTS_WITHIN
 
     def _without_film(self, session: VDISession, state: _AgentState, error: AnswerError) -> Result:
         """After some polls without an answer the film has failed: no one knows whether it is made."""
@@ -331,6 +367,17 @@ class Agents:
     def _token(self, session: VDISession) -> str:
         secret = self._caches.secrets.get(session.metadata.namespace, secret_name(session.metadata.name))
         return secret.agent_token if secret else ""
+
+
+def _plan_poll(session: VDISession, template: VDITemplate | None) -> _PollPlan:
+    timeout = idle_timeout(session, template)
+    is_closing = _can_cancel_closing(session, template)
+    interval = poll_interval(timeout) if timeout else MEMORY_INTERVAL
+    if is_closing:
+        interval = min(interval, CLOSING_INTERVAL)
+    if recording := session.status.recording:
+        interval = min(interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL)
+    return _PollPlan(session, timeout, is_closing, interval)
 
 
 def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:

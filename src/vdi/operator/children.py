@@ -146,7 +146,7 @@ class Builder:
         return observed.secret.agent_token != self._tokens(observed).agent
 
     def _work(self, observed: Observed, decision: Decision, *, evictable: bool) -> dict[str, Awaitable[Any]]:
-        """The requests to make, by the field of `Observed` that each sets; the pod, which needs the others, last."""
+        """The requests to make, by the field of `Observed` that each sets. The pod is sent after what it mounts."""
         session, owned, desktop = observed.session, self._owned, decision.desktop
         identity, uid = Identity.of(session), session.metadata.uid
         host = self._settings.host(observed.host)
@@ -158,20 +158,6 @@ class Builder:
             # pod names it.
             work["secret"] = self._replace_secret(observed.secret, identity, self._tokens(observed))
             desktop = None
-        service = build_service(identity=identity)
-        if not owned.services.is_as_desired(observed.service, service):
-            work["service"] = owned.services.ensure(service)
-        if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
-            scheme = (
-                scheme_of(observed.pod)
-                if observed.pod
-                else decision.desktop.scheme
-                if decision.desktop
-                else Scheme.HTTP
-            )
-            route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
-            if not owned.routes.is_as_desired(observed.route, route):
-                work["route"] = owned.routes.ensure(route)
         if observed.home and _is_made_ahead(observed):
             # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
             work["home"] = owned.homes.patch_unchanged(observed.home, annotations={MADE_AHEAD: None})
@@ -194,6 +180,20 @@ class Builder:
                 work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
             else:
                 work["pod"] = owned.pods.ensure(pod)
+        service = build_service(identity=identity)
+        if not owned.services.is_as_desired(observed.service, service):
+            work["service"] = owned.services.ensure(service)
+        if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
+            scheme = (
+                scheme_of(observed.pod)
+                if observed.pod
+                else decision.desktop.scheme
+                if decision.desktop
+                else Scheme.HTTP
+            )
+            route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
+            if not owned.routes.is_as_desired(observed.route, route):
+                work["route"] = owned.routes.ensure(route)
         return work
 
     def _tokens(self, observed: Observed) -> DesktopTokens:

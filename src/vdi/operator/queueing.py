@@ -354,9 +354,9 @@ class QueueManager:
 
     def _grant(self, asking: str = "") -> None:
         """Reserve capacity for the sessions that are next, and enqueue them, except `asking`."""
-        now = now_milliseconds(self._clock)
         if not len(self._queue):
             return
+        now = now_milliseconds(self._clock)
         for grant in self._queue.grant(now):
             uid = grant.pending.uid
             self._granted[uid] = _Granted(grant.pending, now)

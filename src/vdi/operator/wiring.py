@@ -96,7 +96,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
     agents = Agents(
         cluster,
         recorder,
-        enqueue_poll=polls.enqueue,
+        polls=polls,
         enqueue_notice=notices.enqueue,
         enqueue_session=sessions.enqueue,
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from vdi.api.streaming import Display
 from vdi.api.template import AccessMode, TemplateSpec, TemplateVolume, UserNamespaces
-from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity, find_lack
+from vdi.cluster.capacity import IMAGE_VOLUMES, USER_NAMESPACES, Need, NodeCapacity
 from vdi.cluster.objects import PersistentVolume
 from vdi.session.homes import Home
 
@@ -79,7 +79,7 @@ def isolate(
     obstacle = ""
     # Also of nodes that are closed now: they may open before the scheduler looks.
     for node in nodes:
-        if lack := find_lack(node.status, planned.option):
+        if lack := node.find_lack(planned.option):
             obstacle = obstacle or f"node {node.name} has {lack}"
         elif node.name in refusing:
             obstacle = obstacle or _refusal(node.name, storage)

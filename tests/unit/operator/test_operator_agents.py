@@ -16,7 +16,7 @@ from unit.operator.operator_world import NAMESPACE, START, OperatorWorld
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.operator.agents import Agents
+from vdi.operator.agents import AGENTLESS_SPREAD, FIRST_POLL_SECONDS, Agents
 from vdi.session.alerts import Notice
 from vdi.session.children import Secret
 
@@ -55,7 +55,7 @@ class ActivityWorld(OperatorWorld):
         self.agents = Agents(
             self.cluster,
             self.recorder,
-            enqueue_poll=self.polls.enqueue,
+            polls=self.polls,
             enqueue_notice=self.deliveries.enqueue,
             enqueue_session=self.woken.enqueue,
         )
@@ -158,15 +158,47 @@ async def test_desktop_without_a_timeout_reports_its_graphics_once(
 
 
 async def test_image_without_an_agent_is_polled_a_few_times(running: ActivityWorld) -> None:
-    running.session(idle=None)
+    running.session(idle=None, readyTime="2026-11-20T08:00:00Z")
     assert await running.poll() == 60.0
     assert not running.was_woken()
     running.agent.status = 503
-    assert [await running.poll() for _ in range(3)] == [5.0, 5.0, None]
+    pauses = []
+    while pause := await running.poll():
+        pauses.append(pause)
+        running.clock.wall += timedelta(seconds=pause)
+    assert pauses == [5.0, 10.0]
     assert running.said == []
     running.session(idle=None, graphics=GRAPHICS)
     assert [await running.poll() for _ in range(4)] == [60.0, 120.0, 240.0, 300.0]
     assert running.said == []
+
+
+async def test_first_poll_waits_unless_the_desktop_is_recorded(world: ActivityWorld) -> None:
+    world.session(phase="Creating")
+    world.session()
+    assert not len(world.polls.queue)
+    assert world.polls.queue._due[KEY] == world.clock.monotonic() + FIRST_POLL_SECONDS
+    world.session(recording=STARTING)
+    assert len(world.polls.queue) == 1
+
+
+@pytest.mark.parametrize("is_template_first", [True, False])
+async def test_new_process_does_not_poll_missing_agents_at_once(world: ActivityWorld, is_template_first: bool) -> None:
+    def list_template() -> None:
+        world.put(world.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+
+    world.clock.wall = START + timedelta(minutes=5)
+    if is_template_first:
+        list_template()
+    world.session(idle=None, readyTime="2026-11-20T08:00:00Z")
+    if not is_template_first:
+        list_template()
+    assert not len(world.polls.queue)
+    assert world.polls.queue._due[KEY] <= AGENTLESS_SPREAD
+    world.put_session("bob", status={"phase": "Running", "readyTime": "2026-11-20T08:04:55Z"}, template="t")
+    world.put_session("carol", status={"phase": "Running"}, template="t", idleTimeout="1h")
+    world.put_session("dave", status={"phase": "Running", "graphics": GRAPHICS}, template="t")
+    assert len(world.polls.queue) == 3
 
 
 async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(running: ActivityWorld) -> None:

@@ -6,7 +6,7 @@ The operator publishes them in `status.queue` and the condition Admitted; the do
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, find_lack, reaches_home
+from vdi.cluster.capacity import Demand, NodeCapacity, allows_placement, reaches_home
 from vdi.cluster.objects import NodeSelectorRequirement, NodeSelectorTerm
 from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, Amounts
 from vdi.session.conditions import Reason
@@ -134,7 +134,7 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
     plain = replace(demand, needs=())
     suitable = [node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)]
     if suitable:
-        lacks = {one.name: [find_lack(one.status, need) for need in demand.needs] for one in suitable}
+        lacks = {one.name: [one.find_lack(need) for need in demand.needs] for one in suitable}
         lacking = [f"node {name} has {_join(filter(None, found))}" for name, found in lacks.items()]
         words = f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}"
         more = f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
