@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,17 +49,15 @@ def ask_selkies(
         connection.close()
 
 
-@dataclass
 class Film:
-    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has."""
+    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has.
 
-    number: int
-    file: int
-    # Size of the screen at its start, which the film keeps: of a larger one it would show a corner.
-    screen: tuple[int, int]
-    stored: int = 0
-    seconds: float = 0.0
-    ended: bool = False
+    `screen`: its size at the start, which the film keeps: of a larger one it would show a corner.
+    """
+
+    def __init__(self, number: int, file: int, screen: tuple[int, int]) -> None:
+        self.number, self.file, self.screen = number, file, screen
+        self.stored, self.seconds, self.ended = 0, 0.0, False
 
     @property
     def size(self) -> int:
