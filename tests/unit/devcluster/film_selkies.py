@@ -25,9 +25,11 @@ class Recorder:
         self.problem, self.closed, self.began = "", "", 0
         self.file: BufferedWriter | None = None
         self.seconds, self.first, self.path, self.size = 0.0, b"", "", (0, 0)
+        self.is_outdated = False
 
     def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
         """As pixelflux.start_recording."""
+        self.is_outdated = False
         self.file, self.seconds = Path(self.path or path).open("wb"), 0.0  # noqa: SIM115 - until `end`
         if self.first:
             self.film(self.first)
@@ -57,7 +59,7 @@ class Recorder:
         elif method == "DELETE":
             self.end()
         status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
-        status |= {"width": self.size[0], "height": self.size[1]}
+        status |= {"width": self.size[0], "height": self.size[1], "isOutdated": self.is_outdated}
         return 200, status | ({"closed": self.closed} if self.closed else {})
 
 

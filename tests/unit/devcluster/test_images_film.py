@@ -73,6 +73,17 @@ def test_film_of_a_corner_of_the_screen_is_replaced(desktop: FilmedDesktop) -> N
     assert desktop.recorder.began == 2
 
 
+def test_film_that_looks_too_seldom_or_often_is_replaced(desktop: FilmedDesktop) -> None:
+    desktop.look()
+    desktop.recorder.film(b"at rest")
+    number, _, _ = store(desktop)
+    store(desktop, number, 3)
+    desktop.recorder.is_outdated = True
+    assert desktop.look() == {"state": "On", "message": ""}
+    desktop.look()
+    assert desktop.recorder.began == 2
+
+
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:
     desktop.look()
     desktop.recorder.film(b"begin")

@@ -28,16 +28,17 @@ class Recording:
     def restart(self) -> None:
         self.looks = self.frames = 0.0
 
-    def run(self, seconds: int, *, looks: float = FPS, film: float = 0.0, stream: int = 0) -> int:
+    def run(self, seconds: int, *, looks: float = FPS, film: float = 0.0, stream: int = 0, fps: float = FPS) -> int:
         """Seconds until the desktop was closed; `seconds` if it was not.
 
-        The recorder looks at the screen so often a second, and so many of its pictures show something new.
+        The recorder looks at the screen so often a second, and so many of its pictures show something new. `fps`: how
+        often it was to look.
         """
         for second in range(seconds):
             self.now += 1
             self.streamed += stream
             self.looks += looks
-            whole = int(self.looks // (FPS * KEYFRAME_SECONDS)) + 1
+            whole = int(self.looks // (fps * KEYFRAME_SECONDS)) + 1
             self.frames += film
             frames = int(self.frames) + whole
             active = {"active": True, "frames": frames, "sync_frames": whole}
@@ -88,6 +89,59 @@ def test_film_without_the_streams_pictures_closes(
 ) -> None:
     assert recording.run(100, film=10, stream=20) == 100
     assert recording.run(100, looks=looks, film=film, stream=stream) <= closed_after
+
+
+@pytest.mark.parametrize(
+    ("looks", "film", "closed_after"),
+    [
+        (2, 0, 900),
+        (2, 2, 900),
+        (1, 1, 900),  # short of CPU, and in motion
+        (0, 0, 33),
+        (0.5, 0.5, 33),
+    ],
+)
+def test_recorder_that_ends_unseen_is_no_screen_at_rest(
+    recording: Recording, looks: float, film: float, closed_after: int
+) -> None:
+    assert recording.run(60, looks=2, fps=2) == 60
+    assert recording.run(900, looks=looks, film=film, fps=2) <= closed_after
+    if closed_after == 900:
+        assert recording.run(1, looks=looks, film=film, fps=2) == 1
+
+
+def test_unseen_film_that_begins_again_and_again_closes(recording: Recording) -> None:
+    for _ in range(3):
+        if recording.run(15, looks=0, fps=2) < 15:
+            return
+        recording.restart()
+    pytest.fail("the first picture of each film was taken for a recorder that works")
+
+
+def test_pod_that_was_stopped_for_a_minute_is_not_closed(recording: Recording) -> None:
+    recording.run(15, looks=2, fps=2)
+    recording.now += 60
+    assert recording.run(60, looks=2, fps=2) == 60
+
+
+def test_film_is_slow_once_no_one_has_watched_for_a_minute(recording: Recording) -> None:
+    watched = False
+    rate = recording.module.FilmRate(FPS, lambda: watched)
+
+    def is_outdated() -> bool:
+        return bool(rate.note({"active": True})["isOutdated"])
+
+    assert (rate.begin_film(), is_outdated()) == (FPS, False)
+    recording.now += 61
+    assert is_outdated()
+    assert (rate.begin_film(), is_outdated()) == (2, False)
+    watched = True
+    assert is_outdated(), "the next one who comes gets a film of their own"
+    assert rate.begin_film() == FPS
+    watched = False
+    recording.now += 59
+    assert not is_outdated(), "a page that is loaded again goes on in the same film"
+    assert recording.module.FilmRate(1.0, lambda: False).begin_film() == 1.0
 
 
 def test_slow_film_that_begins_again_and_again_closes(recording: Recording) -> None:
@@ -153,6 +207,7 @@ def test_pictures_of_all_displays_are_counted(recording: Recording) -> None:
 
     streamed = recording.module.StreamPictures(Watch)
     assert streamed() == 0
+    assert not streamed.is_watched
     first, second = Watch(), Watch()
     captures = [Capture(), Capture()]
     first.follow(captures[0], "h264enc")
@@ -165,3 +220,6 @@ def test_pictures_of_all_displays_are_counted(recording: Recording) -> None:
     first._module = None
     captures[1].frames = 5
     assert streamed() == 2
+    assert streamed.is_watched
+    second._module = None
+    assert not streamed.is_watched

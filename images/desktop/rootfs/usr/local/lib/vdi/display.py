@@ -6,8 +6,8 @@ SELKIES_WAYLAND   false or unset: X11    true: Wayland    auto: Wayland where Me
 import json
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 X11, WAYLAND, AUTO = "X11", "Wayland", "Auto"
 ZINK = {"MESA_LOADER_DRIVER_OVERRIDE": "zink", "GALLIUM_DRIVER": "zink", "LIBGL_KOPPER_DRI2": "1"}
@@ -19,8 +19,7 @@ PROBE_SECONDS = 25.0
 _VALUES = {"": X11, "false": X11, "0": X11, "true": WAYLAND, "1": WAYLAND, "auto": AUTO}
 
 
-@dataclass(frozen=True)
-class GpuProbe:
+class GpuProbe(NamedTuple):
     """What `selkies-gpu-probe` answered."""
 
     present: bool = False
@@ -64,7 +63,7 @@ def ask_probe(file: Path, program: str = PROBE) -> GpuProbe:
         return GpuProbe(**json.loads(file.read_text()))
     probe = _run_probe(program)
     part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(asdict(probe)) + "\n")
+    part.write_text(json.dumps(probe._asdict()) + "\n")
     part.rename(file)
     return probe
 

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,17 +49,15 @@ def ask_selkies(
         connection.close()
 
 
-@dataclass
 class Film:
-    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has."""
+    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has.
 
-    number: int
-    file: int
-    # Size of the screen at its start, which the film keeps: of a larger one it would show a corner.
-    screen: tuple[int, int]
-    stored: int = 0
-    seconds: float = 0.0
-    ended: bool = False
+    `screen`: its size at the start, which the film keeps: of a larger one it would show a corner.
+    """
+
+    def __init__(self, number: int, file: int, screen: tuple[int, int]) -> None:
+        self.number, self.file, self.screen = number, file, screen
+        self.stored, self.seconds, self.ended = 0, 0.0, False
 
     @property
     def size(self) -> int:
@@ -110,7 +107,7 @@ class Films:
             closed = f"{waiting >> 20} MiB of film wait for the gateway"
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
-        is_current = is_current and self._has_whole_screen(status, screen)
+        is_current = is_current and not status.get("isOutdated") and self._has_whole_screen(status, screen)
         if is_active and (not self.wanted or closed or not is_current):
             self._end(film)
         if closed:

@@ -5,6 +5,9 @@ files, or close its connection to the X server. So the recorder has to prove its
 fixed number of looks at the screen, also of one at rest: fewer of these come only when it looks less often. It makes
 one more when the screen becomes smaller, which ends its capture: a whole picture that comes too early proves nothing. A
 desktop that is short of CPU looks less often too, but then the stream has fewer pictures as well.
+
+A desktop that no one sees is filmed with REST_FPS: each look copies the screen. The recorder cannot change its rate, so
+another film begins. A screen at rest has few pictures; a recorder that has ended has no whole ones.
 """
 
 import time
@@ -19,6 +22,12 @@ NEW_FILM_SECONDS = 2.0
 """Largest age of a film when it is seen first."""
 FEWEST_STREAMED = 10
 """Pictures that a change of the screen makes; fewer are those that a page gets when it comes."""
+REST_FPS, REST_SECONDS = 2.0, 60.0
+"""Looks a second at a screen that no one has seen for so long; more for the next one who comes."""
+LONGEST_REST = 1.5
+"""A recorder that makes neither whole pictures nor others for so many times that time has ended."""
+LONGEST_CHECK = 5.0
+"""Time that counts for a recorder, of that since the last check: vdi-agent, or the whole pod, can have been stopped."""
 LEAST_SHARE = 3
 """A film that has less than this part of the stream's pictures misses what viewers see."""
 CLOSED_SECONDS, LONGEST_CLOSED, FORGIVEN_SECONDS = 60.0, 3600.0, 3600.0
@@ -42,6 +51,7 @@ class FilmPace:
         self._film_seconds = 0.0  # of this film, since its last proof
         # Since the last proof, also of earlier films: time, and pictures of the stream and the film in it.
         self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
+        self._rested = 0.0  # the time without what vdi-agent may have missed
         self._closed_until, self._closed_for, self._reason = 0.0, 0.0, ""
 
     def check(self, status: dict[str, Any] | None) -> dict[str, Any]:
@@ -74,9 +84,10 @@ class FilmPace:
         self._frames, self._whole = frames, whole
         if is_proved:
             self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
-            self._film_seconds = 0.0
+            self._film_seconds = self._rested = 0.0
         else:
             self._unproved += seconds
+            self._rested += min(seconds, LONGEST_CHECK)
             self._expected += expected
             self._filmed += filmed
         is_slow = self._expected >= FEWEST_STREAMED and self._filmed < self._expected / LEAST_SHARE
@@ -85,6 +96,8 @@ class FilmPace:
         elif self._unproved > self._proof_seconds and is_slow:
             count = f"{self._filmed} of {self._expected:.0f} pictures"
             self._close(now, f"the film has {count} of the last {self._unproved:.0f} s")
+        elif self._rested > LONGEST_REST * self._proof_seconds and self._filmed < REST_FPS * self._rested / LEAST_SHARE:
+            self._close(now, f"the recorder has made {self._filmed} pictures in {self._rested:.0f} s")
 
     def _close(self, now: float, reason: str) -> None:
         is_forgiven = now - self._closed_until > FORGIVEN_SECONDS
@@ -97,7 +110,31 @@ class FilmPace:
 
     def _forget(self) -> None:
         self._frames = self._whole = self._filmed = 0
-        self._unproved = self._expected = self._film_seconds = 0.0
+        self._unproved = self._expected = self._film_seconds = self._rested = 0.0
+
+
+class FilmRate:
+    """Looks a second: those of a film that begins now, and whether the film that is made needs others."""
+
+    def __init__(self, fps: float, is_watched: Callable[[], bool]) -> None:
+        self._fps, self._is_watched = fps, is_watched
+        self._seen_at = time.monotonic()
+        self._film = fps
+
+    def begin_film(self) -> float:
+        """Looks a second of the film that begins."""
+        self._film = self._due()
+        return self._film
+
+    def note(self, status: dict[str, Any]) -> dict[str, Any]:
+        """Selkies' status of the film, from which vdi-agent reads whether another has to begin."""
+        return status | {"isOutdated": self._film != self._due()}
+
+    def _due(self) -> float:
+        now = time.monotonic()
+        if self._is_watched():
+            self._seen_at = now
+        return self._fps if now - self._seen_at < REST_SECONDS else min(self._fps, REST_FPS)
 
 
 class StreamPictures:
@@ -116,6 +153,11 @@ class StreamPictures:
             self._counted[one] = 0
 
         watch.follow = followed
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a page has a stream now."""
+        return any(watch._module is not None for watch in self._counted)
 
     def __call__(self) -> int:
         """Pictures since the last call."""

@@ -2,8 +2,8 @@
 
 import socket
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 SECONDS = 1.0
 """How long the X server may take for an answer."""
@@ -13,8 +13,7 @@ class UnknownError(Exception):
     """Raised when a question can't be answered now; says why."""
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(NamedTuple):
     """What the X server says of itself when one logs in."""
 
     root: int
