@@ -150,10 +150,10 @@ def run_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
 
 
 class Agent:
-    """A software agent in one desktop. `url`: where its actions go."""
+    """A software agent in one desktop. `url`: where its actions go; `pause`: seconds after each turn."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, token: str, host: str) -> None:
-        self._http, self._url = http, url
+    def __init__(self, http: aiohttp.ClientSession, url: str, token: str, host: str, pause: float = 0.0) -> None:
+        self._http, self._url, self._pause = http, url, pause
         self._headers = {"Host": host, "Authorization": f"Bearer {token}"}
 
     async def act(self, action: Figures) -> float:
@@ -168,7 +168,11 @@ class Agent:
 
     async def turns(self, count: int, pair: Pair = (CLICK, SCREENSHOT)) -> list[tuple[float, float]]:
         """So many turns: seconds of each of the two actions."""
-        return [(await self.act(pair[0]), await self.act(pair[1])) for _ in range(count)]
+        taken = []
+        for _ in range(count):
+            taken.append((await self.act(pair[0]), await self.act(pair[1])))
+            await asyncio.sleep(self._pause)
+        return taken
 
 
 async def measure(
@@ -263,7 +267,8 @@ async def measure_demo(kubeconfig: Path, login: Login, template: str, count: int
             url = f"https://127.0.0.1:{portal.port}/api/v1/sessions/{DESKTOP}/computer"
             with progress.step(f"{count} turns"):
                 async with aiohttp.ClientSession() as http:
-                    agent = Agent(http, url, token, portal.netloc)
+                    # Traefik takes 20 requests of a token in a second.
+                    agent = Agent(http, url, token, portal.netloc, pause=0.1)
                     path = await measure("cursor_position twice", [agent], PATH_TURNS, pair=(POINTER, POINTER))
                     return [await measure(REAL, [agent], count), path]
         finally:

@@ -14,7 +14,8 @@ from tools.generate.chart_render import ROOT, read_objects
 from tools.generate.crd_files import render_files
 from vdi.cluster.units import parse_quantity
 from vdi.gateway import memory_budget
-from vdi.gateway.api.operation import MAX_REQUESTS, RATE_WINDOW_SECONDS
+from vdi.gateway.computer import MAX_ACTIONS
+from vdi.gateway.desktop_agent import WINDOW_SECONDS
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.settings import read_settings as operator_settings
@@ -135,7 +136,7 @@ def test_traefik_counts_requests_of_programs_by_token_alone() -> None:
     (tokens,) = [each for each in made if each["metadata"]["name"] == "vdi-gateway-tokens"]
     limit = tokens["spec"]["rateLimit"]
     assert limit["sourceCriterion"] == {"requestHeaderName": "Authorization"}, "all people may have one address"
-    assert limit["average"] * RATE_WINDOW_SECONDS == MAX_REQUESTS
+    assert limit["average"] * WINDOW_SECONDS == 2 * MAX_ACTIONS, "room for the quickest agent of one desktop"
 
 
 @pytest.mark.parametrize("values", sorted(CHART.glob("values*.yaml")), ids=lambda path: path.stem)
