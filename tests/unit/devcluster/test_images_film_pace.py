@@ -144,6 +144,13 @@ def test_film_is_slow_once_no_one_has_watched_for_a_minute(recording: Recording)
     assert recording.module.FilmRate(1.0, lambda: False).begin_film() == 1.0
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_film_of_a_stream_ends_with_it(recording: Recording, *, watched: bool) -> None:
+    rate = recording.module.FilmRate(FPS, lambda: watched)
+    rate.begin_film()
+    assert rate.note({"active": True, "mode": "attached"})["isOutdated"] is not watched
+
+
 def test_slow_film_that_begins_again_and_again_closes(recording: Recording) -> None:
     """As after the end of vdi-agent, or another size of the screen."""
     for _ in range(6):

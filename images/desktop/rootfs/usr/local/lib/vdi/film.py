@@ -107,7 +107,8 @@ class Films:
             closed = f"{waiting >> 20} MiB of film wait for the gateway"
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
-        is_current = is_current and not status.get("isOutdated") and self._has_whole_screen(status, screen)
+        is_current = is_current and not status.get("isOutdated")
+        is_current = is_current and self._has_whole_screen(status, screen)
         if is_active and (not self.wanted or closed or not is_current):
             self._end(film)
         if closed:

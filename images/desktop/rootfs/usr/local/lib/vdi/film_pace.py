@@ -90,14 +90,16 @@ class FilmPace:
             self._rested += min(seconds, LONGEST_CHECK)
             self._expected += expected
             self._filmed += filmed
+        is_ended = self._filmed < REST_FPS * self._rested / LEAST_SHARE
         is_slow = self._expected >= FEWEST_STREAMED and self._filmed < self._expected / LEAST_SHARE
         if status.get("error"):
             self._close(now, f"the recorder failed: {status['error']}")
         elif self._unproved > self._proof_seconds and is_slow:
             count = f"{self._filmed} of {self._expected:.0f} pictures"
             self._close(now, f"the film has {count} of the last {self._unproved:.0f} s")
-        elif self._rested > LONGEST_REST * self._proof_seconds and self._filmed < REST_FPS * self._rested / LEAST_SHARE:
-            self._close(now, f"the recorder has made {self._filmed} pictures in {self._rested:.0f} s")
+        elif self._rested > LONGEST_REST * self._proof_seconds and is_ended:
+            count = f"{self._filmed} pictures in {self._rested:.0f} s"
+            self._close(now, f"the recorder has made {count}")
 
     def _close(self, now: float, reason: str) -> None:
         is_forgiven = now - self._closed_until > FORGIVEN_SECONDS
@@ -127,8 +129,12 @@ class FilmRate:
         return self._film
 
     def note(self, status: dict[str, Any]) -> dict[str, Any]:
-        """Selkies' status of the film, from which vdi-agent reads whether another has to begin."""
-        return status | {"isOutdated": self._film != self._due()}
+        """Selkies' status of the film, from which vdi-agent reads whether another has to begin.
+
+        On Wayland a film can be of the stream itself, and has no pictures when the last page is gone.
+        """
+        is_detached = status.get("mode") == "attached" and not self._is_watched()
+        return status | {"isOutdated": is_detached or self._film != self._due()}
 
     def _due(self) -> float:
         now = time.monotonic()
