@@ -78,8 +78,8 @@ spread=(--numprocesses $((workers + 2)) --dist loadfile)
 of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
     tests/cluster/test_server_secrets.py tests/network)
 
-of_long_tests=(karpenter kwok pebble)
-control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
+# What many tests start. What one file needs, its fixture builds while the other workers go on.
+control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm traefik-crds.yaml)
 
 # A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.
 new_demo() { # NAME [OPTION ...]
@@ -145,7 +145,7 @@ chaos-fast() {
 }
 
 charts() { # the tests of desktops beside them go first
-    $python -m tools.binaries "${control_plane[@]}" registry || return
+    $python -m tools.binaries "${control_plane[@]}" || return
     nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -178,7 +178,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m tools.binaries "${control_plane[@]}" registry versitygw ${examples[@]+"${of_long_tests[@]}"}
+            run "programs" $python -m tools.binaries "${control_plane[@]}"
             run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
