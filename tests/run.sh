@@ -12,7 +12,8 @@ pytest=("$python" -m pytest --durations 10 --max-worker-restart 0)
 # pytest handles SIGINT itself, so without this the next suite would begin.
 trap '[ -z "$beside" ] || { kill -INT -- "-$beside"; wait "$beside"; }; echo "== interrupted"; exit 130' INT TERM
 examples=()
-left_out=(-m "not long")
+left_out=(-m "not long and not ci")
+[ -z "${CI:-}" ] || left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
     examples=(--hypothesis-profile thorough --timeout 600)
     left_out=()
@@ -187,7 +188,8 @@ for suite in "$@"; do
                 trap 'down e2e' EXIT
                 run desktops desktops
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
-                [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
+                # --thorough: they are in the suite `nodes`.
+                [ ${#examples[@]} -gt 0 ] || [ -z "${CI:-}" ] || run nodes-fast nodes_fast
                 run "down" down e2e
                 trap - EXIT
                 run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300 ${left_out[@]+"${left_out[@]}"}
