@@ -179,12 +179,12 @@ async def test_who_takes_most_of_the_space_is_refused_first(
     stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def space(_self: FilmFolder) -> int:
-        return 2000 - stored(stage)
+        return 600 - stored(stage)
 
     monkeypatch.setattr(FilmFolder, "space", space)
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
-    assert 900 <= stored(stage) <= 1100
+    assert 250 <= stored(stage) <= 350
     assert FULL in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     stage.clock.wall += timedelta(days=1)
