@@ -4,9 +4,11 @@ PY := .venv/bin/python
 STAMP := .venv/.installed
 WORKERS := $(shell nproc)
 # Unit tests in several processes, more of them than cores, since they wait for sockets and programs a third of their time.
-# Each imports and collects its own part of the sorted files alone; each of pytest-xdist's workers would collect all.
+# Each collects its own part of the files alone; each of pytest-xdist's workers would collect all. Every part takes files of
+# all packages, since those of the gateway take ten times as long as others.
 UNIT_JOBS := $(shell echo $$(($(WORKERS) * 2)))
-UNIT_PARTS := $(addprefix unit-part-,$(shell seq $$(($(WORKERS) * 3))))
+UNIT_PARTS := $(addprefix unit-part-,$(shell seq $(UNIT_JOBS)))
+UNIT_TESTS := -m "not long"
 # uv installs the locked versions in 3 s, where pip takes a minute.
 define install_into
 	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -44,7 +46,7 @@ test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster charts chaos kasm nodes e2e portal streaming doctor network
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
-	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS) types lint contracts verify
+	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target types lint contracts verify $(UNIT_PARTS)
 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
 	@$(PY) -m tools.generate
@@ -83,12 +85,11 @@ unit: $(STAMP) ## unit tests alone, without the long ones
 
 $(UNIT_PARTS): unit-part-%: helm
 	@find tests/unit -name 'test_*.py' | sort \
-		| awk -v part=$* -v parts=$(words $(UNIT_PARTS)) \
-			'{ file[NR] = $$0 } END { for (i = int((part - 1) * NR / parts) + 1; i <= int(part * NR / parts); i++) print file[i] }' \
-		| xargs $(PY) -m pytest -p no:xdist -m "not long"
+		| awk 'NR % $(UNIT_JOBS) == $* - 1' \
+		| xargs $(PY) -m pytest -p no:xdist $(UNIT_TESTS)
 
-unit-3.13: helm .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
-	@.venv-3.13/bin/python -m pytest tests/unit --numprocesses $(WORKERS) --max-worker-restart 0 --dist worksteal --hypothesis-profile long
+unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
+	@$(MAKE) --no-print-directory unit PY=.venv-3.13/bin/python UNIT_TESTS="--hypothesis-profile long"
 
 .venv-3.13/.installed: $(STAMP)
 	@$(PYTHON_3_13) -m venv .venv-3.13 2>/dev/null || .venv/bin/uv venv --quiet --seed --python 3.13 .venv-3.13

@@ -12,7 +12,8 @@ pytest=("$python" -m pytest --durations 10 --max-worker-restart 0)
 # pytest handles SIGINT itself, so without this the next suite would begin.
 trap '[ -z "$beside" ] || { kill -INT -- "-$beside"; wait "$beside"; }; echo "== interrupted"; exit 130' INT TERM
 examples=()
-left_out=(-m "not long")
+left_out=(-m "not long and not ci")
+[ -z "${CI:-}" ] || left_out=(-m "not long")
 if [ "${1:-}" = --thorough ]; then
     examples=(--hypothesis-profile thorough --timeout 600)
     left_out=()
@@ -78,8 +79,8 @@ spread=(--numprocesses $((workers + 2)) --dist loadfile)
 of_charts=(tests/cluster/test_*chart*.py tests/cluster/test_gpu.py tests/cluster/test_kasm_*.py tests/cluster/test_release*.py
     tests/cluster/test_server_secrets.py tests/network)
 
-of_long_tests=(dex karpenter kwok pebble)
-control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm helm3 traefik-crds.yaml)
+# What many tests start. What one file needs, its fixture builds while the other workers go on.
+control_plane=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm traefik-crds.yaml)
 
 # A new cluster. A run that was killed leaves its own behind, with another number of nodes maybe, and `demo up` goes on with it.
 new_demo() { # NAME [OPTION ...]
@@ -145,7 +146,7 @@ chaos-fast() {
 }
 
 charts() { # the tests of desktops beside them go first
-    $python -m tools.binaries "${control_plane[@]}" registry || return
+    $python -m tools.binaries "${control_plane[@]}" || return
     nice -n 10 "${pytest[@]}" "${of_charts[@]}" --timeout 180 --numprocesses "$workers" --dist loadfile \
         ${left_out[@]+"${left_out[@]}"}
 }
@@ -178,7 +179,7 @@ for suite in "$@"; do
             fi
             ;;
         cluster)
-            run "programs" $python -m tools.binaries "${control_plane[@]}" registry versitygw ${examples[@]+"${of_long_tests[@]}"}
+            run "programs" $python -m tools.binaries "${control_plane[@]}"
             run cluster "${pytest[@]}" tests/cluster "${of_charts[@]/#/--ignore=}" --timeout 180 "${spread[@]}" \
                 ${left_out[@]+"${left_out[@]}"}
             ;;
@@ -187,7 +188,8 @@ for suite in "$@"; do
                 trap 'down e2e' EXIT
                 run desktops desktops
                 run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
-                [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
+                # --thorough: they are in the suite `nodes`.
+                [ ${#examples[@]} -gt 0 ] || [ -z "${CI:-}" ] || run nodes-fast nodes_fast
                 run "down" down e2e
                 trap - EXIT
                 run node "${pytest[@]}" tests/e2e/test_node_guest.py --timeout 300 ${left_out[@]+"${left_out[@]}"}

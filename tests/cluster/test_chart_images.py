@@ -10,10 +10,12 @@ from tools import binaries
 from tools.generate.chart_render import CHART
 from vdi.devcluster.progress import Progress
 
+# The first time, building Helm 3 takes a minute or two.
+pytestmark = pytest.mark.timeout(480)
 OURS = "image.repository and image.tag (or image.digest)"
 
 
-@pytest.fixture(scope="module", params=["helm", "helm3"])
+@pytest.fixture(scope="module", params=["helm", pytest.param("helm3", marks=pytest.mark.long)])
 def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     name: str = request.param
     with Progress(tmp_path_factory.mktemp("helm")) as progress:

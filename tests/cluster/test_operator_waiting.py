@@ -84,8 +84,9 @@ async def test_foreign_object_is_never_adopted(stage: Stage, template: str) -> N
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-async def test_foreign_claim_is_never_mounted(stage: Stage, template: str) -> None:
+async def test_foreign_claim_is_never_mounted(stage: Stage, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is unknown to us, the other is in the operator's cache."""
+    monkeypatch.setattr("vdi.operator.controllers.session._REFUSED_AGAIN_SECONDS", 1.0)
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     teams: dict[str, dict[str, str]] = {"red": {}, "blue": MANAGED_BY}
     for team, labels in teams.items():

@@ -39,6 +39,7 @@ def data_of(tools: Tools, name: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
 
+@pytest.mark.timeout(480)  # the first time, building Helm 3 takes a minute or two
 @pytest.mark.parametrize("helm", ["helm", pytest.param("helm3", marks=pytest.mark.long)])
 def test_upgrade_keeps_passwords_of_an_older_chart(tools: Tools, tmp_path: Path, helm: str) -> None:
     """The release before rendered `stringData`; this one renders no data at all. Both ways in which Helm writes."""

@@ -89,6 +89,7 @@ def test_programs_of_the_user_cannot_use_the_server(world: World, driven: str) -
     assert_nothing_to_learn(world, driven)
 
 
+@pytest.mark.ci
 def test_nothing_listens_without_agents(sessions: World) -> None:
     start(sessions, "olga", "small")
     assert run_in(sessions, "olga", _LISTENING).strip() == "0"

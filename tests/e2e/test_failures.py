@@ -69,6 +69,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.ci
 def test_fork_bomb_leaves_its_neighbours_alone(sessions: World) -> None:
     start(sessions, "nina", "small")
     start(sessions, "boris", "small", "--memory", "4Gi")

@@ -59,6 +59,7 @@ def small_desktops(world: World, name: str) -> Iterator[str]:
         world.kubectl("delete", "configmap", name, "--ignore-not-found")
 
 
+@pytest.mark.ci
 def test_ninth_desktop_of_a_shared_gpu_is_queued(sessions: World) -> None:
     (node,) = sessions.items("node")
     assert node["status"]["allocatable"][GPU] == str(SLOTS)

@@ -47,6 +47,7 @@ def test_our_own_image_reaches_every_level(world: World) -> None:
     assert set(by_severity(report, "ok")) == {START, START_UP, END, TOKENS, AGENT}, report
 
 
+@pytest.mark.ci
 def test_exiting_template_is_reported_with_its_last_line(world: World) -> None:
     # An application that the image does not have: vdi-desktop refuses it by name.
     with template(world, "ends", app={"command": ["no-such-program"]}):

@@ -117,6 +117,7 @@ def test_template_that_needs_a_feature_runs_or_waits(
             assert " ".join(run_in(sessions, "nora", script).split()) == said
 
 
+@pytest.mark.ci
 @pytest.mark.platform
 @pytest.mark.usefixtures("able")
 def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:

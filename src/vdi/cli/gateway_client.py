@@ -8,6 +8,7 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any, Self, TypeVar
 from urllib import parse
 
@@ -231,6 +232,7 @@ def quote(text: str) -> str:
     return parse.quote(text, safe="@")
 
 
+@cache  # the machine's own authorities take 45 ms to load
 def tls(ca: str) -> ssl.SSLContext:
     """Trusts these authorities (PEM), or the machine's own. Raises CliError."""
     try:

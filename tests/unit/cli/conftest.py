@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import CORE, SESSIONS, a_pod, a_secret, a_session, running
 from unit.cli.remote_stage import RemoteGateway
-from vdi.cli.main import main
+from vdi.cli.main import load_noun, main
 from vdi.session.children import MASTER_TOKEN_DIGEST
 
 # Five minutes after everything in `objects` was created.
@@ -28,6 +29,14 @@ class Ran:
 
 
 Vdi = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nouns_are_read_once() -> Iterator[None]:
+    """Typer takes 10 ms to read the commands of a noun."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vdi.cli.main.load_noun", cache(load_noun))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ async def test_more_than_a_recorder_makes_closes_that_desktop_alone(
 
 
 async def test_film_at_the_recorders_rate_goes_on(stage: RecordedStage) -> None:
-    for _ in range(200):
+    for _ in range(60):  # 1200 bytes: one and a half of what may ever come at once
         await stage.fetch(b"x" * RATE * 2)
     assert refuse_picture(stage.session) == ""
 
@@ -179,12 +179,12 @@ async def test_who_takes_most_of_the_space_is_refused_first(
     stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def space(_self: FilmFolder) -> int:
-        return 2000 - stored(stage)
+        return 600 - stored(stage)
 
     monkeypatch.setattr(FilmFolder, "space", space)
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
-    assert 900 <= stored(stage) <= 1100
+    assert 250 <= stored(stage) <= 350
     assert FULL in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     stage.clock.wall += timedelta(days=1)

@@ -250,7 +250,8 @@ async def test_a_page_of_long_paths_is_cut(stage: PortalStage) -> None:
     assert "more entries than are listed" in long and len(long) < 2 << 20
 
 
-async def test_pages_that_no_browser_reads_are_few(stage: PortalStage) -> None:
+async def test_pages_that_no_browser_reads_are_few(stage: PortalStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vdi.gateway.in_flight._BYTES_SECONDS", 0.1)
     entries = [ENTRY | {"name": f"{number}"} for number in range(2000)]
     stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(FOLDER | {"entries": entries})
     browser = stage.browser()

@@ -68,6 +68,8 @@ def build_environment(go: Path, build_cache: BuildCache, scratch: Path, *, cgo: 
         "GOWORK": "off",
         "GOTOOLCHAIN": "local",
         "GOTMPDIR": str(scratch),
+        # The compiler's own garbage collector: a tenth of a build's time, for a few hundred MB.
+        "GOGC": "400",
         "PATH": f"{go.parent}:{env.get('PATH', '')}",
     }
 
@@ -82,6 +84,7 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
         "-v",
         "-trimpath",
         "-buildvcs=false",
+        "-gcflags=all=-dwarf=false",  # the linker would drop it: -s -w
         *(["-tags", ",".join(recipe.tags)] if recipe.tags else []),
         "-ldflags",
         flags,

@@ -16,6 +16,8 @@ class BoundedServer(ThreadingHTTPServer):
     """Threads that do not keep the process alive. The oldest stranger makes room for the next connection."""
 
     daemon_threads = True
+    # With Python's 5, a burst of strangers makes the kernel drop connections, which are tried again up to 31 s later.
+    request_queue_size = 128
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
