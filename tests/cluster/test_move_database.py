@@ -9,11 +9,12 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Table, func, select
+from sqlalchemy import Table, func, select, update
 
 from cluster.edge_traefik import free_port
 from cluster.gateway_stage import GatewayStage, add_people, gateway_process
@@ -25,6 +26,7 @@ from unit.gateway.history_stage import Life, Replica, at, open_database
 from vdi.gateway.store.audit import Act, Audit, audit
 from vdi.gateway.store.database import Database, DatabaseUnavailableError, EnumText, Instant, WordSet, metadata
 from vdi.gateway.store.history import runs, sessions
+from vdi.gateway.store.logins import logins
 from vdi.gateway.store.move import MoveError, move
 
 __all__ = ["postgres_server", "postgres_url"]
@@ -192,7 +194,9 @@ async def test_target_with_own_rows_is_refused(source: Database, target: Databas
         await do_move(source, target)
 
 
-async def test_killed_while_it_waits_for_postgresql(source: Database, postgres_server: Postgres, tmp_path: Path) -> None:
+async def test_killed_while_it_waits_for_postgresql(
+    source: Database, postgres_server: Postgres, tmp_path: Path
+) -> None:
     url = postgres_server.new_database()
     postgres_server.stop()
     try:
@@ -281,11 +285,13 @@ async def test_logins_go_on_in_postgresql(stage: Stage, tmp_path: Path, postgres
         await fill(source, count)
         alice = await old.gateway.log_in("alice@example.com")
         token = await api_token(old.gateway, alice)
+        async with source.begin() as connection:
+            await connection.execute(update(logins).values(seen=datetime.now(UTC) - timedelta(minutes=5)))
         with mover(file, postgres_url) as process:
             await process.until_done()
             async with source.connect() as connection:
                 frozen = (await connection.execute(select(func.count()).select_from(audit))).scalar_one()
-            assert (await alice.get("/")).status_code == 200, "the old gateway goes on to read"
+            assert (await alice.get("/")).status_code == 200, "a use that cannot be recorded"
             async with gateway_process(stage, tmp_path, VDI_DATABASE_URL=postgres_url) as new:
                 cookies = {cookie.name: cookie.value for cookie in alice.cookies.jar}
                 browser = await new.gateway.browser()

@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -37,7 +36,7 @@ from vdi.release.chart import NAME, Chart, RefusedError, find_chart
 from vdi.release.collect import collect_facts
 from vdi.release.diff import ObjectChange, changes_between
 from vdi.release.facts import Facts, images_of, plan_install
-from vdi.release.history_move import CHOICE, move_history, uses_sqlite, without_choice
+from vdi.release.history_move import Steps, choose_steps, move_history, without_choice
 from vdi.release.preflight import run_checks
 from vdi.release.signatures import (
     BadSignatureError,
@@ -93,32 +92,29 @@ def _change(
     upgrading: bool,
     sqlite: str,
 ) -> None:
-    async def check(client: Client) -> tuple[Facts, list[Finding], Change, Change]:
+    async def check(client: Client) -> tuple[Facts, list[Finding], Steps]:
         before = deployed(await read_revisions(client, at.place.namespace, at.release))
         # Without a file the release's own values go on, over the new chart's defaults.
         kept = without_choice(before.config or {}) if upgrading and before and not options.files else {}
-        final = Change(at.release, str(chart.folder), at.place, Values(kept, options.files, options.sets, typed))
-        change = final
-        if sqlite and before and uses_sqlite(before.objects()):
-            change = replace(final, values=replace(final.values, typed={**typed, CHOICE: sqlite}))
-        elif sqlite:
+        change = Change(at.release, str(chart.folder), at.place, Values(kept, options.files, options.sets, typed))
+        steps = choose_steps(change, before, sqlite)
+        if sqlite and steps.change is change:
             typer.echo("The gateway does not use SQLite: there is no history to move or to leave.", err=True)
         with ProgressView() as view:
             view.waiting("the cluster is being checked")
-            facts = await collect_facts(client, at.helm, chart, change)
-        return facts, run_checks(facts, now_utc(), upgrading=upgrading), change, final
+            facts = await collect_facts(client, at.helm, chart, steps.change)
+        return facts, run_checks(facts, now_utc(), upgrading=upgrading), steps
 
     async def apply(client: Client) -> Revision:
         with ProgressView() as view:
             run = HelmRun(client, at.helm, view, at.seconds)
-            if moves:
-                context["moved"] = await move_history(run, facts, change)
-                return await install_or_upgrade(run, facts, final)
-            return await install_or_upgrade(run, facts, change)
+            if steps.after_move is None:
+                return await install_or_upgrade(run, facts, steps.change)
+            context["moved"] = await move_history(run, facts, steps.change)
+            return await install_or_upgrade(run, facts, steps.after_move)
 
     output = FindingsOutput(at.output)
-    facts, findings, change, final = at.connection.run(check)
-    moves = sqlite == "move" and change is not final
+    facts, findings, steps = at.connection.run(check)
     plan = plan_install(facts)
     changes = changes_between(facts.before.objects() if facts.before else [], facts.objects, facts.namespace)
     context: dict[str, Any] = {"plan": plan, "changes": change_data(changes), "revision": None}
@@ -130,11 +126,7 @@ def _change(
         print_report(report, output)
         if not upgrading:
             print_lines(["", *plan_lines(plan)])
-        before = f"revision {facts.before.version}" if facts.before else "nothing"
-        typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
-        print_lines(change_lines(changes) if facts.before else new_lines(changes))
-        if moves:
-            typer.echo("After the move, a second revision releases SQLite's volume and starts all replicas.")
+        _print_changes(facts, changes, steps)
     elif refused or options.dry_run:
         print_report(report, output)
     if refused:
@@ -142,14 +134,7 @@ def _change(
         raise CliError(f"{count}; nothing was changed: {refused[0].message}")
     if options.dry_run:
         return
-    if upgrading:
-        unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
-        old = f" from {facts.before.chart_words}" if facts.before else ""
-        reads = " While the history is copied, no one can log in." if moves else ""
-        question = f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.{reads}"
-    else:
-        question = f"Install {facts.chart.words} into namespace {facts.namespace}?"
-    confirm_change(question, options.yes)
+    confirm_change(_question(facts, changes, steps, upgrading=upgrading), options.yes)
     revision = at.connection.run(apply)
     if output is not FindingsOutput.TEXT:
         context["revision"] = revision_data(revision)
@@ -159,6 +144,23 @@ def _change(
     typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
     if not upgrading and revision.info.notes.strip():
         typer.echo(f"\n{revision.info.notes.strip()}")
+
+
+def _print_changes(facts: Facts, changes: Sequence[ObjectChange], steps: Steps) -> None:
+    before = f"revision {facts.before.version}" if facts.before else "nothing"
+    typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
+    print_lines(change_lines(changes) if facts.before else new_lines(changes))
+    if steps.after_move:
+        typer.echo("After the move, a second revision releases SQLite's volume and starts all replicas.")
+
+
+def _question(facts: Facts, changes: Sequence[ObjectChange], steps: Steps, *, upgrading: bool) -> str:
+    if not upgrading:
+        return f"Install {facts.chart.words} into namespace {facts.namespace}?"
+    unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
+    old = f" from {facts.before.chart_words}" if facts.before else ""
+    during_move = " While the history is moved, no one can log in." if steps.after_move else ""
+    return f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.{during_move}"
 
 
 @contextmanager

@@ -1,34 +1,50 @@
-"""`vdi upgrade --move-history`: an upgrade whose gateway has the sidecar `vdi.gateway.store.move`, with its progress."""
+"""`vdi upgrade --move-history`: an upgrade whose gateway has the sidecar `vdi.gateway.store.move`, and its progress."""
 
 import asyncio
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import msgspec
 
 from vdi.api.meta import ObjectMeta
 from vdi.helm.arguments import Change
+from vdi.helm.releases import Revision
 from vdi.helm.run import WATCH_SECONDS, View, stop_telling
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, install_or_upgrade
-from vdi.release.diff import Object
 from vdi.release.facts import Facts, variables_of
 
-# Value of the chart: what becomes of SQLite where the database is PostgreSQL from now on.
-CHOICE = "gateway.database.sqlite"
 _CONTAINER = "move-history"
 _PODS = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
 _COUNT = re.compile(r"(\w{1,63}): (\d{1,18}) rows")
 _MAX_BYTES = 65536
 
 
-def uses_sqlite(objects: list[Object]) -> bool:
-    """Whether the gateway among a release's objects has its database in SQLite."""
-    for obj in objects:
+class Steps(NamedTuple):
+    """Upgrades of one command."""
+
+    change: Change
+    # Without the sidecar and SQLite's volume, when the history was moved.
+    after_move: Change | None = None
+
+
+def choose_steps(change: Change, before: Revision | None, choice: str) -> Steps:
+    """`choice`: `move`, `leave` or nothing. It counts only where the gateway uses SQLite until now."""
+    if not choice or before is None or not _uses_sqlite(before):
+        return Steps(change)
+    typed = {**change.values.typed, "gateway.database.sqlite": choice}
+    chosen = replace(change, values=replace(change.values, typed=typed))
+    return Steps(chosen, change if choice == "move" else None)
+
+
+def _uses_sqlite(revision: Revision) -> bool:
+    for obj in revision.objects():
         if obj["kind"] == "Deployment":
             for container in obj["spec"]["template"]["spec"]["containers"]:
                 if container["name"] == "gateway":
@@ -36,9 +52,9 @@ def uses_sqlite(objects: list[Object]) -> bool:
     return False
 
 
-def without_choice(values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a revision for the next one: the choice is for one upgrade."""
-    kept = deepcopy(values)
+def without_choice(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a revision for the next one: a choice is for one upgrade."""
+    kept = deepcopy(dict(values))
     database = (kept.get("gateway") or {}).get("database") or {}
     database.pop("sqlite", None)
     return kept

@@ -31,7 +31,6 @@ from vdi.gateway.store.database import (
 from vdi.gateway.store.migrations import UnknownRevisionError, head_revision, import_tables, upgrade
 
 PORT = 8083
-# Also in the chart's NOTES and in docs/upgrading.md.
 _AGAIN = "To move again, empty it (docs/upgrading.md). To keep only what it has: vdi upgrade --leave-history-behind"
 _BATCH = 1000
 _RETRY_SECONDS = 2.0
@@ -53,7 +52,7 @@ class MoveError(Exception):
 async def move(source: AsyncConnection, target: Database) -> dict[str, int]:
     """Copy all tables and compare their counts; returns these. The caller has the source's write lock.
 
-    Repeats: a target in which nothing was changed since is filled again; one that works with the same rows stays. Raises
+    Safe to repeat: an unchanged target is filled again; one that is in use stays, if SQLite has not changed. Raises
     MoveError, DatabaseUnavailableError.
     """
     async with target.begin() as connection:
@@ -168,7 +167,7 @@ async def _listen() -> None:
     def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    async with await asyncio.start_server(close, port=PORT) as server:
+    async with await asyncio.start_server(close, "0.0.0.0", PORT) as server:  # noqa: S104 -- the kubelet connects
         await server.serve_forever()
 
 
