@@ -293,7 +293,7 @@ async def test_logins_go_on_in_postgresql(stage: Stage, tmp_path: Path, postgres
                 frozen = (await connection.execute(select(func.count()).select_from(audit))).scalar_one()
             assert (await alice.get("/")).status_code == 200, "a use that cannot be recorded"
             async with gateway_process(stage, tmp_path, VDI_DATABASE_URL=postgres_url) as new:
-                cookies = {cookie.name: cookie.value for cookie in alice.cookies.jar}
+                cookies = {cookie.name: cookie.value or "" for cookie in alice.cookies.jar}
                 browser = await new.gateway.browser()
                 browser.cookies.update(cookies)
                 assert (await browser.get("/")).status_code == 200
