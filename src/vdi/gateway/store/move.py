@@ -31,7 +31,7 @@ from vdi.gateway.store.database import (
 from vdi.gateway.store.migrations import UnknownRevisionError, head_revision, import_tables, upgrade
 
 PORT = 8083
-_AGAIN = "To move again, empty it (docs/upgrading.md). To keep only what it has: vdi upgrade --leave-history-behind"
+_AGAIN = "To move, empty PostgreSQL (docs/upgrading.md). To keep only its rows: vdi upgrade --leave-history-behind"
 _BATCH = 1000
 _RETRY_SECONDS = 2.0
 # One row in the target, of the same transaction as the copy. Not among the gateway's tables.
