@@ -118,6 +118,29 @@ def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: P
     without_an_operator_nothing_hangs(release)
 
 
+@pytest.mark.timeout(180)
+def test_history_is_not_left_behind_in_silence(release: Release) -> None:
+    release.run("install", "--yes", values=yaml.safe_dump(FIRST | {"pools": {}}))
+    to_postgresql = ("upgrade", "--yes", "--set", "postgresql.enabled=true")
+    for refused in (to_postgresql, (*to_postgresql, "--dry-run", "-o", "json")):
+        said = release.run(*refused, status=1)
+        assert "SQLite would be left behind; allowed: move (vdi upgrade --move-history), leave" in said
+    done = release.tools.helm("upgrade", "vdi", str(CHART), *RELEASE, "--reuse-values", *to_postgresql[2:])
+    assert "vdi upgrade --leave-history-behind" in done.stderr, "helm alone says it too"
+    assert release.revisions() == [(1, "deployed")]
+    assert "give one of them" in release.run(*to_postgresql, "--move-history", "--leave-history-behind", status=2)
+
+    moved = release.run(*to_postgresql, "--move-history", "-o", "json")
+    assert '"moved": {}' in moved, "no kubelet here: the sidecar did not run"
+    assert release.revisions()[0] == (3, "deployed"), "with the sidecar, and then without it"
+    assert "--move-history" not in release.run("upgrade", "--yes"), "the values of now have PostgreSQL"
+    again = release.run("upgrade", "--yes", "--move-history")
+    assert "The gateway does not use SQLite: there is no history to move" in again
+    release.tools.helm("rollback", "vdi", "1", *RELEASE, "--force-conflicts")
+    assert "Upgraded: revision 7" in release.run(*to_postgresql, "--leave-history-behind")
+    release.run("uninstall", "--crds", "--yes", "--force")
+
+
 @pytest.mark.long
 @pytest.mark.timeout(360)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:

@@ -65,9 +65,31 @@ those that are named for templates made elsewhere. A JSON list. */}}
 {{- $names | uniq | sortAlpha | toJson }}
 {{- end }}
 
-{{/* Whether the database is a file on a volume of the gateway's own; empty if it is a server somewhere. */}}
-{{- define "vdi.gateway.hasVolume" -}}
-{{- if not (include "vdi.gateway.databaseSecret" .) }}yes{{ end }}
+{{/* `use`: the database is SQLite, a file on a volume of the gateway's own. `move`: the pod copies that file to PostgreSQL. Empty:
+the database is PostgreSQL. Fails where a gateway that uses SQLite would lose what it has. */}}
+{{- define "vdi.gateway.sqlite" -}}
+{{- $choice := .Values.gateway.database.sqlite }}
+{{- if not (include "vdi.gateway.databaseSecret" .) }}
+{{- if $choice }}{{ fail (printf "gateway.database.sqlite: %s: allowed with postgresql.enabled or gateway.database.existingSecret; these values use SQLite" $choice) }}{{ end }}use
+{{- else if eq $choice "move" }}move
+{{- else if not $choice }}
+{{- range ((((lookup "apps/v1" "Deployment" .Release.Namespace (include "vdi.gateway.name" .)).spec).template).spec).containers }}
+{{- if and (eq .name "gateway") (not (contains "VDI_DATABASE_URL" (toJson .env))) }}
+{{- fail "gateway.database.sqlite: the logins, API tokens, history and audit in SQLite would be left behind; allowed: move (vdi upgrade --move-history), leave (vdi upgrade --leave-history-behind)" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The gateway's values for vdi.placement. Both gateways of a move need the claim, which one node has. */}}
+{{- define "vdi.gateway.placement" -}}
+{{- $values := deepCopy .Values.gateway }}
+{{- if eq (include "vdi.gateway.sqlite" .) "move" }}
+{{- $labels := include "vdi.gateway.selectorLabels" . | fromYaml }}
+{{- $term := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) }}
+{{- $_ := set $values "affinity" (dict "podAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term))) }}
+{{- end }}
+{{- toYaml $values }}
 {{- end }}
 
 {{/* One host below the domain, as Traefik's HostRegexp takes it. */}}
@@ -80,7 +102,7 @@ HostRegexp(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?\.{{ .Values.domain | replace "." "\\.
 {{- $replicas := int .Values.gateway.replicas }}
 {{- if gt $replicas 1 }}
 {{- $missing := list }}
-{{- if include "vdi.gateway.hasVolume" . }}{{ $missing = append $missing "postgresql.enabled or gateway.database.existingSecret" }}{{ end }}
+{{- if not (include "vdi.gateway.databaseSecret" .) }}{{ $missing = append $missing "postgresql.enabled or gateway.database.existingSecret" }}{{ end }}
 {{- if not (include "vdi.gateway.redisSecret" .) }}{{ $missing = append $missing "redis.enabled or gateway.redis.existingSecret" }}{{ end }}
 {{- if $missing }}
 {{- fail (printf "gateway.replicas: %d: allowed: 1, or more with %s set: replicas share the database and their state" $replicas (join ", and " $missing)) }}

@@ -36,6 +36,7 @@ from vdi.release.chart import NAME, Chart, RefusedError, find_chart
 from vdi.release.collect import collect_facts
 from vdi.release.diff import ObjectChange, changes_between
 from vdi.release.facts import Facts, images_of, plan_install
+from vdi.release.history_move import Steps, choose_steps, move_history, without_choice
 from vdi.release.preflight import run_checks
 from vdi.release.signatures import (
     BadSignatureError,
@@ -66,39 +67,57 @@ _CERTIFICATES = (
 )
 
 
-def change_release(options: ChangeOptions, *, upgrading: bool, typed: Mapping[str, Any] | None = None) -> None:
-    """Check, show, ask, and let helm do it. `typed`: values by their path. Raises CliError."""
+def change_release(
+    options: ChangeOptions, *, upgrading: bool, typed: Mapping[str, Any] | None = None, sqlite: str = ""
+) -> None:
+    """Check, show, ask, and let helm do it. Raises CliError.
+
+    `typed`: values by their path. `sqlite`: `move` or `leave` what a gateway has that uses SQLite until now.
+    """
     if options.at.output is FindingsOutput.JUNIT and not options.dry_run:
         raise CliError(f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE)
     with failures_in_words():
         found = find_chart(options.chart)
         # The copy lasts until helm has ended: helm reads the chart again after the question.
         with verified_copy(found, options.key) if options.key else nullcontext(found) as chart:
-            _change(options, options.at.located(), chart, typed or {}, upgrading=upgrading)
+            _change(options, options.at.located(), chart, typed or {}, upgrading=upgrading, sqlite=sqlite)
 
 
 def _change(
-    options: ChangeOptions, at: ReleaseOptions, chart: Chart, typed: Mapping[str, Any], *, upgrading: bool
+    options: ChangeOptions,
+    at: ReleaseOptions,
+    chart: Chart,
+    typed: Mapping[str, Any],
+    *,
+    upgrading: bool,
+    sqlite: str,
 ) -> None:
-    async def check(client: Client) -> tuple[Facts, list[Finding], Change]:
+    async def check(client: Client) -> tuple[Facts, list[Finding], Steps]:
         before = deployed(await read_revisions(client, at.place.namespace, at.release))
         # Without a file the release's own values go on, over the new chart's defaults.
-        kept = before.config or {} if upgrading and before and not options.files else {}
+        kept = without_choice(before.config or {}) if upgrading and before and not options.files else {}
         change = Change(at.release, str(chart.folder), at.place, Values(kept, options.files, options.sets, typed))
+        steps = choose_steps(change, before, sqlite)
+        if sqlite and steps.change is change:
+            typer.echo("The gateway does not use SQLite: there is no history to move or to leave.", err=True)
         with ProgressView() as view:
             view.waiting("the cluster is being checked")
-            facts = await collect_facts(client, at.helm, chart, change)
-        return facts, run_checks(facts, now_utc(), upgrading=upgrading), change
+            facts = await collect_facts(client, at.helm, chart, steps.change)
+        return facts, run_checks(facts, now_utc(), upgrading=upgrading), steps
 
     async def apply(client: Client) -> Revision:
         with ProgressView() as view:
-            return await install_or_upgrade(HelmRun(client, at.helm, view, at.seconds), facts, change)
+            run = HelmRun(client, at.helm, view, at.seconds)
+            if steps.after_move is None:
+                return await install_or_upgrade(run, facts, steps.change)
+            context["moved"] = await move_history(run, facts, steps.change)
+            return await install_or_upgrade(run, facts, steps.after_move)
 
     output = FindingsOutput(at.output)
-    facts, findings, change = at.connection.run(check)
+    facts, findings, steps = at.connection.run(check)
     plan = plan_install(facts)
     changes = changes_between(facts.before.objects() if facts.before else [], facts.objects, facts.namespace)
-    context = {"plan": plan, "changes": change_data(changes), "revision": None}
+    context: dict[str, Any] = {"plan": plan, "changes": change_data(changes), "revision": None}
     report = Report(tool="vdi preflight", findings=findings, context=context)
     if options.key:
         verify_images(facts, options.key)
@@ -107,9 +126,7 @@ def _change(
         print_report(report, output)
         if not upgrading:
             print_lines(["", *plan_lines(plan)])
-        before = f"revision {facts.before.version}" if facts.before else "nothing"
-        typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
-        print_lines(change_lines(changes) if facts.before else new_lines(changes))
+        _print_changes(facts, changes, steps)
     elif refused or options.dry_run:
         print_report(report, output)
     if refused:
@@ -117,13 +134,7 @@ def _change(
         raise CliError(f"{count}; nothing was changed: {refused[0].message}")
     if options.dry_run:
         return
-    if upgrading:
-        unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
-        old = f" from {facts.before.chart_words}" if facts.before else ""
-        question = f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected."
-    else:
-        question = f"Install {facts.chart.words} into namespace {facts.namespace}?"
-    confirm_change(question, options.yes)
+    confirm_change(_question(facts, changes, steps, upgrading=upgrading), options.yes)
     revision = at.connection.run(apply)
     if output is not FindingsOutput.TEXT:
         context["revision"] = revision_data(revision)
@@ -133,6 +144,23 @@ def _change(
     typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
     if not upgrading and revision.info.notes.strip():
         typer.echo(f"\n{revision.info.notes.strip()}")
+
+
+def _print_changes(facts: Facts, changes: Sequence[ObjectChange], steps: Steps) -> None:
+    before = f"revision {facts.before.version}" if facts.before else "nothing"
+    typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
+    print_lines(change_lines(changes) if facts.before else new_lines(changes))
+    if steps.after_move:
+        typer.echo("After the move, a second revision releases SQLite's volume and starts all replicas.")
+
+
+def _question(facts: Facts, changes: Sequence[ObjectChange], steps: Steps, *, upgrading: bool) -> str:
+    if not upgrading:
+        return f"Install {facts.chart.words} into namespace {facts.namespace}?"
+    unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
+    old = f" from {facts.before.chart_words}" if facts.before else ""
+    during_move = " While the history is moved, no one can log in." if steps.after_move else ""
+    return f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.{during_move}"
 
 
 @contextmanager
@@ -405,14 +433,30 @@ def install(
         "upgrade --dry-run",
         "upgrade -f my-values.yaml",
         "upgrade --set replicas=3 --yes",
+        "upgrade -f my-values.yaml --move-history",
     )
 )
 @with_change
-def upgrade(options: ChangeOptions) -> None:
+def upgrade(
+    options: ChangeOptions,
+    *,
+    move_history: Annotated[
+        bool,
+        typer.Option("--move-history", help="From SQLite to PostgreSQL: move logins, API tokens, history and audit."),
+    ] = False,
+    leave_history_behind: Annotated[
+        bool, typer.Option("--leave-history-behind", help="From SQLite to PostgreSQL: begin with an empty database.")
+    ] = False,
+) -> None:
     """Show what would change, field by field, ask, and upgrade. Running desktops are not affected.
 
     Without -f the release keeps its values, and --set changes single ones; with -f the files replace all of them. A
     failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed, or a
     signature is wrong; 3: a signature could not be checked; 130: interrupted.
     """
-    change_release(options, upgrading=True)
+    if move_history and leave_history_behind:
+        raise CliError("--move-history, --leave-history-behind: give one of them", USAGE)
+    sqlite = "move" if move_history else ""
+    if leave_history_behind:
+        sqlite = "leave"
+    change_release(options, upgrading=True, sqlite=sqlite)

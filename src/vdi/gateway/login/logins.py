@@ -12,6 +12,7 @@ import hashlib
 import secrets
 from asyncio import get_running_loop
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -23,6 +24,7 @@ from vdi.gateway.login.local_users import LocalUser
 from vdi.gateway.rights import TOKEN_ID, Actor, User, is_token, normal_groups, refuse_to_drive
 from vdi.gateway.settings import Settings
 from vdi.gateway.store.audit import Act, Audit
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import ApiToken, Login, LoginStore
 
 # All API tokens begin with it, so that scanners for leaked secrets recognise them.
@@ -338,7 +340,9 @@ class Logins:
     async def _see(self, credential: Login | ApiToken) -> None:
         now = self._clock()
         if credential.seen is None or now - credential.seen >= _SEEN_EVERY:
-            await self._store.update(credential, seen=now)
+            # A database that only reads still proves who it is. Without the time, the login is idle earlier.
+            with suppress(DatabaseUnavailableError):
+                await self._store.update(credential, seen=now)
 
     async def _by_id(self, login_id: str) -> Login | ApiToken | None:
         if is_token(login_id):

@@ -40,6 +40,11 @@ def import_tables() -> None:
             importlib.import_module(f"{store.__name__}.{module.name}")
 
 
+def head_revision() -> str | None:
+    """The revision that `upgrade` leads to."""
+    return _scripts().get_current_head()
+
+
 def known_revisions() -> set[str]:
     """Revisions of databases that this code can use, if need be after an upgrade."""
     return {revision.revision for revision in _scripts().walk_revisions()}
@@ -59,7 +64,7 @@ async def upgrade(database: Database) -> None:
 def _upgrade(connection: Connection) -> None:
     scripts = _scripts()
     current = MigrationContext.configure(connection).get_current_revision()
-    if current == scripts.get_current_head():
+    if current == head_revision():
         return
     if current is not None and current not in known_revisions():
         raise UnknownRevisionError(current)
