@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.agent import ALONE, REAL, a_png, main, summarize, table, verdicts
+from bench.agent import ALONE, CROWD, REAL, a_png, main, summarize, table, verdicts
 
 
 def figures(what: str, *milliseconds: float, cpu: float | None = None) -> dict[str, Any]:
@@ -26,10 +26,16 @@ def test_summary_is_of_whole_turns() -> None:
 
 
 @pytest.mark.parametrize(("milliseconds", "met"), [(100.0, True), (100.1, False)])
-def test_aim_is_for_one_agent(milliseconds: float, met: bool) -> None:
+def test_aim_of_time_is_for_one_agent(milliseconds: float, met: bool) -> None:
     for what in (ALONE, REAL):
-        [said] = verdicts([figures(what, milliseconds), figures("20 agents at once", 900.0)])
+        said, _ = verdicts([figures(what, milliseconds), figures(CROWD, 900.0)])
         assert said.startswith("met") is met
+
+
+@pytest.mark.parametrize(("turns", "met"), [(200, True), (199, False)])
+def test_aim_of_actions_is_for_all_agents(turns: int, met: bool) -> None:
+    [said] = verdicts([figures(CROWD, *[900.0] * turns)])
+    assert said.startswith("met") is met
 
 
 def test_what_is_not_measured_is_a_dash() -> None:
