@@ -104,13 +104,19 @@ def decode_json(text: bytes, into: type[T]) -> T:
         raise BadResponseError(f"the response cannot be read as {expected}: {error}") from error
 
 
+def read_headers(head: bytes) -> httpx.Headers:
+    """The header fields of a response's head, as `vdi.kube.http` has it."""
+    lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    return httpx.Headers([(name, value.strip()) for name, _, value in lines])
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """A response whose body has been read."""
 
     status: int
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
+    headers: httpx.Headers = field(default_factory=httpx.Headers, compare=False)
 
     def json(self, into: type[T]) -> T:
         """The body. Raises BadResponseError."""

@@ -47,7 +47,15 @@ from vdi.gateway.in_flight import (
 from vdi.gateway.rights import Action, User, is_token, no_desktop, refusal, role_in
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import is_address
-from vdi.http_client import HTTP_ERRORS, BadResponseError, RequestOptions, Response, ResponseStream, open_client
+from vdi.http_client import (
+    HTTP_ERRORS,
+    BadResponseError,
+    RequestOptions,
+    Response,
+    ResponseStream,
+    open_client,
+    read_headers,
+)
 from vdi.kinds import SESSIONS
 from vdi.kube.connections import request_once
 from vdi.kube.errors import KubeError
@@ -228,7 +236,7 @@ class DesktopAgent:
             async with asyncio.timeout(POLLED_SECONDS if _polling.get() else None):
                 async for chunk in connection.chunks():  # joined at once: of single bytes each takes 40
                     received += chunk
-            return Response(head.status, bytes(received), head.headers())
+            return Response(head.status, bytes(received), read_headers(head.head))
 
     async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
         """The whole answer of `stream`, which may not be larger. Raises what `ask` raises."""

@@ -244,7 +244,11 @@ async def request_once(
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not all(line.isascii() and line.isprintable() for line in lines):
         raise HttpError("the token or address has characters that are not allowed in a request")
-    connection = await Target(url).connect(_BUFFER)
+    try:
+        target = Target(url)
+    except ValueError as error:
+        raise HttpError(str(error)) from error
+    connection = await target.connect(_BUFFER)
     try:
         connection.send("\r\n".join([*lines, "\r\n"]).encode() + body)
         response = await connection.head()

@@ -39,11 +39,6 @@ class Response:
     head: bytes
     body: bytes = b""
 
-    def headers(self) -> dict[str, str]:
-        """The header fields by their names in lower case; of one that comes twice, the last."""
-        lines = (line.partition(":") for line in self.head.decode("latin-1").split("\r\n")[1:])
-        return {name.lower(): value.strip() for name, _, value in lines}
-
     def header(self, name: str) -> str | None:
         """The value of a header field; None when it is not there."""
         value = _field(self.head.lower(), b"\r\n" + name.lower().encode() + b":", self.head)
