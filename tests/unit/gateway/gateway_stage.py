@@ -273,7 +273,7 @@ class FakeAgent:
     answers: AnswerBudget = field(
         default_factory=lambda: AnswerBudget(ANSWERS_BYTES, USER_ANSWERS_BYTES),
     )
-    enter, read = DesktopAgent.enter, DesktopAgent.read
+    enter, read, _reserve = DesktopAgent.enter, DesktopAgent.read, DesktopAgent._reserve
 
     async def ask(self, session: VDISession, method: str, path: str, **options: Any) -> Response:
         if self.real is not None:
