@@ -21,7 +21,12 @@ def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
 
 
 def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int, int, bytes]:
-    """What a gateway gets that has stored so much: number and place of a piece, and the piece."""
+    """What a gateway gets that has stored so much: number and place of a piece, and the piece.
+
+    The agent has looked since the first picture.
+    """
+    for film in desktop.films.films:
+        film.has_picture = film.has_picture or film.size > 0
     piece, headers = desktop.films.fetch(number, stored)
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
@@ -82,6 +87,23 @@ def test_film_that_looks_too_seldom_or_often_is_replaced(desktop: FilmedDesktop)
     assert desktop.look() == {"state": "On", "message": ""}
     desktop.look()
     assert desktop.recorder.began == 2
+
+
+def test_film_without_a_picture_is_replaced_and_not_kept(desktop: FilmedDesktop) -> None:
+    """The screen became smaller as it began, which ends the recorder's pictures: sound alone came."""
+    desktop.look()
+    assert desktop.recorder.file
+    desktop.recorder.file.write(b"sound")
+    desktop.recorder.file.flush()
+    desktop.look()
+    assert desktop.films.fetch(0, 0) == (b"", {})
+    desktop.films.films[0].began -= desktop.module.FIRST_PICTURE_SECONDS
+    desktop.look()
+    assert desktop.recorder.began == 2
+    desktop.recorder.film(b"picture")
+    desktop.look()
+    piece, _ = desktop.films.fetch(0, 0)
+    assert piece == b"picture"
 
 
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:

@@ -25,6 +25,8 @@ MAX_PIECE, MAX_WAITING, MAX_FILM = 4 << 20, 256 << 20, 4 << 30
 """Bytes of one answer; those that may wait for the gateway in all films together; and after which a new film begins."""
 STORED_SECONDS = 300.0
 """A desktop of whose film the gateway has stored nothing for so long counts as not recorded."""
+FIRST_PICTURE_SECONDS = 2.0
+"""A recorder without a picture for so long has ended: the screen became smaller as it began."""
 ROUNDED_PIXELS = 16
 """An encoder's pictures may be smaller than the screen by less."""
 _PUNCH_HOLE = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
@@ -58,6 +60,7 @@ class Film:
     def __init__(self, number: int, file: int, screen: tuple[int, int]) -> None:
         self.number, self.file, self.screen = number, file, screen
         self.stored, self.seconds, self.ended = 0, 0.0, False
+        self.began, self.has_picture = time.monotonic(), False
 
     @property
     def size(self) -> int:
@@ -101,6 +104,7 @@ class Films:
         is_active, film = bool(status.get("active")), self.films[-1] if self.films else None
         if film and not film.ended:
             film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
+            film.has_picture = film.has_picture or bool(status.get("frames"))
         waiting = sum(film.size - film.stored for film in self.films)
         closed, screen = str(status.get("closed") or ""), self._screen_size()
         if waiting > MAX_WAITING:
@@ -108,6 +112,8 @@ class Films:
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
         is_current = is_current and not status.get("isOutdated")
+        if is_current and not film.has_picture:
+            is_current = time.monotonic() - film.began < FIRST_PICTURE_SECONDS
         is_current = is_current and self._has_whole_screen(status, screen)
         if is_active and (not self.wanted or closed or not is_current):
             self._end(film)
@@ -153,11 +159,11 @@ class Films:
                 if film.number == number and film.stored < stored <= film.size:
                     _fallocate(film.file, _PUNCH_HOLE, 0, stored)
                     film.stored, self.stored_at = stored, time.monotonic()
-                if film.ended and film.stored == film.size:
+                if film.ended and (film.stored == film.size or not film.has_picture):
                     self.films.remove(film)
                     os.close(film.file)
             film = self.films[0] if self.films else None
-            if film is None:
+            if film is None or not film.has_picture:  # of sound alone no player shows anything
                 return b"", {}
             headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
             return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
