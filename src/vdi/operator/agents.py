@@ -223,9 +223,10 @@ class Agents:
     def _has_no_agent(self, session: VDISession) -> bool:
         """Whether the last process has polled this desktop in vain, and gave up."""
         template = self._caches.templates.get("", session.spec.template)
-        is_polled = idle_timeout(session, template) or session.status.recording or session.status.graphics
-        is_polled = is_polled or _warned_at(session, CLOSING)
-        return not is_polled and not self._is_new(session, POLLED_WITHIN)
+        status = session.status
+        if status.recording or status.graphics or idle_timeout(session, template) or _warned_at(session, CLOSING):
+            return False
+        return not self._is_new(session, POLLED_WITHIN)
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule):
