@@ -60,6 +60,9 @@ FIRST_POLL_SECONDS = 5.0
 # An agent that has not answered this long after its desktop was ready is taken for an image without one, unless the
 # desktop has an idle timeout.
 AGENT_STARTS_WITHIN = timedelta(seconds=15)
+# A desktop that was ready this long before a new process saw it has been polled by the last one, which may have
+# ended before its first poll; the next one waits for the Lease.
+POLLED_WITHIN = timedelta(minutes=2)
 # Seconds between the first two polls in that time; then twice as long each.
 GRAPHICS_PAUSE = 5.0
 # Seconds within which a new process polls the desktops that are taken to have no agent, each once. With thousands of
@@ -220,8 +223,10 @@ class Agents:
     def _has_no_agent(self, session: VDISession) -> bool:
         """Whether the last process has polled this desktop in vain, and gave up."""
         template = self._caches.templates.get("", session.spec.template)
-        is_polled = idle_timeout(session, template) or session.status.recording or session.status.graphics
-        return not is_polled and not self._is_new(session)
+        status = session.status
+        if status.recording or status.graphics or idle_timeout(session, template) or _warned_at(session, CLOSING):
+            return False
+        return not self._is_new(session, POLLED_WITHIN)
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
         if old and new and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule):
@@ -292,7 +297,7 @@ class Agents:
             return Result(requeue_after=plan.interval.total_seconds())
         state.failures += 1
         if plan.timeout is None and session.status.graphics is None:
-            if self._is_new(session):
+            if self._is_new(session, AGENT_STARTS_WITHIN):
                 return Result(requeue_after=GRAPHICS_PAUSE * 2 ** min(state.failures - 1, 16))
             self._states.pop(session.metadata.uid, None)
             return Result()
@@ -305,10 +310,10 @@ class Agents:
         pause = min(plan.interval * 2 ** min(state.failures - 1, 16), LONGEST_PAUSE)
         return Result(requeue_after=pause.total_seconds())
 
-    def _is_new(self, session: VDISession) -> bool:
-        """Whether the desktop became ready only now, so that its agent may still be starting."""
+    def _is_new(self, session: VDISession, age: timedelta) -> bool:
+        """Whether the desktop became ready less than `age` ago."""
         ready_time = session.status.ready_time
-        return bool(ready_time) and self._clock.now() < parse_time(ready_time) + AGENT_STARTS_WITHIN
+        return bool(ready_time) and self._clock.now() < parse_time(ready_time) + age
 
     def _without_film(self, session: VDISession, state: _AgentState, error: AnswerError) -> Result:
         """After some polls without an answer the film has failed: no one knows whether it is made."""

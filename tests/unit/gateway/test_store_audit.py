@@ -205,9 +205,10 @@ async def test_counts_that_a_stop_interrupts_go_to_the_log(
         yield
 
     monkeypatch.setattr(trail, "_database", SimpleNamespace(begin=blocked))
-    writing = asyncio.create_task(trail.write_refused(early=True))
-    await asyncio.sleep(0)
-    writing.cancel()
+    writing = asyncio.create_task(trail.run())
+    for _ in range(2):  # the stop, and the end of the stop's patience
+        await asyncio.sleep(0)
+        writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
     assert ['count\\":\\"2' in line for line in caplog.messages] == [True]
@@ -256,3 +257,23 @@ async def test_many_rows_do_not_wait_for_the_second(database: Database, trail: A
     for _ in range(256):
         await trail.record_soon(ACT)
     assert len(await outcomes(database)) == 256
+
+
+async def test_client_that_goes_takes_no_rows_of_others_away(
+    database: Database, trail: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def blocked() -> AsyncIterator[None]:
+        await asyncio.Event().wait()
+        yield
+
+    await trail.record_soon(ACT)
+    with monkeypatch.context() as patch:
+        patch.setattr(trail, "_database", SimpleNamespace(begin=blocked))
+        request = asyncio.create_task(trail.record(ACT, "Conflict"))
+        await asyncio.sleep(0)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    await trail.write_soon()
+    assert await outcomes(database) == ["done"]

@@ -201,6 +201,17 @@ async def test_new_process_does_not_poll_missing_agents_at_once(world: ActivityW
     assert len(world.polls.queue) == 3
 
 
+async def test_desktop_that_a_dead_process_has_not_polled_is_polled(world: ActivityWorld) -> None:
+    world.put(world.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+    world.clock.wall = START + timedelta(minutes=5)
+    world.session(idle=None, readyTime="2026-11-20T08:03:30Z")
+    assert len(world.polls.queue) == 1
+    world.put_session(
+        "bob", status={"phase": "Running", "readyTime": "2026-11-20T08:00:00Z", "conditions": [CLOSING]}, template="t"
+    )
+    assert len(world.polls.queue) == 2
+
+
 async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(running: ActivityWorld) -> None:
     running.agent.answer |= {"memoryKillSeconds": 30.0, "graphics": GRAPHICS}
     running.session(idle=None, graphics=GRAPHICS)

@@ -9,7 +9,7 @@ act is done all the same, since a database that is down must not keep users from
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -168,11 +168,14 @@ class Audit:
         try:
             while True:
                 await asyncio.sleep(_WRITE_SECONDS)
-                await self.write_soon()
                 await self.write_refused()
         finally:
-            await self.write_soon()
-            await self.write_refused(early=True)
+            try:
+                await self.write_refused(early=True)
+            except asyncio.CancelledError as error:  # nothing else has them
+                for row in self._soon:
+                    _log_row(row, error)
+                raise
 
     async def record_soon(self, act: Act) -> None:
         """Record an act that is done within a second: one transaction for all of them. Never raises.
@@ -186,7 +189,18 @@ class Audit:
     async def write_soon(self) -> None:
         """Write the rows of `record_soon` now. Never raises."""
         rows, self._soon = self._soon, []
-        await self._write(rows)
+        if not rows:
+            return
+        try:
+            async with self._database.begin() as connection:
+                await connection.execute(audit.insert(), rows)
+        except (DatabaseUnavailableError, SQLAlchemyError) as error:
+            for row in rows:
+                _log_row(row, error)
+        except asyncio.CancelledError:
+            # The gateway stops, or one client has gone whose request writes the rows of all: the next write has them.
+            self._soon[:0] = rows
+            raise
 
     async def refuse(self, act: Act, code: str, login_id: str) -> None:
         """Record a refused act: the first one at once, those of the next minute as one row with their count.
@@ -204,15 +218,16 @@ class Audit:
             over = self._refused.pop(next(iter(self._refused)))
         self._refused[key] = _Refused(now + timedelta(seconds=REFUSED_SECONDS))
         if over and over.row:
-            await self._write([over.row])
+            self._soon.append(over.row)
         await self.record(act, code)
 
     async def write_refused(self, *, early: bool = False) -> None:
-        """Write the counts whose minute is over, or all of them. Never raises."""
+        """Write the counts whose minute is over, or all of them, and the rows of `record_soon`. Never raises."""
         now = self._clock()
         over = [key for key, refused in self._refused.items() if early or refused.until <= now]
         counted = [self._refused.pop(key).row for key in over]
-        await self._write([row for row in counted if row])
+        self._soon += [row for row in counted if row]
+        await self.write_soon()
 
     def _count(self, refused: _Refused, act: Act, code: str) -> None:
         refused.count += 1
@@ -222,20 +237,6 @@ class Audit:
         if "token" in act.detail:
             detail["token"] = act.detail["token"]
         refused.row = self._row(replace(act, detail=detail)) | {"outcome": code}
-
-    async def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        try:
-            async with self._database.begin() as connection:
-                await connection.execute(audit.insert(), rows)
-        except (DatabaseUnavailableError, SQLAlchemyError) as error:
-            for row in rows:
-                _log_row(row, error)
-        except asyncio.CancelledError as error:  # the gateway stops, and nothing else has them
-            for row in rows:
-                _log_row(row, error)
-            raise
 
     @asynccontextmanager
     async def act(self, act: Act, *, closed: bool) -> AsyncIterator[None]:
