@@ -6,9 +6,9 @@ Objects are as the API server sent them, without fields that no check reads. Che
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 import msgspec
@@ -98,6 +98,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     api_certificate_ends: str = ""
     # Time of the slowest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
+
+    @cached_property
+    def _derived(self) -> dict[Callable[..., Any], Any]:
+        """Values of functions with `once`."""
+        return {}
 
     @cached_property
     def now(self) -> datetime:
@@ -215,6 +220,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def age(self, timestamp: str | None) -> float:
         """Seconds from a time of the API to the snapshot's; 0 without a time."""
         return (self.now - parse_time(timestamp)).total_seconds() if timestamp else 0.0
+
+
+def once(function: Callable[[Snapshot], T]) -> Callable[[Snapshot], T]:
+    """Decorator of a function that checks share: its value is computed once, and ends with its snapshot."""
+
+    @wraps(function)
+    def derive(snapshot: Snapshot) -> T:
+        derived = snapshot._derived
+        if function not in derived:
+            derived[function] = function(snapshot)
+        value: T = derived[function]
+        return value
+
+    return derive
 
 
 def save(snapshot: Snapshot) -> bytes:

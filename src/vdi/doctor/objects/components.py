@@ -6,12 +6,11 @@ Checks, probes and `vdi.release` find them here. Traefik may run outside the clu
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 from vdi.cluster.explain import StartState, chart_subject, explain
 from vdi.cluster.objects import Event, Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.diagnosis.snapshot import Raw, Snapshot, once
 from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
@@ -196,7 +195,7 @@ class Operator(Component):
         return str(self.pod_spec.get("serviceAccountName") or "default")
 
 
-@lru_cache(maxsize=2)
+@once
 def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
     """All operators of the cluster."""
     found = []
@@ -258,7 +257,7 @@ class Gateway(Component):
         return snapshot.age(down.get("lastTransitionTime") or self.created)
 
 
-@lru_cache(maxsize=2)
+@once
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
     found = _find_components(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
     return tuple(
@@ -348,7 +347,7 @@ def read_go_duration(text: str) -> float | None:
     return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
 
 
-@lru_cache(maxsize=2)
+@once
 def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
     found = []
     for workload in workloads(snapshot):

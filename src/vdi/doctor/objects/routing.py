@@ -7,12 +7,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.diagnosis.snapshot import Raw, Snapshot, once
 from vdi.doctor.objects.components import find_traefiks
 from vdi.session.naming import MANAGED_BY
 
@@ -101,7 +100,7 @@ def _ingress_rules(ingress: Raw) -> Iterator[Rule]:
             yield Rule(where, match, int(priority) if priority.isdigit() else 0, entry_points)
 
 
-@lru_cache(maxsize=2)
+@once
 def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
     """Rules of others that Traefik reads, by the hosts that they name; ``""``: those that name no host, or patterns."""
     # Without a Traefik in the cluster one outside it reads the routes, and nothing is known of its options.
@@ -178,7 +177,7 @@ def middleware_backends(snapshot: Snapshot, name: str, namespace: str) -> Iterat
             yield Backend(at, service, port, f"middleware/{there}/{link}")
 
 
-@lru_cache(maxsize=2)
+@once
 def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[Raw]]:
     """EndpointSlices with a ready endpoint, by namespace and name of their Service."""
     found: dict[tuple[str, str], list[Raw]] = defaultdict(list)

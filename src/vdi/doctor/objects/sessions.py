@@ -6,7 +6,7 @@ adds the objects that the session depends on: ranking looks for causes among the
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from vdi.api.meta import RELEASE_NAMESPACE
@@ -16,7 +16,7 @@ from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
 from vdi.diagnosis.check import merge_patch
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot, once
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Finding, Remedy, Severity
@@ -291,12 +291,12 @@ class SessionDiagnosis:
         return found
 
 
-@lru_cache(maxsize=2)
+@once
 def _queued(snapshot: Snapshot) -> int:
     return sum(session.status.queue is not None for session in snapshot.all_sessions)
 
 
-@lru_cache(maxsize=2)
+@once
 def _full_queue(snapshot: Snapshot) -> Queue:
     """The capacity of all nodes and their use by pods of all namespaces."""
     queue = Queue()
@@ -321,7 +321,7 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     return sorted(found)
 
 
-@lru_cache(maxsize=2)
+@once
 def diagnose_sessions(snapshot: Snapshot) -> tuple[SessionDiagnosis, ...]:
     """All sessions in the scope. Cached: checks share what one of them has worked out."""
     return tuple(SessionDiagnosis(snapshot, session) for session in snapshot.sessions)

@@ -6,12 +6,11 @@ that waits for nothing: that is the cause. A pod that is merely starting is no f
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import msgspec
 
 from vdi.diagnosis.check import check
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot, once
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
 from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, find_kasm
@@ -196,7 +195,7 @@ def links(kasm: Installation) -> Iterator[Link]:
     yield from check_services(walk)
 
 
-@lru_cache(maxsize=2)
+@once
 def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     """Of all namespaces with Kasm."""
     return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))

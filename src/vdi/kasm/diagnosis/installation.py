@@ -8,13 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from vdi.cluster.explain import PASSING
 from vdi.cluster.objects import Event
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Snapshot, once
 from vdi.kasm.generations import of_label, of_workloads
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 
@@ -418,7 +418,7 @@ class Installation:
         return len(found), sum((one.get("conditions") or {}).get("ready", True) is not False for one in found)
 
 
-@lru_cache(maxsize=4)
+@once
 def find_kasm(snapshot: Snapshot) -> tuple[Installation, ...]:
     return tuple(Installation(snapshot, namespace) for namespace in kasm_namespaces(snapshot))
 
