@@ -18,14 +18,14 @@ from support.clock import ShiftedClock
 from support.permissions import operator_rules
 from support.waiting import eventually
 from vdi.cluster.units import format_time
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import BUDGET, collect
 from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 _READING = ("get", "describe")
 _CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")

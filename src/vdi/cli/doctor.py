@@ -18,8 +18,6 @@ from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, with_connection
 from vdi.cli.terminal import confirm, style
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect, prepare_fix
@@ -33,6 +31,8 @@ from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.kube.transport import Client
+from vdi.snapshot.model import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 app = new_app()
 _MADE = "Done."

@@ -18,8 +18,6 @@ import msgspec
 
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
-from vdi.diagnosis.certificate import read_certificate
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
 from vdi.doctor.fixes import fix_for
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
@@ -59,6 +57,8 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
+from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.model import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
 
 BUDGET = 40
 KASM_BUDGET = 6

@@ -7,13 +7,13 @@ a decision (an image, a domain), or would be reverted by the next `helm upgrade`
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.references import observe_gpus, open_modes
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
 from vdi.gpu.sharing.findings import find
 from vdi.kinds import ROUTES, TEMPLATES
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
+from vdi.snapshot.model import Raw, Snapshot
 
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2

@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.check import Code
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.network import enforcement_note
 from vdi.doctor.checks.run import CHECKS
 from vdi.doctor.codes import CODES
@@ -19,6 +17,8 @@ from vdi.doctor.fixes import FIXES
 from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Severity, roots
 from vdi.findings.render import Report, count_findings
+from vdi.snapshot.check import Code
+from vdi.snapshot.model import Snapshot
 
 KEY = "findings.json"
 

@@ -16,7 +16,6 @@ import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators
 from vdi.home_copy.pod import (
     CHUNK_BYTES,
@@ -43,6 +42,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
 from vdi.session.naming import Identity
 from vdi.session.prepull import can_run
+from vdi.snapshot.model import Snapshot
 
 _GZIP = b"\x1f\x8b"
 _MAGIC = slice(257, 262)

@@ -17,7 +17,6 @@ from typing import Any
 
 import msgspec
 
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, grant_commands
 from vdi.findings.model import Remedy
 from vdi.helm.discovery import api_versions
 from vdi.helm.errors import HelmUnavailableError
@@ -45,6 +44,7 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
+from vdi.snapshot.model import UNKNOWN_ACCOUNT, grant_commands
 
 _CONNECT_SECONDS = 2.0
 _HTTP_SECONDS = 10.0

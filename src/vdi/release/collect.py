@@ -15,8 +15,6 @@ import msgspec
 
 from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.cluster.objects import Node
-from vdi.diagnosis.certificate import read_certificate
-from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.objects.components import find_traefiks
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
@@ -31,6 +29,8 @@ from vdi.kube.transport import Client
 from vdi.release.chart import Chart
 from vdi.release.diff import Object, crds_of, is_hook, losses
 from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable, settings_of
+from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.model import Certificate, Snapshot
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # Rights that Helm needs for each object of a release.

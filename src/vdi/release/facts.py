@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from vdi.cluster.objects import Node
-from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Remedy
 from vdi.helm.arguments import Place
@@ -21,6 +20,7 @@ from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.chart import Chart, image_reference
 from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
+from vdi.snapshot.model import Certificate
 
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 ENFORCE = "pod-security.kubernetes.io/enforce"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.certificate import covers
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
 from vdi.helm.run import parse_version
@@ -23,6 +22,7 @@ from vdi.release.facts import (
     unmatched_selectors,
     unpullable,
 )
+from vdi.snapshot.certificate import covers
 
 # CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8).
 OLDEST_KUBERNETES = (1, 30)

@@ -15,7 +15,6 @@ import msgspec
 from vdi.api.meta import GROUP, ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import Operator, find_operators
 from vdi.helm import arguments
 from vdi.helm.arguments import Place
@@ -34,6 +33,7 @@ from vdi.release.facts import settings_of
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
+from vdi.snapshot.model import Snapshot
 
 _FORCED_AFTER = 60.0
 _POLL_SECONDS = 0.3

@@ -8,7 +8,6 @@ import msgspec
 from vdi.api.crd import build_crds
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE
@@ -18,6 +17,7 @@ from vdi.session.children import build_home, build_pod, build_route, build_servi
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity
+from vdi.snapshot.model import Certificate, Scope, Snapshot, Unreadable
 
 Object = dict[str, Any]
 CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]

@@ -16,7 +16,7 @@ from unit.doctor.doctor_builders import (
     meta_of,
     ready_condition,
 )
-from vdi.diagnosis.snapshot import Certificate, Unreadable
+from vdi.snapshot.model import Certificate, Unreadable
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"

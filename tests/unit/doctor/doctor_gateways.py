@@ -7,7 +7,7 @@ import msgspec
 
 from unit.doctor.doctor_breaks import Faults, gone, put
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of, ready_condition
-from vdi.diagnosis.snapshot import Unreadable
+from vdi.snapshot.model import Unreadable
 
 _PORTAL = "ingressroutes/vdi-gateway"
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}

@@ -5,9 +5,9 @@ import pytest
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object
 from unit.doctor.doctor_faults import FAULTS
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
-from vdi.diagnosis.redact import redact
 from vdi.doctor.checks.run import run_checks
 from vdi.findings.model import Finding, Severity, roots
+from vdi.snapshot.redact import redact
 
 KUBECTL = "kubectl --namespace vdi-sessions"
 RESTART = "vdi session restart alice-0 -n vdi-sessions"

@@ -8,13 +8,13 @@ from itertools import chain, repeat
 import pytest
 
 from support.clock import FakeClock
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor import collect as collector
 from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope
 
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 # Durations of the first requests: the first one opens the connection, all later ones take no time.

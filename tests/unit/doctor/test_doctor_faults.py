@@ -17,13 +17,13 @@ from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
-from vdi.diagnosis.check import code_page
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Unreadable, load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.data_plane import PROBES
 from vdi.findings.model import Severity, roots
+from vdi.snapshot.check import code_page
+from vdi.snapshot.model import Unreadable, load, save
+from vdi.snapshot.redact import redact
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 3])

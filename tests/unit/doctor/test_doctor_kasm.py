@@ -13,8 +13,6 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot, Unreadable, save
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.report import make_report
 from vdi.findings.model import Severity, roots
@@ -26,6 +24,8 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import Generation
+from vdi.snapshot.model import Scope, Snapshot, Unreadable, save
+from vdi.snapshot.redact import redact
 
 NOW = "2026-11-20T12:00:00Z"
 

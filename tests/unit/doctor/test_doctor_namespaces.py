@@ -7,10 +7,10 @@ import pytest
 
 from unit.doctor.doctor_builders import SPACE, Cluster, rules_of
 from unit.doctor.doctor_faults import second_operator
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.access import IN_NAMESPACE
 from vdi.doctor.objects.components import is_led, lease_namespace
+from vdi.snapshot.model import Scope
 
 LAB = "lab"
 

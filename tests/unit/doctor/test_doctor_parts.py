@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from support.permissions import operator_rules
 from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, two_on_one_home
-from vdi.diagnosis.certificate import covers, read_certificate
-from vdi.diagnosis.check import Check
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.checks.run import CHECKS, rank, run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
 from vdi.doctor.objects.references import pods_to_log
 from vdi.operator import runtime
 from vdi.session.naming import user_home_claim_name
+from vdi.snapshot.certificate import covers, read_certificate
+from vdi.snapshot.check import Check
+from vdi.snapshot.model import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 
 def test_the_rights_are_the_documented_ones() -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from network.matrix import load
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.network import PROMISED
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.findings.model import roots
+from vdi.snapshot.model import Snapshot
 
 # Whose connections no desktop needs.
 _BESIDE = {"Prometheus", "probe", "doctor"}

@@ -6,11 +6,11 @@ import pytest
 
 from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster, Object, ready_condition
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, add_ingress, add_route, with_gateway
-from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.objects.routing import Rule
 from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import roots
 from vdi.session.naming import MANAGED_BY
+from vdi.snapshot.model import Unreadable
 
 HOST = "alice-0.vdi.example.com"
 ARGS = ("--providers.kubernetescrd", "--providers.kubernetescrd.namespaces=kasm," + SPACE)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from unit.doctor.doctor_builders import Cluster, meta_of
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import load, save
 from vdi.doctor import collect
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.sanitize import SANITIZERS, sanitize
 from vdi.kube.resource import Resource
+from vdi.snapshot.model import load, save
+from vdi.snapshot.redact import redact
 
 MARK = "kR7marker"
 ENV = [{"name": "PASSWORD", "value": MARK}, {"name": "VDI_WEBHOOK_URL", "value": f"https://h.example.com/{MARK}"}]

@@ -15,10 +15,10 @@ from unit.doctor.doctor_unexplained import (
     ended,
     lost,
 )
-from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.report import make_report
 from vdi.findings.model import Finding, roots
 from vdi.findings.render import as_text
+from vdi.snapshot.model import Unreadable
 
 OLD = "2026-11-20T09:00:00Z"
 LONG_AGO = "2026-11-20T08:00:00Z"

@@ -11,10 +11,10 @@ from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators
 from vdi.release.remove import Removal, no_operator, pools_to_end, volumes_of_servers
 from vdi.session.homes import HomeSummary
+from vdi.snapshot.model import Snapshot
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from support.builders import a_node
-from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Severity, errors
 from vdi.helm.arguments import Place
@@ -18,6 +17,7 @@ from vdi.helm.run import Helm
 from vdi.release.chart import Chart
 from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable
 from vdi.release.preflight import run_checks
+from vdi.snapshot.model import Certificate
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 

@@ -10,8 +10,6 @@ from itertools import combinations
 from typing import Any
 
 from vdi.api.crd import build_crds
-from vdi.diagnosis.check import check
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
@@ -24,6 +22,8 @@ from vdi.doctor.objects.components import (
 )
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
+from vdi.snapshot.check import check
+from vdi.snapshot.model import Snapshot
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0

@@ -6,10 +6,6 @@ Routes and Services between them are in `request_path`.
 import re
 from collections.abc import Iterator
 
-from vdi.diagnosis.certificate import covers
-from vdi.diagnosis.check import check
-from vdi.diagnosis.dns import DNS_LOG
-from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
@@ -19,6 +15,10 @@ from vdi.doctor.objects.components import (
 )
 from vdi.doctor.objects.references import hosts_by_certificate
 from vdi.findings.model import Finding, Remedy
+from vdi.snapshot.certificate import covers
+from vdi.snapshot.check import check
+from vdi.snapshot.dns import DNS_LOG
+from vdi.snapshot.model import Certificate, Snapshot
 
 # Time that Traefik has for its start.
 _YOUNG_SECONDS = 60.0

@@ -11,8 +11,6 @@ from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
 from vdi.cluster.units import amount, parse_time
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.references import secrets_to_sign_in
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
@@ -28,6 +26,8 @@ from vdi.session.streaming import (
     obsolete_encoders,
     renders_on_gpu,
 )
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Snapshot
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop that lacks a library
 # or disk space often complains about its display as well.

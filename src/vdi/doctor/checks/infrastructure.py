@@ -11,8 +11,6 @@ from typing import Any
 from vdi.api.session import VDISession
 from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_duration
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import find_operators
 from vdi.doctor.objects.references import (
@@ -31,6 +29,8 @@ from vdi.session.autoscaling import PLACEHOLDER
 from vdi.session.effective import Desktop
 from vdi.session.lifetime import idle_timeout
 from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Raw, Snapshot
 
 # Time that a provisioner has for a volume before its silence is reported.
 _PROVISIONER_SECONDS = 60.0

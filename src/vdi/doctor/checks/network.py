@@ -3,9 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from vdi.diagnosis.check import check
-from vdi.diagnosis.dns import dns_down
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
@@ -22,6 +19,9 @@ from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
+from vdi.snapshot.check import check
+from vdi.snapshot.dns import dns_down
+from vdi.snapshot.model import Snapshot
 
 # Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
 _CLOCK_SECONDS = 10.0

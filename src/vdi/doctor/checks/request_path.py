@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from vdi.cluster.objects import Pod
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
@@ -35,6 +33,8 @@ from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Raw, Snapshot
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0

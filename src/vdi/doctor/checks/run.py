@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from vdi.diagnosis.check import Check
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks import (
     control_plane,
     data_plane,
@@ -24,6 +22,8 @@ from vdi.doctor.checks import (
 from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
+from vdi.snapshot.check import Check
+from vdi.snapshot.model import Snapshot
 
 CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,

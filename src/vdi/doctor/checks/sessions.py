@@ -13,8 +13,6 @@ from vdi.cluster.explain import IMAGE_CODES, Explanation, explain_probe, not_res
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import LASTING_REASONS, PodReason
 from vdi.cluster.units import amount
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.desktops import code_of_log
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
@@ -26,6 +24,8 @@ from vdi.session.effective import Blocked, Desktop
 from vdi.session.homes import own_claim
 from vdi.session.isolation import lacking_node
 from vdi.session.naming import TEMPLATE_REVISION, reservation_name
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Snapshot
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
 from vdi.cluster.objects import Event, Pod
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
 from vdi.doctor.objects.references import hosts_by_certificate
@@ -24,6 +22,8 @@ from vdi.session.failures import NOT_ITS_FAULT, current_failures, is_short_of_ro
 from vdi.session.naming import FINALIZER, MANAGED_BY, POOL, SESSION_LABEL, derive_base
 from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Raw, Snapshot
 
 # Time in which a condition may pass by itself, a deleted object may go, and a container that ran for less had not
 # started yet: it lacked something then, and runs now.

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
 from vdi.doctor.codes.infrastructure import CRASH_CAUSES
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
 
 _code = partial(Code, layer="control plane")
 _warning = partial(_code, severity=Severity.WARNING)

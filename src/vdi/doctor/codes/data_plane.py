@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
 from vdi.doctor.codes.control_plane import NO_OPERATOR
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
 
 _code = partial(Code, layer="data plane")
 _warning = partial(_code, severity=Severity.WARNING)

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
-from vdi.diagnosis.dns import DNS_DOWN
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
+from vdi.snapshot.dns import DNS_DOWN
 
 _code = partial(Code, layer="infrastructure")
 _warning = partial(_code, severity=Severity.WARNING)

@@ -6,8 +6,8 @@ Parts of a policy that are not known count as allowed, so a finding about it is 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.components import Operator
+from vdi.snapshot.model import Raw, Snapshot
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
 _PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}

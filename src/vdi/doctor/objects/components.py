@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 from vdi.cluster.explain import StartState, chart_subject, explain
 from vdi.cluster.objects import Event, Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot, once
 from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
+from vdi.snapshot.model import Raw, Snapshot, once
 
 LEASE = "vdi-operator"
 # Seconds without a renewal after which no replica leads: renewals come every 2, another one takes over after 10.

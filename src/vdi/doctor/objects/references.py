@@ -7,11 +7,11 @@ import re
 
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, observe
 from vdi.session.naming import assigned_namespace, route_name
+from vdi.snapshot.model import Snapshot
 
 # ConfigMap of Rancher's local-path provisioner, beside its Deployment.
 LOCAL_PATH_CONFIG = "local-path-config"

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot, once
 from vdi.doctor.objects.components import find_traefiks
 from vdi.session.naming import MANAGED_BY
+from vdi.snapshot.model import Raw, Snapshot, once
 
 _HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
 _HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")

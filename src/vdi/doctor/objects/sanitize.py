@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from vdi.diagnosis.snapshot import REDACTED
 from vdi.doctor.objects.references import LOCAL_PATH_CONFIG
 from vdi.kasm.diagnosis.installation import read_wait
 from vdi.session.credentials import read_basic_auth
 from vdi.settings import VARIABLES
+from vdi.snapshot.model import REDACTED
 
 Object = dict[str, Any]
 _Keys = tuple[str, ...]

@@ -15,8 +15,6 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
-from vdi.diagnosis.check import merge_patch
-from vdi.diagnosis.snapshot import Snapshot, once
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Finding, Remedy, Severity
@@ -29,6 +27,8 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.homes import home_names, resolve_home
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
+from vdi.snapshot.check import merge_patch
+from vdi.snapshot.model import Snapshot, once
 
 
 @dataclass(frozen=True)

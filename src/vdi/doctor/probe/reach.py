@@ -18,7 +18,6 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.diagnosis.dns import DNS_LOG
 from vdi.doctor.codes import make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
@@ -27,6 +26,7 @@ from vdi.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, ENDPOINT_SLICES, EVENTS, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import restricted_container, restricted_pod, scheme_of
+from vdi.snapshot.dns import DNS_LOG
 
 _SECONDS = 10.0
 _STREAM = "/api/websockets"

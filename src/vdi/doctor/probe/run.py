@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import (
@@ -35,6 +34,7 @@ from vdi.kube.resource import NODES, PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
 from vdi.session.effective import Desktop
+from vdi.snapshot.model import Snapshot
 
 # The path to the desktops is the same for all: a few of them are enough.
 _MAX_SESSIONS = 3

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from vdi.cluster.explain import PASSING
 from vdi.cluster.objects import Event
-from vdi.diagnosis.snapshot import Snapshot, once
 from vdi.kasm.generations import of_label, of_workloads
 from vdi.kasm.generations.model import Component, Generation, InitContainer
+from vdi.snapshot.model import Snapshot, once
 
 _VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)(?::?-[^}]*)?\}|(\w+))")
 _URL = re.compile(r"(https?)://(?:[^\s/@\"']+@)?([\w.-]+)(?::(\d+))?(/[^\s\"'?;)]*)?")

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from vdi.cluster.explain import first_line
-from vdi.diagnosis.dns import dns_down
 from vdi.findings.model import Remedy, Severity
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
 from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, Workload
 from vdi.kasm.generations.model import matches
 from vdi.kube.resource import IS_DEFAULT_CLASS
+from vdi.snapshot.dns import dns_down
 
 # Seconds in which a controller makes its pods.
 _POD_PATIENCE = 20.0

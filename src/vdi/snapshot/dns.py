@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from vdi.diagnosis.check import Code, check, make_finding
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
+from vdi.snapshot.check import Code, check, make_finding
+from vdi.snapshot.model import Snapshot
 
 DNS_LOG = "kubectl --namespace kube-system logs --selector k8s-app=kube-dns --tail 50"
 DNS_DOWN = Code(

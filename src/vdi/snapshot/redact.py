@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from vdi.diagnosis.snapshot import REDACTED, Snapshot
 from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
+from vdi.snapshot.model import REDACTED, Snapshot
 
 Rename = Callable[[str], str]
 
