@@ -441,7 +441,7 @@ def _starting(snapshot: Snapshot) -> list[Finding]:
 def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace: str) -> None:
     if any(place.pods or place.workloads for place in places):
         return
-    elsewhere = {pod["metadata"]["namespace"] for pod in snapshot.raw("pods") if is_kasms(pod)}
+    elsewhere = {pod.metadata.namespace for pod in snapshot.pods if is_kasms(pod)}
     hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
     raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 

@@ -6,35 +6,33 @@ besides logs; for each namespace with Kasm `KASM_BUDGET` more, and one for each 
 
 import asyncio
 import base64
-import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
-
-import msgspec
 
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
 from vdi.doctor.fixes import fix_for
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
-    LOCAL_PATH_CONFIG,
     gpu_config_maps,
     hosts_by_certificate,
     local_path_namespaces,
     pods_to_log,
     secrets_to_sign_in,
 )
-from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import (
+    ConnectionFailed,
+    NotFound,
+)
 from vdi.kube.resource import (
     CLAIMS,
     CONFIG_MAPS,
@@ -58,7 +56,9 @@ from vdi.kube.resource import (
 )
 from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
-from vdi.snapshot.model import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
+from vdi.snapshot.model import Certificate, Scope, Snapshot
+from vdi.snapshot.objects import LOCAL_PATH_CONFIG, Objects
+from vdi.snapshot.reader import Reader
 
 BUDGET = 40
 KASM_BUDGET = 6
@@ -101,7 +101,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
 
     Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
     """
-    reading = _Reading(client, scope)
+    reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope)
     here = scope.namespace or None
     await reading.measure_api(clock)
     await asyncio.gather(
@@ -153,27 +153,21 @@ async def prepare_fix(client: Client, finding: Finding, snapshot: Snapshot) -> C
 
 
 @dataclass
-class _Reading:
+class _Reading(Reader):
     """The parts of a snapshot that have been read so far."""
 
-    client: Client
-    scope: Scope
-    objects: dict[str, list[Object]] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    unread: dict[str, Unreadable] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
     api_certificate_ends: str = ""
     api_seconds: float = 0.0
-    requests: int = 0
-    budget: int = BUDGET
 
     def snapshot(self, taken_at: str) -> Snapshot:
         """A snapshot in an order that does not depend on which response came first."""
         return Snapshot(
             taken_at=taken_at,
             scope=self.scope,
-            objects=dict(sorted(self.objects.items())),
+            objects=Objects(**self.objects),
             absent=tuple(sorted(self.absent)),
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
@@ -211,18 +205,6 @@ class _Reading:
             # The kind itself counts as unreadable too, so that no check which needs it reports a pass.
             self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
 
-    async def all_of(
-        self, kind: Resource, *, namespace: str | None = None, field_selector: str | None = None, note: str = ""
-    ) -> bool:
-        """List a kind in one request: a list of thousands in pages would cost a request each."""
-
-        async def read() -> None:
-            async for page in self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0):
-                found = (sanitize(kind.plural, msgspec.json.decode(item)) for item in page.items)
-                self.objects.setdefault(kind.plural, []).extend(found)
-
-        return await self._try(kind, read, note=note, namespace=namespace, verb="list")
-
     async def kasm(self, namespaces: Iterable[str]) -> None:
         """List the kinds that only checks of Kasm read."""
         for namespace in namespaces:
@@ -233,15 +215,6 @@ class _Reading:
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]
                 calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
             await asyncio.gather(*calls)
-
-    async def one(self, kind: Resource, name: str, namespace: str | None = None, *, note: str = "") -> None:
-        """Read one object. One that does not exist is no problem."""
-
-        async def read() -> None:
-            found = await self.client.get(kind, name, namespace=namespace, into=dict)
-            self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
-
-        await self._try(kind, read, note=note, namespace=namespace, name=name)
 
     async def certificate(self, namespace: str, name: str) -> None:
         """Read the certificate of a TLS Secret. Its key is dropped at once."""
@@ -255,7 +228,7 @@ class _Reading:
             text = (found.get("data") or {}).get("tls.crt", "")
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
-        await self._try(SECRETS, read, namespace=namespace, name=name)
+        await self.attempt(SECRETS, read, namespace=namespace, name=name)
 
     async def api_certificate(self) -> None:
         """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""
@@ -284,57 +257,4 @@ class _Reading:
                 )
                 self.logs[key] = [line[:500] async for line in lines]
 
-        await self._try(PODS, read, namespace=namespace, subresource="/log")
-
-    async def _try(
-        self,
-        kind: Resource,
-        read: Callable[[], Awaitable[None]],
-        *,
-        namespace: str | None,
-        verb: str = "get",
-        note: str = "",
-        subresource: str = "",
-        name: str = "",
-    ) -> bool:
-        """Whether it was read, or is known not to exist. Otherwise `note` (default: the plural) is unreadable."""
-        plural = f"{kind.plural}{subresource}"
-        note, is_log = note or plural, bool(subresource)
-        if not is_log:
-            if self.requests >= self.budget:
-                words = f"{plural} were not read: a run makes at most {self.budget} requests."
-                self.unread[note] = Unreadable(note, words, "Check one namespace at a time: vdi doctor --namespace.")
-                return False
-            self.requests += 1
-        try:
-            await read()
-        except NotFound as error:
-            if error.api_missing and not is_log:
-                self.absent.add(plural)
-        except Forbidden as error:
-            self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note, name)
-            return False
-        except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
-            # A log that is not there yet, or whose node does not respond, is what other checks report.
-            if not is_log:
-                command = f"kubectl get {plural} -A"
-                self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", "", (command,))
-            return False
-        return True
-
-
-def _forbidden(
-    error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str, name: str
-) -> Unreadable:
-    who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else UNKNOWN_ACCOUNT
-    where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
-    group = f".{kind.group}" if kind.group else ""
-    resource = f"{kind.plural}{group}{plural.removeprefix(kind.plural)}"
-    # A role for all Secrets of a namespace would include the passwords of desktops.
-    only = name if kind is SECRETS else ""
-    return Unreadable(
-        note,
-        f"{who} may not {verb} {plural} {where}.",
-        f"Create this role, and bind it to {who}.",
-        grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=only),
-    )
+        await self.attempt(PODS, read, namespace=namespace, subresource="/log")

@@ -1,1 +1,1 @@
-"""Snapshots of a cluster, and checks of them with their codes. Pure; knows no product."""
+"""Snapshots of a cluster, and checks of them with their codes. Knows no product."""

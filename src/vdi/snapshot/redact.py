@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
-from vdi.snapshot.model import REDACTED, Snapshot
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import REDACTED
 
 Rename = Callable[[str], str]
 
@@ -70,8 +71,8 @@ def _claim(user: str, template: str) -> str:
 
 def _homes(snapshot: Snapshot) -> set[tuple[str, str]]:
     found = {(session.spec.user, session.spec.template) for session in snapshot.all_sessions}
-    for claim in snapshot.raw("persistentvolumeclaims"):
-        notes = claim["metadata"].get("annotations") or {}
+    for claim in snapshot.objects.persistentvolumeclaims:
+        notes = claim.metadata.annotations
         if USER_ANNOTATION in notes and TEMPLATE_ANNOTATION in notes:
             found.add((notes[USER_ANNOTATION], notes[TEMPLATE_ANNOTATION]))
     return found

@@ -11,16 +11,16 @@ from vdi.api.template import VDITemplate
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE
-from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
 from vdi.session.children import build_home, build_pod, build_route, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity
 from vdi.snapshot.model import Certificate, Scope, Snapshot, Unreadable
+from vdi.snapshot.objects import Objects, convert_object
 
 Object = dict[str, Any]
-CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]
+CRDS = build_crds()
 NOW = "2026-11-20T12:00:00Z"
 BEGAN = "2026-11-20T11:00:00Z"
 READY = "2026-11-20T11:00:05Z"
@@ -41,7 +41,7 @@ class Cluster:
 
     def __init__(self, sessions: int = 1) -> None:
         self.objects: dict[str, list[Object]] = {plural: [] for plural in PLURALS.split()}
-        self.objects["customresourcedefinitions"] = copy.deepcopy(CRDS)
+        self.objects["customresourcedefinitions"] = list(copy.deepcopy(CRDS))
         template = {"image": "registry.example.com/desktop:1", "resources": {"defaultGPU": 0}}
         self.add("vditemplates", {"name": "ubuntu-desktop", "generation": 1}, spec=template)
         self.objects["nodes"] = [_node("node-1")]
@@ -218,10 +218,12 @@ class Cluster:
         return Snapshot(
             taken_at=NOW,
             scope=self.scope,
-            objects={
-                plural: [sanitize(plural, copy.deepcopy(one)) for one in objects]
-                for plural, objects in self.objects.items()
-            },
+            objects=Objects(
+                **{
+                    plural: [convert_object(plural, copy.deepcopy(one)) for one in objects]
+                    for plural, objects in self.objects.items()
+                }
+            ),
             absent=tuple(self.absent),
             unread=tuple(self.unread),
             logs=self.logs,

@@ -16,6 +16,7 @@ from unit.doctor.doctor_builders import (
     meta_of,
     ready_condition,
 )
+from vdi.findings.model import Remedy
 from vdi.snapshot.model import Certificate, Unreadable
 
 FAULTS = fault = Faults()
@@ -36,7 +37,7 @@ PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop
 @fault("crd_outdated")
 def template_kind_old(cluster: Cluster) -> None:
     crd = cluster.one("customresourcedefinitions", "vditemplates.vdi.kasm.io")
-    del crd["spec"]["versions"][0]["schema"]["properties"]["spec"]["properties"]["prePull"]
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["prePull"]
 
 
 @fault("operator_missing")
@@ -125,7 +126,9 @@ def _failures(cluster: Cluster, reason: str, count: int) -> Object:
 @fault("not_readable")
 def routes_forbidden(cluster: Cluster) -> None:
     del cluster.objects["ingressroutes"]
-    cluster.unread.append(Unreadable("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
+    cluster.unread.append(
+        Unreadable("ingressroutes", "bob may not list ingressroutes.", Remedy("kubectl create role ..."))
+    )
 
 
 # Infrastructure
@@ -491,7 +494,7 @@ FAULTS.table(
     ("deletion_stuck", "finalizer_stays", put("vdisessions", "metadata.deletionTimestamp", OLD)),
     ("session_ignored", "no_one_looks", lambda cluster: cluster.without_pod()),
     ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),
-    ("check_failed", "nonsense_in_an_object", put("persistentvolumeclaims", "status", "Bound?")),
+    ("check_failed", "nonsense_in_an_object", put("nodes", "status.conditions.0.lastHeartbeatTime", "soon")),
     ("desktop_crashes", "crash_loop", lambda cluster: cluster.crashes(message="bye")),
     ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled", restarts=1)),
     ("provisioner_silent", "provisioner_says_nothing", pending_claim),

@@ -7,6 +7,7 @@ import msgspec
 
 from unit.doctor.doctor_breaks import Faults, gone, put
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of, ready_condition
+from vdi.findings.model import Remedy
 from vdi.snapshot.model import Unreadable
 
 _PORTAL = "ingressroutes/vdi-gateway"
@@ -120,7 +121,7 @@ def no_secret_to_sign_in_to_an_image(cluster: Cluster) -> None:
 def a_secret_that_the_doctor_may_not_read(cluster: Cluster) -> None:
     _office(cluster)
     cluster.drop("secrets")
-    cluster.unread.append(Unreadable("secrets@basicAuthSecret", "eve may not get secrets in namespace x.", ""))
+    cluster.unread.append(Unreadable("secrets@basicAuthSecret", "eve may not get secrets in namespace x.", Remedy("")))
 
 
 def _does_not_start(cluster: Cluster, *lines: str) -> None:

@@ -178,7 +178,7 @@ def test_previous_log_is_read_where_there_is_one() -> None:
 
 def test_bundle_hides_secrets_in_the_log_of_a_status() -> None:
     snapshot = redact(given_up("login: password=hunter2").snapshot())
-    (session,) = snapshot.raw("vdisessions")
+    (session,) = snapshot.objects.vdisessions
     assert "hunter2" not in str(session)
     assert run_checks(snapshot)
 

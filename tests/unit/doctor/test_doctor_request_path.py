@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster, Object, ready_condition
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS, add_ingress, add_route, with_gateway
 from vdi.doctor.objects.routing import Rule
-from vdi.doctor.objects.sanitize import sanitize
-from vdi.findings.model import roots
+from vdi.findings.model import Remedy, roots
 from vdi.session.naming import MANAGED_BY
 from vdi.snapshot.model import Unreadable
+from vdi.snapshot.objects import convert_object
 
 HOST = "alice-0.vdi.example.com"
 ARGS = ("--providers.kubernetescrd", "--providers.kubernetescrd.namespaces=kasm," + SPACE)
@@ -129,7 +130,7 @@ def test_what_may_not_be_read_elsewhere_is_not_missing() -> None:
     cluster = gateway()
     for kind in ("services", "endpointslices", "middlewares", "ingressroutes"):
         cluster.objects[kind] = [one for one in cluster.objects[kind] if one["metadata"]["namespace"] == SPACE]
-        cluster.unread.append(Unreadable(f"{kind}@all", "You may not.", "ask"))
+        cluster.unread.append(Unreadable(f"{kind}@all", "You may not.", Remedy("ask")))
     assert set(cluster.roots()) == {"not_readable"}
 
 
@@ -143,7 +144,7 @@ def test_what_may_not_be_read_elsewhere_is_not_missing() -> None:
 )
 def test_of_a_middleware_only_the_host_it_asks_is_kept(address: str, kept: str) -> None:
     spec: Object = {"forwardAuth": {"address": address, "authRequestHeaders": ["Cookie"]}, "basicAuth": {"secret": "s"}}
-    found = sanitize("middlewares", {"metadata": {"name": "auth"}, "spec": spec})
-    assert found["spec"] == {"forwardAuth": {"address": kept}}
+    found = convert_object("middlewares", {"metadata": {"name": "auth"}, "spec": spec})
+    assert msgspec.to_builtins(found.spec) == {"forwardAuth": {"address": kept}}
     chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
-    assert sanitize("middlewares", chain)["spec"] == chain["spec"]
+    assert msgspec.to_builtins(convert_object("middlewares", chain))["spec"] == chain["spec"]

@@ -16,7 +16,7 @@ from unit.doctor.doctor_unexplained import (
     lost,
 )
 from vdi.doctor.report import make_report
-from vdi.findings.model import Finding, roots
+from vdi.findings.model import Finding, Remedy, roots
 from vdi.findings.render import as_text
 from vdi.snapshot.model import Unreadable
 
@@ -252,7 +252,7 @@ def test_words_of_an_object_are_bounded_and_printable() -> None:
 
 def test_without_pods_nothing_is_called_unexplained() -> None:
     cluster = UNEXPLAINED_FAULTS.broken("pool_of_a_template_with_a_home")
-    cluster.unread.append(Unreadable("pods", "You may not.", "ask"))
+    cluster.unread.append(Unreadable("pods", "You may not.", Remedy("ask")))
     assert [finding.code for finding in cluster.findings()] == ["not_readable"]
 
 

@@ -18,7 +18,7 @@ Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
 SVCLB = "svccontroller.k3s.cattle.io/svcname"
 SVCLB_NAMESPACE = "svccontroller.k3s.cattle.io/svcnamespace"
-DENIED = Unreadable("alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
+DENIED = Unreadable("nodes", "alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 
 

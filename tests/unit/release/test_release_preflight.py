@@ -18,13 +18,14 @@ from vdi.release.chart import Chart
 from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable
 from vdi.release.preflight import run_checks
 from vdi.snapshot.model import Certificate
+from vdi.snapshot.objects import convert_object
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def a_traefik(*args: str) -> Traefik:
     raw = {"metadata": {"namespace": "kube-system", "name": "traefik"}, "spec": {}, "status": {"readyReplicas": 1}}
-    return Traefik("deployment", raw, args or ("--entrypoints.websecure.address=:8443",))
+    return Traefik("deployment", convert_object("deployments", raw), args or ("--entrypoints.websecure.address=:8443",))
 
 
 def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 from vdi.api.crd import build_crds
 from vdi.doctor.codes import make_finding
@@ -20,10 +19,10 @@ from vdi.doctor.objects.components import (
     operators_in_scope,
     read_lease,
 )
-from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_object
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0
@@ -34,7 +33,7 @@ _INSTALL = Remedy.run("vdi install")
 def crds(snapshot: Snapshot) -> Iterator[Finding]:
     """CRDs that are missing, or lack fields that this version reads."""
     for shipped in _shipped_crds():
-        name, kind = shipped["metadata"]["name"], shipped["spec"]["names"]["kind"]
+        name, kind = shipped.metadata.name, shipped.spec.names.kind
         where = f"customresourcedefinition/{name}"
         there = snapshot.find("customresourcedefinitions", name)
         if there is None:
@@ -58,24 +57,24 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 @lru_cache
-def _shipped_crds() -> tuple[dict[str, Any], ...]:
-    return tuple(custom_kind(crd) for crd in build_crds())
+def _shipped_crds() -> tuple[CustomResourceDefinition, ...]:
+    return tuple(convert_object("customresourcedefinitions", crd) for crd in build_crds())
 
 
-def _schema(crd: Any) -> Any:
-    served = [version for version in crd["spec"]["versions"] if version.get("served", True)]
-    return served[0]["schema"] if served else {}
+def _schema(crd: CustomResourceDefinition) -> Schema:
+    served = [version.schema.open_api for version in crd.spec.versions if version.served]
+    return served[0] if served else Schema()
 
 
-def _lacking(shipped: Any, there: Any, path: str) -> Iterator[str]:
-    for name, inner in (shipped.get("properties") or {}).items():
-        here = (there.get("properties") or {}).get(name)
+def _lacking(shipped: Schema, there: Schema, path: str) -> Iterator[str]:
+    for name, inner in shipped.properties.items():
+        here = there.properties.get(name)
         if here is None:
             yield f"{path}.{name}".lstrip(".")
         else:
             yield from _lacking(inner, here, f"{path}.{name}")
-    if "items" in shipped and "items" in there:
-        yield from _lacking(shipped["items"], there["items"], f"{path}[]")
+    if shipped.items and there.items:
+        yield from _lacking(shipped.items, there.items, f"{path}[]")
 
 
 @check("deployments", "leases", "vdisessions")
@@ -166,7 +165,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         namespace = operator.lease_namespace
         where, spec = f"lease/{namespace}/{LEASE}", read_lease(snapshot, namespace)
-        holder = str(spec.get("holderIdentity") or "")
+        holder = spec.holder_identity if spec else ""
         if not is_led(snapshot, namespace):
             yield make_finding(
                 "operator_without_lease",
@@ -174,7 +173,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                 "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
                 f" {'not renewed' if spec else 'missing'}.",
                 evidence=[
-                    f"spec.renewTime: {spec.get('renewTime')}, holder {holder or 'none'}"
+                    f"spec.renewTime: {spec.renew_time}, holder {holder or 'none'}"
                     if spec
                     else f"there is no Lease {namespace}/{LEASE}"
                 ],

@@ -28,6 +28,7 @@ from vdi.session.streaming import (
 )
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Secret
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop that lacks a library
 # or disk space often complains about its display as well.
@@ -141,8 +142,7 @@ def _give_home(diagnosis: SessionDiagnosis, pod: Pod) -> Remedy:
 def _home_path(diagnosis: SessionDiagnosis) -> str:
     """The folder of its home on the node; empty: it has none there."""
     volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
-    spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
-    return str((spec.get("hostPath") or spec.get("local") or {}).get("path") or "")
+    return diagnosis.snapshot.volume_path(volume)
 
 
 def _used_templates(snapshot: Snapshot, names: Iterable[str]) -> list[tuple[str, VDITemplate]]:
@@ -212,12 +212,11 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         running = pod.desktop.state.running if pod and pod.desktop else None
         if pod is None or running is None or not running.started_at:
             continue
-        raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace) or {"spec": {}}
-        secrets = (snapshot.find("secrets", name, diagnosis.namespace) for name in raw["spec"].get("secrets", ()))
+        secrets = [snapshot.find("secrets", name, diagnosis.namespace) for name in pod.spec.secrets]
         newer = [
-            f"secret/{diagnosis.namespace}/{secret['metadata']['name']}: written {secret['changed']}"
+            f"secret/{diagnosis.namespace}/{secret.metadata.name}: written {secret.changed}"
             for secret in secrets
-            if secret and (written := secret.get("changed")) and parse_time(written) > parse_time(running.started_at)
+            if secret and secret.changed and parse_time(secret.changed) > parse_time(running.started_at)
         ]
         # The operator reports the same of the password's Secret, which the doctor may not read. It has nothing else to
         # say about a desktop that runs and whose conditions all hold.
@@ -324,9 +323,8 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
 def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose GPUs cannot encode, where templates give desktops a GPU."""
     templates = sorted(name for name, template in snapshot.templates.items() if template.spec.resources.default_gpu > 0)
-    for node in snapshot.raw("nodes") if templates else ():
-        name = node["metadata"]["name"]
-        product = (node["metadata"].get("labels") or {}).get(PRODUCT_LABEL, "")
+    for name, node in snapshot.nodes.items() if templates else ():
+        product = node.metadata.labels.get(PRODUCT_LABEL, "")
         if lacks_encoder(product):
             yield make_finding(
                 "gpu_encoder_missing",
@@ -344,12 +342,12 @@ def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
 def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Secrets in `basicAuthSecret` of templates that do not exist or cannot be used."""
     for (namespace, name), templates in secrets_to_sign_in(snapshot).items():
-        secret = snapshot.find("secrets", name, namespace)
-        if secret and not secret["problem"]:
+        secret: Secret | None = snapshot.find("secrets", name, namespace)
+        if secret and not secret.problem:
             continue
         names = ", ".join(template.metadata.name for template in templates)
         subject = f"Template {names} names" if len(templates) == 1 else f"Templates {names} name"
-        kind, problem = (secret["type"], secret["problem"]) if secret else (SECRET_TYPE, "does not exist")
+        kind, problem = (secret.type, secret.problem) if secret else (SECRET_TYPE, "does not exist")
         used = sum(
             session.metadata.namespace == namespace and session.spec.template in names.split(", ")
             for session in snapshot.all_sessions

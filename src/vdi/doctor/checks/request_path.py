@@ -34,7 +34,8 @@ from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
 from vdi.snapshot.check import check, merge_patch
-from vdi.snapshot.model import Raw, Snapshot
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import IngressRoute, Service
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0
@@ -115,30 +116,28 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] =
 
 
 def _reference_findings(
-    snapshot: Snapshot, route: Raw, release: Workload | None, related: Iterable[str] = ()
+    snapshot: Snapshot, route: IngressRoute, release: Workload | None, related: Iterable[str] = ()
 ) -> Iterator[Finding]:
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
-    namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
+    namespace, name, spec = route.metadata.namespace, route.metadata.name, route.spec
     show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
     finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}", related_objects=related)
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
-    strange = ", ".join(name for name in spec.get("entryPoints") or () if known and name.lower() not in known)
+    strange = ", ".join(name for name in spec.entry_points if known and name.lower() not in known)
     if strange:
         yield finding(
             "route_entry_point_unknown",
             message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
-            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
+            evidence=[f"spec.entryPoints: {', '.join(spec.entry_points)}"],
             remedy=Remedy.run(*([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
-    for rule in spec.get("routes") or ():
-        middlewares, services = rule.get("middlewares") or (), rule.get("services") or ()
-        named = [(one["name"], one.get("namespace") or namespace) for one in middlewares]
+    for rule in spec.routes:
+        named = [(one.name, one.namespace or namespace) for one in rule.middlewares]
         links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
-        links += [
-            ("serverstransports", one["serversTransport"], namespace) for one in services if "serversTransport" in one
-        ]
+        transports = [service.servers_transport for service in rule.services if service.servers_transport]
+        links += [("serverstransports", transport, namespace) for transport in transports]
         for plural, link, there in links:
             kind, code = _NAMED[plural]
             is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
@@ -199,8 +198,8 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
                     yield from _shadowed(snapshot, rule, host)
 
 
-def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
-    here = (one for one in snapshot.raw("ingressroutes") if one["metadata"]["namespace"] == gateway.namespace)
+def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
+    here = (route for route in snapshot.objects.ingressroutes if route.metadata.namespace == gateway.namespace)
     return [route for route in here if any(one.name == gateway.name for one in backends_of(snapshot, route))]
 
 
@@ -219,7 +218,7 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     entry_points = {"websecure"}
     for diagnosis in active_sessions(snapshot):
         if found := snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace):
-            entry_points |= set(found["spec"].get("entryPoints") or ())
+            entry_points |= set(found.spec.entry_points)
             yield from backends_of(snapshot, found)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
@@ -227,10 +226,10 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     for route in (route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)):
         yield from backends_of(snapshot, route)
     for traefik in find_traefiks(snapshot):
-        service = snapshot.find("services", traefik.name, traefik.namespace) or {}
-        for port in (service.get("spec") or {}).get("ports") or ():
-            if port.get("name") in entry_points:
-                yield Backend(traefik.namespace, traefik.name, port["name"], traefik.object)
+        service: Service | None = snapshot.find("services", traefik.name, traefik.namespace)
+        for port in service.spec.ports if service else ():
+            if port.name in entry_points:
+                yield Backend(traefik.namespace, traefik.name, port.name, traefik.object)
 
 
 def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
@@ -256,10 +255,11 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
 
 def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | None) -> Remedy:
     namespace, name, *_ = backend
-    selector = ((snapshot.find("services", name, namespace) or {}).get("spec") or {}).get("selector") or {}
+    service: Service | None = snapshot.find("services", name, namespace)
+    selector = service.spec.selector if service else {}
     if workload and not selector.items() <= workload.pod_labels.items():
         # A merge patch keeps keys that it does not name.
-        labels = (workload.raw["spec"].get("selector") or {}).get("matchLabels") or {}
+        labels = workload.raw.spec.selector.match_labels
         patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
         sentence = f"Give the Service the labels of {workload.object} as its selector."
         return Remedy(sentence, (merge_patch("service", name, patch, namespace),))

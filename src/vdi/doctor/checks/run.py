@@ -75,7 +75,7 @@ def _not_run(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
             f"kind/{unread.kind}",
             unread.words + lost,
             evidence=[unread.words],
-            remedy=Remedy(unread.remedy, unread.commands),
+            remedy=unread.remedy,
         )
 
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import urlsplit
 
+import msgspec
+
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
-from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
+from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Finding, Remedy, Severity
@@ -192,8 +194,8 @@ class SessionDiagnosis:
             pod=self.pod,
             home=self.home,
             homes=self.homes,
-            service=convert(service, Service) if service else None,
-            route=convert(route, Route) if route else None,
+            service=service,
+            route=convert(msgspec.to_builtins(route), Route) if route else None,
             events=tuple(self._events()),
             node=node,
             node_gone=bool(self.bound and self.bound.spec.node_name and node is None and self.snapshot.nodes),

@@ -53,7 +53,9 @@ def kubelet_versions(facts: Facts) -> list[str]:
 def kubernetes_line(facts: Facts) -> Finding:
     versions = kubelet_versions(facts)
     if not versions:
-        unread = Unreadable("No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide"))
+        unread = Unreadable(
+            "nodes", "No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide")
+        )
         return unreadable_finding("kubernetes", _VERSIONS, unread)
     oldest = versions[0]
     line = partial(item, "kubernetes", _VERSIONS, listed(versions))
@@ -118,7 +120,7 @@ def disk_line(facts: Facts) -> Finding:
     known = {name: size for name, size in sizes.items() if size}
     if not known:
         words = "No node that accepts pods reports the size of its disk."
-        return unreadable_finding("disk", expected, Unreadable(words, Remedy.run("kubectl describe nodes")))
+        return unreadable_finding("disk", expected, Unreadable("nodes", words, Remedy.run("kubectl describe nodes")))
     name = min(known, key=lambda one: known[one])
     observed = f"{round(known[name] / 1e9, 1):g} GB on {name}"
     if known[name] >= _NOMINAL * advised:
