@@ -19,8 +19,9 @@ import msgspec
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
 from vdi.diagnosis.certificate import read_certificate
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
+from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Difference, Scope, Snapshot, Unreadable, grant_commands
 from vdi.doctor.fixes import fix_for
+from vdi.doctor.installed import read_differences, releases_of
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
     LOCAL_PATH_CONFIG,
@@ -36,7 +37,16 @@ from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, c
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import (
+    ApiError,
+    BadRequest,
+    ConnectionFailed,
+    Forbidden,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+    UnexpectedAnswer,
+)
 from vdi.kube.resource import (
     CLAIMS,
     CONFIG_MAPS,
@@ -71,14 +81,9 @@ _SMALL_REQUEST_SECONDS = 10.0
 
 Object = dict[str, Any]
 
-_RBAC = "rbac.authorization.k8s.io"
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
-ROLES = Resource(_RBAC, "v1", "roles", "Role")
-BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
-CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
-CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
@@ -87,19 +92,20 @@ _REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, E
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plural for kind in _REQUEST_PATH}
-IN_SCOPE = (CLAIMS, CERTIFICATES, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, CERTIFICATES)
 OF_CLUSTER = (
-    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
+    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES),
 )
 # Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
 
 
-async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
+async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool = False) -> Snapshot:
     """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be read.
 
-    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
+    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs. `releases`: compare
+    with Helm's records too, which takes one more request for each kind in a manifest.
     """
     reading = _Reading(client, scope)
     here = scope.namespace or None
@@ -127,6 +133,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
             for namespace in local_path_namespaces(lists)
         ),
         *(reading.certificate(namespace, name) for namespace, name in certificates),
+        *(reading.release(*release) for release in (releases_of(lists) if releases else ())),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -163,6 +170,7 @@ class _Reading:
     unread: dict[str, Unreadable] = field(default_factory=dict)
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
     api_certificate_ends: str = ""
     api_seconds: float = 0.0
     requests: int = 0
@@ -178,6 +186,7 @@ class _Reading:
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
             certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
@@ -256,6 +265,14 @@ class _Reading:
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
         await self._try(SECRETS, read, namespace=namespace, name=name)
+
+    async def release(self, namespace: str, name: str) -> None:
+        """Compare a release's objects with its manifest."""
+        try:
+            self.differences += await read_differences(self.client, namespace, name)
+        except (ApiError, UnexpectedAnswer) as error:
+            words = f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
+            self.unread["secrets@release"] = Unreadable("secrets@release", words, "Run it as an administrator.")
 
     async def api_certificate(self) -> None:
         """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""

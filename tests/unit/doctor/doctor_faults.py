@@ -16,7 +16,7 @@ from unit.doctor.doctor_builders import (
     meta_of,
     ready_condition,
 )
-from vdi.diagnosis.snapshot import Certificate, Unreadable
+from vdi.diagnosis.snapshot import Certificate, Difference, Unreadable
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
@@ -126,6 +126,18 @@ def _failures(cluster: Cluster, reason: str, count: int) -> Object:
 def routes_forbidden(cluster: Cluster) -> None:
     del cluster.objects["ingressroutes"]
     cluster.unread.append(Unreadable("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
+
+
+def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", expected: str = "") -> None:
+    """An object of the operator's release is missing, or someone has changed this field."""
+    operator = cluster.one("deployments", "vdi-operator")["metadata"]
+    operator["annotations"] = {"meta.helm.sh/release-name": "vdi"}
+    operator["labels"] = {"app.kubernetes.io/component": "operator"}
+    changed = {"field": field, "observed": observed, "expected": expected, "manager": "kubectl-edit", "time": OLD}
+    rollback = "helm rollback vdi 3 --namespace kasm"
+    cluster.differences.append(
+        Difference(object=name, release="kasm/vdi", rollback=rollback, component="operator", **(changed if field else {}))
+    )
 
 
 # Infrastructure
@@ -486,8 +498,12 @@ FAULTS.table(
         "two_releases_side_by_side",
         lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
     ),
-    ("operator_rights_missing", "role_cut", lambda cluster: cluster.one("roles")["rules"].pop()),
-    ("operator_rights_missing", "binding_gone", gone("clusterrolebindings")),
+    ("release_object_missing", "binding_gone", lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator")),
+    (
+        "release_object_changed",
+        "role_cut",
+        lambda cluster: differs(cluster, "role/vdi-sessions/vdi-operator", "rules[0].verbs", "[get]", "[get, list]"),
+    ),
     ("deletion_stuck", "finalizer_stays", put("vdisessions", "metadata.deletionTimestamp", OLD)),
     ("session_ignored", "no_one_looks", lambda cluster: cluster.without_pod()),
     ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),

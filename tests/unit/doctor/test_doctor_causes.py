@@ -213,12 +213,9 @@ def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
     assert delete.replace(" delete ", " describe ") == shown or delete.replace(" delete ", " get ") in shown
 
 
-@pytest.mark.parametrize("kind", ["middlewares", "roles"])
-def test_hand_made_change_of_the_chart_is_upgraded_away(kind: str) -> None:
-    cluster = FAULTS.broken("middleware_gone") if kind == "middlewares" else Cluster()
-    if kind == "roles":
-        cluster.one("roles")["rules"] = []
-    assert root(cluster).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
+@pytest.mark.parametrize("name", ["middleware_gone", "role_cut", "binding_gone"])
+def test_hand_made_change_of_the_chart_is_upgraded_away(name: str) -> None:
+    assert root(FAULTS.broken(name)).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
 
 
 def test_runtime_class_in_the_template_ends_the_finding() -> None:

@@ -1,4 +1,4 @@
-"""Checks of the control plane: CRDs, the operator, its permissions and Lease.
+"""Checks of the control plane: CRDs, the operator, its Lease, and what Helm has installed.
 
 `vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
 """
@@ -11,9 +11,8 @@ from typing import Any
 
 from vdi.api.crd import build_crds
 from vdi.diagnosis.check import check
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.diagnosis.snapshot import Difference, Snapshot
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
     LEASE,
     Operator,
@@ -21,6 +20,7 @@ from vdi.doctor.objects.components import (
     is_led,
     operators_in_scope,
     read_lease,
+    release_workloads,
 )
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
@@ -227,35 +227,46 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
-def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
-    """Permissions that the operator's account lacks."""
-    scope = snapshot.scope.namespace
-    for operator in find_operators(snapshot):
-        if scope not in ("", *operator.watches):
-            continue
-        # With a scope of one namespace, Roles and bindings of the others were not read.
-        lacking = missing_rights(snapshot, operator, [scope] if scope else operator.watches)
-        if not lacking:
-            continue
-        lines = [
-            f"{right.words} {f'in namespace {namespace}' if namespace else 'in the cluster'}"
-            for right, namespace in lacking
-        ]
-        right, namespace = lacking[0]
-        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
-        option = f"--namespace {namespace}" if namespace else "--all-namespaces"
-        yield make_finding(
-            "operator_rights_missing",
-            operator.object,
-            f"The operator's account {operator.account} lacks {len(lacking)} permissions that it needs."
-            f" The first: {lines[0]}.",
-            evidence=[
-                *(f"may not {line}" for line in lines[:8]),
-                f"kubectl auth can-i {right.words} --as {account} {option}",
-            ],
-            remedy=Remedy.run(f"{operator.upgrade} --yes"),
+@check("deployments", "secrets@release")
+def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
+    """Objects of our Helm releases that are missing, or differ in a field from what Helm installed."""
+    by_object: dict[tuple[str, str], list[Difference]] = {}
+    for difference in snapshot.differences:
+        by_object.setdefault((difference.release, difference.object), []).append(difference)
+    for differences in by_object.values():
+        yield _difference_finding(snapshot, differences)
+
+
+def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Finding:
+    first = differences[0]
+    namespace, _, name = first.release.partition("/")
+    kind, _, place = first.object.partition("/")
+    ours = [one for one in release_workloads(snapshot) if (one.namespace, one.release) == (namespace, name)]
+    # The objects of a component, such as its rights and settings, explain the state of its workload.
+    served = [one.object for one in ours if one.component == first.component]
+    lines = [f"release {first.release}"]
+    if first.field:
+        for difference in differences:
+            by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
+            lines.append(f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}")
+        by = f", changed with {first.manager} at {first.time}" if first.manager else ""
+        others = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        message = (
+            f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed}, not "
+            f"{first.expected}{by}{others}."
         )
+    else:
+        message = f"The {kind} {place}, which Helm installed, does not exist."
+    return make_finding(
+        "release_object_changed" if first.field else "release_object_missing",
+        first.object,
+        message,
+        evidence=lines,
+        remedy=Remedy(
+            f"Put it back. Without vdi: `{first.rollback}`.", tuple(f"{one.upgrade} --yes" for one in ours[:1])
+        ),
+        related_objects=served,
+    )
 
 
-CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights)
+CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, release_differs)

@@ -1,13 +1,12 @@
-"""Access rules evaluated as the cluster does: NetworkPolicies between two pods, RBAC of one account. Pure.
+"""NetworkPolicies between two pods, evaluated as the cluster does. Pure.
 
 Parts of a policy that are not known count as allowed, so a finding about it is never a guess.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
-from vdi.doctor.objects.components import Operator
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
 _PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
@@ -106,119 +105,3 @@ def _matches(expression: Raw, value: str | None) -> bool:
             return value is not None
         case _:
             return value is None
-
-
-@dataclass(frozen=True, slots=True)
-class Right:
-    """One verb on one resource."""
-
-    group: str
-    resource: str
-    verb: str
-
-    @property
-    def words(self) -> str:
-        """`list pods`, as kubectl auth can-i takes it."""
-        return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}"
-
-
-def _rights(table: Mapping[tuple[str, str], str]) -> frozenset[Right]:
-    return frozenset(
-        Right(group, resource, verb)
-        for (group, resources), verbs in table.items()
-        for resource in resources.split()
-        for verb in verbs.split()
-    )
-
-
-_OURS = "vdi.kasm.io"
-IN_NAMESPACE = _rights(
-    {
-        (_OURS, "vdisessions"): "list watch patch delete",
-        (_OURS, "vdisessions/status"): "patch",
-        ("", "pods"): "get list watch create patch delete",
-        ("", "pods/resize"): "patch",
-        ("", "services secrets"): "get list watch create patch delete",
-        ("", "persistentvolumeclaims"): "get list watch create patch",
-        ("traefik.io", "ingressroutes"): "get list watch create patch delete",
-        ("events.k8s.io", "events"): "list watch create patch",
-    }
-)
-IN_FIRST_NAMESPACE = IN_NAMESPACE | _rights(
-    {
-        ("", "configmaps"): "list watch create patch",
-        ("coordination.k8s.io", "leases"): "get create patch",
-    }
-)
-IN_CLUSTER = _rights(
-    {
-        (_OURS, "vditemplates vdipools"): "list watch",
-        (_OURS, "vditemplates/status vdipools/status"): "patch",
-        ("", "nodes persistentvolumes"): "list watch",
-        ("", "pods"): "list watch",
-    }
-)
-# Part of IN_CLUSTER that is needed only where the queue counts other workloads.
-OTHER_WORKLOADS = _rights({("", "pods"): "list watch"})
-
-
-def missing_rights(snapshot: Snapshot, operator: Operator, namespaces: Iterable[str]) -> list[tuple[Right, str]]:
-    """Permissions that an operator's account lacks, and where: these namespaces of sessions, then the cluster (empty).
-
-    They are the table in docs/design/operator.md; a test holds the two equal.
-    """
-    # Evaluated from Roles and bindings, which are four requests. Asking the API server would cost one for each verb,
-    # and its answers could not be replayed from a bundle.
-    everywhere = list(_rules(snapshot, "clusterrolebindings", "", operator))
-    needed = IN_CLUSTER if operator.counts_others else IN_CLUSTER - OTHER_WORKLOADS
-    lacking: list[tuple[Right, str]] = []
-    for namespace in namespaces:
-        rules = [*everywhere, *_rules(snapshot, "rolebindings", namespace, operator)]
-        # The Lease is in the first namespace that the operator watches.
-        there = IN_FIRST_NAMESPACE if namespace == operator.watches[0] else IN_NAMESPACE
-        lacking += [(right, namespace) for right in _lacking(there, rules)]
-    return [*lacking, *((right, "") for right in _lacking(needed, everywhere))]
-
-
-def _lacking(needed: Iterable[Right], rules: list[Raw]) -> list[Right]:
-    lacking = [right for right in needed if not any(_rule_allows(rule, right) for rule in rules)]
-    return sorted(lacking, key=lambda right: (right.resource, right.group, right.verb))
-
-
-def _rule_allows(rule: Raw, right: Right) -> bool:
-    if rule.get("resourceNames"):
-        return False  # the operator needs all objects, not some by name
-    resources = rule.get("resources") or ()
-    any_parent = f"*/{right.resource.partition('/')[2]}" if "/" in right.resource else ""
-    return (
-        _holds(rule.get("apiGroups"), right.group)
-        and _holds(rule.get("verbs"), right.verb)
-        and (_holds(resources, right.resource) or any_parent in resources)
-    )
-
-
-def _holds(values: Iterable[str] | None, value: str) -> bool:
-    return any(one in ("*", value) for one in values or ())
-
-
-def _rules(snapshot: Snapshot, bindings: str, where: str, operator: Operator) -> Iterator[Raw]:
-    """Rules of the roles that these bindings give to the operator's account. `where` empty: of cluster roles."""
-    for binding in snapshot.raw(bindings):
-        if binding["metadata"].get("namespace", "") != where:
-            continue
-        if any(_is_account(subject, operator.account, operator.namespace) for subject in binding.get("subjects") or ()):
-            role, kind = binding["roleRef"]["name"], binding["roleRef"]["kind"]
-            found = (
-                snapshot.find("clusterroles", role) if kind == "ClusterRole" else snapshot.find("roles", role, where)
-            )
-            yield from (found or {}).get("rules") or ()
-
-
-def _is_account(subject: Raw, account: str, namespace: str) -> bool:
-    kind, name = subject.get("kind"), subject.get("name")
-    if kind == "ServiceAccount":
-        return name == account and subject.get("namespace") == namespace
-    if kind == "User":
-        return bool(name == f"system:serviceaccount:{namespace}:{account}")
-    groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
-    return kind == "Group" and name in groups

@@ -67,6 +67,11 @@ class Workload:
         return str((self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", ""))
 
     @property
+    def component(self) -> str:
+        """Its part of the release, by its label: `operator`, `gateway`."""
+        return str((self.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/component", ""))
+
+    @property
     def upgrade(self) -> str:
         """The command that renders its release again, with Helm 3 or 4."""
         named = f" --release {self.release}" if self.release not in ("", "vdi") else ""
