@@ -19,7 +19,6 @@ import pytest
 
 from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
-from support.variants import first_of
 from vdi.doctor.collect import BINDINGS, ROLES, prepare_fix
 from vdi.findings.model import Severity
 from vdi.gpu.cluster import apply_change

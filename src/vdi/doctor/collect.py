@@ -72,6 +72,7 @@ from vdi.kube.transport import Client
 
 BUDGET = 40
 KASM_BUDGET = 6
+NODE_LEASES = "kube-node-lease"
 LOG_LINES = 200
 LOG_BYTES = 2**20
 _LOGS = 20
@@ -83,6 +84,7 @@ Object = dict[str, Any]
 
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
+RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
 
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
@@ -95,7 +97,7 @@ _FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plura
 IN_SCOPE = (CLAIMS, CERTIFICATES)
 OF_CLUSTER = (
     *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
-    *(CLUSTER_POLICIES, RUNTIME_CLASSES),
+    *(CLUSTER_POLICIES, RUNTIME_CLASSES, RESOURCE_SLICES),
 )
 # Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
@@ -116,6 +118,7 @@ async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool 
         *(reading.all_of(kind) for kind in OF_CLUSTER),
         reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
+        reading.all_of(LEASES, namespace=NODE_LEASES, note="leases@nodes"),
         reading.api_certificate(),
     )
     # The second round is named by the first: which Secret a template needs, which ConfigMap the device plugin reads.

@@ -74,6 +74,14 @@ def second_operator(cluster: Cluster, **settings: str) -> None:
     cluster.objects["deployments"].append(second)
 
 
+@fault("operator_troubled")
+def host_key_is_deleted(cluster: Cluster) -> None:
+    """Only the leader reads it, and says so in its log."""
+    cluster.without_pod()
+    line = "trouble: keys: the Secret kasm/vdi-host-key does not exist. Restore it from a backup"
+    cluster.logs[f"kasm/{POD}"] = [f'time=x level=warning logger=vdi.operator.runtime msg="{line}"']
+
+
 @fault("operator_stuck")
 def everybody_is_passed_over(cluster: Cluster) -> None:
     cluster.add_session("bob", "bob@example.com")
@@ -251,6 +259,15 @@ def pending_claim(cluster: Cluster) -> Object:
     return claim
 
 
+@fault("provisioner_silent")
+def provisioner_scaled_to_0(cluster: Cluster) -> None:
+    """Reported at once: the claim is seconds old."""
+    pending_claim(cluster)["metadata"]["creationTimestamp"] = JUST_NOW
+    local_path(cluster, SETUP.format("0777"))
+    provisioner = cluster.one("deployments", "local-path-provisioner")
+    provisioner["spec"]["replicas"], provisioner["status"] = 0, {}
+
+
 @fault("storage_class_missing")
 def class_gone(cluster: Cluster) -> None:
     pending_claim(cluster)
@@ -328,6 +345,17 @@ def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> Non
 
 
 _route("route_of_another_host", "route_host_mismatch", match="Host(`bob.vdi.example.com`)")
+
+
+@fault("route_host_mismatch")
+def domain_of_the_operator_is_edited(cluster: Cluster) -> None:
+    """One finding for all sessions, whose routes and addresses agree."""
+    cluster.add_session("bob", "bob@example.com")
+    cluster.certificates = []
+    setting = next(one for one in cluster.operator_env if one["name"] == "VDI_DOMAIN")
+    setting["value"] = "desktops.example.org"
+
+
 _route("regexp_of_traefik_2", "route_host_mismatch", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
 _route("two_hosts_of_traefik_2", "route_host_mismatch", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
 _route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})

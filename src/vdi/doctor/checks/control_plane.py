@@ -21,6 +21,7 @@ from vdi.doctor.objects.components import (
     operators_in_scope,
     read_lease,
     release_workloads,
+    troubles,
 )
 from vdi.doctor.objects.sanitize import custom_kind
 from vdi.findings.model import Finding, Remedy
@@ -150,6 +151,22 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+@check("deployments", "pods@all", "pods/log")
+def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
+    """What operators report in their logs, the leader and those that stand by: some of it only the leader notices."""
+    for operator in operators_in_scope(snapshot):
+        for pod in operator.pods(snapshot):
+            for what, why in troubles(snapshot.log_of(pod)).items():
+                yield make_finding(
+                    "operator_troubled",
+                    f"{operator.object}/{what.replace(' ', '-')}",
+                    f"The operator's pod {pod.metadata.name} reports a trouble with its {what}: {why.rstrip('.')}.",
+                    evidence=[f"pod/{pod.metadata.name} log: {what}: {why}"],
+                    remedy=Remedy.run(f"{operator.kubectl} logs {pod.metadata.name}"),
+                    related_objects=operator.depends_on(snapshot),
+                )
+
+
 @check("deployments", "leases")
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready and do not lead, or a Lease that another process holds."""
@@ -269,4 +286,4 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     )
 
 
-CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, release_differs)
+CHECKS = (crds, operator_missing, operator_down, operator_troubled, operators_collide, leaderless, release_differs)

@@ -25,6 +25,7 @@ from vdi.session.effective import Desktop
 
 # Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
 _CLOCK_SECONDS = 10.0
+_NODE_LEASES = "kube-node-lease"
 _API_CERTIFICATE_DAYS = 30.0
 _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
@@ -68,6 +69,7 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
             f"None of the {len(names)} policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
             remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
+            related_objects=[f"networkpolicy/{name}" for name in names],
         )
 
 
@@ -143,8 +145,12 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the snapshot."""
     ahead: dict[str, float] = {}
     for node in snapshot.raw("nodes"):
+        name = node["metadata"]["name"]
         beats = [condition.get("lastHeartbeatTime") for condition in (node.get("status") or {}).get("conditions") or ()]
-        ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(beat) for beat in beats], default=0.0)
+        # The kubelet renews its Lease every 10 s, its conditions only every five minutes.
+        lease = snapshot.find("leases", name, _NODE_LEASES) or {}
+        beats.append((lease.get("spec") or {}).get("renewTime"))
+        ahead[f"node/{name}"] = max(-snapshot.age(beat) for beat in beats)
     for operator in find_operators(snapshot):
         ahead[operator.object] = -snapshot.age(read_lease(snapshot, operator.lease_namespace).get("renewTime"))
     for where, seconds in ahead.items():

@@ -16,6 +16,7 @@ NO_OPERATOR = (
     "session_unwatched",
     "operator_settings_bad",
     "operator_down",
+    "operator_troubled",
     "operator_without_lease",
 )
 # Objects of a release that are missing or changed: rights, settings, routes, policies.
@@ -71,6 +72,14 @@ CONTROL_PLANE = (
         "The Lease vdi-operator in the sessions' namespace: its holder, and when it was last renewed.",
         "Restart the operator. If this happens again, its log says why it cannot write Leases.",
         follows=(*RELEASE_DIFFERS, "operator_down", "node_not_ready"),
+    ),
+    _code(
+        "operator_troubled",
+        "The operator lacks something that it needs, such as the key of its host names: it starts no session.",
+        "The log of each of its pods, which repeats it every minute as long as it continues.",
+        "Follow the message, which says what to restore.",
+        follows=(*RELEASE_DIFFERS, "crd_missing", "dns_down", "network_policy_blocks"),
+        spreads=True,
     ),
     _code(
         "operator_stuck",

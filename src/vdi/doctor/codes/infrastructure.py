@@ -387,6 +387,7 @@ NETWORK = (
         "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
         "The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
         "Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
+        follows=("release_object_missing", "release_object_changed"),
     ),
     _warning(
         "clock_wrong",

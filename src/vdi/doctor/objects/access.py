@@ -3,13 +3,15 @@
 Parts of a policy that are not known count as allowed, so a finding about it is never a guess.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vdi.diagnosis.snapshot import Raw, Snapshot
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
-_PRIVATE = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}
+# Private addresses by family (IPv6 or not): pods have no others.
+_PRIVATE = {False: {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}, True: {"fc00::/7"}}
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Port:
 
 def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tuple[str, Sequence[Raw]] | None:
     """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
+    families = _families(snapshot)
     for direction, at, other in (("ingress", target, source), ("egress", source, target)):
         policies = [
             policy
@@ -45,7 +48,7 @@ def blocking(snapshot: Snapshot, source: Party, target: Party, port: Port) -> tu
             and _selects(policy["spec"].get("podSelector") or {}, at.labels)
         ]
         rules = [rule for policy in policies for rule in policy["spec"].get(direction) or ()]
-        if policies and not any(_policy_allows(rule, direction, at.namespace, other, port) for rule in rules):
+        if policies and not any(_policy_allows(rule, direction, at.namespace, other, port, families) for rule in rules):
             return direction, policies
     return None
 
@@ -54,12 +57,20 @@ def _types(spec: Raw) -> Iterable[str]:
     return spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
 
 
-def _policy_allows(rule: Raw, direction: str, own: str, other: Party, port: Port) -> bool:
+def _families(snapshot: Snapshot) -> set[bool]:
+    """Whether pods have addresses of IPv6, and others: those of Services. Without a Service both are possible."""
+    addresses = [str((service.get("spec") or {}).get("clusterIP") or "") for service in snapshot.raw("services")]
+    return {":" in address for address in addresses if re.search(r"[.:]", address)} or {False, True}
+
+
+def _policy_allows(  # noqa: PLR0913
+    rule: Raw, direction: str, own: str, other: Party, port: Port, families: Collection[bool]
+) -> bool:
     ports = rule.get("ports") or ()
     if ports and not any(_is_port(one, port) for one in ports):
         return False
     peers = rule.get("from" if direction == "ingress" else "to") or ()
-    return not peers or any(_is_peer(peer, own, other) for peer in peers)
+    return not peers or any(_is_peer(peer, own, other, families) for peer in peers)
 
 
 def _is_port(one: Raw, port: Port) -> bool:
@@ -71,10 +82,11 @@ def _is_port(one: Raw, port: Port) -> bool:
     return number is None or number == port.name
 
 
-def _is_peer(peer: Raw, own: str, other: Party) -> bool:
-    if "ipBlock" in peer:
+def _is_peer(peer: Raw, own: str, other: Party, families: Collection[bool]) -> bool:
+    if block := peer.get("ipBlock"):
         # A snapshot has no addresses of pods. They are private: the internet alone does not include them.
-        return not other.namespace or not set(peer["ipBlock"].get("except") or ()) >= _PRIVATE
+        family = ":" in str(block.get("cidr", ""))
+        return not other.namespace or (family in families and not set(block.get("except") or ()) >= _PRIVATE[family])
     if not other.namespace:
         return False
     spaces = peer.get("namespaceSelector")

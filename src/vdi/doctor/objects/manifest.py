@@ -60,9 +60,9 @@ def compare(desired: Object, live: Object | None, release: str, rollback: str) -
         return
     entries = live["metadata"].get("managedFields") or ()
     owners = [
-        _Owner(str(entry.get("manager", "")), str(entry.get("time", "")), entry.get("fieldsV1") or {})
+        _Owner(str(entry.get("manager", "")), str(entry.get("time", "")), entry["fieldsV1"])
         for entry in entries
-        if entry.get("subresource") != _STATUS
+        if entry.get("subresource") != _STATUS and entry.get("fieldsV1")
     ]
     people = sorted((owner for owner in owners if owner.is_person), key=lambda owner: owner.time)
     for path, wanted, found, at in _compare_values(desired, live, (), owners):
@@ -110,8 +110,9 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
 def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner]) -> _Found:
     """Fields that a person's tool has added beside those of the manifest."""
     for owner in owners:
-        keys = [key.removeprefix("f:") for key in owner.fields if key.startswith("f:")] if owner.is_person else []
-        for key in keys:
+        # A map such as a selector is written as a whole.
+        keys = [key.removeprefix("f:") for key in owner.fields] or list(found)
+        for key in keys if owner.is_person else ():
             # Whoever scales a workload decides about its replicas.
             if key in found and key not in wanted and key not in (*_OF_PEOPLE, _STATUS, "replicas"):
                 yield (*path, key), None, found[key], [owner]

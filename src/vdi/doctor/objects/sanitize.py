@@ -326,6 +326,7 @@ SANITIZERS: Mapping[str, Callable[[Object], Object]] = {
     "persistentvolumeclaims": partial(fields, spec=_CLAIM, status=("phase", "conditions", "capacity")),
     "persistentvolumes": volume,
     "pods": pod,
+    "resourceslices": partial(fields, spec=("driver", "nodeName")),
     "secrets": secret,
     "services": partial(fields, spec=("type", "ports", "selector", "clusterIP"), status=("conditions",)),
     "statefulsets": workload,
