@@ -526,9 +526,9 @@ FAULTS.table(
         "two_releases_side_by_side",
         lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
     ),
-    ("release_object_missing", "binding_gone", lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator")),
+    ("release_differs", "binding_gone", lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator")),
     (
-        "release_object_changed",
+        "release_differs",
         "role_cut",
         lambda cluster: differs(cluster, "role/vdi-sessions/vdi-operator", "rules[0].verbs", "[get]", "[get, list]"),
     ),

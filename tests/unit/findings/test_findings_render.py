@@ -76,7 +76,7 @@ def test_text_report() -> None:
         "  > Restart it.",
         f"  $ {COMMAND}",
         "  $ kubectl get pods",
-        "  ? docs/doctor/control-plane.md#operator_down",
+        "  ? vdi doctor --explain operator_down",
         "",
         "   follows  session_ignored  vdisession/s/a",
         "     No pod.",

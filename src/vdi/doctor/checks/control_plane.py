@@ -24,7 +24,7 @@ from vdi.doctor.objects.components import (
     troubles,
 )
 from vdi.doctor.objects.sanitize import custom_kind
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0
@@ -275,7 +275,7 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     else:
         message = f"The {kind} {place}, which Helm installed, does not exist."
     return make_finding(
-        "release_object_changed" if first.field else "release_object_missing",
+        "release_differs",
         first.object,
         message,
         evidence=lines,
@@ -283,6 +283,7 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
             f"Put it back. Without vdi: `{first.rollback}`.", tuple(f"{one.upgrade} --yes" for one in ours[:1])
         ),
         related_objects=served,
+        severity=Severity.WARNING if first.field else None,
     )
 
 

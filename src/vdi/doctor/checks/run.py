@@ -4,7 +4,7 @@ Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi 
 joins `CHECKS`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -100,6 +100,9 @@ def rank(findings: list[Finding]) -> list[Finding]:
         linked = finding if finding.caused_by in keys else _link(finding, by_code)
         consequences[linked.caused_by].append(linked)
 
+    # Sessions of one template that have the same finding have one cause.
+    alike = Counter((finding.code, _template_of(finding)) for finding in findings)
+
     def explained(finding: Finding) -> Iterator[Finding]:
         """The finding, and all that follows from it."""
         yield finding
@@ -110,7 +113,7 @@ def rank(findings: list[Finding]) -> list[Finding]:
         family = list(explained(finding))
         severity = min(_SEVERITIES.index(one.severity) for one in family)
         sessions = {name for one in family for name in _sessions_of(one)}
-        hurt = len(sessions) if sessions else _EVERYONE
+        hurt = max(len(sessions), alike[finding.code, _template_of(finding)]) if sessions else _EVERYONE
         return severity, -hurt, -len(family), _PLACES[finding.code], finding.object, finding.code
 
     def flatten(cause: str) -> Iterator[Finding]:
@@ -119,6 +122,10 @@ def rank(findings: list[Finding]) -> list[Finding]:
             yield from flatten(finding.key)
 
     return list(flatten(""))
+
+
+def _template_of(finding: Finding) -> str:
+    return next((name for name in finding.related_objects if name.startswith("vditemplate/")), finding.object)
 
 
 def _sessions_of(finding: Finding) -> set[str]:
@@ -133,14 +140,14 @@ def _link(finding: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
     """The finding with its cause: the first code in `follows` that was found at an object it depends on."""
     near = {finding.object, *finding.related_objects}
     follows = CODES[finding.code].follows
-    for code in (*RELEASE_DIFFERS, *follows):
+    for code in (RELEASE_DIFFERS, *follows):
         for cause in by_code.get(code, ()):
             if code in follows:
                 spread = CODES[code].spreads and not near.isdisjoint(cause.related_objects)
                 is_cause = CODES[code].cluster_wide or cause.object in near or spread
             else:
                 # Whatever is wrong with an object, it is not as Helm installed it.
-                is_cause = cause.object == finding.object and finding.code not in RELEASE_DIFFERS
+                is_cause = cause.object == finding.object and finding.code != RELEASE_DIFFERS
             if is_cause and cause.key != finding.key:
                 return msgspec.structs.replace(finding, caused_by=cause.key)
     return finding

@@ -57,7 +57,7 @@ connects() {
     fi > /dev/null 2>&1
 }
 tries() {
-    if [ "$1" != denied ] && grep -qs . /dev/termination-log; then return; fi
+    if grep -qsE 'endpoint|service' /dev/termination-log; then return; fi
     for seconds in 1 1 1 1; do
         if connects "$2" "$3"; then found=reached; else found=denied; fi
         case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
@@ -65,8 +65,9 @@ tries() {
     done
     echo "$1" >> /dev/termination-log
 }
-if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi
 """
+# After the others, which explain it.
+_TRY_NAME = "if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi\n"
 _DNS_PORT = 53
 # By the word of the script: problem, remedy, and its command.
 _LAYERS = {
@@ -228,7 +229,7 @@ def build_probe(
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
     attempts = (f"tries {word} {host} {port}\n" for word, (host, port) in (tried or {}).items())
-    script = _SCRIPT + "".join(attempts)
+    script = "".join([_SCRIPT, *attempts, _TRY_NAME])
     claim: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
