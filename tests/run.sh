@@ -110,10 +110,10 @@ streaming() (
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 )
 
-doctor() ( # without the score on faults of outsiders, which is run by hand
+doctor() (
     trap 'down e2e || exit 1' EXIT
     new_demo e2e || exit
-    "${pytest[@]}" tests/doctor -m "not long"
+    "${pytest[@]}" tests/doctor
 )
 
 network() ( # packets on a node with an enforcer of the tests' own
@@ -186,7 +186,7 @@ for suite in "$@"; do
             if [ "$(id -u)" -eq 0 ]; then
                 trap 'down e2e' EXIT
                 run desktops desktops
-                run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
+                run doctor-fast "${pytest[@]}" tests/doctor/test_doctor_node.py -k "$a_cut_of_the_faults"
                 [ ${#examples[@]} -gt 0 ] || run nodes-fast nodes_fast # --thorough: they are in the suite `nodes`
                 run "down" down e2e
                 trap - EXIT

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
 from vdi.doctor.fixes import fix_for
+from vdi.doctor.installed import read_differences, releases_of
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
     gpu_config_maps,
@@ -24,14 +25,16 @@ from vdi.doctor.objects.references import (
     pods_to_log,
     secrets_to_sign_in,
 )
-from vdi.findings.model import Finding
+from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.errors import (
+    ApiError,
     ConnectionFailed,
     NotFound,
+    UnexpectedAnswer,
 )
 from vdi.kube.resource import (
     CLAIMS,
@@ -56,12 +59,13 @@ from vdi.kube.resource import (
 )
 from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
-from vdi.snapshot.model import Certificate, Scope, Snapshot
+from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
 from vdi.snapshot.objects import LOCAL_PATH_CONFIG, Objects
 from vdi.snapshot.reader import Reader
 
 BUDGET = 40
 KASM_BUDGET = 6
+NODE_LEASES = "kube-node-lease"
 LOG_LINES = 200
 LOG_BYTES = 2**20
 _LOGS = 20
@@ -71,14 +75,10 @@ _SMALL_REQUEST_SECONDS = 10.0
 
 Object = dict[str, Any]
 
-_RBAC = "rbac.authorization.k8s.io"
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
+RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
-ROLES = Resource(_RBAC, "v1", "roles", "Role")
-BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
-CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
-CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
@@ -87,19 +87,24 @@ _REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, E
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plural for kind in _REQUEST_PATH}
-IN_SCOPE = (CLAIMS, CERTIFICATES, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, CERTIFICATES)
 OF_CLUSTER = (
-    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
-    *(CLUSTER_POLICIES, RUNTIME_CLASSES),
+    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
+    *(CLUSTER_POLICIES, RUNTIME_CLASSES, RESOURCE_SLICES),
 )
+# Permissions of a run, beside those for single Secrets. The chart's rules for gateway and CronJob are made from them.
+LISTED = (*EVERYWHERE, *IN_SCOPE, *OF_CLUSTER, EVENTS, LEASES, JOBS)
+READ_ONE = (CRDS, CONFIG_MAPS)
+LOGGED = PODS
 # Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
 
 
-async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
+async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool = False) -> Snapshot:
     """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be read.
 
-    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
+    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs. `releases`: compare
+    with Helm's records too, which takes one more request for each kind in a manifest.
     """
     reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope)
     here = scope.namespace or None
@@ -110,6 +115,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         *(reading.all_of(kind) for kind in OF_CLUSTER),
         reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
+        reading.all_of(LEASES, namespace=NODE_LEASES, note="leases@nodes"),
         reading.api_certificate(),
     )
     # The second round is named by the first: which Secret a template needs, which ConfigMap the device plugin reads.
@@ -127,6 +133,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
             for namespace in local_path_namespaces(lists)
         ),
         *(reading.certificate(namespace, name) for namespace, name in certificates),
+        *(reading.release(*release) for release in (releases_of(lists) if releases else ())),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -159,6 +166,7 @@ class _Reading(Reader):
     scope: Scope = field(default_factory=Scope)
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
     api_certificate_ends: str = ""
     api_seconds: float = 0.0
 
@@ -172,6 +180,7 @@ class _Reading(Reader):
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
             certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
@@ -229,6 +238,14 @@ class _Reading(Reader):
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
         await self.attempt(SECRETS, read, namespace=namespace, name=name)
+
+    async def release(self, namespace: str, name: str) -> None:
+        """Compare a release's objects with its manifest."""
+        try:
+            self.differences += await read_differences(self.client, namespace, name)
+        except (ApiError, UnexpectedAnswer) as error:
+            words = f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
+            self.unread["secrets@release"] = Unreadable("secrets@release", words, Remedy("Run it as an administrator."))
 
     async def api_certificate(self) -> None:
         """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""

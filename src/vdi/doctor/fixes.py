@@ -7,6 +7,7 @@ a decision (an image, a domain), or would be reverted by the next `helm upgrade`
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from vdi.doctor.objects.components import is_led
 from vdi.doctor.objects.references import observe_gpus, open_modes
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
@@ -43,8 +44,9 @@ def fix_for(finding: Finding) -> Fix | None:
     return fix if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/") else None
 
 
-def _delete(_there: Raw, _snapshot: Snapshot) -> None:
-    return None
+def _delete(there: Raw, snapshot: Snapshot) -> Raw | None:
+    # Without an operator that leads, no one would create it again.
+    return None if is_led(snapshot, there["metadata"]["namespace"]) else there
 
 
 def _restart(there: Raw, snapshot: Snapshot) -> Raw:

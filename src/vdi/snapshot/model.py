@@ -80,6 +80,25 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of an object that differs from the manifest of its Helm release. `object`: as findings name it."""
+
+    object: str
+    # NAMESPACE/NAME.
+    release: str
+    # Helm's own command that puts back what it has installed.
+    rollback: str
+    # Label of the object: the part of the release that it belongs to, such as `operator`.
+    component: str = ""
+    # Empty: the object does not exist.
+    field: str = ""
+    expected: str = ""
+    observed: str = ""
+    # The program that has changed it, and the time; empty: not known.
+    manager: str = ""
+    time: str = ""
+
+
 class Scope(msgspec.Struct, frozen=True):
     """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever its chart is."""
 
@@ -100,6 +119,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     # The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`.
     logs: dict[str, list[str]] = {}
     certificates: tuple[Certificate, ...] = ()
+    # From the manifests of the releases of operators and gateways.
+    differences: tuple[Difference, ...] = ()
     # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
     # Time of the slowest of a few small consecutive requests; 0: not measured.

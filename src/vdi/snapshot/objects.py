@@ -260,8 +260,6 @@ def _without_words(container: Container, waits_for: str) -> Container:
 
 
 class PodStatus(pruned.PodStatus, rename="camel", omit_defaults=True, kw_only=True):
-    start_time: str = ""
-
     def __post_init__(self) -> None:
         """All conditions stay."""
 
@@ -316,15 +314,8 @@ class WorkloadObject(Record):
     status: WorkloadStatus = msgspec.field(default_factory=WorkloadStatus)
 
 
-class JobTemplate(Record):
-    metadata: TemplateMeta = msgspec.field(default_factory=TemplateMeta)
-
-
 class JobSpec(Record):
-    backoff_limit: int = 6
     selector: LabelSelector = msgspec.field(default_factory=LabelSelector)
-    suspend: bool = False
-    template: JobTemplate = msgspec.field(default_factory=JobTemplate)
 
 
 class Job(Record):
@@ -354,31 +345,17 @@ class Node(pruned.Node, omit_defaults=True, kw_only=True):
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
 
 
-class VolumeSpec(pruned.PersistentVolumeSpec, rename="camel", omit_defaults=True):
-    capacity: dict[str, str] = msgspec.field(default_factory=dict)
-    persistent_volume_reclaim_policy: str = ""
-
-
 class PhaseStatus(ConditionsStatus):
     phase: str = ""
-    capacity: dict[str, str] = {}
 
 
 class PersistentVolume(pruned.PersistentVolume, omit_defaults=True, kw_only=True):
     metadata: Meta
-    spec: VolumeSpec = msgspec.field(default_factory=VolumeSpec)
-    status: PhaseStatus = msgspec.field(default_factory=PhaseStatus)
-
-
-class ClaimResources(Record):
-    requests: dict[str, str] = {}
 
 
 class ClaimSpec(pruned.PersistentVolumeClaimSpec, rename="camel", omit_defaults=True):
     # None: the default class; empty: none.
     storage_class_name: str | None = None
-    volume_mode: str = ""
-    resources: ClaimResources = msgspec.field(default_factory=ClaimResources)
 
 
 class PersistentVolumeClaim(pruned.PersistentVolumeClaim, omit_defaults=True, kw_only=True):
@@ -390,7 +367,6 @@ class PersistentVolumeClaim(pruned.PersistentVolumeClaim, omit_defaults=True, kw
 class StorageClass(Record):
     metadata: Meta
     provisioner: str = ""
-    reclaim_policy: str = ""
     volume_binding_mode: str = ""
 
 
@@ -402,7 +378,6 @@ class ServicePort(Record):
     name: str = ""
     protocol: str = "TCP"
     target_port: int | str | None = None
-    node_port: int = 0
 
 
 class ServiceSpec(Record):
@@ -420,8 +395,6 @@ class Service(pruned.Service, omit_defaults=True, kw_only=True):
 
 class EndpointConditions(Record):
     ready: bool | None = None
-    serving: bool | None = None
-    terminating: bool | None = None
 
 
 class Endpoint(Record):
@@ -524,19 +497,8 @@ class Middleware(Record):
     spec: MiddlewareSpec = msgspec.field(default_factory=MiddlewareSpec)
 
 
-class IssuerReference(Record):
-    name: str = ""
-    kind: str = ""
-
-
 class CertificateSpec(Record):
     secret_name: str = ""
-    dns_names: tuple[str, ...] = ()
-    issuer_ref: IssuerReference = msgspec.field(default_factory=IssuerReference)
-
-
-class CertificateStatus(ConditionsStatus):
-    not_after: str = ""
 
 
 class CertificateRequest(Record):
@@ -544,7 +506,7 @@ class CertificateRequest(Record):
 
     metadata: Meta
     spec: CertificateSpec = msgspec.field(default_factory=CertificateSpec)
-    status: CertificateStatus = msgspec.field(default_factory=CertificateStatus)
+    status: ConditionsStatus = msgspec.field(default_factory=ConditionsStatus)
 
 
 # Access
@@ -585,39 +547,6 @@ class NetworkPolicySpec(Record):
 class NetworkPolicy(Record):
     metadata: Meta
     spec: NetworkPolicySpec = msgspec.field(default_factory=NetworkPolicySpec)
-
-
-class RoleRule(Record):
-    api_groups: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    verbs: tuple[str, ...] = ()
-    resource_names: tuple[str, ...] = ()
-
-
-class Role(Record):
-    """A Role or ClusterRole."""
-
-    metadata: Meta
-    rules: tuple[RoleRule, ...] = ()
-
-
-class RoleReference(Record):
-    kind: str
-    name: str
-
-
-class Subject(Record):
-    kind: str = ""
-    name: str = ""
-    namespace: str = ""
-
-
-class RoleBinding(Record):
-    """A RoleBinding or ClusterRoleBinding."""
-
-    metadata: Meta
-    role_ref: RoleReference
-    subjects: tuple[Subject, ...] = ()
 
 
 class LeaseSpec(Record):
@@ -688,6 +617,18 @@ class Secret(Record):
         self.changed = self.changed or max((write.time for write in self.metadata.managed_fields), default="")
         self.data = {}
         self.metadata = DataMeta(name=self.metadata.name, namespace=self.metadata.namespace)
+
+
+class ResourceSliceSpec(Record):
+    driver: str = ""
+    node_name: str = ""
+
+
+class ResourceSlice(Record):
+    """Devices of a node, as Dynamic Resource Allocation has them."""
+
+    metadata: Meta
+    spec: ResourceSliceSpec = msgspec.field(default_factory=ResourceSliceSpec)
 
 
 class PluginConfig(Record):
@@ -790,8 +731,6 @@ class Objects(Record):
 
     certificates: list[CertificateRequest] = []
     clusterpolicies: list[ClusterPolicy] = []
-    clusterrolebindings: list[RoleBinding] = []
-    clusterroles: list[Role] = []
     configmaps: list[ConfigMap] = []
     customresourcedefinitions: list[CustomResourceDefinition] = []
     daemonsets: list[WorkloadObject] = []
@@ -808,8 +747,7 @@ class Objects(Record):
     persistentvolumeclaims: list[PersistentVolumeClaim] = []
     persistentvolumes: list[PersistentVolume] = []
     pods: list[Pod] = []
-    rolebindings: list[RoleBinding] = []
-    roles: list[Role] = []
+    resourceslices: list[ResourceSlice] = []
     runtimeclasses: list[Named] = []
     secrets: list[Secret] = []
     serverstransports: list[Named] = []

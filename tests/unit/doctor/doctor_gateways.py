@@ -274,6 +274,13 @@ def node_is_ahead(cluster: Cluster) -> None:
         condition["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
 
 
+@fault("clock_wrong")
+def lease_of_a_node_is_ahead(cluster: Cluster) -> None:
+    """Its conditions are minutes old, and so look well."""
+    spec = {"renewTime": "2026-11-20T12:01:00.000000Z"}
+    cluster.add("leases", {"name": "node-1", "namespace": "kube-node-lease"}, spec=spec)
+
+
 GATEWAY_FAULTS.table(
     ("backend_unreachable", "the_gateway_s_service_is_gone", gone("services", "vdi-gateway")),
     ("backend_unreachable", "gateway_service_port_wrong", put("endpointslices/vdi-gateway-x", "ports.1.port", 9999)),

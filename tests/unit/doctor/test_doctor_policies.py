@@ -58,6 +58,23 @@ def test_pods_and_servers_outside_are_told_apart(rule: object, reaches_pod: bool
         assert (blocking(snapshot(rule), source, target, port) is None) == reaches, target
 
 
+@pytest.mark.parametrize(
+    ("cidr", "cluster_ip", "reaches"),
+    [
+        ("::/0", "10.43.0.10", False),
+        ("0.0.0.0/0", "10.43.0.10", True),
+        ("::/0", "fd00::a", True),
+        ("0.0.0.0/0", "fd00::a", False),
+    ],
+)
+def test_addresses_of_another_family_allow_no_pod(cidr: str, cluster_ip: str, reaches: bool) -> None:
+    allowed = snapshot({"to": [{"ipBlock": {"cidr": cidr}}]})
+    service = {"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {"clusterIP": cluster_ip}}
+    allowed.objects["services"] = [service]
+    ends = Party("a desktop", "desks", {}), Party("DNS", "kube-system", {})
+    assert (blocking(allowed, *ends, Port(53, "dns", "UDP")) is None) == reaches
+
+
 def test_a_closed_policy_names_both_ends_and_the_port() -> None:
     (finding,) = roots(GATEWAY_FAULTS.broken("desktops_may_not_ask_for_names").findings())
     assert finding.message == (

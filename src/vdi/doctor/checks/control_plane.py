@@ -1,4 +1,4 @@
-"""Checks of the control plane: CRDs, the operator, its permissions and Lease.
+"""Checks of the control plane: CRDs, the operator, its Lease, and what Helm has installed.
 
 `vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
 """
@@ -10,7 +10,6 @@ from itertools import combinations
 
 from vdi.api.crd import build_crds
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
     LEASE,
     Operator,
@@ -18,10 +17,12 @@ from vdi.doctor.objects.components import (
     is_led,
     operators_in_scope,
     read_lease,
+    release_workloads,
+    troubles,
 )
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.snapshot.check import check
-from vdi.snapshot.model import Snapshot
+from vdi.snapshot.model import Difference, Snapshot
 from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_object
 
 # Time that a new object has to start working before it is reported.
@@ -149,6 +150,22 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+@check("deployments", "pods@all", "pods/log")
+def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
+    """What operators report in their logs, the leader and those that stand by: some of it only the leader notices."""
+    for operator in operators_in_scope(snapshot):
+        for pod in operator.pods(snapshot):
+            for what, why in troubles(snapshot.log_of(pod)).items():
+                yield make_finding(
+                    "operator_troubled",
+                    f"{operator.object}/{what.replace(' ', '-')}",
+                    f"The operator's pod {pod.metadata.name} reports a trouble with its {what}: {why.rstrip('.')}.",
+                    evidence=[f"pod/{pod.metadata.name} log: {what}: {why}"],
+                    remedy=Remedy.run(f"{operator.kubectl} logs {pod.metadata.name}"),
+                    related_objects=operator.depends_on(snapshot),
+                )
+
+
 @check("deployments", "leases")
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready and do not lead, or a Lease that another process holds."""
@@ -226,35 +243,47 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
-def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
-    """Permissions that the operator's account lacks."""
-    scope = snapshot.scope.namespace
-    for operator in find_operators(snapshot):
-        if scope not in ("", *operator.watches):
-            continue
-        # With a scope of one namespace, Roles and bindings of the others were not read.
-        lacking = missing_rights(snapshot, operator, [scope] if scope else operator.watches)
-        if not lacking:
-            continue
-        lines = [
-            f"{right.words} {f'in namespace {namespace}' if namespace else 'in the cluster'}"
-            for right, namespace in lacking
-        ]
-        right, namespace = lacking[0]
-        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
-        option = f"--namespace {namespace}" if namespace else "--all-namespaces"
-        yield make_finding(
-            "operator_rights_missing",
-            operator.object,
-            f"The operator's account {operator.account} lacks {len(lacking)} permissions that it needs."
-            f" The first: {lines[0]}.",
-            evidence=[
-                *(f"may not {line}" for line in lines[:8]),
-                f"kubectl auth can-i {right.words} --as {account} {option}",
-            ],
-            remedy=Remedy.run(f"{operator.upgrade} --yes"),
+@check("deployments", "secrets@release")
+def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
+    """Objects of our Helm releases that are missing, or differ in a field from what Helm installed."""
+    by_object: dict[tuple[str, str], list[Difference]] = {}
+    for difference in snapshot.differences:
+        by_object.setdefault((difference.release, difference.object), []).append(difference)
+    for differences in by_object.values():
+        yield _difference_finding(snapshot, differences)
+
+
+def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Finding:
+    first = differences[0]
+    namespace, _, name = first.release.partition("/")
+    kind, _, place = first.object.partition("/")
+    ours = [one for one in release_workloads(snapshot) if (one.namespace, one.release) == (namespace, name)]
+    # The objects of a component, such as its rights and settings, explain the state of its workload.
+    served = [one.object for one in ours if one.component == first.component]
+    lines = [f"release {first.release}"]
+    if first.field:
+        for difference in differences:
+            by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
+            lines.append(f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}")
+        by = f", changed with {first.manager} at {first.time}" if first.manager else ""
+        others = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        message = (
+            f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed}, not "
+            f"{first.expected}{by}{others}."
         )
+    else:
+        message = f"The {kind} {place}, which Helm installed, does not exist."
+    return make_finding(
+        "release_differs",
+        first.object,
+        message,
+        evidence=lines,
+        remedy=Remedy(
+            f"Put it back. Without vdi: `{first.rollback}`.", tuple(f"{one.upgrade} --yes" for one in ours[:1])
+        ),
+        related_objects=served,
+        severity=Severity.WARNING if first.field else None,
+    )
 
 
-CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights)
+CHECKS = (crds, operator_missing, operator_down, operator_troubled, operators_collide, leaderless, release_differs)

@@ -36,6 +36,9 @@ _TROUBLES = {
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "history": ("history_not_written", "History cannot be written"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
+    "webhook": ("gateway_troubled", "The webhook accepts no notices"),
+    "email": ("gateway_troubled", "The mail server accepts no notices"),
+    "recordings": ("gateway_troubled", "Films of desktops cannot be stored"),
 }
 # A server's refusal of a write -> what to do.
 _REFUSED_WRITES = {
@@ -191,7 +194,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             code, words = _TROUBLES.get(what, ("gateway_troubled", f"It lacks {what}"))
             yield make_finding(
                 code,
-                gateway.object if what in _TROUBLES else f"{gateway.object}/{what.replace(' ', '-')}",
+                f"{gateway.object}/{what.replace(' ', '-')}" if code == "gateway_troubled" else gateway.object,
                 f"{words}: {reason}.",
                 evidence=[evidence],
                 remedy=_remedy_of_trouble(gateway, why, pod_name),

@@ -16,6 +16,7 @@ from vdi.doctor.objects.references import secrets_to_sign_in
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
+from vdi.session.conditions import WARNING_TYPES
 from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
 from vdi.session.streaming import (
@@ -220,7 +221,8 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         ]
         # The operator reports the same of the password's Secret, which the doctor may not read. It has nothing else to
         # say about a desktop that runs and whose conditions all hold.
-        if status.phase == Phase.RUNNING and status.message and all(one.status == "True" for one in status.conditions):
+        is_well = all(one.status == "True" and one.type not in WARNING_TYPES for one in status.conditions)
+        if status.phase == Phase.RUNNING and status.message and is_well:
             newer.append(f"status.message: {status.message}")
         if newer:
             yield diagnosis.finding(

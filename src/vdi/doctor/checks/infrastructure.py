@@ -3,6 +3,7 @@
 What is wrong with shared GPUs is decided in `vdi.gpu.sharing.findings`, which `vdi gpu verify` prints as well.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from vdi.api.session import VDISession
 from vdi.cluster.units import format_duration
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.components import Workload, find_operators, workloads
 from vdi.doctor.objects.references import (
     local_path_namespaces,
     observe_gpus,
@@ -34,6 +35,11 @@ from vdi.snapshot.objects import LOCAL_PATH_CONFIG, ConfigMap, Meta, Node, Persi
 _PROVISIONER_SECONDS = 60.0
 # Time in which a node that joins gets ready.
 _NEW_NODE_SECONDS = 30.0
+# Words of a provisioner's name that say nothing about its workload.
+_COMMON_WORDS = {"provisioner", "driver", "storage", "rancher"}
+_SHORT_WORD = 3
+# Driver of NVIDIA's GPUs in ResourceSlices.
+_DRA_DRIVER = "gpu.nvidia.com"
 _GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
 # Age at which a desktop without an end is reported.
 _OLD_SECONDS = 3600.0
@@ -120,15 +126,29 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             continue  # whole GPUs, and enough of them: that is meant
         if one.code == "gpu_device_plugin_missing" and not managed and observed.gpu_nodes:
             continue
+        message, remedy, sliced = one.message, one.remedy, _gpus_in_slices(snapshot)
+        if one.code == "gpu_nodes_missing" and sliced:
+            message = (
+                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops request {RESOURCE}."
+            )
+            remedy = Remedy(
+                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.", one.remedy.commands
+            )
         yield make_finding(
             one.code,
             one.object,
-            one.message,
+            message,
             severity=one.severity,
             evidence=[*one.evidence, f"vdi gpu verify: {one.code} at {one.object}"],
-            remedy=one.remedy,
+            remedy=remedy,
             related_objects=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
         )
+
+
+def _gpus_in_slices(snapshot: Snapshot) -> list[str]:
+    """Nodes that offer NVIDIA's GPUs by Dynamic Resource Allocation."""
+    specs = (resource_slice.spec for resource_slice in snapshot.objects.resourceslices)
+    return sorted({spec.node_name for spec in specs if spec.driver == _DRA_DRIVER})
 
 
 @check("nodes", "pods", "vdisessions")
@@ -226,6 +246,16 @@ def _unprovisioned(
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
         )
+    elif away := _provisioner_down(snapshot, provisioner):
+        yield make_finding(
+            "provisioner_silent",
+            where,
+            f"The home waits for its volume: {away.object}, which makes volumes for {provisioner}, has no ready replica"
+            f" of {away.desired}.",
+            evidence=[f"status.phase: Pending; {away.object}: 0 ready"],
+            remedy=Remedy.run(f"{away.kubectl} describe pods") if away.desired else away.scale_up(),
+            related_objects=[away.object, *snapshot.nodes_of(away.raw)],
+        )
     elif age > _PROVISIONER_SECONDS:
         namespaces = local_path_namespaces(snapshot) if "local-path" in provisioner else []
         logs = (f"kubectl --namespace {there} logs deployment/local-path-provisioner" for there in namespaces)
@@ -237,6 +267,13 @@ def _unprovisioned(
             remedy=Remedy.run(*logs, describe),
             related_objects=[f"node/{chosen}"],
         )
+
+
+def _provisioner_down(snapshot: Snapshot, provisioner: str) -> Workload | None:
+    """The workload that makes volumes for this provisioner, as its name says, where it has no ready replica."""
+    words = {word for word in re.split(r"[./]", provisioner) if len(word) > _SHORT_WORD} - _COMMON_WORDS
+    named = [one for one in workloads(snapshot) if any(word in one.name for word in words)]
+    return named[0] if named and not any(one.ready for one in named) else None
 
 
 @check("storageclasses")

@@ -22,9 +22,11 @@ from vdi.session.effective import Desktop
 from vdi.snapshot.check import check
 from vdi.snapshot.dns import dns_down
 from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Lease
 
 # Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
 _CLOCK_SECONDS = 10.0
+_NODE_LEASES = "kube-node-lease"
 _API_CERTIFICATE_DAYS = 30.0
 _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
@@ -68,6 +70,7 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
             f"None of the {len(names)} policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
             remedy=Remedy.run(f"kubectl --namespace {first.namespace} describe networkpolicy {first.name}"),
+            related_objects=[f"networkpolicy/{name}" for name in names],
         )
 
 
@@ -141,8 +144,11 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the snapshot."""
     ahead: dict[str, float] = {}
     for name, node in snapshot.nodes.items():
-        ages = [snapshot.age(condition.last_heartbeat_time) for condition in node.status.conditions]
-        ahead[f"node/{name}"] = -min(ages, default=0.0)
+        beats = [condition.last_heartbeat_time for condition in node.status.conditions]
+        # The kubelet renews its Lease every 10 s, its conditions only every five minutes.
+        lease: Lease | None = snapshot.find("leases", name, _NODE_LEASES)
+        beats.append(lease.spec.renew_time if lease else None)
+        ahead[f"node/{name}"] = max(-snapshot.age(beat) for beat in beats)
     for operator in find_operators(snapshot):
         lease = read_lease(snapshot, operator.lease_namespace)
         ahead[operator.object] = -snapshot.age(lease.renew_time) if lease else 0.0

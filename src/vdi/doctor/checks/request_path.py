@@ -5,6 +5,7 @@ A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tri
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from urllib.parse import urlsplit
 
 from vdi.cluster.objects import Pod
 from vdi.doctor.codes import make_finding
@@ -76,7 +77,22 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
     if not host:
         return
     own = [rule for rule in rules if rule.taken_path(host)]
-    if not own:
+    reported = urlsplit(diagnosis.session.status.url).hostname or ""
+    operator = diagnosis.operator
+    if not own and operator and reported and any(rule.taken_path(reported) for rule in rules):
+        # Route and status agree, so it is not the route that is wrong. One finding for all sessions of the operator.
+        yield make_finding(
+            "route_host_mismatch",
+            operator.object,
+            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served under another one, "
+            f"such as {reported}. They keep working until they are restarted.",
+            evidence=[f"{diagnosis.object}: status.url: {diagnosis.session.status.url}"],
+            remedy=Remedy(
+                "If the domain was changed by mistake, put it back. Else restart the sessions.",
+                (f"{operator.upgrade} --yes",),
+            ),
+        )
+    elif not own:
         led = ", ".join(host for rule in rules for host in rule.hosts)
         yield diagnosis.finding(
             "route_host_mismatch",
@@ -121,7 +137,8 @@ def _reference_findings(
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
     namespace, name, spec = route.metadata.namespace, route.metadata.name, route.spec
     show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
-    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}", related_objects=related)
+    related = [*related]
+    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}")
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
     strange = ", ".join(name for name in spec.entry_points if known and name.lower() not in known)
@@ -131,6 +148,7 @@ def _reference_findings(
             message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
             evidence=[f"spec.entryPoints: {', '.join(spec.entry_points)}"],
             remedy=Remedy.run(*([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
+            related_objects=related,
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.routes:
@@ -150,6 +168,7 @@ def _reference_findings(
                     message=f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the route (404).",
                     evidence=[f"spec.routes[] names {there}/{link}"],
                     remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
+                    related_objects=[*related, f"{kind.lower()}/{there}/{link}"],
                 )
 
 
@@ -249,7 +268,10 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
         f"The Service {namespace}/{name}, to which {named_by} leads, {problem[0]}: {failing}.",
         evidence=problem[1],
         remedy=_backend_remedy(snapshot, backend, workload),
-        related_objects=[workload.object, *snapshot.nodes_of(workload.raw)] if workload else [],
+        related_objects=[
+            *([workload.object, *snapshot.nodes_of(workload.raw)] if workload else []),
+            *([named_by] if named_by.startswith("middleware/") else []),
+        ],
     )
 
 

@@ -4,7 +4,7 @@ Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi 
 joins `CHECKS`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -20,6 +20,7 @@ from vdi.doctor.checks import (
     unexplained,
 )
 from vdi.doctor.codes import CODES, make_finding
+from vdi.doctor.codes.control_plane import RELEASE_DIFFERS
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
 from vdi.snapshot.check import Check
@@ -38,6 +39,10 @@ CHECKS: tuple[Check, ...] = (
     *unexplained.CHECKS,
 )
 _SEVERITIES = tuple(Severity)
+# More than any number of sessions: a cause that is about no session in particular.
+_EVERYONE = 1_000_000
+# Objects on which all sessions depend, whatever else their findings are related to.
+_SHARED = ("node/", "deployment/", "daemonset/", "statefulset/", "lease/", "namespace/", "networkpolicy/", "secret/")
 _PLACES = {code: place for place, code in enumerate(CODES)}
 
 
@@ -82,7 +87,8 @@ def _not_run(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
 def rank(findings: list[Finding]) -> list[Finding]:
     """Findings with `caused_by` set, each cause before its consequences.
 
-    Causes are ordered by severity, then by the number of findings that they explain, then by layer.
+    Causes are ordered by the worst severity among them and their consequences, then by who is hurt: the cluster or a
+    release, many sessions, one session. Then by the number of findings that they explain, and by layer.
     """
     by_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
@@ -94,12 +100,21 @@ def rank(findings: list[Finding]) -> list[Finding]:
         linked = finding if finding.caused_by in keys else _link(finding, by_code)
         consequences[linked.caused_by].append(linked)
 
-    def count(finding: Finding) -> int:
-        return sum(1 + count(consequence) for consequence in consequences.get(finding.key, ()))
+    # Sessions of one template that have the same finding have one cause.
+    alike = Counter((finding.code, _template_of(finding)) for finding in findings)
 
-    def order(finding: Finding) -> tuple[int, int, int, str, str]:
-        severity = _SEVERITIES.index(finding.severity)
-        return severity, -count(finding), _PLACES[finding.code], finding.object, finding.code
+    def explained(finding: Finding) -> Iterator[Finding]:
+        """The finding, and all that follows from it."""
+        yield finding
+        for consequence in consequences.get(finding.key, ()):
+            yield from explained(consequence)
+
+    def order(finding: Finding) -> tuple[int, int, int, int, str, str]:
+        family = list(explained(finding))
+        severity = min(_SEVERITIES.index(one.severity) for one in family)
+        sessions = {name for one in family for name in _sessions_of(one)}
+        hurt = max(len(sessions), alike[finding.code, _template_of(finding)]) if sessions else _EVERYONE
+        return severity, -hurt, -len(family), _PLACES[finding.code], finding.object, finding.code
 
     def flatten(cause: str) -> Iterator[Finding]:
         for finding in sorted(consequences.get(cause, ()), key=order):
@@ -109,11 +124,30 @@ def rank(findings: list[Finding]) -> list[Finding]:
     return list(flatten(""))
 
 
+def _template_of(finding: Finding) -> str:
+    return next((name for name in finding.related_objects if name.startswith("vditemplate/")), finding.object)
+
+
+def _sessions_of(finding: Finding) -> set[str]:
+    """The sessions that it is about; empty: it is about the cluster or a release."""
+    near = (finding.object, *finding.related_objects)
+    if finding.object.startswith(_SHARED):
+        return set()
+    return {name for name in near if name.startswith("vdisession/")}
+
+
 def _link(finding: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
     """The finding with its cause: the first code in `follows` that was found at an object it depends on."""
-    near = (finding.object, *finding.related_objects)
-    for code in CODES[finding.code].follows:
+    near = {finding.object, *finding.related_objects}
+    follows = CODES[finding.code].follows
+    for code in (RELEASE_DIFFERS, *follows):
         for cause in by_code.get(code, ()):
-            if cause.key != finding.key and (CODES[code].cluster_wide or cause.object in near):
+            if code in follows:
+                spread = CODES[code].spreads and not near.isdisjoint(cause.related_objects)
+                is_cause = CODES[code].cluster_wide or cause.object in near or spread
+            else:
+                # Whatever is wrong with an object, it is not as Helm installed it.
+                is_cause = cause.object == finding.object and finding.code != RELEASE_DIFFERS
+            if is_cause and cause.key != finding.key:
                 return msgspec.structs.replace(finding, caused_by=cause.key)
     return finding

@@ -4,15 +4,18 @@ It knows no example of a fault. It looks at the objects that a session, a pool, 
 about such an object, or about one that it depends on, explains the state of the object.
 """
 
+import json
 import re
+import shlex
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vdi.api.meta import Condition
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
 from vdi.cluster.objects import Event, Pod, PodCondition
+from vdi.cluster.reasons import PodReason
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
 from vdi.doctor.objects.references import hosts_by_certificate
@@ -24,7 +27,7 @@ from vdi.session.failures import NOT_ITS_FAULT, current_failures, is_short_of_ro
 from vdi.session.naming import FINALIZER, MANAGED_BY, POOL, SESSION_LABEL, derive_base
 from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
-from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import ConditionsStatus
 
@@ -38,19 +41,32 @@ _EVENT_SECONDS = 600.0
 _MOUNT_SECONDS = 180.0
 _RECENT_SECONDS = 3600.0
 _LONGEST_QUOTE = 300
+# Reason why a desktop was lost -> the field of its template that helps.
+_REMEDIES: Mapping[str, str] = {
+    PodReason.OUT_OF_MEMORY: "Raise resources.defaultMemory of its template, which was reached.",
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: (
+        "Raise resources.defaultEphemeralStorage of its template, or write to the home."
+    ),
+}
 # Exit codes that are no failure: the program ended, or the runtime lost sight of it because the machine was off.
 _NO_FAILURE = (0, 255)
+# Exit code of a program that was ended by SIGKILL.
+_KILLED = 137
 
 _BAD_WHEN_TRUE = re.compile(
-    "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored)$|^Disruption"
+    "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored|ResizePending)$|^Disruption"
 )
 # Conditions that only repeat another one, or name a normal step.
 _NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing", "Unused"}
 # Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node at the moment.
-_NORMAL = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
+_NORMAL: set[str] = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
+# A new size that the user has to restart for, or make room for in the desktop: both are shown to the user.
+_NORMAL |= {Reason.NEEDS_RESTART, Reason.IN_USE}
 # Reasons that do not pass by themselves.
 _LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
-_LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE}
+_LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
+# Mode of a recording that is made without being asked for.
+_ALWAYS = "Always"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
@@ -199,8 +215,10 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         return None
     foreign, remedy = [name for name in names if name not in _FINALIZERS], None
     if foreign:
-        patch = {"metadata": {"finalizers": [name for name in names if name != foreign[0]] or None}}
-        change = merge_patch(subject.kind, subject.meta.name, patch, subject.meta.namespace)
+        # Only this finalizer, and only where it is: one that others have added meanwhile stays.
+        place = f"/metadata/finalizers/{names.index(foreign[0])}"
+        patch = [{"op": "test", "path": place, "value": foreign[0]}, {"op": "remove", "path": place}]
+        change = f"{subject.kubectl('patch')} --type json --patch {shlex.quote(json.dumps(patch))}"
         sentence = f"Repair that controller. Only if it is gone for good, look at the object, then remove {foreign[0]}:"
         remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
     elif FINALIZER in names and subject.diagnosis:
@@ -228,6 +246,7 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     if getattr(subject.status, "phase", "") == "Lost":
         bad.append(PodCondition("Bound", "False", message="its volume is gone (phase Lost)"))
     if not subject.is_resting:
+        bad += _failed_parts(snapshot, subject)
         bad += [one for one in subject.status.conditions if _is_bad(snapshot, subject, one)]
     if not bad:
         return None
@@ -235,7 +254,22 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     for one in bad:
         words = ": ".join(part for part in (one.reason, one.message) if part)
         lines.append(_quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}"))
-    return subject.finding("unexplained_condition", f"Its {lines[0]}", [*lines, *last_warnings(events)])
+    warnings = [line for line in last_warnings(events) if not any(line in said for said in lines)]
+    evidence = [*lines[1:], *warnings] or [f"since {bad[0].last_transition_time or 'an unknown time'}"]
+    return subject.finding("unexplained_condition", f"Its {lines[0]}", evidence)
+
+
+def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:
+    """The session's film, if it has failed or is missing although the template promises it."""
+    status = subject.diagnosis.session.status if subject.diagnosis else None
+    recording = status.recording if status else None
+    if status is None or recording is None:
+        return
+    is_late = snapshot.age(status.ready_time or None) >= _PATIENCE_SECONDS
+    is_promised = recording.mode == _ALWAYS and recording.state != "On" and is_late
+    if recording.state == "Failed" or is_promised:
+        reason = f"{recording.state}, and its template says {_ALWAYS}" if is_promised else recording.state
+        yield PodCondition("recording", reason, message=recording.message)
 
 
 def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCondition) -> bool:
@@ -273,12 +307,15 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     session = subject.diagnosis.session if subject.diagnosis and not subject.is_resting else None
     failures = current_failures(session) if session else None
     if session and failures and failures.reason not in NOT_ITS_FAULT and not is_short_of_room(session):
+        remedy = _REMEDIES.get(failures.reason)
+        edit = f"kubectl edit vditemplate {session.spec.template}"
         lost, meta = snapshot.age(failures.time), session.metadata
         # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
         events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
         said = last_warnings(one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS)
         words = f"Its desktop was lost and started again: {' '.join([failures.message, *said])}"
-        return subject.finding("container_restarted", words, [f"status.failures: {failures.count}, {failures.reason}"])
+        evidence = [f"status.failures: {failures.count}, {failures.reason}"]
+        return subject.finding("container_restarted", words, evidence, Remedy(remedy, (edit,)) if remedy else None)
     for container in subject.pod.status.container_statuses if subject.pod else ():
         ended = container.last_state.terminated
         if ended is None or not ended.finished_at or snapshot.age(ended.finished_at) > _RECENT_SECONDS:
@@ -288,6 +325,8 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         words = f"ended with exit code {code}"
         if ended.reason == "OOMKilled":
             words = "used more memory than its limit"
+        elif code == _KILLED:
+            words = "was killed, neither for its memory limit nor by the kubelet"
         elif code in _NO_FAILURE or ran < _PATIENCE_SECONDS or _machine_was_off(snapshot, subject.pod, finished):
             continue
         return subject.finding(
@@ -320,7 +359,8 @@ def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     if not later or (subject.pod and subject.is_resting):
         return None
     newest = max(later, key=lambda event: event.seen)
-    evidence = [f"Event of {newest.seen}", *last_warnings(later)]
+    others = [event for event in later if event is not newest]
+    evidence = [f"Event of {newest.seen}", *last_warnings(others)]
     return subject.finding("unexplained_event", f"{newest.reason}: {newest.note}", evidence)
 
 

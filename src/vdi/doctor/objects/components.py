@@ -22,7 +22,7 @@ STALE_SECONDS = 30.0
 # Seconds that a Lease which was given back may have no holder: the next replica looks every second.
 HANDOVER_SECONDS = 10.0
 
-# A gateway repeats each trouble in its log every minute while it lasts, and reports its end.
+# Operator and gateway repeat each trouble in their logs every minute while it lasts, and report its end.
 _TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
 _OVER = re.compile(r"no trouble any more: (?P<what>.+)")
 _HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
@@ -65,6 +65,11 @@ class Workload:
     def release(self) -> str:
         """Name of its Helm release; empty: none made it."""
         return self.raw.metadata.annotations.get("meta.helm.sh/release-name", "")
+
+    @property
+    def component(self) -> str:
+        """Its part of the release, by its label: `operator`, `gateway`."""
+        return self.raw.metadata.labels.get("app.kubernetes.io/component", "")
 
     @property
     def upgrade(self) -> str:

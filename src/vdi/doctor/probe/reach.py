@@ -38,33 +38,36 @@ _HEALTH_SECONDS = 5.0
 # Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
 _POLL_SECONDS = 1.0
-# Writes each word of `tries` that is not as it should be. Some network plugins need seconds until the policies hold for
-# a new pod, and kube-proxy for a new Service: of four attempts one is enough.
+# Writes the words of `tries` that are not as they should be; of address, Service and name the first, since each needs
+# the one before. Some network plugins need seconds until the policies hold for a new pod, and kube-proxy for a new
+# Service: of four attempts one is enough.
 _SCRIPT = """\
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 connects() {
     if [ -z "$2" ]; then
-        getent hosts "$1"
+        timeout 2 getent hosts "$1"
     elif command -v python3; then
-        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
+        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)' "$@"
     elif command -v bash; then
-        timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
+        timeout 1 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
     elif command -v nc; then
-        nc -z -w 2 "$@"
+        nc -z -w 1 "$@"
     else
         exit 0
     fi > /dev/null 2>&1
 }
 tries() {
-    for seconds in 1 2 3 4; do
+    if grep -qsE 'endpoint|service' /dev/termination-log; then return; fi
+    for seconds in 1 1 1 1; do
         if connects "$2" "$3"; then found=reached; else found=denied; fi
         case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
         sleep $seconds
     done
     echo "$1" >> /dev/termination-log
 }
-if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi
 """
+# After the others, which explain it.
+_TRY_NAME = "if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi\n"
 _DNS_PORT = 53
 # By the word of the script: problem, remedy, and its command.
 _LAYERS = {
@@ -226,7 +229,7 @@ def build_probe(
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
     attempts = (f"tries {word} {host} {port}\n" for word, (host, port) in (tried or {}).items())
-    script = _SCRIPT + "".join(attempts)
+    script = "".join([_SCRIPT, *attempts, _TRY_NAME])
     claim: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -277,14 +280,13 @@ async def probe_pod(
     name = f"vdi-probe-{secrets.token_hex(3)}"
     address = await _address_of(client, denied) if denied else ""
     tried = {"denied": (address, denied.port)} if denied and address else {}
+    setup = asyncio.create_task(_create(client, namespace, name, template, tried))
     try:
-        tried |= await _try_dns(client, namespace, name)
-        for kind, body in build_probe(namespace, name, template, tried):
-            await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
+        await asyncio.shield(setup)
         pod, failure, wrong = await _wait(client, namespace, name, clock)
     finally:
-        # Also after Ctrl-C: what stays would be found by no one.
-        await asyncio.shield(_remove(client, namespace, name))
+        # Also after Ctrl-C: no one would find what stays. A request under way would create its object afterwards.
+        await asyncio.shield(_remove(client, namespace, name, setup))
     if not failure:
         found = [_not_enforced(namespace, denied, address)] if denied and "denied" in wrong else []
         return [*found, *judge_network(pod.spec.node_name, namespace, wrong)]
@@ -301,6 +303,14 @@ async def probe_pod(
             related_objects=[f"namespace/{namespace}"],
         )
     ]
+
+
+async def _create(
+    client: Client, namespace: str, name: str, template: VDITemplate, tried: Mapping[str, tuple[str, int]]
+) -> None:
+    tried = {**tried, **await _try_dns(client, namespace, name)}
+    for kind, body in build_probe(namespace, name, template, tried):
+        await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
 
 
 async def _address_of(client: Client, denied: DeniedPort) -> str:
@@ -391,9 +401,16 @@ async def _why_waiting(client: Client, pod: Pod) -> str:
     return f"it has not ended within {POD_SECONDS:g} s. {explanation}"
 
 
-async def _remove(client: Client, namespace: str, name: str) -> None:
+async def _remove(client: Client, namespace: str, name: str, setup: "asyncio.Task[None]") -> None:
+    """Remove all that the setup has created, when it has ended. Raises the error of a removal after the others."""
+    await asyncio.wait([setup])
+    failed: list[KubeError] = []
     for kind in (PODS, CLAIMS, SERVICES, ENDPOINT_SLICES):
         try:
             await client.delete(kind, name, namespace=namespace, grace_seconds=0, into=msgspec.Raw)
         except (NotFound, Conflict):
             continue
+        except KubeError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
