@@ -2,6 +2,7 @@
 
 import pytest
 
+from unit.doctor.doctor_breaks import Break
 from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, differs
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
@@ -49,3 +50,30 @@ def test_a_changed_object_explains_what_is_wrong_with_it(name: str, follows: boo
     differs(cluster, name, "spec.replicas", "1", "2")
     (mismatch,) = [finding for finding in cluster.findings() if finding.code == "route_host_mismatch"]
     assert (mismatch.caused_by != "") == follows
+
+
+def no_routes(cluster: Cluster) -> None:
+    cluster.objects["ingressroutes"] = []
+
+
+def no_middleware(cluster: Cluster) -> None:
+    for route in cluster.objects["ingressroutes"]:
+        route["spec"]["routes"][0]["middlewares"] = [{"name": "nobody"}]
+
+
+@pytest.mark.parametrize(("breaks", "command"), [(no_routes, "rollout restart"), (no_middleware, "vdi upgrade")])
+def test_what_all_desktops_have_is_one_finding_about_the_operator(breaks: Break, command: str) -> None:
+    cluster = Cluster(3)
+    breaks(cluster)
+    (finding,) = cluster.findings()
+    assert finding.object == OPERATOR
+    assert finding.message.startswith("All 3 desktops have the same fault. The first: ")
+    assert command in finding.remedy.commands[-1]
+    assert not any(" delete " in line for line in finding.remedy.commands)
+
+
+def test_one_desktop_of_several_keeps_its_own_finding() -> None:
+    cluster = Cluster(3)
+    cluster.drop("ingressroutes")
+    (finding,) = cluster.findings()
+    assert finding.object == f"ingressroute/{SPACE}/alice-0"

@@ -296,6 +296,31 @@ async def test_one_finding_names_the_layer_that_fails(listens: bool, service: bo
     assert {"pods", "services", "endpointslices"} == {*cluster.made} & {*cluster.removed}
 
 
+async def test_interrupted_probe_removes_what_is_still_being_made() -> None:
+    """The request that creates the pod is on its way when the run is cancelled."""
+
+    class Slow(Cluster):
+        def __init__(self) -> None:
+            super().__init__(53)
+            self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+        async def create(self, kind: Resource, body: dict[str, Any], **names: object) -> dict[str, Any]:
+            if kind is PODS:
+                self.began.set()
+                await self.goes_on.wait()
+            return await super().create(kind, body, **names)
+
+    cluster = Slow()
+    run = asyncio.create_task(cluster.findings())
+    await cluster.began.wait()
+    run.cancel()
+    asyncio.get_running_loop().call_later(0.05, cluster.goes_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert {*cluster.made} <= {*cluster.removed}
+    assert "pods" in cluster.made
+
+
 async def test_without_dns_pods_no_service_is_made() -> None:
     cluster = Cluster()
     assert await cluster.findings() == []

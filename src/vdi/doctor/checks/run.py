@@ -21,6 +21,8 @@ from vdi.doctor.checks import (
 )
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.codes.control_plane import RELEASE_DIFFERS
+from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
 from vdi.snapshot.check import Check
@@ -39,6 +41,12 @@ CHECKS: tuple[Check, ...] = (
     *unexplained.CHECKS,
 )
 _SEVERITIES = tuple(Severity)
+# Codes of objects that an operator makes for each desktop, and whether it makes them again at its start.
+_OF_OPERATOR = {
+    **dict.fromkeys(("route_missing", "service_missing", "service_without_endpoints", "session_overdue"), True),
+    **dict.fromkeys(("middleware_missing", "servers_transport_missing", "route_entry_point_unknown"), False),
+}
+_SEVERAL = 2
 # More than any number of sessions: a cause that is about no session in particular.
 _EVERYONE = 1_000_000
 # Objects on which all sessions depend, whatever else their findings are related to.
@@ -53,7 +61,34 @@ def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[F
         if not check.needs & snapshot.unreadable_kinds:
             for finding in _run(check, snapshot, list(findings.values())):
                 findings.setdefault(finding.key, finding)
-    return rank([*findings.values(), *_not_run(snapshot, checks)])
+    return rank([*_gather(snapshot, list(findings.values())), *_not_run(snapshot, checks)])
+
+
+def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
+    """The findings, with one about the operator in place of the same one about each desktop that it serves."""
+    for operator in find_operators(snapshot):
+        served = {
+            diagnosis.object
+            for diagnosis in active_sessions(snapshot)
+            if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready
+        }
+        for code in _OF_OPERATOR:
+            alike = [finding for finding in findings if finding.code == code and served & _sessions_of(finding)]
+            if len(alike) < _SEVERAL or {name for finding in alike for name in _sessions_of(finding)} < served:
+                continue
+            first, at = alike[0], f"kubectl --namespace {operator.namespace}"
+            commands = (f"{at} logs deployment/{operator.name}", f"{at} rollout restart deployment/{operator.name}")
+            restart = Remedy("Read the operator's log, then restart it.", commands)
+            whole = make_finding(
+                code,
+                operator.object,
+                f"All {len(served)} desktops have the same fault. The first: {first.message}",
+                evidence=[f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]],
+                remedy=restart if _OF_OPERATOR[code] else first.remedy,
+                related_objects={name for finding in alike for name in finding.related_objects},
+            )
+            findings = [whole, *(finding for finding in findings if finding not in alike)]
+    return findings
 
 
 def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Finding]:

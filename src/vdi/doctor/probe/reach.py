@@ -403,7 +403,7 @@ async def _why_waiting(client: Client, pod: Pod) -> str:
 
 async def _remove(client: Client, namespace: str, name: str, setup: "asyncio.Task[None]") -> None:
     """Remove all that the setup has created, when it has ended. Raises the error of a removal after the others."""
-    await asyncio.wait([setup])
+    await asyncio.gather(setup, return_exceptions=True)
     failed: list[KubeError] = []
     for kind in (PODS, CLAIMS, SERVICES, ENDPOINT_SLICES):
         try:
