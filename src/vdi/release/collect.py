@@ -28,9 +28,9 @@ from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES,
 from vdi.kube.transport import Client
 from vdi.release.chart import Chart
 from vdi.release.diff import Object, crds_of, is_hook, losses
-from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable, settings_of
+from vdi.release.facts import Facts, ForeignObject, Refusal, settings_of
 from vdi.snapshot.certificate import read_certificate
-from vdi.snapshot.model import Certificate
+from vdi.snapshot.model import Certificate, Unreadable
 from vdi.snapshot.objects import WorkloadObject
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
@@ -162,7 +162,7 @@ class _Collector:
         except NotFound:
             return None
         except Forbidden as error:
-            self.unread.append(Unreadable("namespaces", error.message, name))
+            self.unread.append(Unreadable(f"namespaces {name}", error.message))
             return {"metadata": {"name": name}}
 
     async def try_list(self, resource: Resource, into: Any) -> list[Any]:
@@ -182,7 +182,7 @@ class _Collector:
             except NotFound:
                 continue
             except Forbidden as error:
-                self.unread.append(Unreadable(CRDS.plural, error.message, crd["metadata"]["name"]))
+                self.unread.append(Unreadable(f"{CRDS.plural} {crd['metadata']['name']}", error.message))
         return tuple(found)
 
     async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ class _Collector:
         try:
             found = await self._client.list(SECRETS, namespace=namespace, into=_Secret)
         except Forbidden as error:
-            self.unread.append(Unreadable(SECRETS.plural, error.message, namespace))
+            self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}", error.message))
             return None
         return {secret.metadata.name: frozenset(secret.data or ()) for secret in found}
 
@@ -272,7 +272,7 @@ class _Collector:
             except NotFound:
                 found.append(Certificate(namespace=namespace, secret=name, problem="missing"))
             except KubeError as error:
-                self.unread.append(Unreadable(SECRETS.plural, str(error), f"{namespace}/{name}"))
+                self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}/{name}", str(error)))
         return tuple(found)
 
 

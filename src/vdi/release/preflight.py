@@ -41,8 +41,7 @@ def run_checks(facts: Facts, now: datetime, *, upgrading: bool) -> list[Finding]
     checks = (*_CHECKS, _upgradable if upgrading else _installable)
     found = [finding for check in checks for finding in check(facts, now)]
     for unread in facts.unread:
-        name = f" {unread.name}" if unread.name else ""
-        message = f"Not checked: {unread.kind}{name}: {unread.message}"
+        message = f"Not checked: {unread.kind}: {unread.words}"
         found.append(Finding(code="readable", severity=Severity.UNKNOWN, message=message))
     return found
 

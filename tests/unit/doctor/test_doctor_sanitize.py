@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import inspect
 
 from unit.doctor.doctor_builders import Cluster, meta_of
 from vdi.doctor.checks.run import run_checks
@@ -121,16 +122,47 @@ NOTES = {
     "k3s.io/node-args": f'["--token", "{MARK}"]',
 }
 KINDS = sorted(STRUCTS)
+# Their fields are those of their CRDs.
+OURS = {"vdisessions", "vdipools", "vditemplates"}
+# Computed from other fields, or a schema within itself.
+MADE = {"takes", "waitsFor", "secrets", "problem", "changed", "openAPIV3Schema", "f:data"}
 
 
 def marked(plural: str) -> dict[str, Any]:
     """An object of this kind with the marker wherever its API has a place for a secret, or for anything."""
     metadata = meta_of("kasm", "x", annotations=NOTES, managedFields=[{"manager": MARK, "fieldsV1": {"f:x": {}}}])
     found = {"metadata": metadata, "spec": SPECS.get(plural, {}), "somethingNew": MARK, **TOP.get(plural, {})}
-    if plural not in ("vdisessions", "vdipools", "vditemplates"):
+    if plural not in OURS:
         found["spec"] = {**found["spec"], "somethingNew": MARK}
         found.setdefault("status", {"somethingNew": MARK})
     return copy.deepcopy(found)
+
+
+def filled(kind: inspect.Type) -> Any:
+    """A value of this type with every field set, and the marker in a field beside them on every level."""
+    match kind:
+        case inspect.StructType():
+            fields = {field.encode_name: filled(field.type) for field in kind.fields if field.encode_name not in MADE}
+            return {**fields, "somethingNew": MARK}
+        case inspect.UnionType():
+            return filled(next(one for one in kind.types if not isinstance(one, inspect.NoneType)))
+        case inspect.DictType():
+            return {"x": "1"} if isinstance(kind.value_type, inspect.StrType) else {}
+        case inspect.ListType() | inspect.VarTupleType():
+            return [filled(kind.item_type)]
+        case inspect.BoolType():
+            return True
+        case inspect.IntType():
+            return 1
+        case inspect.StrType():
+            return "x"
+    raise TypeError(f"a field of a snapshot is a {kind}, which can hold anything")
+
+
+@pytest.mark.parametrize("plural", sorted(STRUCTS.keys() - OURS))
+def test_no_field_is_kept_that_no_one_declared(plural: str) -> None:
+    kept = convert_object(plural, filled(inspect.type_info(STRUCTS[plural])))
+    assert MARK not in msgspec.json.encode(kept).decode()
 
 
 @pytest.mark.parametrize("plural", KINDS)

@@ -15,9 +15,9 @@ from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.helm.run import Helm
 from vdi.release.chart import Chart
-from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable
+from vdi.release.facts import Facts, ForeignObject, Refusal
 from vdi.release.preflight import run_checks
-from vdi.snapshot.model import Certificate
+from vdi.snapshot.model import Certificate, Unreadable
 from vdi.snapshot.objects import convert_object
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
