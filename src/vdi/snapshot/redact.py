@@ -2,7 +2,7 @@
 
 E-mail addresses become `person-1@example.invalid`, the same everywhere. Names of homes, which begin with the user's,
 are computed again from the new name, so that a home still has one name everywhere. Values of environment variables were
-never kept (`sanitize`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
+never kept (`objects`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
 has the last lines of its log. Names of objects (sessions, templates, nodes) stay: without them nothing could be fixed.
 """
 
