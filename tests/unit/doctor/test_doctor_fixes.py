@@ -35,9 +35,8 @@ def broken(name: str) -> tuple[Cluster, Finding, Fix]:
 def test_a_fix_removes_its_finding_and_changes_one_object(name: str) -> None:
     cluster, finding, fix = broken(name)
     snapshot = cluster.snapshot()
-    namespace, object_name = fix.place(finding)
-    there = snapshot.find(fix.resource.plural, object_name, namespace or "")
-    assert there is not None, finding.object
+    _, object_name = fix.place(finding)
+    there = cluster.one(fix.resource.plural, object_name)
     step = change_between(fix.resource, there, fix.change(there, snapshot))
     assert step is not None, "nothing would be changed"
     assert diff_lines(step)
@@ -60,9 +59,7 @@ def test_nothing_is_deleted_while_no_operator_creates_it_again(name: str) -> Non
     cluster, finding, fix = broken(name)
     cluster.drop("leases")
     snapshot = cluster.snapshot()
-    namespace, object_name = fix.place(finding)
-    there = snapshot.find(fix.resource.plural, object_name, namespace or "")
-    assert there
+    there = cluster.one(fix.resource.plural, fix.place(finding)[1])
     assert fix.change(there, snapshot) == there
 
 

@@ -43,6 +43,7 @@ from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
+from vdi.snapshot.objects import convert_object
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -363,7 +364,9 @@ def test_turn_secret_is_the_gateways_or_coturns(
     gateway["spec"]["template"]["spec"] = {"containers": [{"name": "mesh"}, container], "volumes": volumes}
     coturn["spec"]["template"]["spec"]["volumes"] = of_the_server
     snapshot = cluster.snapshot()
-    assert turn_settings(snapshot, Gateway("deployment", gateway, ("vdi-sessions",))) == (url, *secret)
+    assert turn_settings(
+        snapshot, Gateway("deployment", convert_object("deployments", gateway), ("vdi-sessions",))
+    ) == (url, *secret)
 
 
 async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +384,11 @@ async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.Monk
     env = [{"name": "VDI_TURN_URLS", "value": "turn:turn.example.com:3478?transport=udp"}]
     volumes = [{"name": "turn", "secret": {"secretName": "t"}}]
     spec = {"containers": [{"name": "gateway", "env": env}], "volumes": volumes}
-    gateway = Gateway("deployment", doctor_builders.deployment("vdi-gateway", "kasm", {}, spec), ("vdi-sessions",))
+    gateway = Gateway(
+        "deployment",
+        convert_object("deployments", doctor_builders.deployment("vdi-gateway", "kasm", {}, spec)),
+        ("vdi-sessions",),
+    )
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
     good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))

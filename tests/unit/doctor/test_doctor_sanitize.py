@@ -144,6 +144,8 @@ def filled(kind: inspect.Type) -> Any:
         case inspect.StructType():
             fields = {field.encode_name: filled(field.type) for field in kind.fields if field.encode_name not in MADE}
             return {**fields, "somethingNew": MARK}
+        case inspect.Metadata():
+            return filled(kind.type)
         case inspect.UnionType():
             return filled(next(one for one in kind.types if not isinstance(one, inspect.NoneType)))
         case inspect.DictType():

@@ -85,11 +85,11 @@ class Walk(Explainer):
             if component and component.owns(workload.pod_labels) and component.service
         ]
         for service in self.kasm.own_services:
-            selector = service["spec"]["selector"].items()
+            selector = service.spec.selector.items()
             if any(selector <= workload.pod_labels.items() for workload in workloads):
                 scheme = "postgresql" if component and component.key == "db" else "http"
                 path = "/zones" if "initialised" in known[1].what else known[1].path
-                return Target(scheme, service["metadata"]["name"], known[1].port, path)
+                return Target(scheme, service.metadata.name, known[1].port, path)
         return None
 
     def _waits(self, pod: KasmPod, container: KasmContainer, target: Target) -> Link:

@@ -202,7 +202,7 @@ def explain_tables(
 ) -> tuple[Link | None, str]:
     """The reason why the database's tables cannot be read."""
     kasm = explainer.kasm
-    job: Job = first_job(kasm)
+    job = first_job(kasm)
     if job is None:
         return _no_job(kasm, container, target), "it was never initialised"
     name = job.metadata.name
