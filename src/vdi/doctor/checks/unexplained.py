@@ -60,8 +60,8 @@ _NORMAL |= {Reason.NEEDS_RESTART, Reason.IN_USE}
 # Reasons that do not pass by themselves.
 _LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
 _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
-# Mode of a recording that is made without being asked for.
-_ALWAYS = "Always"
+# Mode of a film that is always made, and its state while it is.
+_ALWAYS, _ON = "Always", "On"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
@@ -256,16 +256,13 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
 
 def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[Raw]:
-    """Parts of its status that have failed, such as `status.recording`, and a film that its template promises."""
+    """Parts of its status that have failed, and a film that its template promises and that is not made."""
+    ready = subject.diagnosis.session.status.ready_time if subject.diagnosis else ""
     for name, part in subject.status.items():
-        if not isinstance(part, Mapping) or "state" not in part:
-            continue
-        ready = (subject.diagnosis.session.status.ready_time if subject.diagnosis else "") or None
-        is_late = snapshot.age(ready) >= _PATIENCE_SECONDS
-        is_promised = part.get("mode") == _ALWAYS and part["state"] != "On" and is_late
-        if part["state"] == "Failed" or is_promised:
-            reason = f"{part['state']}, and its template says {_ALWAYS}" if is_promised else part["state"]
-            yield {"type": name, "status": reason, "message": part.get("message", "")}
+        state = part.get("state", _ON) if isinstance(part, Mapping) else _ON
+        is_promised = state != _ON and part.get("mode") == _ALWAYS and snapshot.age(ready) >= _PATIENCE_SECONDS
+        if state == "Failed" or is_promised:
+            yield {"type": name, "status": state, "message": part.get("message", "")}
 
 
 def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Raw) -> bool:
