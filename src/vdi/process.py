@@ -71,11 +71,10 @@ def set_up_logging(level: str, form: str = "text") -> None:
 
 
 class TroubleLog:
-    """Log lines by which `vdi doctor` learns what a process lacks: repeated while it lasts, and one at the end.
+    """Log lines by which `vdi doctor` learns what a process lacks, as long as it does.
 
-    `note` is called every `LOOK_SECONDS` with all troubles, each as `name: reason`. The second look in a row logs one,
-    since a process that starts lacks some things for a moment; then every twelfth, since the doctor reads only the last
-    lines.
+    A process that starts lacks some things for a moment, so the second look in a row logs a trouble; then every
+    twelfth, since the doctor reads only the last lines.
     """
 
     LOOK_SECONDS = 5.0
@@ -86,7 +85,7 @@ class TroubleLog:
         self._looks: dict[str, int] = {}
 
     def note(self, troubles: Iterable[str]) -> None:
-        """Log what lasts, and what is over."""
+        """Log what lasts, and what is over. Called every `LOOK_SECONDS` with all troubles, each as `name: reason`."""
         found = {trouble.partition(":")[0]: trouble for trouble in troubles}
         for name in [name for name in self._looks if name not in found]:
             if self._looks.pop(name) >= self._LASTING:

@@ -5,7 +5,6 @@ gateway nor the CronJob.
 """
 
 import asyncio
-import base64
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -56,14 +55,8 @@ async def _compare_kind(client: Client, revision: Revision, objects: list[Object
         live = await _read_live(client, revision, objects)
     except NotFound:
         return []  # the API server does not know the kind: that is a finding of its own
-    found: list[Difference] = []
-    for desired in objects:
-        if text := desired.get("stringData"):
-            encoded = {key: base64.b64encode(str(value).encode()).decode() for key, value in text.items()}
-            desired["data"] = {**(desired.get("data") or {}), **encoded}
-            del desired["stringData"]
-        found += compare(desired, live.get(_key(desired)), release, rollback)
-    return found
+    found = (compare(desired, live.get(_key(desired)), release, rollback) for desired in objects)
+    return [difference for differences in found for difference in differences]
 
 
 async def _read_live(client: Client, revision: Revision, objects: Iterable[Object]) -> dict[tuple[str, str], Object]:

@@ -96,19 +96,6 @@ def test_a_foreign_route_is_shown_before_it_is_deleted() -> None:
     )
 
 
-def test_a_wrong_selector_is_put_back_by_one_command() -> None:
-    (finding,) = roots(GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing").findings())
-    assert finding.message == (
-        "The Service kasm/vdi-gateway, to which middleware/vdi-sessions/vdi-edge-auth leads, has no pod that is ready "
-        "behind it: every desktop behind it responds with 500."
-    )
-    (command,) = finding.remedy.commands
-    assert command == (
-        'kubectl --namespace kasm patch service vdi-gateway --type merge --patch \'{"spec":{"selector":'
-        '{"app.kubernetes.io/name":"vdi","app":null,"app.kubernetes.io/component":"gateway"}}}\''
-    )
-
-
 def test_one_broken_service_is_one_finding_for_all_desktops() -> None:
     cluster = GATEWAY_FAULTS.broken("the_gateway_s_service_selects_nothing", sessions=3)
     assert cluster.roots() == ["backend_unreachable"]

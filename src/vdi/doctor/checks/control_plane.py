@@ -27,6 +27,8 @@ from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_objec
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0
+# Lines of evidence about one object.
+_MOST_LINES = 8
 _INSTALL = Remedy.run("vdi install")
 
 
@@ -152,7 +154,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("deployments", "pods@all", "pods/log")
 def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
-    """What operators report in their logs, the leader and those that stand by: some of it only the leader notices."""
+    """What the pods of operators report in their logs: some of it only the leader notices."""
     for operator in operators_in_scope(snapshot):
         for pod in operator.pods(snapshot):
             for what, why in troubles(snapshot.log_of(pod)).items():
@@ -262,7 +264,7 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     served = [one.object for one in ours if one.component == first.component]
     lines = [f"release {first.release}"]
     if first.field:
-        for difference in differences:
+        for difference in differences[:_MOST_LINES]:
             by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
             lines.append(f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}")
         by = f", changed with {first.manager} at {first.time}" if first.manager else ""

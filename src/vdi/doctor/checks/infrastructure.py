@@ -36,8 +36,7 @@ _PROVISIONER_SECONDS = 60.0
 # Time in which a node that joins gets ready.
 _NEW_NODE_SECONDS = 30.0
 # Words of a provisioner's name that say nothing about its workload.
-_COMMON_WORDS = {"provisioner", "driver", "storage", "rancher"}
-_SHORT_WORD = 3
+_COMMON_WORDS = {"provisioner", "driver", "storage", "rancher", "io", "com", "org", "csi", "k8s"}
 # Driver of NVIDIA's GPUs in ResourceSlices.
 _DRA_DRIVER = "gpu.nvidia.com"
 _GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
@@ -246,19 +245,17 @@ def _unprovisioned(
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
         )
-    elif away := _provisioner_down(snapshot, provisioner):
+    elif (maker := _maker_of(snapshot, provisioner)) and not maker.ready:
         yield make_finding(
             "provisioner_silent",
             where,
-            f"The home waits for its volume: {away.object}, which makes volumes for {provisioner}, has no ready replica"
-            f" of {away.desired}.",
-            evidence=[f"status.phase: Pending; {away.object}: 0 ready"],
-            remedy=Remedy.run(f"{away.kubectl} describe pods") if away.desired else away.scale_up(),
-            related_objects=[away.object, *snapshot.nodes_of(away.raw)],
+            f"The home waits for its volume: {maker.object} has no ready replica of {maker.desired}.",
+            evidence=[f"status.phase: Pending, provisioner {provisioner}"],
+            remedy=Remedy.run(f"{maker.kubectl} describe pods") if maker.desired else maker.scale_up(),
+            related_objects=[maker.object, *snapshot.nodes_of(maker.raw)],
         )
     elif age > _PROVISIONER_SECONDS:
-        namespaces = local_path_namespaces(snapshot) if "local-path" in provisioner else []
-        logs = (f"kubectl --namespace {there} logs deployment/local-path-provisioner" for there in namespaces)
+        logs = [f"{maker.kubectl} logs {maker.kind}/{maker.name}"] if maker else []
         yield make_finding(
             "provisioner_silent",
             where,
@@ -269,11 +266,11 @@ def _unprovisioned(
         )
 
 
-def _provisioner_down(snapshot: Snapshot, provisioner: str) -> Workload | None:
-    """The workload that makes volumes for this provisioner, as its name says, where it has no ready replica."""
-    words = {word for word in re.split(r"[./]", provisioner) if len(word) > _SHORT_WORD} - _COMMON_WORDS
+def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
+    """The workload that makes volumes for this provisioner, by its name: one that is ready, where there are several."""
+    words = {*re.split(r"[./]", provisioner)} - _COMMON_WORDS
     named = [one for one in workloads(snapshot) if any(word in one.name for word in words)]
-    return named[0] if named and not any(one.ready for one in named) else None
+    return max(named, key=lambda one: one.ready, default=None)
 
 
 @check("storageclasses")

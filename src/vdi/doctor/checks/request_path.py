@@ -34,7 +34,7 @@ from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
-from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import IngressRoute, Service
 
@@ -84,13 +84,9 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
         yield make_finding(
             "route_host_mismatch",
             operator.object,
-            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served under another one, "
-            f"such as {reported}. They keep working until they are restarted.",
+            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served as {reported}.",
             evidence=[f"{diagnosis.object}: status.url: {diagnosis.session.status.url}"],
-            remedy=Remedy(
-                "If the domain was changed by mistake, put it back. Else restart the sessions.",
-                (f"{operator.upgrade} --yes",),
-            ),
+            remedy=Remedy("Put the domain back, or restart the sessions.", (f"{operator.upgrade} --yes",)),
         )
     elif not own:
         led = ", ".join(host for rule in rules for host in rule.hosts)
@@ -99,10 +95,7 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
             f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers get 404.",
             object_name=where,
             evidence=[f"spec.routes[].match: {rule.match}" for rule in rules],
-            remedy=Remedy(
-                "Delete the route; the operator creates it again.",
-                (f"{diagnosis.kubectl} delete ingressroute {where.rpartition('/')[2]}",),
-            ),
+            remedy=diagnosis.restart_operator,
         )
     for rule in own:
         yield from _shadowed(diagnosis.snapshot, rule, host, diagnosis.related_objects)
@@ -181,13 +174,12 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if problem := explain_service(snapshot, diagnosis.namespace, name, PORT_NAME, [pod]):
             exists = snapshot.find("services", name, diagnosis.namespace) is not None
-            delete = f"{diagnosis.kubectl} delete service {name}"
             yield diagnosis.finding(
                 "service_without_endpoints" if exists else "service_missing",
                 f"The desktop is ready, but its Service {problem[0]}: the browser gets 404 or 503.",
                 object_name=f"service/{diagnosis.namespace}/{name}",
                 evidence=problem[1],
-                remedy=Remedy.run(delete) if exists else diagnosis.read_operator_log,
+                remedy=diagnosis.restart_operator if exists else diagnosis.read_operator_log,
             )
 
 
@@ -276,18 +268,9 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
 
 
 def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | None) -> Remedy:
-    namespace, name, *_ = backend
-    service: Service | None = snapshot.find("services", name, namespace)
-    selector = service.spec.selector if service else {}
-    if workload and not selector.items() <= workload.pod_labels.items():
-        # A merge patch keeps keys that it does not name.
-        labels = workload.raw.spec.selector.match_labels
-        patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
-        sentence = f"Give the Service the labels of {workload.object} as its selector."
-        return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace][:1]
-    show = f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide"
-    return Remedy.run(*(f"{one.upgrade} --yes" for one in ours), show)
+    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == backend.namespace][:1]
+    show = f"kubectl --namespace {backend.namespace} get services,endpointslices,pods --output wide --show-labels"
+    return Remedy.run(*(f"{one.upgrade} --yes" for one in ours if one.release), show)
 
 
 CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)

@@ -41,11 +41,9 @@ CHECKS: tuple[Check, ...] = (
     *unexplained.CHECKS,
 )
 _SEVERITIES = tuple(Severity)
-# Codes of objects that an operator makes for each desktop, and whether it makes them again at its start.
-_OF_OPERATOR = {
-    **dict.fromkeys(("route_missing", "service_missing", "service_without_endpoints", "session_overdue"), True),
-    **dict.fromkeys(("middleware_missing", "servers_transport_missing", "route_entry_point_unknown"), False),
-}
+# Codes of what an operator does for each desktop; of the first it does it again at its start.
+_AT_ITS_START = ("route_missing", "service_missing", "service_without_endpoints", "session_overdue")
+_OF_OPERATOR = (*_AT_ITS_START, "middleware_missing", "servers_transport_missing", "route_entry_point_unknown")
 _SEVERAL = 2
 # More than any number of sessions: a cause that is about no session in particular.
 _EVERYONE = 1_000_000
@@ -76,15 +74,14 @@ def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
             alike = [finding for finding in findings if finding.code == code and served & _sessions_of(finding)]
             if len(alike) < _SEVERAL or {name for finding in alike for name in _sessions_of(finding)} < served:
                 continue
-            first, at = alike[0], f"kubectl --namespace {operator.namespace}"
-            commands = (f"{at} logs deployment/{operator.name}", f"{at} rollout restart deployment/{operator.name}")
-            restart = Remedy("Read the operator's log, then restart it.", commands)
+            first = alike[0]
+            again = [f"{operator.kubectl} {verb} deployment/{operator.name}" for verb in ("logs", "rollout restart")]
             whole = make_finding(
                 code,
                 operator.object,
                 f"All {len(served)} desktops have the same fault. The first: {first.message}",
                 evidence=[f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]],
-                remedy=restart if _OF_OPERATOR[code] else first.remedy,
+                remedy=Remedy.run(*(again if code in _AT_ITS_START else first.remedy.commands)),
                 related_objects={name for finding in alike for name in finding.related_objects},
             )
             findings = [whole, *(finding for finding in findings if finding not in alike)]

@@ -419,12 +419,11 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
         )
         return Remedy(sentence, (f"systemctl restart {service}", pull))
     if reason == PodReason.REGISTRY_WITHOUT_TLS:
-        registry = _registry_of(image)
         sentence = (
-            f"Give the registry {registry} a certificate. Only in a network that you trust: on the node {node}, name "
-            f"http://{registry} as its endpoint (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
+            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)} as its "
+            f"endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
         )
-        return Remedy(sentence, (f"systemctl restart {service if service != 'kubelet' else 'containerd'}", pull))
+        return Remedy(sentence, (pull,))
     if reason == PodReason.REGISTRY_UNKNOWN:
         sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
         return Remedy(sentence, (*fix, pull))

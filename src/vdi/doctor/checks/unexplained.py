@@ -65,8 +65,8 @@ _NORMAL |= {Reason.NEEDS_RESTART, Reason.IN_USE}
 # Reasons that do not pass by themselves.
 _LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
 _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
-# Mode of a recording that is made without being asked for.
-_ALWAYS = "Always"
+# Mode of a film that is always made, and its state while it is.
+_ALWAYS, _ON = "Always", "On"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
@@ -260,16 +260,14 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
 
 def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:
-    """The session's film, if it has failed or is missing although the template promises it."""
+    """The session's film, if it has failed or its template promises it and it is not made."""
     status = subject.diagnosis.session.status if subject.diagnosis else None
-    recording = status.recording if status else None
-    if status is None or recording is None:
+    if status is None or status.recording is None:
         return
-    is_late = snapshot.age(status.ready_time or None) >= _PATIENCE_SECONDS
-    is_promised = recording.mode == _ALWAYS and recording.state != "On" and is_late
-    if recording.state == "Failed" or is_promised:
-        reason = f"{recording.state}, and its template says {_ALWAYS}" if is_promised else recording.state
-        yield PodCondition("recording", reason, message=recording.message)
+    film = status.recording
+    is_late = snapshot.age(status.ready_time) >= _PATIENCE_SECONDS
+    if film.state == "Failed" or (film.state != _ON and film.mode == _ALWAYS and is_late):
+        yield PodCondition("recording", film.state, message=film.message)
 
 
 def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCondition) -> bool:

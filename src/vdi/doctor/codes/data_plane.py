@@ -43,7 +43,7 @@ DATA_PLANE = (
         "route_host_mismatch",
         "The route's rule does not match the session's address, or has the syntax of Traefik 2: 404.",
         "spec.routes[].match, compared with the session's name and VDI_DOMAIN.",
-        "Delete the route: the operator creates it again.",
+        "Restart the operator, which corrects routes.",
         follows=NO_OPERATOR,
     ),
     _code(
@@ -89,7 +89,7 @@ DATA_PLANE = (
         "service_without_endpoints",
         "The Service does not lead to the desktop, although that is ready: its selector or its ports were changed.",
         "The Service's EndpointSlices, and the ports of the pod.",
-        "Delete the Service: the operator creates it again.",
+        "Restart the operator, which corrects Services.",
         follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
     _code(

@@ -1,8 +1,8 @@
 """Live objects compared with the manifest that Helm installed. Pure; `vdi.doctor.installed` reads both.
 
-Only fields that the manifest sets count, and fields that a person's tool has added. What the API server writes
-differently from the manifest (defaults, webhooks) belongs to Helm in `managedFields`, and what a controller writes
-belongs to that controller: neither is a difference. No value that may be a secret leaves this module.
+Only fields that the manifest sets count, and fields that a person's tool has added. In `managedFields`, defaults and
+changes by webhooks belong to Helm: they are no differences, nor are fields of controllers. No value that may be a
+secret leaves this module.
 """
 
 import json

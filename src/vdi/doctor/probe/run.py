@@ -10,7 +10,6 @@ import ipaddress
 import re
 import signal
 from collections.abc import Awaitable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -88,33 +87,12 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         probe_gpu_memory(client, snapshot),
         _if_allowed("nodes/proxy", probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod})),
     ]
-    with _cancelled_by_signals():
-        results = await asyncio.gather(*probes)
-    # The same missing permission stops several probes, and is one finding.
-    return list({finding.key: finding for findings in results for finding in findings}.values())
-
-
-@contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
-    """Cancel the task at the end of its terminal or its process, too, so that it removes what it has created."""
-    loop, task, stopped = asyncio.get_running_loop(), asyncio.current_task(), []
-
-    def stop() -> None:
-        stopped.append(True)
-        if task:
-            task.cancel()
-
+    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: it removes what it has created.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if stopped:
-            raise KeyboardInterrupt from None
-        raise
-    finally:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.remove_signal_handler(number)
+        asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+    # The same missing permission stops several probes, and is one finding.
+    found = {finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings}
+    return list(found.values())
 
 
 async def _if_allowed(kind: str, probing: Awaitable[list[Finding]]) -> list[Finding]:
