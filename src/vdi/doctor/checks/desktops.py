@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod
 from vdi.cluster.units import amount, parse_time
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.references import secrets_to_sign_in
@@ -29,7 +28,7 @@ from vdi.session.streaming import (
 )
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import Secret
+from vdi.snapshot.objects import Pod, Secret
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop that lacks a library
 # or disk space often complains about its display as well.

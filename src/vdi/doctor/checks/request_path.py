@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from urllib.parse import urlsplit
 
-from vdi.cluster.objects import Pod
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
@@ -36,7 +35,7 @@ from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import IngressRoute, Service
+from vdi.snapshot.objects import IngressRoute, Pod, Service
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0

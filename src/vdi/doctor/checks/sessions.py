@@ -10,7 +10,6 @@ from contextlib import suppress
 
 from vdi.cluster.capacity import allows_placement, read_capacity
 from vdi.cluster.explain import IMAGE_CODES, Explanation, explain_probe, not_responding_since
-from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import LASTING_REASONS, PodReason
 from vdi.cluster.units import amount
 from vdi.doctor.checks.desktops import code_of_log
@@ -26,6 +25,7 @@ from vdi.session.isolation import lacking_node
 from vdi.session.naming import TEMPLATE_REVISION, reservation_name
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Pod
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0
@@ -420,8 +420,8 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
         return Remedy(sentence, (f"systemctl restart {service}", pull))
     if reason == PodReason.REGISTRY_WITHOUT_TLS:
         sentence = (
-            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)} as its "
-            f"endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
+            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)}"
+            f" as its endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
         )
         return Remedy(sentence, (pull,))
     if reason == PodReason.REGISTRY_UNKNOWN:

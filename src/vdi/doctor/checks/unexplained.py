@@ -14,7 +14,7 @@ from typing import Any
 
 from vdi.api.meta import Condition
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
-from vdi.cluster.objects import Event, Pod, PodCondition
+from vdi.cluster.objects import Event, PodCondition
 from vdi.cluster.reasons import PodReason
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
@@ -29,7 +29,7 @@ from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import ConditionsStatus
+from vdi.snapshot.objects import ConditionsStatus, Pod
 
 # Time in which a condition may pass by itself, a deleted object may go, and a container that ran for less had not
 # started yet: it lacked something then, and runs now.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vdi.cluster.explain import StartState, chart_subject, explain
-from vdi.cluster.objects import Event, Pod
+from vdi.cluster.objects import Event
 from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import FileSource, Lease, LeaseSpec, WorkloadObject, WorkloadPodSpec
+from vdi.snapshot.objects import FileSource, Lease, LeaseSpec, Pod, WorkloadObject, WorkloadPodSpec
 
 LEASE = "vdi-operator"
 # Seconds without a renewal after which no replica leads: renewals come every 2, another one takes over after 10.

@@ -16,7 +16,7 @@ from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
-from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
+from vdi.cluster.objects import Event
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Finding, Remedy, Severity
@@ -31,6 +31,7 @@ from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 from vdi.snapshot.check import merge_patch
 from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import PersistentVolumeClaim, Pod
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,9 @@ def dns_line(facts: Facts) -> Finding:
     expected, found = "a name that points to a node or to the load balancer", facts.resolution
     if found is None:
         remedy = Remedy("Set it: vdi kasm preflight --hostname.")
-        return unreadable_finding("dns", expected, Unreadable("No host name was given, so none was resolved.", remedy))
+        return unreadable_finding(
+            "dns", expected, Unreadable("names", "No host name was given, so none was resolved.", remedy)
+        )
     unread = facts.missing("nodes", "services")
     if unread is not None and not found.problem:
         return unreadable_finding("dns", expected, unread)
