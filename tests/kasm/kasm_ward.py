@@ -86,7 +86,7 @@ class KasmStage:
     def is_well(self) -> bool:
         """Whether all pods are ready, and the db-init Job is done."""
         kasm = Installation(self.snapshot(), self.namespace)
-        done = all((job.get("status") or {}).get("succeeded") for job in kasm.jobs)
+        done = all(any(one.type == "Complete" for one in job.status.conditions) for job in kasm.jobs)
         return done and len(kasm.pods) >= 7 and all(pod.ready for pod in kasm.pods)
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:

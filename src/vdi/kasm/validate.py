@@ -15,7 +15,6 @@ from vdi.kasm.preflight.checks import Installed, find_installed, release_of
 from vdi.kasm.preflight.facts import (
     Answer,
     Facts,
-    Unreadable,
     addresses_of,
     condition_of,
     is_ready,
@@ -23,6 +22,7 @@ from vdi.kasm.preflight.facts import (
     listed,
     unreadable_finding,
 )
+from vdi.snapshot.model import Unreadable
 
 Object = dict[str, Any]
 

@@ -20,7 +20,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster import objects as pruned
 from vdi.cluster.objects import PodCondition
 from vdi.kube.errors import UnexpectedAnswer
-from vdi.kube.wire import convert, decode
+from vdi.kube.wire import convert, decode, name_in
 from vdi.session.credentials import read_basic_auth
 from vdi.settings import VARIABLES
 from vdi.snapshot.waits import read_wait
@@ -341,16 +341,16 @@ class NodeStatus(pruned.NodeStatus, rename="camel", omit_defaults=True):
 
 
 class Node(pruned.Node, omit_defaults=True, kw_only=True):
-    metadata: Meta
+    metadata: Meta  # type: ignore[assignment]  # it has all fields of NodeMeta
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
 
 
-class PhaseStatus(ConditionsStatus):
-    phase: str = ""
+class ClaimStatus(pruned.PersistentVolumeClaimStatus, rename="camel", omit_defaults=True):
+    conditions: tuple[PodCondition, ...] = ()
 
 
 class PersistentVolume(pruned.PersistentVolume, omit_defaults=True, kw_only=True):
-    metadata: Meta
+    metadata: Meta  # type: ignore[assignment]  # it has all fields of NamedMeta
 
 
 class ClaimSpec(pruned.PersistentVolumeClaimSpec, rename="camel", omit_defaults=True):
@@ -361,7 +361,7 @@ class ClaimSpec(pruned.PersistentVolumeClaimSpec, rename="camel", omit_defaults=
 class PersistentVolumeClaim(pruned.PersistentVolumeClaim, omit_defaults=True, kw_only=True):
     metadata: Meta
     spec: ClaimSpec = msgspec.field(default_factory=ClaimSpec)
-    status: PhaseStatus = msgspec.field(default_factory=PhaseStatus)
+    status: ClaimStatus = msgspec.field(default_factory=ClaimStatus)
 
 
 class StorageClass(Record):
@@ -780,7 +780,8 @@ def convert_object(plural: str, found: Mapping[str, Any]) -> Any:
     try:
         return convert(_without_nulls(found), STRUCTS[plural])
     except msgspec.ValidationError as error:
-        raise UnexpectedAnswer(f"an object of {plural} cannot be read: {error}") from error
+        name = name_in(msgspec.json.encode(found))
+        raise UnexpectedAnswer(f"{plural} {name} has an unknown shape: {error}") from error
 
 
 def _without_nulls(value: Any) -> Any:

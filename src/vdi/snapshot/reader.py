@@ -41,7 +41,8 @@ class Reader:
 
         async def read() -> None:
             async for page in self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0):
-                self.objects.setdefault(kind.plural, []).extend(self.decode(kind.plural, item) for item in page.items)
+                found = [self.decode(kind.plural, item) for item in page.items]
+                self.objects.setdefault(kind.plural, []).extend(found)
 
         return await self.attempt(kind, read, verb="list", namespace=namespace, note=note)
 

@@ -158,7 +158,8 @@ def filled(kind: inspect.Type) -> Any:
             return 1
         case inspect.StrType():
             return "x"
-    raise TypeError(f"a field of a snapshot is a {kind}, which can hold anything")
+        case _:
+            raise TypeError(f"a field of a snapshot is a {kind}, which can hold anything")
 
 
 @pytest.mark.parametrize("plural", sorted(STRUCTS.keys() - OURS))

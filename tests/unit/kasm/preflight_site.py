@@ -11,8 +11,9 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool, Unreadable
+from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
+from vdi.snapshot.model import Unreadable
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}

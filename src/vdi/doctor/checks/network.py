@@ -150,8 +150,8 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
         beats.append(lease.spec.renew_time if lease else None)
         ahead[f"node/{name}"] = max(-snapshot.age(beat) for beat in beats)
     for operator in find_operators(snapshot):
-        lease = read_lease(snapshot, operator.lease_namespace)
-        ahead[operator.object] = -snapshot.age(lease.renew_time) if lease else 0.0
+        leadership = read_lease(snapshot, operator.lease_namespace)
+        ahead[operator.object] = -snapshot.age(leadership.renew_time) if leadership else 0.0
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:
             yield make_finding(

@@ -146,11 +146,11 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     sessions, whole = diagnose_sessions(snapshot), not snapshot.scope.session
     pools = snapshot.objects.vdipools if whole else []
     users: dict[str, list[str]] = defaultdict(list)
-    for user, template in (
+    for user, name in (
         *((session.object, session.template_name) for session in sessions),
         *((f"vdipool/{pool.metadata.name}", pool.spec.template) for pool in pools),
     ):
-        users[template].append(user)
+        users[name].append(user)
     for pool in pools:
         yield _Subject("vdipool", pool, [f"vditemplate/{pool.spec.template}"])
     for template in snapshot.objects.vditemplates:

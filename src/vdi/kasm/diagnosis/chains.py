@@ -11,11 +11,12 @@ import msgspec
 
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, find_kasm
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
 from vdi.kasm.diagnosis.workloads import check_services, explain_claim, explain_service, explain_workload
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.waits import Target
 
 # Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner.
 _SILENT = 600.0

@@ -12,11 +12,12 @@ from vdi.cluster.explain import first_line
 from vdi.cluster.objects import PodCondition
 from vdi.findings.model import Remedy, Severity
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, Workload
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Workload
 from vdi.kasm.generations.model import matches
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.snapshot.dns import dns_down
 from vdi.snapshot.objects import Job, PersistentVolumeClaim, Service, StorageClass
+from vdi.snapshot.waits import Target
 
 # Seconds in which a controller makes its pods.
 _POD_PATIENCE = 20.0

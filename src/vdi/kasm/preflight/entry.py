@@ -13,7 +13,6 @@ from typing import Any
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.facts import (
     Facts,
-    Unreadable,
     addresses_of,
     is_ready,
     item,
@@ -25,6 +24,7 @@ from vdi.kasm.preflight.facts import (
 )
 from vdi.kasm.preflight.nodes import kubelet_versions
 from vdi.kasm.values.render import Ingress
+from vdi.snapshot.model import Unreadable
 
 HTTPS, RDP = 443, 3389
 NODE_ARGS = "k3s.io/node-args"

@@ -8,10 +8,11 @@ from typing import Any
 from vdi.cluster.capacity import NodeCapacity, read_capacity
 from vdi.cluster.units import PODS, parse_quantity
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.preflight.facts import Facts, Unreadable, item, label_of, listed, unreadable_finding
+from vdi.kasm.preflight.facts import Facts, item, label_of, listed, unreadable_finding
 from vdi.kasm.preflight.needs import Needs, PodNeed
 from vdi.kasm.values.render import CHART, PROFILES
 from vdi.kube.resource import IS_DEFAULT_CLASS
+from vdi.snapshot.model import Unreadable
 
 LEAST_VERSION, ADVISED_VERSION = (1, 25), (1, 28)
 # At least, and advised.
