@@ -116,6 +116,13 @@ def test_a_field_that_a_person_has_added_is_named(live: Object) -> None:
     assert (found.field, found.expected, found.observed) == ("spec.paused", "not set", "true")
 
 
+def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
+    users: Object = {"kind": "Secret", "metadata": {"name": "vdi-gateway-users", "namespace": "kasm"}}
+    live = copy.deepcopy(users) | {"data": {"alice": "aGlkZGVu"}}
+    live["metadata"]["managedFields"] = [write("vdi-cli", {"f:data": {"f:alice": {}}})]
+    assert differences(live, users) == []
+
+
 def test_each_rule_of_a_role_is_compared() -> None:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
     role = {"kind": "Role", "metadata": {"name": "vdi-operator", "namespace": "kasm"}, "rules": rules}

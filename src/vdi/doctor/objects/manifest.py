@@ -28,8 +28,8 @@ _KEYS = ("name", "containerPort", "port", "mountPath", "key", "topologyKey")
 _SECRET_PATH = re.compile(
     r"^(binary|string)?data$|^value$|annotations|args|command|header|password|token|credential", re.IGNORECASE
 )
-# Added by kubectl and by people for themselves: notes, and the time of a restart.
-_OF_PEOPLE = frozenset({"metadata", "annotations", "labels"})
+# Where people and programs may add: notes, the time of a restart, and the content of Secrets and ConfigMaps.
+_OPEN = frozenset({"metadata", "annotations", "labels", "data"})
 _LONG = 200
 
 
@@ -91,7 +91,7 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
             if value is None:
                 continue  # the chart leaves the field to the API server
             yield from _compare_values(value, found.get(key), (*path, key), _step(owners, f"f:{key}"))
-        if not _OF_PEOPLE & {*path[-2:]}:
+        if not _OPEN & {*path[-2:]}:
             yield from _added(wanted, found, path, owners)
     elif isinstance(wanted, list) and isinstance(found, list) and _keyed(wanted, found):
         key = _keyed(wanted, found)
@@ -114,7 +114,7 @@ def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner])
         keys = [key.removeprefix("f:") for key in owner.fields] or list(found)
         for key in keys if owner.is_person else ():
             # Whoever scales a workload decides about its replicas.
-            if key in found and key not in wanted and key not in (*_OF_PEOPLE, _STATUS, "replicas"):
+            if key in found and key not in wanted and key not in (*_OPEN, _STATUS, "replicas"):
                 yield (*path, key), None, found[key], [owner]
 
 
