@@ -135,6 +135,21 @@ def test_each_rule_of_a_role_is_compared() -> None:
     ]
 
 
+def test_a_rule_that_is_gone_is_named_wherever_it_stood() -> None:
+    dns: Object = {"to": [{"podSelector": {}}], "ports": [{"port": 53, "protocol": "UDP"}]}
+    web: Object = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
+    policy: Object = {"kind": "NetworkPolicy", "metadata": {"name": "out", "namespace": "s"}}
+
+    def fields(*egress: Object) -> list[str]:
+        live = {**policy, "spec": {"egress": [*egress]}}
+        return [one.field for one in differences(live, {**policy, "spec": {"egress": [dns, web]}})]
+
+    assert fields(dns, web) == fields(web, dns) == []
+    assert fields(web) == ["spec.egress[0]"]
+    assert fields({"to": dns["to"]}, web) == ["spec.egress[0].ports"]
+    assert fields(dns, web, {}) == ["spec.egress[2]"]
+
+
 def test_a_claim_may_have_grown() -> None:
     def claim(size: str) -> Object:
         spec = {"resources": {"requests": {"storage": size}}}

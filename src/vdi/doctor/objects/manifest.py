@@ -9,10 +9,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from vdi.cluster.units import parse_quantity
 from vdi.diagnosis.snapshot import REDACTED, Difference
+from vdi.helm.releases import KEEP
 from vdi.printable import shorten
 from vdi.settings import VARIABLES
 
@@ -54,6 +56,7 @@ def compare(desired: Object, live: Object | None, release: str, rollback: str) -
         release=release,
         rollback=rollback,
         component=(meta.get("labels") or {}).get("app.kubernetes.io/component", ""),
+        has_data=(meta.get("annotations") or {}).get(KEEP) == "keep",
     )
     if live is None:
         yield make()
@@ -100,11 +103,25 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
             here = _element(owners, key, (old.get(name) or new[name])[key])
             yield from _compare_values(new.get(name), old.get(name), (*path, f"[{name}]"), here)
     elif isinstance(wanted, list) and isinstance(found, list) and all(isinstance(one, Mapping) for one in wanted):
-        for number in range(max(len(wanted), len(found))):
-            new, old = (items[number] if number < len(items) else None for items in (wanted, found))
-            yield from _compare_values(new, old, (*path, f"[{number}]"), owners)
+        yield from _compare_rows(wanted, found, path, owners)
     elif not _is_same(wanted, found, path):
         yield path, wanted, found, owners
+
+
+def _compare_rows(wanted: list[Any], found: list[Any], path: _Path, owners: Sequence[_Owner]) -> _Found:
+    """Rows without a name, such as rules: those of one list that are in the other are the same, wherever they stand."""
+
+    def is_there(row: Any, live: Any) -> bool:
+        return not any(_compare_values(row, live, (), ()))
+
+    lost = [(number, row) for number, row in enumerate(wanted) if not any(is_there(row, live) for live in found)]
+    new = [(number, live) for number, live in enumerate(found) if not any(is_there(row, live) for row in wanted)]
+    for (number, row), (place, live) in zip_longest(lost, new, fillvalue=(None, None)):
+        here = (*path, f"[{place if number is None else number}]")
+        if number is None or place is None:
+            yield here, row, live, owners
+        else:
+            yield from _compare_values(row, live, here, owners)
 
 
 def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner]) -> _Found:
