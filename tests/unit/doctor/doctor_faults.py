@@ -144,7 +144,9 @@ def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", ex
     changed = {"field": field, "observed": observed, "expected": expected, "manager": "kubectl-edit", "time": OLD}
     rollback = "helm rollback vdi 3 --namespace kasm"
     cluster.differences.append(
-        Difference(object=name, release="kasm/vdi", rollback=rollback, component="operator", **(changed if field else {}))
+        Difference(
+            object=name, release="kasm/vdi", rollback=rollback, component="operator", **(changed if field else {})
+        )
     )
 
 

@@ -24,7 +24,10 @@ MANIFEST: Object = {
                         "name": "operator",
                         "image": "vdi:1",
                         "command": None,
-                        "env": [{"name": "VDI_DOMAIN", "value": "a.example.com"}, {"name": "WORD", "value": "hidden-1"}],
+                        "env": [
+                            {"name": "VDI_DOMAIN", "value": "a.example.com"},
+                            {"name": "WORD", "value": "hidden-1"},
+                        ],
                         "resources": {"limits": {"cpu": "0.5", "memory": "1024Mi"}},
                     }
                 ],
@@ -33,7 +36,8 @@ MANIFEST: Object = {
     },
 }
 CONTAINER = {
-    **{"f:image": {}, "f:resources": {"f:limits": {"f:cpu": {}, "f:memory": {}}}},
+    "f:image": {},
+    "f:resources": {"f:limits": {"f:cpu": {}, "f:memory": {}}},
     "f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}, 'k:{"name":"WORD"}': {"f:value": {}}},
 }
 PODS = {"f:template": {"f:spec": {"f:containers": {'k:{"name":"operator"}': CONTAINER}}}}

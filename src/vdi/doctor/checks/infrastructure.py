@@ -129,8 +129,12 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         message, remedy, sliced = one.message, one.remedy, _gpus_in_slices(snapshot)
         if one.code == "gpu_nodes_missing" and sliced:
-            message = f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops request {RESOURCE}."
-            remedy = Remedy("Run NVIDIA's device plugin on these nodes, in place of its DRA driver.", one.remedy.commands)
+            message = (
+                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops request {RESOURCE}."
+            )
+            remedy = Remedy(
+                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.", one.remedy.commands
+            )
         yield make_finding(
             one.code,
             one.object,

@@ -63,9 +63,7 @@ def _families(snapshot: Snapshot) -> set[bool]:
     return {":" in address for address in addresses if re.search(r"[.:]", address)} or {False, True}
 
 
-def _policy_allows(  # noqa: PLR0913
-    rule: Raw, direction: str, own: str, other: Party, port: Port, families: Collection[bool]
-) -> bool:
+def _policy_allows(rule: Raw, direction: str, own: str, other: Party, port: Port, families: Collection[bool]) -> bool:
     ports = rule.get("ports") or ()
     if ports and not any(_is_port(one, port) for one in ports):
         return False

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from vdi.cluster.units import parse_quantity
 from vdi.diagnosis.snapshot import REDACTED, Difference
-from vdi.helm.releases import KEEP
 from vdi.printable import shorten
 from vdi.settings import VARIABLES
 
@@ -25,6 +24,8 @@ _Path = tuple[str, ...]
 _PROGRAM = re.compile(r"controller|manager|operator|gateway|injector|autoscaler|scheduler|kubelet|apiserver|^k3s|^rke2")
 _HELM = re.compile(r"^helm(-|$)")
 _STATUS = "status"
+# Annotation of objects with content of their own.
+_KEEP = "helm.sh/resource-policy"
 # Keys by which elements of a list are the same in manifest and object, the first that all of them have.
 _KEYS = ("name", "containerPort", "port", "mountPath", "key", "topologyKey")
 _SECRET_PATH = re.compile(
@@ -56,7 +57,7 @@ def compare(desired: Object, live: Object | None, release: str, rollback: str) -
         release=release,
         rollback=rollback,
         component=(meta.get("labels") or {}).get("app.kubernetes.io/component", ""),
-        has_data=(meta.get("annotations") or {}).get(KEEP) == "keep",
+        has_data=(meta.get("annotations") or {}).get(_KEEP) == "keep",
     )
     if live is None:
         yield make()
@@ -138,7 +139,9 @@ def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner])
 def _step(owners: Sequence[_Owner], key: str) -> list[_Owner]:
     """The managers of a field below."""
     return [
-        owner._replace(fields=owner.fields.get(key) or {}) for owner in owners if not owner.fields or key in owner.fields
+        owner._replace(fields=owner.fields.get(key) or {})
+        for owner in owners
+        if not owner.fields or key in owner.fields
     ]
 
 

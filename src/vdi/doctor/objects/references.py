@@ -124,10 +124,7 @@ def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
     each template is enough, unless one session was requested.
     """
     chosen = [
-        pod
-        for operator in find_operators(snapshot)
-        for pod in operator.pods(snapshot)
-        if pod.status.phase == "Running"
+        pod for operator in find_operators(snapshot) for pod in operator.pods(snapshot) if pod.status.phase == "Running"
     ]
     chosen += [pod for gateway in gateways_in_scope(snapshot) for pod in gateway.pods(snapshot)]
     # Pods by which local-path makes and removes folders, when one has failed.
