@@ -1,7 +1,6 @@
 """A release that Helm installed, changed by hand: the doctor names object, field and program; Helm puts it back."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -95,9 +94,7 @@ def put_back(tools: Tools, difference: Difference) -> None:
 
 
 def test_a_release_as_installed_has_no_differences(well: Tools) -> None:
-    began = time.monotonic()
     assert look(well).differences == ()
-    print(f"{time.monotonic() - began:.2f} s")
     well.kubectl("rollout", "restart", "deployment/vdi-operator", *RELEASE)
     assert look(well).differences == (), "a restart changes nothing that Helm has set"
 
@@ -109,7 +106,6 @@ def test_a_change_by_hand_is_named_first_and_put_back(
     well.kubectl(*command)
     snapshot = look(well)
     first = run_checks(snapshot)[0]
-    print(first.code, first.object, first.message)
     difference = snapshot.differences[0]
     assert (first.code, first.object, difference.object) == ("release_differs", name, name)
     assert difference.field.startswith(field)

@@ -90,6 +90,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     rollback: str
     # Label of the object: the part of the release that it belongs to, such as `operator`.
     component: str = ""
+    # Whether it has content that is not in the manifest, such as a key.
+    has_data: bool = False
     # Empty: the object does not exist.
     field: str = ""
     expected: str = ""

@@ -36,7 +36,8 @@ MANIFEST: Object = {
     },
 }
 CONTAINER = {
-    **{"f:image": {}, "f:resources": {"f:limits": {"f:cpu": {}, "f:memory": {}}}},
+    "f:image": {},
+    "f:resources": {"f:limits": {"f:cpu": {}, "f:memory": {}}},
     "f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}, 'k:{"name":"WORD"}': {"f:value": {}}},
 }
 PODS = {"f:template": {"f:spec": {"f:containers": {'k:{"name":"operator"}': CONTAINER}}}}
@@ -119,6 +120,13 @@ def test_a_field_that_a_person_has_added_is_named(live: Object) -> None:
     assert (found.field, found.expected, found.observed) == ("spec.paused", "not set", "true")
 
 
+def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
+    users: Object = {"kind": "Secret", "metadata": {"name": "vdi-gateway-users", "namespace": "kasm"}}
+    live = copy.deepcopy(users) | {"data": {"alice": "aGlkZGVu"}}
+    live["metadata"]["managedFields"] = [write("vdi-cli", {"f:data": {"f:alice": {}}})]
+    assert differences(live, users) == []
+
+
 def test_each_rule_of_a_role_is_compared() -> None:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
     role = {"kind": "Role", "metadata": {"name": "vdi-operator", "namespace": "kasm"}, "rules": rules}
@@ -129,6 +137,21 @@ def test_each_rule_of_a_role_is_compared() -> None:
         ("rules[0].verbs", "[get, list]", "[get]"),
         ("rules[1]", "not set", "{apiGroups: [*], resources: [*], verbs: [*]}"),
     ]
+
+
+def test_a_rule_that_is_gone_is_named_wherever_it_stood() -> None:
+    dns: Object = {"to": [{"podSelector": {}}], "ports": [{"port": 53, "protocol": "UDP"}]}
+    web: Object = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
+    policy: Object = {"kind": "NetworkPolicy", "metadata": {"name": "out", "namespace": "s"}}
+
+    def fields(*egress: Object) -> list[str]:
+        live = {**policy, "spec": {"egress": [*egress]}}
+        return [one.field for one in differences(live, {**policy, "spec": {"egress": [dns, web]}})]
+
+    assert fields(dns, web) == fields(web, dns) == []
+    assert fields(web) == ["spec.egress[0]"]
+    assert fields({"to": dns["to"]}, web) == ["spec.egress[0].ports"]
+    assert fields(dns, web, {}) == ["spec.egress[2]"]
 
 
 def test_a_claim_may_have_grown() -> None:

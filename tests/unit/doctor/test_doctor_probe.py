@@ -4,9 +4,11 @@ import asyncio
 import base64
 import os
 import socket
+import socketserver
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -276,6 +278,15 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
     assert finding.remedy.commands == ("helm test vdi",)
 
 
+class Dns(socketserver.BaseRequestHandler):
+    """Refuses a status request at once, as a server of names does."""
+
+    def handle(self) -> None:
+        length = int.from_bytes(self.request.recv(2), "big")
+        assert self.request.recv(length)[2] == 2 << 3, "the operation is a status request"
+        self.request.sendall(b"\x00\x0c" + bytes(12))
+
+
 @pytest.mark.parametrize(
     ("listens", "service", "names", "words"),
     [
@@ -287,11 +298,13 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
     ids=["all is well", "policy", "kube-proxy", "DNS"],
 )
 async def test_one_finding_names_the_layer_that_fails(listens: bool, service: bool, names: bool, words: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        cluster = Cluster(server.getsockname()[1], service=service, names=names)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dns) as server:
+        cluster = Cluster(server.server_address[1], service=service, names=names)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         if not listens:
-            server.close()
+            server.socket.close()
         findings = await cluster.findings()
+        server.shutdown()
     assert [finding.code for finding in findings] == (["probe_network_broken"] if words else [])
     assert all(words in finding.message for finding in findings)
     assert {"pods", "services", "endpointslices"} == {*cluster.made} & {*cluster.removed}

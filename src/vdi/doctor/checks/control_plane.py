@@ -275,13 +275,16 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
         )
     else:
         message = f"The {kind} {place}, which Helm installed, does not exist."
+    restore = "Put it back"
+    if first.has_data and not first.field:
+        restore = "Restore it from a backup: Helm makes an empty one. Without a backup"
     return make_finding(
         "release_differs",
         first.object,
         message,
         evidence=lines,
         remedy=Remedy(
-            f"Put it back. Without vdi: `{first.rollback}`.", tuple(f"{one.upgrade} --yes" for one in ours[:1])
+            f"{restore} (with Helm alone: `{first.rollback}`):", tuple(f"{one.upgrade} --yes" for one in ours[:1])
         ),
         related_objects=served,
         severity=Severity.WARNING if first.field else None,

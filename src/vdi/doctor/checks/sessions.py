@@ -420,8 +420,8 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
         return Remedy(sentence, (f"systemctl restart {service}", pull))
     if reason == PodReason.REGISTRY_WITHOUT_TLS:
         sentence = (
-            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)}"
-            f" as its endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
+            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)} as "
+            f"its endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
         )
         return Remedy(sentence, (pull,))
     if reason == PodReason.REGISTRY_UNKNOWN:

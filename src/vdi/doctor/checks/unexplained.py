@@ -44,9 +44,7 @@ _LONGEST_QUOTE = 300
 # Reason why a desktop was lost -> the field of its template that helps.
 _REMEDIES: Mapping[str, str] = {
     PodReason.OUT_OF_MEMORY: "Raise resources.defaultMemory of its template, which was reached.",
-    PodReason.OUT_OF_EPHEMERAL_STORAGE: (
-        "Raise resources.defaultEphemeralStorage of its template, or write to the home."
-    ),
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage of its template, or use the home.",
 }
 # Exit codes that are no failure: the program ended, or the runtime lost sight of it because the machine was off.
 _NO_FAILURE = (0, 255)

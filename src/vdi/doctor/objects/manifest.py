@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from vdi.cluster.units import parse_quantity
@@ -24,13 +25,15 @@ _Path = tuple[str, ...]
 _PROGRAM = re.compile(r"controller|manager|operator|gateway|injector|autoscaler|scheduler|kubelet|apiserver|^k3s|^rke2")
 _HELM = re.compile(r"^helm(-|$)")
 _STATUS = "status"
+# Annotation of objects with content of their own.
+_KEEP = "helm.sh/resource-policy"
 # Keys by which elements of a list are the same in manifest and object, the first that all of them have.
 _KEYS = ("name", "containerPort", "port", "mountPath", "key", "topologyKey")
 _SECRET_PATH = re.compile(
     r"^(binary|string)?data$|^value$|annotations|args|command|header|password|token|credential", re.IGNORECASE
 )
-# Added by kubectl and by people for themselves: notes, and the time of a restart.
-_OF_PEOPLE = frozenset({"metadata", "annotations", "labels"})
+# Where people and programs may add: notes, the time of a restart, and the content of Secrets and ConfigMaps.
+_OPEN = frozenset({"metadata", "annotations", "labels", "data"})
 _LONG = 200
 
 
@@ -55,6 +58,7 @@ def compare(desired: Object, live: Object | None, release: str, rollback: str) -
         release=release,
         rollback=rollback,
         component=(meta.get("labels") or {}).get("app.kubernetes.io/component", ""),
+        has_data=(meta.get("annotations") or {}).get(_KEEP) == "keep",
     )
     if live is None:
         yield make()
@@ -92,7 +96,7 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
             if value is None:
                 continue  # the chart leaves the field to the API server
             yield from _compare_values(value, found.get(key), (*path, key), _step(owners, f"f:{key}"))
-        if not _OF_PEOPLE & {*path[-2:]}:
+        if not _OPEN & {*path[-2:]}:
             yield from _added(wanted, found, path, owners)
     elif isinstance(wanted, list) and isinstance(found, list) and _keyed(wanted, found):
         key = _keyed(wanted, found)
@@ -101,11 +105,25 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
             here = _element(owners, key, (old.get(name) or new[name])[key])
             yield from _compare_values(new.get(name), old.get(name), (*path, f"[{name}]"), here)
     elif isinstance(wanted, list) and isinstance(found, list) and all(isinstance(one, Mapping) for one in wanted):
-        for number in range(max(len(wanted), len(found))):
-            new, old = (items[number] if number < len(items) else None for items in (wanted, found))
-            yield from _compare_values(new, old, (*path, f"[{number}]"), owners)
+        yield from _compare_rows(wanted, found, path, owners)
     elif not _is_same(wanted, found, path):
         yield path, wanted, found, owners
+
+
+def _compare_rows(wanted: list[Any], found: list[Any], path: _Path, owners: Sequence[_Owner]) -> _Found:
+    """Rows without a name, such as rules: those of one list that are in the other are the same, wherever they stand."""
+
+    def is_there(row: Any, live: Any) -> bool:
+        return not any(_compare_values(row, live, (), ()))
+
+    lost = [(number, row) for number, row in enumerate(wanted) if not any(is_there(row, live) for live in found)]
+    new = [(number, live) for number, live in enumerate(found) if not any(is_there(row, live) for row in wanted)]
+    for (number, row), (place, live) in zip_longest(lost, new, fillvalue=(None, None)):
+        here = (*path, f"[{place if number is None else number}]")
+        if number is None or place is None:
+            yield here, row, live, owners
+        else:
+            yield from _compare_values(row, live, here, owners)
 
 
 def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner]) -> _Found:
@@ -115,7 +133,7 @@ def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner])
         keys = [key.removeprefix("f:") for key in owner.fields] or list(found)
         for key in keys if owner.is_person else ():
             # Whoever scales a workload decides about its replicas.
-            if key in found and key not in wanted and key not in (*_OF_PEOPLE, _STATUS, "replicas"):
+            if key in found and key not in wanted and key not in (*_OPEN, _STATUS, "replicas"):
                 yield (*path, key), None, found[key], [owner]
 
 

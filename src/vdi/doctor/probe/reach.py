@@ -38,20 +38,32 @@ _HEALTH_SECONDS = 5.0
 # Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
 _POLL_SECONDS = 1.0
+# Some networks accept a connection to any address. So DNS has to respond: to a status request, which it refuses.
 # Writes the words of `tries` that are not as they should be; of address, Service and name the first, since each needs
 # the one before. Some network plugins need seconds until the policies hold for a new pod, and kube-proxy for a new
 # Service: of four attempts one is enough.
 _SCRIPT = """\
+python='
+import socket, sys
+stream = socket.create_connection(sys.argv[2:4], 1)
+if sys.argv[1] != "denied":
+    stream.sendall(b"\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1")
+    sys.exit(len(stream.recv(2)) != 2)
+'
+bash='
+exec 3<> "/dev/tcp/$1/$2" || exit 1
+[ "$0" = denied ] && exit 0
+printf "\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1" >&3
+[ "$(head -c 2 <&3 | wc -c)" = 2 ]
+'
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 connects() {
-    if [ -z "$2" ]; then
-        timeout 2 getent hosts "$1"
+    if [ -z "$3" ]; then
+        timeout 2 getent hosts "$2"
     elif command -v python3; then
-        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)' "$@"
+        python3 -c "$python" "$@"
     elif command -v bash; then
-        timeout 1 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
-    elif command -v nc; then
-        nc -z -w 1 "$@"
+        timeout 1 bash -c "$bash" "$@"
     else
         exit 0
     fi > /dev/null 2>&1
@@ -59,7 +71,7 @@ connects() {
 tries() {
     if grep -qsE 'endpoint|service' /dev/termination-log; then return; fi
     for seconds in 1 1 1 1; do
-        if connects "$2" "$3"; then found=reached; else found=denied; fi
+        if connects "$@"; then found=reached; else found=denied; fi
         case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
         sleep $seconds
     done
@@ -285,7 +297,7 @@ async def probe_pod(
         await asyncio.shield(setup)
         pod, failure, wrong = await _wait(client, namespace, name, clock)
     finally:
-        # Also after Ctrl-C: no one would find what stays. A request under way would create its object afterwards.
+        # Also after Ctrl-C: what stays would be found by no one. A request under way still creates its object.
         await asyncio.shield(_remove(client, namespace, name, setup))
     if not failure:
         found = [_not_enforced(namespace, denied, address)] if denied and "denied" in wrong else []
