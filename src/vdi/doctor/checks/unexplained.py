@@ -157,10 +157,10 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     for session in sessions:
         yield from _of_session(snapshot, session)
     for pool in pools:
-        name, template = pool.metadata.name, f"vditemplate/{pool.spec.template}"
+        name, owner = pool.metadata.name, f"vditemplate/{pool.spec.template}"
         for pod in snapshot.pods:
             if pod.metadata.labels.get(POOL) == derive_base(name) and SESSION_LABEL not in pod.metadata.labels:
-                yield _of_pod(pod, f"vdipool/{name}", template)
+                yield _of_pod(pod, f"vdipool/{name}", owner)
     for workload in release_workloads(snapshot):
         # A pod says more than its workload. One that is ready does not explain why another one cannot be created.
         pods = snapshot.pods_of(workload.raw)
