@@ -28,12 +28,12 @@ from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope
 
 MOST_SECONDS = 3.0
 # The fake pods have addresses of loopback, which an EndpointSlice may not have.

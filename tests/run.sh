@@ -111,10 +111,10 @@ streaming() (
     "${pytest[@]}" tests/e2e/test_streaming_*.py --timeout 180
 )
 
-doctor() ( # without the score on faults of outsiders, which is run by hand
+doctor() (
     trap 'down e2e || exit 1' EXIT
     new_demo e2e || exit
-    "${pytest[@]}" tests/doctor -m "not long"
+    "${pytest[@]}" tests/doctor
 )
 
 network() ( # packets on a node with an enforcer of the tests' own
@@ -187,7 +187,7 @@ for suite in "$@"; do
             if [ "$(id -u)" -eq 0 ]; then
                 trap 'down e2e' EXIT
                 run desktops desktops
-                run doctor-fast "${pytest[@]}" tests/doctor -k "$a_cut_of_the_faults"
+                run doctor-fast "${pytest[@]}" tests/doctor/test_doctor_node.py -k "$a_cut_of_the_faults"
                 # --thorough: they are in the suite `nodes`.
                 [ ${#examples[@]} -gt 0 ] || [ -z "${CI:-}" ] || run nodes-fast nodes_fast
                 run "down" down e2e

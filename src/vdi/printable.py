@@ -36,6 +36,14 @@ def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
+def shorten_middle(text: str, longest: int) -> str:
+    """The text, or its beginning and its end: the last words of an error are often its reason."""
+    if len(text) <= longest:
+        return text
+    end = 2 * longest // 3
+    return f"{text[: longest - end - 5]} ... {text[-end:]}"
+
+
 def as_sentence(text: str, longest: int) -> str:
     """The text, shortened and with a full stop at its end; empty stays empty."""
     text = shorten(text, longest)

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -68,6 +68,32 @@ def set_up_logging(level: str, form: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else KeyValueFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class TroubleLog:
+    """Log lines by which `vdi doctor` learns what a process lacks, as long as it does.
+
+    A process that starts lacks some things for a moment, so the second look in a row logs a trouble; then every
+    twelfth, since the doctor reads only the last lines.
+    """
+
+    LOOK_SECONDS = 5.0
+    _LASTING, _AGAIN = 2, 12
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._looks: dict[str, int] = {}
+
+    def note(self, troubles: Iterable[str]) -> None:
+        """Log what lasts, and what is over. Called every `LOOK_SECONDS` with all troubles, each as `name: reason`."""
+        found = {trouble.partition(":")[0]: trouble for trouble in troubles}
+        for name in [name for name in self._looks if name not in found]:
+            if self._looks.pop(name) >= self._LASTING:
+                self._log.warning("no trouble any more: %s", name)
+        for name, words in found.items():
+            self._looks[name] = self._looks.get(name, 0) + 1
+            if self._looks[name] % self._AGAIN == self._LASTING:
+                self._log.warning("trouble: %s", words)
 
 
 @contextmanager

@@ -18,14 +18,14 @@ from support.clock import ShiftedClock
 from support.permissions import operator_rules
 from support.waiting import eventually
 from vdi.cluster.units import format_time
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import BUDGET, collect
 from vdi.findings.model import Finding, Severity, roots
 from vdi.kube.config import ClusterConfig
 from vdi.kube.resource import DEPLOYMENTS, PODS, Resource
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 _READING = ("get", "describe")
 _CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")
@@ -58,8 +58,8 @@ class DoctorStage:
         self.patch.setattr("vdi.operator.runtime.socket.gethostname", lambda: pod)
         return pod
 
-    async def apply_rights(self, *, without: str = "") -> None:
-        """Grant the operator's account its rights, but for one resource."""
+    async def apply_rights(self) -> None:
+        """Grant the operator's account its rights."""
         name, api = f"vdi-operator-{self.namespace}", self.stage.api
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vdi-operator"}}
         await api.apply(SERVICE_ACCOUNTS, "vdi-operator", account, namespace=self.namespace, into=msgspec.Raw)
@@ -67,8 +67,7 @@ class DoctorStage:
         subject = {"kind": "ServiceAccount", "name": "vdi-operator", "namespace": self.namespace}
         for kind, rules in operator_rules().items():
             namespace = self.namespace if kind == "Role" else None
-            kept = [rule for rule in rules if without not in rule["resources"]]
-            role: Object = {**about, "kind": kind, "rules": kept}
+            role: Object = {**about, "kind": kind, "rules": rules}
             binding: Object = {**about, "kind": f"{kind}Binding", "subjects": [subject]}
             binding["roleRef"] = {"kind": kind, "name": name, "apiGroup": RBAC}
             for body in (role, binding):

@@ -19,7 +19,6 @@ import pytest
 
 from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
-from support.variants import first_of
 from vdi.doctor.collect import BINDINGS, ROLES, prepare_fix
 from vdi.findings.model import Severity
 from vdi.gpu.cluster import apply_change
@@ -50,15 +49,6 @@ async def test_a_healthy_cluster_has_no_findings(ward: DoctorStage) -> None:
 
 
 # Control plane
-
-
-@pytest.mark.parametrize("resource", first_of(["ingressroutes", "vditemplates"]))
-async def test_missing_right_of_the_operator_is_found(ward: DoctorStage, resource: str) -> None:
-    await ward.deploy()
-    await ward.apply_rights(without=resource)
-    async with ward.at_work():
-        found = await ward.finds("operator_rights_missing")
-    assert any(resource in line for line in found.evidence)
 
 
 async def test_pod_security_refusal_is_found(ward: DoctorStage) -> None:

@@ -21,18 +21,19 @@ from support.waiting import eventually
 from unit.gateway.history_stage import open_database
 from unit.gateway.test_gateway_health import HealthStage
 from vdi.doctor.objects.components import troubles
-from vdi.gateway import health, last_write
+from vdi.gateway import last_write
 from vdi.gateway.login.throttle import Throttle
 from vdi.gateway.shared_state import RedisSharedState, SharedUnavailableError
 from vdi.gateway.store.banner import save_banner
 from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.process import TroubleLog
 
 __all__ = ["postgres_server", "postgres_url", "redis"]
 
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(TroubleLog, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(last_write, "RECENT_SECONDS", 0.1)
 
 

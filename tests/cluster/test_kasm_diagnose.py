@@ -21,10 +21,10 @@ from kasm.kasm_ward import KasmStage
 from support.clock import ShiftedClock
 from support.kubeconfigs import write_kubeconfig
 from support.waiting import wait_until
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.collect import KASM_BUDGET, collect
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope
 
 BEGAN = "2026-11-20T11:00:00Z"
 

@@ -434,7 +434,7 @@ FAULTS |= {
     # What is scaled away, taken away or set wrong
     "the_operator_is_scaled_away": ("operator_down", lambda world: without(world, RELEASE, "vdi-operator")),
     "the_operators_rights_are_taken": (
-        "operator_rights_missing",
+        "release_differs",
         lambda world: taken_away(world, "rolebinding", "vdi-operator"),
     ),
     "the_gateway_is_scaled_away": ("gateway_down", lambda world: without(world, RELEASE, "vdi-gateway")),

@@ -1,7 +1,7 @@
 """Faults of a running installation, written without knowledge of the doctor's checks.
 
 Each fault is a context: it breaks the node or an object, lasts, and restores what it has broken. Beside it stand the
-root cause and the remedy in an expert's words, and the words that the doctor's first finding must contain.
+root cause in an expert's words, and the words that the doctor's first finding must contain.
 """
 
 import base64
@@ -45,18 +45,17 @@ class Fault:
     # Alternatives: one of these names and one of these words must be in the finding. Case does not matter.
     objects: tuple[str, ...]
     words: tuple[str, ...]
-    remedy: str
     make: Callable[[World], AbstractContextManager[None]]
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(*, cause: str, objects: tuple[str, ...], words: tuple[str, ...], remedy: str) -> Callable[[Break], Break]:
+def fault(*, cause: str, objects: tuple[str, ...], words: tuple[str, ...]) -> Callable[[Break], Break]:
     """Registers a generator as a fault: it breaks up to its `yield`, and restores after it."""
 
     def register(make: Break) -> Break:
-        FAULTS[make.__name__] = Fault(cause, objects, words, remedy, contextmanager(make))
+        FAULTS[make.__name__] = Fault(cause, objects, words, contextmanager(make))
         return make
 
     return register
@@ -182,7 +181,6 @@ def certificate_with_another_key(host: str) -> dict[str, str]:
     cause="The Service vdi-gateway sends its port 8081 to port 9091 of the pod, and the gateway does not listen there.",
     objects=("vdi-gateway",),
     words=("targetPort", "target port", "9091"),
-    remedy="Set targetPort of the port `internal` of the Service vdi-gateway back to `internal`.",
 )
 def the_gateways_service_has_another_target_port(world: World) -> Iterator[None]:
     def change(service: Object) -> None:
@@ -198,7 +196,6 @@ def the_gateways_service_has_another_target_port(world: World) -> Iterator[None]
     cause="The selector of the Service vdi-gateway has the label track=stable, which no pod has.",
     objects=("vdi-gateway",),
     words=("selector", "selects no", "matches no pod"),
-    remedy="Remove the label `track` from the selector of the Service vdi-gateway.",
 )
 def the_gateways_service_selects_no_pod(world: World) -> Iterator[None]:
     with edited(
@@ -211,7 +208,6 @@ def the_gateways_service_selects_no_pod(world: World) -> Iterator[None]:
     cause="The EndpointSlice vdi-gateway-restored adds a dead address, 10.255.255.9, to the Service vdi-gateway.",
     objects=("vdi-gateway-restored", "10.255.255.9"),
     words=("endpoint", "address"),
-    remedy="Delete the EndpointSlice vdi-gateway-restored.",
 )
 def a_restored_endpoint_is_dead(world: World) -> Iterator[None]:
     """One of two requests to the gateway is lost."""
@@ -236,7 +232,6 @@ def a_restored_endpoint_is_dead(world: World) -> Iterator[None]:
     cause="The portal's IngressRoute vdi-gateway names the entry point `https`; Traefik's entry point is `websecure`.",
     objects=("vdi-gateway",),
     words=("entryPoint", "entry point"),
-    remedy="Set spec.entryPoints of the IngressRoute vdi-gateway back to [websecure].",
 )
 def the_portals_route_has_another_entry_point(world: World) -> Iterator[None]:
     with edited(
@@ -253,7 +248,6 @@ def the_portals_route_has_another_entry_point(world: World) -> Iterator[None]:
     cause="The Middleware vdi-edge-auth asks vdi-gateway.kasm.svc, a Service that does not exist.",
     objects=("vdi-edge-auth",),
     words=("forwardAuth", "address", "vdi-gateway.kasm"),
-    remedy="Set forwardAuth.address of the Middleware vdi-edge-auth to the gateway's Service.",
 )
 def the_edge_asks_a_gateway_of_another_namespace(world: World) -> Iterator[None]:
     """An example of the documentation, applied as it is. Every desktop answers 500."""
@@ -273,7 +267,6 @@ def the_edge_asks_a_gateway_of_another_namespace(world: World) -> Iterator[None]
     cause="The Middleware vdi-edge no longer contains vdi-edge-auth: desktops are served without the gateway's check.",
     objects=("vdi-edge",),
     words=("vdi-edge-auth", "forwardAuth", "without the gateway", "gateway's check"),
-    remedy="Add vdi-edge-auth to the chain of the Middleware vdi-edge.",
 )
 def the_edge_no_longer_asks_the_gateway(world: World) -> Iterator[None]:
     """A quick fix during an outage that no one has taken back."""
@@ -292,7 +285,6 @@ def the_edge_no_longer_asks_the_gateway(world: World) -> Iterator[None]:
     cause="The TLSOption `default` demands a client certificate for every host that Traefik serves.",
     objects=("TLSOption",),
     words=("client cert", "clientAuth"),
-    remedy="Delete the TLSOption `default`, or give it another name and name it in the one route that needs it.",
 )
 def traefik_demands_client_certificates(world: World) -> Iterator[None]:
     """Traefik uses a TLSOption with this name for all routes, whatever its namespace."""
@@ -306,7 +298,6 @@ def traefik_demands_client_certificates(world: World) -> Iterator[None]:
     cause="The private key in the Secret portal-tls does not belong to its certificate: Traefik does not use it.",
     objects=("portal-tls",),
     words=("private key", "not match", "does not belong"),
-    remedy="Put the certificate's own private key into the Secret portal-tls.",
 )
 def the_portals_certificate_has_another_key(world: World) -> Iterator[None]:
     """A renewal by hand that replaced one of the two files."""
@@ -337,7 +328,6 @@ def the_portals_certificate_has_another_key(world: World) -> Iterator[None]:
     cause="The webhook session-audit refuses every status of a session, because its Service does not exist.",
     objects=("session-audit",),
     words=("webhook",),
-    remedy="Delete the ValidatingWebhookConfiguration session-audit, or start its server.",
 )
 def a_webhook_refuses_the_status_of_sessions(world: World) -> Iterator[None]:
     """The remains of a product that was uninstalled. The operator works, but cannot write what it does."""
@@ -367,7 +357,6 @@ def a_webhook_refuses_the_status_of_sessions(world: World) -> Iterator[None]:
     cause="The ValidatingAdmissionPolicy cost-centres refuses desktops, which do not have the label cost-centre.",
     objects=("cost-centres",),
     words=("label", "admission", "denied"),
-    remedy="Add the label to podTemplate.metadata.labels of the templates, or exempt the sessions' namespace.",
 )
 def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
     rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
@@ -405,7 +394,6 @@ def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
     cause="The binding of the policy vdi-who-may-name-whom was deleted: anyone may create sessions for other users.",
     objects=("vdi-who-may-name-whom",),
     words=("binding", "policy"),
-    remedy="Restore the ValidatingAdmissionPolicyBinding with `vdi upgrade`.",
 )
 def the_policy_about_users_is_not_bound(world: World) -> Iterator[None]:
     name = f"vdi-who-may-name-whom.{RELEASE_NAMESPACE}.vdi"
@@ -417,7 +405,6 @@ def the_policy_about_users_is_not_bound(world: World) -> Iterator[None]:
     cause="The LimitRange container-limits allows containers 1Gi of memory, less than the template `small` has.",
     objects=("container-limits",),
     words=("LimitRange", "maximum memory"),
-    remedy="Raise max.memory of the LimitRange container-limits, or lower the memory of the template.",
 )
 def a_limit_range_is_below_the_template(world: World) -> Iterator[None]:
     limits = {"limits": [{"type": "Container", "max": {"memory": "1Gi"}}]}
@@ -430,7 +417,6 @@ def a_limit_range_is_below_the_template(world: World) -> Iterator[None]:
     cause="The ResourceQuota small-disk allows 1Gi of storage in the namespace, and a new home requests 10Gi.",
     objects=("small-disk",),
     words=("quota", "requests.storage"),
-    remedy="Raise requests.storage of the ResourceQuota small-disk.",
 )
 def a_quota_lets_no_home_in(world: World) -> Iterator[None]:
     quota = in_sessions("v1", "ResourceQuota", "small-disk", {"hard": {"requests.storage": "1Gi"}})
@@ -448,7 +434,6 @@ def a_quota_lets_no_home_in(world: World) -> Iterator[None]:
     cause="The template `urgent` names the PriorityClass desktops-gold, which does not exist.",
     objects=("desktops-gold",),
     words=("PriorityClass",),
-    remedy="Create the PriorityClass desktops-gold, or remove podTemplate.spec.priorityClassName from the template.",
 )
 def a_priority_class_is_missing(world: World) -> Iterator[None]:
     with template(world, "urgent", podTemplate={"spec": {"priorityClassName": "desktops-gold"}}) as name:
@@ -460,7 +445,6 @@ def a_priority_class_is_missing(world: World) -> Iterator[None]:
     cause="The template `accelerated` names the RuntimeClass nvidia, which does not exist.",
     objects=("nvidia",),
     words=("RuntimeClass",),
-    remedy="Create the RuntimeClass nvidia, as NVIDIA's GPU Operator does, or remove it from the template.",
 )
 def a_runtime_class_is_missing(world: World) -> Iterator[None]:
     """A K3s from before NVIDIA's container toolkit was installed."""
@@ -473,7 +457,6 @@ def a_runtime_class_is_missing(world: World) -> Iterator[None]:
     cause="The namespace kube-system enforces Pod Security `restricted`, which refuses local-path's helper pods.",
     objects=("kube-system",),
     words=("Pod Security", "PodSecurity"),
-    remedy="Remove the label pod-security.kubernetes.io/enforce from the namespace kube-system.",
 )
 def pod_security_stops_the_provisioner(world: World) -> Iterator[None]:
     """Hardening by a checklist. What runs goes on; the next new home waits."""
@@ -494,7 +477,6 @@ def pod_security_stops_the_provisioner(world: World) -> Iterator[None]:
     cause=f"The node {NODE} has the taint dedicated=training:NoSchedule, which no template tolerates.",
     objects=(NODE,),
     words=("taint",),
-    remedy=f"Remove it: kubectl taint node {NODE} dedicated-. Or tolerate it in placement.tolerations of the template.",
 )
 def the_node_is_tainted(world: World) -> Iterator[None]:
     world.kubectl("taint", "node", NODE, "dedicated=training:NoSchedule")
@@ -509,7 +491,6 @@ def the_node_is_tainted(world: World) -> Iterator[None]:
     cause=f"The label kubernetes.io/hostname of node {NODE} was changed: the volumes of its homes name the old value.",
     objects=(NODE,),
     words=("label", "kubernetes.io/hostname"),
-    remedy=f"Set the label back: kubectl label node {NODE} kubernetes.io/hostname={NODE} --overwrite.",
 )
 def the_nodes_host_name_label_is_changed(world: World) -> Iterator[None]:
     label = "kubernetes.io/hostname"
@@ -529,7 +510,6 @@ def the_nodes_host_name_label_is_changed(world: World) -> Iterator[None]:
     cause=f"The node {NODE} offers 0 nvidia.com/gpu: its device plugin no longer reports them.",
     objects=(NODE,),
     words=("nvidia.com/gpu",),
-    remedy="Restart the device plugin on the node, and look for its error (nvidia-smi, Xid in the kernel's log).",
 )
 def the_nodes_gpus_are_gone(world: World) -> Iterator[None]:
     """As after an error of the driver. The process that advertises simulated GPUs stands still meanwhile."""
@@ -545,7 +525,6 @@ def the_nodes_gpus_are_gone(world: World) -> Iterator[None]:
     cause="VDI_GPU_RESOURCE of the operator is nvidia.com/gpu.shared, but the node offers nvidia.com/gpu.",
     objects=("nvidia.com/gpu.shared",),
     words=("advertise", "offer", "no node has", "VDI_GPU_RESOURCE", "gpuResource"),
-    remedy="Set gpuResource of the chart to the name that the node offers, or renameByDefault in the device plugin.",
 )
 def the_operator_requests_gpus_by_another_name(world: World) -> Iterator[None]:
     with (
@@ -561,7 +540,6 @@ def the_operator_requests_gpus_by_another_name(world: World) -> Iterator[None]:
     cause=f"containerd on node {NODE} does not respond, so the kubelet reports the node as not ready.",
     objects=(NODE,),
     words=("containerd", "container runtime", "PLEG"),
-    remedy="Restart containerd on the node (systemctl restart containerd; with K3s: systemctl restart k3s).",
 )
 def containerd_hangs(world: World) -> Iterator[None]:
     with stopped("containerd"):
@@ -572,7 +550,6 @@ def containerd_hangs(world: World) -> Iterator[None]:
     cause="kube-scheduler does not work: the desktop's pod has no node, and no one says why.",
     objects=("scheduler",),
     words=("kube-scheduler", "scheduler does not", "scheduler is not", "scheduler has not", "no scheduler"),
-    remedy="Restart kube-scheduler (with K3s: systemctl restart k3s), and read its log.",
 )
 def the_scheduler_hangs(world: World) -> Iterator[None]:
     with stopped("kube-scheduler"):
@@ -584,7 +561,6 @@ def the_scheduler_hangs(world: World) -> Iterator[None]:
     cause="kube-controller-manager does not work: no EndpointSlice is made, so Traefik cannot reach new desktops.",
     objects=("controller-manager", "controller manager"),
     words=("endpoint", "does not", "is not", "not run", "down", "hangs"),
-    remedy="Restart kube-controller-manager (with K3s: systemctl restart k3s), and read its log.",
 )
 def the_controller_manager_hangs(world: World) -> Iterator[None]:
     """The desktop has no home, whose volume would wait too. It becomes Running, and its address answers 503."""
@@ -597,7 +573,6 @@ def the_controller_manager_hangs(world: World) -> Iterator[None]:
     cause=f"The kubelet's evictionSoft counts the disk of node {NODE} as full below 99 % free space.",
     objects=(NODE,),
     words=("DiskPressure", "disk pressure", "disk"),
-    remedy="Free disk space on the node, or correct evictionSoft in the kubelet's configuration and restart it.",
 )
 def the_kubelet_calls_its_disk_full(world: World) -> Iterator[None]:
     """The grace period of an hour keeps the kubelet from evictions meanwhile."""
@@ -625,7 +600,6 @@ def the_kubelet_calls_its_disk_full(world: World) -> Iterator[None]:
     cause=f"A firewall on node {NODE} rejects port 10250: the API server reaches no log and no shell of its pods.",
     objects=(NODE, "10250"),
     words=("10250", "kubelet"),
-    remedy="Allow TCP 10250 from the API server to the node.",
 )
 def a_firewall_closes_the_kubelets_port(world: World) -> Iterator[None]:
     start(world, "mute", "small")
@@ -640,7 +614,6 @@ def a_firewall_closes_the_kubelets_port(world: World) -> Iterator[None]:
     cause="A firewall on the node drops what pods send to the API server: the operator and the gateway are cut off.",
     objects=("API server", "kubernetes.default", "6443"),
     words=("reach", "timed out", "timeout", "no response", "respond", "connect"),
-    remedy="Allow TCP 6443 from the pods' network to the node, as docs/network.md has it.",
 )
 def a_firewall_parts_pods_from_the_api_server(world: World) -> Iterator[None]:
     """kubectl comes from outside the node and still works, so all looks well at first."""
@@ -652,7 +625,6 @@ def a_firewall_parts_pods_from_the_api_server(world: World) -> Iterator[None]:
     cause="The NetworkPolicy lock-down in kube-system lets no packet to CoreDNS, which is ready and answers no one.",
     objects=("lock-down",),
     words=("NetworkPolicy", "network policy", "DNS"),
-    remedy="Allow UDP and TCP 53 to CoreDNS in kube-system, or delete the NetworkPolicy lock-down.",
 )
 def a_network_policy_hides_the_dns(world: World) -> Iterator[None]:
     """The node enforces no policies: a packet rule does what K3s would. The kubelet's probes pass, as they do there."""
@@ -670,7 +642,6 @@ def a_network_policy_hides_the_dns(world: World) -> Iterator[None]:
     cause="The Corefile of CoreDNS serves the zone k8s.local, and pods ask for names in cluster.local.",
     objects=("coredns",),
     words=("Corefile", "cluster.local", "zone"),
-    remedy="Set the zone of the plugin `kubernetes` in the Corefile back to cluster.local, and restart CoreDNS.",
 )
 def coredns_serves_another_zone(world: World) -> Iterator[None]:
     def change(config: Object) -> None:
@@ -689,7 +660,6 @@ def coredns_serves_another_zone(world: World) -> Iterator[None]:
     cause="The gateway's VDI_OIDC_ISSUER, https://login.example.invalid, cannot be reached: no one can sign in there.",
     objects=("login.example.invalid",),
     words=("issuer", "OIDC", "provider", "single sign-on"),
-    remedy="Correct gateway.oidc.issuer of the chart, or the provider's DNS record.",
 )
 def the_identity_provider_is_unknown(world: World) -> Iterator[None]:
     host = urlsplit(world.portal).netloc
@@ -712,7 +682,6 @@ def the_identity_provider_is_unknown(world: World) -> Iterator[None]:
     cause=f"The ConfigMap local-path-config lists node {NODE} without a path: the provisioner makes no volume there.",
     objects=("local-path",),
     words=("no local path", "nodePathMap", "paths"),
-    remedy="Give the node a path in the ConfigMap kube-system/local-path-config, or remove its entry.",
 )
 def the_provisioner_has_no_folder(world: World) -> Iterator[None]:
     def change(config: Object) -> None:
@@ -734,7 +703,6 @@ def the_provisioner_has_no_folder(world: World) -> Iterator[None]:
     cause="Someone has deleted the claim of a home in use: its files are gone as soon as the desktop stops.",
     objects=("home-keeper-small",),
     words=("terminating", "being deleted", "is deleted", "was deleted", "deletion"),
-    remedy="Copy the files now (vdi home), before the desktop stops: a deletion cannot be taken back.",
 )
 def a_home_in_use_is_being_deleted(world: World) -> Iterator[None]:
     start(world, "keeper", "small")
@@ -754,7 +722,6 @@ def a_home_in_use_is_being_deleted(world: World) -> Iterator[None]:
     cause="automountServiceAccountToken of the ServiceAccount vdi-operator is false: the operator has no token.",
     objects=("vdi-operator",),
     words=("automount", "token"),
-    remedy="Remove automountServiceAccountToken from the ServiceAccount vdi-operator, and restart the operator.",
 )
 def the_operators_account_mounts_no_token(world: World) -> Iterator[None]:
     """Hardening by a script that edits every ServiceAccount. It shows at the next restart."""
@@ -776,7 +743,6 @@ def the_operators_account_mounts_no_token(world: World) -> Iterator[None]:
     cause="The Role vdi-operator no longer allows `create` on secrets, so new desktops get no Secret.",
     objects=("vdi-operator",),
     words=("secrets",),
-    remedy="Restore the Role vdi-operator in the sessions' namespace with `vdi upgrade`.",
 )
 def the_operator_may_create_no_secrets(world: World) -> Iterator[None]:
     """A review of rights that went too far: all the rest of the Role is as it was."""
@@ -796,7 +762,6 @@ def the_operator_may_create_no_secrets(world: World) -> Iterator[None]:
     cause="The ConfigMap vdi-gateway has the key limits.yml, and the gateway reads limits.yaml: it does not start.",
     objects=("vdi-gateway",),
     words=("limits.yaml",),
-    remedy="Rename the key of the ConfigMap vdi-gateway to limits.yaml.",
 )
 def the_limits_have_another_file_name(world: World) -> Iterator[None]:
     with (
@@ -817,7 +782,6 @@ def the_limits_have_another_file_name(world: World) -> Iterator[None]:
     cause="The key in the Secret vdi-desktop-key is too short: the operator works on no session without a good key.",
     objects=("vdi-desktop-key",),
     words=("32 bytes", "too short", "no entry", "backup"),
-    remedy="Restore the Secret vdi-desktop-key from the backup.",
 )
 def the_desktops_key_was_restored_badly(world: World) -> Iterator[None]:
     meta = {"name": "vdi-desktop-key", "namespace": RELEASE_NAMESPACE}
@@ -837,7 +801,6 @@ def the_desktops_key_was_restored_badly(world: World) -> Iterator[None]:
     cause="A second operator, vdi-operator-canary, holds the Lease and makes routes for another domain, all refused.",
     objects=("vdi-operator-canary",),
     words=("Lease", "leader", "leads", "second operator", "another operator", "two operators"),
-    remedy="Delete the Deployment vdi-operator-canary: the release's own operator takes the Lease within 10 s.",
 )
 def a_second_operator_leads(world: World) -> Iterator[None]:
     """A copy of the Deployment for a trial. The release's own operators are healthy, and stand by."""
@@ -869,7 +832,6 @@ def a_second_operator_leads(world: World) -> Iterator[None]:
     cause="The CRD vdisessions.vdi.kasm.io has lost its subresource `status`: the operator can write no status.",
     objects=("vdisessions.vdi.kasm.io", "vdisessions"),
     words=("subresource", "CRD", "CustomResourceDefinition"),
-    remedy="Apply the release's CRDs again: kubectl apply --server-side -f charts/vdi/files/crds.",
 )
 def the_crd_has_no_status(world: World) -> Iterator[None]:
     """As after a conversion by a tool that knows only schemas."""
@@ -887,7 +849,6 @@ def the_crd_has_no_status(world: World) -> Iterator[None]:
     cause="The finalizer backup.example.com/wait keeps the session from being deleted; no one removes it.",
     objects=("retired",),
     words=("finalizer",),
-    remedy="Find out whether the backup is still needed, then remove the finalizer from the session.",
 )
 def a_finalizer_of_others_holds_a_session(world: World) -> Iterator[None]:
     theirs = "backup.example.com/wait"
@@ -911,7 +872,6 @@ def a_finalizer_of_others_holds_a_session(world: World) -> Iterator[None]:
     cause="The gateway has 2 replicas on one SQLite file and without Redis: they do not share logins and revocations.",
     objects=("vdi-gateway",),
     words=("Redis", "SQLite", "PostgreSQL"),
-    remedy="Scale vdi-gateway to 1, or enable PostgreSQL and Redis in the chart first.",
 )
 def two_gateways_use_one_file(world: World) -> Iterator[None]:
     """The chart refuses this, kubectl does not."""
@@ -926,7 +886,6 @@ def two_gateways_use_one_file(world: World) -> Iterator[None]:
     cause="The gateway's volume `data` is mounted read-only, so it cannot write its database.",
     objects=("vdi-gateway",),
     words=("read-only", "readonly", "read only"),
-    remedy="Remove readOnly from the mount `data` of the Deployment vdi-gateway.",
 )
 def the_gateways_data_is_read_only(world: World) -> Iterator[None]:
     def change(deployment: Object) -> None:
@@ -945,7 +904,6 @@ def the_gateways_data_is_read_only(world: World) -> Iterator[None]:
     cause="The gateway's database /data/vdi.db is damaged: SQLite does not recognise the file.",
     objects=("vdi-gateway", "vdi.db"),
     words=("not a database", "malformed", "corrupt", "damaged"),
-    remedy="Stop the gateway, restore the database from the backup (docs/backup.md), and start it.",
 )
 def the_database_is_damaged(world: World) -> Iterator[None]:
     """As a power cut can leave the first page of the file."""
@@ -973,7 +931,6 @@ def the_database_is_damaged(world: World) -> Iterator[None]:
     cause="The pool `icebox` uses the template `small`, whose desktops have a home: a pool cannot keep those ready.",
     objects=("icebox",),
     words=("home",),
-    remedy="Use a template with persistence.enabled: false for the pool, or prePull in the template instead of a pool.",
 )
 def a_pool_of_desktops_with_homes(world: World) -> Iterator[None]:
     spec = {"template": "small", "replicas": 1}
@@ -985,7 +942,6 @@ def a_pool_of_desktops_with_homes(world: World) -> Iterator[None]:
     cause="The template `over-tls` has scheme HTTPS, but its image serves HTTP: no probe succeeds.",
     objects=("over-tls",),
     words=("HTTPS", "scheme"),
-    remedy="Remove scheme from the template, then restart the session.",
 )
 def the_template_expects_https(world: World) -> Iterator[None]:
     with template(world, "over-tls", scheme="HTTPS") as name:
@@ -997,7 +953,6 @@ def the_template_expects_https(world: World) -> Iterator[None]:
     cause="lifecycle.maxTimeout of the template `brisk` is 20s: its desktops are suspended before they can be used.",
     objects=("brisk",),
     words=("maxTimeout", "20s", "20 s"),
-    remedy="Set lifecycle.maxTimeout of the template to a working day, such as 20h.",
 )
 def the_template_ends_desktops_at_once(world: World) -> Iterator[None]:
     """20h was meant."""
@@ -1011,7 +966,6 @@ def the_template_ends_desktops_at_once(world: World) -> Iterator[None]:
     cause="The ConfigMap welcome-script has no key startup.sh, which startupScript of the template names.",
     objects=("welcome-script",),
     words=("startup.sh",),
-    remedy="Rename the key of the ConfigMap welcome-script to startup.sh, or name its key in the template.",
 )
 def the_startup_script_has_another_key(world: World) -> Iterator[None]:
     script = {"configMapKeyRef": {"name": "welcome-script"}}
@@ -1027,7 +981,6 @@ def the_startup_script_has_another_key(world: World) -> Iterator[None]:
     cause="The start-up script of the template `hoard` writes 300 MB to /tmp; its ephemeral storage is 100Mi.",
     objects=("hoard",),
     words=("ephemeral", "local disk"),
-    remedy="Raise resources.defaultEphemeralStorage of the template, or let the script write into the home.",
 )
 def the_startup_script_fills_the_disk(world: World) -> Iterator[None]:
     """The kubelet evicts the desktop some seconds after each start."""
@@ -1046,7 +999,6 @@ def the_startup_script_fills_the_disk(world: World) -> Iterator[None]:
     cause="vdi-agent in the desktop `dozer` does not respond: the desktop never counts as idle and keeps its place.",
     objects=("dozer",),
     words=("agent", "idle", "in use"),
-    remedy="Restart the session: vdi session restart dozer.",
 )
 def the_desktops_agent_hangs(world: World) -> Iterator[None]:
     """A stopped process in the desktop, whose picture goes on."""

@@ -15,13 +15,13 @@ from doctor.node_faults import FAULTS, RELEASE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
-from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope, Snapshot
 
 pytestmark = pytest.mark.timeout(420)
 # Seconds: the kubelet's pauses and the doctor's own patience with what may pass by itself.

@@ -13,14 +13,14 @@ from support.bundles import renamed
 from support.clock import ShiftedClock
 from support.waiting import wait_until
 from vdi.cli.kasm import CHECKS
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot, load, save
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
 from vdi.kasm.diagnosis.installation import Installation
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 CHARTS = Path(__file__).parent / "charts"
 # Faults are looked at from so far in the future: what is wrong has been so for a while.
@@ -86,7 +86,7 @@ class KasmStage:
     def is_well(self) -> bool:
         """Whether all pods are ready, and the db-init Job is done."""
         kasm = Installation(self.snapshot(), self.namespace)
-        done = all((job.get("status") or {}).get("succeeded") for job in kasm.jobs)
+        done = all(any(one.type == "Complete" for one in job.status.conditions) for job in kasm.jobs)
         return done and len(kasm.pods) >= 7 and all(pod.ready for pod in kasm.pods)
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:

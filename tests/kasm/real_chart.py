@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from vdi.cluster.units import parse_quantity
-from vdi.kasm.diagnosis.installation import parse_wait, read_wait
 from vdi.kasm.generations import of_chart, of_label, of_workloads, parse_version
 from vdi.kasm.generations.model import Component, Generation, InitContainer, Resources, Version, matches
 from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.preflight.needs import Preset
 from vdi.kasm.values.render import PROFILES, BadOptionsError, Ingress, InstallOptions, entries, nested, render, value_at
+from vdi.snapshot.objects import Container
+from vdi.snapshot.waits import parse_wait
 
 Object = dict[str, Any]
 RELEASE = "kasm"
@@ -202,7 +204,10 @@ def _step(
         yield f"{where} {'runs' if is_root else 'does not run'} as root"
     if not step.waits_for:
         return
-    target, awaited = parse_wait(read_wait(made)), chart.generation.component(step.waits_for, chart.version)
+    target, awaited = (
+        parse_wait(msgspec.convert(made, Container).waits_for),
+        chart.generation.component(step.waits_for, chart.version),
+    )
     if target is None or awaited is None:
         yield f"{where}: what it waits for cannot be read from its command line"
         return

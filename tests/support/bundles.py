@@ -2,9 +2,9 @@
 
 import msgspec
 
-from vdi.diagnosis.redact import names_in
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.redact import names_in
 
 
 def renamed(findings: list[Finding], snapshot: Snapshot) -> list[Finding]:

@@ -17,6 +17,7 @@ from tools.generate import (
     chart,
     dashboard,
     doctor_pages,
+    doctor_rules,
     network_tables,
     permissions,
 )
@@ -40,6 +41,7 @@ def files_from_code() -> Files:
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
     made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
     made |= doctor_pages.render()
+    made[doctor_rules.FILE] = doctor_rules.text()
     made |= {ROOT / "manifests" / name: text for name, text in plan.render_files().items()}
     return made
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.generate.chart_render import ROOT
-from vdi.diagnosis.check import code_page
 from vdi.doctor.codes import CODES
 from vdi.doctor.report import explain_code
+from vdi.snapshot.check import code_page
 
 INDEX = ROOT / "docs/doctor.md"
 PAGES = ROOT / "docs/doctor"

@@ -18,8 +18,6 @@ from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, with_connection
 from vdi.cli.terminal import confirm, style
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect, prepare_fix
@@ -33,6 +31,8 @@ from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import Conflict, NotFound
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.kube.transport import Client
+from vdi.snapshot.model import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 app = new_app()
 _MADE = "Done."
@@ -117,9 +117,12 @@ def doctor(
         (yes and not fix, "--yes is for --fix"),
     )
     scope = Scope("" if everything else connection.namespace, session or "")
-    snapshot = (
-        _replay(source, session) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
-    )
+    if source:
+        snapshot = _replay(source, session)
+    else:
+        # The CronJob that records may not read Helm's releases, which hold their values.
+        compares = record is None
+        snapshot = connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, releases=compares))
     if session and not snapshot.sessions and "vdisessions" not in snapshot.unreadable_kinds | set(snapshot.absent):
         raise CliError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
     if bundle:

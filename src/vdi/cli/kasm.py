@@ -28,9 +28,6 @@ from vdi.cli.options import (
     read_yaml,
     replace_parameter,
 )
-from vdi.diagnosis.dns import dns_down
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot
 from vdi.doctor.checks.infrastructure import nodes_unwell
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
@@ -55,6 +52,9 @@ from vdi.kasm.values.check import Subject, check_values
 from vdi.kasm.values.render import CHART, PROFILES, BadOptionsError, Ingress, InstallOptions, merged, profile_of, render
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.new_file import NewFileError, new_file
+from vdi.snapshot.dns import dns_down
+from vdi.snapshot.model import Scope, Snapshot
+from vdi.snapshot.redact import redact
 
 app = new_app("Kasm Workspaces on K3s: check the cluster, create values, install, validate, diagnose.")
 values_commands = new_app("Values for Kasm's chart: create a file from a few options, or check your own.")
@@ -441,7 +441,7 @@ def _starting(snapshot: Snapshot) -> list[Finding]:
 def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace: str) -> None:
     if any(place.pods or place.workloads for place in places):
         return
-    elsewhere = {pod["metadata"]["namespace"] for pod in snapshot.raw("pods") if is_kasms(pod)}
+    elsewhere = {pod.metadata.namespace for pod in snapshot.pods if is_kasms(pod)}
     hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
     raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 

@@ -157,6 +157,11 @@ _CAUSES = (
         PodReason.REGISTRY_UNKNOWN,
         "the node cannot resolve the registry's host name; check it in {field}",
     ),
+    (
+        r"HTTP response to HTTPS client",
+        PodReason.REGISTRY_WITHOUT_TLS,
+        "the registry speaks plain HTTP, and the node expects TLS",
+    ),
     (r"x509|certificate", PodReason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
     (r"toomanyrequests|rate limit|\b429\b", PodReason.REGISTRY_BUSY, "the registry limits the rate of pulls"),
     (

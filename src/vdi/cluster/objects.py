@@ -181,7 +181,9 @@ class VolumeAffinity(msgspec.Struct, gc=False):
 class VolumeSource(msgspec.Struct, rename="camel", gc=False):
     """`spec.csi`, `spec.local` or `spec.hostPath` of a PersistentVolume."""
 
+    driver: str = ""
     fs_type: str = ""
+    path: str = ""
 
 
 class PersistentVolumeSpec(msgspec.Struct, rename="camel", gc=False):
@@ -249,6 +251,8 @@ class Terminated(msgspec.Struct, rename="camel", gc=False, frozen=True):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    # Null, as the end, if the kubelet does not know it.
+    started_at: str | None = None
     # Null if the kubelet does not know it (`ContainerStatusUnknown`).
     finished_at: str | None = None
 
@@ -264,6 +268,7 @@ class ContainerState(msgspec.Struct, gc=False, frozen=True):
 class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
     name: str
     ready: bool = False
+    started: bool | None = None
     restart_count: int = 0
     image: str = ""
     image_id: str = msgspec.field(name="imageID", default="")

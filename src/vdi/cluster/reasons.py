@@ -70,6 +70,7 @@ class PodReason(StrEnum):
     IMAGE_NOT_FOUND = "ImageNotFound", "The registry has no such image."
     REGISTRY_UNKNOWN = "RegistryUnknown", "The registry's host name cannot be resolved."
     REGISTRY_NOT_TRUSTED = "RegistryNotTrusted", "The node does not trust the registry's certificate."
+    REGISTRY_WITHOUT_TLS = "RegistryWithoutTLS", "The registry speaks plain HTTP, and the node expects TLS."
     REGISTRY_BUSY = "RegistryBusy", "The registry limits the rate of pulls."
     REGISTRY_UNREACHABLE = "RegistryUnreachable", "The registry does not respond."
     IMAGE_PULL = "ImagePull", "The image cannot be pulled."
@@ -96,6 +97,7 @@ LASTING_REASONS = frozenset(
     {
         *(PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_PRESENT, PodReason.IMAGE_PULL_DENIED),
         *(PodReason.IMAGE_WRONG_PLATFORM, PodReason.IMAGE_NOT_FOUND, PodReason.REGISTRY_NOT_TRUSTED),
+        PodReason.REGISTRY_WITHOUT_TLS,
         *(PodReason.NODES_CORDONED, PodReason.BAD_COMMAND, PodReason.HOME_LOST),
     }
 )

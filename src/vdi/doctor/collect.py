@@ -6,37 +6,36 @@ besides logs; for each namespace with Kasm `KASM_BUDGET` more, and one for each 
 
 import asyncio
 import base64
-import re
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
-from vdi.diagnosis.certificate import read_certificate
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, Certificate, Scope, Snapshot, Unreadable, grant_commands
 from vdi.doctor.fixes import fix_for
+from vdi.doctor.installed import read_differences, releases_of
 from vdi.doctor.objects.components import LEASE, lease_namespace
 from vdi.doctor.objects.references import (
-    LOCAL_PATH_CONFIG,
     gpu_config_maps,
     hosts_by_certificate,
     local_path_namespaces,
     pods_to_log,
     secrets_to_sign_in,
 )
-from vdi.doctor.objects.sanitize import sanitize
-from vdi.findings.model import Finding
+from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, BadRequest, ConnectionFailed, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import (
+    ApiError,
+    ConnectionFailed,
+    NotFound,
+    UnexpectedAnswer,
+)
 from vdi.kube.resource import (
     CLAIMS,
     CONFIG_MAPS,
@@ -59,9 +58,14 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
+from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
+from vdi.snapshot.objects import LOCAL_PATH_CONFIG, Objects
+from vdi.snapshot.reader import Reader
 
 BUDGET = 40
 KASM_BUDGET = 6
+NODE_LEASES = "kube-node-lease"
 LOG_LINES = 200
 LOG_BYTES = 2**20
 _LOGS = 20
@@ -71,14 +75,10 @@ _SMALL_REQUEST_SECONDS = 10.0
 
 Object = dict[str, Any]
 
-_RBAC = "rbac.authorization.k8s.io"
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
+RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
-ROLES = Resource(_RBAC, "v1", "roles", "Role")
-BINDINGS = Resource(_RBAC, "v1", "rolebindings", "RoleBinding")
-CLUSTER_ROLES = Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False)
-CLUSTER_BINDINGS = Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False)
 
 # One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
 # Listed in all namespaces whatever the scope, because the cause is often in another one.
@@ -87,21 +87,26 @@ _REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, E
 EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
 _FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plural for kind in _REQUEST_PATH}
-IN_SCOPE = (CLAIMS, CERTIFICATES, ROLES, BINDINGS)
+IN_SCOPE = (CLAIMS, CERTIFICATES)
 OF_CLUSTER = (
-    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES, CLUSTER_ROLES, CLUSTER_BINDINGS),
-    *(CLUSTER_POLICIES, RUNTIME_CLASSES),
+    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
+    *(CLUSTER_POLICIES, RUNTIME_CLASSES, RESOURCE_SLICES),
 )
+# Permissions of a run, beside those for single Secrets. The chart's rules for gateway and CronJob are made from them.
+LISTED = (*EVERYWHERE, *IN_SCOPE, *OF_CLUSTER, EVENTS, LEASES, JOBS)
+READ_ONE = (CRDS, CONFIG_MAPS)
+LOGGED = PODS
 # Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
 
 
-async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
+async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool = False) -> Snapshot:
     """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be read.
 
-    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
+    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs. `releases`: compare
+    with Helm's records too, which takes one more request for each kind in a manifest.
     """
-    reading = _Reading(client, scope)
+    reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope)
     here = scope.namespace or None
     await reading.measure_api(clock)
     await asyncio.gather(
@@ -110,6 +115,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
         *(reading.all_of(kind) for kind in OF_CLUSTER),
         reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
         reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
+        reading.all_of(LEASES, namespace=NODE_LEASES, note="leases@nodes"),
         reading.api_certificate(),
     )
     # The second round is named by the first: which Secret a template needs, which ConfigMap the device plugin reads.
@@ -127,6 +133,7 @@ async def collect(client: Client, scope: Scope, clock: Clock) -> Snapshot:
             for namespace in local_path_namespaces(lists)
         ),
         *(reading.certificate(namespace, name) for namespace, name in certificates),
+        *(reading.release(*release) for release in (releases_of(lists) if releases else ())),
     )
     bare = reading.snapshot(format_time(clock.now()))
     await asyncio.gather(
@@ -153,31 +160,27 @@ async def prepare_fix(client: Client, finding: Finding, snapshot: Snapshot) -> C
 
 
 @dataclass
-class _Reading:
+class _Reading(Reader):
     """The parts of a snapshot that have been read so far."""
 
-    client: Client
-    scope: Scope
-    objects: dict[str, list[Object]] = field(default_factory=dict)
-    absent: set[str] = field(default_factory=set)
-    unread: dict[str, Unreadable] = field(default_factory=dict)
+    scope: Scope = field(default_factory=Scope)
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
     api_certificate_ends: str = ""
     api_seconds: float = 0.0
-    requests: int = 0
-    budget: int = BUDGET
 
     def snapshot(self, taken_at: str) -> Snapshot:
         """A snapshot in an order that does not depend on which response came first."""
         return Snapshot(
             taken_at=taken_at,
             scope=self.scope,
-            objects=dict(sorted(self.objects.items())),
+            objects=Objects(**self.objects),
             absent=tuple(sorted(self.absent)),
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
             certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
@@ -211,18 +214,6 @@ class _Reading:
             # The kind itself counts as unreadable too, so that no check which needs it reports a pass.
             self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
 
-    async def all_of(
-        self, kind: Resource, *, namespace: str | None = None, field_selector: str | None = None, note: str = ""
-    ) -> bool:
-        """List a kind in one request: a list of thousands in pages would cost a request each."""
-
-        async def read() -> None:
-            async for page in self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0):
-                found = (sanitize(kind.plural, msgspec.json.decode(item)) for item in page.items)
-                self.objects.setdefault(kind.plural, []).extend(found)
-
-        return await self._try(kind, read, note=note, namespace=namespace, verb="list")
-
     async def kasm(self, namespaces: Iterable[str]) -> None:
         """List the kinds that only checks of Kasm read."""
         for namespace in namespaces:
@@ -233,15 +224,6 @@ class _Reading:
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]
                 calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
             await asyncio.gather(*calls)
-
-    async def one(self, kind: Resource, name: str, namespace: str | None = None, *, note: str = "") -> None:
-        """Read one object. One that does not exist is no problem."""
-
-        async def read() -> None:
-            found = await self.client.get(kind, name, namespace=namespace, into=dict)
-            self.objects.setdefault(kind.plural, []).append(sanitize(kind.plural, found))
-
-        await self._try(kind, read, note=note, namespace=namespace, name=name)
 
     async def certificate(self, namespace: str, name: str) -> None:
         """Read the certificate of a TLS Secret. Its key is dropped at once."""
@@ -255,7 +237,15 @@ class _Reading:
             text = (found.get("data") or {}).get("tls.crt", "")
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
-        await self._try(SECRETS, read, namespace=namespace, name=name)
+        await self.attempt(SECRETS, read, namespace=namespace, name=name)
+
+    async def release(self, namespace: str, name: str) -> None:
+        """Compare a release's objects with its manifest."""
+        try:
+            self.differences += await read_differences(self.client, namespace, name)
+        except (ApiError, UnexpectedAnswer) as error:
+            words = f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
+            self.unread["secrets@release"] = Unreadable("secrets@release", words, Remedy("Run it as an administrator."))
 
     async def api_certificate(self) -> None:
         """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""
@@ -284,57 +274,4 @@ class _Reading:
                 )
                 self.logs[key] = [line[:500] async for line in lines]
 
-        await self._try(PODS, read, namespace=namespace, subresource="/log")
-
-    async def _try(
-        self,
-        kind: Resource,
-        read: Callable[[], Awaitable[None]],
-        *,
-        namespace: str | None,
-        verb: str = "get",
-        note: str = "",
-        subresource: str = "",
-        name: str = "",
-    ) -> bool:
-        """Whether it was read, or is known not to exist. Otherwise `note` (default: the plural) is unreadable."""
-        plural = f"{kind.plural}{subresource}"
-        note, is_log = note or plural, bool(subresource)
-        if not is_log:
-            if self.requests >= self.budget:
-                words = f"{plural} were not read: a run makes at most {self.budget} requests."
-                self.unread[note] = Unreadable(note, words, "Check one namespace at a time: vdi doctor --namespace.")
-                return False
-            self.requests += 1
-        try:
-            await read()
-        except NotFound as error:
-            if error.api_missing and not is_log:
-                self.absent.add(plural)
-        except Forbidden as error:
-            self.unread[note] = _forbidden(error, kind, plural, verb, namespace, note, name)
-            return False
-        except (ServerError, TooManyRequests, BadRequest, TimeoutError) as error:
-            # A log that is not there yet, or whose node does not respond, is what other checks report.
-            if not is_log:
-                command = f"kubectl get {plural} -A"
-                self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", "", (command,))
-            return False
-        return True
-
-
-def _forbidden(
-    error: ApiError, kind: Resource, plural: str, verb: str, namespace: str | None, note: str, name: str
-) -> Unreadable:
-    who = match[1] if (match := re.search(r'User "([^"]+)"', error.message)) else UNKNOWN_ACCOUNT
-    where = f"in namespace {namespace}" if namespace else "in all namespaces" if kind.namespaced else "in the cluster"
-    group = f".{kind.group}" if kind.group else ""
-    resource = f"{kind.plural}{group}{plural.removeprefix(kind.plural)}"
-    # A role for all Secrets of a namespace would include the passwords of desktops.
-    only = name if kind is SECRETS else ""
-    return Unreadable(
-        note,
-        f"{who} may not {verb} {plural} {where}.",
-        f"Create this role, and bind it to {who}.",
-        grant_commands("vdi-doctor", who, verb, resource, namespace=namespace or "", resource_name=only),
-    )
+        await self.attempt(PODS, read, namespace=namespace, subresource="/log")

@@ -1,19 +1,19 @@
 """Fixes of `vdi doctor --fix`: for a code, the change to the object of its finding. Pure.
 
-A fix loses nothing that is not created again at once. A remedy stays with a person when it costs work or files, needs
+A fix deletes nothing. A remedy stays with a person when it costs work or files, needs
 a decision (an image, a domain), or would be reverted by the next `helm upgrade`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.references import observe_gpus, open_modes
 from vdi.findings.model import Finding
 from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
 from vdi.gpu.sharing.findings import find
-from vdi.kinds import ROUTES, TEMPLATES
-from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, SERVICES, Resource
+from vdi.kinds import TEMPLATES
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, Resource
+from vdi.snapshot.model import Raw, Snapshot
 
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2
@@ -28,8 +28,8 @@ class Fix:
 
     resource: Resource
     words: str
-    # The object as it is -> as it shall be. None: deleted; unchanged: a person has to fix it.
-    change: Callable[[Raw, Snapshot], Raw | None]
+    # The object as it is -> as it shall be; unchanged: a person has to fix it.
+    change: Callable[[Raw, Snapshot], Raw]
 
     def place(self, finding: Finding) -> tuple[str | None, str]:
         """Namespace and name of the finding's object."""
@@ -41,10 +41,6 @@ def fix_for(finding: Finding) -> Fix | None:
     """The fix of this finding; None: a person has to fix it."""
     fix = FIXES.get(finding.code)
     return fix if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/") else None
-
-
-def _delete(_there: Raw, _snapshot: Snapshot) -> None:
-    return None
 
 
 def _restart(there: Raw, snapshot: Snapshot) -> Raw:
@@ -112,8 +108,6 @@ FIXES: Mapping[str, Fix] = {
     "local_path_mode_wrong": Fix(
         CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; existing folders keep their mode", _open_volumes
     ),
-    "route_host_mismatch": Fix(ROUTES, "deletes the route; the operator creates it again correctly", _delete),
-    "service_without_endpoints": Fix(SERVICES, "deletes the Service; the operator creates it again correctly", _delete),
     "encoder_obsolete": Fix(
         TEMPLATES,
         "sets h264enc in a template that does not belong to a Helm release; for desktops that start from now on",

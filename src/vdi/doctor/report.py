@@ -10,15 +10,16 @@ from typing import Any
 import msgspec
 
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.check import Code
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.network import enforcement_note
 from vdi.doctor.checks.run import CHECKS
 from vdi.doctor.codes import CODES
+from vdi.doctor.codes.control_plane import RELEASE_DIFFERS
 from vdi.doctor.fixes import FIXES
 from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Severity, roots
 from vdi.findings.render import Report, count_findings
+from vdi.snapshot.check import Code
+from vdi.snapshot.model import Snapshot
 
 KEY = "findings.json"
 
@@ -33,8 +34,9 @@ def explain_code(code: Code) -> list[str]:
     ]
     if code.code in FIXES:
         lines.append(f"- **`--fix`**: {FIXES[code.code].words}.")
-    if code.follows:
-        lines.append(f"- **Causes**: {', '.join(code.follows)}")
+    # What Helm installed may be the cause of nearly all.
+    if causes := [cause for cause in code.follows if cause != RELEASE_DIFFERS]:
+        lines.append(f"- **Causes**: {', '.join(causes)}")
     return lines
 
 

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from vdi.findings.model import Finding, Severity, fails, roots, worst
 from vdi.printable import escape as escape_text
-from vdi.printable import shorten
+from vdi.printable import shorten_middle
 
 # So many findings of one code under one cause are shown in full; of more, only their number.
 _ALIKE = 3
@@ -116,7 +116,7 @@ def _lines(finding: Finding, *, verbose: bool) -> Iterator[str]:
             if value:
                 yield from _wrapped(f"{name}: {value}", f"{indent}  ")
         for line in finding.evidence:
-            yield from _wrapped(line if verbose else shorten(line, _EVIDENCE), f"{indent}  | ")
+            yield from _wrapped(line if verbose else shorten_middle(line, _EVIDENCE), f"{indent}  | ")
         yield from _remedy_lines(finding, indent)
     yield ""
 
@@ -133,7 +133,8 @@ def _remedy_lines(finding: Finding, indent: str) -> Iterator[str]:
     for command in remedy.commands:
         yield f"{indent}  $ {command}"
     if finding.remedy_url:
-        yield f"{indent}  ? {finding.remedy_url}"
+        # The page is part of a source checkout; the command says the same wherever it is installed.
+        yield f"{indent}  ? vdi doctor --explain {finding.code}"
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

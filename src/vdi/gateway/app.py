@@ -224,7 +224,9 @@ def build_gateway(
     )
     api, portal = Api(services), Portal(services)
     diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
-    health = Health(context, edge.problems, (login.external_problems, edge.external_problems))
+    health = Health(
+        context, edge.problems, (login.external_problems, edge.external_problems, notices.external_problems)
+    )
     return Gateway(
         context=context,
         audit=audit,

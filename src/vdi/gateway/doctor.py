@@ -12,7 +12,6 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Gauge
 
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.collect import collect
 from vdi.doctor.report import BadRecordError, Record, read_record, summarize
@@ -23,6 +22,7 @@ from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import KubeError
 from vdi.kube.resource import CONFIG_MAPS
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope
 
 log = logging.getLogger(__name__)
 # Seconds between two reads of the record: the CronJob runs every few minutes.

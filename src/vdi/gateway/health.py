@@ -20,19 +20,13 @@ from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.database_wait import WAITING
 from vdi.gateway.edge.tokens import LEEWAY
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.process import CHALLENGE, MetricsToken
+from vdi.process import CHALLENGE, MetricsToken, TroubleLog
 
 # Seconds that database and Redis have to respond: less than the kubelet waits for our response.
 _PATIENCE = 2.0
 
-# Seconds between two checks for the log. The second check in a row that finds a problem logs it, since a gateway that
-# starts lacks some things for a moment; then every twelfth one, since `vdi doctor` reads only the last lines.
-_LOOK_EVERY = 5.0
-_LASTING, _AGAIN = 2, 12
 # Characters of a server's message in a trouble.
 _LONGEST = 300
-# Beginnings of log lines that `vdi doctor` looks for.
-TROUBLE, OVER = "trouble: ", "no trouble any more: "
 # Dependencies by the name of their trouble, as the metric names them.
 _DEPENDENCIES = {"database": "database", "shared state": "redis", "single sign-on": "oidc"}
 
@@ -72,19 +66,14 @@ class Health(Component):
 
     async def run(self) -> None:
         """Log what is missing, repeatedly, and once that it is back."""
-        looks: dict[str, int] = {}
+        lasting = TroubleLog(log)
         while True:
-            found = {trouble.partition(":")[0]: trouble for trouble in await self.all_troubles()}
+            found = await self.all_troubles()
+            names = {trouble.partition(":")[0] for trouble in found}
             for name, label in _DEPENDENCIES.items():
-                self._context.metrics.dependency_up.labels(label).set(name not in found)
-            for name in [name for name in looks if name not in found]:
-                if looks.pop(name) >= _LASTING:
-                    log.warning("%s%s", OVER, name)
-            for name, words in found.items():
-                looks[name] = looks.get(name, 0) + 1
-                if looks[name] % _AGAIN == _LASTING:
-                    log.warning("%s%s", TROUBLE, words)
-            await asyncio.sleep(_LOOK_EVERY)
+                self._context.metrics.dependency_up.labels(label).set(name not in names)
+            lasting.note(found)
+            await asyncio.sleep(TroubleLog.LOOK_SECONDS)
 
     def _own(self) -> Iterator[str]:
         if self._context.stopping.is_set():

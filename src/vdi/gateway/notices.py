@@ -13,7 +13,7 @@ import re
 import ssl
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
@@ -114,9 +114,15 @@ class Notices(Component):
         # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS, DatabaseUnavailableError.
         sinks = {"webhook": (self._settings.webhook_url, self._post), "email": (self._settings.smtp_url, self._mail)}
         self._sinks = {name: send for name, (url, send) in sinks.items() if url}
+        # By sink, why the last notice was not sent.
+        self._refusals: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: Counter[str] = Counter()
         self._parallel = asyncio.Semaphore(_PARALLEL)
+
+    async def external_problems(self) -> Sequence[str]:
+        """Servers that refused the last notice, for the log and the doctor."""
+        return [f"{sink}: {why}" for sink, why in self._refusals.items()]
 
     async def run(self) -> None:
         if not self._sinks:
@@ -162,10 +168,12 @@ class Notices(Component):
                 async with self._parallel:
                     if is_ours and await send(notice, context.clock()):
                         self._count(sink, "sent").inc()
+                        self._refusals.pop(sink, None)
                 return
             except (*HTTP_ERRORS, DatabaseUnavailableError) as error:
                 outcome = "failed" if pause else "dropped"
                 self._count(sink, outcome).inc()
+                self._refusals[sink] = reason_of(error)
                 log.warning("%s: %s (%s): %s: %s", sink, notice.id, notice.kind, outcome, reason_of(error))
             if pause:
                 await asyncio.sleep(pause)

@@ -25,12 +25,13 @@ from vdi.cluster.units import parse_duration
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, refused_by_cluster
 from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
-from vdi.gateway.film_limits import FilmLimits, run_start
+from vdi.gateway.film_limits import FULL, NO_STORAGE, FilmLimits, run_start
 from vdi.gateway.film_storage import FilmBucket, FilmFolder
 from vdi.gateway.in_flight import OpenFilms
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
+from vdi.http_client import reason_of
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
 from vdi.session.naming import FILM_REFUSED
@@ -65,6 +66,8 @@ class Recordings:
         self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenFilms()
+        # Why the last piece of a film could not be stored; empty: it was.
+        self.trouble = ""
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
@@ -83,6 +86,7 @@ class Recordings:
         if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
         if why := await self._limits.refuse(session):
+            self.trouble = why if why in (NO_STORAGE, FULL) else self.trouble
             await self._mark(session, why)
             raise ValueError(why)
         try:
@@ -131,7 +135,14 @@ class Recordings:
         known = await self._store.get(name)
         start = max(known.size_bytes if known else 0, piece.offset)
         rest = answer.body[start - piece.offset :]
-        size = await self._storage.put(name, start, rest) if rest and self._storage else start
+        size = start
+        if rest and self._storage:
+            try:
+                size = await self._storage.put(name, start, rest)
+            except OSError as error:
+                self.trouble = reason_of(error)
+                raise
+            self.trouble = ""
         grown = size - (known.size_bytes if known else 0)
         await self._limits.spend(session, grown, is_new=known is None)
         longest = await self._limits.longest(session, known.seconds if known else 0.0)

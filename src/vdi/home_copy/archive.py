@@ -10,14 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import BinaryIO, TypeVar, cast
 
 import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.cluster.objects import Node, PersistentVolumeClaim, Pod
-from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.components import operators_among
 from vdi.home_copy.pod import (
     CHUNK_BYTES,
     ENDED,
@@ -43,6 +42,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
 from vdi.session.naming import Identity
 from vdi.session.prepull import can_run
+from vdi.snapshot.objects import WorkloadObject
 
 _GZIP = b"\x1f\x8b"
 _MAGIC = slice(257, 262)
@@ -324,9 +324,8 @@ async def find_nodes(run: CopyRun, template: VDITemplate) -> tuple[str, ...]:
 async def _read_gpu_resource(run: CopyRun) -> str:
     """The setting of the operator whose sessions these are; the default where its Deployment is not seen."""
     try:
-        deployments = await run.client.list(DEPLOYMENTS, into=dict[str, Any])
+        deployments = await run.client.list(DEPLOYMENTS, into=WorkloadObject)
     except Forbidden:
         deployments = []
-    snapshot = Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments})
-    own = [operator for operator in find_operators(snapshot) if run.namespace in operator.watches]
+    own = [operator for operator in operators_among(deployments) if run.namespace in operator.watches]
     return (own[0].settings if own else ClusterSettings()).gpu_resource

@@ -18,7 +18,6 @@ from vdi.cluster.explain import IMAGE_CODES
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import PodReason
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding
@@ -35,6 +34,7 @@ from vdi.session.conditions import ADMITTED, POD_READY
 from vdi.session.credentials import direct_table, direct_token
 from vdi.session.naming import secret_name
 from vdi.session.streaming import generation
+from vdi.snapshot.model import Scope
 
 USER = "template-try@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port

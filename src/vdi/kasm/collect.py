@@ -6,19 +6,15 @@ limit.
 
 import asyncio
 import json
-import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, grant_commands
-from vdi.findings.model import Remedy
 from vdi.helm.discovery import api_versions
 from vdi.helm.errors import HelmUnavailableError
 from vdi.helm.run import find_helm
@@ -26,9 +22,9 @@ from vdi.http_client import HTTP_ERRORS, TIMEOUTS, certificate_error, open_clien
 from vdi.kasm.generations.model import HEALTH_PATH
 from vdi.kasm.preflight.checks import find_installed
 from vdi.kasm.preflight.entry import HTTPS, RDP
-from vdi.kasm.preflight.facts import Answer, Facts, Probe, Resolution, Tool, Unreadable, node_addresses
+from vdi.kasm.preflight.facts import Answer, Facts, Probe, Resolution, Tool, node_addresses
 from vdi.kasm.validate import Installation, Release, hostname_of
-from vdi.kube.errors import ApiError, BadRequest, Forbidden, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import ApiError
 from vdi.kube.resource import (
     CLAIMS,
     DAEMON_SETS,
@@ -45,6 +41,7 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
+from vdi.snapshot.reader import Reader
 
 _CONNECT_SECONDS = 2.0
 _HTTP_SECONDS = 10.0
@@ -154,67 +151,24 @@ _OF_NAMESPACE = (DEPLOYMENTS, STATEFUL_SETS, JOBS, PODS, SERVICES, ENDPOINT_SLIC
 _ADDRESSES_ASKED = 20
 
 
-@dataclass
-class Reading:
-    """Objects read so far, and the kinds that could not be read."""
-
-    client: Client
-    objects: dict[str, list[Object]] = field(default_factory=dict)
-    unread: dict[str, Unreadable] = field(default_factory=dict)
-
-    async def all_of(self, kind: Resource, namespace: str | None = None) -> None:
-        async def read() -> None:
-            self.objects[kind.plural] = await self.client.list(kind, namespace=namespace, into=dict)
-
-        await self._attempt("list", kind, namespace, read)
-
-    async def one(self, kind: Resource, name: str) -> None:
-        """One object; that it is not there is known then."""
-
-        async def read() -> None:
-            self.objects[kind.plural] = [await self.client.get(kind, name, into=dict)]
-
-        await self._attempt("get", kind, None, read)
-
-    async def releases(self, namespace: str) -> tuple[Release, ...]:
-        """Revisions of Helm releases, by the labels of their Secrets."""
-        found: list[Release] = []
-
-        async def read() -> None:
-            for secret in await self.client.list(
-                SECRETS, namespace=namespace, label_selector="owner=helm", into=_OnlyLabels
-            ):
-                labels = secret.metadata.labels
-                found.append(Release(labels.get("name", ""), int(labels.get("version", "0")), labels.get("status", "")))
-
-        await self._attempt("list", SECRETS, namespace, read)
-        return tuple(found)
-
-    async def _attempt(
-        self, verb: str, kind: Resource, namespace: str | None, read: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Read, or note why not."""
-        what = f"{kind.plural}.{kind.group}" if kind.group else kind.plural
-        try:
-            await read()
-        except NotFound:
-            return
-        except Forbidden as error:
-            self.unread[kind.plural] = _forbidden(error, verb, what, namespace)
-        except (ServerError, TooManyRequests, BadRequest) as error:
-            words = f"{what} cannot be read: {error.message}"
-            self.unread[kind.plural] = Unreadable(words, Remedy("Try again in a moment."))
+def _reader(client: Client) -> Reader:
+    """A reader of whole objects: the checklists quote fields of any kind."""
+    return Reader(client, "vdi-kasm", decode=lambda _, item: msgspec.json.decode(item))
 
 
-def _forbidden(error: ApiError, verb: str, what: str, namespace: str | None) -> Unreadable:
-    """The missing permission, its account, and the commands that grant it."""
-    match = re.search(r'User "([^"]+)"', error.message)
-    who = match[1] if match else UNKNOWN_ACCOUNT
-    where = f" in namespace {namespace}" if namespace else ""
-    commands = grant_commands("vdi-kasm", who, verb, what, namespace=namespace or "")
-    return Unreadable(
-        f"{who} may not {verb} {what}{where}.", Remedy(f"Create this role, and bind it to {who}.", commands)
-    )
+async def _releases(reader: Reader, namespace: str) -> tuple[Release, ...]:
+    """Revisions of Helm releases, by the labels of their Secrets."""
+    releases: list[Release] = []
+
+    async def read() -> None:
+        for secret in await reader.client.list(
+            SECRETS, namespace=namespace, label_selector="owner=helm", into=_OnlyLabels
+        ):
+            labels = secret.metadata.labels
+            releases.append(Release(labels.get("name", ""), int(labels.get("version", "0")), labels.get("status", "")))
+
+    await reader.attempt(SECRETS, read, verb="list", namespace=namespace)
+    return tuple(releases)
 
 
 class _Labels(msgspec.Struct):
@@ -232,7 +186,7 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str) ->
 
     Without a host name none is looked up.
     """
-    reading = Reading(client)
+    reading = _reader(client)
     at_once = asyncio.gather(read_tools(), resolve(hostname))
     await asyncio.gather(
         *(reading.all_of(kind) for kind in _OF_CLUSTER),
@@ -251,10 +205,10 @@ async def collect_validate(client: Client, *, namespace: str, hostname: str, con
     Without a host name the one that leads to it is taken; `connect` is ADDRESS:PORT to go to in the place of what the
     name resolves to.
     """
-    reading = Reading(client)
+    reading = _reader(client)
     kinds = [*_OF_NAMESPACE, *([_INGRESS_ROUTES] if await _knows_routes(client) else [])]
     _, releases = await asyncio.gather(
-        asyncio.gather(*(reading.all_of(kind, namespace) for kind in kinds)), reading.releases(namespace)
+        asyncio.gather(*(reading.all_of(kind, namespace) for kind in kinds)), _releases(reading, namespace)
     )
     found = Installation(objects=reading.objects, unread=reading.unread, namespace=namespace, releases=releases)
     installed = find_installed(found, namespace)

@@ -15,7 +15,6 @@ from vdi.kasm.preflight.checks import Installed, find_installed, release_of
 from vdi.kasm.preflight.facts import (
     Answer,
     Facts,
-    Unreadable,
     addresses_of,
     condition_of,
     is_ready,
@@ -23,6 +22,7 @@ from vdi.kasm.preflight.facts import (
     listed,
     unreadable_finding,
 )
+from vdi.snapshot.model import Unreadable
 
 Object = dict[str, Any]
 
@@ -413,7 +413,9 @@ def web_line(found: Installation) -> Finding:
     expected, answer = f"200 from https://{found.hostname or 'HOST'}{HEALTH_PATH}", found.web
     if answer is None:
         remedy = Remedy("Set it: vdi kasm validate --hostname.")
-        return unreadable_finding("web-ui", expected, Unreadable("Nothing configures the host name of Kasm.", remedy))
+        return unreadable_finding(
+            "web-ui", expected, Unreadable("web-ui", "Nothing configures the host name of Kasm.", remedy)
+        )
     trust = "" if answer.trusted else ", with a certificate that this machine does not trust"
     observed = f"{answer.status}{trust}" if answer.status else f"no response: {answer.problem}"
     line, diagnose = partial(item, "web-ui", expected, observed), f"vdi kasm diagnose --namespace {found.namespace}"

@@ -141,7 +141,7 @@ class Health:
                 yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
-        yield from (key.problem for key in self._keys if key.problem)
+        yield from (f"keys: {key.problem}" for key in self._keys if key.problem)
 
     def serve(self, host: str, port: int) -> AbstractAsyncContextManager[int]:
         """Serve while the context lasts; see `serve_pages`."""

@@ -23,7 +23,7 @@ from vdi.operator.health import Health
 from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY, ReleaseKey
 from vdi.operator.wiring import OperatorContext, Wiring, build_wiring
-from vdi.process import MetricsToken, stop_on_signals
+from vdi.process import MetricsToken, TroubleLog, stop_on_signals
 from vdi.settings import Settings
 from vdi.version import user_agent
 
@@ -100,12 +100,19 @@ class Runtime:
         """
         async with self._lease_client, self._client, asyncio.TaskGroup() as group:
             work = [*(reflector.run() for reflector in self._caches.reflectors), self._recorder.run()]
+            work.append(self._log_troubles())
             tasks = [group.create_task(one) for one in work]
             if await self._wait_until_synced(stop):
                 on_ready()
                 await self._run_election(stop)
             for task in tasks:
                 task.cancel()
+
+    async def _log_troubles(self) -> None:
+        lasting = TroubleLog(log)
+        while True:
+            lasting.note(self._health.troubles())
+            await asyncio.sleep(TroubleLog.LOOK_SECONDS)
 
     async def _wait_until_synced(self, stop: asyncio.Event) -> bool:
         """Wait for the first list of every kind, and log which are missing; False when stopped before."""

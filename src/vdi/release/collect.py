@@ -15,9 +15,7 @@ import msgspec
 
 from vdi.api.meta import API_VERSION, ObjectMeta
 from vdi.cluster.objects import Node
-from vdi.diagnosis.certificate import read_certificate
-from vdi.diagnosis.snapshot import Certificate, Snapshot
-from vdi.doctor.objects.components import find_traefiks
+from vdi.doctor.objects.components import Workload, traefiks_among
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.discovery import Kinds, api_versions, may, server_version
@@ -30,7 +28,10 @@ from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES,
 from vdi.kube.transport import Client
 from vdi.release.chart import Chart
 from vdi.release.diff import Object, crds_of, is_hook, losses
-from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable, settings_of
+from vdi.release.facts import Facts, ForeignObject, Refusal, settings_of
+from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.model import Certificate, Unreadable
+from vdi.snapshot.objects import WorkloadObject
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # Rights that Helm needs for each object of a release.
@@ -62,7 +63,11 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     crds = await collector.crds(desired)
     # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such objects.
     extended = {crd["spec"]["names"]["kind"] for crd in desired if losses([crd], crds)}
-    workloads = {kind.plural: await collector.try_list(kind, dict[str, Any]) for kind in (DEPLOYMENTS, DAEMON_SETS)}
+    workloads = [
+        Workload(kind.kind.lower(), workload)
+        for kind in (DEPLOYMENTS, DAEMON_SETS)
+        for workload in await collector.try_list(kind, WorkloadObject)
+    ]
     return Facts(
         helm=helm,
         chart=chart,
@@ -78,7 +83,7 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
         unknown=frozenset(kind for kind, resource in collector.resources.items() if resource is None),
         lacking=await collector.lacking(objects),
         nodes=tuple(await collector.try_list(NODES, Node)),
-        traefiks=find_traefiks(Snapshot(taken_at="1970-01-01T00:00:00Z", objects=workloads)),
+        traefiks=traefiks_among(workloads),
         traefik_known=await collector.kinds.find("traefik.io/v1alpha1", "IngressRoute") is not None,
         classes=tuple(await collector.try_list(STORAGE_CLASSES, dict[str, Any])),
         secrets=secrets,
@@ -157,7 +162,7 @@ class _Collector:
         except NotFound:
             return None
         except Forbidden as error:
-            self.unread.append(Unreadable("namespaces", error.message, name))
+            self.unread.append(Unreadable(f"namespaces {name}", error.message))
             return {"metadata": {"name": name}}
 
     async def try_list(self, resource: Resource, into: Any) -> list[Any]:
@@ -177,7 +182,7 @@ class _Collector:
             except NotFound:
                 continue
             except Forbidden as error:
-                self.unread.append(Unreadable(CRDS.plural, error.message, crd["metadata"]["name"]))
+                self.unread.append(Unreadable(f"{CRDS.plural} {crd['metadata']['name']}", error.message))
         return tuple(found)
 
     async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
@@ -252,7 +257,7 @@ class _Collector:
         try:
             found = await self._client.list(SECRETS, namespace=namespace, into=_Secret)
         except Forbidden as error:
-            self.unread.append(Unreadable(SECRETS.plural, error.message, namespace))
+            self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}", error.message))
             return None
         return {secret.metadata.name: frozenset(secret.data or ()) for secret in found}
 
@@ -267,7 +272,7 @@ class _Collector:
             except NotFound:
                 found.append(Certificate(namespace=namespace, secret=name, problem="missing"))
             except KubeError as error:
-                self.unread.append(Unreadable(SECRETS.plural, str(error), f"{namespace}/{name}"))
+                self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}/{name}", str(error)))
         return tuple(found)
 
 

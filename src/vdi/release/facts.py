@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from vdi.cluster.objects import Node
-from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Remedy
 from vdi.helm.arguments import Place
@@ -21,6 +20,7 @@ from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.chart import Chart, image_reference
 from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
+from vdi.snapshot.model import Certificate, Unreadable
 
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -35,20 +35,6 @@ class Refusal(NamedTuple):
     # `Forbidden`, `Invalid`, ...
     reason: str
     message: str
-
-
-class Unreadable(NamedTuple):
-    """Something that could not be looked at."""
-
-    # Plural of the kind.
-    kind: str
-    message: str
-    # One object, or those of one namespace; empty: all.
-    name: str = ""
-
-    @property
-    def text(self) -> str:
-        return f"{self.kind} {self.name}: {self.message}" if self.name else f"{self.kind}: {self.message}"
 
 
 class ForeignObject(NamedTuple):
@@ -112,6 +98,7 @@ class Facts:
     refusals: tuple[Refusal, ...] = ()
     # Objects that Helm would refuse to take into the release.
     foreign: tuple[ForeignObject, ...] = ()
+    # By plural, of one object or namespace with its name behind it.
     unread: tuple[Unreadable, ...] = ()
 
     @property
@@ -120,7 +107,7 @@ class Facts:
 
     def is_unread(self, kind: str) -> bool:
         """Whether objects of this kind could not be listed."""
-        return any(unread.kind == kind and not unread.name for unread in self.unread)
+        return any(unread.kind == kind for unread in self.unread)
 
     @cached_property
     def before(self) -> Revision | None:

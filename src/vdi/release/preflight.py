@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from vdi.cluster.units import parse_time
-from vdi.diagnosis.certificate import covers
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
 from vdi.helm.run import parse_version
@@ -23,6 +22,7 @@ from vdi.release.facts import (
     unmatched_selectors,
     unpullable,
 )
+from vdi.snapshot.certificate import covers
 
 # CEL rules of CRDs and ValidatingAdmissionPolicies are stable from there on (requirement E8).
 OLDEST_KUBERNETES = (1, 30)
@@ -41,8 +41,7 @@ def run_checks(facts: Facts, now: datetime, *, upgrading: bool) -> list[Finding]
     checks = (*_CHECKS, _upgradable if upgrading else _installable)
     found = [finding for check in checks for finding in check(facts, now)]
     for unread in facts.unread:
-        name = f" {unread.name}" if unread.name else ""
-        message = f"Not checked: {unread.kind}{name}: {unread.message}"
+        message = f"Not checked: {unread.kind}: {unread.words}"
         found.append(Finding(code="readable", severity=Severity.UNKNOWN, message=message))
     return found
 

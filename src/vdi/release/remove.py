@@ -15,8 +15,7 @@ import msgspec
 from vdi.api.meta import GROUP, ObjectMeta
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope
-from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.components import Operator, find_operators
+from vdi.doctor.objects.components import Operator, operators_among
 from vdi.helm import arguments
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmFailedError, HelmInterruptedError
@@ -34,6 +33,7 @@ from vdi.release.facts import settings_of
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
+from vdi.snapshot.objects import WorkloadObject
 
 _FORCED_AFTER = 60.0
 _POLL_SECONDS = 0.3
@@ -93,8 +93,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     objects = tuple(revision.objects()) if revision else ()
     where = (settings_of(objects) if objects else Settings()).namespaces
     sessions = await _known(client.list(SESSIONS, into=VDISession))
-    deployments = await client.list(DEPLOYMENTS, into=Object)
-    operators = find_operators(Snapshot(taken_at="1970-01-01T00:00:00Z", objects={"deployments": deployments}))
+    operators = operators_among(await client.list(DEPLOYMENTS, into=WorkloadObject))
     made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
     reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object)
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]

@@ -9,7 +9,7 @@ import pytest
 from unit.cli.conftest import Vdi
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_kasm import KASM_FAULTS
-from vdi.diagnosis.snapshot import save
+from vdi.snapshot.model import save
 
 WITH_FINDINGS = ["doctor", "kasm diagnose", "kasm values check"]
 COMMANDS = [*WITH_FINDINGS, "gpu verify", "install", "kasm preflight", "kasm validate", "template try", "upgrade"]

@@ -8,19 +8,18 @@ import msgspec
 from vdi.api.crd import build_crds
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.diagnosis.snapshot import Certificate, Scope, Snapshot, Unreadable
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE
-from vdi.doctor.objects.sanitize import sanitize
 from vdi.findings.model import Finding, roots
 from vdi.session.children import build_home, build_pod, build_route, build_service
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity
+from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
+from vdi.snapshot.objects import Objects, convert_object
 
 Object = dict[str, Any]
-CRDS = [sanitize("customresourcedefinitions", crd) for crd in build_crds()]
+CRDS = build_crds()
 NOW = "2026-11-20T12:00:00Z"
 BEGAN = "2026-11-20T11:00:00Z"
 READY = "2026-11-20T11:00:05Z"
@@ -29,7 +28,7 @@ SETTINGS = ClusterSettings(domain="vdi.example.com", tls_secret="wildcard")
 SPACE = "vdi-sessions"
 POD = "vdi-operator-7d-abc"
 PLURALS = (
-    "pods leases storageclasses clusterroles clusterrolebindings roles rolebindings vditemplates vdisessions "
+    "pods leases storageclasses vditemplates vdisessions "
     "ingressroutes services endpointslices persistentvolumeclaims events persistentvolumes middlewares clusterpolicies "
     "daemonsets runtimeclasses configmaps networkpolicies secrets serverstransports vdipools certificates ingresses"
 )
@@ -41,7 +40,7 @@ class Cluster:
 
     def __init__(self, sessions: int = 1) -> None:
         self.objects: dict[str, list[Object]] = {plural: [] for plural in PLURALS.split()}
-        self.objects["customresourcedefinitions"] = copy.deepcopy(CRDS)
+        self.objects["customresourcedefinitions"] = list(copy.deepcopy(CRDS))
         template = {"image": "registry.example.com/desktop:1", "resources": {"defaultGPU": 0}}
         self.add("vditemplates", {"name": "ubuntu-desktop", "generation": 1}, spec=template)
         self.objects["nodes"] = [_node("node-1")]
@@ -51,14 +50,9 @@ class Cluster:
         self.add("leases", {"name": LEASE, "namespace": SPACE}, spec=lease)
         volumes = {"provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
         self.add("storageclasses", {"name": "local-path"}, **volumes)
-        subjects = [{"kind": "ServiceAccount", "name": "vdi-operator", "namespace": "kasm"}]
-        for kind, rights in (("Role", IN_FIRST_NAMESPACE), ("ClusterRole", IN_CLUSTER)):
-            place = {"namespace": SPACE} if kind == "Role" else {}
-            role = {"kind": kind, "name": "vdi-operator"}
-            self.add(f"{kind.lower()}s", {"name": "vdi-operator", **place}, rules=rules_of(rights))
-            self.add(f"{kind.lower()}bindings", {"name": "vdi-operator", **place}, subjects=subjects, roleRef=role)
         self.logs: dict[str, list[str]] = {}
         self.unread: list[Unreadable] = []
+        self.differences: list[Difference] = []
         self.absent: list[str] = []
         names, begins, ends = ("*.vdi.example.com",), "2026-11-01T00:00:00Z", "2027-02-01T00:00:00Z"
         self.certificates = [Certificate(namespace=SPACE, secret="wildcard", names=names, begins=begins, ends=ends)]
@@ -218,14 +212,17 @@ class Cluster:
         return Snapshot(
             taken_at=NOW,
             scope=self.scope,
-            objects={
-                plural: [sanitize(plural, copy.deepcopy(one)) for one in objects]
-                for plural, objects in self.objects.items()
-            },
+            objects=Objects(
+                **{
+                    plural: [convert_object(plural, copy.deepcopy(one)) for one in objects]
+                    for plural, objects in self.objects.items()
+                }
+            ),
             absent=tuple(self.absent),
             unread=tuple(self.unread),
             logs=self.logs,
             certificates=tuple(self.certificates),
+            differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
@@ -304,11 +301,3 @@ def _volume(name: str, node: str) -> Object:
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
     affinity = {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}}
     return {"metadata": {"name": name}, "spec": {"nodeAffinity": affinity}}
-
-
-def rules_of(rights: frozenset[Right]) -> list[Object]:
-    """The rules of a Role that gives these rights."""
-    return [
-        {"apiGroups": [right.group], "resources": [right.resource], "verbs": [right.verb]}
-        for right in sorted(rights, key=str)
-    ]

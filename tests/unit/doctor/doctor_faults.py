@@ -16,7 +16,8 @@ from unit.doctor.doctor_builders import (
     meta_of,
     ready_condition,
 )
-from vdi.diagnosis.snapshot import Certificate, Unreadable
+from vdi.findings.model import Remedy
+from vdi.snapshot.model import Certificate, Difference, Unreadable
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
@@ -36,7 +37,7 @@ PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop
 @fault("crd_outdated")
 def template_kind_old(cluster: Cluster) -> None:
     crd = cluster.one("customresourcedefinitions", "vditemplates.vdi.kasm.io")
-    del crd["spec"]["versions"][0]["schema"]["properties"]["spec"]["properties"]["prePull"]
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["prePull"]
 
 
 @fault("operator_missing")
@@ -72,6 +73,14 @@ def second_operator(cluster: Cluster, **settings: str) -> None:
     for variable in second["spec"]["template"]["spec"]["containers"][0]["env"]:
         variable["value"] = settings.get(variable["name"], variable["value"])
     cluster.objects["deployments"].append(second)
+
+
+@fault("operator_troubled")
+def host_key_is_deleted(cluster: Cluster) -> None:
+    """Only the leader reads it, and says so in its log."""
+    cluster.without_pod()
+    line = "trouble: keys: the Secret kasm/vdi-host-key does not exist. Restore it from a backup"
+    cluster.logs[f"kasm/{POD}"] = [f'time=x level=warning logger=vdi.operator.runtime msg="{line}"']
 
 
 @fault("operator_stuck")
@@ -125,7 +134,23 @@ def _failures(cluster: Cluster, reason: str, count: int) -> Object:
 @fault("not_readable")
 def routes_forbidden(cluster: Cluster) -> None:
     del cluster.objects["ingressroutes"]
-    cluster.unread.append(Unreadable("ingressroutes", "bob may not list ingressroutes.", "kubectl create role ..."))
+    cluster.unread.append(
+        Unreadable("ingressroutes", "bob may not list ingressroutes.", Remedy("kubectl create role ..."))
+    )
+
+
+def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", expected: str = "") -> None:
+    """An object of the operator's release is missing, or someone has changed this field."""
+    operator = cluster.one("deployments", "vdi-operator")["metadata"]
+    operator["annotations"] = {"meta.helm.sh/release-name": "vdi"}
+    operator["labels"] = {"app.kubernetes.io/component": "operator"}
+    changed = {"field": field, "observed": observed, "expected": expected, "manager": "kubectl-edit", "time": OLD}
+    rollback = "helm rollback vdi 3 --namespace kasm"
+    cluster.differences.append(
+        Difference(
+            object=name, release="kasm/vdi", rollback=rollback, component="operator", **(changed if field else {})
+        )
+    )
 
 
 # Infrastructure
@@ -239,6 +264,15 @@ def pending_claim(cluster: Cluster) -> Object:
     return claim
 
 
+@fault("provisioner_silent")
+def provisioner_scaled_to_0(cluster: Cluster) -> None:
+    """Reported at once: the claim is seconds old."""
+    pending_claim(cluster)["metadata"]["creationTimestamp"] = JUST_NOW
+    local_path(cluster, SETUP.format("0777"))
+    provisioner = cluster.one("deployments", "local-path-provisioner")
+    provisioner["spec"]["replicas"], provisioner["status"] = 0, {}
+
+
 @fault("storage_class_missing")
 def class_gone(cluster: Cluster) -> None:
     pending_claim(cluster)
@@ -316,6 +350,17 @@ def _route(name: str, code: str, spec: Object | None = None, **rule: Any) -> Non
 
 
 _route("route_of_another_host", "route_host_mismatch", match="Host(`bob.vdi.example.com`)")
+
+
+@fault("route_host_mismatch")
+def domain_of_the_operator_is_edited(cluster: Cluster) -> None:
+    """One finding for all sessions, whose routes and addresses agree."""
+    cluster.add_session("bob", "bob@example.com")
+    cluster.certificates = []
+    setting = next(one for one in cluster.operator_env if one["name"] == "VDI_DOMAIN")
+    setting["value"] = "desktops.example.org"
+
+
 _route("regexp_of_traefik_2", "route_host_mismatch", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
 _route("two_hosts_of_traefik_2", "route_host_mismatch", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
 _route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})
@@ -486,12 +531,16 @@ FAULTS.table(
         "two_releases_side_by_side",
         lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
     ),
-    ("operator_rights_missing", "role_cut", lambda cluster: cluster.one("roles")["rules"].pop()),
-    ("operator_rights_missing", "binding_gone", gone("clusterrolebindings")),
+    ("release_differs", "binding_gone", lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator")),
+    (
+        "release_differs",
+        "role_cut",
+        lambda cluster: differs(cluster, "role/vdi-sessions/vdi-operator", "rules[0].verbs", "[get]", "[get, list]"),
+    ),
     ("deletion_stuck", "finalizer_stays", put("vdisessions", "metadata.deletionTimestamp", OLD)),
     ("session_ignored", "no_one_looks", lambda cluster: cluster.without_pod()),
     ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),
-    ("check_failed", "nonsense_in_an_object", put("persistentvolumeclaims", "status", "Bound?")),
+    ("check_failed", "nonsense_in_an_object", put("nodes", "status.conditions.0.lastHeartbeatTime", "soon")),
     ("desktop_crashes", "crash_loop", lambda cluster: cluster.crashes(message="bye")),
     ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled", restarts=1)),
     ("provisioner_silent", "provisioner_says_nothing", pending_claim),

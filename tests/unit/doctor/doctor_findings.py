@@ -10,9 +10,9 @@ from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.run import run_checks
 from vdi.findings.model import Finding
+from vdi.snapshot.model import Snapshot
 
 ALL = Faults()
 ALL.update({**FAULTS, **GPU_FAULTS, **GATEWAY_FAULTS, **KASM_FAULTS, **UNEXPLAINED_FAULTS})

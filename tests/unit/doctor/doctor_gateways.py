@@ -7,7 +7,8 @@ import msgspec
 
 from unit.doctor.doctor_breaks import Faults, gone, put
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment, meta_of, ready_condition
-from vdi.diagnosis.snapshot import Unreadable
+from vdi.findings.model import Remedy
+from vdi.snapshot.model import Unreadable
 
 _PORTAL = "ingressroutes/vdi-gateway"
 _LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "gateway"}
@@ -120,7 +121,7 @@ def no_secret_to_sign_in_to_an_image(cluster: Cluster) -> None:
 def a_secret_that_the_doctor_may_not_read(cluster: Cluster) -> None:
     _office(cluster)
     cluster.drop("secrets")
-    cluster.unread.append(Unreadable("secrets@basicAuthSecret", "eve may not get secrets in namespace x.", ""))
+    cluster.unread.append(Unreadable("secrets@basicAuthSecret", "eve may not get secrets in namespace x.", Remedy("")))
 
 
 def _does_not_start(cluster: Cluster, *lines: str) -> None:
@@ -271,6 +272,13 @@ def the_operator_may_not_reach_the_api_server(cluster: Cluster) -> None:
 def node_is_ahead(cluster: Cluster) -> None:
     for condition in cluster.one("nodes")["status"]["conditions"]:
         condition["lastHeartbeatTime"] = "2026-11-20T12:02:00Z"
+
+
+@fault("clock_wrong")
+def lease_of_a_node_is_ahead(cluster: Cluster) -> None:
+    """Its conditions are minutes old, and so look well."""
+    spec = {"renewTime": "2026-11-20T12:01:00.000000Z"}
+    cluster.add("leases", {"name": "node-1", "namespace": "kube-node-lease"}, spec=spec)
 
 
 GATEWAY_FAULTS.table(

@@ -163,7 +163,27 @@ _HOMES, _PROTECTION, _BACKUP = "persistentvolumeclaims", "kubernetes.io/pvc-prot
 _HAS_HOME = "Template 'ubuntu-desktop' has a home. A pool needs one without."
 _VIRUS = condition("example.com/scanned", "False", "Infected", "The scanner found a virus.")
 _SILENT = "The operator cannot check whether the desktop is in use, so it does not count as idle."
+_RESIZE = condition("ResizePending", "True", "Deferred", "The node has no room for the new size.")
 UNEXPLAINED_FAULTS.table(
+    (
+        "unexplained_condition",
+        "film_of_a_desktop_fails",
+        lambda cluster: cluster.session["status"].update(
+            recording={"mode": "OnDemand", "state": "Failed", "message": "its recorder has ended"}
+        ),
+    ),
+    (
+        "unexplained_condition",
+        "film_that_the_template_promises_is_not_made",
+        lambda cluster: cluster.session["status"].update(
+            readyTime=BEGAN, recording={"mode": "Always", "state": "Off", "message": "the gateway does not store films"}
+        ),
+    ),
+    (
+        "unexplained_condition",
+        "new_size_waits_for_an_hour",
+        lambda cluster: cluster.session["status"]["conditions"].append(_RESIZE),
+    ),
     (
         "unexplained_event",
         "agent_of_a_desktop_is_silent",

@@ -3,11 +3,12 @@
 import pytest
 
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment
-from unit.doctor.doctor_faults import FAULTS
+from unit.doctor.doctor_faults import FAULTS, pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
-from vdi.diagnosis.redact import redact
+from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.doctor.checks.run import run_checks
 from vdi.findings.model import Finding, Severity, roots
+from vdi.snapshot.redact import redact
 
 KUBECTL = "kubectl --namespace vdi-sessions"
 RESTART = "vdi session restart alice-0 -n vdi-sessions"
@@ -38,6 +39,41 @@ def test_exec_format_error_names_the_architecture(waiting: str) -> None:
     assert finding.code == "desktop_cannot_start"
     assert "another architecture than the node's (arm64)" in finding.message
     assert finding.remedy.commands[0] == "kubectl get nodes --label-columns kubernetes.io/arch"
+
+
+def test_gpus_in_resource_slices_are_no_missing_driver() -> None:
+    cluster = GPU_FAULTS.broken("no_gpu_anywhere")
+    cluster.objects["resourceslices"] = [
+        {"metadata": {"name": "a"}, "spec": {"driver": "gpu.nvidia.com", "nodeName": "node-1"}}
+    ]
+    finding = root(cluster)
+    assert "only ResourceSlices: node-1" in finding.message
+    assert "driver, " not in finding.remedy.sentence
+    assert finding.remedy.sentence.startswith("Run NVIDIA's device plugin")
+
+
+def test_registry_without_tls_is_named_as_that() -> None:
+    cluster = Cluster()
+    cluster.waits("ErrImagePull", "failed to do request: http: server gave HTTP response to HTTPS client")
+    finding = root(cluster)
+    assert "speaks plain HTTP" in finding.message
+    assert "http://registry.example.com as its endpoint" in finding.remedy.sentence
+
+
+def test_value_that_cannot_be_used_is_to_be_corrected() -> None:
+    cluster = Cluster()
+    cluster.without_pod("InvalidSession", "spec.timeZone: 'Mars/Olympus' is not a known time zone.")
+    finding = root(cluster)
+    assert finding.remedy.sentence == "Correct the value that the message names."
+
+
+def test_slow_start_says_that_its_home_waits() -> None:
+    cluster = Cluster()
+    pending_claim(cluster)["metadata"]["creationTimestamp"] = JUST_NOW
+    cluster.pod["status"]["conditions"][0]["message"] = ""
+    cluster.pod["metadata"]["creationTimestamp"] = "2026-11-20T11:59:00Z"
+    findings = [finding for finding in cluster.findings() if finding.code == "start_slow"]
+    assert all("the wait for the volume of its home" in finding.message for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +256,7 @@ def test_previous_log_is_read_where_there_is_one() -> None:
 
 def test_bundle_hides_secrets_in_the_log_of_a_status() -> None:
     snapshot = redact(given_up("login: password=hunter2").snapshot())
-    (session,) = snapshot.raw("vdisessions")
+    (session,) = snapshot.objects.vdisessions
     assert "hunter2" not in str(session)
     assert run_checks(snapshot)
 
@@ -255,12 +291,9 @@ def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
     assert delete.replace(" delete ", " describe ") == shown or delete.replace(" delete ", " get ") in shown
 
 
-@pytest.mark.parametrize("kind", ["middlewares", "roles"])
-def test_hand_made_change_of_the_chart_is_upgraded_away(kind: str) -> None:
-    cluster = FAULTS.broken("middleware_gone") if kind == "middlewares" else Cluster()
-    if kind == "roles":
-        cluster.one("roles")["rules"] = []
-    assert root(cluster).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
+@pytest.mark.parametrize("name", ["middleware_gone", "role_cut", "binding_gone"])
+def test_hand_made_change_of_the_chart_is_upgraded_away(name: str) -> None:
+    assert root(FAULTS.broken(name)).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
 
 
 def test_runtime_class_in_the_template_ends_the_finding() -> None:

@@ -1,20 +1,24 @@
 """An API server that answers slowly, and one that takes connections and never answers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import chain, repeat
 
 import pytest
+import yaml
 
 from support.clock import FakeClock
-from vdi.diagnosis.snapshot import Scope
+from tools.generate import doctor_rules
 from vdi.doctor import collect as collector
 from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed
+from vdi.kube.resource import CONFIG_MAPS, JOBS
 from vdi.kube.transport import Client
+from vdi.snapshot.model import Scope
 
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 # Durations of the first requests: the first one opens the connection, all later ones take no time.
@@ -22,7 +26,7 @@ _REQUEST_SECONDS = (9.0, 0.05, 0.25)
 
 
 @asynccontextmanager
-async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
+async def api_server(clock: FakeClock | None, on_request: Callable[..., None] | None = None) -> AsyncIterator[Client]:
     """Finds nothing, after `_REQUEST_SECONDS` of this clock; None: never answers."""
 
     seconds = chain(_REQUEST_SECONDS, repeat(0.0))
@@ -42,8 +46,24 @@ async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with Client(ClusterConfig(f"http://127.0.0.1:{port}"), field_manager="doctor") as client:
+        async with Client(
+            ClusterConfig(f"http://127.0.0.1:{port}"), field_manager="doctor", on_request=on_request
+        ) as client:
             yield client
+
+
+async def test_chart_gives_the_doctor_what_it_reads_and_no_more() -> None:
+    requests: set[str] = set()
+
+    def note(_method: str, plural: str, *_: object) -> None:
+        requests.add(plural)
+
+    async with api_server(FakeClock(), on_request=note) as client:
+        await collect(client, Scope(), SYSTEM_CLOCK)
+    # Of these an empty cluster has no names: Jobs are listed beside a Kasm, ConfigMaps read where a workload names one.
+    requests |= {JOBS.plural, CONFIG_MAPS.plural}
+    rules = yaml.safe_load(re.sub(r"{{.*?}}", "", doctor_rules.FILE.read_text()))
+    assert {plural for rule in rules for plural in rule["resources"]} - {"pods/log"} == requests
 
 
 async def test_slowest_small_request_is_measured() -> None:

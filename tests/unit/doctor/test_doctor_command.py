@@ -8,7 +8,7 @@ import pytest
 from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import FAULTS
 from vdi.cli.main import main
-from vdi.diagnosis.snapshot import save
+from vdi.snapshot.model import save
 
 # What is typed after `vdi doctor --from`; gives the exit code, and what went to stdout and stderr.
 Run = Callable[..., tuple[int, str, str]]

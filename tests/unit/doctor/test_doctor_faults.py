@@ -17,13 +17,14 @@ from unit.doctor.doctor_gateways import GATEWAY_FAULTS, with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.doctor_unexplained import UNEXPLAINED_FAULTS
-from vdi.diagnosis.check import code_page
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Unreadable, load, save
 from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.data_plane import PROBES
-from vdi.findings.model import Severity, roots
+from vdi.findings.model import Remedy, Severity, roots
+from vdi.snapshot.check import code_page
+from vdi.snapshot.model import Unreadable, load, save
+from vdi.snapshot.objects import STRUCTS
+from vdi.snapshot.redact import redact
 
 
 @pytest.mark.parametrize("sessions", [0, 1, 3])
@@ -126,8 +127,10 @@ def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
 @pytest.mark.parametrize("kind", sorted({kind for check in CHECKS for kind in check.needs}))
 def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
     snapshot = Cluster().snapshot()
-    objects = {plural: found for plural, found in snapshot.objects.items() if plural != kind}
-    blind = msgspec.structs.replace(snapshot, objects=objects, unread=(Unreadable(kind, "You may not.", "ask"),))
+    objects = msgspec.structs.replace(snapshot.objects, **({kind: []} if kind in STRUCTS else {}))
+    blind = msgspec.structs.replace(
+        snapshot, objects=objects, unread=(Unreadable(kind, "You may not.", Remedy("ask")),)
+    )
     findings = run_checks(blind)
     assert {finding.severity for finding in findings} == {Severity.UNKNOWN}
     assert "Not checked: " in findings[0].message

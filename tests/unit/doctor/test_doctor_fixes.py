@@ -15,6 +15,8 @@ from vdi.gpu.sharing.changes import change_between, diff_lines
 ALL = Faults()
 ALL.update({**FAULTS, **GPU_FAULTS})
 NOT_SCALED_DOWN = "operator_not_ready"
+# The operator's setting is wrong, and the routes work.
+OF_THE_OPERATOR = "domain_of_the_operator_is_edited"
 FIXED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
 # Somebody else brings the effect about: a controller that restarts, the next desktop that starts.
 SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_class_unset"})
@@ -32,17 +34,24 @@ def broken(name: str) -> tuple[Cluster, Finding, Fix]:
 def test_a_fix_removes_its_finding_and_changes_one_object(name: str) -> None:
     cluster, finding, fix = broken(name)
     snapshot = cluster.snapshot()
-    namespace, object_name = fix.place(finding)
-    there = snapshot.find(fix.resource.plural, object_name, namespace or "")
-    assert there is not None, finding.object
+    _, object_name = fix.place(finding)
+    there = cluster.one(fix.resource.plural, object_name)
     step = change_between(fix.resource, there, fix.change(there, snapshot))
     assert step is not None, "nothing would be changed"
     assert diff_lines(step)
-    if step.after is None or finding.code in SEEN_LATER:
+    assert step.after is not None
+    if finding.code in SEEN_LATER:
         return
     cluster.drop(fix.resource.plural, object_name)
     cluster.objects[fix.resource.plural].append(dict(step.after))
     assert finding.key not in {finding.key for finding in run_checks(cluster.snapshot())}
+
+
+@pytest.mark.parametrize("name", [OF_THE_OPERATOR, "route_of_another_host", "no_one_behind_the_service"])
+def test_no_fix_and_no_remedy_deletes_what_may_work(name: str) -> None:
+    (finding,) = ALL.broken(name, sessions=2).findings()
+    assert fix_for(finding) is None
+    assert not any(" delete " in command for command in finding.remedy.commands)
 
 
 def test_every_fix_is_shown_by_a_fault() -> None:

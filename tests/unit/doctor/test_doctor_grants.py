@@ -1,6 +1,6 @@
 """The commands that give an account a right that it lacks."""
 
-from vdi.diagnosis.snapshot import UNKNOWN_ACCOUNT, grant_commands
+from vdi.snapshot.model import UNKNOWN_ACCOUNT, grant_commands
 
 
 def test_each_right_has_a_role_of_its_own_and_its_binding() -> None:

@@ -13,19 +13,20 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_kasm import KASM_FAULTS
 from unit.doctor.kasm_builders import PLACE, Kasm
 from vdi.cli.main import main
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import Scope, Snapshot, Unreadable, save
 from vdi.doctor.checks.run import rank, run_checks
 from vdi.doctor.report import make_report
-from vdi.findings.model import Severity, roots
+from vdi.findings.model import Remedy, Severity, roots
 from vdi.findings.render import as_text
 from vdi.kasm.diagnosis.chains import CHECKS, all_links
-from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm, parse_wait, read_wait
+from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm
 from vdi.kasm.generations import ALL
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import Generation
+from vdi.snapshot.model import Scope, Snapshot, Unreadable, save
+from vdi.snapshot.redact import redact
+from vdi.snapshot.waits import parse_wait, read_wait
 
 NOW = "2026-11-20T12:00:00Z"
 
@@ -72,17 +73,13 @@ def test_a_healthy_kasm_beside_an_operator_has_no_findings(generation: Generatio
     ],
 )
 def test_what_is_waited_for_is_read_from_the_command_line(line: str, address: str) -> None:
-    env = [
-        {"name": "POSTGRES_HOST", "value": "db.example"},
-        {"name": "POSTGRES_PORT", "value": "6432"},
-        {"name": "POSTGRES_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "x", "key": "y"}}},
-    ]
-    assert read_wait({"name": "x", "command": ["/bin/sh", "-c"], "args": [line], "env": env}) == address
+    environment = {"POSTGRES_HOST": "db.example", "POSTGRES_PORT": "6432", "POSTGRES_PASSWORD": ""}
+    assert read_wait(["/bin/sh", "-c", line], environment) == address
 
 
 @given(st.text(), st.lists(st.text()))
 def test_no_command_line_is_too_strange(line: str, words: list[str]) -> None:
-    address = read_wait({"name": "x", "command": [line], "args": words})
+    address = read_wait([line, *words], {})
     target = parse_wait(address)
     assert (target is None) is (address == "")
     assert target is None or target.host or target.scheme
@@ -193,7 +190,7 @@ def test_logs_are_read_of_containers_that_ended_or_do_not_answer() -> None:
 def test_free_capacity_needs_all_pods() -> None:
     cluster = KASM_FAULTS.broken("kasm_too_large", 0)
     assert "has 63.1 CPU left" in cluster.findings()[0].message
-    cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", "ask")]
+    cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", Remedy("ask"))]
     found = next(finding for finding in cluster.findings() if finding.code == "kasm_unschedulable")
     assert "left" not in found.message + " ".join(found.evidence)
 
@@ -269,8 +266,8 @@ def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]
     Kasm(cluster, A)
     cluster.objects.pop("services")
     cluster.unread = [
-        Unreadable("services", "You may not list services.", "ask"),
-        Unreadable("clusterroles", "No.", "ask"),
+        Unreadable("services", "You may not list services.", Remedy("ask")),
+        Unreadable("clusterroles", "No.", Remedy("ask")),
     ]
     code, out, _ = run(cluster)
     assert code == 3

@@ -1,30 +1,22 @@
 """What the doctor says of an operator that works in several namespaces of sessions."""
 
-import copy
-
 import msgspec
 import pytest
 
-from unit.doctor.doctor_builders import SPACE, Cluster, rules_of
+from unit.doctor.doctor_builders import SPACE, Cluster
 from unit.doctor.doctor_faults import second_operator
-from vdi.diagnosis.snapshot import Scope
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.objects.access import IN_NAMESPACE
 from vdi.doctor.objects.components import is_led, lease_namespace
+from vdi.snapshot.model import Scope
 
 LAB = "lab"
 
 
 @pytest.fixture
 def cluster() -> Cluster:
-    """A healthy cluster whose operator works in two namespaces, with a Role in each."""
+    """A healthy cluster whose operator works in two namespaces."""
     cluster = Cluster()
     cluster.operator_env[0]["value"] = f"{SPACE},{LAB}"
-    for kind in ("roles", "rolebindings"):
-        second = copy.deepcopy(cluster.one(kind))
-        second["metadata"]["namespace"] = LAB
-        cluster.objects[kind].append(second)
-    cluster.objects["roles"][1]["rules"] = rules_of(IN_NAMESPACE)
     return cluster
 
 
@@ -60,15 +52,6 @@ def test_sessions_of_the_second_namespace_are_watched(cluster: Cluster) -> None:
     cluster.one("vdisessions")["metadata"]["namespace"] = "elsewhere"
     (message,) = [message for code, message in found(cluster) if code == "session_unwatched"]
     assert f"Watched: {LAB}, {SPACE}." in message
-
-
-def test_a_role_missing_in_one_namespace_is_named(cluster: Cluster) -> None:
-    cluster.objects["roles"][1]["rules"] = [
-        rule for rule in cluster.objects["roles"][1]["rules"] if rule["resources"] != ["secrets"]
-    ]
-    (message,) = [message for code, message in found(cluster) if code == "operator_rights_missing"]
-    assert "The first: create secrets in namespace lab" in message
-    assert found(cluster, SPACE) == [], "of the other namespace nothing was read"
 
 
 def test_operators_that_share_a_namespace_collide(cluster: Cluster) -> None:

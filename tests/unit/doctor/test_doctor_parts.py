@@ -1,4 +1,4 @@
-"""Rights, certificates, redaction, ranking, rendering, collecting: each by itself."""
+"""Certificates, redaction, ranking, rendering, collecting: each by itself."""
 
 import json
 
@@ -7,33 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.permissions import operator_rules
 from unit.doctor.doctor_builders import JUST_NOW, SPACE, Cluster
 from unit.doctor.doctor_faults import FAULTS, two_on_one_home
-from vdi.diagnosis.certificate import covers, read_certificate
-from vdi.diagnosis.check import Check
-from vdi.diagnosis.redact import redact
-from vdi.diagnosis.snapshot import BadSnapshotError, Scope, Snapshot, load, save
 from vdi.doctor.checks.run import CHECKS, rank, run_checks
-from vdi.doctor.objects.access import IN_CLUSTER, IN_FIRST_NAMESPACE, Right
 from vdi.doctor.objects.components import LEASE, troubles
 from vdi.doctor.objects.references import pods_to_log
 from vdi.operator import runtime
 from vdi.session.naming import user_home_claim_name
-
-
-def test_the_rights_are_the_documented_ones() -> None:
-    documented = {
-        kind: {
-            Right(group, resource, verb)
-            for rule in rules
-            for group in rule["apiGroups"]
-            for resource in rule["resources"]
-            for verb in rule["verbs"]
-        }
-        for kind, rules in operator_rules().items()
-    }
-    assert documented == {"Role": IN_FIRST_NAMESPACE, "ClusterRole": IN_CLUSTER}
+from vdi.snapshot.certificate import covers, read_certificate
+from vdi.snapshot.check import Check
+from vdi.snapshot.model import BadSnapshotError, Scope, Snapshot, load, save
+from vdi.snapshot.redact import redact
 
 
 def test_the_lease_is_the_operators() -> None:
@@ -85,7 +69,7 @@ def test_two_faults_at_once_are_both_named() -> None:
     for name in ("disk_full", "certificate_over", "role_cut", "waiting_for_stream"):
         FAULTS[name][1](cluster)
     assert set(cluster.roots()) == {
-        *("node_under_pressure", "certificate_expired", "operator_rights_missing", "library_missing"),
+        *("node_under_pressure", "certificate_expired", "release_differs", "library_missing"),
     }
 
 
@@ -156,13 +140,13 @@ def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
 def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     cluster = Cluster(5)
     names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
-    assert len(pods_to_log(cluster.snapshot(), 20)) == 1
+    (operator, _) = pods_to_log(cluster.snapshot(), 20)
     cluster.crashes(restarts=1)
     cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
-    assert pods_to_log(cluster.snapshot(), 20)[0] == (SPACE, names[0])
+    assert pods_to_log(cluster.snapshot(), 20)[:2] == [operator, (SPACE, names[0])]
     assert len(pods_to_log(cluster.snapshot(), 1)) == 1
     one = msgspec.structs.replace(cluster.snapshot(), scope=Scope(SPACE, names[3]))
-    assert pods_to_log(one, 20) == [(SPACE, names[3])]
+    assert pods_to_log(one, 20) == [operator, (SPACE, names[3])]
 
 
 def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:

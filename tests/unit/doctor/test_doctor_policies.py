@@ -4,10 +4,11 @@ import pytest
 
 from network.matrix import load
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.network import PROMISED
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.findings.model import roots
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Objects, convert_object
 
 # Whose connections no desktop needs.
 _BESIDE = {"Prometheus", "probe", "doctor"}
@@ -34,7 +35,8 @@ def test_the_promised_connections_are_those_of_the_page() -> None:
 def snapshot(*egress: object) -> Snapshot:
     spec = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [*egress]}
     policy = {"metadata": {"name": "out", "namespace": "desks"}, "spec": spec}
-    return Snapshot(taken_at="2026-11-20T12:00:00Z", objects={"networkpolicies": [policy]})
+    objects = Objects(networkpolicies=[convert_object("networkpolicies", policy)])
+    return Snapshot(taken_at="2026-11-20T12:00:00Z", objects=objects)
 
 
 _PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
@@ -56,6 +58,23 @@ def test_pods_and_servers_outside_are_told_apart(rule: object, reaches_pod: bool
     source, port = Party("a desktop", "desks", {}), Port(53, "dns", "UDP")
     for target, reaches in ((Party("DNS", "kube-system", {}), reaches_pod), (Party("outside", "", {}), reaches_server)):
         assert (blocking(snapshot(rule), source, target, port) is None) == reaches, target
+
+
+@pytest.mark.parametrize(
+    ("cidr", "cluster_ip", "reaches"),
+    [
+        ("::/0", "10.43.0.10", False),
+        ("0.0.0.0/0", "10.43.0.10", True),
+        ("::/0", "fd00::a", True),
+        ("0.0.0.0/0", "fd00::a", False),
+    ],
+)
+def test_addresses_of_another_family_allow_no_pod(cidr: str, cluster_ip: str, reaches: bool) -> None:
+    allowed = snapshot({"to": [{"ipBlock": {"cidr": cidr}}]})
+    service = {"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {"clusterIP": cluster_ip}}
+    allowed.objects.services.append(convert_object("services", service))
+    ends = Party("a desktop", "desks", {}), Party("DNS", "kube-system", {})
+    assert (blocking(allowed, *ends, Port(53, "dns", "UDP")) is None) == reaches
 
 
 def test_a_closed_policy_names_both_ends_and_the_port() -> None:

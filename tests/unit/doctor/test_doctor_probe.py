@@ -4,9 +4,11 @@ import asyncio
 import base64
 import os
 import socket
+import socketserver
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -43,6 +45,7 @@ from vdi.kube.errors import Forbidden
 from vdi.kube.resource import PODS, Resource
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
+from vdi.snapshot.objects import convert_object
 
 REFUSED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
 
@@ -275,6 +278,15 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
     assert finding.remedy.commands == ("helm test vdi",)
 
 
+class Dns(socketserver.BaseRequestHandler):
+    """Refuses a status request at once, as a server of names does."""
+
+    def handle(self) -> None:
+        length = int.from_bytes(self.request.recv(2), "big")
+        assert self.request.recv(length)[2] == 2 << 3, "the operation is a status request"
+        self.request.sendall(b"\x00\x0c" + bytes(12))
+
+
 @pytest.mark.parametrize(
     ("listens", "service", "names", "words"),
     [
@@ -286,14 +298,41 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
     ids=["all is well", "policy", "kube-proxy", "DNS"],
 )
 async def test_one_finding_names_the_layer_that_fails(listens: bool, service: bool, names: bool, words: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        cluster = Cluster(server.getsockname()[1], service=service, names=names)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dns) as server:
+        cluster = Cluster(server.server_address[1], service=service, names=names)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         if not listens:
-            server.close()
+            server.socket.close()
         findings = await cluster.findings()
+        server.shutdown()
     assert [finding.code for finding in findings] == (["probe_network_broken"] if words else [])
     assert all(words in finding.message for finding in findings)
     assert {"pods", "services", "endpointslices"} == {*cluster.made} & {*cluster.removed}
+
+
+async def test_interrupted_probe_removes_what_is_still_being_made() -> None:
+    """The request that creates the pod is on its way when the run is cancelled."""
+
+    class Slow(Cluster):
+        def __init__(self) -> None:
+            super().__init__(53)
+            self.began, self.goes_on = asyncio.Event(), asyncio.Event()
+
+        async def create(self, kind: Resource, body: dict[str, Any], **names: object) -> dict[str, Any]:
+            if kind is PODS:
+                self.began.set()
+                await self.goes_on.wait()
+            return await super().create(kind, body, **names)
+
+    cluster = Slow()
+    run = asyncio.create_task(cluster.findings())
+    await cluster.began.wait()
+    run.cancel()
+    asyncio.get_running_loop().call_later(0.05, cluster.goes_on.set)
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert {*cluster.made} <= {*cluster.removed}
+    assert "pods" in cluster.made
 
 
 async def test_without_dns_pods_no_service_is_made() -> None:
@@ -338,7 +377,9 @@ def test_turn_secret_is_the_gateways_or_coturns(
     gateway["spec"]["template"]["spec"] = {"containers": [{"name": "mesh"}, container], "volumes": volumes}
     coturn["spec"]["template"]["spec"]["volumes"] = of_the_server
     snapshot = cluster.snapshot()
-    assert turn_settings(snapshot, Gateway("deployment", gateway, ("vdi-sessions",))) == (url, *secret)
+    assert turn_settings(
+        snapshot, Gateway("deployment", convert_object("deployments", gateway), ("vdi-sessions",))
+    ) == (url, *secret)
 
 
 async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +397,11 @@ async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.Monk
     env = [{"name": "VDI_TURN_URLS", "value": "turn:turn.example.com:3478?transport=udp"}]
     volumes = [{"name": "turn", "secret": {"secretName": "t"}}]
     spec = {"containers": [{"name": "gateway", "env": env}], "volumes": volumes}
-    gateway = Gateway("deployment", doctor_builders.deployment("vdi-gateway", "kasm", {}, spec), ("vdi-sessions",))
+    gateway = Gateway(
+        "deployment",
+        convert_object("deployments", doctor_builders.deployment("vdi-gateway", "kasm", {}, spec)),
+        ("vdi-sessions",),
+    )
     now = datetime(2026, 11, 20, tzinfo=UTC)
     assert await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
     good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))

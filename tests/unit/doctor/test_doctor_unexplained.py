@@ -1,5 +1,8 @@
 """The last check: each bad state in the API is explained by a finding or is one, and a normal state is none."""
 
+import json
+import shlex
+
 import pytest
 
 from unit.doctor.doctor_breaks import Break, Faults, put
@@ -15,10 +18,10 @@ from unit.doctor.doctor_unexplained import (
     ended,
     lost,
 )
-from vdi.diagnosis.snapshot import Unreadable
 from vdi.doctor.report import make_report
-from vdi.findings.model import Finding, roots
+from vdi.findings.model import Finding, Remedy, roots
 from vdi.findings.render import as_text
+from vdi.snapshot.model import Unreadable
 
 OLD = "2026-11-20T09:00:00Z"
 LONG_AGO = "2026-11-20T08:00:00Z"
@@ -183,7 +186,12 @@ def test_a_finalizer_is_shown_with_its_owner_and_removed_alone() -> None:
     assert show.endswith("--output yaml")
     own = only(UNEXPLAINED_FAULTS.broken("home_of_a_running_desktop_is_deleted"))
     assert not any("finalizers" in command for command in own.remedy.commands)
-    assert '{"metadata":{"finalizers":["kubernetes.io/pvc-protection"]}}' in patch
+    operations = json.loads(shlex.split(patch)[-1])
+    place = {"path": "/metadata/finalizers/1"}
+    assert operations == [
+        {"op": "test", **place, "value": "backup.example.com/hold"},
+        {"op": "remove", **place},
+    ], "a finalizer that no one has named stays, whoever adds it meanwhile"
 
 
 def test_a_stuck_pod_speaks_for_its_stuck_session() -> None:
@@ -195,6 +203,20 @@ def test_a_session_that_stays_names_the_operator() -> None:
     finding = only(FAULTS.broken("finalizer_stays"))
     assert "vdi.kasm.io/session-cleanup (the operator removes it after its clean-up)" in finding.message
     assert finding.remedy.commands[-1].endswith("rollout restart deployment/vdi-operator")
+
+
+@pytest.mark.parametrize("name", UNEXPLAINED_FAULTS)
+def test_the_sentence_of_an_object_is_said_once(name: str) -> None:
+    for finding in UNEXPLAINED_FAULTS.broken(name).findings():
+        message = finding.message.removeprefix("Its ").rstrip(".")
+        assert not any(message in line or line in finding.message for line in finding.evidence), finding
+
+
+def test_desktop_killed_from_inside_did_not_hang() -> None:
+    cluster = Cluster()
+    ended(cluster.pod, exitCode=137)
+    cluster.warn_pod("Unhealthy", "Liveness probe failed: dial tcp 10.42.0.5:8080: connect: connection refused")
+    assert "was killed, neither for its memory limit nor by the kubelet" in only(cluster).message
 
 
 def crash_loops(cluster: Cluster) -> None:
@@ -252,7 +274,7 @@ def test_words_of_an_object_are_bounded_and_printable() -> None:
 
 def test_without_pods_nothing_is_called_unexplained() -> None:
     cluster = UNEXPLAINED_FAULTS.broken("pool_of_a_template_with_a_home")
-    cluster.unread.append(Unreadable("pods", "You may not.", "ask"))
+    cluster.unread.append(Unreadable("pods", "You may not.", Remedy("ask")))
     assert [finding.code for finding in cluster.findings()] == ["not_readable"]
 
 

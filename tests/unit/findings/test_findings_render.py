@@ -3,11 +3,12 @@
 import json
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
 from vdi.findings import ExitCode
 from vdi.findings.model import Finding, Remedy, Severity, errors, exit_code, roots, worst
-from vdi.findings.render import Report, as_data, as_junit, as_text
+from vdi.findings.render import Report, as_data, as_junit, as_text, findings_as_text
 
 COMMAND = "kubectl --namespace kasm rollout restart deployment/one-that-is-longer deployment/than-a-line-may-be"
 CAUSE = Finding(
@@ -68,6 +69,12 @@ def test_worst_severity_is_error_then_unknown() -> None:
     assert roots(ALL) == [CAUSE, WARNING, UNKNOWN, OK]
 
 
+def test_cut_evidence_keeps_its_end() -> None:
+    line = f"failed to pull: {'around ' * 40}no such host"
+    shown = findings_as_text([msgspec.structs.replace(CAUSE, evidence=(line,))], verbose=False)
+    assert any(text.endswith("no such host") for text in shown)
+
+
 def test_text_report() -> None:
     assert list(as_text(a_report(*ALL))) == [
         "ERROR    operator_down  deployment/kasm/vdi-operator",
@@ -76,7 +83,7 @@ def test_text_report() -> None:
         "  > Restart it.",
         f"  $ {COMMAND}",
         "  $ kubectl get pods",
-        "  ? docs/doctor/control-plane.md#operator_down",
+        "  ? vdi doctor --explain operator_down",
         "",
         "   follows  session_ignored  vdisession/s/a",
         "     No pod.",

@@ -15,9 +15,9 @@ from unit.gateway.api_stage import ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import events_of
 from unit.gateway.ended_film import save_film
 from unit.gateway.probe_agent import FIGURES, STATE, agent
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
+from vdi.snapshot.model import Snapshot
 from vdi.version import package_version
 
 

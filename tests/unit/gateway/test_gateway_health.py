@@ -199,8 +199,8 @@ async def test_the_log_repeats_a_problem_and_reports_its_end_once(
     scraped = generate_latest(stage.context.metrics.registry).decode()
     for name in ("database", "redis", "oidc"):
         assert f'vdi_gateway_dependency_up{{dependency="{name}"}} 1.0' in scraped.splitlines()
-    trouble = f"{module.TROUBLE}database: the database does not answer"
-    assert said == [trouble, trouble, f"{module.OVER}database"]
+    trouble = "trouble: database: the database does not answer"
+    assert said == [trouble, trouble, "no trouble any more: database"]
 
 
 async def test_a_provider_that_is_down_is_reported_outside_of_probes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,12 +147,14 @@ async def test_refused_webhook_is_retried_then_dropped(
     monkeypatch.setattr(notices, "RETRY_SECONDS", (0.001, 0.001))
     async with receiving(500, 302, 204, 500, 500, 500) as (receiver, settings):
         stage = GatewayStage(settings=settings)
-        async with sending(stage):
+        async with sending(stage) as (replica,):
             stage.put(a_session(readyTime=TIME))
             await eventually(lambda: count(stage, "webhook", "sent") == 1)
+            assert await replica.external_problems() == []
             assert len({headers["webhook-id"] for headers, _ in receiver.received}) == 1
             stage.put(a_session(readyTime=LATER))
             await eventually(lambda: count(stage, "webhook", "dropped") == 1)
+            assert await replica.external_problems() == ["webhook: status 500; allowed: 200 to 299"]
     assert (len(receiver.received), count(stage, "webhook", "failed")) == (6, 4)
     assert "status 302" in caplog.text and KEY.decode() not in caplog.text
 

@@ -12,6 +12,7 @@ from vdi.home_copy.archive import find_nodes
 from vdi.home_copy.pod import CopyRefusedError, CopyRun, build_copy_pod
 from vdi.kube.resource import DEPLOYMENTS, NODES, Resource
 from vdi.kube.transport import Client
+from vdi.snapshot.objects import convert_object
 
 CAD = a_template("cad", resources={"defaultGPU": 1})
 SHARED = "nvidia.com/gpu.shared"
@@ -21,7 +22,8 @@ class Lists:
     """A client that lists what the test has put there."""
 
     def __init__(self, nodes: Sequence[Node], *deployments: dict[str, Any]) -> None:
-        self.found: dict[Resource, Sequence[Any]] = {NODES: nodes, DEPLOYMENTS: deployments}
+        operators = [convert_object(DEPLOYMENTS.plural, deployment) for deployment in deployments]
+        self.found: dict[Resource, Sequence[Any]] = {NODES: nodes, DEPLOYMENTS: operators}
         self.listed: list[Resource] = []
 
     async def list(self, resource: Resource, **_: Any) -> Sequence[Any]:
@@ -38,7 +40,7 @@ def an_operator(namespaces: str, **variables: str) -> dict[str, Any]:
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in settings.items()]
     env.append({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     containers = [{"name": "proxy"}, {"name": "operator", "env": env}]
-    return {"spec": {"template": {"spec": {"containers": containers}}}}
+    return {"metadata": {"name": "vdi-operator"}, "spec": {"template": {"spec": {"containers": containers}}}}
 
 
 def without_gpu(name: str) -> Node:

@@ -11,14 +11,15 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool, Unreadable
+from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
+from vdi.snapshot.model import Unreadable
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
 SVCLB = "svccontroller.k3s.cattle.io/svcname"
 SVCLB_NAMESPACE = "svccontroller.k3s.cattle.io/svcnamespace"
-DENIED = Unreadable("alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
+DENIED = Unreadable("nodes", "alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 
 

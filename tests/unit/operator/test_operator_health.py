@@ -100,7 +100,7 @@ async def test_readyz_names_each_refusal(sight: Sight) -> None:
     assert body.decode().splitlines() == [
         "pods: WATCH /api/v1/pods: pods is forbidden: cannot watch (403 Forbidden)",
         "leases: no response from the API server https://api to GET leases: refused",
-        "the Secret a/vdi-host-key cannot be read",
+        "keys: the Secret a/vdi-host-key cannot be read",
     ]
 
 

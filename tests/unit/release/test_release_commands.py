@@ -11,10 +11,10 @@ from unit.release.test_release_preflight import a_revision, an_operator
 from vdi.cli.errors import CliError
 from vdi.cli.main import main
 from vdi.cli.uninstall import plan_lines, refuse_unsafe, staying
-from vdi.diagnosis.snapshot import Snapshot
-from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.components import operators_among
 from vdi.release.remove import Removal, no_operator, pools_to_end, volumes_of_servers
 from vdi.session.homes import HomeSummary
+from vdi.snapshot.objects import convert_object
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +130,8 @@ def test_crds_that_another_release_needs_stay() -> None:
 def test_an_unknown_release_ends_no_running_desktops() -> None:
     deployment = an_operator()
     deployment["metadata"]["namespace"] = "vdi-system"
-    snapshot = Snapshot(taken_at="2026-11-20T08:00:00Z", objects={"deployments": [deployment]})
-    plan = a_plan(revision=None, operators=find_operators(snapshot))
+    operators = operators_among([convert_object("deployments", deployment)])
+    plan = a_plan(revision=None, operators=operators)
     with pytest.raises(CliError, match=r"is running; to remove its release, name it with --release and --namespace"):
         refuse_unsafe(plan, crds=False, force=True)
 

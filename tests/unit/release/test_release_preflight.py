@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from support.builders import a_node
-from vdi.diagnosis.snapshot import Certificate
 from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Severity, errors
 from vdi.helm.arguments import Place
@@ -16,15 +15,17 @@ from vdi.helm.releases import Chart as ReleasedChart
 from vdi.helm.releases import ChartMeta, Info, Revision
 from vdi.helm.run import Helm
 from vdi.release.chart import Chart
-from vdi.release.facts import Facts, ForeignObject, Refusal, Unreadable
+from vdi.release.facts import Facts, ForeignObject, Refusal
 from vdi.release.preflight import run_checks
+from vdi.snapshot.model import Certificate, Unreadable
+from vdi.snapshot.objects import convert_object
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def a_traefik(*args: str) -> Traefik:
     raw = {"metadata": {"namespace": "kube-system", "name": "traefik"}, "spec": {}, "status": {"readyReplicas": 1}}
-    return Traefik("deployment", raw, args or ("--entrypoints.websecure.address=:8443",))
+    return Traefik("deployment", convert_object("deployments", raw), args or ("--entrypoints.websecure.address=:8443",))
 
 
 def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, Any]:

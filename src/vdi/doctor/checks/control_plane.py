@@ -1,4 +1,4 @@
-"""Checks of the control plane: CRDs, the operator, its permissions and Lease.
+"""Checks of the control plane: CRDs, the operator, its Lease, and what Helm has installed.
 
 `vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
 """
@@ -7,13 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 from vdi.api.crd import build_crds
-from vdi.diagnosis.check import check
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.access import missing_rights
 from vdi.doctor.objects.components import (
     LEASE,
     Operator,
@@ -21,12 +17,18 @@ from vdi.doctor.objects.components import (
     is_led,
     operators_in_scope,
     read_lease,
+    release_workloads,
+    troubles,
 )
-from vdi.doctor.objects.sanitize import custom_kind
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
+from vdi.snapshot.check import check
+from vdi.snapshot.model import Difference, Snapshot
+from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_object
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0
+# Lines of evidence about one object.
+_MOST_LINES = 8
 _INSTALL = Remedy.run("vdi install")
 
 
@@ -34,7 +36,7 @@ _INSTALL = Remedy.run("vdi install")
 def crds(snapshot: Snapshot) -> Iterator[Finding]:
     """CRDs that are missing, or lack fields that this version reads."""
     for shipped in _shipped_crds():
-        name, kind = shipped["metadata"]["name"], shipped["spec"]["names"]["kind"]
+        name, kind = shipped.metadata.name, shipped.spec.names.kind
         where = f"customresourcedefinition/{name}"
         there = snapshot.find("customresourcedefinitions", name)
         if there is None:
@@ -58,24 +60,24 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 @lru_cache
-def _shipped_crds() -> tuple[dict[str, Any], ...]:
-    return tuple(custom_kind(crd) for crd in build_crds())
+def _shipped_crds() -> tuple[CustomResourceDefinition, ...]:
+    return tuple(convert_object("customresourcedefinitions", crd) for crd in build_crds())
 
 
-def _schema(crd: Any) -> Any:
-    served = [version for version in crd["spec"]["versions"] if version.get("served", True)]
-    return served[0]["schema"] if served else {}
+def _schema(crd: CustomResourceDefinition) -> Schema:
+    served = [version.schema.open_api for version in crd.spec.versions if version.served]
+    return served[0] if served else Schema()
 
 
-def _lacking(shipped: Any, there: Any, path: str) -> Iterator[str]:
-    for name, inner in (shipped.get("properties") or {}).items():
-        here = (there.get("properties") or {}).get(name)
+def _lacking(shipped: Schema, there: Schema, path: str) -> Iterator[str]:
+    for name, inner in shipped.properties.items():
+        here = there.properties.get(name)
         if here is None:
             yield f"{path}.{name}".lstrip(".")
         else:
             yield from _lacking(inner, here, f"{path}.{name}")
-    if "items" in shipped and "items" in there:
-        yield from _lacking(shipped["items"], there["items"], f"{path}[]")
+    if shipped.items and there.items:
+        yield from _lacking(shipped.items, there.items, f"{path}[]")
 
 
 @check("deployments", "leases", "vdisessions")
@@ -150,6 +152,22 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
+@check("deployments", "pods@all", "pods/log")
+def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
+    """What the pods of operators report in their logs: some of it only the leader notices."""
+    for operator in operators_in_scope(snapshot):
+        for pod in operator.pods(snapshot):
+            for what, why in troubles(snapshot.log_of(pod)).items():
+                yield make_finding(
+                    "operator_troubled",
+                    f"{operator.object}/{what.replace(' ', '-')}",
+                    f"The operator's pod {pod.metadata.name} reports a trouble with its {what}: {why.rstrip('.')}.",
+                    evidence=[f"pod/{pod.metadata.name} log: {what}: {why}"],
+                    remedy=Remedy.run(f"{operator.kubectl} logs {pod.metadata.name}"),
+                    related_objects=operator.depends_on(snapshot),
+                )
+
+
 @check("deployments", "leases")
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready and do not lead, or a Lease that another process holds."""
@@ -166,7 +184,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         namespace = operator.lease_namespace
         where, spec = f"lease/{namespace}/{LEASE}", read_lease(snapshot, namespace)
-        holder = str(spec.get("holderIdentity") or "")
+        holder = spec.holder_identity if spec else ""
         if not is_led(snapshot, namespace):
             yield make_finding(
                 "operator_without_lease",
@@ -174,7 +192,7 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
                 "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
                 f" {'not renewed' if spec else 'missing'}.",
                 evidence=[
-                    f"spec.renewTime: {spec.get('renewTime')}, holder {holder or 'none'}"
+                    f"spec.renewTime: {spec.renew_time}, holder {holder or 'none'}"
                     if spec
                     else f"there is no Lease {namespace}/{LEASE}"
                 ],
@@ -227,35 +245,50 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings")
-def operator_rights(snapshot: Snapshot) -> Iterator[Finding]:
-    """Permissions that the operator's account lacks."""
-    scope = snapshot.scope.namespace
-    for operator in find_operators(snapshot):
-        if scope not in ("", *operator.watches):
-            continue
-        # With a scope of one namespace, Roles and bindings of the others were not read.
-        lacking = missing_rights(snapshot, operator, [scope] if scope else operator.watches)
-        if not lacking:
-            continue
-        lines = [
-            f"{right.words} {f'in namespace {namespace}' if namespace else 'in the cluster'}"
-            for right, namespace in lacking
-        ]
-        right, namespace = lacking[0]
-        account = f"system:serviceaccount:{operator.namespace}:{operator.account}"
-        option = f"--namespace {namespace}" if namespace else "--all-namespaces"
-        yield make_finding(
-            "operator_rights_missing",
-            operator.object,
-            f"The operator's account {operator.account} lacks {len(lacking)} permissions that it needs."
-            f" The first: {lines[0]}.",
-            evidence=[
-                *(f"may not {line}" for line in lines[:8]),
-                f"kubectl auth can-i {right.words} --as {account} {option}",
-            ],
-            remedy=Remedy.run(f"{operator.upgrade} --yes"),
+@check("deployments", "secrets@release")
+def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
+    """Objects of our Helm releases that are missing, or differ in a field from what Helm installed."""
+    by_object: dict[tuple[str, str], list[Difference]] = {}
+    for difference in snapshot.differences:
+        by_object.setdefault((difference.release, difference.object), []).append(difference)
+    for differences in by_object.values():
+        yield _difference_finding(snapshot, differences)
+
+
+def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Finding:
+    first = differences[0]
+    namespace, _, name = first.release.partition("/")
+    kind, _, place = first.object.partition("/")
+    ours = [one for one in release_workloads(snapshot) if (one.namespace, one.release) == (namespace, name)]
+    # The objects of a component, such as its rights and settings, explain the state of its workload.
+    served = [one.object for one in ours if one.component == first.component]
+    lines = [f"release {first.release}"]
+    if first.field:
+        for difference in differences[:_MOST_LINES]:
+            by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
+            lines.append(f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}")
+        by = f", changed with {first.manager} at {first.time}" if first.manager else ""
+        others = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        message = (
+            f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed}, not "
+            f"{first.expected}{by}{others}."
         )
+    else:
+        message = f"The {kind} {place}, which Helm installed, does not exist."
+    restore = "Put it back"
+    if first.has_data and not first.field:
+        restore = "Restore it from a backup: Helm makes an empty one. Without a backup"
+    return make_finding(
+        "release_differs",
+        first.object,
+        message,
+        evidence=lines,
+        remedy=Remedy(
+            f"{restore} (with Helm alone: `{first.rollback}`):", tuple(f"{one.upgrade} --yes" for one in ours[:1])
+        ),
+        related_objects=served,
+        severity=Severity.WARNING if first.field else None,
+    )
 
 
-CHECKS = (crds, operator_missing, operator_down, operators_collide, leaderless, operator_rights)
+CHECKS = (crds, operator_missing, operator_down, operator_troubled, operators_collide, leaderless, release_differs)

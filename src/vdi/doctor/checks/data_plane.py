@@ -6,10 +6,6 @@ Routes and Services between them are in `request_path`.
 import re
 from collections.abc import Iterator
 
-from vdi.diagnosis.certificate import covers
-from vdi.diagnosis.check import check
-from vdi.diagnosis.dns import DNS_LOG
-from vdi.diagnosis.snapshot import Certificate, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
@@ -20,6 +16,10 @@ from vdi.doctor.objects.components import (
 )
 from vdi.doctor.objects.references import hosts_by_certificate
 from vdi.findings.model import Finding, Remedy
+from vdi.snapshot.certificate import covers
+from vdi.snapshot.check import check
+from vdi.snapshot.dns import DNS_LOG
+from vdi.snapshot.model import Certificate, Snapshot
 
 # Time that Traefik has for its start.
 _YOUNG_SECONDS = 60.0
@@ -37,6 +37,9 @@ _TROUBLES = {
     "clock": ("clock_wrong", "The clock of a replica is wrong"),
     "history": ("history_not_written", "History cannot be written"),
     "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
+    "webhook": ("gateway_troubled", "The webhook accepts no notices"),
+    "email": ("gateway_troubled", "The mail server accepts no notices"),
+    "recordings": ("gateway_troubled", "Films of desktops cannot be stored"),
 }
 # A trouble -> variable with what the gateway presents to the server, and the chart's own server.
 _SERVERS = {
@@ -209,7 +212,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             code, words = _TROUBLES.get(what, ("gateway_troubled", f"It lacks {what}"))
             yield make_finding(
                 code,
-                gateway.object if what in _TROUBLES else f"{gateway.object}/{what.replace(' ', '-')}",
+                f"{gateway.object}/{what.replace(' ', '-')}" if code == "gateway_troubled" else gateway.object,
                 f"{words}: {reason}.",
                 evidence=[evidence],
                 remedy=_remedy_of_server(snapshot, gateway, what) or _remedy_of_trouble(gateway, what, why, pod_name),

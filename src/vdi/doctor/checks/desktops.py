@@ -9,15 +9,13 @@ from collections.abc import Iterable, Iterator
 
 from vdi.api.session import Phase
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod
 from vdi.cluster.units import amount, parse_time
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.references import secrets_to_sign_in
 from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
+from vdi.session.conditions import WARNING_TYPES
 from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
 from vdi.session.streaming import (
@@ -28,6 +26,9 @@ from vdi.session.streaming import (
     obsolete_encoders,
     renders_on_gpu,
 )
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Pod, Secret
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop that lacks a library
 # or disk space often complains about its display as well.
@@ -141,8 +142,7 @@ def _give_home(diagnosis: SessionDiagnosis, pod: Pod) -> Remedy:
 def _home_path(diagnosis: SessionDiagnosis) -> str:
     """The folder of its home on the node; empty: it has none there."""
     volume = diagnosis.home.spec.volume_name if diagnosis.home else ""
-    spec = (diagnosis.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
-    return str((spec.get("hostPath") or spec.get("local") or {}).get("path") or "")
+    return diagnosis.snapshot.volume_path(volume)
 
 
 def _used_templates(snapshot: Snapshot, names: Iterable[str]) -> list[tuple[str, VDITemplate]]:
@@ -212,16 +212,16 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         running = pod.desktop.state.running if pod and pod.desktop else None
         if pod is None or running is None or not running.started_at:
             continue
-        raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace) or {"spec": {}}
-        secrets = (snapshot.find("secrets", name, diagnosis.namespace) for name in raw["spec"].get("secrets", ()))
+        secrets = [snapshot.find("secrets", name, diagnosis.namespace) for name in pod.spec.secrets]
         newer = [
-            f"secret/{diagnosis.namespace}/{secret['metadata']['name']}: written {secret['changed']}"
+            f"secret/{diagnosis.namespace}/{secret.metadata.name}: written {secret.changed}"
             for secret in secrets
-            if secret and (written := secret.get("changed")) and parse_time(written) > parse_time(running.started_at)
+            if secret and secret.changed and parse_time(secret.changed) > parse_time(running.started_at)
         ]
         # The operator reports the same of the password's Secret, which the doctor may not read. It has nothing else to
         # say about a desktop that runs and whose conditions all hold.
-        if status.phase == Phase.RUNNING and status.message and all(one.status == "True" for one in status.conditions):
+        is_well = all(one.status == "True" and one.type not in WARNING_TYPES for one in status.conditions)
+        if status.phase == Phase.RUNNING and status.message and is_well:
             newer.append(f"status.message: {status.message}")
         if newer:
             yield diagnosis.finding(
@@ -324,9 +324,8 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
 def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose GPUs cannot encode, where templates give desktops a GPU."""
     templates = sorted(name for name, template in snapshot.templates.items() if template.spec.resources.default_gpu > 0)
-    for node in snapshot.raw("nodes") if templates else ():
-        name = node["metadata"]["name"]
-        product = (node["metadata"].get("labels") or {}).get(PRODUCT_LABEL, "")
+    for name, node in snapshot.nodes.items() if templates else ():
+        product = node.metadata.labels.get(PRODUCT_LABEL, "")
         if lacks_encoder(product):
             yield make_finding(
                 "gpu_encoder_missing",
@@ -344,12 +343,12 @@ def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
 def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Secrets in `basicAuthSecret` of templates that do not exist or cannot be used."""
     for (namespace, name), templates in secrets_to_sign_in(snapshot).items():
-        secret = snapshot.find("secrets", name, namespace)
-        if secret and not secret["problem"]:
+        secret: Secret | None = snapshot.find("secrets", name, namespace)
+        if secret and not secret.problem:
             continue
         names = ", ".join(template.metadata.name for template in templates)
         subject = f"Template {names} names" if len(templates) == 1 else f"Templates {names} name"
-        kind, problem = (secret["type"], secret["problem"]) if secret else (SECRET_TYPE, "does not exist")
+        kind, problem = (secret.type, secret.problem) if secret else (SECRET_TYPE, "does not exist")
         used = sum(
             session.metadata.namespace == namespace and session.spec.template in names.split(", ")
             for session in snapshot.all_sessions

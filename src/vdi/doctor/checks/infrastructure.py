@@ -3,20 +3,16 @@
 What is wrong with shared GPUs is decided in `vdi.gpu.sharing.findings`, which `vdi gpu verify` prints as well.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vdi.api.session import VDISession
-from vdi.cluster.objects import Node, Pod
 from vdi.cluster.units import format_duration
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.components import Workload, find_operators, workloads
 from vdi.doctor.objects.references import (
-    LOCAL_PATH_CONFIG,
     local_path_namespaces,
     observe_gpus,
     open_modes,
@@ -31,11 +27,18 @@ from vdi.session.autoscaling import PLACEHOLDER
 from vdi.session.effective import Desktop
 from vdi.session.lifetime import idle_timeout
 from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import LOCAL_PATH_CONFIG, ConfigMap, Meta, Node, PersistentVolumeClaim, Pod, StorageClass
 
 # Time that a provisioner has for a volume before its silence is reported.
 _PROVISIONER_SECONDS = 60.0
 # Time in which a node that joins gets ready.
 _NEW_NODE_SECONDS = 30.0
+# Words of a provisioner's name that say nothing about its workload.
+_COMMON_WORDS = {"provisioner", "driver", "storage", "rancher", "io", "com", "org", "csi", "k8s"}
+# Driver of NVIDIA's GPUs in ResourceSlices.
+_DRA_DRIVER = "gpu.nvidia.com"
 _GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
 # Age at which a desktop without an end is reported.
 _OLD_SECONDS = 3600.0
@@ -54,10 +57,10 @@ _MAX_COMMANDS = 6
 
 def node_tools(snapshot: Snapshot, node: str) -> tuple[str, str]:
     """The service that runs this node's kubelet, and the command for its containers."""
-    raw = snapshot.find("nodes", node) or {}
-    if "+k3s" not in ((raw.get("status") or {}).get("nodeInfo") or {}).get("kubeletVersion", ""):
+    there = snapshot.nodes.get(node)
+    if there is None or "+k3s" not in there.status.node_info.kubelet_version:
         return "kubelet", "crictl"
-    return "k3s" if _CONTROL_PLANE in (raw["metadata"].get("labels") or {}) else "k3s-agent", "k3s crictl"
+    return "k3s" if _CONTROL_PLANE in there.metadata.labels else "k3s-agent", "k3s crictl"
 
 
 @check("nodes")
@@ -122,15 +125,29 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             continue  # whole GPUs, and enough of them: that is meant
         if one.code == "gpu_device_plugin_missing" and not managed and observed.gpu_nodes:
             continue
+        message, remedy, sliced = one.message, one.remedy, _gpus_in_slices(snapshot)
+        if one.code == "gpu_nodes_missing" and sliced:
+            message = (
+                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops request {RESOURCE}."
+            )
+            remedy = Remedy(
+                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.", one.remedy.commands
+            )
         yield make_finding(
             one.code,
             one.object,
-            one.message,
+            message,
             severity=one.severity,
             evidence=[*one.evidence, f"vdi gpu verify: {one.code} at {one.object}"],
-            remedy=one.remedy,
+            remedy=remedy,
             related_objects=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
         )
+
+
+def _gpus_in_slices(snapshot: Snapshot) -> list[str]:
+    """Nodes that offer NVIDIA's GPUs by Dynamic Resource Allocation."""
+    specs = (resource_slice.spec for resource_slice in snapshot.objects.resourceslices)
+    return sorted({spec.node_name for spec in specs if spec.driver == _DRA_DRIVER})
 
 
 @check("nodes", "pods", "vdisessions")
@@ -141,9 +158,8 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
         pod, template = diagnosis.pod, diagnosis.template_name
         if pod is None or pod.spec.node_name not in on_k3s or not pod.spec.takes.get(RESOURCE):
             continue
-        raw = snapshot.find("pods", pod.metadata.name, diagnosis.namespace)
         corrected = diagnosis.template and diagnosis.template.spec.placement.runtime_class_name
-        if raw and not raw["spec"].get("runtimeClassName") and not corrected:
+        if not pod.spec.runtime_class_name and not corrected:
             patch = {"spec": {"placement": {"runtimeClassName": "nvidia"}}}
             yield make_finding(
                 "gpu_runtime_class_unset",
@@ -157,35 +173,35 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-def _is_home(claim: Raw) -> bool:
-    return bool((claim["metadata"].get("labels") or {}).items() >= MANAGED_BY.items())
+def _is_home(claim: PersistentVolumeClaim) -> bool:
+    return claim.metadata.labels.items() >= MANAGED_BY.items()
 
 
 @check("persistentvolumeclaims", "storageclasses", "events", "pods")
 def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes without a volume: no such class, or a provisioner that fails or is silent."""
-    classes = {storage_class["metadata"]["name"]: storage_class for storage_class in snapshot.raw("storageclasses")}
-    for claim in snapshot.raw("persistentvolumeclaims"):
-        if _is_home(claim) and (claim.get("status") or {}).get("phase") == "Pending":
-            where = f"persistentvolumeclaim/{claim['metadata']['namespace']}/{claim['metadata']['name']}"
-            storage_class = classes.get(claim["spec"].get("storageClassName"))
+    classes = {storage_class.metadata.name: storage_class for storage_class in snapshot.objects.storageclasses}
+    for claim in snapshot.objects.persistentvolumeclaims:
+        if _is_home(claim) and claim.status.phase == "Pending":
+            where = f"persistentvolumeclaim/{claim.metadata.namespace}/{claim.metadata.name}"
+            storage_class = classes.get(claim.spec.storage_class_name or "")
             if storage_class is None:
                 yield _class_missing(where, claim, sorted(classes))
             else:
                 yield from _unprovisioned(snapshot, claim, storage_class, where)
 
 
-def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
-    meta, class_name = claim["metadata"], claim["spec"].get("storageClassName")
-    template = (meta.get("annotations") or {}).get(TEMPLATE_ANNOTATION)
+def _class_missing(where: str, claim: PersistentVolumeClaim, there: list[str]) -> Finding:
+    meta, class_name = claim.metadata, claim.spec.storage_class_name
+    template = meta.annotations.get(TEMPLATE_ANNOTATION)
     chosen = min(there, key=lambda name: (name != "local-path", name), default="")
-    kubectl = f"kubectl --namespace {meta['namespace']}"
+    kubectl = f"kubectl --namespace {meta.namespace}"
     if chosen and template:
         remedy = Remedy(
             f"Create that class, or name `{chosen}` in the template and delete this claim, which is still empty.",
             (
                 merge_patch("vditemplate", template, {"spec": {"persistence": {"storageClass": chosen}}}),
-                *(f"{kubectl} {verb} pvc {meta['name']}" for verb in ("describe", "delete")),
+                *(f"{kubectl} {verb} pvc {meta.name}" for verb in ("describe", "delete")),
             ),
         )
     else:
@@ -202,18 +218,20 @@ def _class_missing(where: str, claim: Any, there: list[str]) -> Finding:
     )
 
 
-def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: str) -> Iterator[Finding]:
-    meta, provisioner = claim["metadata"], storage_class.get("provisioner", "")
+def _unprovisioned(
+    snapshot: Snapshot, claim: PersistentVolumeClaim, storage_class: StorageClass, where: str
+) -> Iterator[Finding]:
+    meta, provisioner = claim.metadata, storage_class.provisioner
     # A claim that waits for its first consumer gets this annotation when the scheduler has chosen the pod's node.
-    chosen = (meta.get("annotations") or {}).get("volume.kubernetes.io/selected-node")
-    if storage_class.get("volumeBindingMode") == "WaitForFirstConsumer" and not chosen:
+    chosen = meta.annotations.get("volume.kubernetes.io/selected-node")
+    if storage_class.volume_binding_mode == "WaitForFirstConsumer" and not chosen:
         return
-    events = snapshot.events_of(meta["uid"])
+    events = snapshot.events_of(meta.uid)
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
     # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that pod does.
-    helpers = [key for key, log in snapshot.logs.items() if log and meta["uid"] in key and "/helper-pod-" in key]
-    describe = f"kubectl --namespace {meta['namespace']} describe pvc {meta['name']}"
-    age = snapshot.age(meta["creationTimestamp"])
+    helpers = [key for key, log in snapshot.logs.items() if log and meta.uid in key and "/helper-pod-" in key]
+    describe = f"kubectl --namespace {meta.namespace} describe pvc {meta.name}"
+    age = snapshot.age(meta.creation_timestamp)
     if failed or helpers:
         said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1]
         yield make_finding(
@@ -227,9 +245,17 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
         )
+    elif (maker := _maker_of(snapshot, provisioner)) and not maker.ready:
+        yield make_finding(
+            "provisioner_silent",
+            where,
+            f"The home waits for its volume: {maker.object} has no ready replica of {maker.desired}.",
+            evidence=[f"status.phase: Pending, provisioner {provisioner}"],
+            remedy=Remedy.run(f"{maker.kubectl} describe pods") if maker.desired else maker.scale_up(),
+            related_objects=[maker.object, *snapshot.nodes_of(maker.raw)],
+        )
     elif age > _PROVISIONER_SECONDS:
-        namespaces = local_path_namespaces(snapshot) if "local-path" in provisioner else []
-        logs = (f"kubectl --namespace {there} logs deployment/local-path-provisioner" for there in namespaces)
+        logs = [f"{maker.kubectl} logs {maker.kind}/{maker.name}"] if maker else []
         yield make_finding(
             "provisioner_silent",
             where,
@@ -240,12 +266,19 @@ def _unprovisioned(snapshot: Snapshot, claim: Any, storage_class: Any, where: st
         )
 
 
+def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
+    """The workload that makes volumes for this provisioner, by its name: one that is ready, where there are several."""
+    words = {*re.split(r"[./]", provisioner)} - _COMMON_WORDS
+    named = [one for one in workloads(snapshot) if any(word in one.name for word in words)]
+    return max(named, key=lambda one: one.ready, default=None)
+
+
 @check("storageclasses")
 def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
     """Several default StorageClasses, of which claims without a class get the newest."""
-    metas = (storage_class["metadata"] for storage_class in snapshot.raw("storageclasses"))
-    defaults = [meta for meta in metas if (meta.get("annotations") or {}).get(_DEFAULT_CLASS) == "true"]
-    names = [meta["name"] for meta in sorted(defaults, key=lambda meta: meta.get("creationTimestamp", ""))]
+    metas = (storage_class.metadata for storage_class in snapshot.objects.storageclasses)
+    defaults = [meta for meta in metas if meta.annotations.get(_DEFAULT_CLASS) == "true"]
+    names = [meta.name for meta in sorted(defaults, key=lambda meta: meta.creation_timestamp)]
     if len(names) > 1:
         unset = (f"kubectl annotate storageclass {name} --overwrite {_DEFAULT_CLASS}=false" for name in names[:-1])
         yield make_finding(
@@ -261,8 +294,8 @@ def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
 def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
     """A local-path provisioner that makes folders to which a desktop may not write."""
     for namespace in local_path_namespaces(snapshot):
-        config_map = snapshot.find("configmaps", LOCAL_PATH_CONFIG, namespace) or {}
-        script = str((config_map.get("data") or {}).get("setup", ""))
+        config_map: ConfigMap | None = snapshot.find("configmaps", LOCAL_PATH_CONFIG, namespace)
+        script = config_map.data.get("setup", "") if config_map else ""
         if modes := read_closed_modes(script):
             patch = {"data": {"setup": open_modes(script)}}
             yield make_finding(
@@ -309,8 +342,8 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
             is_ours = any(owner.kind == SESSIONS.kind for owner in pod.metadata.owner_references)
             users[pod.metadata.namespace, str(pod.home_claim)][pod.metadata.name] = is_ours
     for (namespace, claim), pods in sorted(users.items()):
-        home, raw = snapshot.claims.get((namespace, claim)), snapshot.find("persistentvolumeclaims", claim, namespace)
-        if len(pods) < 2 or raw is None or home is None or home.is_shared or not _is_home(raw):
+        home = snapshot.claims.get((namespace, claim))
+        if len(pods) < 2 or home is None or home.is_shared or not _is_home(home):
             continue
         kubectl = f"kubectl --namespace {namespace}"
         others = [name for name, is_ours in sorted(pods.items()) if not is_ours]
@@ -346,7 +379,7 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         if not _is_for_desktops(snapshot, node, bool(here)):
             continue
         keepers = [
-            *(_annotation(name, key) for key in _matching(snapshot.find("nodes", name) or {}, _KEEPS_NODE)),
+            *(_annotation(name, key) for key in _matching(node.metadata, _KEEPS_NODE)),
             *(keeper for session, _ in here if (keeper := _endless(snapshot, session))),
             *(keeper for pod in pods.get(name, []) if (keeper := _unmovable(pod))),
         ]
@@ -380,15 +413,14 @@ def _sessions_by_node(snapshot: Snapshot) -> dict[str, list[tuple[VDISession, Po
     return by_node
 
 
-def _pods_by_node(snapshot: Snapshot) -> dict[str, list[Raw]]:
+def _pods_by_node(snapshot: Snapshot) -> dict[str, list[Pod]]:
     """Running pods that are not desktops."""
-    by_node: dict[str, list[Raw]] = defaultdict(list)
+    by_node: dict[str, list[Pod]] = defaultdict(list)
     ours = {session.metadata.uid for session in snapshot.all_sessions}
-    for pod in snapshot.raw("pods"):
-        owners = pod["metadata"].get("ownerReferences") or ()
-        ended = (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-        if not ended and not any(owner.get("uid") in ours for owner in owners):
-            by_node[pod["spec"].get("nodeName", "")].append(pod)
+    for pod in snapshot.pods:
+        ended = pod.status.phase in ("Succeeded", "Failed")
+        if not ended and not any(owner.uid in ours for owner in pod.metadata.owner_references):
+            by_node[pod.spec.node_name].append(pod)
     return by_node
 
 
@@ -423,17 +455,17 @@ def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:
     )
 
 
-def _unmovable(pod: Raw) -> _Keeper | None:
+def _unmovable(pod: Pod) -> _Keeper | None:
     """A pod that autoscalers do not evict. Pods of DaemonSets and static pods do not count."""
-    metadata = pod["metadata"]
-    owners = [owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")]
-    if PLACEHOLDER in (metadata.get("labels") or {}) or any(owner.get("kind") in _OF_NODE for owner in owners):
+    metadata = pod.metadata
+    owners = [owner for owner in metadata.owner_references if owner.controller]
+    if PLACEHOLDER in metadata.labels or any(owner.kind in _OF_NODE for owner in owners):
         return None
-    where, name = metadata.get("namespace", ""), metadata["name"]
-    keys = _matching(pod, _KEEPS_POD)
+    where, name = metadata.namespace, metadata.name
+    keys = _matching(metadata, _KEEPS_POD)
     if keys:
         why, change = f"annotation {keys[0]}={_KEEPS_POD[keys[0]]}", f"{keys[0]}-"
-    elif not owners and (metadata.get("annotations") or {}).get(_SAFE) != "true":
+    elif not owners and metadata.annotations.get(_SAFE) != "true":
         why, change = "no controller creates it again", f"{_SAFE}=true"
     else:
         return None
@@ -441,9 +473,8 @@ def _unmovable(pod: Raw) -> _Keeper | None:
     return _Keeper("a pod that is not evicted", "pods that are not evicted", f"pod/{where}/{name}: {why}", command)
 
 
-def _matching(raw: Raw, expected: Mapping[str, str]) -> list[str]:
-    annotations = (raw.get("metadata") or {}).get("annotations") or {}
-    return [key for key, value in expected.items() if annotations.get(key) == value]
+def _matching(meta: Meta, expected: Mapping[str, str]) -> list[str]:
+    return [key for key, value in expected.items() if meta.annotations.get(key) == value]
 
 
 def _describe_desktop(snapshot: Snapshot, session: VDISession, pod: Pod, node: str) -> str:

@@ -3,9 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from vdi.diagnosis.check import check
-from vdi.diagnosis.dns import dns_down
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
@@ -22,9 +19,14 @@ from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
+from vdi.snapshot.check import check
+from vdi.snapshot.dns import dns_down
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Lease
 
 # Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
 _CLOCK_SECONDS = 10.0
+_NODE_LEASES = "kube-node-lease"
 _API_CERTIFICATE_DAYS = 30.0
 _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
@@ -59,23 +61,24 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         direction, policies = blocked
         reported.add((direction, source.words, target.words))
-        names = [f"{policy['metadata']['namespace']}/{policy['metadata']['name']}" for policy in policies]
-        first = policies[0]["metadata"]
+        names = [f"{policy.metadata.namespace}/{policy.metadata.name}" for policy in policies]
+        first = policies[0].metadata
         yield make_finding(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
             f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}. "
             f"None of the {len(names)} policies for that {direction} allows it.",
             evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
-            remedy=Remedy.run(f"kubectl --namespace {first['namespace']} describe networkpolicy {first['name']}"),
+            remedy=Remedy.run(f"kubectl --namespace {first.namespace} describe networkpolicy {first.name}"),
+            related_objects=[f"networkpolicy/{name}" for name in names],
         )
 
 
 def enforcement_note(snapshot: Snapshot) -> str:
     """A sentence that no known program enforces the cluster's NetworkPolicies; empty: one does, or it is not known."""
-    if snapshot.unreadable_kinds & {"daemonsets", "networkpolicies", "nodes"} or not snapshot.raw("networkpolicies"):
+    if snapshot.unreadable_kinds & {"daemonsets", "networkpolicies", "nodes"} or not snapshot.objects.networkpolicies:
         return ""
-    names = (daemon_set["metadata"]["name"] for daemon_set in snapshot.raw("daemonsets"))
+    names = (daemon_set.metadata.name for daemon_set in snapshot.objects.daemonsets)
     has_own = any("+k3s" in node.status.node_info.kubelet_version for node in snapshot.nodes.values())
     if has_own or any(_ENFORCERS.search(name) for name in names):
         return ""
@@ -97,27 +100,23 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
 def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
     """Pods of a release, one desktop of each template and namespace, and the servers that they need."""
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    names = [
-        one for one in workloads(snapshot) if (one.raw["metadata"].get("labels") or {}).get("k8s-app") == "kube-dns"
-    ]
+    names = [one for one in workloads(snapshot) if one.raw.metadata.labels.get("k8s-app") == "kube-dns"]
     found = {
         "gateway": [_party("the gateway", one, one.watches) for one in gateways],
         "operator": [_party("the operator", one, one.watches) for one in operators],
         # Policies do not select pods on the host's network.
-        "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.get("hostNetwork")],
-        "coturn": [
-            _party("coturn", one) for one in find_servers(snapshot, "coturn") if not one.pod_spec.get("hostNetwork")
-        ],
+        "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.host_network],
+        "coturn": [_party("coturn", one) for one in find_servers(snapshot, "coturn") if not one.pod_spec.host_network],
         "DNS": [_party("the cluster's DNS", one) for one in names],
         "API server": [
-            Party("the API server", "", {}, {"": port["port"]})
-            for one in snapshot.raw("endpointslices")
-            if (one["metadata"]["namespace"], one["metadata"]["name"]) == ("default", "kubernetes")
-            for port in one["ports"]
+            Party("the API server", "", {}, {"": port.port})
+            for one in snapshot.objects.endpointslices
+            if (one.metadata.namespace, one.metadata.name) == ("default", "kubernetes")
+            for port in one.ports
         ],
     }
     # Servers that a gateway's release has brought.
-    releases = {(one.namespace, (one.raw["metadata"].get("labels") or {}).get(_INSTANCE, "")) for one in gateways}
+    releases = {(one.namespace, one.raw.metadata.labels.get(_INSTANCE, "")) for one in gateways}
     for name in ("PostgreSQL", "Redis"):
         found[name] = [
             Party(name, pod.metadata.namespace, dict(pod.metadata.labels))
@@ -144,11 +143,15 @@ def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Par
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the snapshot."""
     ahead: dict[str, float] = {}
-    for node in snapshot.raw("nodes"):
-        beats = [condition.get("lastHeartbeatTime") for condition in (node.get("status") or {}).get("conditions") or ()]
-        ahead[f"node/{node['metadata']['name']}"] = max([-snapshot.age(beat) for beat in beats], default=0.0)
+    for name, node in snapshot.nodes.items():
+        beats = [condition.last_heartbeat_time for condition in node.status.conditions]
+        # The kubelet renews its Lease every 10 s, its conditions only every five minutes.
+        lease: Lease | None = snapshot.find("leases", name, _NODE_LEASES)
+        beats.append(lease.spec.renew_time if lease else None)
+        ahead[f"node/{name}"] = max(-snapshot.age(beat) for beat in beats)
     for operator in find_operators(snapshot):
-        ahead[operator.object] = -snapshot.age(read_lease(snapshot, operator.lease_namespace).get("renewTime"))
+        leadership = read_lease(snapshot, operator.lease_namespace)
+        ahead[operator.object] = -snapshot.age(leadership.renew_time) if leadership else 0.0
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:
             yield make_finding(

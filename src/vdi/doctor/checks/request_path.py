@@ -5,10 +5,8 @@ A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tri
 
 from collections.abc import Iterable, Iterator
 from functools import partial
+from urllib.parse import urlsplit
 
-from vdi.cluster.objects import Pod
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     Gateway,
@@ -35,6 +33,9 @@ from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
+from vdi.snapshot.check import check
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import IngressRoute, Pod, Service
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0
@@ -75,17 +76,25 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
     if not host:
         return
     own = [rule for rule in rules if rule.taken_path(host)]
-    if not own:
+    reported = urlsplit(diagnosis.session.status.url).hostname or ""
+    operator = diagnosis.operator
+    if not own and operator and reported and any(rule.taken_path(reported) for rule in rules):
+        # Route and status agree, so it is not the route that is wrong. One finding for all sessions of the operator.
+        yield make_finding(
+            "route_host_mismatch",
+            operator.object,
+            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served as {reported}.",
+            evidence=[f"{diagnosis.object}: status.url: {diagnosis.session.status.url}"],
+            remedy=Remedy("Put the domain back, or restart the sessions.", (f"{operator.upgrade} --yes",)),
+        )
+    elif not own:
         led = ", ".join(host for rule in rules for host in rule.hosts)
         yield diagnosis.finding(
             "route_host_mismatch",
             f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers get 404.",
             object_name=where,
             evidence=[f"spec.routes[].match: {rule.match}" for rule in rules],
-            remedy=Remedy(
-                "Delete the route; the operator creates it again.",
-                (f"{diagnosis.kubectl} delete ingressroute {where.rpartition('/')[2]}",),
-            ),
+            remedy=diagnosis.restart_operator,
         )
     for rule in own:
         yield from _shadowed(diagnosis.snapshot, rule, host, diagnosis.related_objects)
@@ -115,30 +124,30 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] =
 
 
 def _reference_findings(
-    snapshot: Snapshot, route: Raw, release: Workload | None, related: Iterable[str] = ()
+    snapshot: Snapshot, route: IngressRoute, release: Workload | None, related: Iterable[str] = ()
 ) -> Iterator[Finding]:
     """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
-    namespace, name, spec = route["metadata"]["namespace"], route["metadata"]["name"], route["spec"]
+    namespace, name, spec = route.metadata.namespace, route.metadata.name, route.spec
     show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
-    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}", related_objects=related)
+    related = [*related]
+    finding = partial(make_finding, object_name=f"ingressroute/{namespace}/{name}")
     traefiks = find_traefiks(snapshot)
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
-    strange = ", ".join(name for name in spec.get("entryPoints") or () if known and name.lower() not in known)
+    strange = ", ".join(name for name in spec.entry_points if known and name.lower() not in known)
     if strange:
         yield finding(
             "route_entry_point_unknown",
             message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
-            evidence=[f"spec.entryPoints: {', '.join(spec['entryPoints'])}"],
+            evidence=[f"spec.entryPoints: {', '.join(spec.entry_points)}"],
             remedy=Remedy.run(*([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
+            related_objects=related,
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
-    for rule in spec.get("routes") or ():
-        middlewares, services = rule.get("middlewares") or (), rule.get("services") or ()
-        named = [(one["name"], one.get("namespace") or namespace) for one in middlewares]
+    for rule in spec.routes:
+        named = [(one.name, one.namespace or namespace) for one in rule.middlewares]
         links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
-        links += [
-            ("serverstransports", one["serversTransport"], namespace) for one in services if "serversTransport" in one
-        ]
+        transports = [service.servers_transport for service in rule.services if service.servers_transport]
+        links += [("serverstransports", transport, namespace) for transport in transports]
         for plural, link, there in links:
             kind, code = _NAMED[plural]
             is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
@@ -151,6 +160,7 @@ def _reference_findings(
                     message=f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the route (404).",
                     evidence=[f"spec.routes[] names {there}/{link}"],
                     remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
+                    related_objects=[*related, f"{kind.lower()}/{there}/{link}"],
                 )
 
 
@@ -163,13 +173,12 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         if problem := explain_service(snapshot, diagnosis.namespace, name, PORT_NAME, [pod]):
             exists = snapshot.find("services", name, diagnosis.namespace) is not None
-            delete = f"{diagnosis.kubectl} delete service {name}"
             yield diagnosis.finding(
                 "service_without_endpoints" if exists else "service_missing",
                 f"The desktop is ready, but its Service {problem[0]}: the browser gets 404 or 503.",
                 object_name=f"service/{diagnosis.namespace}/{name}",
                 evidence=problem[1],
-                remedy=Remedy.run(delete) if exists else diagnosis.read_operator_log,
+                remedy=diagnosis.restart_operator if exists else diagnosis.read_operator_log,
             )
 
 
@@ -199,8 +208,8 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
                     yield from _shadowed(snapshot, rule, host)
 
 
-def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[Raw]:
-    here = (one for one in snapshot.raw("ingressroutes") if one["metadata"]["namespace"] == gateway.namespace)
+def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
+    here = (route for route in snapshot.objects.ingressroutes if route.metadata.namespace == gateway.namespace)
     return [route for route in here if any(one.name == gateway.name for one in backends_of(snapshot, route))]
 
 
@@ -219,7 +228,7 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     entry_points = {"websecure"}
     for diagnosis in active_sessions(snapshot):
         if found := snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace):
-            entry_points |= set(found["spec"].get("entryPoints") or ())
+            entry_points |= set(found.spec.entry_points)
             yield from backends_of(snapshot, found)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
@@ -227,10 +236,10 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     for route in (route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)):
         yield from backends_of(snapshot, route)
     for traefik in find_traefiks(snapshot):
-        service = snapshot.find("services", traefik.name, traefik.namespace) or {}
-        for port in (service.get("spec") or {}).get("ports") or ():
-            if port.get("name") in entry_points:
-                yield Backend(traefik.namespace, traefik.name, port["name"], traefik.object)
+        service: Service | None = snapshot.find("services", traefik.name, traefik.namespace)
+        for port in service.spec.ports if service else ():
+            if port.name in entry_points:
+                yield Backend(traefik.namespace, traefik.name, port.name, traefik.object)
 
 
 def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
@@ -250,22 +259,17 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
         f"The Service {namespace}/{name}, to which {named_by} leads, {problem[0]}: {failing}.",
         evidence=problem[1],
         remedy=_backend_remedy(snapshot, backend, workload),
-        related_objects=[workload.object, *snapshot.nodes_of(workload.raw)] if workload else [],
+        related_objects=[
+            *([workload.object, *snapshot.nodes_of(workload.raw)] if workload else []),
+            *([named_by] if named_by.startswith("middleware/") else []),
+        ],
     )
 
 
 def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | None) -> Remedy:
-    namespace, name, *_ = backend
-    selector = ((snapshot.find("services", name, namespace) or {}).get("spec") or {}).get("selector") or {}
-    if workload and not selector.items() <= workload.pod_labels.items():
-        # A merge patch keeps keys that it does not name.
-        labels = (workload.raw["spec"].get("selector") or {}).get("matchLabels") or {}
-        patch = {"spec": {"selector": {**dict.fromkeys(selector), **labels}}}
-        sentence = f"Give the Service the labels of {workload.object} as its selector."
-        return Remedy(sentence, (merge_patch("service", name, patch, namespace),))
-    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == namespace][:1]
-    show = f"kubectl --namespace {namespace} get services,endpointslices,pods --output wide"
-    return Remedy.run(*(f"{one.upgrade} --yes" for one in ours), show)
+    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == backend.namespace][:1]
+    show = f"kubectl --namespace {backend.namespace} get services,endpointslices,pods --output wide --show-labels"
+    return Remedy.run(*(f"{one.upgrade} --yes" for one in ours if one.release), show)
 
 
 CHECKS = (routes_wrong, services_empty, gateway_unrouted, backends_unreachable)

@@ -4,13 +4,11 @@ Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi 
 joins `CHECKS`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from vdi.diagnosis.check import Check
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks import (
     control_plane,
     data_plane,
@@ -22,8 +20,13 @@ from vdi.doctor.checks import (
     unexplained,
 )
 from vdi.doctor.codes import CODES, make_finding
+from vdi.doctor.codes.control_plane import RELEASE_DIFFERS
+from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
+from vdi.snapshot.check import Check
+from vdi.snapshot.model import Snapshot
 
 CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
@@ -38,6 +41,14 @@ CHECKS: tuple[Check, ...] = (
     *unexplained.CHECKS,
 )
 _SEVERITIES = tuple(Severity)
+# Codes of what an operator does for each desktop; of the first it does it again at its start.
+_AT_ITS_START = ("route_missing", "service_missing", "service_without_endpoints", "session_overdue")
+_OF_OPERATOR = (*_AT_ITS_START, "middleware_missing", "servers_transport_missing", "route_entry_point_unknown")
+_SEVERAL = 2
+# More than any number of sessions: a cause that is about no session in particular.
+_EVERYONE = 1_000_000
+# Objects on which all sessions depend, whatever else their findings are related to.
+_SHARED = ("node/", "deployment/", "daemonset/", "statefulset/", "lease/", "namespace/", "networkpolicy/", "secret/")
 _PLACES = {code: place for place, code in enumerate(CODES)}
 
 
@@ -48,7 +59,33 @@ def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[F
         if not check.needs & snapshot.unreadable_kinds:
             for finding in _run(check, snapshot, list(findings.values())):
                 findings.setdefault(finding.key, finding)
-    return rank([*findings.values(), *_not_run(snapshot, checks)])
+    return rank([*_gather(snapshot, list(findings.values())), *_not_run(snapshot, checks)])
+
+
+def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
+    """The findings, with one about the operator in place of the same one about each desktop that it serves."""
+    for operator in find_operators(snapshot):
+        served = {
+            diagnosis.object
+            for diagnosis in active_sessions(snapshot)
+            if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready
+        }
+        for code in _OF_OPERATOR:
+            alike = [finding for finding in findings if finding.code == code and served & _sessions_of(finding)]
+            if len(alike) < _SEVERAL or {name for finding in alike for name in _sessions_of(finding)} < served:
+                continue
+            first = alike[0]
+            again = [f"{operator.kubectl} {verb} deployment/{operator.name}" for verb in ("logs", "rollout restart")]
+            whole = make_finding(
+                code,
+                operator.object,
+                f"All {len(served)} desktops have the same fault. The first: {first.message}",
+                evidence=[f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]],
+                remedy=Remedy.run(*(again if code in _AT_ITS_START else first.remedy.commands)),
+                related_objects={name for finding in alike for name in finding.related_objects},
+            )
+            findings = [whole, *(finding for finding in findings if finding not in alike)]
+    return findings
 
 
 def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Finding]:
@@ -75,14 +112,15 @@ def _not_run(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
             f"kind/{unread.kind}",
             unread.words + lost,
             evidence=[unread.words],
-            remedy=Remedy(unread.remedy, unread.commands),
+            remedy=unread.remedy,
         )
 
 
 def rank(findings: list[Finding]) -> list[Finding]:
     """Findings with `caused_by` set, each cause before its consequences.
 
-    Causes are ordered by severity, then by the number of findings that they explain, then by layer.
+    Causes are ordered by the worst severity among them and their consequences, then by who is hurt: the cluster or a
+    release, many sessions, one session. Then by the number of findings that they explain, and by layer.
     """
     by_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
@@ -94,12 +132,21 @@ def rank(findings: list[Finding]) -> list[Finding]:
         linked = finding if finding.caused_by in keys else _link(finding, by_code)
         consequences[linked.caused_by].append(linked)
 
-    def count(finding: Finding) -> int:
-        return sum(1 + count(consequence) for consequence in consequences.get(finding.key, ()))
+    # Sessions of one template that have the same finding have one cause.
+    alike = Counter((finding.code, _template_of(finding)) for finding in findings)
 
-    def order(finding: Finding) -> tuple[int, int, int, str, str]:
-        severity = _SEVERITIES.index(finding.severity)
-        return severity, -count(finding), _PLACES[finding.code], finding.object, finding.code
+    def explained(finding: Finding) -> Iterator[Finding]:
+        """The finding, and all that follows from it."""
+        yield finding
+        for consequence in consequences.get(finding.key, ()):
+            yield from explained(consequence)
+
+    def order(finding: Finding) -> tuple[int, int, int, int, str, str]:
+        family = list(explained(finding))
+        severity = min(_SEVERITIES.index(one.severity) for one in family)
+        sessions = {name for one in family for name in _sessions_of(one)}
+        hurt = max(len(sessions), alike[finding.code, _template_of(finding)]) if sessions else _EVERYONE
+        return severity, -hurt, -len(family), _PLACES[finding.code], finding.object, finding.code
 
     def flatten(cause: str) -> Iterator[Finding]:
         for finding in sorted(consequences.get(cause, ()), key=order):
@@ -109,11 +156,30 @@ def rank(findings: list[Finding]) -> list[Finding]:
     return list(flatten(""))
 
 
+def _template_of(finding: Finding) -> str:
+    return next((name for name in finding.related_objects if name.startswith("vditemplate/")), finding.object)
+
+
+def _sessions_of(finding: Finding) -> set[str]:
+    """The sessions that it is about; empty: it is about the cluster or a release."""
+    near = (finding.object, *finding.related_objects)
+    if finding.object.startswith(_SHARED):
+        return set()
+    return {name for name in near if name.startswith("vdisession/")}
+
+
 def _link(finding: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
     """The finding with its cause: the first code in `follows` that was found at an object it depends on."""
-    near = (finding.object, *finding.related_objects)
-    for code in CODES[finding.code].follows:
+    near = {finding.object, *finding.related_objects}
+    follows = CODES[finding.code].follows
+    for code in (RELEASE_DIFFERS, *follows):
         for cause in by_code.get(code, ()):
-            if cause.key != finding.key and (CODES[code].cluster_wide or cause.object in near):
+            if code in follows:
+                spread = CODES[code].spreads and not near.isdisjoint(cause.related_objects)
+                is_cause = CODES[code].cluster_wide or cause.object in near or spread
+            else:
+                # Whatever is wrong with an object, it is not as Helm installed it.
+                is_cause = cause.object == finding.object and finding.code != RELEASE_DIFFERS
+            if is_cause and cause.key != finding.key:
                 return msgspec.structs.replace(finding, caused_by=cause.key)
     return finding

@@ -10,11 +10,8 @@ from contextlib import suppress
 
 from vdi.cluster.capacity import allows_placement, read_capacity
 from vdi.cluster.explain import IMAGE_CODES, Explanation, explain_probe, not_responding_since
-from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import LASTING_REASONS, PodReason
 from vdi.cluster.units import amount
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.checks.desktops import code_of_log
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
@@ -26,6 +23,9 @@ from vdi.session.effective import Blocked, Desktop
 from vdi.session.homes import own_claim
 from vdi.session.isolation import lacking_node
 from vdi.session.naming import TEMPLATE_REVISION, reservation_name
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import Pod
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0
@@ -77,6 +77,8 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
     PodReason.NOT_RESPONDING: "desktop_hung",
 }
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
+# Liveness probes of a program that has ended.
+_ENDED = re.compile(r"connection refused|connection reset|EOF")
 # Problems that do not pass by themselves. A home or name in use may belong to a session that is just ending.
 _LASTING = (
     (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys())
@@ -212,6 +214,8 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
 def _remedy_of(code: str, diagnosis: SessionDiagnosis, reason: str, message: str = "") -> Remedy | None:
     """The remedy of a session without a desktop; None: the code alone has none."""
     name, namespace, kubectl = diagnosis.name, diagnosis.namespace, diagnosis.kubectl
+    if reason == Reason.INVALID_SESSION:
+        return Remedy("Correct the value that the message names.", (f"{kubectl} edit vdisession {name}",))
     restart = diagnosis.restart_command
     edit, edit_template = f"{kubectl} edit vdisession {name}", f"kubectl edit vditemplate {diagnosis.template_name}"
     if commands := _COMMANDS.get(code):
@@ -339,7 +343,10 @@ def _killed_at(diagnosis: SessionDiagnosis, pod: Pod) -> str:
     ended = pod.desktop.last_state.terminated if pod.desktop else None
     at = (ended.finished_at or "") if ended and ended.reason != "OOMKilled" else ""
     was_ready = pod.ready or diagnosis.session.status.ready_time >= pod.metadata.creation_timestamp
-    failed = any("Liveness probe failed" in event.note for event in diagnosis.observed.events)
+    # A program that was killed from inside refuses the connection; one that hangs does not respond.
+    failed = any(
+        "Liveness probe failed" in event.note and not _ENDED.search(event.note) for event in diagnosis.observed.events
+    )
     return at if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS else ""
 
 
@@ -411,6 +418,12 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
             f"registries.yaml there (configs, `{_registry_of(image)}`, tls, ca_file)."
         )
         return Remedy(sentence, (f"systemctl restart {service}", pull))
+    if reason == PodReason.REGISTRY_WITHOUT_TLS:
+        sentence = (
+            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)} as "
+            f"its endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
+        )
+        return Remedy(sentence, (pull,))
     if reason == PodReason.REGISTRY_UNKNOWN:
         sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
         return Remedy(sentence, (*fix, pull))
@@ -452,6 +465,9 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
     """A clause that says where the time went, and what makes the stage shorter."""
     template, answer, desktop = diagnosis.template_name, diagnosis.answer, diagnosis.desktop
     edit = f"kubectl edit vditemplate {template}"
+    if stage == "schedule" and diagnosis.home and diagnosis.home.status.phase == "Pending":
+        command = f"{diagnosis.kubectl} describe pvc {diagnosis.home.metadata.name}"
+        return "the wait for the volume of its home", Remedy("See what the claim waits for.", (command,))
     if stage == "schedule":
         command = "kubectl --namespace kube-system get pods -l component=kube-scheduler"
         return "the search for a node", Remedy.run(command)

@@ -4,15 +4,18 @@ It knows no example of a fault. It looks at the objects that a session, a pool, 
 about such an object, or about one that it depends on, explains the state of the object.
 """
 
+import json
 import re
+import shlex
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from vdi.api.meta import Condition
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
-from vdi.cluster.objects import Event, Pod
-from vdi.diagnosis.check import check, merge_patch
-from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.cluster.objects import Event, PodCondition
+from vdi.cluster.reasons import PodReason
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
 from vdi.doctor.objects.references import hosts_by_certificate
@@ -24,6 +27,9 @@ from vdi.session.failures import NOT_ITS_FAULT, current_failures, is_short_of_ro
 from vdi.session.naming import FINALIZER, MANAGED_BY, POOL, SESSION_LABEL, derive_base
 from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
+from vdi.snapshot.check import check
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import ConditionsStatus, Pod
 
 # Time in which a condition may pass by itself, a deleted object may go, and a container that ran for less had not
 # started yet: it lacked something then, and runs now.
@@ -35,19 +41,30 @@ _EVENT_SECONDS = 600.0
 _MOUNT_SECONDS = 180.0
 _RECENT_SECONDS = 3600.0
 _LONGEST_QUOTE = 300
+# Reason why a desktop was lost -> the field of its template that helps.
+_REMEDIES: Mapping[str, str] = {
+    PodReason.OUT_OF_MEMORY: "Raise resources.defaultMemory of its template, which was reached.",
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage of its template, or use the home.",
+}
 # Exit codes that are no failure: the program ended, or the runtime lost sight of it because the machine was off.
 _NO_FAILURE = (0, 255)
+# Exit code of a program that was ended by SIGKILL.
+_KILLED = 137
 
 _BAD_WHEN_TRUE = re.compile(
-    "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored)$|^Disruption"
+    "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored|ResizePending)$|^Disruption"
 )
 # Conditions that only repeat another one, or name a normal step.
 _NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing", "Unused"}
 # Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node at the moment.
-_NORMAL = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
+_NORMAL: set[str] = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
+# A new size that the user has to restart for, or make room for in the desktop: both are shown to the user.
+_NORMAL |= {Reason.NEEDS_RESTART, Reason.IN_USE}
 # Reasons that do not pass by themselves.
 _LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
-_LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE}
+_LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
+# Mode of a film that is always made, and its state while it is.
+_ALWAYS, _ON = "Always", "On"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
@@ -59,6 +76,7 @@ _FINALIZERS = {
     "kubernetes.io/pvc-protection": "Kubernetes removes it when no pod uses the claim",
     "foregroundDeletion": "Kubernetes removes it when the objects that this one owns are deleted",
 }
+_NO_STATUS = ConditionsStatus()
 
 
 @dataclass(frozen=True)
@@ -66,23 +84,22 @@ class _Subject:
     """An object, and the names of the objects whose findings explain its state, of a pod its owner first."""
 
     kind: str
-    raw: Raw
+    raw: Any
     chain: Sequence[str] = ()
     pod: Pod | None = None
     diagnosis: SessionDiagnosis | None = None
 
     @property
-    def meta(self) -> Raw:
-        meta: Raw = self.raw["metadata"]
-        return meta
+    def meta(self) -> Any:
+        return self.raw.metadata
 
     @property
-    def status(self) -> Raw:
-        return self.raw.get("status") or {}
+    def status(self) -> Any:
+        return getattr(self.raw, "status", _NO_STATUS)
 
     @property
     def object(self) -> str:
-        return "/".join(part for part in (self.kind, self.meta.get("namespace"), self.meta["name"]) if part)
+        return "/".join(part for part in (self.kind, self.meta.namespace, self.meta.name) if part)
 
     @property
     def is_resting(self) -> bool:
@@ -92,8 +109,8 @@ class _Subject:
         return self.diagnosis is not None and self.diagnosis.resting
 
     def kubectl(self, verb: str) -> str:
-        place = f"--namespace {self.meta['namespace']} " if self.meta.get("namespace") else ""
-        return f"kubectl {place}{verb} {self.kind} {self.meta['name']}"
+        place = f"--namespace {self.meta.namespace} " if self.meta.namespace else ""
+        return f"kubectl {place}{verb} {self.kind} {self.meta.name}"
 
     def finding(self, code: str, message: str, evidence: Iterable[str], remedy: Remedy | None = None) -> Finding:
         remedy, chain = remedy or Remedy.run(self.kubectl("describe")), self.chain
@@ -125,29 +142,29 @@ def _explains(finding: Finding) -> bool:
 def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     """The objects to look at, each owner before the objects that it owns."""
     sessions, whole = diagnose_sessions(snapshot), not snapshot.scope.session
-    pools = snapshot.raw("vdipools") if whole else []
+    pools = snapshot.objects.vdipools if whole else []
     users: dict[str, list[str]] = defaultdict(list)
-    for user, template in (
+    for user, name in (
         *((session.object, session.template_name) for session in sessions),
-        *((f"vdipool/{pool['metadata']['name']}", pool["spec"]["template"]) for pool in pools),
+        *((f"vdipool/{pool.metadata.name}", pool.spec.template) for pool in pools),
     ):
-        users[template].append(user)
+        users[name].append(user)
     for pool in pools:
-        yield _Subject("vdipool", pool, [f"vditemplate/{pool['spec']['template']}"])
-    for template in snapshot.raw("vditemplates"):
-        if whole or template["metadata"]["name"] in users:
-            yield _Subject("vditemplate", template, users[template["metadata"]["name"]])
+        yield _Subject("vdipool", pool, [f"vditemplate/{pool.spec.template}"])
+    for template in snapshot.objects.vditemplates:
+        if whole or template.metadata.name in users:
+            yield _Subject("vditemplate", template, users[template.metadata.name])
     for session in sessions:
         yield from _of_session(snapshot, session)
     for pool in pools:
-        name, template = pool["metadata"]["name"], f"vditemplate/{pool['spec']['template']}"
+        name, owner = pool.metadata.name, f"vditemplate/{pool.spec.template}"
         for pod in snapshot.pods:
             if pod.metadata.labels.get(POOL) == derive_base(name) and SESSION_LABEL not in pod.metadata.labels:
-                yield _of_pod(snapshot, pod, f"vdipool/{name}", template)
+                yield _of_pod(pod, f"vdipool/{name}", owner)
     for workload in release_workloads(snapshot):
         # A pod says more than its workload. One that is ready does not explain why another one cannot be created.
         pods = snapshot.pods_of(workload.raw)
-        yield from (_of_pod(snapshot, pod, workload.object) for pod in pods)
+        yield from (_of_pod(pod, workload.object) for pod in pods)
         unready = (f"pod/{workload.namespace}/{pod.metadata.name}" for pod in pods if not pod.ready)
         yield _Subject(workload.kind, workload.raw, [*snapshot.nodes_of(workload.raw), *unready])
     if whole:
@@ -156,50 +173,50 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
 
 def _of_session(snapshot: Snapshot, diagnosis: SessionDiagnosis) -> Iterator[_Subject]:
     chain, namespace = diagnosis.related_objects, diagnosis.namespace
-    raw = snapshot.find("vdisessions", diagnosis.name, namespace)
     pods = snapshot.pods_by_owner.get(diagnosis.session.metadata.uid, ())
     chain += [f"pod/{namespace}/{pod.metadata.name}" for pod in pods]
-    yield _Subject("vdisession", raw or {}, chain, diagnosis=diagnosis)
+    yield _Subject("vdisession", diagnosis.session, chain, diagnosis=diagnosis)
     # A route or a Service has no part in the state of a pod or a claim.
     chain = [name for name in chain if not name.startswith(("ingressroute/", "service/", "secret/"))]
     claims = {diagnosis.home.metadata.name} if diagnosis.home else set()
     for pod in pods:
-        yield _of_pod(snapshot, pod, *chain)
+        yield _of_pod(pod, *chain)
         claims.update(pod.writes_to)
     for name in sorted(claims):
         if claim := snapshot.find("persistentvolumeclaims", name, namespace):
             yield _Subject("persistentvolumeclaim", claim, chain)
 
 
-def _of_pod(snapshot: Snapshot, pod: Pod, *chain: str) -> _Subject:
-    raw = snapshot.find("pods", pod.metadata.name, pod.metadata.namespace)
-    return _Subject("pod", raw or {}, [*chain, f"node/{pod.spec.node_name}"], pod)
+def _of_pod(pod: Pod, *chain: str) -> _Subject:
+    return _Subject("pod", pod, [*chain, f"node/{pod.spec.node_name}"], pod)
 
 
 def _others(snapshot: Snapshot) -> Iterator[_Subject]:
     """Certificates of the routes, and all else that the operator has made."""
     for namespace, secret in hosts_by_certificate(snapshot):
-        for raw in snapshot.raw("certificates"):
-            if (raw["metadata"]["namespace"], raw["spec"].get("secretName")) == (namespace, secret):
-                yield _Subject("certificate", raw, [f"secret/{namespace}/{secret}"])
+        for request in snapshot.objects.certificates:
+            if (request.metadata.namespace, request.spec.secret_name) == (namespace, secret):
+                yield _Subject("certificate", request, [f"secret/{namespace}/{secret}"])
     for kind in ("persistentvolumeclaim", "service", "ingressroute"):
-        for raw in snapshot.raw(f"{kind}s"):
-            meta = raw["metadata"]
-            if (meta.get("labels") or {}).items() >= MANAGED_BY.items():
-                owners = [owner["name"] for owner in meta.get("ownerReferences") or () if owner["kind"] == "VDISession"]
-                yield _Subject(kind, raw, [f"vdisession/{meta['namespace']}/{owner}" for owner in owners])
+        for raw in snapshot.of_kind(f"{kind}s"):
+            meta = raw.metadata
+            if meta.labels.items() >= MANAGED_BY.items():
+                owners = [owner.name for owner in meta.owner_references if owner.kind == "VDISession"]
+                yield _Subject(kind, raw, [f"vdisession/{meta.namespace}/{owner}" for owner in owners])
 
 
 def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """A deleted object that stays: its finalizers keep it, or its node does not stop it."""
     # The time of a pod is the end of its grace period.
-    age, names = snapshot.age(subject.meta.get("deletionTimestamp")), list(subject.meta.get("finalizers") or ())
+    age, names = snapshot.age(subject.meta.deletion_timestamp), list(subject.meta.finalizers)
     if age < _PATIENCE_SECONDS:
         return None
     foreign, remedy = [name for name in names if name not in _FINALIZERS], None
     if foreign:
-        patch = {"metadata": {"finalizers": [name for name in names if name != foreign[0]] or None}}
-        change = merge_patch(subject.kind, subject.meta["name"], patch, subject.meta.get("namespace", ""))
+        # Only this finalizer, and only where it is: one that others have added meanwhile stays.
+        place = f"/metadata/finalizers/{names.index(foreign[0])}"
+        patch = [{"op": "test", "path": place, "value": foreign[0]}, {"op": "remove", "path": place}]
+        change = f"{subject.kubectl('patch')} --type json --patch {shlex.quote(json.dumps(patch))}"
         sentence = f"Repair that controller. Only if it is gone for good, look at the object, then remove {foreign[0]}:"
         remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
     elif FINALIZER in names and subject.diagnosis:
@@ -210,7 +227,7 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         subject = replace(subject, chain=[name for name in subject.chain if name.startswith("node/")])
     whose = {name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it") for name in names}
     kept = ", ".join(f"{name} ({words})" for name, words in whose.items()) or "its node, which has not stopped it"
-    evidence = [f"metadata.deletionTimestamp: {subject.meta['deletionTimestamp']}", f"metadata.finalizers: {names}"]
+    evidence = [f"metadata.deletionTimestamp: {subject.meta.deletion_timestamp}", f"metadata.finalizers: {names}"]
     message = f"It was deleted {int(age)} s ago and is kept by {kept}."
     return subject.finding("deletion_stuck", message, evidence, remedy)
 
@@ -219,28 +236,43 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """Conditions that are False, or True where that is bad, and a claim whose volume is gone."""
     events, bad = _events_of(snapshot, subject), []
     if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
-        bad.append({"type": "Ready", "status": "False", "message": words})
+        bad.append(PodCondition("Ready", "False", message=words))
     # A StatefulSet has no conditions: without a pod, only its Events speak.
     if subject.kind == "statefulset" and events and not snapshot.pods_of(subject.raw):
-        bad.append({"type": "Ready", "status": "False", "message": max(events, key=lambda event: event.seen).note})
-    if subject.status.get("phase") == "Lost":
-        bad.append({"type": "Bound", "status": "False", "message": "its volume is gone (phase Lost)"})
+        newest = max(events, key=lambda event: event.seen)
+        bad.append(PodCondition("Ready", "False", message=newest.note))
+    if getattr(subject.status, "phase", "") == "Lost":
+        bad.append(PodCondition("Bound", "False", message="its volume is gone (phase Lost)"))
     if not subject.is_resting:
-        bad += [one for one in subject.status.get("conditions") or () if _is_bad(snapshot, subject, one)]
+        bad += _failed_parts(snapshot, subject)
+        bad += [one for one in subject.status.conditions if _is_bad(snapshot, subject, one)]
     if not bad:
         return None
     lines = []
     for one in bad:
-        words = ": ".join(part for part in (one.get("reason"), one.get("message")) if part)
-        lines.append(_quote(f"condition {one['type']} is {one['status']}: {words or 'it gives no reason'}"))
-    return subject.finding("unexplained_condition", f"Its {lines[0]}", [*lines, *last_warnings(events)])
+        words = ": ".join(part for part in (one.reason, one.message) if part)
+        lines.append(_quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}"))
+    warnings = [line for line in last_warnings(events) if not any(line in said for said in lines)]
+    evidence = [*lines[1:], *warnings] or [f"since {bad[0].last_transition_time or 'an unknown time'}"]
+    return subject.finding("unexplained_condition", f"Its {lines[0]}", evidence)
 
 
-def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Raw) -> bool:
-    kind, reason, since = condition["type"], condition.get("reason", ""), condition.get("lastTransitionTime")
+def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:
+    """The session's film, if it has failed or its template promises it and it is not made."""
+    status = subject.diagnosis.session.status if subject.diagnosis else None
+    if status is None or status.recording is None:
+        return
+    film = status.recording
+    is_late = snapshot.age(status.ready_time) >= _PATIENCE_SECONDS
+    if film.state == "Failed" or (film.state != _ON and film.mode == _ALWAYS and is_late):
+        yield PodCondition("recording", film.state, message=film.message)
+
+
+def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCondition) -> bool:
+    kind, reason, since = condition.type, condition.reason, condition.last_transition_time
     if kind in _NEUTRAL or reason in _NORMAL or (subject.pod and kind in ("Ready", "PodScheduled")):
         return False
-    if condition["status"] != ("True" if _BAD_WHEN_TRUE.search(kind) else "False"):
+    if condition.status != ("True" if _BAD_WHEN_TRUE.search(kind) else "False"):
         return False
     # The conditions of a session that was suspended are False for hours, and stay so while it starts again.
     starting = subject.diagnosis.starting_seconds if subject.diagnosis else None
@@ -271,27 +303,32 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     session = subject.diagnosis.session if subject.diagnosis and not subject.is_resting else None
     failures = current_failures(session) if session else None
     if session and failures and failures.reason not in NOT_ITS_FAULT and not is_short_of_room(session):
+        remedy = _REMEDIES.get(failures.reason)
+        edit = f"kubectl edit vditemplate {session.spec.template}"
         lost, meta = snapshot.age(failures.time), session.metadata
         # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
         events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
         said = last_warnings(one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS)
         words = f"Its desktop was lost and started again: {' '.join([failures.message, *said])}"
-        return subject.finding("container_restarted", words, [f"status.failures: {failures.count}, {failures.reason}"])
-    for container in subject.status.get("containerStatuses") or () if subject.pod else ():
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        name, code, finished = container["name"], ended.get("exitCode", 0), ended.get("finishedAt")
-        if not finished or snapshot.age(finished) > _RECENT_SECONDS:
+        evidence = [f"status.failures: {failures.count}, {failures.reason}"]
+        return subject.finding("container_restarted", words, evidence, Remedy(remedy, (edit,)) if remedy else None)
+    for container in subject.pod.status.container_statuses if subject.pod else ():
+        ended = container.last_state.terminated
+        if ended is None or not ended.finished_at or snapshot.age(ended.finished_at) > _RECENT_SECONDS:
             continue
-        ran = snapshot.age(ended.get("startedAt")) - snapshot.age(finished)
+        name, code, finished = container.name, ended.exit_code, ended.finished_at
+        ran = snapshot.age(ended.started_at) - snapshot.age(finished)
         words = f"ended with exit code {code}"
-        if ended.get("reason") == "OOMKilled":
+        if ended.reason == "OOMKilled":
             words = "used more memory than its limit"
+        elif code == _KILLED:
+            words = "was killed, neither for its memory limit nor by the kubelet"
         elif code in _NO_FAILURE or ran < _PATIENCE_SECONDS or _machine_was_off(snapshot, subject.pod, finished):
             continue
         return subject.finding(
             "container_restarted",
             f"Its container {name} {words} {int(snapshot.age(finished))} s ago, and was restarted.",
-            [f"lastState.terminated: exit code {code}, {finished}", _quote(last_line(ended.get("message") or ""))],
+            [f"lastState.terminated: exit code {code}, {finished}", _quote(last_line(ended.message))],
             Remedy.run(f"{subject.kubectl('logs').replace(' pod ', ' ')} --container {name} --previous"),
         )
     return None
@@ -306,10 +343,10 @@ def _machine_was_off(snapshot: Snapshot, pod: Pod | None, ended: str) -> bool:
 
 def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """A Warning that came after its object had become ready. Before that, the state of the object speaks."""
-    conditions = [one for one in subject.status.get("conditions") or () if one["type"] in ("Ready", "Available")]
-    good = [one.get("lastTransitionTime") or "" for one in conditions if one["status"] == "True" or subject.is_resting]
+    conditions = [one for one in subject.status.conditions if one.type in ("Ready", "Available")]
+    good = [one.last_transition_time for one in conditions if one.status == "True" or subject.is_resting]
     # A claim has no such condition. Whatever kept it from being bound is over.
-    bound = subject.status.get("phase") == "Bound"
+    bound = getattr(subject.status, "phase", "") == "Bound"
     later = [
         event
         for event in _events_of(snapshot, subject)
@@ -318,14 +355,15 @@ def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     if not later or (subject.pod and subject.is_resting):
         return None
     newest = max(later, key=lambda event: event.seen)
-    evidence = [f"Event of {newest.seen}", *last_warnings(later)]
+    others = [event for event in later if event is not newest]
+    evidence = [f"Event of {newest.seen}", *last_warnings(others)]
     return subject.finding("unexplained_event", f"{newest.reason}: {newest.note}", evidence)
 
 
 def _events_of(snapshot: Snapshot, subject: _Subject) -> list[Event]:
     return [
         event
-        for event in snapshot.events_of(subject.meta.get("uid", ""))
+        for event in snapshot.events_of(subject.meta.uid)
         if event.reason not in _NORMAL_EVENTS and not PASSING.search(event.note)
         if snapshot.age(event.seen) <= (_MOUNT_SECONDS if "Mount" in event.reason else _EVENT_SECONDS)
     ]

@@ -1,10 +1,10 @@
-"""Codes of the control plane: CRDs, the operator, its permissions and Lease, templates, and sessions that wait."""
+"""Codes of the control plane: CRDs, the operator, its Lease, Helm's release, templates, and sessions that wait."""
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
 from vdi.doctor.codes.infrastructure import CRASH_CAUSES
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
 
 _code = partial(Code, layer="control plane")
 _warning = partial(_code, severity=Severity.WARNING)
@@ -16,9 +16,11 @@ NO_OPERATOR = (
     "session_unwatched",
     "operator_settings_bad",
     "operator_down",
-    "operator_rights_missing",
+    "operator_troubled",
     "operator_without_lease",
 )
+# Objects of a release that are missing or changed: rights, settings, routes, policies.
+RELEASE_DIFFERS = "release_differs"
 # Codes of the last check. Faults of the whole cluster may show anywhere.
 _unexplained = partial(_warning, follows=("crd_missing", "operator_missing", "dns_down"))
 
@@ -62,21 +64,29 @@ CONTROL_PLANE = (
         "No replica of the operator responds: nothing starts, ends or is cleaned up. Running desktops continue.",
         "readyReplicas of its Deployment, its pods and their logs.",
         "Read its log and the Events of its pods.",
-        follows=("operator_settings_bad", "operator_rights_missing", "node_not_ready", "node_under_pressure"),
+        follows=(RELEASE_DIFFERS, "operator_settings_bad", "node_not_ready", "node_under_pressure"),
     ),
     _code(
         "operator_without_lease",
         "The operator is ready, but no replica holds the Lease, so none is active.",
         "The Lease vdi-operator in the sessions' namespace: its holder, and when it was last renewed.",
         "Restart the operator. If this happens again, its log says why it cannot write Leases.",
-        follows=("operator_rights_missing", "operator_down", "node_not_ready"),
+        follows=(RELEASE_DIFFERS, "operator_down", "node_not_ready"),
+    ),
+    _code(
+        "operator_troubled",
+        "The operator lacks something that it needs, such as a key: it starts no session.",
+        "The log of each of its pods, which repeats it every minute.",
+        "Follow the message.",
+        follows=(RELEASE_DIFFERS, "crd_missing", "dns_down", "network_policy_blocks"),
+        spreads=True,
     ),
     _code(
         "operator_stuck",
         "The operator leads and responds, but does not process several sessions: no pod, no reason, no clean-up.",
         "The operator's own functions find no reason to wait, and nothing has happened for more than 30 seconds.",
         "Read the operator's log, then restart it.",
-        follows=NO_OPERATOR,
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
     _warning(
         "lease_of_a_stranger",
@@ -86,30 +96,30 @@ CONTROL_PLANE = (
     ),
     _code(
         "operators_collide",
-        "Two operators are installed for the same namespace of sessions, or the same domain. When the active one of a "
-        "namespace restarts, the other takes over with its own settings. Of a domain, both claim portal.DOMAIN.",
+        "Two operators are installed for the same namespace of sessions, or the same domain.",
         "VDI_NAMESPACE and VDI_DOMAIN of all Deployments of an operator.",
         "Give one of the releases another sessions.namespace or domain, or uninstall it.",
     ),
     _code(
-        "operator_rights_missing",
-        "The operator's account lacks permissions from the table in docs/design/operator.md.",
-        "Roles, ClusterRoles and their bindings, evaluated as the API server does.",
-        "Upgrade the release: the chart grants exactly what is needed.",
+        RELEASE_DIFFERS,
+        "An object that Helm installed is missing, or differs in a field: a route, a right, a setting, a policy.",
+        "Helm's manifest, compared with the cluster. metadata.managedFields names the program that changed it.",
+        "Upgrade the release, which puts it back. To keep a change, make it in the chart's values.",
+        spreads=True,
     ),
     _code(
         "session_ignored",
         "A session has no desktop although nothing blocks it: the operator does not process it.",
         "It has had no pod and no update for over 30 seconds; the operator's own functions find no reason to wait.",
         "Read the operator's log, then restart it.",
-        follows=(*NO_OPERATOR, "operator_stuck"),
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR, "operator_stuck"),
     ),
     _code(
         "session_overdue",
         "A session's time limit has been reached, but its desktop still runs and uses capacity.",
         "status.expiresAt is more than a minute old, and there is a pod.",
         "Bring the operator back: it ends the session as soon as it leads.",
-        follows=(*NO_OPERATOR, "operator_stuck", "clock_wrong"),
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR, "operator_stuck", "clock_wrong"),
     ),
     _code(
         "template_missing",
@@ -134,7 +144,7 @@ CONTROL_PLANE = (
         "The API server refuses the desktop's pod (or another child): quota, LimitRange, Pod Security or a webhook.",
         "The API server's message in the session's status.",
         "Raise the limit that the message names, or request less.",
-        follows=("operator_rights_missing",),
+        follows=(RELEASE_DIFFERS,),
     ),
     _warning(
         "home_in_use",
@@ -181,8 +191,8 @@ CONTROL_PLANE = (
     ),
     _unexplained(
         "container_restarted",
-        "A container of a desktop or of the release failed within the last hour, and runs again. Open programs are "
-        "lost. A restart of the whole machine does not count.",
+        "A container of a desktop or of the release failed within the last hour, and runs again. A "
+        "restart of the whole machine does not count.",
         "The container's last state, or status.failures of the session.",
         "Read its last lines, or raise the limit that was reached.",
     ),
@@ -195,7 +205,7 @@ CONTROL_PLANE = (
     ),
     _code(
         "not_readable",
-        "Your account may not read something, so the checks that need it did not run. They have not passed.",
+        "Your account may not read something, so the checks that need it did not run.",
         "The API server's error message.",
         "Grant that verb to the account that runs the doctor.",
         severity=Severity.UNKNOWN,

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
-from vdi.doctor.codes.control_plane import NO_OPERATOR
+from vdi.doctor.codes.control_plane import NO_OPERATOR, RELEASE_DIFFERS
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
 
 _code = partial(Code, layer="data plane")
 _warning = partial(_code, severity=Severity.WARNING)
@@ -37,13 +37,13 @@ DATA_PLANE = (
         "A desktop that is ready, or the gateway, has no IngressRoute.",
         "There is no object with its name, or none that leads to the gateway.",
         "Read the log of the operator, which creates routes of desktops. The gateway's comes with the chart.",
-        follows=(*NO_OPERATOR, "traefik_crds_missing"),
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR, "traefik_crds_missing"),
     ),
     _code(
         "route_host_mismatch",
         "The route's rule does not match the session's address, or has the syntax of Traefik 2: 404.",
         "spec.routes[].match, compared with the session's name and VDI_DOMAIN.",
-        "Delete the route: the operator creates it again.",
+        "Restart the operator, which corrects routes.",
         follows=NO_OPERATOR,
     ),
     _code(
@@ -63,12 +63,14 @@ DATA_PLANE = (
         "The route names a Middleware that does not exist, or is in another namespace: Traefik ignores the route.",
         "spec.routes[].middlewares, compared with the Middlewares.",
         "Upgrade the release, which creates its Middlewares, or create this one.",
+        follows=(RELEASE_DIFFERS,),
     ),
     _code(
         "servers_transport_missing",
         "A route, such as those to images with `scheme: HTTPS`, names a ServersTransport that does not exist: 404.",
         "spec.routes[].services[].serversTransport, compared with the ServersTransports.",
         "Upgrade the release, which creates the chart's again, or create this one.",
+        follows=(RELEASE_DIFFERS,),
     ),
     _code(
         "basic_auth_secret_missing",
@@ -81,14 +83,14 @@ DATA_PLANE = (
         "A desktop is ready and has no Service.",
         "There is no object with its name.",
         "Read the log of the operator, which creates the Service.",
-        follows=NO_OPERATOR,
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
     _code(
         "service_without_endpoints",
         "The Service does not lead to the desktop, although that is ready: its selector or its ports were changed.",
         "The Service's EndpointSlices, and the ports of the pod.",
-        "Delete the Service: the operator creates it again.",
-        follows=NO_OPERATOR,
+        "Restart the operator, which corrects Services.",
+        follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
     _code(
         "backend_unreachable",
@@ -96,7 +98,7 @@ DATA_PLANE = (
         "desktops respond with 500, although all pods are ready.",
         "The Services that routes and Middlewares (forwardAuth) name, and Traefik's, with their EndpointSlices.",
         "Make the Service's selector and ports those of its pods. `vdi upgrade` creates a missing one again.",
-        follows=("node_not_ready",),
+        follows=(RELEASE_DIFFERS, "node_not_ready"),
         cluster_wide=True,
     ),
     _code(
@@ -127,7 +129,7 @@ DATA_PLANE = (
         "library_missing",
         'The image lacks a library. The desktop may still be ready: its page then shows "Waiting for stream" forever.',
         "The desktop's log: cannot open shared object file.",
-        "Add the package with this library to the image, and name the new image in the template.",
+        "Add the package with this library to the image.",
     ),
     _code(
         "desktop_port_wrong",
@@ -180,8 +182,8 @@ GATEWAY = (
         "gateway_down",
         "No replica of the gateway is ready: no one can log in or open a desktop. Open desktops are not affected.",
         "status.readyReplicas of its Deployment, the state of its pods, and their logs.",
-        "Follow the message; the gateway's log has the details.",
-        follows=("node_not_ready", *_NETWORK, "database_newer", "database_unreachable"),
+        "Follow the message.",
+        follows=(RELEASE_DIFFERS, "node_not_ready", *_NETWORK, "database_newer", "database_unreachable"),
     ),
     _code(
         "database_unreachable",
@@ -192,8 +194,7 @@ GATEWAY = (
     ),
     _code(
         "history_not_written",
-        "History is not written, and is lost if this continues. If the database takes no writes at all, no one can log "
-        "in.",
+        "History is not written, and is lost if this continues.",
         _LOG,
         "Free its disk, or make its volume or its tables writable: the message contains the database's error.",
         follows=("database_unreachable", "dns_down", "node_not_ready", "node_under_pressure"),
@@ -231,8 +232,11 @@ GATEWAY = (
         "gateway_troubled",
         "The gateway lacks something that it needs.",
         _LOG,
-        "Follow the message; the gateway's log has the details.",
-        follows=("dns_down", "database_unreachable", "operator_missing", "crd_missing", "probe_network_broken"),
+        "Follow the message.",
+        follows=(
+            RELEASE_DIFFERS,
+            *("dns_down", "database_unreachable", "operator_missing", "crd_missing", "probe_network_broken"),
+        ),
     ),
 )
 

@@ -2,9 +2,9 @@
 
 from functools import partial
 
-from vdi.diagnosis.check import Code
-from vdi.diagnosis.dns import DNS_DOWN
 from vdi.findings.model import Severity
+from vdi.snapshot.check import Code
+from vdi.snapshot.dns import DNS_DOWN
 
 _code = partial(Code, layer="infrastructure")
 _warning = partial(_code, severity=Severity.WARNING)
@@ -169,7 +169,7 @@ INFRASTRUCTURE = (
         "node_kept",
         "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule, a "
         "pod that autoscalers do not evict, or an annotation keeps it.",
-        "Annotations of the node and its pods, and the end of each desktop. Other PodDisruptionBudgets are not read.",
+        "Annotations of the node and its pods, and the end of each desktop.",
         "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template. Remove the "
         "annotations that no one needs.",
     ),
@@ -341,7 +341,7 @@ INFRASTRUCTURE = (
         "local_path_mode_wrong",
         "The local-path provisioner creates folders that only root can write to: desktops and databases that run as "
         "another user fail with Permission denied.",
-        "The mode in the script `setup` of the ConfigMap local-path-config. fsGroup has no effect on hostPath volumes.",
+        "The mode in the script `setup` of the ConfigMap local-path-config.",
         "Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
         cluster_wide=True,
     ),
@@ -387,6 +387,7 @@ NETWORK = (
         "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
         "The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
         "Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
+        follows=("release_differs",),
     ),
     _warning(
         "clock_wrong",

@@ -1,1 +1,1 @@
-"""Meaning of a snapshot's objects: components, sessions, permissions, policies, and their sanitized form. Pure."""
+"""Meaning of a snapshot's objects: components, sessions, policies, references. Pure."""

@@ -6,15 +6,15 @@ Checks, probes and `vdi.release` find them here. Traefik may run outside the clu
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 
 from vdi.cluster.explain import StartState, chart_subject, explain
-from vdi.cluster.objects import Event, Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot
+from vdi.cluster.objects import Event
 from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import FileSource, Lease, LeaseSpec, Pod, WorkloadObject, WorkloadPodSpec
 
 LEASE = "vdi-operator"
 # Seconds without a renewal after which no replica leads: renewals come every 2, another one takes over after 10.
@@ -22,7 +22,7 @@ STALE_SECONDS = 30.0
 # Seconds that a Lease which was given back may have no holder: the next replica looks every second.
 HANDOVER_SECONDS = 10.0
 
-# A gateway repeats each trouble in its log every minute while it lasts, and reports its end.
+# Operator and gateway repeat each trouble in their logs every minute while it lasts, and report its end.
 _TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
 _OVER = re.compile(r"no trouble any more: (?P<what>.+)")
 _HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
@@ -41,15 +41,15 @@ class Workload:
     """A Deployment, DaemonSet or StatefulSet. `kind`: its name in findings, such as `deployment`."""
 
     kind: str
-    raw: Raw
+    raw: WorkloadObject
 
     @property
     def namespace(self) -> str:
-        return str(self.raw["metadata"]["namespace"])
+        return self.raw.metadata.namespace
 
     @property
     def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
+        return self.raw.metadata.name
 
     @property
     def object(self) -> str:
@@ -64,7 +64,12 @@ class Workload:
     @property
     def release(self) -> str:
         """Name of its Helm release; empty: none made it."""
-        return str((self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+        return self.raw.metadata.annotations.get("meta.helm.sh/release-name", "")
+
+    @property
+    def component(self) -> str:
+        """Its part of the release, by its label: `operator`, `gateway`."""
+        return self.raw.metadata.labels.get("app.kubernetes.io/component", "")
 
     @property
     def upgrade(self) -> str:
@@ -73,52 +78,49 @@ class Workload:
         return f"vdi upgrade --namespace {self.namespace}{named}"
 
     @property
-    def pod_spec(self) -> Raw:
-        spec: Raw = self.raw["spec"]["template"]["spec"]
-        return spec
+    def pod_spec(self) -> WorkloadPodSpec:
+        return self.raw.spec.template.spec
 
     @property
     def pod_labels(self) -> dict[str, str]:
-        return (self.raw["spec"]["template"].get("metadata") or {}).get("labels") or {}
+        return self.raw.spec.template.metadata.labels
 
     @property
     def created(self) -> str:
-        return str(self.raw["metadata"]["creationTimestamp"])
+        return self.raw.metadata.creation_timestamp
 
     @property
     def ready(self) -> int:
         """Number of replicas that are ready."""
-        status = self.raw.get("status") or {}
-        return int(status.get("readyReplicas") or status.get("numberReady") or 0)
+        return self.raw.status.ready_replicas or self.raw.status.number_ready
 
     @property
     def desired(self) -> int:
         """Number of replicas that there should be."""
         if self.kind == "daemonset":
-            return int((self.raw.get("status") or {}).get("desiredNumberScheduled") or 0)
-        return int(self.raw["spec"].get("replicas", 1))
+            return self.raw.status.desired_number_scheduled
+        return self.raw.spec.replicas
 
     def scale_up(self, replicas: int = 1) -> Remedy:
         """Remedy for a Deployment that was scaled to 0."""
         return Remedy("Scale it up again.", (f"{self.kubectl} scale deployment {self.name} --replicas {replicas}",))
 
-    def secret_of_volume(self, name: str) -> Raw:
-        """The `secret` of its pods' volume of this name; empty when there is none."""
-        volumes = self.pod_spec.get("volumes") or ()
-        return next((volume.get("secret") or {} for volume in volumes if volume["name"] == name), {})
+    def secret_of_volume(self, name: str) -> FileSource | None:
+        """The `secret` of its pods' volume of this name."""
+        return next((volume.secret for volume in self.pod_spec.volumes if volume.name == name), None)
 
     def secret_keys(self) -> Iterator[tuple[str, str, str]]:
         """Variable, Secret and key, for each variable of its containers that a Secret has."""
-        for container in self.pod_spec["containers"]:
-            for variable in container.get("env") or ():
-                if reference := (variable.get("valueFrom") or {}).get("secretKeyRef"):
-                    yield variable["name"], reference["name"], reference["key"]
+        for container in self.pod_spec.containers:
+            for variable in container.env:
+                if variable.value_from and (source := variable.value_from.secret_key_ref):
+                    yield variable.name, source.name, source.key
 
 
 def workloads(snapshot: Snapshot) -> Iterator[Workload]:
     """All Deployments, DaemonSets and StatefulSets."""
     for kind in ("deployment", "daemonset", "statefulset"):
-        for raw in snapshot.raw(f"{kind}s"):
+        for raw in snapshot.of_kind(f"{kind}s"):
             yield Workload(kind, raw)
 
 
@@ -127,7 +129,7 @@ def find_servers(snapshot: Snapshot, name: str) -> list[Workload]:
     return [
         workload
         for workload in workloads(snapshot)
-        if (workload.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/name") == name
+        if workload.raw.metadata.labels.get("app.kubernetes.io/name") == name
     ]
 
 
@@ -150,10 +152,8 @@ class Component(Workload):
 
     def depends_on(self, snapshot: Snapshot) -> list[str]:
         """Objects whose findings may explain that it does not work."""
-        policies = (policy["metadata"] for policy in snapshot.raw("networkpolicies"))
-        here = [
-            f"networkpolicy/{self.namespace}/{meta['name']}" for meta in policies if self.namespace == meta["namespace"]
-        ]
+        policies = (policy.metadata for policy in snapshot.objects.networkpolicies)
+        here = [f"networkpolicy/{self.namespace}/{meta.name}" for meta in policies if self.namespace == meta.namespace]
         return [self.object, *snapshot.nodes_of(self.raw), *here]
 
     def explain_down(self, snapshot: Snapshot) -> tuple[str, list[str]]:
@@ -170,18 +170,20 @@ class Component(Workload):
             evidence += [f"pod/{pod.metadata.name}: {pod.status.phase}, {why}", " ".join(raw.split())]
             evidence += [*last_warnings(events), *(f"log: {line}" for line in log[-3:])]
             words = words or last_words(log) or why
-        conditions = (self.raw.get("status") or {}).get("conditions") or ()
-        evidence += [f"{one['type']}: {one['message']}" for one in conditions if one["type"] == "ReplicaFailure"]
+        failures = (one for one in self.raw.status.conditions if one.type == "ReplicaFailure")
+        evidence += [f"{condition.type}: {condition.message}" for condition in failures]
         return words or "it has no pods", evidence
 
 
-def _find_components(snapshot: Snapshot, container: str, variable: str) -> Iterator[tuple[Raw, dict[str, str]]]:
+def _find_components(
+    deployments: Iterable[WorkloadObject], container: str, variable: str
+) -> Iterator[tuple[WorkloadObject, dict[str, str]]]:
     """Deployments with a container of this name and this variable of the chart, with its environment."""
-    for raw in snapshot.raw("deployments"):
-        for one in raw["spec"]["template"]["spec"]["containers"]:
-            environment = {variable["name"]: variable.get("value", "") for variable in one.get("env") or ()}
-            if one["name"] == container and variable in environment:
-                yield raw, environment
+    for deployment in deployments:
+        for one in deployment.spec.template.spec.containers:
+            environment = {variable.name: variable.value for variable in one.env}
+            if one.name == container and variable in environment:
+                yield deployment, environment
 
 
 @dataclass(frozen=True)
@@ -200,14 +202,18 @@ class Operator(Component):
 
     @property
     def account(self) -> str:
-        return str(self.pod_spec.get("serviceAccountName") or "default")
+        return self.pod_spec.service_account_name or "default"
 
 
-@lru_cache(maxsize=2)
+@once
 def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
     """All operators of the cluster."""
+    return operators_among(snapshot.objects.deployments)
+
+
+def operators_among(deployments: Iterable[WorkloadObject]) -> tuple[Operator, ...]:
     found = []
-    for raw, environment in _find_components(snapshot, "operator", "VDI_NAMESPACE"):
+    for raw, environment in _find_components(deployments, "operator", "VDI_NAMESPACE"):
         try:
             read = read_settings(environment)
         except SettingsError as error:
@@ -242,16 +248,18 @@ def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
     return operator.lease_namespace if operator else namespace
 
 
-def read_lease(snapshot: Snapshot, namespace: str) -> Raw:
-    """`spec` of that Lease; empty when there is none."""
-    return (snapshot.find("leases", LEASE, lease_namespace(snapshot, namespace)) or {}).get("spec") or {}
+def read_lease(snapshot: Snapshot, namespace: str) -> LeaseSpec | None:
+    """`spec` of that Lease, if there is one."""
+    lease: Lease | None = snapshot.find("leases", LEASE, lease_namespace(snapshot, namespace))
+    return lease.spec if lease else None
 
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
     """Whether an operator leads there, or did a moment ago: during a handover the Lease has no holder."""
     spec = read_lease(snapshot, namespace)
-    renewed = spec.get("renewTime")
-    return bool(renewed) and snapshot.age(renewed) < (STALE_SECONDS if spec.get("holderIdentity") else HANDOVER_SECONDS)
+    if spec is None or not spec.renew_time:
+        return False
+    return snapshot.age(spec.renew_time) < (STALE_SECONDS if spec.holder_identity else HANDOVER_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -260,14 +268,14 @@ class Gateway(Component):
 
     def unavailable_for(self, snapshot: Snapshot) -> float:
         """Seconds since too few replicas are ready, by its condition Available; without it, since its creation."""
-        conditions = (self.raw.get("status") or {}).get("conditions") or ()
-        down: Raw = next((one for one in conditions if one["type"] == "Available" and one["status"] == "False"), {})
-        return snapshot.age(down.get("lastTransitionTime") or self.created)
+        conditions = self.raw.status.conditions
+        since = (one.last_transition_time for one in conditions if (one.type, one.status) == ("Available", "False"))
+        return snapshot.age(next(since, "") or self.created)
 
 
-@lru_cache(maxsize=2)
+@once
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
-    found = _find_components(snapshot, "gateway", "VDI_GATEWAY_NAMESPACE")
+    found = _find_components(snapshot.objects.deployments, "gateway", "VDI_GATEWAY_NAMESPACE")
     return tuple(
         Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(","))) for raw, environment in found
     )
@@ -355,14 +363,18 @@ def read_go_duration(text: str) -> float | None:
     return sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
 
 
-@lru_cache(maxsize=2)
+@once
 def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
+    return traefiks_among(workloads(snapshot))
+
+
+def traefiks_among(workloads: Iterable[Workload]) -> tuple[Traefik, ...]:
     found = []
-    for workload in workloads(snapshot):
-        for container in workload.pod_spec["containers"]:
-            name = PurePosixPath(str(container.get("image", ""))).name.partition(":")[0].partition("@")[0]
+    for workload in workloads:
+        for container in workload.pod_spec.containers:
+            name = PurePosixPath(container.image).name.partition(":")[0].partition("@")[0]
             if name in ("traefik", "mirrored-library-traefik"):
-                found.append(Traefik(workload.kind, workload.raw, tuple(container.get("args") or ())))
+                found.append(Traefik(workload.kind, workload.raw, container.args))
     return tuple(found)
 
 

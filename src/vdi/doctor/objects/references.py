@@ -5,16 +5,17 @@
 
 import re
 
+import msgspec
+
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.sessions import diagnose_sessions
+from vdi.gpu.sharing.config import RENAMED, RESOURCE
 from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, observe
 from vdi.session.naming import assigned_namespace, route_name
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import IngressRoute, Pod
 
-# ConfigMap of Rancher's local-path provisioner, beside its Deployment.
-LOCAL_PATH_CONFIG = "local-path-config"
 _LOCAL_PATH_DEPLOYMENT = "local-path-provisioner"
 # A mode that its script gives to the volume's own folder. That of the parent (`$VOL_DIR/..`) may well be 0700.
 _MODE = re.compile(
@@ -49,8 +50,8 @@ def secrets_to_sign_in(snapshot: Snapshot) -> dict[tuple[str, str], list[VDITemp
 
 
 def local_path_namespaces(snapshot: Snapshot) -> list[str]:
-    found = (deployment["metadata"] for deployment in snapshot.raw("deployments"))
-    return sorted({meta["namespace"] for meta in found if meta["name"] == _LOCAL_PATH_DEPLOYMENT})
+    metas = (deployment.metadata for deployment in snapshot.objects.deployments)
+    return sorted({meta.namespace for meta in metas if meta.name == _LOCAL_PATH_DEPLOYMENT})
 
 
 def read_closed_modes(script: str) -> list[str]:
@@ -70,28 +71,38 @@ def _is_closed(mode: str) -> bool:
 
 def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Namespace and name of the ConfigMaps that may configure GPU sharing; empty on a cluster without GPUs."""
-    located = observe(_cluster_policy(snapshot), snapshot.raw("daemonsets"))
+    located = observe(_cluster_policy(snapshot), map(msgspec.to_builtins, snapshot.objects.daemonsets))
     if not located.plugins and located.policy is None:
         return []
     return [(located.namespace, name) for name in sorted({located.config_name, DEFAULT_NAME} - {""})]
 
 
+@once
 def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration, as `vdi gpu verify` would see them."""
-    pods = [pod for pod in snapshot.raw("pods") if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    objects = snapshot.objects
+    # `vdi gpu configure` edits the API's objects, so its state is made of maps. Most pods have no part in it.
+    pods = [msgspec.to_builtins(pod) for pod in objects.pods if _has_part_in_gpus(pod)]
     return observe(
         _cluster_policy(snapshot),
-        snapshot.raw("daemonsets"),
-        nodes=snapshot.raw("nodes"),
+        [msgspec.to_builtins(daemon_set) for daemon_set in objects.daemonsets],
+        nodes=[msgspec.to_builtins(node) for node in objects.nodes],
         used=in_use(pods),
         pods=pods,
-        config_maps=snapshot.raw("configmaps"),
+        config_maps=[msgspec.to_builtins(config_map) for config_map in objects.configmaps],
         runtime_class=snapshot.find("runtimeclasses", "nvidia") is not None,
     )
 
 
+def _has_part_in_gpus(pod: Pod) -> bool:
+    """Whether it has a GPU, or belongs to a DaemonSet, such as a device plugin's."""
+    has_gpu = any(pod.spec.takes.get(resource) for resource in (RESOURCE, RENAMED))
+    of_daemon_set = any(owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
+    return pod.status.phase not in ("Succeeded", "Failed") and (has_gpu or of_daemon_set)
+
+
 def _cluster_policy(snapshot: Snapshot) -> ClusterPolicy | None:
-    return next(iter(active_policies(snapshot.raw("clusterpolicies"))), None)
+    return next(iter(active_policies(map(msgspec.to_builtins, snapshot.objects.clusterpolicies))), None)
 
 
 def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:
@@ -102,8 +113,8 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
     found: dict[tuple[str, str], set[str]] = {}
     others: list[tuple[str, str]] = []
     for diagnosis in diagnose_sessions(snapshot):
-        route = snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace)
-        name = ((route or {}).get("spec") or {}).get("tls", {}).get("secretName")
+        route: IngressRoute | None = snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace)
+        name = route.spec.tls.secret_name if route and route.spec.tls else ""
         if name and diagnosis.host:
             found.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
         elif route and diagnosis.host:
@@ -124,10 +135,7 @@ def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
     each template is enough, unless one session was requested.
     """
     chosen = [
-        pod
-        for operator in find_operators(snapshot)
-        for pod in operator.pods(snapshot)
-        if not pod.ready and pod.status.phase == "Running"
+        pod for operator in find_operators(snapshot) for pod in operator.pods(snapshot) if pod.status.phase == "Running"
     ]
     chosen += [pod for gateway in gateways_in_scope(snapshot) for pod in gateway.pods(snapshot)]
     # Pods by which local-path makes and removes folders, when one has failed.

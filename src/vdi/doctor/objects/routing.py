@@ -7,14 +7,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from vdi.cluster.objects import Pod
-from vdi.diagnosis.snapshot import Raw, Snapshot
 from vdi.doctor.objects.components import find_traefiks
 from vdi.session.naming import MANAGED_BY
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import EndpointSlice, Ingress, IngressRoute, Middleware, Pod, Service
 
 _HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
 _HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")
@@ -72,36 +71,34 @@ def _matches(pattern: str, host: str) -> bool:
         return False  # Go's syntax, which Python does not have
 
 
-def route_rules(route: Raw) -> list[Rule]:
-    meta, spec = route["metadata"], route["spec"]
-    where = f"ingressroute/{meta['namespace']}/{meta['name']}"
-    entry_points = frozenset(spec.get("entryPoints") or ())
-    rules = spec.get("routes") or ()
-    return [Rule(where, str(one.get("match", "")), int(one.get("priority") or 0), entry_points) for one in rules]
+def route_rules(route: IngressRoute) -> list[Rule]:
+    where = f"ingressroute/{route.metadata.namespace}/{route.metadata.name}"
+    entry_points = frozenset(route.spec.entry_points)
+    return [Rule(where, rule.match, rule.priority, entry_points) for rule in route.spec.routes]
 
 
-def _ingress_rules(ingress: Raw) -> Iterator[Rule]:
+def _ingress_rules(ingress: Ingress) -> Iterator[Rule]:
     """The rules that Traefik makes of an Ingress. One without a class counts as Traefik's."""
-    meta, spec = ingress["metadata"], ingress.get("spec") or {}
-    notes = meta.get("annotations") or {}
-    if "traefik" not in (spec.get("ingressClassName") or notes.get("kubernetes.io/ingress.class") or "traefik"):
+    meta, spec = ingress.metadata, ingress.spec
+    notes = meta.annotations
+    if "traefik" not in (spec.ingress_class_name or notes.get("kubernetes.io/ingress.class") or "traefik"):
         return
-    where = f"ingress/{meta['namespace']}/{meta['name']}"
-    priority = str(notes.get(f"{_ANNOTATION}priority", ""))
-    entry_points = frozenset(re.findall(r"[^\s,]+", str(notes.get(f"{_ANNOTATION}entrypoints", ""))))
-    for rule in spec.get("rules") or ():
-        host = str(rule.get("host") or "")
+    where = f"ingress/{meta.namespace}/{meta.name}"
+    priority = notes.get(f"{_ANNOTATION}priority", "")
+    entry_points = frozenset(re.findall(r"[^\s,]+", notes.get(f"{_ANNOTATION}entrypoints", "")))
+    for rule in spec.rules:
+        host = rule.host
         matcher = f"Host(`{host}`)" if host else ""
         if host.startswith("*."):
             matcher = f"HostRegexp(`^[a-zA-Z0-9-]+{re.escape(host[1:])}$`)"
-        for path in (rule.get("http") or {}).get("paths") or ():
-            kind = "Path" if path.get("pathType") == "Exact" else "PathPrefix"
-            parts = (matcher, f"{kind}(`{path['path']}`)" if path.get("path") else "")
+        for path in rule.http.paths:
+            kind = "Path" if path.path_type == "Exact" else "PathPrefix"
+            parts = (matcher, f"{kind}(`{path.path}`)" if path.path else "")
             match = " && ".join(filter(None, parts))
             yield Rule(where, match, int(priority) if priority.isdigit() else 0, entry_points)
 
 
-@lru_cache(maxsize=2)
+@once
 def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
     """Rules of others that Traefik reads, by the hosts that they name; ``""``: those that name no host, or patterns."""
     # Without a Traefik in the cluster one outside it reads the routes, and nothing is known of its options.
@@ -109,13 +106,13 @@ def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
     watched = {namespace for traefik in traefiks for namespace in traefik.namespaces}
     watches_all = any(not traefik.namespaces for traefik in traefiks) or not traefiks
     rules: list[Rule] = []
-    for route in snapshot.raw("ingressroutes"):
-        labels = (route["metadata"].get("labels") or {}).items()
+    for route in snapshot.objects.ingressroutes:
+        labels = route.metadata.labels.items()
         # Releases that share a domain are a finding of their own, as is a host that two sessions request.
         is_ours = MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
-        if not is_ours and (watches_all or route["metadata"]["namespace"] in watched):
+        if not is_ours and (watches_all or route.metadata.namespace in watched):
             rules += route_rules(route)
-    rules += [rule for ingress in snapshot.raw("ingresses") for rule in _ingress_rules(ingress)]
+    rules += [rule for ingress in snapshot.objects.ingresses for rule in _ingress_rules(ingress)]
     table: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
         for host in ([] if _HOST_PATTERN.search(rule.match) else rule.hosts) or [""]:
@@ -147,29 +144,31 @@ class Backend(NamedTuple):
 
 def chain_of(snapshot: Snapshot, name: str, namespace: str) -> list[tuple[str, str]]:
     """Name and namespace of a Middleware, and of the members of a chain."""
-    chain = ((snapshot.find("middlewares", name, namespace) or {}).get("spec") or {}).get("chain") or {}
-    links = ((link["name"], link.get("namespace") or namespace) for link in chain.get("middlewares") or ())
-    return [(name, namespace), *links]
+    middleware: Middleware | None = snapshot.find("middlewares", name, namespace)
+    links = middleware.spec.chain.middlewares if middleware else ()
+    return [(name, namespace), *((link.name, link.namespace or namespace) for link in links)]
 
 
-def backends_of(snapshot: Snapshot, route: Raw) -> Iterator[Backend]:
+def backends_of(snapshot: Snapshot, route: IngressRoute) -> Iterator[Backend]:
     """The Services that an IngressRoute and its Middlewares name."""
-    namespace, name = route["metadata"]["namespace"], route["metadata"]["name"]
-    for rule in route["spec"].get("routes") or ():
-        for one in rule.get("services") or ():
-            if one.get("kind", "Service") == "Service":
+    namespace, name = route.metadata.namespace, route.metadata.name
+    for rule in route.spec.routes:
+        for service in rule.services:
+            if service.kind == "Service":
                 named_by = f"ingressroute/{namespace}/{name}"
-                yield Backend(one.get("namespace") or namespace, one["name"], one.get("port", ""), named_by)
-        for one in rule.get("middlewares") or ():
-            yield from middleware_backends(snapshot, one["name"], one.get("namespace") or namespace)
+                yield Backend(service.namespace or namespace, service.name, service.port, named_by)
+        for middleware in rule.middlewares:
+            yield from middleware_backends(snapshot, middleware.name, middleware.namespace or namespace)
 
 
 def middleware_backends(snapshot: Snapshot, name: str, namespace: str) -> Iterator[Backend]:
     """The Services that a Middleware, or a member of its chain, asks."""
     for link, there in chain_of(snapshot, name, namespace):
-        spec = (snapshot.find("middlewares", link, there) or {}).get("spec") or {}
+        middleware: Middleware | None = snapshot.find("middlewares", link, there)
+        if middleware is None or middleware.spec.forward_auth is None:
+            continue
         try:
-            parts = urlsplit((spec.get("forwardAuth") or {}).get("address", ""))
+            parts = urlsplit(middleware.spec.forward_auth.address)
             port = parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError:
             continue
@@ -178,15 +177,14 @@ def middleware_backends(snapshot: Snapshot, name: str, namespace: str) -> Iterat
             yield Backend(at, service, port, f"middleware/{there}/{link}")
 
 
-@lru_cache(maxsize=2)
-def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[Raw]]:
+@once
+def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[EndpointSlice]]:
     """EndpointSlices with a ready endpoint, by namespace and name of their Service."""
-    found: dict[tuple[str, str], list[Raw]] = defaultdict(list)
-    for one in snapshot.raw("endpointslices"):
-        name = (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name", "")
-        if any(endpoint["conditions"].get("ready") is not False for endpoint in one["endpoints"]):
-            found[one["metadata"]["namespace"], name].append(one)
-    return found
+    slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
+    for one in snapshot.objects.endpointslices:
+        if any(endpoint.conditions.ready is not False for endpoint in one.endpoints):
+            slices[one.metadata.namespace, one.metadata.labels.get("kubernetes.io/service-name", "")].append(one)
+    return slices
 
 
 def is_read(snapshot: Snapshot, plural: str, namespace: str) -> bool:
@@ -199,32 +197,25 @@ def explain_service(
     snapshot: Snapshot, namespace: str, name: str, port: int | str, pods: Iterable[Pod]
 ) -> tuple[str, list[str]] | None:
     """A clause that says why a Service leads to none of these pods, and its evidence; None: it leads to them."""
-    service = snapshot.find("services", name, namespace)
+    service: Service | None = snapshot.find("services", name, namespace)
     if service is None:
         return "does not exist", [f"there is no Service {namespace}/{name}"]
-    spec = service.get("spec") or {}
-    if spec.get("type") == "ExternalName":
+    if service.spec.type == "ExternalName":
         return None
-    ports = spec.get("ports") or ()
-    served = next((one for one in ports if port in (one.get("name"), one.get("port"))), None)
+    ports = service.spec.ports
+    served = next((one for one in ports if port in (one.name, one.port)), None)
     if served is None:
-        return f"has no port {port}", [f"spec.ports: {', '.join(str(one.get('port')) for one in ports) or 'none'}"]
+        return f"has no port {port}", [f"spec.ports: {', '.join(str(one.port) for one in ports) or 'none'}"]
     slices = _ready_slices(snapshot).get((namespace, name))
     if not slices:
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
-        return "has no pod that is ready behind it", [f"spec.selector: {spec.get('selector')}", *labels[:2]]
-    label = served.get("name", "")
-    targets = {one["port"] for found in slices for one in found["ports"] if one.get("name", "") == label}
-    opened: list[Raw] = [
-        one
-        for pod in pods
-        for container in (snapshot.find("pods", pod.metadata.name, pod.metadata.namespace) or {})["spec"]["containers"]
-        for one in container.get("ports") or ()
-    ]
+        return "has no pod that is ready behind it", [f"spec.selector: {service.spec.selector or None}", *labels[:2]]
+    targets = {one.port for each in slices for one in each.ports if one.name == served.name}
+    opened = [one for pod in pods for container in pod.spec.containers for one in container.ports]
     # A port of the same name is meant; else any port that a container declares will do.
-    same = {one["containerPort"] for one in opened if one.get("name", "") == label}
-    expected = same or {one["containerPort"] for one in opened}
+    same = {one.container_port for one in opened if one.name == served.name}
+    expected = same or {one.container_port for one in opened}
     if targets and (not expected or targets & expected):
         return None
-    target, listening = served.get("targetPort", served.get("port")), ", ".join(map(str, sorted(expected)))
+    target, listening = served.target_port or served.port, ", ".join(map(str, sorted(expected)))
     return f"leads to port {target}, on which its pods do not listen", [f"ports of its pods: {listening or 'unknown'}"]

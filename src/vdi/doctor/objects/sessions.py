@@ -6,17 +6,17 @@ adds the objects that the session depends on: ranking looks for causes among the
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from urllib.parse import urlsplit
+
+import msgspec
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
-from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod, Service
-from vdi.diagnosis.check import merge_patch
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.cluster.objects import Event
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
 from vdi.findings.model import Finding, Remedy, Severity
@@ -29,6 +29,9 @@ from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.homes import home_names, resolve_home
 from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
+from vdi.snapshot.check import merge_patch
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import PersistentVolumeClaim, Pod
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,8 @@ class SessionDiagnosis:
             pod=self.pod,
             home=self.home,
             homes=self.homes,
-            service=convert(service, Service) if service else None,
-            route=convert(route, Route) if route else None,
+            service=service,
+            route=convert(msgspec.to_builtins(route), Route) if route else None,
             events=tuple(self._events()),
             node=node,
             node_gone=bool(self.bound and self.bound.spec.node_name and node is None and self.snapshot.nodes),
@@ -291,12 +294,12 @@ class SessionDiagnosis:
         return found
 
 
-@lru_cache(maxsize=2)
+@once
 def _queued(snapshot: Snapshot) -> int:
     return sum(session.status.queue is not None for session in snapshot.all_sessions)
 
 
-@lru_cache(maxsize=2)
+@once
 def _full_queue(snapshot: Snapshot) -> Queue:
     """The capacity of all nodes and their use by pods of all namespaces."""
     queue = Queue()
@@ -321,7 +324,7 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     return sorted(found)
 
 
-@lru_cache(maxsize=2)
+@once
 def diagnose_sessions(snapshot: Snapshot) -> tuple[SessionDiagnosis, ...]:
     """All sessions in the scope. Cached: checks share what one of them has worked out."""
     return tuple(SessionDiagnosis(snapshot, session) for session in snapshot.sessions)

@@ -18,7 +18,6 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.diagnosis.dns import DNS_LOG
 from vdi.doctor.codes import make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import HTTP_ERRORS, certificate_error, is_unknown_host, open_client, reason_of, unverified
@@ -27,6 +26,7 @@ from vdi.kube.errors import Conflict, Forbidden, KubeError, NotFound
 from vdi.kube.resource import CLAIMS, ENDPOINT_SLICES, EVENTS, PODS, SERVICES, Resource
 from vdi.kube.transport import Client
 from vdi.session.children import restricted_container, restricted_pod, scheme_of
+from vdi.snapshot.dns import DNS_LOG
 
 _SECONDS = 10.0
 _STREAM = "/api/websockets"
@@ -38,33 +38,48 @@ _HEALTH_SECONDS = 5.0
 # Time that the pod may take: image, volume, start.
 POD_SECONDS = 120.0
 _POLL_SECONDS = 1.0
-# Writes each word of `tries` that is not as it should be. Some network plugins need seconds until the policies hold for
-# a new pod, and kube-proxy for a new Service: of four attempts one is enough.
+# Some networks accept a connection to any address. So DNS has to respond: to a status request, which it refuses.
+# Writes the words of `tries` that are not as they should be; of address, Service and name the first, since each needs
+# the one before. Some network plugins need seconds until the policies hold for a new pod, and kube-proxy for a new
+# Service: of four attempts one is enough.
 _SCRIPT = """\
+python='
+import socket, sys
+stream = socket.create_connection(sys.argv[2:4], 1)
+if sys.argv[1] != "denied":
+    stream.sendall(b"\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1")
+    sys.exit(len(stream.recv(2)) != 2)
+'
+bash='
+exec 3<> "/dev/tcp/$1/$2" || exit 1
+[ "$0" = denied ] && exit 0
+printf "\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1" >&3
+[ "$(head -c 2 <&3 | wc -c)" = 2 ]
+'
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 connects() {
-    if [ -z "$2" ]; then
-        getent hosts "$1"
+    if [ -z "$3" ]; then
+        timeout 2 getent hosts "$2"
     elif command -v python3; then
-        python3 -c 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 2)' "$@"
+        python3 -c "$python" "$@"
     elif command -v bash; then
-        timeout 2 bash -c 'exec 3<> "/dev/tcp/$0/$1"' "$@"
-    elif command -v nc; then
-        nc -z -w 2 "$@"
+        timeout 1 bash -c "$bash" "$@"
     else
         exit 0
     fi > /dev/null 2>&1
 }
 tries() {
-    for seconds in 1 2 3 4; do
-        if connects "$2" "$3"; then found=reached; else found=denied; fi
+    if grep -qsE 'endpoint|service' /dev/termination-log; then return; fi
+    for seconds in 1 1 1 1; do
+        if connects "$@"; then found=reached; else found=denied; fi
         case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
         sleep $seconds
     done
     echo "$1" >> /dev/termination-log
 }
-if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi
 """
+# After the others, which explain it.
+_TRY_NAME = "if command -v getent > /dev/null; then tries name kubernetes.default.svc; fi\n"
 _DNS_PORT = 53
 # By the word of the script: problem, remedy, and its command.
 _LAYERS = {
@@ -226,7 +241,7 @@ def build_probe(
     meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "vdi-operator"}}
     spec = template.spec
     attempts = (f"tries {word} {host} {port}\n" for word, (host, port) in (tried or {}).items())
-    script = _SCRIPT + "".join(attempts)
+    script = "".join([_SCRIPT, *attempts, _TRY_NAME])
     claim: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -277,14 +292,13 @@ async def probe_pod(
     name = f"vdi-probe-{secrets.token_hex(3)}"
     address = await _address_of(client, denied) if denied else ""
     tried = {"denied": (address, denied.port)} if denied and address else {}
+    setup = asyncio.create_task(_create(client, namespace, name, template, tried))
     try:
-        tried |= await _try_dns(client, namespace, name)
-        for kind, body in build_probe(namespace, name, template, tried):
-            await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
+        await asyncio.shield(setup)
         pod, failure, wrong = await _wait(client, namespace, name, clock)
     finally:
-        # Also after Ctrl-C: what stays would be found by no one.
-        await asyncio.shield(_remove(client, namespace, name))
+        # Also after Ctrl-C: what stays would be found by no one. A request under way still creates its object.
+        await asyncio.shield(_remove(client, namespace, name, setup))
     if not failure:
         found = [_not_enforced(namespace, denied, address)] if denied and "denied" in wrong else []
         return [*found, *judge_network(pod.spec.node_name, namespace, wrong)]
@@ -301,6 +315,14 @@ async def probe_pod(
             related_objects=[f"namespace/{namespace}"],
         )
     ]
+
+
+async def _create(
+    client: Client, namespace: str, name: str, template: VDITemplate, tried: Mapping[str, tuple[str, int]]
+) -> None:
+    tried = {**tried, **await _try_dns(client, namespace, name)}
+    for kind, body in build_probe(namespace, name, template, tried):
+        await client.create(kind, body, namespace=namespace, into=msgspec.Raw)
 
 
 async def _address_of(client: Client, denied: DeniedPort) -> str:
@@ -391,9 +413,16 @@ async def _why_waiting(client: Client, pod: Pod) -> str:
     return f"it has not ended within {POD_SECONDS:g} s. {explanation}"
 
 
-async def _remove(client: Client, namespace: str, name: str) -> None:
+async def _remove(client: Client, namespace: str, name: str, setup: "asyncio.Task[None]") -> None:
+    """Remove all that the setup has created, when it has ended. Raises the error of a removal after the others."""
+    await asyncio.gather(setup, return_exceptions=True)
+    failed: list[KubeError] = []
     for kind in (PODS, CLAIMS, SERVICES, ENDPOINT_SLICES):
         try:
             await client.delete(kind, name, namespace=namespace, grace_seconds=0, into=msgspec.Raw)
         except (NotFound, Conflict):
             continue
+        except KubeError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]

@@ -8,11 +8,11 @@ import asyncio
 import base64
 import ipaddress
 import re
+import signal
 from collections.abc import Awaitable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.doctor.objects.components import (
@@ -35,6 +35,7 @@ from vdi.kube.resource import NODES, PODS, SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import make_turn_credentials
 from vdi.session.effective import Desktop
+from vdi.snapshot.model import Snapshot
 
 # The path to the desktops is the same for all: a few of them are enough.
 _MAX_SESSIONS = 3
@@ -86,6 +87,9 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         probe_gpu_memory(client, snapshot),
         _if_allowed("nodes/proxy", probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod})),
     ]
+    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: it removes what it has created.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
     # The same missing permission stops several probes, and is one finding.
     found = {finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings}
     return list(found.values())
@@ -117,8 +121,8 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
             continue
         target = Party("the operator", operator.namespace, dict(pods[0].metadata.labels))
         if blocked := blocking(snapshot, desktop, target, Port(_METRICS_PORT, "metrics")):
-            policies = [f"networkpolicy/{one['metadata']['namespace']}/{one['metadata']['name']}" for one in blocked[1]]
-            release = (operator.raw["metadata"].get("labels") or {}).get("app.kubernetes.io/instance", operator.name)
+            policies = [f"networkpolicy/{one.metadata.namespace}/{one.metadata.name}" for one in blocked[1]]
+            release = operator.raw.metadata.labels.get("app.kubernetes.io/instance", operator.name)
             return DeniedPort(
                 operator.object,
                 operator.namespace,
@@ -179,17 +183,17 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
     """
     variables = [
         variable
-        for container in gateway.pod_spec["containers"]
-        if container["name"] == "gateway"
-        for variable in container.get("env") or ()
+        for container in gateway.pod_spec.containers
+        if container.name == "gateway"
+        for variable in container.env
     ]
-    urls = next((variable.get("value", "") for variable in variables if variable["name"] == _TURN_URLS), "")
+    urls = next((variable.value for variable in variables if variable.name == _TURN_URLS), "")
     servers = [server for server in find_servers(snapshot, "coturn") if server.namespace == gateway.namespace]
     for name, workload in ((_TURN_VOLUME, gateway), *((_SERVER_VOLUME, server) for server in servers)):
         held = workload.secret_of_volume(name)
-        if held.get("secretName"):
-            keys = [item["key"] for item in held.get("items") or () if item["path"] == _TURN_SECRET]
-            return urls, held["secretName"], (keys or [_TURN_SECRET])[0]
+        if held:
+            keys = [item.key for item in held.items if item.path == _TURN_SECRET]
+            return urls, held.secret_name, (keys or [_TURN_SECRET])[0]
     return urls, "", ""
 
 
@@ -200,10 +204,10 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
     """
     findings = []
     for server in find_servers(snapshot, "coturn"):
-        name = server.secret_of_volume(_CONFIG_VOLUME).get("secretName")
-        if not name:
+        volume = server.secret_of_volume(_CONFIG_VOLUME)
+        if volume is None:
             continue
-        held: Any = await client.get(SECRETS, name, namespace=server.namespace, into=dict[str, Any])
+        held: Any = await client.get(SECRETS, volume.secret_name, namespace=server.namespace, into=dict[str, Any])
         config = base64.b64decode((held.get("data") or {}).get(_CONFIG_KEY, "")).decode()
         for session, (where, pod) in pods.items():
             there: Any = await client.get(PODS, pod, namespace=where, into=dict[str, Any])

@@ -196,9 +196,10 @@ class Edge(Component):
             yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
-        """A Secret of keys that cannot be read, and sessions whose WebSockets a proxy before Traefik cuts."""
+        """A Secret of keys that cannot be read, films not stored, sessions whose WebSockets a proxy cuts."""
         unread = [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
-        return [*unread, *self.verify.disconnects.problems(time.monotonic())]
+        unstored = [f"recordings: {self.recordings.trouble}"] if self.recordings.trouble else []
+        return [*unread, *unstored, *self.verify.disconnects.problems(time.monotonic())]
 
     async def _repeat(self, what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         failing = False

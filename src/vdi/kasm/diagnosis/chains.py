@@ -6,17 +6,17 @@ that waits for nothing: that is the cause. A pod that is merely starting is no f
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import msgspec
 
-from vdi.diagnosis.check import check
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, find_kasm
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
 from vdi.kasm.diagnosis.workloads import check_services, explain_claim, explain_service, explain_workload
+from vdi.snapshot.check import check
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.waits import Target
 
 # Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner.
 _SILENT = 600.0
@@ -86,11 +86,11 @@ class Walk(Explainer):
             if component and component.owns(workload.pod_labels) and component.service
         ]
         for service in self.kasm.own_services:
-            selector = service["spec"]["selector"].items()
+            selector = service.spec.selector.items()
             if any(selector <= workload.pod_labels.items() for workload in workloads):
                 scheme = "postgresql" if component and component.key == "db" else "http"
                 path = "/zones" if "initialised" in known[1].what else known[1].path
-                return Target(scheme, service["metadata"]["name"], known[1].port, path)
+                return Target(scheme, service.metadata.name, known[1].port, path)
         return None
 
     def _waits(self, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
@@ -196,7 +196,7 @@ def links(kasm: Installation) -> Iterator[Link]:
     yield from check_services(walk)
 
 
-@lru_cache(maxsize=2)
+@once
 def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     """Of all namespaces with Kasm."""
     return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vdi.diagnosis.check import Code, make_finding
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis.installation import Installation, KasmPod
+from vdi.snapshot.check import Code, make_finding
 
 
 def _code(code: str, means: str, proof: str, remedy: str, **more: Any) -> Code:

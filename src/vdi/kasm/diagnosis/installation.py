@@ -4,156 +4,69 @@ Pure.
 The targets of a chart that is not described are read from the init container's own command line.
 """
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
-from urllib.parse import urlsplit
+from functools import cached_property
+from typing import Protocol, TypeVar
 
 from vdi.cluster.explain import PASSING
-from vdi.cluster.objects import Event
-from vdi.diagnosis.snapshot import Snapshot
+from vdi.cluster.objects import ContainerStatus, Event, Terminated
 from vdi.kasm.generations import of_label, of_workloads
 from vdi.kasm.generations.model import Component, Generation, InitContainer
-
-_VARIABLE = re.compile(r"\$(?:\((\w+)\)|\{(\w+)(?::?-[^}]*)?\}|(\w+))")
-_URL = re.compile(r"(https?)://(?:[^\s/@\"']+@)?([\w.-]+)(?::(\d+))?(/[^\s\"'?;)]*)?")
-_HOST = re.compile(r"(?:^|\s)(?:-h|--host)[=\s]*\"?([\w.-]+)")
-_PORT = re.compile(r"(?:^|\s)(?:-p|--port)[=\s]*\"?(\d+)")
-_NC = re.compile(r"\bnc\s+(?:-\w+\s+(?:\d+\s+)?)*([\w.-]+)\s+(\d+)")
-_LOOKUP = re.compile(r"\b(?:nslookup|getent\s+hosts)\s+\"?([\w.-]+)")
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "redis": 6379}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def is_tables(self) -> bool:
-        """Whether it waits for what is in the database, beyond its answer."""
-        return self.scheme == "postgresql" and self.path == "/zones"
-
-
-def read_wait(container: Mapping[str, Any]) -> str:
-    """The address that this container waits for; empty where its command line does not say."""
-    given = {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}
-    words = [*(container.get("command") or ()), *(container.get("args") or ())]
-    text = _VARIABLE.sub(
-        lambda match: given.get(next(name for name in match.groups() if name), ""), " ".join(map(str, words))
-    )
-    return next((found for look in (_database, _redis, _url, _connection, _lookup) if (found := look(text, given))), "")
-
-
-def parse_wait(address: str) -> Target | None:
-    """The address taken apart; None for an empty one."""
-    if not address:
-        return None
-    pods = urlsplit(address)
-    return Target(pods.scheme, pods.hostname or "", pods.port or _PORTS.get(pods.scheme, 0), pods.path)
-
-
-def _after(program: str, text: str) -> str:
-    """The rest of the line on which this program is called; empty where it is not."""
-    match = re.search(rf"\b{program}\b([^\n;|]*)", text)
-    return match[1] if match else ""
-
-
-def _database(text: str, given: Mapping[str, str]) -> str:
-    query = _after("psql", text)
-    called = query or _after("pg_isready", text)
-    if not called:
-        return ""
-    host, port = _HOST.search(called), _PORT.search(called)
-    name = host[1] if host else given.get("PGHOST") or given.get("POSTGRES_HOST", "")
-    number = port[1] if port else given.get("PGPORT") or "5432"
-    tables = "/zones" if query and "zones" in text else ""
-    return f"postgresql://{name}:{number}{tables}" if name else ""
-
-
-def _redis(text: str, _: Mapping[str, str]) -> str:
-    called = _after("redis-cli", text)
-    host, port = _HOST.search(called), _PORT.search(called)
-    return f"redis://{host[1]}:{port[1] if port else 6379}" if host else ""
-
-
-def _url(text: str, _: Mapping[str, str]) -> str:
-    match = _URL.search(text)
-    if match is None:
-        return ""
-    scheme, host, port, path = match.groups()
-    return f"{scheme}://{host}:{port or _PORTS[scheme]}{path or '/'}"
-
-
-def _connection(text: str, _: Mapping[str, str]) -> str:
-    match = _NC.search(text)
-    return f"tcp://{match[1]}:{match[2]}" if match else ""
-
-
-def _lookup(text: str, _: Mapping[str, str]) -> str:
-    match = _LOOKUP.search(text)
-    return f"dns://{match[1]}" if match else ""
-
-
-Raw = dict[str, Any]
+from vdi.snapshot.model import Snapshot, once
+from vdi.snapshot.objects import Container, Job, Meta, Pod, Service, WorkloadObject
+from vdi.snapshot.waits import Target, parse_wait
 
 
 @dataclass(frozen=True)
 class KasmContainer:
-    spec: Raw
-    status: Raw
+    spec: Container
+    status: ContainerStatus
     is_init: bool
 
     @property
     def name(self) -> str:
-        return str(self.spec["name"])
+        return self.spec.name
 
     @property
     def image(self) -> str:
-        return str(self.spec.get("image", ""))
+        return self.spec.image
 
     @property
     def target(self) -> Target | None:
-        return parse_wait(str(self.spec.get("waitsFor", "")))
-
-    def _state(self, which: str, kind: str) -> Raw | None:
-        return (self.status.get(which) or {}).get(kind)
+        return parse_wait(self.spec.waits_for)
 
     @property
     def waiting(self) -> tuple[str, str]:
         """Reason and message for which it does not run; both empty where it runs, has ended, or was never mentioned."""
-        found = self._state("state", "waiting") or {}
-        return str(found.get("reason", "")), str(found.get("message", ""))
+        waiting = self.status.state.waiting
+        return (waiting.reason, waiting.message) if waiting else ("", "")
 
     @property
     def running_since(self) -> str:
         """Since when it runs; empty: it does not."""
-        return str((self._state("state", "running") or {}).get("startedAt", ""))
+        return self.status.state.running.started_at if self.status.state.running else ""
 
     @property
-    def ended(self) -> Raw | None:
+    def ended(self) -> Terminated | None:
         """Its last bad end, now or before the last restart."""
-        for found in (self._state("state", "terminated"), self._state("lastState", "terminated")):
-            if found and (found.get("exitCode") or found.get("reason") == "OOMKilled"):
-                return found
+        for ended in (self.status.state.terminated, self.status.last_state.terminated):
+            if ended and (ended.exit_code or ended.reason == "OOMKilled"):
+                return ended
         return None
 
     @property
     def restarts(self) -> int:
-        return int(self.status.get("restartCount", 0))
+        return self.status.restart_count
 
     @property
     def is_done(self) -> bool:
         """An init container that lets the next one begin."""
-        if self.spec.get("restartPolicy") == "Always":
-            return bool(self.status.get("started"))
-        ended = self._state("state", "terminated")
-        return ended is not None and not ended.get("exitCode")
+        if self.spec.restart_policy == "Always":
+            return bool(self.status.started)
+        ended = self.status.state.terminated
+        return ended is not None and not ended.exit_code
 
     @property
     def is_crashing(self) -> bool:
@@ -163,16 +76,16 @@ class KasmContainer:
 
 @dataclass(frozen=True, eq=False)
 class KasmPod:
-    raw: Raw
+    pod: Pod
     snapshot: Snapshot
 
     @property
     def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
+        return self.pod.metadata.name
 
     @property
     def namespace(self) -> str:
-        return str(self.raw["metadata"]["namespace"])
+        return self.pod.metadata.namespace
 
     @property
     def object(self) -> str:
@@ -180,46 +93,36 @@ class KasmPod:
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.raw["metadata"].get("labels") or {}
+        return self.pod.metadata.labels
 
     @property
     def phase(self) -> str:
-        return str(self._status.get("phase", ""))
+        return self.pod.status.phase
 
     @property
     def node(self) -> str:
-        return str(self.raw["spec"].get("nodeName", ""))
+        return self.pod.spec.node_name
 
     @property
     def age(self) -> float:
-        return self.snapshot.age(self.raw["metadata"].get("creationTimestamp"))
-
-    @property
-    def _status(self) -> Raw:
-        return self.raw.get("status") or {}
-
-    def condition(self, kind: str) -> Raw | None:
-        return next(
-            (condition for condition in self._status.get("conditions") or () if condition["type"] == kind), None
-        )
+        return self.snapshot.age(self.pod.metadata.creation_timestamp)
 
     @property
     def ready(self) -> bool:
-        found = self.condition("Ready")
-        return found is not None and found["status"] == "True"
-
-    def _boxes(self, spec: str, status: str) -> list[KasmContainer]:
-        states = {one["name"]: one for one in self._status.get(status) or ()}
-        found = self.raw["spec"].get(spec) or ()
-        return [KasmContainer(one, states.get(one["name"], {}), spec == "initContainers") for one in found]
+        ready = self.pod.condition("Ready")
+        return ready is not None and ready.status == "True"
 
     @cached_property
     def steps(self) -> list[KasmContainer]:
-        return self._boxes("initContainers", "initContainerStatuses")
+        states = {status.name: status for status in self.pod.status.init_container_statuses}
+        steps = self.pod.spec.init_containers
+        return [KasmContainer(step, states.get(step.name, ContainerStatus(step.name)), True) for step in steps]
 
     @cached_property
     def containers(self) -> list[KasmContainer]:
-        return self._boxes("containers", "containerStatuses")
+        states = {status.name: status for status in self.pod.status.container_statuses}
+        containers = self.pod.spec.containers
+        return [KasmContainer(one, states.get(one.name, ContainerStatus(one.name)), False) for one in containers]
 
     @property
     def done(self) -> int:
@@ -243,17 +146,14 @@ class KasmPod:
         """Containers that are not ready: the current init container, or containers of the pod."""
         if self.step:
             return [self.step]
-        return [container for container in self.containers if not container.status.get("ready")]
+        return [container for container in self.containers if not container.status.ready]
 
     @property
     def has_begun(self) -> bool:
         """Whether any of its containers has run: then it has its network and its volumes."""
-        states = [
-            container.status.get(one) or {}
-            for container in (*self.steps, *self.containers)
-            for one in ("state", "lastState")
-        ]
-        return any(state.get("running") or state.get("terminated") for state in states)
+        states = [container.status.state for container in (*self.steps, *self.containers)]
+        states += [container.status.last_state for container in (*self.steps, *self.containers)]
+        return any(state.running or state.terminated for state in states)
 
     @property
     def failing_containers(self) -> Iterator[KasmContainer]:
@@ -263,13 +163,13 @@ class KasmPod:
 
     @property
     def claims(self) -> list[str]:
-        sources = (volume.get("persistentVolumeClaim") for volume in self.raw["spec"].get("volumes") or ())
-        return [str(source["claimName"]) for source in sources if source]
+        sources = (volume.persistent_volume_claim for volume in self.pod.spec.volumes)
+        return [source.claim_name for source in sources if source]
 
     @property
     def events(self) -> list[Event]:
         """Warnings about it, the newest last."""
-        return sorted(self.snapshot.events_of(self.raw["metadata"].get("uid", "")), key=lambda one: one.seen)
+        return sorted(self.snapshot.events_of(self.pod.metadata.uid), key=lambda one: one.seen)
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""
@@ -283,54 +183,64 @@ class KasmPod:
 
 CHART = "helm.sh/chart"
 INSTANCE = "app.kubernetes.io/instance"
-_WORKLOADS = {"deployments": "deployment", "statefulsets": "statefulset"}
 
 
-def labels_of(found: Mapping[str, Any]) -> dict[str, str]:
-    return found["metadata"].get("labels") or {}
+class HasMeta(Protocol):
+    """An object of a snapshot."""
+
+    @property
+    def metadata(self) -> Meta: ...
 
 
-def is_kasms(found: Mapping[str, Any]) -> bool:
+T = TypeVar("T", bound=HasMeta)
+
+
+def _made_by_charts(snapshot: Snapshot) -> Iterator[HasMeta]:
+    """Objects whose labels say whether a Kasm is there."""
+    yield from snapshot.objects.pods
+    yield from snapshot.objects.deployments
+    yield from snapshot.objects.statefulsets
+
+
+def is_kasms(found: HasMeta) -> bool:
     """Whether one of Kasm's charts has made it, by its label."""
-    return of_label(labels_of(found).get(CHART, "")) is not None
+    return of_label(found.metadata.labels.get(CHART, "")) is not None
 
 
 def kasm_namespaces(snapshot: Snapshot) -> tuple[str, ...]:
     """Namespaces of Kasm: the requested one, or those with objects of its charts."""
     if snapshot.scope.kasm:
         return (snapshot.scope.namespace,)
-    made = [one for plural in ("pods", *_WORKLOADS) for one in snapshot.raw(plural) if is_kasms(one)]
-    return tuple(sorted({one["metadata"]["namespace"] for one in made}))
+    made = [one for one in _made_by_charts(snapshot) if is_kasms(one)]
+    return tuple(sorted({one.metadata.namespace for one in made}))
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
     """A Deployment or StatefulSet."""
 
-    raw: Raw
+    raw: WorkloadObject
     kind: str
 
     @property
     def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
+        return self.raw.metadata.name
 
     @property
     def object(self) -> str:
-        return f"{self.kind}/{self.raw['metadata']['namespace']}/{self.name}"
+        return f"{self.kind}/{self.raw.metadata.namespace}/{self.name}"
 
     @property
     def desired(self) -> int:
-        return int(self.raw["spec"].get("replicas", 1))
+        return self.raw.spec.replicas
 
     @property
     def pod_labels(self) -> dict[str, str]:
-        found: dict[str, str] = (self.raw["spec"]["template"].get("metadata") or {}).get("labels") or {}
-        return found
+        return self.raw.spec.template.metadata.labels
 
     @property
     def selector(self) -> dict[str, str]:
-        found: dict[str, str] = (self.raw["spec"].get("selector") or {}).get("matchLabels") or {}
-        return found
+        return self.raw.spec.selector.match_labels
 
 
 @dataclass(frozen=True)
@@ -340,56 +250,62 @@ class Installation:
     snapshot: Snapshot
     namespace: str
 
-    def _all(self, plural: str) -> list[Raw]:
-        return [one for one in self.snapshot.raw(plural) if one["metadata"].get("namespace") == self.namespace]
+    def _all(self, objects: Iterable[T]) -> list[T]:
+        return [one for one in objects if one.metadata.namespace == self.namespace]
 
-    def _here(self, plural: str) -> list[Raw]:
+    def _here(self, objects: Iterable[T]) -> list[T]:
         """Kasm's own, where charts are labelled; all of the namespace, where the chart is not known."""
-        found = self._all(plural)
+        found = self._all(objects)
         return [one for one in found if is_kasms(one)] if self.is_labelled else found
 
     @cached_property
     def is_labelled(self) -> bool:
         """Whether a label says what is Kasm's."""
-        return any(is_kasms(one) for plural in ("pods", *_WORKLOADS) for one in self._all(plural))
+        return any(is_kasms(one) for one in self._all(_made_by_charts(self.snapshot)))
 
     @cached_property
     def pods(self) -> list[KasmPod]:
         """Its pods that are not leaving and have not ended, by name."""
-        kept = [one for one in self._here("pods") if not one["metadata"].get("deletionTimestamp")]
-        live = [
-            pod for pod in (KasmPod(one, self.snapshot) for one in kept) if pod.phase not in ("Succeeded", "Failed")
+        kept = [
+            KasmPod(pod, self.snapshot)
+            for pod in self._here(self.snapshot.objects.pods)
+            if not pod.terminating and pod.status.phase not in ("Succeeded", "Failed")
         ]
-        return sorted(live, key=lambda one: one.name)
+        return sorted(kept, key=lambda pod: pod.name)
 
     @cached_property
     def workloads(self) -> list[Workload]:
-        return [Workload(one, kind) for plural, kind in _WORKLOADS.items() for one in self._here(plural)]
+        objects = self.snapshot.objects
+        return [
+            *(Workload(one, "deployment") for one in self._here(objects.deployments)),
+            *(Workload(one, "statefulset") for one in self._here(objects.statefulsets)),
+        ]
 
     @cached_property
-    def services(self) -> dict[str, Raw]:
+    def services(self) -> dict[str, Service]:
         """All Services of the namespace, by name: names are looked up among all of them."""
-        return {str(one["metadata"]["name"]): one for one in self._all("services")}
+        return {service.metadata.name: service for service in self._all(self.snapshot.objects.services)}
 
     @cached_property
-    def own_services(self) -> list[Raw]:
-        return [one for one in self._here("services") if one["spec"].get("selector")]
+    def own_services(self) -> list[Service]:
+        return [service for service in self._here(self.snapshot.objects.services) if service.spec.selector]
 
     @cached_property
-    def jobs(self) -> list[Raw]:
-        return self._here("jobs")
+    def jobs(self) -> list[Job]:
+        return self._here(self.snapshot.objects.jobs)
 
     @cached_property
     def chart(self) -> str:
         """Chart of most of its objects, such as `kasm-1.1181.0`; empty where no label says so."""
-        found = [*(workload.raw for workload in self.workloads), *self._here("pods")]
-        counts = Counter(label for one in found if (label := labels_of(one).get(CHART)))
+        workloads = (workload.raw.metadata for workload in self.workloads)
+        metas = [*workloads, *(pod.metadata for pod in self._here(self.snapshot.objects.pods))]
+        counts = Counter(meta.labels[CHART] for meta in metas if meta.labels.get(CHART))
         return counts.most_common(1)[0][0] if counts else ""
 
     @cached_property
     def release(self) -> str:
         """The Helm release; `RELEASE` where no label says so."""
-        names = [labels_of(workload.raw).get(INSTANCE, "") for workload in self.workloads]
+        names = [workload.raw.metadata.labels.get(INSTANCE, "") for workload in self.workloads]
         return next((name for name in names if name), "RELEASE")
 
     @cached_property
@@ -412,13 +328,15 @@ class Installation:
     def endpoints(self, service: str) -> tuple[int, int]:
         """Number of pods behind a Service, and of the ready ones."""
         slices = [
-            each for each in self._all("endpointslices") if labels_of(each).get("kubernetes.io/service-name") == service
+            each
+            for each in self._all(self.snapshot.objects.endpointslices)
+            if each.metadata.labels.get("kubernetes.io/service-name") == service
         ]
-        found = [endpoint for each in slices for endpoint in each.get("endpoints") or ()]
-        return len(found), sum((one.get("conditions") or {}).get("ready", True) is not False for one in found)
+        endpoints = [endpoint for each in slices for endpoint in each.endpoints]
+        return len(endpoints), sum(endpoint.conditions.ready is not False for endpoint in endpoints)
 
 
-@lru_cache(maxsize=4)
+@once
 def find_kasm(snapshot: Snapshot) -> tuple[Installation, ...]:
     return tuple(Installation(snapshot, namespace) for namespace in kasm_namespaces(snapshot))
 

@@ -131,16 +131,16 @@ def _lost(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
 def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     if pod.node:
         return None
-    condition = pod.condition("PodScheduled") or {}
-    message = str(condition.get("message", ""))
+    condition = pod.pod.condition("PodScheduled")
+    message = condition.message if condition else ""
     if missing := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
         return PodProblem("", f"{pod.name} needs the claim {missing[1]}.", claim=missing[1])
     if pod.claims and ("persistentvolume" in message.lower() or not message):
         return PodProblem("", f"{pod.name} waits for its volume.", claim=pod.claims[0])
-    age = pod.snapshot.age(condition.get("lastTransitionTime")) if condition else pod.age
+    age = pod.snapshot.age(condition.last_transition_time) if condition else pod.age
     if age < _PATIENCE:
         return PodProblem("", f"{pod.name} waits for a node.")
-    if condition.get("status") != "False":
+    if condition is None or condition.status != "False":
         return PodProblem(
             "kasm_unschedulable",
             f"No scheduler has processed {pod.name} for {int(age)} s.",
@@ -236,9 +236,9 @@ def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     if container is None:
         return None
     reason, message = container.waiting
-    ended = container.ended or {}
-    if ended.get("reason") in ("StartError", "ContainerCannotRun"):
-        reason, message = str(ended["reason"]), str(ended.get("message") or message)
+    ended = container.ended
+    if ended and ended.reason in ("StartError", "ContainerCannotRun"):
+        reason, message = ended.reason, ended.message or message
     if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
         return None
     return PodProblem(
@@ -250,9 +250,9 @@ def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
 
 
 def _memory_out(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
-    if container is None or (container.ended or {}).get("reason") != "OOMKilled":
+    if container is None or container.ended is None or container.ended.reason != "OOMKilled":
         return None
-    limit = ((container.spec.get("resources") or {}).get("limits") or {}).get("memory", "none set")
+    limit = container.spec.resources.limits.get("memory", "none set")
     return PodProblem(
         "kasm_out_of_memory",
         f"The {whose(container)} of {pod.name} used more memory than its limit ({limit}) and was stopped.",
@@ -269,11 +269,11 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     last = f" Last log line: {words[-1].strip()[:200]}" if words else ""
     return PodProblem(
         "kasm_crashes",
-        f"The {whose(container)} of {pod.name} ended with exit code {ended.get('exitCode')}"
+        f"The {whose(container)} of {pod.name} ended with exit code {ended.exit_code}"
         f" ({container.restarts} restarts).{last}".rstrip(".")
         + ".",
         (
-            f"{container.name}: exit code {ended.get('exitCode')}, {ended.get('reason', '')}",
+            f"{container.name}: exit code {ended.exit_code}, {ended.reason}",
             *(f"log: {word}" for word in words),
         ),
         Remedy.run(
@@ -291,8 +291,7 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
         return None
     claim = pod.snapshot.claims.get((pod.namespace, pod.claims[0]))
     volume = claim.spec.volume_name if claim else ""
-    spec = (pod.snapshot.find("persistentvolumes", volume) or {}).get("spec") or {}
-    path = (spec.get("hostPath") or spec.get("local") or {}).get("path")
+    path = pod.snapshot.volume_path(volume)
     if not path:
         remedy = Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}")
     elif _NOTHING_MADE.search(words):
@@ -306,7 +305,10 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
     return PodProblem(
         "kasm_volume_not_writable",
         f"The {whose(container)} of {pod.name} cannot write to its volume {pod.claims[0]}.",
-        (f"{container.name}: exit code {(container.ended or {}).get('exitCode')}", f"log: {words.strip()}"),
+        (
+            f"{container.name}: exit code {container.ended.exit_code if container.ended else None}",
+            f"log: {words.strip()}",
+        ),
         remedy,
         (f"persistentvolumeclaim/{pod.namespace}/{pod.claims[0]}", f"node/{pod.node}"),
     )

@@ -7,15 +7,17 @@ Called by `chains`, which follows each wait down to its one cause.
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from vdi.cluster.explain import first_line
-from vdi.diagnosis.dns import dns_down
+from vdi.cluster.objects import PodCondition
 from vdi.findings.model import Remedy, Severity
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Target, Workload
+from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Workload
 from vdi.kasm.generations.model import matches
 from vdi.kube.resource import IS_DEFAULT_CLASS
+from vdi.snapshot.dns import dns_down
+from vdi.snapshot.objects import Job, PersistentVolumeClaim, Service, StorageClass
+from vdi.snapshot.waits import Target
 
 # Seconds in which a controller makes its pods.
 _POD_PATIENCE = 20.0
@@ -38,7 +40,7 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
         )
     if refusal := _refusal(kasm, workload):
         return _refused(kasm, workload.object, workload.name, refusal)
-    age = kasm.snapshot.age(workload.raw["metadata"].get("creationTimestamp"))
+    age = kasm.snapshot.age(workload.raw.metadata.creation_timestamp)
     return link(
         "kasm_pods_missing",
         workload.object,
@@ -52,9 +54,9 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
 
 def _refusal(kasm: Installation, workload: Workload) -> str:
     """With which words its pods were refused; empty: they were not."""
-    for condition in (workload.raw.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return str(condition.get("message", ""))
+    for condition in workload.raw.status.conditions:
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return condition.message
     for (kind, namespace, name), events in kasm.snapshot.events.items():
         owns = name == workload.name or (kind == "ReplicaSet" and name.startswith(f"{workload.name}-"))
         refused = [event.note for event in events if event.reason == "FailedCreate"]
@@ -93,10 +95,10 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
     )
 
 
-def first_job(kasm: Installation) -> dict[str, object] | None:
+def first_job(kasm: Installation) -> Job | None:
     """The Job that makes the database's tables, if it is there: the newest, should there be several."""
-    found = [job for job in kasm.jobs if "db-init" in job["metadata"]["name"]]
-    return max(found, key=lambda one: one["metadata"].get("creationTimestamp", ""), default=None)
+    jobs = [job for job in kasm.jobs if "db-init" in job.metadata.name]
+    return max(jobs, key=lambda job: job.metadata.creation_timestamp, default=None)
 
 
 def job_refusal(kasm: Installation, name: str) -> Link | None:
@@ -124,24 +126,21 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
             evidence=[f"pod/{pod.name}: spec.volumes names {name}"],
             remedy=Remedy(f"Create it, or run helm upgrade of the release {kasm.release}, which does."),
         )
-    phase = (claim.get("status") or {}).get("phase", "Pending")
+    phase = claim.status.phase or "Pending"
     if phase == "Lost":
         return link(
             "kasm_claim_pending",
             where,
-            f"The claim {name} is Lost: its volume {claim['spec'].get('volumeName', '')} no longer exists, and its "
-            "data is lost.",
+            f"The claim {name} is Lost: its volume {claim.spec.volume_name} no longer exists, and its data is lost.",
             evidence=["status.phase: Lost"],
             remedy=Remedy("Restore the volume from a backup.", (describe,)),
         )
-    classes = {
-        storage_class["metadata"]["name"]: storage_class for storage_class in kasm.snapshot.raw("storageclasses")
-    }
-    class_name = claim["spec"].get("storageClassName")
+    classes = {storage_class.metadata.name: storage_class for storage_class in kasm.snapshot.objects.storageclasses}
+    class_name = claim.spec.storage_class_name
     known = "storageclasses" not in kasm.snapshot.unreadable_kinds
-    if known and class_name not in classes and not claim["spec"].get("volumeName"):
+    if known and class_name not in classes and not claim.spec.volume_name:
         return _class_missing(kasm, pod, name, class_name, sorted(classes))
-    return _unprovisioned(kasm, claim, classes.get(class_name or "", {}), phase)
+    return _unprovisioned(kasm, claim, classes.get(class_name or ""), phase)
 
 
 def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str | None, there: list[str]) -> Link:
@@ -166,14 +165,14 @@ def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str 
     return link("kasm_claim_class_missing", where, message, evidence=evidence, remedy=remedy)
 
 
-def _unprovisioned(kasm: Installation, claim: Any, made_by: Any, phase: str) -> Link:
-    name, snapshot = claim["metadata"]["name"], kasm.snapshot
+def _unprovisioned(kasm: Installation, claim: PersistentVolumeClaim, made_by: StorageClass | None, phase: str) -> Link:
+    name, snapshot = claim.metadata.name, kasm.snapshot
     where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
-    events = snapshot.events_of(claim["metadata"].get("uid", ""))
+    events = snapshot.events_of(claim.metadata.uid)
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
-    chosen = (claim["metadata"].get("annotations") or {}).get("volume.kubernetes.io/selected-node", "")
-    age = snapshot.age(claim["metadata"].get("creationTimestamp"))
-    provisioner = made_by.get("provisioner", "the provisioner")
+    chosen = claim.metadata.annotations.get("volume.kubernetes.io/selected-node", "")
+    age = snapshot.age(claim.metadata.creation_timestamp)
+    provisioner = made_by.provisioner if made_by else "the provisioner"
     describe = f"kubectl --namespace {kasm.namespace} describe pvc {name}"
     if failed:
         return link(
@@ -204,15 +203,14 @@ def explain_tables(
 ) -> tuple[Link | None, str]:
     """The reason why the database's tables cannot be read."""
     kasm = explainer.kasm
-    job: Any = first_job(kasm)
+    job = first_job(kasm)
     if job is None:
         return _no_job(kasm, container, target), "it was never initialised"
-    name = str(job["metadata"]["name"])
-    conditions = {condition["type"]: condition for condition in (job.get("status") or {}).get("conditions") or ()}
-    ended = {kind for kind in ("Failed", "Complete") if conditions.get(kind, {}).get("status") == "True"}
-    pods = kasm.pods_selected_by((job["spec"].get("selector") or {}).get("matchLabels") or {"job-name": name})
+    name = job.metadata.name
+    ended = {condition.type: condition for condition in job.status.conditions if condition.status == "True"}
+    pods = kasm.pods_selected_by(job.spec.selector.match_labels or {"job-name": name})
     if "Failed" in ended:
-        return _failed(kasm, name, conditions["Failed"]), f"the Job {name} has failed"
+        return _failed(kasm, name, ended["Failed"]), f"the Job {name} has failed"
     if "Complete" in ended:
         return _unreadable(kasm, pod, container, target, name), f"the Job {name} is done"
     if pods:
@@ -222,13 +220,13 @@ def explain_tables(
     return None, f"the Job {name} has not started"
 
 
-def _failed(kasm: Installation, name: str, condition: Any) -> Link:
-    why = condition.get("message", "no reason given")
+def _failed(kasm: Installation, name: str, condition: PodCondition) -> Link:
+    why = condition.message or "no reason given"
     return link(
         "kasm_db_init_failed",
         f"job/{kasm.namespace}/{name}",
         f"The Job {name}, which creates the database's tables, has given up: {why}.",
-        evidence=[f"Failed: {condition.get('reason', '')}: {why}"],
+        evidence=[f"Failed: {condition.reason}: {why}"],
         # Its pod is gone, and the log with it.
         remedy=Remedy(
             "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows its log while it"
@@ -341,13 +339,13 @@ def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target:
     )
 
 
-def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
+def _wrong_port(kasm: Installation, service: Service, awaited: int) -> Link | None:
     """The port that is asked for is not one of the Service, or leads where nothing can be.
 
     A number that no container declares proves nothing: declaring is optional, and Kasm's charts leave ports out.
     """
-    name = service["metadata"]["name"]
-    numbers = [int(port["port"]) for port in service["spec"].get("ports") or ()]
+    name = service.metadata.name
+    numbers = [port.port for port in service.spec.ports]
     if awaited and awaited not in numbers:
         there = ", ".join(map(str, sorted(numbers))) or "none"
         return _port_link(
@@ -370,28 +368,28 @@ def _wrong_port(kasm: Installation, service: Any, awaited: int) -> Link | None:
     return None
 
 
-def _undeclared_targets(kasm: Installation, service: Any) -> Iterator[tuple[int, int | str, str]]:
+def _undeclared_targets(kasm: Installation, service: Service) -> Iterator[tuple[int, int | str, str]]:
     """Ports of the Service whose target no pod behind it declares: number, target, and what is declared."""
-    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
-    ports = [port for pod in pods for container in pod.containers for port in container.spec.get("ports") or ()]
-    names_and_numbers = {port.get("name") for port in ports} | {port.get("containerPort") for port in ports}
-    declared = ", ".join(sorted({str(port.get("containerPort")) for port in ports}))
-    for port in service["spec"].get("ports") or ():
-        number = int(port["port"])
-        target = port.get("targetPort", number)
+    pods = kasm.pods_selected_by(service.spec.selector)
+    ports = [port for pod in pods for container in pod.containers for port in container.spec.ports]
+    names_and_numbers = {port.name for port in ports} | {port.container_port for port in ports}
+    declared = ", ".join(sorted({str(port.container_port) for port in ports}))
+    for port in service.spec.ports:
+        number = port.port
+        target = port.target_port or number
         if ports and target not in names_and_numbers:
             yield number, target, declared
 
 
-def _is_moved(kasm: Installation, service: Any, number: int, target: int | str) -> bool:
+def _is_moved(kasm: Installation, service: Service, number: int, target: int | str) -> bool:
     """Whether the component listens on the Service's own number, as its chart has it, and the Service leads past it."""
-    pods = kasm.pods_selected_by(service["spec"].get("selector") or {})
+    pods = kasm.pods_selected_by(service.spec.selector)
     component = kasm.generation.component_of(pods[0].labels) if kasm.generation and pods else None
     return component is not None and number in component.ports and target != number
 
 
-def _port_link(kasm: Installation, service: Any, message: str, *evidence: str) -> Link:
-    name = service["metadata"]["name"]
+def _port_link(kasm: Installation, service: Service, message: str, *evidence: str) -> Link:
+    name = service.metadata.name
     return link(
         "kasm_service_port_wrong",
         f"service/{kasm.namespace}/{name}",
@@ -404,10 +402,10 @@ def _port_link(kasm: Installation, service: Any, message: str, *evidence: str) -
     )
 
 
-def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
+def _behind(explainer: Explainer, service: Service, total: int) -> Answer:
     """No pod behind it is ready: which ones should be?"""
-    kasm, name = explainer.kasm, service["metadata"]["name"]
-    selector = service["spec"].get("selector") or {}
+    kasm, name = explainer.kasm, service.metadata.name
+    selector = service.spec.selector
     pods = kasm.pods_selected_by(selector)
     unready = [pod for pod in pods if not pod.ready]
     if unready:
@@ -423,8 +421,8 @@ def _behind(explainer: Explainer, service: Any, total: int) -> Answer:
     return _selects_nothing(kasm, service), "that Service selects no pod"
 
 
-def _selects_nothing(kasm: Installation, service: Any) -> Link:
-    name, selector = service["metadata"]["name"], service["spec"].get("selector") or {}
+def _selects_nothing(kasm: Installation, service: Service) -> Link:
+    name, selector = service.metadata.name, service.spec.selector
     nearest = max(
         kasm.workloads,
         key=lambda workload: (
@@ -494,7 +492,7 @@ def check_services(explainer: Explainer) -> Iterator[Link]:
     """Services that lead to no pod, whether or not something waits for them."""
     kasm = explainer.kasm
     for service in kasm.own_services:
-        selector = service["spec"]["selector"]
+        selector = service.spec.selector
         if not kasm.pods_selected_by(selector) and not kasm.workloads_selected_by(selector):
             if not _is_switched_off(kasm, service):
                 yield _selects_nothing(kasm, service)
@@ -502,10 +500,10 @@ def check_services(explainer: Explainer) -> Iterator[Link]:
             yield problem
 
 
-def _is_switched_off(kasm: Installation, service: Any) -> bool:
+def _is_switched_off(kasm: Installation, service: Service) -> bool:
     """Whether it belongs to an optional component without a workload: charts make such Services all the same."""
     components = kasm.generation.components if kasm.generation else ()
-    name = service["metadata"]["name"]
+    name = service.metadata.name
     mine = [
         component
         for component in components

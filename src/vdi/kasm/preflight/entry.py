@@ -13,7 +13,6 @@ from typing import Any
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.preflight.facts import (
     Facts,
-    Unreadable,
     addresses_of,
     is_ready,
     item,
@@ -25,6 +24,7 @@ from vdi.kasm.preflight.facts import (
 )
 from vdi.kasm.preflight.nodes import kubelet_versions
 from vdi.kasm.values.render import Ingress
+from vdi.snapshot.model import Unreadable
 
 HTTPS, RDP = 443, 3389
 NODE_ARGS = "k3s.io/node-args"
@@ -275,7 +275,9 @@ def dns_line(facts: Facts) -> Finding:
     expected, found = "a name that points to a node or to the load balancer", facts.resolution
     if found is None:
         remedy = Remedy("Set it: vdi kasm preflight --hostname.")
-        return unreadable_finding("dns", expected, Unreadable("No host name was given, so none was resolved.", remedy))
+        return unreadable_finding(
+            "dns", expected, Unreadable("names", "No host name was given, so none was resolved.", remedy)
+        )
     unread = facts.missing("nodes", "services")
     if unread is not None and not found.problem:
         return unreadable_finding("dns", expected, unread)

@@ -13,16 +13,10 @@ import msgspec
 from vdi.cluster.capacity import NodeCapacity, read_capacity
 from vdi.cluster.objects import Node, PodResources
 from vdi.findings.model import Finding, Remedy, Severity
+from vdi.snapshot.model import Unreadable
 
 Raw = Mapping[str, Any]
 _ENDED = frozenset({"Succeeded", "Failed"})
-
-
-class Unreadable(msgspec.Struct, frozen=True):
-    """Something that could not be read: in words, and what would let it be read."""
-
-    words: str
-    remedy: Remedy
 
 
 def item(

@@ -8,10 +8,11 @@ from typing import Any
 from vdi.cluster.capacity import NodeCapacity, read_capacity
 from vdi.cluster.units import PODS, parse_quantity
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.preflight.facts import Facts, Unreadable, item, label_of, listed, unreadable_finding
+from vdi.kasm.preflight.facts import Facts, item, label_of, listed, unreadable_finding
 from vdi.kasm.preflight.needs import Needs, PodNeed
 from vdi.kasm.values.render import CHART, PROFILES
 from vdi.kube.resource import IS_DEFAULT_CLASS
+from vdi.snapshot.model import Unreadable
 
 LEAST_VERSION, ADVISED_VERSION = (1, 25), (1, 28)
 # At least, and advised.
@@ -53,7 +54,9 @@ def kubelet_versions(facts: Facts) -> list[str]:
 def kubernetes_line(facts: Facts) -> Finding:
     versions = kubelet_versions(facts)
     if not versions:
-        unread = Unreadable("No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide"))
+        unread = Unreadable(
+            "nodes", "No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide")
+        )
         return unreadable_finding("kubernetes", _VERSIONS, unread)
     oldest = versions[0]
     line = partial(item, "kubernetes", _VERSIONS, listed(versions))
@@ -118,7 +121,7 @@ def disk_line(facts: Facts) -> Finding:
     known = {name: size for name, size in sizes.items() if size}
     if not known:
         words = "No node that accepts pods reports the size of its disk."
-        return unreadable_finding("disk", expected, Unreadable(words, Remedy.run("kubectl describe nodes")))
+        return unreadable_finding("disk", expected, Unreadable("nodes", words, Remedy.run("kubectl describe nodes")))
     name = min(known, key=lambda one: known[one])
     observed = f"{round(known[name] / 1e9, 1):g} GB on {name}"
     if known[name] >= _NOMINAL * advised:

@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from vdi.cluster.units import format_time
-from vdi.diagnosis.snapshot import Certificate
+from vdi.snapshot.model import Certificate
 
 
 def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:

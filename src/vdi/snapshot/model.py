@@ -1,30 +1,37 @@
 """The cluster at one moment, as frozen data that can be saved and replayed, and the reads that were not allowed. Pure.
 
-Objects are as the API server sent them, without fields that no check reads. Checks read them through the properties.
+Objects have the fields of `vdi.snapshot.objects`, and no others.
 """
 
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 import msgspec
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Event, Node, PersistentVolume, PersistentVolumeClaim, Pod
 from vdi.cluster.units import parse_time
-from vdi.kube.wire import convert
+from vdi.findings.model import Remedy
+from vdi.snapshot.objects import (
+    STRUCTS,
+    Event,
+    Node,
+    Objects,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+    WorkloadObject,
+)
 
 Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 FORMAT = 1
-# In place of a value that may be a secret.
-REDACTED = "(redacted)"
 # In place of an account's name that the API server does not give.
 UNKNOWN_ACCOUNT = "your account"
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
@@ -59,8 +66,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 
     kind: str
     words: str
-    remedy: str
-    commands: tuple[str, ...] = ()
+    remedy: Remedy = Remedy()
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +80,27 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     problem: str = ""
 
 
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """A field of an object that differs from the manifest of its Helm release. `object`: as findings name it."""
+
+    object: str
+    # NAMESPACE/NAME.
+    release: str
+    # Helm's own command that puts back what it has installed.
+    rollback: str
+    # Label of the object: the part of the release that it belongs to, such as `operator`.
+    component: str = ""
+    # Whether it has content that is not in the manifest, such as a key.
+    has_data: bool = False
+    # Empty: the object does not exist.
+    field: str = ""
+    expected: str = ""
+    observed: str = ""
+    # The program that has changed it, and the time; empty: not known.
+    manager: str = ""
+    time: str = ""
+
+
 class Scope(msgspec.Struct, frozen=True):
     """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever its chart is."""
 
@@ -83,21 +110,28 @@ class Scope(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
-    """The cluster at one moment. `objects` and `absent` (kinds that the API server does not know) are by plural."""
+    """The cluster at one moment. `absent`: plurals of kinds that the API server does not know."""
 
     format: int = FORMAT
     taken_at: str
     scope: Scope = Scope()
-    objects: dict[str, list[dict[str, Any]]] = {}
+    objects: Objects = msgspec.field(default_factory=Objects)
     absent: tuple[str, ...] = ()
     unread: tuple[Unreadable, ...] = ()
     # The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`.
     logs: dict[str, list[str]] = {}
     certificates: tuple[Certificate, ...] = ()
+    # From the manifests of the releases of operators and gateways.
+    differences: tuple[Difference, ...] = ()
     # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
     # Time of the slowest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
+
+    @cached_property
+    def _derived(self) -> dict[Callable[..., Any], Any]:
+        """Values of functions with `once`."""
+        return {}
 
     @cached_property
     def now(self) -> datetime:
@@ -107,27 +141,24 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def unreadable_kinds(self) -> frozenset[str]:
         return frozenset(one.kind for one in self.unread)
 
-    def raw(self, plural: str) -> list[dict[str, Any]]:
-        return self.objects.get(plural, [])
+    def of_kind(self, plural: str) -> list[Any]:
+        found: list[Any] = getattr(self.objects, plural)
+        return found
 
-    def find(self, plural: str, name: str, namespace: str = "") -> dict[str, Any] | None:
+    def find(self, plural: str, name: str, namespace: str = "") -> Any:
         return self._by_name[plural].get((namespace, name))
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Mapping[tuple[str, str], dict[str, Any]]]:
-        found: dict[str, dict[tuple[str, str], dict[str, Any]]] = defaultdict(dict)
-        for plural, objects in self.objects.items():
-            for one in objects:
-                found[plural][one["metadata"].get("namespace", ""), one["metadata"]["name"]] = one
-        return found
+    def _by_name(self) -> Mapping[str, Mapping[tuple[str, str], Any]]:
+        return {
+            plural: {(one.metadata.namespace, one.metadata.name): one for one in self.of_kind(plural)}
+            for plural in STRUCTS
+        }
 
-    def _decoded(self, plural: str, into: type[T]) -> list[T]:
-        return [convert(one, into) for one in self.raw(plural)]
-
-    @cached_property
-    def all_sessions(self) -> list[VDISession]:
+    @property
+    def all_sessions(self) -> Sequence[VDISession]:
         """Sessions of all namespaces, whatever the scope."""
-        return self._decoded("vdisessions", VDISession)
+        return self.objects.vdisessions
 
     @cached_property
     def sessions(self) -> list[VDISession]:
@@ -140,15 +171,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def templates(self) -> dict[str, VDITemplate]:
-        return {template.metadata.name: template for template in self._decoded("vditemplates", VDITemplate)}
+        return {template.metadata.name: template for template in self.objects.vditemplates}
 
     @cached_property
     def nodes(self) -> dict[str, Node]:
-        return {node.metadata.name: node for node in self._decoded("nodes", Node)}
+        return {node.metadata.name: node for node in self.objects.nodes}
 
-    @cached_property
+    @property
     def pods(self) -> list[Pod]:
-        return self._decoded("pods", Pod)
+        return self.objects.pods
 
     @cached_property
     def pods_by_owner(self) -> dict[str, list[Pod]]:
@@ -161,18 +192,18 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     @cached_property
     def claims(self) -> dict[tuple[str, str], PersistentVolumeClaim]:
-        found = self._decoded("persistentvolumeclaims", PersistentVolumeClaim)
-        return {(one.metadata.namespace, one.metadata.name): one for one in found}
+        claims = self.objects.persistentvolumeclaims
+        return {(claim.metadata.namespace, claim.metadata.name): claim for claim in claims}
 
     @cached_property
     def volumes(self) -> dict[str, PersistentVolume]:
-        return {volume.metadata.name: volume for volume in self._decoded("persistentvolumes", PersistentVolume)}
+        return {volume.metadata.name: volume for volume in self.objects.persistentvolumes}
 
     @cached_property
     def events(self) -> dict[tuple[str, str, str], list[Event]]:
         """Warnings, by kind, namespace and name of the object they are about."""
         found: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
-        for event in self._decoded("events", Event):
+        for event in self.objects.events:
             found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
         return found
 
@@ -180,9 +211,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def events_by_uid(self) -> dict[str, list[Event]]:
         """Warnings by the uid of their object. They outlive it by an hour, so its name is also that of a namesake."""
         found: dict[str, list[Event]] = defaultdict(list)
-        for event in self._decoded("events", Event):
+        for event in self.objects.events:
             found[event.regarding.uid].append(event)
         return found
+
+    def volume_path(self, name: str) -> str:
+        """The folder of a PersistentVolume on its node; empty where it has none."""
+        volume = self.volumes.get(name)
+        source = (volume.spec.host_path or volume.spec.local) if volume else None
+        return source.path if source else ""
 
     def events_of(self, uid: str) -> list[Event]:
         """Warnings about the object with this uid; none about an object without one."""
@@ -192,19 +229,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         """The end of a pod's log; empty where none was read."""
         return self.logs.get(f"{pod.metadata.namespace}/{pod.metadata.name}") or []
 
-    def pods_of(self, workload: Raw) -> list[Pod]:
+    def pods_of(self, workload: WorkloadObject) -> list[Pod]:
         """Pods of a Deployment or DaemonSet, by its selector, with those that are being deleted."""
-        namespace = workload["metadata"]["namespace"]
-        selector = (workload["spec"].get("selector") or {}).get("matchLabels") or {}
+        namespace, selector = workload.metadata.namespace, workload.spec.selector.match_labels
         return [
             pod
             for pod in self.pods
-            if selector
-            and pod.metadata.namespace == namespace
-            and selector.items() <= dict(pod.metadata.labels).items()
+            if selector and pod.metadata.namespace == namespace and selector.items() <= pod.metadata.labels.items()
         ]
 
-    def nodes_of(self, workload: Raw) -> list[str]:
+    def nodes_of(self, workload: WorkloadObject) -> list[str]:
         """Nodes of its pods, as findings name them; while a pod has no node, also nodes that are not ready."""
         pods = self.pods_of(workload)
         names = {pod.spec.node_name for pod in pods if pod.spec.node_name}
@@ -215,6 +249,20 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def age(self, timestamp: str | None) -> float:
         """Seconds from a time of the API to the snapshot's; 0 without a time."""
         return (self.now - parse_time(timestamp)).total_seconds() if timestamp else 0.0
+
+
+def once(function: Callable[[Snapshot], T]) -> Callable[[Snapshot], T]:
+    """Decorator of a function that checks share: its value is computed once, and ends with its snapshot."""
+
+    @wraps(function)
+    def derive(snapshot: Snapshot) -> T:
+        derived = snapshot._derived
+        if function not in derived:
+            derived[function] = function(snapshot)
+        value: T = derived[function]
+        return value
+
+    return derive
 
 
 def save(snapshot: Snapshot) -> bytes:

@@ -2,7 +2,7 @@
 
 E-mail addresses become `person-1@example.invalid`, the same everywhere. Names of homes, which begin with the user's,
 are computed again from the new name, so that a home still has one name everywhere. Values of environment variables were
-never kept (`sanitize`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
+never kept (`objects`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
 has the last lines of its log. Names of objects (sessions, templates, nodes) stay: without them nothing could be fixed.
 """
 
@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from vdi.diagnosis.snapshot import REDACTED, Snapshot
 from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
+from vdi.snapshot.model import Snapshot
+from vdi.snapshot.objects import REDACTED
 
 Rename = Callable[[str], str]
 
@@ -70,8 +71,8 @@ def _claim(user: str, template: str) -> str:
 
 def _homes(snapshot: Snapshot) -> set[tuple[str, str]]:
     found = {(session.spec.user, session.spec.template) for session in snapshot.all_sessions}
-    for claim in snapshot.raw("persistentvolumeclaims"):
-        notes = claim["metadata"].get("annotations") or {}
+    for claim in snapshot.objects.persistentvolumeclaims:
+        notes = claim.metadata.annotations
         if USER_ANNOTATION in notes and TEMPLATE_ANNOTATION in notes:
             found.add((notes[USER_ANNOTATION], notes[TEMPLATE_ANNOTATION]))
     return found

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from vdi.diagnosis.check import Code, check, make_finding
-from vdi.diagnosis.snapshot import Snapshot
 from vdi.findings.model import Finding, Remedy
+from vdi.snapshot.check import Code, check, make_finding
+from vdi.snapshot.model import Snapshot
 
 DNS_LOG = "kubectl --namespace kube-system logs --selector k8s-app=kube-dns --tail 50"
 DNS_DOWN = Code(
@@ -21,18 +21,17 @@ DNS_DOWN = Code(
 @check("deployments")
 def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
     """CoreDNS, as K3s and kubeadm install it, without a ready replica."""
-    for deployment in snapshot.raw("deployments"):
-        meta, status = deployment["metadata"], deployment.get("status") or {}
-        if (meta.get("labels") or {}).get("k8s-app") != "kube-dns" or status.get("readyReplicas"):
+    for deployment in snapshot.objects.deployments:
+        meta, replicas = deployment.metadata, deployment.spec.replicas
+        if meta.labels.get("k8s-app") != "kube-dns" or deployment.status.ready_replicas:
             continue
-        replicas = deployment["spec"].get("replicas", 1)
-        command = "describe pods -l k8s-app=kube-dns" if replicas else f"scale deployment {meta['name']} --replicas 1"
+        command = "describe pods -l k8s-app=kube-dns" if replicas else f"scale deployment {meta.name} --replicas 1"
         yield make_finding(
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,
-            f"deployment/{meta['namespace']}/{meta['name']}",
+            f"deployment/{meta.namespace}/{meta.name}",
             f"No replica of the cluster's DNS is ready, of {replicas}: no Service can be found by its name.",
             evidence=["status.readyReplicas: 0"],
             related_objects=snapshot.nodes_of(deployment),
-            remedy=Remedy.run(f"kubectl --namespace {meta['namespace']} {command}"),
+            remedy=Remedy.run(f"kubectl --namespace {meta.namespace} {command}"),
         )

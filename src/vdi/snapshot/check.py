@@ -30,6 +30,8 @@ class Code(msgspec.Struct, frozen=True):
     follows: tuple[str, ...] = ()
     # The whole cluster depends on it: as a cause it explains each code that lists it, whatever the object.
     cluster_wide: bool = False
+    # As a cause it also explains findings about the objects that it is related to.
+    spreads: bool = False
 
 
 # Takes a snapshot; a last check also the findings so far.
