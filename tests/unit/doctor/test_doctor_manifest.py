@@ -18,7 +18,6 @@ MANIFEST: Object = {
         "selector": {"matchLabels": {"app": "vdi"}},
         "template": {
             "spec": {
-                "nodeSelector": {},
                 "containers": [
                     {
                         "name": "operator",
@@ -55,7 +54,7 @@ def live() -> Object:
     live["spec"] |= {"strategy": {"type": "RollingUpdate"}}
     container = live["spec"]["template"]["spec"]["containers"][0]
     container |= {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "imagePullPolicy": "Always"}
-    del live["spec"]["template"]["spec"]["nodeSelector"], container["command"]
+    del container["command"]
     return live
 
 
@@ -152,6 +151,12 @@ def test_a_rule_that_is_gone_is_named_wherever_it_stood() -> None:
     assert fields(web) == ["spec.egress[0]"]
     assert fields({"to": dns["to"]}, web) == ["spec.egress[0].ports"]
     assert fields(dns, web, {}) == ["spec.egress[2]"]
+
+
+def test_an_empty_map_that_is_gone_is_a_difference() -> None:
+    crd: Object = {"kind": "CustomResourceDefinition", "metadata": {"name": "x"}, "subresources": {"status": {}}}
+    (found,) = differences({**crd, "subresources": {}}, crd)
+    assert (found.field, found.expected) == ("subresources.status", "{}")
 
 
 def test_a_claim_may_have_grown() -> None:
