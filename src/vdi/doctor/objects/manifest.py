@@ -33,7 +33,7 @@ _SECRET_PATH = re.compile(
 )
 # Where people and programs may add: notes, the time of a restart, and the content of Secrets and ConfigMaps.
 _OPEN = frozenset({"metadata", "annotations", "labels", "data"})
-_EMPTY = (None, "", False, [])
+_EMPTY: tuple[Any, ...] = (None, "", False, [])
 _LONG = 200
 
 
