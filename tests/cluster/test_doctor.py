@@ -19,11 +19,11 @@ import pytest
 
 from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
-from vdi.doctor.collect import BINDINGS, ROLES, prepare_fix
+from vdi.doctor.collect import prepare_fix
 from vdi.findings.model import Severity
 from vdi.gpu.cluster import apply_change
 from vdi.kube.errors import Conflict
-from vdi.kube.resource import DEPLOYMENTS, NAMESPACES
+from vdi.kube.resource import DEPLOYMENTS, NAMESPACES, Resource
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
 
@@ -72,10 +72,11 @@ async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) 
     user, rbac = "nosy@example.com", "rbac.authorization.k8s.io"
     role: dict[str, Any] = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "nosy"}}
     rule = {"apiGroups": ["vdi.kasm.io"], "resources": ["vdisessions"], "verbs": ["get", "list"]}
-    await ward.stage.api.create(ROLES, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw)
+    roles, bindings = (Resource(rbac, "v1", f"{kind.lower()}s", kind) for kind in ("Role", "RoleBinding"))
+    await ward.stage.api.create(roles, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw)
     binding: dict[str, Any] = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
     binding["roleRef"] = {"kind": "Role", "name": "nosy", "apiGroup": rbac}
-    await ward.stage.api.create(BINDINGS, binding, namespace=ward.namespace, into=msgspec.Raw)
+    await ward.stage.api.create(bindings, binding, namespace=ward.namespace, into=msgspec.Raw)
     found = await ward.look(user=user)
     assert found
     assert {one.severity for one in found} == {Severity.UNKNOWN}, [one.key for one in found]

@@ -32,6 +32,8 @@ Raw = Mapping[str, Any]
 T = TypeVar("T")
 
 FORMAT = 1
+# In place of a value that does not exist.
+NOT_SET = "not set"
 # In place of an account's name that the API server does not give.
 UNKNOWN_ACCOUNT = "your account"
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")

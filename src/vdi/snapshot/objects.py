@@ -142,6 +142,7 @@ class Reference(Record):
 
 class SecretKey(Record):
     name: str = ""
+    key: str = ""
 
 
 class ValueSource(Record):
@@ -197,9 +198,11 @@ def _is_read(variable: EnvVar) -> bool:
 
 
 def _read_env(variables: Iterable[EnvVar]) -> tuple[EnvVar, ...]:
-    return tuple(
-        EnvVar(name=variable.name, value=variable.value if _is_read(variable) else REDACTED) for variable in variables
-    )
+    kept = []
+    for variable in variables:
+        value = variable.value if _is_read(variable) else REDACTED
+        kept.append(EnvVar(name=variable.name, value=value, value_from=variable.value_from))
+    return tuple(kept)
 
 
 class KeyToPath(Record):

@@ -144,7 +144,13 @@ def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", ex
     operator = cluster.one("deployments", "vdi-operator")["metadata"]
     operator["annotations"] = {"meta.helm.sh/release-name": "vdi"}
     operator["labels"] = {"app.kubernetes.io/component": "operator"}
-    changed = {"field": field, "observed": observed, "expected": expected, "manager": "kubectl-edit", "time": OLD}
+    changed: Object = {
+        "field": field,
+        "observed": observed,
+        "expected": expected,
+        "manager": "kubectl-edit",
+        "time": OLD,
+    }
     rollback = "helm rollback vdi 3 --namespace kasm"
     cluster.differences.append(
         Difference(

@@ -3,7 +3,7 @@
 import pytest
 
 from unit.doctor.doctor_builders import BEGAN, JUST_NOW, SPACE, Cluster, Object, deployment
-from unit.doctor.doctor_faults import FAULTS, pending_claim
+from unit.doctor.doctor_faults import FAULTS, differs, pending_claim
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
 from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.doctor.checks.run import run_checks
@@ -294,6 +294,15 @@ def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
 @pytest.mark.parametrize("name", ["middleware_gone", "role_cut", "binding_gone"])
 def test_hand_made_change_of_the_chart_is_upgraded_away(name: str) -> None:
     assert root(FAULTS.broken(name)).remedy.commands[0] == "vdi upgrade --namespace kasm --yes"
+
+
+def test_field_that_someone_has_added_is_removed_by_a_command() -> None:
+    cluster = Cluster()
+    differs(cluster, "serviceaccount/kasm/vdi-operator", "automountServiceAccountToken", "false", "not set")
+    assert root(cluster).remedy.commands[1:] == (
+        "kubectl --namespace kasm patch serviceaccount vdi-operator --type merge --patch "
+        "'{\"automountServiceAccountToken\":null}'",
+    )
 
 
 def test_runtime_class_in_the_template_ends_the_finding() -> None:

@@ -18,7 +18,6 @@ MANIFEST: Object = {
         "selector": {"matchLabels": {"app": "vdi"}},
         "template": {
             "spec": {
-                "nodeSelector": {},
                 "containers": [
                     {
                         "name": "operator",
@@ -35,7 +34,7 @@ MANIFEST: Object = {
         },
     },
 }
-CONTAINER = {
+CONTAINER: Object = {
     "f:image": {},
     "f:resources": {"f:limits": {"f:cpu": {}, "f:memory": {}}},
     "f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}, 'k:{"name":"WORD"}': {"f:value": {}}},
@@ -55,7 +54,7 @@ def live() -> Object:
     live["spec"] |= {"strategy": {"type": "RollingUpdate"}}
     container = live["spec"]["template"]["spec"]["containers"][0]
     container |= {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "imagePullPolicy": "Always"}
-    del live["spec"]["template"]["spec"]["nodeSelector"], container["command"]
+    del container["command"]
     return live
 
 
@@ -79,7 +78,7 @@ def test_missing_object_is_a_difference() -> None:
 
 def test_setting_by_hand_names_field_values_and_program(live: Object) -> None:
     container_of(live)["env"][0]["value"] = "b.example.com"
-    env = {"f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}}}
+    env: Object = {"f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}}}
     fields = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"operator"}': env}}}}}
     live["metadata"]["managedFields"].append(write("kubectl-set", fields))
     (found,) = differences(live)
@@ -113,7 +112,7 @@ def test_fields_of_controllers_and_webhooks_are_theirs(live: Object, manager: st
 
 def test_a_field_that_a_person_has_added_is_named(live: Object) -> None:
     live["spec"] |= {"paused": True}
-    notes = {"f:metadata": {"f:annotations": {"f:restartedAt": {}}}}
+    notes: Object = {"f:metadata": {"f:annotations": {"f:restartedAt": {}}}}
     fields = {"f:spec": {"f:paused": {}, "f:template": notes}}
     live["metadata"]["managedFields"].append(write("kubectl-rollout", fields))
     (found,) = differences(live)
@@ -129,7 +128,7 @@ def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
 
 def test_each_rule_of_a_role_is_compared() -> None:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
-    role = {"kind": "Role", "metadata": {"name": "vdi-operator", "namespace": "kasm"}, "rules": rules}
+    role: Object = {"kind": "Role", "metadata": {"name": "vdi-operator", "namespace": "kasm"}, "rules": rules}
     more = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
     live = copy.deepcopy(role) | {"rules": [{**rules[0], "verbs": ["get"]}, more]}
     live["metadata"]["managedFields"] = [write("kubectl-edit", {"f:rules": {}})]
@@ -152,6 +151,12 @@ def test_a_rule_that_is_gone_is_named_wherever_it_stood() -> None:
     assert fields(web) == ["spec.egress[0]"]
     assert fields({"to": dns["to"]}, web) == ["spec.egress[0].ports"]
     assert fields(dns, web, {}) == ["spec.egress[2]"]
+
+
+def test_an_empty_map_that_is_gone_is_a_difference() -> None:
+    crd: Object = {"kind": "CustomResourceDefinition", "metadata": {"name": "x"}, "subresources": {"status": {}}}
+    (found,) = differences({**crd, "subresources": {}}, crd)
+    assert (found.field, found.expected) == ("subresources.status", "{}")
 
 
 def test_a_claim_may_have_grown() -> None:

@@ -283,8 +283,9 @@ class Dns(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         length = int.from_bytes(self.request.recv(2), "big")
-        assert self.request.recv(length)[2] == 2 << 3, "the operation is a status request"
-        self.request.sendall(b"\x00\x0c" + bytes(12))
+        query = self.request.recv(length)
+        assert query[2] == 2 << 3, "the operation is a status request"
+        self.request.sendall(b"\x00\x0c" + query[:2] + bytes(10))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 `vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
@@ -21,8 +22,8 @@ from vdi.doctor.objects.components import (
     troubles,
 )
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.snapshot.check import check
-from vdi.snapshot.model import Difference, Snapshot
+from vdi.snapshot.check import check, merge_patch
+from vdi.snapshot.model import NOT_SET, Difference, Snapshot
 from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_object
 
 # Time that a new object has to start working before it is reported.
@@ -284,11 +285,23 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
         message,
         evidence=lines,
         remedy=Remedy(
-            f"{restore} (with Helm alone: `{first.rollback}`):", tuple(f"{one.upgrade} --yes" for one in ours[:1])
+            f"{restore} (with Helm alone: `{first.rollback}`):",
+            (*(f"{one.upgrade} --yes" for one in ours[:1]), *_removals(kind, place, differences)),
         ),
         related_objects=served,
         severity=Severity.WARNING if first.field else None,
     )
+
+
+def _removals(kind: str, place: str, differences: list[Difference]) -> Iterator[str]:
+    """Commands that remove fields which someone has added: server-side apply leaves them."""
+    namespace, _, name = place.rpartition("/")
+    for difference in differences:
+        if difference.field and difference.expected == NOT_SET and not re.search(r"[\[/]", difference.field):
+            patch: object = None
+            for key in reversed(difference.field.split(".")):
+                patch = {key: patch}
+            yield merge_patch(kind, name, patch, namespace)
 
 
 CHECKS = (crds, operator_missing, operator_down, operator_troubled, operators_collide, leaderless, release_differs)

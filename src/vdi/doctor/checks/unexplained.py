@@ -234,7 +234,8 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
 def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """Conditions that are False, or True where that is bad, and a claim whose volume is gone."""
-    events, bad = _events_of(snapshot, subject), []
+    events = _events_of(snapshot, subject)
+    bad: list[PodCondition] = []
     if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
         bad.append(PodCondition("Ready", "False", message=words))
     # A StatefulSet has no conditions: without a pod, only its Events speak.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from vdi.cluster.units import parse_quantity
 from vdi.printable import shorten
 from vdi.settings import VARIABLES
-from vdi.snapshot.model import Difference
+from vdi.snapshot.model import NOT_SET, Difference
 from vdi.snapshot.objects import REDACTED
 
 Object = Mapping[str, Any]
@@ -34,6 +34,7 @@ _SECRET_PATH = re.compile(
 )
 # Where people and programs may add: notes, the time of a restart, and the content of Secrets and ConfigMaps.
 _OPEN = frozenset({"metadata", "annotations", "labels", "data"})
+_EMPTY: tuple[Any, ...] = (None, "", False, [])
 _LONG = 200
 
 
@@ -167,14 +168,9 @@ def _keyed(wanted: Sequence[Any], found: Sequence[Any]) -> str:
     return ""
 
 
-def _is_empty(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(map(_is_empty, value.values()))
-    return value in (None, "", False, 0) or value == []
-
-
 def _is_same(wanted: Any, found: Any, path: _Path) -> bool:
-    if str(wanted) == str(found) or (_is_empty(wanted) and _is_empty(found)):
+    # The API server leaves out what is empty, but for a map, whose presence may mean something: `status: {}`.
+    if str(wanted) == str(found) or (wanted in _EMPTY and found in _EMPTY):
         return True
     try:
         grown = path[-2:] == ("requests", "storage") and parse_quantity(found) > parse_quantity(wanted)
@@ -190,12 +186,12 @@ def _spell(path: _Path) -> str:
 def _show(kind: str, path: _Path, value: Any) -> str:
     """A value as findings show it: nothing of Secrets, nor of what may hold a password."""
     if value is None:
-        return "not set"
+        return NOT_SET
     if path[-1] == "value" and path[-3:-2] == ("env",):
         is_secret = path[-2][1:-1] not in VARIABLES
     else:
         is_secret = kind == "Secret" or any(map(_SECRET_PATH.search, path))
-    if is_secret:
+    if is_secret and not isinstance(value, bool):
         return REDACTED
     return shorten(value if isinstance(value, str) else _text(value), _LONG)
 

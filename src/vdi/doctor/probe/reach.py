@@ -48,13 +48,13 @@ import socket, sys
 stream = socket.create_connection(sys.argv[2:4], 1)
 if sys.argv[1] != "denied":
     stream.sendall(b"\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1")
-    sys.exit(len(stream.recv(2)) != 2)
+    sys.exit(stream.recv(4)[2:] != b"\\0\\1")
 '
 bash='
 exec 3<> "/dev/tcp/$1/$2" || exit 1
 [ "$0" = denied ] && exit 0
 printf "\\0\\21\\0\\1\\20\\0\\0\\1\\0\\0\\0\\0\\0\\0\\0\\0\\2\\0\\1" >&3
-[ "$(head -c 2 <&3 | wc -c)" = 2 ]
+[ "$(head -c 4 <&3 | tail -c 2 | od -A n -t u1 | tr -d " ")" = 01 ]
 '
 echo written > /probe/file || { echo "the volume cannot be written to by user $(id -u)"; exit 1; }
 connects() {
