@@ -64,7 +64,7 @@ def test_preflight_names_missing_rights(k3s: KasmK3s) -> None:
     assert status == 3
     unknown = [check for check, line in lines.items() if line["severity"] == "unknown"]
     assert {"kubernetes", "nodes", "room", "storage-class", "port-443", "way-in", "dns", "namespace"} <= set(unknown)
-    assert lines["room"]["message"] == "system:serviceaccount:kasm:default may not list nodes."
+    assert lines["room"]["message"] == "system:serviceaccount:kasm:default may not list nodes in the cluster."
     assert "--verb=list --resource=nodes" in lines["room"]["remedy"]["commands"][0]
     assert lines["helm"]["severity"] == "ok"
 

@@ -169,7 +169,7 @@ def assert_rights_are_named(kasm: Kasm) -> None:
     status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
     (line,) = data["findings"]
     assert (status, line["severity"]) == (3, "unknown")
-    assert "may not list deployments.apps in namespace kasm" in line["message"]
+    assert "may not list deployments in namespace kasm" in line["message"]
     kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
     status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
     unknown = {finding["code"]: finding["message"] for finding in data["findings"] if finding["severity"] == "unknown"}
