@@ -59,7 +59,7 @@ class Recorder:
         elif method == "DELETE":
             self.end()
         status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
-        status["frames"] = int(self.seconds)
+        status["frames"] = round(2 * self.seconds)
         status |= {"width": self.size[0], "height": self.size[1], "isOutdated": self.is_outdated}
         return 200, status | ({"closed": self.closed} if self.closed else {})
 

@@ -23,10 +23,10 @@ def desktop(tmp_path: Path) -> Iterator[FilmedDesktop]:
 def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int, int, bytes]:
     """What a gateway gets that has stored so much: number and place of a piece, and the piece.
 
-    The agent has looked since the first picture.
+    The agent has looked since the second picture.
     """
     for film in desktop.films.films:
-        film.has_picture = film.has_picture or film.size > 0
+        film.pictures = 2 if film.size else film.pictures
     piece, headers = desktop.films.fetch(number, stored)
     return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
@@ -101,9 +101,13 @@ def test_film_without_a_picture_is_replaced_and_not_kept(desktop: FilmedDesktop)
     desktop.look()
     assert desktop.recorder.began == 2
     desktop.recorder.film(b"picture")
+    desktop.recorder.seconds = 0.5
+    desktop.look()
+    assert desktop.films.fetch(0, 0) == (b"", {}), "the recorder writes a picture when the next one is there"
+    desktop.recorder.film(b", another")
     desktop.look()
     piece, _ = desktop.films.fetch(0, 0)
-    assert piece == b"picture"
+    assert piece == b"picture, another"
 
 
 def test_recorder_that_ends_is_reported_and_started_again(desktop: FilmedDesktop) -> None:

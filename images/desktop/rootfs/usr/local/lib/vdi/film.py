@@ -60,7 +60,12 @@ class Film:
     def __init__(self, number: int, file: int, screen: tuple[int, int]) -> None:
         self.number, self.file, self.screen = number, file, screen
         self.stored, self.seconds, self.ended = 0, 0.0, False
-        self.began, self.has_picture = time.monotonic(), False
+        self.began, self.pictures = time.monotonic(), 0
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the file has a picture: the recorder writes one when the next is there, at rest after 10 s."""
+        return self.pictures > 1
 
     @property
     def size(self) -> int:
@@ -104,7 +109,7 @@ class Films:
         is_active, film = bool(status.get("active")), self.films[-1] if self.films else None
         if film and not film.ended:
             film.seconds, film.ended = float(status.get("duration_s") or 0), not is_active
-            film.has_picture = film.has_picture or bool(status.get("frames"))
+            film.pictures = max(film.pictures, int(status.get("frames") or 0))
         waiting = sum(film.size - film.stored for film in self.films)
         closed, screen = str(status.get("closed") or ""), self._screen_size()
         if waiting > MAX_WAITING:
@@ -112,7 +117,7 @@ class Films:
         # Without a film here, the recorder runs for an agent before this one.
         is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
         is_current = is_current and not status.get("isOutdated")
-        if is_current and not film.has_picture:
+        if is_current and not film.pictures:
             is_current = time.monotonic() - film.began < FIRST_PICTURE_SECONDS
         is_current = is_current and self._has_whole_screen(status, screen)
         if is_active and (not self.wanted or closed or not is_current):
@@ -159,11 +164,11 @@ class Films:
                 if film.number == number and film.stored < stored <= film.size:
                     _fallocate(film.file, _PUNCH_HOLE, 0, stored)
                     film.stored, self.stored_at = stored, time.monotonic()
-                if film.ended and (film.stored == film.size or not film.has_picture):
+                if film.ended and (film.stored == film.size or not film.is_visible):
                     self.films.remove(film)
                     os.close(film.file)
             film = self.films[0] if self.films else None
-            if film is None or not film.has_picture:  # of sound alone no player shows anything
+            if film is None or not film.is_visible:  # of sound alone no player shows anything
                 return b"", {}
             headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
             return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
