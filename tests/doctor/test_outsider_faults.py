@@ -13,7 +13,7 @@ from e2e.desktops import Object
 from e2e.world import World
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 # Part of the faults whose cause the first finding has to name.
 _SHARE = 0.8
 # Seconds: pauses of the kubelet, and of the doctor itself for what may pass by itself.
