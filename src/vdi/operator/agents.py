@@ -141,7 +141,7 @@ class _AgentState:
 
 @dataclass(frozen=True, slots=True)
 class _PollPlan:
-    """How one desktop is polled, by its session and template."""
+    """Intervals and reasons of the polls of one desktop, by its session and template."""
 
     session: VDISession
     timeout: timedelta | None

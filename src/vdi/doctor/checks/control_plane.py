@@ -155,7 +155,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("deployments", "pods@all", "pods/log")
 def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
-    """What the pods of operators report in their logs: some of it only the leader notices."""
+    """Troubles that operators report in their logs: some of them only the leader notices."""
     for operator in operators_in_scope(snapshot):
         for pod in operator.pods(snapshot):
             for what, why in troubles(snapshot.log_of(pod)).items():

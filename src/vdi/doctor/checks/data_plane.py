@@ -221,7 +221,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _remedy_of_server(snapshot: Snapshot, gateway: Gateway, what: str) -> Remedy | None:
-    """What to do where the chart's own server has no pod that is ready."""
+    """Remedy where the chart's own server has no ready pod; None: it has one, or is not the chart's."""
     _, name = _SERVERS.get(what, ("", ""))
     for server in find_servers(snapshot, name) if name else ():
         if server.namespace != gateway.namespace or server.ready:
