@@ -35,7 +35,7 @@ def look(world: World) -> tuple[Snapshot, list[Finding]]:
 
     async def read() -> Snapshot:
         async with Client(load_config(world.kubeconfig, None), field_manager="doctor") as client:
-            return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK)
+            return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK, releases=True)
 
     snapshot = asyncio.run(read())
     return snapshot, [finding for finding in run_checks(snapshot) if finding.code != OLDER_NODE]
