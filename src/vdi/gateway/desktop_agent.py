@@ -59,7 +59,7 @@ from vdi.http_client import (
 from vdi.kinds import SESSIONS
 from vdi.kube.connections import request_once
 from vdi.kube.errors import KubeError
-from vdi.kube.http import HttpError, url_host
+from vdi.kube.http import Connection, HttpError, url_host
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.latency_probe.measurements import MAX_LATENCY_MS, Mark, Measurements
@@ -209,34 +209,32 @@ class DesktopAgent:
         async with AsyncExitStack() as ours:
             held = held or ours
             held.enter_context(self.enter(lane, session))
+            url, token = f"{self.address(session)}{path}", await self._token(session)
+            body = b"" if json is None else msgspec.json.encode(json)
             with _translated(session):
-                async with asyncio.timeout(seconds):
-                    return await self._ask(session, method, path, json, max_bytes, held)
+                async with (
+                    asyncio.timeout(seconds),
+                    request_once(method, url, bearer=token, body=body) as (head, connection),
+                ):
+                    if head.status == HTTPStatus.UNAUTHORIZED:
+                        self.key.reread()  # the release may have a new key
+                    answer = await self._read_bounded(session, connection, max_bytes, held)
+                    return Response(head.status, answer, read_headers(head.head))
 
-    async def _ask(
-        self,
-        session: VDISession,
-        method: str,
-        path: str,
-        json: Mapping[str, object] | None,
-        max_bytes: int,
-        held: AsyncExitStack,
-    ) -> Response:
-        url, token = f"{self.address(session)}{path}", await self._token(session)
-        body = b"" if json is None else msgspec.json.encode(json)
-        async with request_once(method, url, bearer=token, body=body) as (head, connection):
-            if head.status == HTTPStatus.UNAUTHORIZED:
-                self.key.reread()  # the release may have a new key
-            if connection.length is None:
-                raise BadResponseError("its length is not in its header")
-            if connection.length > max_bytes:
-                raise BadResponseError(f"it is too large: more than {max_bytes} bytes")
-            await self._reserve(session, connection.length, held)
-            received = bytearray()
-            async with asyncio.timeout(POLLED_SECONDS if _polling.get() else None):
-                async for chunk in connection.chunks():  # joined at once: of single bytes each takes 40
-                    received += chunk
-            return Response(head.status, bytes(received), read_headers(head.head))
+    async def _read_bounded(
+        self, session: VDISession, connection: Connection, max_bytes: int, held: AsyncExitStack
+    ) -> bytes:
+        """The whole body, once its bytes are reserved. Raises BadResponseError for one that may be larger."""
+        if connection.length is None:
+            raise BadResponseError("its length is not in its header")
+        if connection.length > max_bytes:
+            raise BadResponseError(f"it is too large: more than {max_bytes} bytes")
+        await self._reserve(session, connection.length, held)
+        received = bytearray()
+        async with asyncio.timeout(POLLED_SECONDS if _polling.get() else None):
+            async for chunk in connection.chunks():  # joined at once: of single bytes each takes 40
+                received += chunk
+        return bytes(received)
 
     async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
         """The whole answer of `stream`, which may not be larger. Raises what `ask` raises."""
@@ -269,21 +267,22 @@ class DesktopAgent:
         self, session: VDISession, method: str, path: str, lane: Lane = PAGES, **options: Unpack[RequestOptions]
     ) -> AsyncIterator[ResponseStream]:
         """One request of any length. Raises ActionDenied, also while it is read."""
-        token = await self._token(session)
-        options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
-        url = f"{self.address(session)}{path}"
-        client = open_client(
-            url,
-            seconds=SILENT_SECONDS,
-            connect_seconds=CONNECT_SECONDS,
-            tls=NO_AUTHORITIES,
-            use_proxy=False,
-        )
-        with self.enter(lane, session), _translated(session):
-            async with client as http, http.stream(method, url, **options) as answer:
-                if answer.status == HTTPStatus.UNAUTHORIZED:
-                    self.key.reread()
-                yield answer
+        with self.enter(lane, session):
+            token = await self._token(session)
+            options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
+            url = f"{self.address(session)}{path}"
+            client = open_client(
+                url,
+                seconds=SILENT_SECONDS,
+                connect_seconds=CONNECT_SECONDS,
+                tls=NO_AUTHORITIES,
+                use_proxy=False,
+            )
+            with _translated(session):
+                async with client as http, http.stream(method, url, **options) as answer:
+                    if answer.status == HTTPStatus.UNAUTHORIZED:
+                        self.key.reread()
+                    yield answer
 
     def enter(self, lane: Lane, session: VDISession) -> AbstractContextManager[None]:
         """Count a request that does not go through `ask` or `stream`, such as to Selkies. Raises BusyError."""

@@ -143,7 +143,7 @@ async def run(file: Path, target: Database) -> None:
                 async with source.begin() as connection:
                     await _refuse_older(connection)
                     await move(connection, target)
-                    print("moved: all counts are equal; the old gateway reads only", flush=True)  # noqa: T201
+                    print("moved: all counts are equal; the old gateway is read-only", flush=True)  # noqa: T201
                     await _listen()
             except DatabaseUnavailableError as error:
                 if str(error) != reported:
