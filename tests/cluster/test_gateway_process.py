@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from cluster.edge_traefik import free_port
-from cluster.gateway_stage import GatewayStage, add_people, gateway_process
+from cluster.gateway_stage import READY_SECONDS, GatewayStage, add_people, gateway_process
 from cluster.operator_stage import Stage
 from support.waiting import PATIENCE, eventually
 
@@ -66,7 +66,7 @@ async def test_gateway_is_ready_once_its_database_is_reachable(stage: Stage, tmp
         return answer.status_code == 503 and "database" in answer.text
 
     try:
-        await eventually(says_why, "it says that it has no database")
+        await eventually(says_why, "it says that it has no database", READY_SECONDS)
         folder.mkdir()
         await starting
     finally:
